@@ -1,0 +1,49 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ATTENTIONS := standard symmetric pairwise
+
+.PHONY: demo test lint format bench peers-env
+
+# Pretrains a tiny BERT with each attention on the same text and seed: runs/demo/{loss.png,table.md}.
+demo: export JAX_PLATFORMS ?= cpu
+demo: $(VENV)/run.stamp
+	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
+	@set -e; for attention in $(ATTENTIONS); do \
+	  $(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/$$attention \
+	    --config.model.attention=$$attention; \
+	done
+	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%)
+
+test: export JAX_PLATFORMS ?= cpu
+test: lint
+	@$(BIN)/pytest
+
+# import-linter has no quiet mode, so its report is shown only when a contract breaks.
+lint: $(VENV)/dev.stamp
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "badly formatted: run make format"; exit 1; }
+	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+
+format: $(VENV)/dev.stamp
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+bench: $(VENV)/run.stamp peers-env
+	@set -e; for script in $(basename $(notdir $(wildcard bench/*.py))); do $(BIN)/python -m bench.$$script; done
+
+# The peers of bench/peers.py (torch, transformers) live apart: the package and its tests never see them.
+peers-env: .venv-peers/run.stamp
+
+$(VENV)/run.stamp: requirements.txt
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+.venv-peers/run.stamp: bench/requirements-peers.txt
+
+# A stamp stands for its first prerequisite, a requirements file, installed in the stamp's environment.
+%.stamp:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@echo "installing $< in $(@D)"
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

@@ -1,0 +1,81 @@
+"""The speed of `prepare`, reading and writing included, against the tokenizers library on the same documents.
+
+    python bench/prepare_rate.py --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
+
+Prints one JSON line with the medians over the rounds; in each round one follows the other on the same cores.
+Duplicates that `prepare` drops would count as tokens of the library's, in its favour.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from symbert_jax.config import Config, Data, Model
+from symbert_jax.data import corpus, rows, sources, tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sources", default="python-docs:stdlib", help="as data.sources, separated by commas"
+    )
+    parser.add_argument("--vocab", default="train", help="as data.vocab")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    names = tuple(arguments.sources.split(","))
+    with tempfile.TemporaryDirectory() as folder:
+        vocab = Path(folder, "vocab.txt")
+        texts = [text for name in names for text in sources.documents(name)]
+        tokenizer.place(arguments.vocab, texts, Model().vocab_size, vocab)
+        rounds = []
+        for turn in range(arguments.rounds):
+            data = Data(dir=f"{folder}/{turn}", sources=names, vocab=str(vocab))
+            library = library_seconds(vocab, texts)
+            config = Config(model=Model(length=arguments.length), data=data)
+            rounds.append((library, prepare_seconds(config)))
+        splits = rows.read_manifest(Path(data.dir))["splits"].values()
+    documents, tokens = (sum(split[name] for split in splits) for name in ("documents", "tokens"))
+    library, prepare = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
+    result = {
+        "documents": documents,
+        "tokens": tokens,
+        "prepare_documents_per_second": round(documents / prepare),
+        "prepare_tokens_per_second": round(tokens / prepare),
+        "library_tokens_per_second": round(tokens / library),
+        "ratio": round(statistics.median(library / prepare for library, prepare in rounds), 3),
+    }
+    print(json.dumps(result))
+
+
+def library_seconds(vocab: Path, texts: list[str]) -> float:
+    """Time of `encode_batch_fast` alone, given balanced batches, which it likes best."""
+    encoder = tokenizer.load(vocab, parse_special=False)
+    documents = (corpus.Document(text, "", "") for text in texts)
+    parts = [
+        [part for document in batch for part in corpus.pieces(document.text)]
+        for batch in corpus.batches(documents)
+    ]
+    start = time.perf_counter()
+    for batch in parts:
+        encoder.encode_batch_fast(batch, add_special_tokens=False)
+    return time.perf_counter() - start
+
+
+def prepare_seconds(config: Config) -> float:
+    """Time of everything: reading, comparing, tokenising, writing."""
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        corpus.prepare(config)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The command line: `python -m symbert_jax COMMAND [FLAGS]`.
+
+  prepare   --config=FILE                   text to a tokenised corpus in config.data.dir
+  pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
+  fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
+  compare   --out=DIR WORKDIR ...           table and plot of several runs
+
+Any field of a config is a flag: --config.model.attention=pairwise
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from symbert_jax import config as configs
+from symbert_jax.config import Config, UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds its checkpoints.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrained model.")
+_STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
+_TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
+_OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
+
+
+def prepare(arguments: list[str]) -> None:
+    from symbert_jax.data.corpus import prepare
+
+    _none(arguments)
+    prepare(_config())
+
+
+def pretrain(arguments: list[str]) -> None:
+    from symbert_jax.train.loop import pretrain
+
+    _none(arguments)
+    pretrain(_config(), epath.Path(_required("workdir", _WORKDIR.value)).resolve())
+
+
+def fill(arguments: list[str]) -> None:
+    from symbert_jax.fill import Filler
+
+    filler = Filler(epath.Path(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
+    for text in arguments or [_required("TEXT", None)]:
+        print(filler.describe(text, _TOP.value))
+
+
+def compare(arguments: list[str]) -> None:
+    from symbert_jax.compare import compare
+
+    workdirs = [epath.Path(argument) for argument in arguments or [_required("WORKDIR", None)]]
+    compare(workdirs, epath.Path(_required("out", _OUT.value)), _FILL.value)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    command.__name__: command for command in (prepare, pretrain, fill, compare)
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command; 0 on success, 2 with one line on stderr when the user can mend it."""
+    try:
+        name, *arguments = _parse(argv)
+        if name not in COMMANDS:
+            raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
+        _quiet_and_cached()
+        COMMANDS[name](arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Reads the flags; what absl and ml-collections say of a wrong one becomes one line of ours."""
+    if not argv or argv[0] in ("help", "--help", "-h"):
+        print(__doc__)
+        raise SystemExit(0)
+    try:
+        return flags.FLAGS(["symbert_jax", *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [flag for flag in flags.FLAGS if not flag.startswith("config.")]
+        raise UserError(
+            "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
+        ) from None
+    except flags.Error as error:
+        raise UserError("command line", str(error), "a value of the field's type") from None
+    except (AttributeError, KeyError) as error:  # ml-collections names the closest field itself
+        raise UserError("command line", _one_line(error), "a known field of the config") from None
+
+
+def _config() -> Config:
+    """The config file with the command line's changes, checked."""
+    _required("config", _CONFIG.value)
+    try:
+        return configs.freeze(_CONFIG.value)
+    except (AttributeError, TypeError) as error:
+        raise UserError("config", _one_line(error), "a file whose get_config() changes known fields") from None
+
+
+def _required(flag: str, value: object):
+    if value is None:
+        raise UserError("command line", f"no {flag}", f"{flag}", "see python -m symbert_jax --help")
+    return value
+
+
+def _none(arguments: list[str]) -> None:
+    if arguments:
+        raise UserError("command line", repr(arguments[0]), "only flags", "flags look like --config.seed=1")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def _quiet_and_cached() -> None:
+    """Compiled programs outlive the process, and libraries speak only when something is wrong."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""The only door to Orbax. Checkpoint s holds the state after s updates, as items `params` and `optimizer`.
+
+Knows trees and steps, not models. A workdir keeps its checkpoints in `checkpoints/<step>/`; each carries
+the config that made it, so that `load` needs nothing else.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from symbert_jax.config import Config, Train, UserError, from_dict
+
+LOSS = "validation/loss"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir; writes in the background."""
+
+    def __init__(self, workdir: epath.Path, train: Train | None = None):
+        """`train` says which checkpoints stay; without it nothing is ever written or deleted."""
+        self.folder = workdir / "checkpoints"
+        keep = None if train is None else _preservation(train)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            read_only=train is None,
+            create=train is not None,
+            cleanup_tmp_directories=train is not None,
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
+
+    def latest(self) -> int | None:
+        return self.manager.latest_step()
+
+    def save(self, step: int, params: Any, optimizer: Any, config: Config, validation_loss: float | None) -> None:
+        """Copies the arrays off the devices and writes on while training does; every process takes part."""
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)
+            ),
+            metrics=None if validation_loss is None else {LOSS: validation_loss},
+            custom_metadata=dataclasses.asdict(config),
+            force=True,
+        )
+
+    def restore(self, step: int, **targets: Any) -> dict[str, Any]:
+        """The named items (`params=`, `optimizer=`) of a step, each with the shapes and shardings of its target.
+
+        Raises:
+          UserError: there is no such checkpoint, or it holds other arrays than the targets.
+        """
+        self._require(step)
+        saved = self.manager.item_metadata(step)
+        for item, target in targets.items():
+            _compare(f"{self.folder}/{step}/{item}", saved[item], target)
+        args = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
+        return dict(self.manager.restore(step, args=ocp.args.Composite(**args)))
+
+    def read(self, step: int | None) -> tuple[Any, Config]:
+        """The parameters of a step, by default the latest, as numpy arrays, and the config that made them.
+
+        Raises:
+          UserError: there is no such checkpoint.
+        """
+        step = self.latest() if step is None else step
+        if step is None:
+            raise UserError("checkpoint", f"none in {self.folder}", "a finished one", "is this a pretrain workdir?")
+        self._require(step)
+        shapes = self.manager.item_metadata(step)["params"]
+        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+        restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
+        return restored["params"], from_dict(self.manager.metadata(step).custom_metadata)
+
+    def close(self) -> None:
+        """Waits until what was saved is on disk."""
+        self.manager.close()
+
+    def _require(self, step: int) -> None:
+        if step not in (steps := self.manager.all_steps()):
+            raise UserError("checkpoint", f"no step {step} in {self.folder}", f"one of {sorted(steps)}")
+
+
+def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]:
+    """`params, config = symbert_jax.load(WORKDIR)`: a nested dict of numpy arrays, and the config.
+
+    step: which checkpoint; by default the latest.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(epath.Path(workdir).resolve())
+    try:
+        return checkpoints.read(step)
+    finally:
+        checkpoints.close()
+
+
+def _preservation(train: Train) -> policies.PreservationPolicy:
+    """The latest N, the best by validation loss, and every K-th for ever."""
+    best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[LOSS], reverse=True, n=1, keep_checkpoints_without_metrics=False
+    )
+    kept: list[policies.PreservationPolicy] = [policies.LatestN(train.keep_latest), best]
+    if train.keep_every:
+        kept.append(policies.EveryNSteps(train.keep_every))
+    return policies.AnyPreservationPolicy(kept)
+
+
+def _compare(where: str, saved: Any, target: Any) -> None:
+    """Raises `UserError` with the first array in which the two trees differ, before Orbax says it its way."""
+    found, wanted = (
+        {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (saved, target)
+    )
+    mend = "set model.* and optim.name as in the config.json of that workdir, or take a new workdir"
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            describe = functools.partial(_describe, name=name)
+            raise UserError(where, describe(found.get(name)), describe(wanted.get(name)), mend)
+
+
+def _describe(shape: tuple[int, ...] | None, name: str) -> str:
+    return f"no {name}" if shape is None else f"{name} of shape {list(shape)}"
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """Orbax lists namedtuples and tuples as mappings: a path names its keys only, whatever holds them."""
+    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path)

@@ -1,0 +1,221 @@
+"""The configuration: frozen dataclasses are the truth, ml-collections is the door.
+
+A config file defines `get_config()`, which takes `default()`, the paper's BERT-base recipe, and changes
+what differs. The command line overrides any field (`--config.model.attention=pairwise`); `freeze` then
+checks the whole and turns it into the immutable, hashable `Config` that every other module reads.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+ATTENTIONS = ("standard", "symmetric", "pairwise")
+
+
+class UserError(Exception):
+    """A mistake only the user can mend: what it is about, what was found, what was wanted, how to mend it."""
+
+    def __init__(self, what: str, found: str, wanted: str, mend: str = ""):
+        super().__init__(f"{what}: found {found}, wanted {wanted}" + (f"; {mend}" if mend else ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    attention: str = "standard"  # standard | symmetric | pairwise (paper, section 3)
+    kernel: str = "xla"  # the program that computes attention
+    pairwise_init: str = "normal"  # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
+    layers: int = 12  # L
+    dim: int = 768  # D
+    heads: int = 12  # N; head width H = D / N
+    mlp_dim: int = 3072  # F
+    length: int = 512  # T, tokens of a row with [CLS] and [SEP]
+    vocab_size: int = 30522  # V, rows of the embedding table; may exceed the vocabulary
+    dropout: float = 0.1  # embeddings and both residual branches
+    attention_dropout: float = 0.1  # attention probabilities
+    dtype: str = "bfloat16"  # activations; parameters and moments are always float32
+    remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmul results) | full
+    unroll: int = 1  # layers per scan step: faster steps, longer compilation
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    dir: str = "data/wiki_books"  # the prepared corpus
+    sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
+    vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
+    validation_fraction: float = 0.005  # of the documents, chosen by a hash of their text
+    mask_rate: float = 0.15  # of the non-special tokens of a row
+    batch_size: int = 256  # B, rows of one optimizer step over all hosts
+    reader_threads: int = 4  # per host
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    name: str = "adamw"  # adamw | lamb
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10_000  # linear from 0; then linear to 0 at train.steps
+    weight_decay: float = 0.01  # not on biases and LayerNorm
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-12
+    clip: float = 1.0  # global gradient norm; 0 never clips
+    accumulate: int = 1  # micro-batches that one batch is cut into
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    steps: int = 200_000
+    log_every: int = 100
+    validate_every: int = 1_000
+    validate_batches: int = 50  # of data.batch_size rows; 0 is the whole validation split
+    checkpoint_every: int = 1_000
+    keep_latest: int = 3  # checkpoints; the one with the best validation loss is kept besides
+    keep_every: int = 0  # keeps every checkpoint whose step it divides for ever; 0 keeps none so
+    wandb: str = ""  # Weights & Biases project to log to as well; empty is off
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int = -1  # devices along the batch; -1 takes what mesh.model leaves
+    model: int = 1  # devices along heads, MLP width and vocabulary
+    fsdp: bool = False  # also shards parameters and moments along `data`
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: Model = Model()
+    data: Data = Data()
+    optim: Optim = Optim()
+    train: Train = Train()
+    mesh: Mesh = Mesh()
+    seed: int = 0
+
+
+def default() -> ConfigDict:
+    """The paper's BERT-base recipe, open to changes of value but not to unknown fields."""
+    return ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def freeze(config: ConfigDict) -> Config:
+    """Checks `config` and makes it immutable.
+
+    Raises:
+      UserError: a field or a combination of fields is wrong.
+    """
+    frozen = from_dict(config.to_dict())
+    check(frozen)
+    return frozen
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """`Config` from nested mappings; a missing field takes its default, so old checkpoints keep loading."""
+    return _build(Config, tree, "config")
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    return from_dict(json.loads(text))
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` on the first field, alone or against others, that cannot work."""
+    model, data, optim, train, mesh = config.model, config.data, config.optim, config.train, config.mesh
+    for field, value, known in (
+        ("model.attention", model.attention, ATTENTIONS),
+        ("model.kernel", model.kernel, ("xla",)),
+        ("model.pairwise_init", model.pairwise_init, ("normal", "identity")),
+        ("model.dtype", model.dtype, ("bfloat16", "float32")),
+        ("model.remat", model.remat, ("none", "dots", "full")),
+        ("optim.name", optim.name, ("adamw", "lamb")),
+    ):
+        if value not in known:
+            raise UserError(field, repr(value), "one of " + ", ".join(known), did_you_mean(value, known))
+    for field, count, least in (
+        ("model.layers", model.layers, 1),
+        ("model.dim", model.dim, 1),
+        ("model.heads", model.heads, 1),
+        ("model.mlp_dim", model.mlp_dim, 1),
+        ("model.length", model.length, 8),
+        ("data.batch_size", data.batch_size, 1),
+        ("data.reader_threads", data.reader_threads, 1),
+        ("optim.warmup_steps", optim.warmup_steps, 0),
+        ("optim.accumulate", optim.accumulate, 1),
+        ("train.steps", train.steps, 1),
+        ("train.log_every", train.log_every, 1),
+        ("train.validate_every", train.validate_every, 1),
+        ("train.validate_batches", train.validate_batches, 0),
+        ("train.checkpoint_every", train.checkpoint_every, 1),
+        ("train.keep_latest", train.keep_latest, 1),
+        ("train.keep_every", train.keep_every, 0),
+        ("mesh.model", mesh.model, 1),
+    ):
+        if count < least:
+            raise UserError(field, str(count), f"at least {least}")
+    for field, rate in (
+        ("model.dropout", model.dropout),
+        ("model.attention_dropout", model.attention_dropout),
+        ("data.mask_rate", data.mask_rate),
+        ("data.validation_fraction", data.validation_fraction),
+    ):
+        if not 0 <= rate < 1:
+            raise UserError(field, str(rate), "a fraction of at least 0 and below 1")
+    if data.mask_rate == 0:
+        raise UserError("data.mask_rate", "0", "above 0", "without masked positions there is no loss")
+    if model.vocab_size > 2**16:
+        raise UserError("model.vocab_size", str(model.vocab_size), "at most 65536", "rows are stored as uint16")
+    for field, whole, name, part in (
+        ("model.dim", model.dim, "model.heads", model.heads),
+        ("model.layers", model.layers, "model.unroll", model.unroll),
+        ("data.batch_size", data.batch_size, "optim.accumulate", optim.accumulate),
+        ("model.heads", model.heads, "mesh.model", mesh.model),
+        ("model.mlp_dim", model.mlp_dim, "mesh.model", mesh.model),
+        ("model.vocab_size", model.vocab_size, "mesh.model", mesh.model),
+    ):
+        if part < 1 or whole % part:
+            above = -(-whole // max(part, 1)) * max(part, 1)
+            raise UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
+    if mesh.data == 0 or mesh.data < -1:
+        raise UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
+    if optim.warmup_steps >= train.steps:
+        raise UserError(
+            "optim.warmup_steps",
+            str(optim.warmup_steps),
+            f"fewer than train.steps={train.steps}",
+            "the learning rate would never come down again",
+        )
+
+
+def _build(kind: type, value: Any, path: str) -> Any:
+    """An instance of dataclass `kind` from mapping `value`; `path` names it in errors."""
+    if not isinstance(value, Mapping):
+        raise UserError(path, repr(value), "a mapping of fields")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(fields)):
+        raise UserError(f"{path}.{unknown[0]}", "no such field", "a known one", did_you_mean(unknown[0], fields))
+    types = typing.get_type_hints(kind)
+    return kind(**{name: _convert(types[name], found, f"{path}.{name}") for name, found in value.items()})
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, path)
+    if typing.get_origin(kind) is tuple:  # `--config.data.sources=a,b` arrives as one string
+        items = [value] if isinstance(value, str) else value
+        return tuple(part for item in items for part in str(item).split(",") if part)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(path, repr(value), f"a value of type {kind.__name__}")
+    return value

@@ -1,0 +1,77 @@
+"""BookCorpus is not in TFDS: our builder of a TFDS dataset over a directory of books."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from symbert_jax.config import UserError
+from symbert_jax.data import files, tfds_text
+
+_SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+
+
+@dataclasses.dataclass
+class Books(tfds.core.BuilderConfig):
+    """The books of one directory; `name` changes whenever its files do, so that they are read again."""
+
+    directory: Path = Path()
+
+
+class Bookcorpus(tfds.core.GeneratorBasedBuilder):
+    """One example a book, in its field `text`: a `.txt` file is a book, and so is a line of a `.jsonl` file."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Books out of a directory of text files.",
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+            disable_shuffling=True,  # keeps the order of the directory; rows are shuffled in training
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager  # nothing to download
+        return {"train": self._generate_examples(self.builder_config.directory)}
+
+    def _generate_examples(self, directory: Path) -> Iterator[tuple[int, dict[str, str]]]:
+        for key, text in enumerate(_books(directory)):
+            yield key, {"text": text}
+
+
+def build(directory: Path) -> epath.Path:
+    """The folder of the TFDS dataset of the books in `directory`, built if these files were not built before.
+
+    Raises:
+      UserError: there are no books, or one cannot be read.
+    """
+    listing = hashlib.sha256()
+    for path in _paths(directory):
+        status = path.stat()
+        listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    config = Books(name=listing.hexdigest()[:16], directory=directory)
+    builder = Bookcorpus(
+        config=config, data_dir=tfds_text.data_dir(), file_format=tfds.core.FileFormat.ARRAY_RECORD
+    )
+    builder.download_and_prepare()
+    return epath.Path(builder.data_dir)
+
+
+def _books(directory: Path) -> Iterator[str]:
+    for path in _paths(directory):
+        if ".jsonl" in path.suffixes:
+            yield from files.read_json_lines(path)
+        else:
+            yield files.read_text(path)
+
+
+def _paths(directory: Path) -> list[Path]:
+    paths = sorted(path for path in directory.rglob("*") if path.name.endswith(_SUFFIXES))
+    if not paths:
+        raise UserError("data.sources", f"no books in {directory}", f"files named *{', *'.join(_SUFFIXES)}")
+    return paths

@@ -1,0 +1,261 @@
+"""`prepare`: documents become rows of token ids that training reads by random access.
+
+The stream of a split is document, [SEP], document, [SEP], …; every T - 2 tokens of it become a row
+[CLS] … [SEP]. No text can forge a [SEP], so the rows give the documents back.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import shutil
+import sqlite3
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+import symbert_jax
+from symbert_jax.config import Config, UserError
+from symbert_jax.data import rows, sources, tokenizer
+
+_BATCH = 1 << 20  # characters tokenised together, by all cores
+_PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
+_QUIET = 30  # seconds between progress lines where there is no terminal
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class Document(NamedTuple):
+    text: str
+    source: str
+    split: str
+
+
+def prepare(config: Config) -> None:
+    """Writes the corpus of `config.data.sources` to `config.data.dir`, unless it is there already.
+
+    A run that is killed leaves `DIR.incomplete`, which the next one removes; `DIR` appears when all is done.
+
+    Raises:
+      UserError: a source, the vocabulary or the folder cannot be used, or there is too little text for a row.
+    """
+    start = time.monotonic()
+    target, recipe = Path(config.data.dir), _recipe(config)
+    if rows.is_finished(target):
+        _check_same(recipe, target)
+        print(f"{target} is already prepared")
+        return
+    if target.exists():
+        raise UserError("data.dir", f"{target}, which is no corpus", "a path where nothing is yet")
+    if not config.data.sources:
+        raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
+    for source in config.data.sources:
+        sources.documents(source)  # a missing one fails now, not after hours spent on the others
+    work = target.with_name(f"{target.name}.incomplete")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+
+    texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
+    tokenizer.place(config.data.vocab, texts, config.model.vocab_size, work / rows.VOCAB)
+    counts = write(config, work)
+    seconds = time.monotonic() - start
+    versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
+    manifest = {
+        **recipe,
+        **counts,
+        "vocab_sha256": tokenizer.sha256(work / rows.VOCAB),
+        "seconds": round(seconds, 1),
+        "versions": {"symbert_jax": symbert_jax.__version__, **versions},
+    }
+    (work / rows.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    work.rename(target)
+    documents, tokens, made = (
+        [counts["splits"][split][name] for split in rows.SPLITS] for name in ("documents", "tokens", "rows")
+    )
+    print(
+        f"{target}: {made[0]:,} rows of {config.model.length} tokens to train and {made[1]:,} to validate "
+        f"from {sum(documents):,} documents, {sum(counts['duplicates'].values()):,} duplicates dropped, "
+        f"in {seconds:.1f} s "
+        f"({sum(documents) / seconds:,.0f} documents/s, {sum(tokens) / seconds:,.0f} tokens/s)"
+    )
+
+
+def write(config: Config, folder: Path) -> dict[str, Any]:
+    """Tokenises all documents with `folder`/vocab.txt and writes the dataset of their rows to `folder`.
+
+    Returns:
+      Counts for the manifest. The tokens of a split are those of its texts, without special ones.
+
+    Raises:
+      UserError: a text is damaged, or there is too little text for one row of each split.
+    """
+    encoder = tokenizer.load(folder / rows.VOCAB, parse_special=False)
+    cls, sep = encoder.token_to_id(tokenizer.CLS), encoder.token_to_id(tokenizer.SEP)
+    writers = {split: rows.Writer(folder, split, config.model.length, cls, sep) for split in rows.SPLITS}
+    documents, tokens = Counter[str](), Counter[str]()  # of a split
+    used, duplicates = Counter[str](), Counter[str]()  # documents of a source
+    fresh = _without_duplicates(config, folder / "digests.sqlite", duplicates)
+    # Two threads: while the library's own tokenise one batch, the ids of another are converted.
+    with contextlib.closing(_Progress()) as progress:
+        for batch in _ahead(lambda batch: _encode(encoder, batch, sep), batches(fresh), threads=2):
+            used.update(document.source for document, _ in batch)
+            for split, writer in writers.items():
+                if ids := [ids for document, ids in batch if document.split == split]:
+                    stream = np.concatenate(ids)
+                    writer.add(stream)
+                    documents[split] += len(ids)
+                    tokens[split] += len(stream) - len(ids)
+            progress.show(documents.total(), tokens.total())
+    dropped = {split: writer.close() for split, writer in writers.items()}
+    if not writers["train"].rows:
+        found = f"{tokens['train']} tokens of training text"
+        raise UserError("data.sources", found, f"enough for a row of model.length={config.model.length}")
+    if config.data.validation_fraction and not writers["validation"].rows:
+        found = f"{config.data.validation_fraction}, or {documents['validation']} of {documents.total()} documents"
+        raise UserError("data.validation_fraction", found, "enough for a row, or 0 for no validation split")
+    rows.write_info(
+        folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows]
+    )
+    return {
+        "documents": {source: used[source] for source in config.data.sources},
+        "duplicates": {source: duplicates[source] for source in config.data.sources},
+        "splits": {
+            split: {
+                "documents": documents[split],
+                "rows": writer.rows,
+                "tokens": tokens[split],
+                "tail_tokens_dropped": dropped[split],
+            }
+            for split, writer in writers.items()
+        },
+    }
+
+
+class _Progress:
+    """A bar on a terminal, a line now and then elsewhere; both on stderr."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(unit=" documents", unit_scale=True, disable=None)  # None: unless it is a terminal
+        self._start = self._last = time.monotonic()
+
+    def show(self, documents: int, tokens: int) -> None:
+        """documents, tokens: how many so far."""
+        now = time.monotonic()
+        rate = tokens / max(now - self._start, 1e-9)
+        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        self._bar.update(documents - self._bar.n)
+        if self._bar.disable and now - self._last > _QUIET:
+            self._last = now
+            speed = documents / (now - self._start)
+            print(
+                f"{documents:,} documents, {speed:,.0f} documents/s, {rate:,.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _without_duplicates(config: Config, database: Path, duplicates: Counter[str]) -> Iterator[Document]:
+    """All documents that occur for the first time; counts the others, for each source, in `duplicates`.
+
+    The digests lie on disk, so that memory does not grow with the corpus.
+    """
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
+        seen.execute("PRAGMA journal_mode = OFF")
+        seen.execute("PRAGMA synchronous = OFF")
+        seen.execute("CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        seen.execute("BEGIN")
+        for source in config.data.sources:
+            for text in sources.documents(source):
+                digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                if seen.execute("INSERT OR IGNORE INTO digests VALUES (?)", (digest,)).rowcount:
+                    chosen = int.from_bytes(digest[:8]) < config.data.validation_fraction * 2**64
+                    yield Document(text, source, "validation" if chosen else "train")
+                else:
+                    duplicates[source] += 1
+    database.unlink()
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Groups of documents with _BATCH characters together, or one longer document."""
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(
+    encoder: tokenizer.Tokenizer, batch: Sequence[Document], sep: int
+) -> list[tuple[Document, np.ndarray]]:
+    """The documents that have tokens, with their ids and a closing `sep`, uint16[any]."""
+    parts = [list(pieces(document.text)) for document in batch]
+    encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*parts)), add_special_tokens=False))
+    encoded = []
+    for document, own in zip(batch, parts, strict=True):
+        ids = itertools.chain.from_iterable(
+            encoding.ids for encoding in itertools.islice(encodings, len(own))
+        )
+        encoded.append((document, np.fromiter(itertools.chain(ids, (sep,)), np.uint16)))
+    return [(document, ids) for document, ids in encoded if len(ids) > 1]
+
+
+def pieces(text: str) -> Iterator[str]:
+    """`text` cut at line ends, where no token can be, into parts that keep all cores equally busy."""
+    start = 0
+    while (end := text.find("\n", start + _PIECE)) >= 0:
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Like `map`, but `threads` compute the next results while the caller works on one; it holds no more."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[Result]] = deque()
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """What decides the rows of a corpus, apart from the content of its sources."""
+    match config.data.vocab:
+        case "train":
+            vocab = f"train {config.model.vocab_size}"
+        case name if name.startswith("hf:"):
+            vocab = name
+        case name:
+            vocab = f"sha256 {tokenizer.sha256(tokenizer.find(name))}"
+    return {
+        "sources": list(config.data.sources),
+        "vocab": vocab,
+        "length": config.model.length,
+        "validation_fraction": config.data.validation_fraction,
+    }
+
+
+def _check_same(recipe: dict[str, Any], folder: Path) -> None:
+    manifest = rows.read_manifest(folder)
+    for name, value in recipe.items():
+        if manifest[name] != value:
+            field = "model.length" if name == "length" else f"data.{name}"
+            found = f"{value} for {folder}, which is already prepared with another"
+            raise UserError(field, found, str(manifest[name]), "remove that folder, or name another data.dir")

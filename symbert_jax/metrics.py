@@ -1,0 +1,121 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard, one progress line, and honest speed."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from symbert_jax.config import UserError
+
+Values = dict[str, float]
+
+
+class Metrics:
+    """Writes the metrics of a run, and keeps its clocks.
+
+    Speed counts training alone: what happens under `pause` (compilation, validation, checkpoints) is left
+    out, what happens under `wait` (for data) is in and reported as a fraction.
+    """
+
+    def __init__(self, workdir: epath.Path, step: int, steps: int, wandb: str):
+        """Goes on at `step`: lines that an earlier run wrote past it are dropped."""
+        self.file = workdir / "metrics.jsonl"
+        lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        self.file.write_text("".join(kept))
+        self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self.wandb = _wandb(wandb, workdir) if wandb else None
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self.steps = steps
+        self.begin(step)
+
+    def write(self, step: int, values: Values) -> None:
+        """Appends one object to metrics.jsonl, and the values to TensorBoard (and Weights & Biases)."""
+        line = {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()}
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self.tensorboard.add_scalar(name, value, step)
+        self.tensorboard.flush()
+        if self.wandb:
+            self.wandb.log(values, step=step)
+
+    def speed(self, step: int, tokens: int, flops: float, peak: float | None) -> Values:
+        """Closes the window of steps since the last call.
+
+        tokens, flops: of one step; peak: FLOP/s of all devices together, None where it is not known.
+        """
+        seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
+        rate = (step - self.first) / seconds
+        values = {
+            "speed/tokens_per_second": tokens * rate,
+            "speed/data_wait_fraction": self.waited / seconds,
+        }
+        if peak:
+            values["speed/mfu"] = flops * rate / peak
+        self.eta = (self.steps - step) / max(rate, 1e-9)
+        self.begin(step)
+        return values
+
+    def report(self, step: int, values: Values) -> None:
+        """The progress line: a bar on a terminal, a plain line elsewhere."""
+        line = f"loss {values['train/loss']:.4f}  accuracy {values['train/accuracy']:.3f}"
+        line += f"  lr {values['train/learning_rate']:.2e}  grad {values['train/grad_norm']:.2f}"
+        line += f"  {values['speed/tokens_per_second']:,.0f} tokens/s"
+        line += f"  mfu {values['speed/mfu']:.1%}" if "speed/mfu" in values else "  mfu -"
+        line += f"  data wait {values['speed/data_wait_fraction']:.1%}  eta {_hours(self.eta)}"
+        self.bar.update(step - self.bar.n)
+        self.bar.set_postfix_str(line)
+        if self.bar.disable:
+            print(f"step {step:,}/{self.steps:,} {step / self.steps:.0%}  {line}", flush=True)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves what happens inside out of the speed."""
+        start = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """Counts what happens inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    def close(self) -> None:
+        self.bar.close()
+        self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def begin(self, step: int) -> None:
+        """Starts the clocks: what came before step `step` ended does not count as speed."""
+        self.first, self.began, self.paused, self.waited = step, time.perf_counter(), 0.0, 0.0
+
+
+def _hours(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def _wandb(project: str, workdir: epath.Path):
+    """A Weights & Biases run that a restart in the same workdir continues."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            "train.wandb", repr(project), "the package wandb", "pip install wandb, or leave the field empty"
+        ) from None
+    return wandb.init(project=project, id=workdir.name, name=workdir.name, dir=str(workdir), resume="allow")

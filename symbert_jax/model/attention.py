@@ -1,0 +1,75 @@
+"""Self-attention with three compatibility functions: the whole difference between the three models.
+
+The score of query token t for key token s, per head, with q = x Wq + bq (paper, equations 3 to 5):
+
+    standard   q_t . (x_s Wk + bk) / sqrt(H)
+    symmetric  q_t . q_s / sqrt(H)
+    pairwise   q_t^T P q_s / sqrt(H)
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from symbert_jax.config import Model
+from symbert_jax.model.layers import Dense, Sizes, dropout, parameter, use
+from symbert_jax.sharding import spec
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention without residual and norm."""
+
+    def __init__(self, config: Model, sizes: Sizes, rngs: nnx.Rngs):
+        self.kind, self.kernel, self.dropout = config.attention, config.kernel, config.attention_dropout
+        self.query = Dense("D->NH", sizes, rngs)
+        self.value = Dense("D->NH", sizes, rngs)
+        self.output = Dense("NH->D", sizes, rngs)
+        match self.kind:
+            case "standard":
+                self.key = Dense("D->NH", sizes, rngs)
+            case "pairwise":
+                self.pair = parameter(PAIR_INIT[config.pairwise_init], "NHG", sizes, rngs)
+
+    def query_key(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
+        """The two sides whose inner product is the score."""
+        q = self.query(x)
+        match self.kind:
+            case "standard":
+                k = self.key(x)
+            case "symmetric":
+                k = q
+            case "pairwise":
+                k = jnp.einsum("BSNG,NHG->BSNH", q, use(self.pair, q.dtype), out_sharding=spec("BSNH"))
+        return q, k
+
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B S"] | None, key: PRNGKeyArray | None
+    ) -> Float[Array, "B T D"]:
+        """Mixes the tokens that `mask` admits (None: all); `key` draws attention dropout (None: off)."""
+        q, k = self.query_key(x)
+        v = self.value(x)
+        match self.kernel:
+            case "xla":
+                weights = dropout(probabilities(q, k, mask).astype(v.dtype), self.dropout, key)
+                mixed = jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
+        return self.output(mixed)
+
+
+def probabilities(
+    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], mask: Bool[Array, "B S"] | None
+) -> Float[Array, "B N T S"]:
+    """softmax over S of q . k / sqrt(H), in float32; tokens outside `mask` get no weight."""
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
+    scores *= q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: jnp.dtype) -> Float[Array, "N H G"]:
+    del key
+    return jnp.broadcast_to(jnp.eye(shape[1], dtype=dtype), shape)
+
+
+PAIR_INIT = {"normal": jax.nn.initializers.normal(1.0), "identity": _identity}

@@ -1,0 +1,55 @@
+"""Where arrays live: the mesh, and one table from dimension names to mesh axes.
+
+Dimensions carry the letters of the einsums (README, "Letters"). Activations and parameters share the table;
+with `mesh.fsdp` parameters and their moments are also sharded along `data` by their width D, and each layer
+gathers its own weights when it runs.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from symbert_jax.config import Mesh, UserError
+
+AXES = ("data", "model")
+PLACE = {"B": "data", "N": "model", "F": "model", "V": "model"}
+FSDP = {"D": "data"}
+
+
+def make_mesh(mesh: Mesh, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """A (data, model) mesh with explicit axes over `devices`, by default all there are."""
+    devices = devices or jax.devices()
+    data = len(devices) // mesh.model if mesh.data == -1 else mesh.data
+    if data * mesh.model != len(devices):
+        raise UserError(
+            "mesh",
+            f"mesh.data={mesh.data} x mesh.model={mesh.model}",
+            f"a product of {len(devices)}, the number of devices",
+            "mesh.data=-1 takes all that mesh.model leaves",
+        )
+    return jax.make_mesh((data, mesh.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
+
+
+def spec(dims: str) -> PartitionSpec:
+    """The partition of an array whose dimensions have these letters, e.g. `spec("BTD")`."""
+    return PartitionSpec(*(PLACE.get(dim) for dim in dims))
+
+
+def parameter_spec(dims: str, mesh: Mesh) -> PartitionSpec:
+    """The partition in which a parameter rests between uses."""
+    place = PLACE | FSDP if mesh.fsdp else PLACE
+    return PartitionSpec(*(place.get(dim) for dim in dims))
+
+
+def put_batch(batch: Any) -> Any:
+    """Global device arrays from the rows that this process holds, sharded along B over the current mesh."""
+    mesh = jax.sharding.get_mesh()
+    processes = jax.process_count()
+
+    def put(local: np.ndarray) -> jax.Array:
+        sharding = NamedSharding(mesh, spec("B"))
+        return jax.make_array_from_process_local_data(sharding, local, (local.shape[0] * processes, *local.shape[1:]))
+
+    return jax.tree.map(put, batch)

@@ -1,0 +1,37 @@
+"""AdamW and LAMB with the paper's schedule: linear warmup, linear decay, clipping by global norm."""
+
+from typing import Any
+
+import jax
+import optax
+
+from symbert_jax.config import Optim
+
+UNDECAYED = ("bias", "scale")  # biases and LayerNorm
+
+
+def schedule(optim: Optim, steps: int) -> optax.Schedule:
+    """Learning rate as a function of the number of updates done: 0 at 0, 0 again at `steps`."""
+    up = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+    down = optax.schedules.linear_schedule(optim.learning_rate, 0.0, steps - optim.warmup_steps)
+    return optax.schedules.join_schedules([up, down], [optim.warmup_steps])
+
+
+def make_optimizer(optim: Optim, steps: int) -> optax.GradientTransformation:
+    """Clip, moments, decoupled weight decay on everything but biases and LayerNorm, learning rate."""
+    if optim.name == "adamw":
+        rescale = optax.identity()
+    else:  # LAMB (You et al., 2020): the update of each array is scaled to the norm of its weights
+        rescale = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity(),
+        optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
+        optax.add_decayed_weights(optim.weight_decay, mask=decay_mask),
+        rescale,
+        optax.scale_by_learning_rate(schedule(optim, steps)),
+    )
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the parameters that weight decay shrinks."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)

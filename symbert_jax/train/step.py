@@ -1,0 +1,64 @@
+"""One optimizer step: the loss of a batch, its gradient, the update."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from symbert_jax.batch import MlmBatch
+from symbert_jax.config import Config, Model
+from symbert_jax.model import bert
+from symbert_jax.train.optimizer import make_optimizer
+from symbert_jax.train.state import State
+
+Sums = dict[str, Float[Array, ""]]
+
+
+def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
+    """The compiled step. It consumes the state it is given; batch i takes state i to state i + 1.
+
+    Sums are over the batch (`loss` in nats, `correct`, `count` of masked positions) and over steps
+    (`grad_norm` before clipping); ratios are the reader's to form.
+    """
+    optimizer = make_optimizer(config.optim, config.train.steps)
+    gradient = jax.grad(loss, argnums=1, has_aux=True)
+
+    def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def add(total: tuple[bert.Params, Sums], part: tuple[MlmBatch, PRNGKeyArray]) -> tuple[object, None]:
+            return jax.tree.map(jnp.add, total, gradient(config.model, state.params, *part)), None
+
+        if (parts := config.optim.accumulate) == 1:
+            gradients, sums = gradient(config.model, state.params, batch, key)
+        else:
+            cut = jax.tree.map(lambda rows: _micro_batches(rows, parts), batch)
+            nothing = jax.tree.map(jnp.zeros_like, state.params)
+            empty = {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
+            (gradients, sums), _ = jax.lax.scan(add, (nothing, empty), (cut, jax.random.split(key, parts)))
+        gradients = jax.tree.map(lambda leaf: leaf / sums["count"], gradients)
+        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        sums["grad_norm"] = optax.tree.norm(gradients)
+        return State(state.step + 1, optax.apply_updates(state.params, updates), moments), sums
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def loss(
+    model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None
+) -> tuple[Float[Array, ""], Sums]:
+    """Summed cross entropy in nats over the weighted positions, and the sums to report."""
+    logits = bert.logits(model, params, batch.tokens, batch.positions, key=key)
+    # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=jax.typeof(logits).sharding)
+    target = jnp.sum(jnp.where(ids == batch.targets[..., None], logits, 0), axis=-1)
+    total = jnp.sum(batch.weights * (jax.nn.logsumexp(logits, axis=-1) - target))
+    correct = jnp.sum(batch.weights * (target >= logits.max(axis=-1)))
+    return total, {"loss": total, "correct": correct, "count": jnp.sum(batch.weights)}
+
+
+def _micro_batches(rows: Array, parts: int) -> Array:
+    """[B, ...] to [parts, B / parts, ...]; part i takes every parts-th row, so that no row changes device."""
+    return jnp.moveaxis(rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0)
