@@ -23,16 +23,24 @@ class Checkpoints:
     """The checkpoints of one workdir; writes in the background."""
 
     def __init__(self, workdir: epath.Path, train: Train | None = None):
-        """`train` says which checkpoints stay; without it nothing is ever written or deleted."""
+        """`train` says which checkpoints stay; a reader gives none, and changes nothing.
+
+        Raises:
+          UserError: a reader finds no checkpoints in `workdir`.
+        """
         self.folder = workdir / "checkpoints"
-        keep = None if train is None else _preservation(train)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep,
-            read_only=train is None,
-            create=train is not None,
-            cleanup_tmp_directories=train is not None,
+        writes = train is not None
+        if not writes and not self.folder.exists():
+            raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preservation(train) if train else None,
+                create=writes,
+                cleanup_tmp_directories=writes,
+            ),
+            item_handlers={item: ocp.StandardCheckpointHandler() for item in ("params", "optimizer")},
         )
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
@@ -70,7 +78,7 @@ class Checkpoints:
         """
         step = self.latest() if step is None else step
         if step is None:
-            raise UserError("checkpoint", f"none in {self.folder}", "a finished one", "is this a pretrain workdir?")
+            raise UserError("checkpoint", f"none in {self.folder}", "a finished one")
         self._require(step)
         shapes = self.manager.item_metadata(step)["params"]
         target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)

@@ -23,7 +23,7 @@ class Books(tfds.core.BuilderConfig):
 
 
 class Bookcorpus(tfds.core.GeneratorBasedBuilder):
-    """One example a book, in its field `text`: a `.txt` file is a book, and so is a line of a `.jsonl` file."""
+    """One example a book, in its field `text`: a `.txt` file is a book, so is a line of `.jsonl`."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -14,10 +14,10 @@ import sqlite3
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -30,13 +30,14 @@ _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
 _QUIET = 30  # seconds between progress lines where there is no terminal
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
-
 
 class Document(NamedTuple):
     text: str
     source: str
     split: str
+
+
+Encoded = list[tuple[Document, np.ndarray]]  # ids and a closing [SEP], uint16[any]
 
 
 def prepare(config: Config) -> None:
@@ -53,7 +54,7 @@ def prepare(config: Config) -> None:
         _check_same(recipe, target)
         print(f"{target} is already prepared")
         return
-    if target.exists():
+    if target.is_file() or any(target.glob("*")):
         raise UserError("data.dir", f"{target}, which is no corpus", "a path where nothing is yet")
     if not config.data.sources:
         raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
@@ -98,7 +99,8 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
       UserError: a text is damaged, or there is too little text for one row of each split.
     """
     encoder = tokenizer.load(folder / rows.VOCAB, parse_special=False)
-    cls, sep = encoder.token_to_id(tokenizer.CLS), encoder.token_to_id(tokenizer.SEP)
+    special = tokenizer.special_ids(encoder)
+    cls, sep = special[tokenizer.CLS], special[tokenizer.SEP]
     writers = {split: rows.Writer(folder, split, config.model.length, cls, sep) for split in rows.SPLITS}
     documents, tokens = Counter[str](), Counter[str]()  # of a split
     used, duplicates = Counter[str](), Counter[str]()  # documents of a source
@@ -108,18 +110,18 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
         for batch in _ahead(lambda batch: _encode(encoder, batch, sep), batches(fresh), threads=2):
             used.update(document.source for document, _ in batch)
             for split, writer in writers.items():
-                if ids := [ids for document, ids in batch if document.split == split]:
-                    stream = np.concatenate(ids)
-                    writer.add(stream)
-                    documents[split] += len(ids)
-                    tokens[split] += len(stream) - len(ids)
+                if own := [ids for document, ids in batch if document.split == split]:
+                    writer.add(np.concatenate(own))
+                    documents[split] += len(own)
+                    tokens[split] += sum(len(ids) - 1 for ids in own)
             progress.show(documents.total(), tokens.total())
     dropped = {split: writer.close() for split, writer in writers.items()}
     if not writers["train"].rows:
         found = f"{tokens['train']} tokens of training text"
         raise UserError("data.sources", found, f"enough for a row of model.length={config.model.length}")
     if config.data.validation_fraction and not writers["validation"].rows:
-        found = f"{config.data.validation_fraction}, or {documents['validation']} of {documents.total()} documents"
+        chosen = f"{documents['validation']} of {documents.total()} documents"
+        found = f"{config.data.validation_fraction}, which chose {chosen}"
         raise UserError("data.validation_fraction", found, "enough for a row, or 0 for no validation split")
     rows.write_info(
         folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows]
@@ -199,10 +201,8 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encode(
-    encoder: tokenizer.Tokenizer, batch: Sequence[Document], sep: int
-) -> list[tuple[Document, np.ndarray]]:
-    """The documents that have tokens, with their ids and a closing `sep`, uint16[any]."""
+def _encode(encoder: tokenizer.Tokenizer, batch: list[Document], sep: int) -> Encoded:
+    """The documents that have tokens."""
     parts = [list(pieces(document.text)) for document in batch]
     encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*parts)), add_special_tokens=False))
     encoded = []
@@ -223,12 +223,14 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Like `map`, but `threads` compute the next results while the caller works on one; it holds no more."""
+def _ahead(
+    encode: Callable[[list[Document]], Encoded], batches: Iterable[list[Document]], threads: int
+) -> Iterator[Encoded]:
+    """`map(encode, batches)` with the next results computed by `threads` while the caller works on one."""
     with ThreadPoolExecutor(threads) as pool:
-        running: deque[Future[Result]] = deque()
-        for item in items:
-            running.append(pool.submit(function, item))
+        running: deque[Future[Encoded]] = deque()
+        for batch in batches:
+            running.append(pool.submit(encode, batch))
             if len(running) > threads:
                 yield running.popleft().result()
         while running:

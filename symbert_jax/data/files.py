@@ -38,7 +38,7 @@ def read_json_lines(path: Path) -> Iterator[str]:
         try:
             text = json.loads(line.decode())["text"]
             text.encode()  # JSON can escape half a surrogate pair, which is no text
-        except UnicodeError as error:
+        except (UnicodeDecodeError, UnicodeEncodeError) as error:
             raise UserError("data.sources", f"{here}: {error.reason}", "UTF-8") from error
         except json.JSONDecodeError as error:
             raise UserError("data.sources", f"{here}: {error}", "one JSON object a line") from error

@@ -56,10 +56,11 @@ def place(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
     """
     if vocab == "train":
         path.write_text("".join(f"{token}\n" for token in train(texts, size)), encoding="utf-8")
-    else:
-        shutil.copyfile(find(vocab), path)
-    if (count := len(_tokens(path))) > size:
+        return
+    found = find(vocab)
+    if (count := len(_tokens(found))) > size:
         raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
+    shutil.copyfile(found, path)
 
 
 def find(vocab: str) -> Path:
@@ -121,6 +122,12 @@ def train(texts: Iterable[str], size: int) -> list[str]:
     tokenizer.train_from_iterator(repeated, trainer)
     ids = tokenizer.get_vocab()
     return sorted(ids, key=ids.__getitem__)
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The id of each of SPECIAL."""
+    ids = tokenizer.get_vocab()
+    return {token: ids[token] for token in SPECIAL}
 
 
 def sha256(path: Path) -> str:

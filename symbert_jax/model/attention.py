@@ -10,6 +10,7 @@ The score of query token t for key token s, per head, with q = x Wq + bq (paper,
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from symbert_jax.config import Model
@@ -67,7 +68,7 @@ def probabilities(
     return jax.nn.softmax(scores, axis=-1)
 
 
-def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: jnp.dtype) -> Float[Array, "N H G"]:
+def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) -> Float[Array, "N H G"]:
     del key
     return jnp.broadcast_to(jnp.eye(shape[1], dtype=dtype), shape)
 

@@ -5,6 +5,7 @@ this file are pure. Everything runs under `jax.set_mesh`.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -203,6 +204,7 @@ def module(config: Model, params: Params) -> Bert:
     return nnx.merge(structure, nnx.State(params))
 
 
-def count(params: Params) -> int:
+def size(config: Model) -> int:
     """The number of parameters; the tied table counts once."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    _, state = _structure(config)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))

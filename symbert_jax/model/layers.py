@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import reshard
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.sharding import spec
@@ -26,7 +27,7 @@ def parameter(init: Init, dims: str, sizes: Sizes, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(init(rngs(), tuple(sizes[dim] for dim in dims), jnp.float32), dims=dims)
 
 
-def use(weight: nnx.Param, dtype: jnp.dtype) -> Array:
+def use(weight: nnx.Param, dtype: DTypeLike) -> Array:
     """The parameter ready for arithmetic: cast first, then gathered where it rests sharded (FSDP)."""
     return reshard(weight[...].astype(dtype), spec(weight.dims))
 

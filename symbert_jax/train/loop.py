@@ -159,7 +159,7 @@ def _opening(config: Config, stream: Stream, state: State, mesh: jax.sharding.Me
     devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind} (data {mesh.shape['data']}, model {mesh.shape['model']})"
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
     return (
-        f"{config.model.attention} BERT, {bert.count(state.params):,} parameters, on {devices}; "
+        f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, on {devices}; "
         f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {int(state.step):,}"
     )
 

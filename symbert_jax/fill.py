@@ -1,0 +1,54 @@
+"""What a pretrained model expects where a sentence says [MASK]."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from symbert_jax.checkpoint import load
+from symbert_jax.config import Mesh, UserError
+from symbert_jax.data import tokenizer
+from symbert_jax.data.rows import VOCAB
+from symbert_jax.model import bert
+from symbert_jax.sharding import make_mesh
+
+
+class Guess(NamedTuple):
+    word: str
+    probability: float
+
+
+class Filler:
+    """The model of a workdir and its vocabulary, on one device."""
+
+    def __init__(self, workdir: epath.Path, step: int | None = None):
+        """Raises `UserError` where `workdir` holds no such checkpoint."""
+        self.params, config = load(workdir, step)
+        self.model = config.model
+        self.tokenizer = tokenizer.load(workdir / VOCAB, parse_special=True)
+
+    def guesses(self, text: str, top: int) -> list[list[Guess]]:
+        """For each [MASK] of `text` the `top` most probable words, the best first.
+
+        Raises:
+          UserError: no [MASK] in the text, or more tokens than the model reads.
+        """
+        tokens = np.array(self.tokenizer.encode(text).ids)
+        positions = np.flatnonzero(tokens == self.tokenizer.token_to_id("[MASK]"))
+        if not len(positions):
+            raise UserError("text", repr(text), "at least one [MASK] in it")
+        if len(tokens) > self.model.length:
+            raise UserError("text", f"{len(tokens)} tokens", f"at most {self.model.length}, the length of the model")
+        with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+            logits = np.asarray(bert.logits(self.model, self.params, tokens[None], positions[None]))[0]
+        probabilities = np.asarray(jax.nn.softmax(logits[:, : self.tokenizer.get_vocab_size()]))
+        return [
+            [Guess(self.tokenizer.id_to_token(int(word)), float(place[word])) for word in (-place).argsort()[:top]]
+            for place in probabilities
+        ]
+
+    def describe(self, text: str, top: int) -> str:
+        """The text, and a line a [MASK]."""
+        lines = ["  ".join(f"{word} {p:.1%}" for word, p in place) for place in self.guesses(text, top)]
+        return "\n  ".join([text, *lines])

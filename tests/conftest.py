@@ -1,0 +1,94 @@
+"""Every test has 8 CPU devices; annotations with array shapes are checked at run time."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Tests compile much and compute little: LLVM's optimiser costs them more than it gives.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_platforms", "cpu")
+install_import_hook("symbert_jax", "beartype.beartype")
+
+from symbert_jax.batch import MlmBatch  # noqa: E402
+from symbert_jax.config import Config, Data, Mesh, Model, Optim, Train, check  # noqa: E402
+from symbert_jax.model import bert  # noqa: E402
+from symbert_jax.sharding import make_mesh  # noqa: E402
+
+TINY = Config(
+    model=Model(layers=2, dim=32, heads=4, mlp_dim=64, length=16, vocab_size=128, dtype="float32"),
+    data=Data(batch_size=16),
+    optim=Optim(learning_rate=1e-2, warmup_steps=5),
+    train=Train(steps=100),
+)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Config]:
+    """`tiny(model={"attention": "pairwise"}, seed=1)`: the tiny config with some fields changed."""
+
+    def make(**changes: object) -> Config:
+        sections = {
+            name: dataclasses.replace(getattr(TINY, name), **change) if isinstance(change, dict) else change
+            for name, change in changes.items()
+        }
+        config = dataclasses.replace(TINY, **sections)
+        check(config)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def mesh() -> Iterator[jax.sharding.Mesh]:
+    """One device."""
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+@functools.cache
+def born(model: Model) -> bert.Params:
+    """Fresh parameters as numpy arrays, made once for all tests; they share everything a seed decides."""
+    same = dataclasses.replace(model, kernel="xla", remat="none", unroll=1, dtype="float32")
+    if same != model:
+        return born(same)
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        return jax.tree.map(np.asarray, bert.init(model, Mesh(), jax.random.key(0)))
+
+
+def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBatch:
+    """Random rows with 4 masked positions, the last of them unused in every other row."""
+    rng = np.random.default_rng(seed)
+    rows = rows or config.data.batch_size
+    tokens = rng.integers(0, config.model.vocab_size, (rows, config.model.length), dtype=np.int32)
+    positions = np.stack([rng.permutation(config.model.length)[:4] for _ in range(rows)]).astype(np.int32)
+    weights = np.ones((rows, 4), np.float32)
+    weights[::2, -1] = 0
+    return MlmBatch(tokens, positions, np.take_along_axis(tokens, positions, axis=1), weights)
+
+
+@pytest.fixture
+def batch() -> Callable[..., MlmBatch]:
+    return make_batch
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of configs/tiny.py: docstrings of the standard library in rows of 32, 512 words."""
+    from configs.tiny import get_config
+    from symbert_jax.config import freeze
+    from symbert_jax.data.corpus import prepare
+
+    config = get_config()
+    config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")
+    prepare(freeze(config))
+    return Path(config.data.dir)

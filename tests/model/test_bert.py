@@ -1,0 +1,245 @@
+"""The model against the paper's own PyTorch code, and against itself."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from symbert_jax.config import ATTENTIONS, Mesh, Model
+from symbert_jax.model import bert
+from symbert_jax.model.attention import probabilities
+from symbert_jax.sharding import make_mesh
+from tests.conftest import born
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
+NAMES = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}
+
+
+def plpi(attention):
+    """Config, parameters and recorded outputs of a tiny model of the paper's code."""
+    folder = FIXTURES / NAMES[attention]
+    hf = json.loads((folder / "config.json").read_text())
+    config = Model(
+        attention=attention,
+        layers=hf["num_hidden_layers"],
+        dim=hf["hidden_size"],
+        heads=hf["num_attention_heads"],
+        mlp_dim=hf["intermediate_size"],
+        length=hf["max_position_embeddings"],
+        vocab_size=hf["vocab_size"],
+        dtype="float32",
+    )
+    return config, to_params(load_file(folder / "model.safetensors"), config), np.load(folder / "expected.npz")
+
+
+def to_params(tensors, config):
+    """Our nested dict from the PyTorch names: linear weights there are [out, in], heads are not split off."""
+    heads = (config.heads, config.dim // config.heads)
+
+    def norm(name):
+        return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
+
+    def dense(name, into=None, out=None):
+        kernel = tensors[f"{name}.weight"].T
+        kernel = kernel.reshape(*(into or kernel.shape[:1]), *(out or kernel.shape[1:]))
+        return {"kernel": kernel, "bias": tensors[f"{name}.bias"].reshape(out or -1)}
+
+    def layer(i):
+        at = f"bert.encoder.layer.{i}"
+        attention = {
+            "query": dense(f"{at}.attention.self.query", out=heads),
+            "value": dense(f"{at}.attention.self.value", out=heads),
+            "output": dense(f"{at}.attention.output.dense", into=heads),
+        }
+        if config.attention == "standard":
+            attention["key"] = dense(f"{at}.attention.self.key", out=heads)
+        if config.attention == "pairwise":
+            attention["pair"] = tensors[f"{at}.attention.self.pairwise_factors"]
+        return {
+            "attention": attention,
+            "attention_norm": norm(f"{at}.attention.output.LayerNorm"),
+            "mlp": {"up": dense(f"{at}.intermediate.dense"), "down": dense(f"{at}.output.dense")},
+            "mlp_norm": norm(f"{at}.output.LayerNorm"),
+        }
+
+    embeddings, head = "bert.embeddings", "cls.predictions"
+    return {
+        "embeddings": {
+            "word": tensors[f"{embeddings}.word_embeddings.weight"],
+            "position": tensors[f"{embeddings}.position_embeddings.weight"],
+            "token_type": tensors[f"{embeddings}.token_type_embeddings.weight"],
+            "norm": norm(f"{embeddings}.LayerNorm"),
+        },
+        "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *(layer(i) for i in range(config.layers))),
+        "head": {
+            "dense": dense(f"{head}.transform.dense"),
+            "norm": norm(f"{head}.transform.LayerNorm"),
+            "bias": tensors[f"{head}.bias"],
+        },
+    }
+
+
+def all_logits(config, params, expected):
+    tokens = jnp.asarray(expected["input_ids"])
+    return bert.logits(
+        config,
+        params,
+        tokens,
+        jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape),
+        token_types=jnp.asarray(expected["token_type_ids"]),
+        mask=jnp.asarray(expected["attention_mask"]) == 1,
+    )
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_logits_loss_and_gradients_are_those_of_the_papers_code(attention, mesh):
+    config, params, expected = plpi(attention)
+    labels = jnp.asarray(expected["labels"])
+
+    def loss(params):
+        logits = all_logits(config, params, expected)
+        targets = labels[..., None] == jnp.arange(config.vocab_size)  # nowhere true where the label is -100
+        return -jnp.sum(jnp.where(targets, jax.nn.log_softmax(logits), 0)) / jnp.sum(labels >= 0), logits
+
+    (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    real = expected["attention_mask"] == 1  # what padded positions say is nobody's business
+    np.testing.assert_allclose(np.asarray(logits)[real], expected["logits"][real], atol=1e-5)
+    np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
+    wanted = {
+        name.removeprefix("grad/"): expected[name] for name in expected.files if name.startswith("grad/")
+    }
+    found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention"])
+    found["output_norm"] = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention_norm"])
+    at = "bert.encoder.layer.0.attention"
+    for ours, theirs in (("query", "self.query"), ("value", "self.value"), ("key", "self.key"), ("output", "output.dense")):
+        if ours in found:
+            kernel = wanted.pop(f"{at}.{theirs}.weight").T
+            np.testing.assert_allclose(found[ours]["kernel"].reshape(kernel.shape), kernel, atol=1e-4)
+            np.testing.assert_allclose(found[ours]["bias"].reshape(-1), wanted.pop(f"{at}.{theirs}.bias"), atol=1e-4)
+    for ours, theirs in (("scale", "weight"), ("bias", "bias")):
+        np.testing.assert_allclose(found["output_norm"][ours], wanted.pop(f"{at}.output.LayerNorm.{theirs}"), atol=1e-4)
+    if attention == "pairwise":
+        np.testing.assert_allclose(found["pair"], wanted.pop(f"{at}.self.pairwise_factors"), atol=1e-4)
+    assert not wanted, "recorded gradients that nothing was compared with"
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_attention_of_layer_0_is_that_of_the_papers_code(attention, mesh):
+    config, params, expected = plpi(attention)
+    model = bert.module(config, params)
+    first = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
+    x = model.embeddings(jnp.asarray(expected["input_ids"]), jnp.asarray(expected["token_type_ids"]), None)
+    found = probabilities(*first.attention.query_key(x), jnp.asarray(expected["attention_mask"]) == 1)
+    np.testing.assert_allclose(found, expected["attention_0"], atol=1e-6)
+
+
+BASE, SMALL = Model(), Model(layers=4, dim=512, heads=8, mlp_dim=2048)
+
+
+@pytest.mark.parametrize(
+    ("shape", "attention", "wanted"),
+    [
+        (BASE, "standard", 109_514_298),
+        (BASE, "symmetric", 102_427_194),
+        (BASE, "pairwise", 103_017_018),
+        (SMALL, "standard", 28_795_194),
+        (SMALL, "symmetric", 27_744_570),
+        (SMALL, "pairwise", 27_875_642),
+    ],
+)
+def test_parameter_counts(shape, attention, wanted):
+    assert bert.size(dataclasses.replace(shape, attention=attention)) == wanted
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jnp.asarray(np.random.default_rng(0).integers(0, 128, (3, 16)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(config, params, tokens, key=None):
+    return bert.logits(config.model, params, tokens, tokens[:, :5] % tokens.shape[1], key=key)
+
+
+def test_scan_and_remat_change_nothing(tiny, mesh, tokens):
+    plain = tiny(model={"attention": "pairwise"})
+    params = born(plain.model)
+
+    def value_and_gradient(config):
+        def total(params):
+            return jnp.square(logits_of(config, params, tokens, key=jax.random.key(1))).mean()
+
+        return jax.jit(jax.value_and_grad(total)), str(jax.make_jaxpr(jax.grad(total))(params))
+
+    wanted, program = value_and_gradient(plain)
+    wanted = wanted(params)
+    assert "remat" not in program and "checkpoint" not in program
+    for change in ({"unroll": 2}, {"remat": "dots"}, {"remat": "full"}):
+        changed, program = value_and_gradient(tiny(model={"attention": "pairwise"} | change))
+        assert ("remat" in program or "checkpoint" in program) == ("remat" in change), change
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), changed(params), wanted)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_padding_never_leaks(tiny, mesh, tokens, attention):
+    """Logits of real tokens do not depend, even to first order, on what stands in padded places."""
+    config = tiny(model={"attention": attention})
+    params = born(config.model)
+    mask = jnp.arange(16) < 11
+    padded = jnp.broadcast_to(mask, tokens.shape)
+
+    def real_logits(x):
+        model = bert.module(config.model, params)
+        for i in range(config.model.layers):
+            weights = jax.tree.map(lambda leaf: leaf[i], params["layers"])  # noqa: B023
+            x = bert.module(config.model, params | {"layers": weights}).layers(x, padded, None)
+        return model.predict(x, jnp.broadcast_to(jnp.arange(11), (3, 11))).sum()
+
+    x = bert.module(config.model, params).embeddings(tokens, None, None)
+    gradient = jax.jit(jax.grad(real_logits))(x)
+    assert np.abs(gradient[:, :11]).max() > 0
+    np.testing.assert_array_equal(gradient[:, 11:], 0)
+
+
+def test_dropout_differs_by_key_and_layer_and_is_off_without_one(tiny, mesh, tokens):
+    config = tiny()
+    params = born(config.model)
+    first, again, other, off = (
+        logits_of(config, params, tokens, key=key)
+        for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2), None)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    assert np.abs(first - off).max() > 1e-3
+
+
+def test_bfloat16_stays_near_float32(tiny, mesh, tokens):
+    exact, rounded = tiny(), tiny(model={"dtype": "bfloat16"})
+    params = born(exact.model)
+    found = logits_of(rounded, params, tokens)
+    assert found.dtype == jnp.float32
+    wanted = logits_of(exact, params, tokens)
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.03
+
+
+def test_initialisation_is_the_papers(tiny):
+    config = tiny(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
+    with jax.set_mesh(make_mesh(Mesh())):
+        params = bert.init(config.model, Mesh(), jax.random.key(0))
+    kernels = [params["embeddings"]["word"], params["layers"]["mlp"]["up"]["kernel"]]
+    for kernel in kernels:
+        assert np.std(kernel) == pytest.approx(0.02, rel=0.02)
+        assert np.abs(kernel).max() > 0.06, "a truncated normal ends at 0.04"
+    pair = np.asarray(params["layers"]["attention"]["pair"])
+    assert pair.mean() == pytest.approx(0, abs=0.02) and np.std(pair) == pytest.approx(1, rel=0.02)
+    assert np.abs(pair[0] - pair[1]).max() > 1, "layers are born different"
+    config = tiny(model={"attention": "pairwise", "pairwise_init": "identity"})
+    with jax.set_mesh(make_mesh(Mesh())):
+        identity = bert.init(config.model, Mesh(), jax.random.key(0))["layers"]["attention"]["pair"]
+    np.testing.assert_array_equal(identity, np.broadcast_to(np.eye(8), identity.shape))

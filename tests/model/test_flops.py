@@ -1,0 +1,40 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from symbert_jax.config import ATTENTIONS
+from symbert_jax.model import bert
+from symbert_jax.model.flops import peak_flops, train_flops
+from tests.conftest import born
+
+
+def dot_flops(jaxpr) -> float:
+    """2 x multiply-adds of every matrix product of a program, a scan counted as often as it runs."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            depth = 1
+            for axis in contract:
+                depth *= eqn.invars[0].aval.shape[axis]
+            total += 2.0 * eqn.outvars[0].aval.size * depth
+        if "jaxpr" in eqn.params:
+            inner = eqn.params["jaxpr"]
+            total += eqn.params.get("length", 1) * dot_flops(getattr(inner, "jaxpr", inner))
+    return total
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_model_flops_are_three_times_the_forward_matrix_products(attention, tiny, mesh):
+    config = dataclasses.replace(tiny().model, attention=attention)
+    tokens = jnp.zeros((3, 16), jnp.int32)
+    params = born(config)
+    program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :8]))(params)
+    assert train_flops(config, batch_size=3, places=8) == pytest.approx(3 * dot_flops(program.jaxpr))
+
+
+def test_no_peak_means_no_mfu():
+    assert peak_flops("cpu") is None
+    assert peak_flops("TPU v5 lite") == 197e12

@@ -1,0 +1,21 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symbert_jax.model.layers import dropout
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, mesh):
+    x = jnp.ones((1000, 1000))
+    y = np.asarray(dropout(x, rate, jax.random.key(0)))
+    dropped = (y == 0).mean()
+    assert dropped == pytest.approx(rate, abs=0.002)  # 4 standard deviations of 10^6 draws
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-6)
+
+
+def test_dropout_is_off_without_a_key_or_a_rate(mesh):
+    x = jnp.ones((4, 4))
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, jax.random.key(0)) is x
