@@ -2,10 +2,11 @@
 
     make peers-env && .venv/bin/python -m bench.peers
 
-A step is forward, backward, clipping, AdamW and schedule, with dropout. Every contender lives in a process of
-its own, built and warmed up before the clock starts, and they take turns of a few steps in alternating order,
-so that a noisy machine is noisy for all. Prints one JSON line with medians in ms, and how many times as long
-as ours the peers take.
+A step is forward, backward, clipping, AdamW and schedule, with dropout. Where a peer has a choice (loss by
+integer labels, fused AdamW) it gets the faster one. Every contender lives in a process of its own,
+built and warmed up before the clock starts, and they take turns of a few steps in alternating order, so that
+a noisy machine is noisy for all. Prints one JSON line: median and least ms a step, and the
+medians as multiples of ours with standard attention.
 """
 
 import argparse

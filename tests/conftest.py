@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests compile much and compute little: LLVM's optimiser costs them more than it gives.
@@ -31,20 +31,15 @@ TINY = Config(
 )
 
 
-@pytest.fixture
-def tiny() -> Callable[..., Config]:
-    """`tiny(model={"attention": "pairwise"}, seed=1)`: the tiny config with some fields changed."""
-
-    def make(**changes: object) -> Config:
-        sections = {
-            name: dataclasses.replace(getattr(TINY, name), **change) if isinstance(change, dict) else change
-            for name, change in changes.items()
-        }
-        config = dataclasses.replace(TINY, **sections)
-        check(config)
-        return config
-
-    return make
+def configure(**changes: object) -> Config:
+    """`configure(model={"attention": "pairwise"}, seed=1)`: the tiny config with some fields changed."""
+    sections = {
+        name: dataclasses.replace(getattr(TINY, name), **change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    config = dataclasses.replace(TINY, **sections)
+    check(config)
+    return config
 
 
 @pytest.fixture
@@ -74,11 +69,6 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
     weights = np.ones((rows, 4), np.float32)
     weights[::2, -1] = 0
     return MlmBatch(tokens, positions, np.take_along_axis(tokens, positions, axis=1), weights)
-
-
-@pytest.fixture
-def batch() -> Callable[..., MlmBatch]:
-    return make_batch
 
 
 @pytest.fixture(scope="session")

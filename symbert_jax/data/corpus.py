@@ -105,9 +105,8 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
     documents, tokens = Counter[str](), Counter[str]()  # of a split
     used, duplicates = Counter[str](), Counter[str]()  # documents of a source
     fresh = _without_duplicates(config, folder / "digests.sqlite", duplicates)
-    # Two threads: while the library's own tokenise one batch, the ids of another are converted.
     with contextlib.closing(_Progress()) as progress:
-        for batch in _ahead(lambda batch: _encode(encoder, batch, sep), batches(fresh), threads=2):
+        for batch in _ahead(lambda batch: _encode(encoder, batch, sep), batches(fresh)):
             used.update(document.source for document, _ in batch)
             for split, writer in writers.items():
                 if own := [ids for document, ids in batch if document.split == split]:
@@ -123,9 +122,7 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
         chosen = f"{documents['validation']} of {documents.total()} documents"
         found = f"{config.data.validation_fraction}, which chose {chosen}"
         raise UserError("data.validation_fraction", found, "enough for a row, or 0 for no validation split")
-    rows.write_info(
-        folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows]
-    )
+    rows.write_info(folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows])
     return {
         "documents": {source: used[source] for source in config.data.sources},
         "duplicates": {source: duplicates[source] for source in config.data.sources},
@@ -207,9 +204,7 @@ def _encode(encoder: tokenizer.Tokenizer, batch: list[Document], sep: int) -> En
     encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*parts)), add_special_tokens=False))
     encoded = []
     for document, own in zip(batch, parts, strict=True):
-        ids = itertools.chain.from_iterable(
-            encoding.ids for encoding in itertools.islice(encodings, len(own))
-        )
+        ids = itertools.chain.from_iterable(encoding.ids for encoding in itertools.islice(encodings, len(own)))
         encoded.append((document, np.fromiter(itertools.chain(ids, (sep,)), np.uint16)))
     return [(document, ids) for document, ids in encoded if len(ids) > 1]
 
@@ -223,15 +218,17 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _ahead(
-    encode: Callable[[list[Document]], Encoded], batches: Iterable[list[Document]], threads: int
-) -> Iterator[Encoded]:
-    """`map(encode, batches)` with the next results computed by `threads` while the caller works on one."""
-    with ThreadPoolExecutor(threads) as pool:
+def _ahead(encode: Callable[[list[Document]], Encoded], batches: Iterable[list[Document]]) -> Iterator[Encoded]:
+    """`map(encode, batches)`, a batch ahead of the caller, who reads and writes meanwhile.
+
+    One thread encodes: the library spreads a batch over all cores, and two batches at once only get in
+    each other's way.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
         running: deque[Future[Encoded]] = deque()
         for batch in batches:
             running.append(pool.submit(encode, batch))
-            if len(running) > threads:
+            if len(running) > 1:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()

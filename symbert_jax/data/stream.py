@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -18,6 +18,7 @@ from symbert_jax.data.masking import Masking
 VALIDATION_SEED = 0  # one set of validation masks for every run, so that losses compare
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Random access to tokenised rows: mappings whose `tokens` are uint16[T]."""
 
@@ -83,7 +84,7 @@ def open_stream(config: Config, process: int, processes: int) -> Stream:
     """
     folder, length = Path(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
-    vocabulary = (folder / rows.VOCAB).read_text(encoding="utf-8").splitlines()
+    vocabulary = (folder / rows.VOCAB).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if len(vocabulary) > config.model.vocab_size:
         raise UserError(
             "model.vocab_size",

@@ -86,9 +86,7 @@ def test_rows_give_every_document_back_in_order(texts: list[str], batch: int, pi
 def documents(folder: Path, split: str) -> list[tuple[int, ...]]:
     tokens = stream(folder, split)
     ends = [i for i, token in enumerate(tokens) if token == SEP]
-    return [
-        tuple(tokens[start:end]) for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)
-    ]
+    return [tuple(tokens[start:end]) for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
 
 
 def test_validation_is_chosen_by_the_text_alone(tmp_path: Path) -> None:
@@ -120,11 +118,10 @@ def test_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert manifest["length"] == LENGTH
     assert manifest["vocab_sha256"] == tokenizer.sha256(tmp_path / "corpus" / rows.VOCAB)
     assert set(manifest["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
-    assert (
-        "6 rows of 8 tokens to train and 0 to validate from 3 documents, 2 duplicates"
-        in capsys.readouterr().out
-    )
+    assert "6 rows of 8 tokens to train and 0 to validate from 3 documents, 2 duplicates" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.glob("corpus*")) == ["corpus"]
+    names = ["corpus-train.array_record-00000", "dataset_info.json", "features.json", "manifest.json", "vocab.txt"]
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == names
 
 
 def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +169,7 @@ def test_a_prepared_corpus_is_left_alone(tmp_path: Path, capsys: pytest.CaptureF
         ({"vocab": "train"}, r"data.vocab: found train 13 for .*, wanted sha256 "),
     ],
 )
-def test_another_corpus_is_not_taken_for_this_one(
-    change: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_another_corpus_is_not_taken_for_this_one(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = configure(tmp_path, many(30))
     corpus.prepare(config)
     data = Data(
@@ -235,18 +230,12 @@ def test_a_missing_source_fails_before_the_first_is_read(tmp_path: Path) -> None
 
 def test_reading_what_is_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
-    with pytest.raises(
-        UserError, match=r"data.dir: found no finished corpus in .*; run `python -m symbert_jax prep"
-    ):
+    with pytest.raises(UserError, match=r"data.dir: found no finished corpus in .*; run `python -m symbert_jax prep"):
         rows.open_split(folder, "train", LENGTH)
     corpus.prepare(configure(tmp_path, many(30)))
-    with pytest.raises(
-        UserError, match=r"model.length: found 512, wanted 8, the length of the rows in .*corpus"
-    ):
+    with pytest.raises(UserError, match=r"model.length: found 512, wanted 8, the length of the rows in .*corpus"):
         rows.open_split(folder, "train", 512)
-    with pytest.raises(
-        UserError, match=r"data.dir: found no validation rows in .*; raise data.validation_fraction"
-    ):
+    with pytest.raises(UserError, match=r"data.dir: found no validation rows in .*; raise data.validation_fraction"):
         rows.open_split(folder, "validation", LENGTH)
     assert len(rows.open_split(folder, "train", LENGTH)) == 30 * 11 // 6
 
@@ -300,6 +289,4 @@ def test_no_tensorflow_and_no_tokenizers_in_training(tmp_path: Path, monkeypatch
     corpus.prepare(configure(tmp_path, many(30)))
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("a book")
-    subprocess.run(
-        [sys.executable, "-c", APART, tmp_path / "corpus", tmp_path / "books"], check=True, timeout=60
-    )
+    subprocess.run([sys.executable, "-c", APART, tmp_path / "corpus", tmp_path / "books"], check=True, timeout=60)

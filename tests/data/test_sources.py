@@ -80,9 +80,7 @@ def tf_records(folder: Path, texts: list[str], counted: int | None = None, split
     info = tfds.core.DatasetInfo(builder=identity, features=features)
     info.set_file_format("tfrecord")
     lengths = [len(texts) if counted is None else counted]
-    info.set_splits(
-        tfds.core.SplitDict([tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=1)])
-    )
+    info.set_splits(tfds.core.SplitDict([tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=1)]))
     info.write_to_directory(folder)
     return path
 
@@ -133,17 +131,13 @@ def flip_example(content: bytes) -> bytes:
 def test_damaged_tf_records(damage: Callable[[bytes], bytes], message: str, data_dir: Path) -> None:
     path = tf_records(data_dir / "1.0.0", TEXTS)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        UserError, match=f"data.sources: found .*{path.name}, {message}.*, wanted an intact file"
-    ):
+    with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, {message}.*, wanted an intact file"):
         read(f"tfds:{data_dir}")
 
 
 def test_a_missing_record_a_missing_file_and_a_missing_split(data_dir: Path) -> None:
     path = tf_records(data_dir / "1.0.0", TEXTS, counted=4)
-    with pytest.raises(
-        UserError, match=r"found 3 records in .*tfrecord.*, wanted the 4 that its dataset counts"
-    ):
+    with pytest.raises(UserError, match=r"found 3 records in .*tfrecord.*, wanted the 4 that its dataset counts"):
         read(f"tfds:{data_dir}")
     path.unlink()
     with pytest.raises(UserError, match=r"No such file"):
@@ -159,9 +153,7 @@ def test_a_dataset_without_text(data_dir: Path) -> None:
     number = tfds.features.Scalar(np.int64)
     features = tfds.features.FeaturesDict({"label": number, "text": number})
     features.save_config(str(data_dir / "1.0.0"))
-    with pytest.raises(
-        UserError, match=r"found fields \['label', 'text'\] in .*, wanted a text field named text"
-    ):
+    with pytest.raises(UserError, match=r"found fields \['label', 'text'\] in .*, wanted a text field named text"):
         read(f"tfds:{data_dir}")
 
 

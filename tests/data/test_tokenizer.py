@@ -14,8 +14,8 @@ from symbert_jax.data import tokenizer
 
 WORDS = "the un ##able ##s want \u00e9 e 中 ! [ ] mask ##k \u03c3 x ##x i"
 PARTS = (
-    "The unable WANTS e\u0301 \u00e9 \u00c9 中国 \u03a3\u0391\u03a3 \u0130 ß \ufb01 don't ... $ 👍🏽 שָׁלוֹם mask "
-    f"{'x' * 100} {'x' * 101} \u200b \x00 \ufffd \t \r\n \n \u2028 \u3000 \xa0"
+    "The unable WANTS e\u0301 \u00e9 \u00c9 中国 \u03a3\u0391\u03a3 \u0130 ß \ufb01 don't ... $ 👍🏽 שָׁלוֹם "
+    f"mask {'x' * 100} {'x' * 101} \u200b \x00 \ufffd \t \r\n \n \u2028 \u3000 \xa0"
 )
 ODD = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5))
 
@@ -88,10 +88,7 @@ def test_place_copies_a_file_to_the_byte(vocab: Path, tmp_path: Path) -> None:
 def test_windows_line_ends_are_no_part_of_a_token(vocab: Path, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(vocab.read_bytes().replace(b"\n", b"\r\n"))
-    assert (
-        tokenizer.load(path, parse_special=True).get_vocab()
-        == tokenizer.load(vocab, parse_special=True).get_vocab()
-    )
+    assert tokenizer.load(path, parse_special=True).get_vocab() == tokenizer.load(vocab, parse_special=True).get_vocab()
 
 
 def test_a_vocabulary_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +132,7 @@ def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path
 
 
 def test_a_vocabulary_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, hf:REPOSITORY"
-    ):
+    with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, hf:REPOSITORY"):
         tokenizer.place(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
     with pytest.raises(UserError, match=r"No such file"):
         tokenizer.load(tmp_path / "none.txt", parse_special=True)

@@ -7,15 +7,15 @@ import pytest
 
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import bert
-from tests.conftest import born
+from tests.conftest import born, configure
 
 
 @pytest.fixture
-def scores(tiny, mesh):
+def scores(mesh):
     """`scores(attention, pair=...)`: scores [B N T S] before softmax of one attention on a fixed input."""
 
     def score(attention, **weights):
-        config = tiny(model={"attention": attention}).model
+        config = configure(model={"attention": attention}).model
         params = born(config)
         layer = jax.tree.map(lambda leaf: leaf[0], params["layers"])
         # one query for all three, so that only the compatibility function differs
@@ -60,11 +60,11 @@ def test_pairwise_is_q_P_q_with_the_query_on_the_left(scores):
     assert plain.shape == found.shape
 
 
-def test_symmetric_and_pairwise_save_the_key_projection(tiny, mesh):
+def test_symmetric_and_pairwise_save_the_key_projection(mesh):
     """Of D x D matrix products in a layer, standard has four; the others really have three."""
 
     def projections(attention):
-        config = tiny(model={"attention": attention}).model
+        config = configure(model={"attention": attention}).model
         tokens = jnp.zeros((3, 16), jnp.int32)
         params = born(config)
         program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :4]))(params)

@@ -15,7 +15,7 @@ from symbert_jax.config import ATTENTIONS, Mesh, Model
 from symbert_jax.model import bert
 from symbert_jax.model.attention import probabilities
 from symbert_jax.sharding import make_mesh
-from tests.conftest import born
+from tests.conftest import born, configure
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
 NAMES = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}
@@ -167,8 +167,8 @@ def logits_of(config, params, tokens, key=None):
     return bert.logits(config.model, params, tokens, tokens[:, :5] % tokens.shape[1], key=key)
 
 
-def test_scan_and_remat_change_nothing(tiny, mesh, tokens):
-    plain = tiny(model={"attention": "pairwise"})
+def test_scan_and_remat_change_nothing(mesh, tokens):
+    plain = configure(model={"attention": "pairwise"})
     params = born(plain.model)
 
     def value_and_gradient(config):
@@ -181,15 +181,15 @@ def test_scan_and_remat_change_nothing(tiny, mesh, tokens):
     wanted = wanted(params)
     assert "remat" not in program and "checkpoint" not in program
     for change in ({"unroll": 2}, {"remat": "dots"}, {"remat": "full"}):
-        changed, program = value_and_gradient(tiny(model={"attention": "pairwise"} | change))
+        changed, program = value_and_gradient(configure(model={"attention": "pairwise"} | change))
         assert ("remat" in program or "checkpoint" in program) == ("remat" in change), change
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), changed(params), wanted)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_padding_never_leaks(tiny, mesh, tokens, attention):
+def test_padding_never_leaks(mesh, tokens, attention):
     """Logits of real tokens do not depend, even to first order, on what stands in padded places."""
-    config = tiny(model={"attention": attention})
+    config = configure(model={"attention": attention})
     params = born(config.model)
     mask = jnp.arange(16) < 11
     padded = jnp.broadcast_to(mask, tokens.shape)
@@ -207,8 +207,8 @@ def test_padding_never_leaks(tiny, mesh, tokens, attention):
     np.testing.assert_array_equal(gradient[:, 11:], 0)
 
 
-def test_dropout_differs_by_key_and_layer_and_is_off_without_one(tiny, mesh, tokens):
-    config = tiny()
+def test_dropout_differs_by_key_and_layer_and_is_off_without_one(mesh, tokens):
+    config = configure()
     params = born(config.model)
     first, again, other, off = (
         logits_of(config, params, tokens, key=key)
@@ -219,8 +219,8 @@ def test_dropout_differs_by_key_and_layer_and_is_off_without_one(tiny, mesh, tok
     assert np.abs(first - off).max() > 1e-3
 
 
-def test_bfloat16_stays_near_float32(tiny, mesh, tokens):
-    exact, rounded = tiny(), tiny(model={"dtype": "bfloat16"})
+def test_bfloat16_stays_near_float32(mesh, tokens):
+    exact, rounded = configure(), configure(model={"dtype": "bfloat16"})
     params = born(exact.model)
     found = logits_of(rounded, params, tokens)
     assert found.dtype == jnp.float32
@@ -228,8 +228,8 @@ def test_bfloat16_stays_near_float32(tiny, mesh, tokens):
     assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.03
 
 
-def test_initialisation_is_the_papers(tiny):
-    config = tiny(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
+def test_initialisation_is_the_papers():
+    config = configure(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
     with jax.set_mesh(make_mesh(Mesh())):
         params = bert.init(config.model, Mesh(), jax.random.key(0))
     kernels = [params["embeddings"]["word"], params["layers"]["mlp"]["up"]["kernel"]]
@@ -239,7 +239,7 @@ def test_initialisation_is_the_papers(tiny):
     pair = np.asarray(params["layers"]["attention"]["pair"])
     assert pair.mean() == pytest.approx(0, abs=0.02) and np.std(pair) == pytest.approx(1, rel=0.02)
     assert np.abs(pair[0] - pair[1]).max() > 1, "layers are born different"
-    config = tiny(model={"attention": "pairwise", "pairwise_init": "identity"})
+    config = configure(model={"attention": "pairwise", "pairwise_init": "identity"})
     with jax.set_mesh(make_mesh(Mesh())):
         identity = bert.init(config.model, Mesh(), jax.random.key(0))["layers"]["attention"]["pair"]
     np.testing.assert_array_equal(identity, np.broadcast_to(np.eye(8), identity.shape))

@@ -7,7 +7,7 @@ import pytest
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import bert
 from symbert_jax.model.flops import peak_flops, train_flops
-from tests.conftest import born
+from tests.conftest import born, configure
 
 
 def dot_flops(jaxpr) -> float:
@@ -27,8 +27,8 @@ def dot_flops(jaxpr) -> float:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_model_flops_are_three_times_the_forward_matrix_products(attention, tiny, mesh):
-    config = dataclasses.replace(tiny().model, attention=attention)
+def test_model_flops_are_three_times_the_forward_matrix_products(attention, mesh):
+    config = dataclasses.replace(configure().model, attention=attention)
     tokens = jnp.zeros((3, 16), jnp.int32)
     params = born(config)
     program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :8]))(params)

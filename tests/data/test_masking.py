@@ -1,0 +1,82 @@
+"""What is hidden, how, and that nothing but (seed, row, epoch) decides it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symbert_jax.data.masking import SPECIAL_TOKENS, Masking
+
+VOCABULARY = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(2000))]
+SPECIAL = len(SPECIAL_TOKENS)
+MASK = VOCABULARY.index("[MASK]")
+
+
+def rows_of(count: int, length: int, seed: int = 0) -> np.ndarray:
+    """[CLS] words [SEP] words [SEP] with the inner [SEP] anywhere."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(SPECIAL, len(VOCABULARY), (count, length)).astype(np.uint16)
+    tokens[np.arange(count), rng.integers(1, length - 1, count)] = VOCABULARY.index("[SEP]")
+    tokens[:, 0], tokens[:, -1] = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
+    return tokens
+
+
+def mask(tokens: np.ndarray, rate: float = 0.15, seed: int = 0, epoch: int = 0):
+    rows = np.arange(len(tokens))
+    return Masking(VOCABULARY, tokens.shape[1], rate, seed)(tokens, rows, np.full_like(rows, epoch))
+
+
+@settings(max_examples=50, deadline=None)
+@given(length=st.integers(8, 300), rate=st.floats(0.01, 0.9), seed=st.integers(0, 2**31))
+def test_every_target_stands_in_the_batch_exactly_once(length: int, rate: float, seed: int) -> None:
+    tokens = rows_of(5, length, seed % 1000)
+    batch = mask(tokens, rate, seed)
+    ordinary = (tokens >= SPECIAL).sum(axis=1)
+    np.testing.assert_array_equal(batch.weights.sum(axis=1), np.rint(rate * ordinary))
+    assert batch.positions.shape[1] % 8 == 0
+    for i, row in enumerate(tokens):
+        used = batch.weights[i] == 1
+        positions = batch.positions[i, used]
+        assert len(set(positions.tolist())) == len(positions)
+        assert (row[positions] >= SPECIAL).all(), "a special token is never predicted"
+        np.testing.assert_array_equal(batch.targets[i, used], row[positions])
+        untouched = np.setdiff1d(np.arange(length), positions)
+        np.testing.assert_array_equal(batch.tokens[i, untouched], row[untouched])
+
+
+def test_eighty_ten_ten() -> None:
+    tokens = rows_of(2000, 128)
+    batch = mask(tokens)
+    used = batch.weights == 1
+    shown = np.take_along_axis(batch.tokens, batch.positions, axis=1)[used]
+    target = batch.targets[used]
+    assert used.sum() / (tokens >= SPECIAL).sum() == pytest.approx(0.15, abs=0.002)
+    # 38,000 draws: four standard deviations are below 0.01
+    assert (shown == MASK).mean() == pytest.approx(0.8, abs=0.01)
+    assert (shown == target).mean() == pytest.approx(0.1, abs=0.01)
+    random = shown[(shown != MASK) & (shown != target)]
+    assert len(random) / used.sum() == pytest.approx(0.1, abs=0.01)
+    assert (random >= SPECIAL).all()
+    counts = np.bincount(random - SPECIAL, minlength=2000)
+    assert counts.max() < 12, "replacements are spread over the vocabulary, 1.9 each"
+    places = np.bincount(batch.positions[used], minlength=128)[1:-1]
+    assert places.min() > 0.75 * places.mean() and places.max() < 1.25 * places.mean()
+
+
+def test_only_seed_row_and_epoch_decide() -> None:
+    tokens = np.repeat(rows_of(1, 128), 6, axis=0)
+    make = Masking(VOCABULARY, 128, 0.15, 3)
+    batch = make(tokens, np.array([7, 7, 8, 7, 8, 8]), np.array([0, 0, 0, 1, 1, 0]))
+    same = {(i, j) for i in range(6) for j in range(6) if (batch.tokens[i] == batch.tokens[j]).all() and i < j}
+    assert same == {(0, 1), (2, 5)}
+    alone = make(tokens[:1], np.array([8]), np.array([1]))
+    np.testing.assert_array_equal(alone.tokens[0], batch.tokens[4])
+    other = dataclasses.replace(make, seed=4)(tokens[:1], np.array([8]), np.array([1]))
+    assert (other.tokens != alone.tokens).any()
+
+
+@pytest.mark.parametrize(("length", "places"), [(512, 80), (128, 24), (32, 8)])
+def test_places_are_the_rate_rounded_up_to_a_multiple_of_8(length: int, places: int) -> None:
+    assert Masking(VOCABULARY, length, 0.15, 0).places == places

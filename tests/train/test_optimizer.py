@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symbert_jax.config import ATTENTIONS, Optim
+from symbert_jax.train.optimizer import decay_mask, make_optimizer, schedule
+from tests.conftest import born, configure
+
+
+def test_the_schedule_goes_up_to_the_rate_and_down_to_zero() -> None:
+    rate = schedule(Optim(learning_rate=1e-4, warmup_steps=10_000), 200_000)
+    found = [float(rate(step)) for step in (0, 5_000, 10_000, 105_000, 200_000)]
+    np.testing.assert_allclose(found, [0, 5e-5, 1e-4, 5e-5, 0], atol=1e-10)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_decay_spares_biases_and_layer_norm_alone(attention) -> None:
+    mask = decay_mask(born(configure(model={"attention": attention}).model))
+    spared = {jax.tree_util.keystr(path) for path, decays in jax.tree.leaves_with_path(mask) if not decays}
+    decayed = {jax.tree_util.keystr(path) for path, decays in jax.tree.leaves_with_path(mask) if decays}
+    assert all(name.endswith(("['bias']", "['scale']")) for name in spared)
+    assert all(
+        name.endswith(("['kernel']", "['word']", "['position']", "['token_type']", "['pair']")) for name in decayed
+    )
+    assert ("['layers']['attention']['pair']" in decayed) == (attention == "pairwise")
+
+
+def update(optim: Optim, gradient: float, weight: float) -> dict[str, float]:
+    """The change of a kernel and a bias of 4 equal numbers by the first update at full learning rate."""
+    params = {"kernel": jnp.full(4, weight), "bias": jnp.full(4, weight)}
+    optimizer = make_optimizer(optim, steps=1_000_000)
+    updates, _ = optimizer.update(jax.tree.map(lambda leaf: jnp.full(4, gradient), params), optimizer.init(params), params)
+    return {name: float(leaf[0]) for name, leaf in updates.items()}
+
+
+def test_adamw_by_hand() -> None:
+    """The first Adam step is the sign of the gradient; decay is decoupled and scaled by the rate."""
+    found = update(Optim(learning_rate=0.1, warmup_steps=0, weight_decay=0.01), gradient=3.0, weight=2.0)
+    assert found["kernel"] == pytest.approx(-0.1 * (1 + 0.01 * 2), rel=1e-5)
+    assert found["bias"] == pytest.approx(-0.1, rel=1e-5)
+
+
+def test_lamb_scales_by_the_norm_of_the_weights() -> None:
+    found = update(Optim(name="lamb", learning_rate=0.1, warmup_steps=0, weight_decay=0.0), gradient=3.0, weight=2.0)
+    assert found["kernel"] == pytest.approx(-0.1 * 2, rel=1e-5)  # |w| / |update| = 2 / 1 per element
+
+
+def test_clipping_bounds_the_global_norm() -> None:
+    """With eps far above the gradient Adam is linear in it, and what clipping takes away shows."""
+    tame = Optim(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, eps=1e3, clip=0)
+    free = update(tame, gradient=10.0, weight=0.0)["kernel"]
+    clipped = update(Optim(**{**vars(tame), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]
+    assert clipped / free == pytest.approx(1 / np.sqrt(8 * 100), rel=0.02)
