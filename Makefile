@@ -13,7 +13,10 @@ demo: $(VENV)/run.stamp
 	  $(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/$$attention \
 	    --config.model.attention=$$attention; \
 	done
-	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%)
+	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) \
+	  --fill="Return the [MASK] of the array." \
+	  --fill="If the file does not [MASK], an error is raised." \
+	  --fill="The default [MASK] is None."
 
 test: export JAX_PLATFORMS ?= cpu
 test: lint

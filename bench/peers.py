@@ -89,9 +89,7 @@ def ours(attention: str, shape: Shape) -> Step:
         attention_dropout=DROPOUT,
         dtype="float32",
     )
-    optim = config.Optim(
-        learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP
-    )
+    optim = config.Optim(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP)
     settings = config.Config(model=model, optim=optim, train=config.Train(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh))
     tokens, positions, targets = masked_batch(shape)

@@ -20,12 +20,8 @@ from symbert_jax.data import corpus, rows, sources, tokenizer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--sources", default="python-docs:stdlib", help="as data.sources, separated by commas"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sources", default="python-docs:stdlib", help="as data.sources, separated by commas")
     parser.add_argument("--vocab", default="train", help="as data.vocab")
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--rounds", type=int, default=3)
@@ -60,8 +56,7 @@ def library_seconds(vocab: Path, texts: list[str]) -> float:
     encoder = tokenizer.load(vocab, parse_special=False)
     documents = (corpus.Document(text, "", "") for text in texts)
     parts = [
-        [part for document in batch for part in corpus.pieces(document.text)]
-        for batch in corpus.batches(documents)
+        [part for document in batch for part in corpus.pieces(document.text)] for batch in corpus.batches(documents)
     ]
     start = time.perf_counter()
     for batch in parts:

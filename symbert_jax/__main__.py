@@ -11,6 +11,7 @@ Any field of a config is a flag: --config.model.attention=pairwise
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from etils import epath
@@ -97,13 +98,15 @@ def _parse(argv: list[str]) -> list[str]:
 def _config() -> Config:
     """The config file with the command line's changes, checked."""
     _required("config", _CONFIG.value)
+    if not os.path.exists(file := config_flags.get_config_filename(flags.FLAGS["config"])):
+        raise UserError("config", f"no file {file}", "one of configs/ or of yours")
     try:
         return configs.freeze(_CONFIG.value)
     except (AttributeError, TypeError) as error:
         raise UserError("config", _one_line(error), "a file whose get_config() changes known fields") from None
 
 
-def _required(flag: str, value: object):
+def _required(flag: str, value: Any) -> Any:
     if value is None:
         raise UserError("command line", f"no {flag}", f"{flag}", "see python -m symbert_jax --help")
     return value

@@ -49,9 +49,7 @@ class Checkpoints:
         """Copies the arrays off the devices and writes on while training does; every process takes part."""
         self.manager.save(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)
-            ),
+            args=ocp.args.Composite(params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)),
             metrics=None if validation_loss is None else {LOSS: validation_loss},
             custom_metadata=dataclasses.asdict(config),
             force=True,
@@ -109,12 +107,12 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
         checkpoints.close()
 
 
-def _preservation(train: Train) -> policies.PreservationPolicy:
+def _preservation(train: Train) -> policies.AnyPreservationPolicy:
     """The latest N, the best by validation loss, and every K-th for ever."""
     best = policies.BestN(
         get_metric_fn=lambda metrics: metrics[LOSS], reverse=True, n=1, keep_checkpoints_without_metrics=False
     )
-    kept: list[policies.PreservationPolicy] = [policies.LatestN(train.keep_latest), best]
+    kept: list[Any] = [policies.LatestN(train.keep_latest), best]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
     return policies.AnyPreservationPolicy(kept)

@@ -44,7 +44,7 @@ class Filler:
             logits = np.asarray(bert.logits(self.model, self.params, tokens[None], positions[None]))[0]
         probabilities = np.asarray(jax.nn.softmax(logits[:, : self.tokenizer.get_vocab_size()]))
         return [
-            [Guess(self.tokenizer.id_to_token(int(word)), float(place[word])) for word in (-place).argsort()[:top]]
+            [Guess(str(self.tokenizer.id_to_token(int(word))), float(place[word])) for word in (-place).argsort()[:top]]
             for place in probabilities
         ]
 

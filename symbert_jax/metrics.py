@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -110,7 +111,7 @@ def _hours(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def _wandb(project: str, workdir: epath.Path):
+def _wandb(project: str, workdir: epath.Path) -> Any:
     """A Weights & Biases run that a restart in the same workdir continues."""
     try:
         import wandb

@@ -55,9 +55,7 @@ def build(directory: Path) -> epath.Path:
         status = path.stat()
         listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     config = Books(name=listing.hexdigest()[:16], directory=directory)
-    builder = Bookcorpus(
-        config=config, data_dir=tfds_text.data_dir(), file_format=tfds.core.FileFormat.ARRAY_RECORD
-    )
+    builder = Bookcorpus(config=config, data_dir=tfds_text.data_dir(), file_format=tfds.core.FileFormat.ARRAY_RECORD)
     builder.download_and_prepare()
     return epath.Path(builder.data_dir)
 

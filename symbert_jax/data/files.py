@@ -20,9 +20,7 @@ def read_text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            "data.sources", f"{path}, line {line}: byte {error.start} is no UTF-8", "UTF-8"
-        ) from error
+        raise UserError("data.sources", f"{path}, line {line}: byte {error.start} is no UTF-8", "UTF-8") from error
 
 
 def read_json_lines(path: Path) -> Iterator[str]:

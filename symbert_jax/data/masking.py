@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt64
+from jaxtyping import Bool, Int, UInt16, UInt64
 
 from symbert_jax.batch import MlmBatch
 
@@ -42,10 +42,10 @@ class Masking:
         return np.array([word in SPECIAL_TOKENS for word in self.vocabulary])
 
     def __call__(
-        self, tokens: Int[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
+        self, tokens: UInt16[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
     ) -> MlmBatch:
         """`tokens` of row numbers `rows` as they are masked in `epochs`."""
-        row_key = _mix(_mix(_mix(np.uint64(self.seed)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
+        row_key = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
         special = self._special[tokens]
         # A random number a token with the token's place in its low 16 bits: sorting one array picks places.
         order = _bits(row_key, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)

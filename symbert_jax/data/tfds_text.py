@@ -35,9 +35,7 @@ def find(name: str) -> epath.Path:
     try:
         if _is_dataset(folder):
             return folder
-        versions = [
-            path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and _is_dataset(path)
-        ]
+        versions = [path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and _is_dataset(path)]
     except (OSError, ImportError):  # no such folder; no library for this kind of bucket
         versions = []
     if not versions:
@@ -60,9 +58,7 @@ def documents(folder: epath.Path) -> Iterator[str]:
     if "train" not in info.splits:
         raise UserError("data.sources", f"splits {sorted(info.splits)} in {folder}", "a split train")
     if "text" not in info.features or not isinstance(info.features["text"], tfds.features.Text):
-        raise UserError(
-            "data.sources", f"fields {sorted(info.features)} in {folder}", "a text field named text"
-        )
+        raise UserError("data.sources", f"fields {sorted(info.features)} in {folder}", "a text field named text")
     match info.file_format:
         case tfds.core.FileFormat.TFRECORD:
             read = _tf_records
@@ -81,9 +77,7 @@ def documents(folder: epath.Path) -> Iterator[str]:
         except (OSError, ValueError, DecodeError) as error:  # ValueError: what we and UTF-8 complain with
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
-            raise UserError(
-                "data.sources", f"{count} records in {path}", f"the {length} that its dataset counts"
-            )
+            raise UserError("data.sources", f"{count} records in {path}", f"the {length} that its dataset counts")
 
 
 def _array_records(path: epath.Path) -> Iterator[bytes]:

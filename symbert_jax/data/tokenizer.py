@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from etils import epath
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -26,7 +27,7 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK
 _CONTINUES = "##"  # opens a piece that does not begin a word
 
 
-def load(vocab: Path, *, parse_special: bool) -> Tokenizer:
+def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
     """The tokenizer of `vocab`, a file with one token a line; behaves as BertTokenizerFast uncased does.
 
     parse_special: whether "[MASK]" in a text is the special token (a person's prompt) or ordinary text
@@ -81,9 +82,7 @@ def find(vocab: str) -> Path:
     except (OSError, ValueError) as error:  # the hub's errors are all one or the other
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         mend = "name a repository that has one, or download it and give its path"
-        raise UserError(
-            "data.vocab", f"{vocab} ({reason})", "a vocab.txt on the Hugging Face hub", mend
-        ) from error
+        raise UserError("data.vocab", f"{vocab} ({reason})", "a vocab.txt on the Hugging Face hub", mend) from error
 
 
 def train(texts: Iterable[str], size: int) -> list[str]:
@@ -130,7 +129,7 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {token: ids[token] for token in SPECIAL}
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path | epath.Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -142,25 +141,19 @@ def _parts(total: int, most: int) -> Iterator[int]:
 
 
 def _normalizer() -> normalizers.Normalizer:
-    return normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True
-    )
+    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True)
 
 
-def _tokens(path: Path) -> list[str]:
+def _tokens(path: Path | epath.Path) -> list[str]:
     """The tokens of a vocabulary in the order of their ids, checked."""
     try:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise UserError("data.vocab", f"{path}: {error.strerror}", "a readable vocab.txt") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            "data.vocab", f"{path}: byte {error.start} is not UTF-8", "a vocab.txt in UTF-8"
-        ) from error
+        raise UserError("data.vocab", f"{path}: byte {error.start} is not UTF-8", "a vocab.txt in UTF-8") from error
     if lacking := [token for token in SPECIAL if token not in tokens]:
-        raise UserError(
-            "data.vocab", f"no {' '.join(lacking)} in {path}", f"one line each of {' '.join(SPECIAL)}"
-        )
+        raise UserError("data.vocab", f"no {' '.join(lacking)} in {path}", f"one line each of {' '.join(SPECIAL)}")
     if twice := [f"{token!r}" for token, count in Counter(tokens).items() if count > 1]:
         raise UserError("data.vocab", f"{', '.join(twice[:3])} twice in {path}", "every token once")
     return tokens

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
 from symbert_jax.model.layers import Dense, Sizes, dropout, parameter, use
 from symbert_jax.sharding import spec
@@ -45,7 +46,7 @@ class SelfAttention(nnx.Module):
         return q, k
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B S"] | None, key: PRNGKeyArray | None
+        self, x: Float[Array, "B T D"], mask: Bool[AnyArray, "B S"] | None, key: PRNGKeyArray | None
     ) -> Float[Array, "B T D"]:
         """Mixes the tokens that `mask` admits (None: all); `key` draws attention dropout (None: off)."""
         q, k = self.query_key(x)
@@ -58,7 +59,7 @@ class SelfAttention(nnx.Module):
 
 
 def probabilities(
-    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], mask: Bool[Array, "B S"] | None
+    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], mask: Bool[AnyArray, "B S"] | None
 ) -> Float[Array, "B N T S"]:
     """softmax over S of q . k / sqrt(H), in float32; tokens outside `mask` get no weight."""
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))

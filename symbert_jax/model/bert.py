@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
 from symbert_jax.model.attention import SelfAttention
 from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, normal, parameter, stack, use, zeros
@@ -52,7 +53,7 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(sizes(config), rngs)
 
     def __call__(
-        self, tokens: Int[Array, "B T"], token_types: Int[Array, "B T"] | None, key: PRNGKeyArray | None
+        self, tokens: Int[AnyArray, "B T"], token_types: Int[AnyArray, "B T"] | None, key: PRNGKeyArray | None
     ) -> Float[Array, "B T D"]:
         types = use(self.token_type, self.dtype)
         x = use(self.word, self.dtype).at[tokens].get(out_sharding=spec("BTD"))
@@ -81,7 +82,7 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(sizes(config), rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None, key: PRNGKeyArray | None
+        self, x: Float[Array, "B T D"], mask: Bool[AnyArray, "B T"] | None, key: PRNGKeyArray | None
     ) -> Float[Array, "B T D"]:
         scores, attended, expanded = (None,) * 3 if key is None else jax.random.split(key, 3)
         x = self.attention_norm(x + dropout(self.attention(x, mask, scores), self.dropout, attended))
@@ -117,9 +118,9 @@ class Bert(nnx.Module):
 
     def encode(
         self,
-        tokens: Int[Array, "B T"],
-        token_types: Int[Array, "B T"] | None,
-        mask: Bool[Array, "B T"] | None,
+        tokens: Int[AnyArray, "B T"],
+        token_types: Int[AnyArray, "B T"] | None,
+        mask: Bool[AnyArray, "B T"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B T D"]:
         first, rest = (None, None) if key is None else jax.random.split(key)
@@ -136,7 +137,7 @@ class Bert(nnx.Module):
         x, _ = jax.lax.scan(run, x, (weights, keys), unroll=self.unroll)
         return x
 
-    def predict(self, x: Float[Array, "B T D"], positions: Int[Array, "B M"]) -> Float[Array, "B M V"]:
+    def predict(self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"]) -> Float[Array, "B M V"]:
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), self.embeddings.word)
 
 
@@ -179,11 +180,11 @@ def abstract(config: Model, mesh: Mesh) -> Params:
 def logits(
     config: Model,
     params: Params,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B M"],
+    tokens: Int[AnyArray, "B T"],
+    positions: Int[AnyArray, "B M"],
     *,
-    token_types: Int[Array, "B T"] | None = None,
-    mask: Bool[Array, "B T"] | None = None,
+    token_types: Int[AnyArray, "B T"] | None = None,
+    mask: Bool[AnyArray, "B T"] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B M V"]:
     """What the model expects at `positions`, as float32 logits over the vocabulary.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.sharding import spec
 
-Init = jax.nn.initializers.Initializer
+Init = Callable[..., Array]  # of key, shape, dtype
 Sizes = Mapping[str, int]
 Module = TypeVar("Module", bound=nnx.Module)
 

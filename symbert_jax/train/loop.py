@@ -156,11 +156,13 @@ def _describe(config: Config, workdir: epath.Path) -> None:
 
 
 def _opening(config: Config, stream: Stream, state: State, mesh: jax.sharding.Mesh) -> str:
-    devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind} (data {mesh.shape['data']}, model {mesh.shape['model']})"
+    shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
     return (
-        f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, on {devices}; "
-        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {int(state.step):,}"
+        f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
+        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
+        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; "
+        f"from step {int(state.step):,}"
     )
 
 

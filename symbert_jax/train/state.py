@@ -43,4 +43,4 @@ def abstract(config: Config) -> State:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-    return State(step, params, jax.tree.map(place, optimizer))
+    return State(step, params, jax.tree.map(place, optimizer))  # type: ignore[arg-type]

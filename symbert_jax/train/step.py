@@ -14,6 +14,7 @@ from symbert_jax.train.optimizer import make_optimizer
 from symbert_jax.train.state import State
 
 Sums = dict[str, Float[Array, ""]]
+Total = tuple[bert.Params, Sums]  # gradients and sums
 
 
 def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
@@ -28,7 +29,7 @@ def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
-        def add(total: tuple[bert.Params, Sums], part: tuple[MlmBatch, PRNGKeyArray]) -> tuple[object, None]:
+        def add(total: Total, part: tuple[MlmBatch, PRNGKeyArray]) -> tuple[Total, None]:
             return jax.tree.map(jnp.add, total, gradient(config.model, state.params, *part)), None
 
         if (parts := config.optim.accumulate) == 1:
@@ -46,9 +47,7 @@ def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, 
     return jax.jit(step, donate_argnums=0)
 
 
-def loss(
-    model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None
-) -> tuple[Float[Array, ""], Sums]:
+def loss(model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None) -> tuple[Float[Array, ""], Sums]:
     """Summed cross entropy in nats over the weighted positions, and the sums to report."""
     logits = bert.logits(model, params, batch.tokens, batch.positions, key=key)
     # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits

@@ -102,9 +102,9 @@ def test_a_corpus_that_does_not_fit_is_one_clear_error(corpus) -> None:
     config.data.dir = str(corpus)
     fits = freeze(config)
     stream = open_stream(fits, 0, 1)
-    assert stream.batch(0).tokens.shape == (16, 32)
+    assert stream.batch(0).tokens.shape == (64, 32)
     small = dataclasses.replace(fits, model=dataclasses.replace(fits.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):
         open_stream(small, 0, 1)
-    with pytest.raises(UserError, match=r"data.batch_size: found 16, wanted a multiple of the 3 processes"):
+    with pytest.raises(UserError, match=r"data.batch_size: found 64, wanted a multiple of the 3 processes"):
         open_stream(fits, 0, 3)

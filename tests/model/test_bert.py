@@ -111,13 +111,16 @@ def test_logits_loss_and_gradients_are_those_of_the_papers_code(attention, mesh)
     real = expected["attention_mask"] == 1  # what padded positions say is nobody's business
     np.testing.assert_allclose(np.asarray(logits)[real], expected["logits"][real], atol=1e-5)
     np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
-    wanted = {
-        name.removeprefix("grad/"): expected[name] for name in expected.files if name.startswith("grad/")
-    }
+    wanted = {name.removeprefix("grad/"): expected[name] for name in expected.files if name.startswith("grad/")}
     found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention"])
     found["output_norm"] = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention_norm"])
     at = "bert.encoder.layer.0.attention"
-    for ours, theirs in (("query", "self.query"), ("value", "self.value"), ("key", "self.key"), ("output", "output.dense")):
+    for ours, theirs in (
+        ("query", "self.query"),
+        ("value", "self.value"),
+        ("key", "self.key"),
+        ("output", "output.dense"),
+    ):
         if ours in found:
             kernel = wanted.pop(f"{at}.{theirs}.weight").T
             np.testing.assert_allclose(found[ours]["kernel"].reshape(kernel.shape), kernel, atol=1e-4)

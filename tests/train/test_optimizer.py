@@ -30,7 +30,9 @@ def update(optim: Optim, gradient: float, weight: float) -> dict[str, float]:
     """The change of a kernel and a bias of 4 equal numbers by the first update at full learning rate."""
     params = {"kernel": jnp.full(4, weight), "bias": jnp.full(4, weight)}
     optimizer = make_optimizer(optim, steps=1_000_000)
-    updates, _ = optimizer.update(jax.tree.map(lambda leaf: jnp.full(4, gradient), params), optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        jax.tree.map(lambda leaf: jnp.full(4, gradient), params), optimizer.init(params), params
+    )
     return {name: float(leaf[0]) for name, leaf in updates.items()}
 
 
@@ -48,7 +50,7 @@ def test_lamb_scales_by_the_norm_of_the_weights() -> None:
 
 def test_clipping_bounds_the_global_norm() -> None:
     """With eps far above the gradient Adam is linear in it, and what clipping takes away shows."""
-    tame = Optim(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, eps=1e3, clip=0)
+    tame = Optim(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, eps=1e3, clip=0.0)
     free = update(tame, gradient=10.0, weight=0.0)["kernel"]
     clipped = update(Optim(**{**vars(tame), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]
     assert clipped / free == pytest.approx(1 / np.sqrt(8 * 100), rel=0.02)

@@ -1,0 +1,14 @@
+"""make demo
+
+python_docs.py, cut short: 500 steps for each attention, the whole demo within 10 minutes on 2 cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.python_docs import get_config as python_docs
+
+
+def get_config() -> ConfigDict:
+    c = python_docs()
+    c.train.update(steps=500, log_every=25, validate_every=25, checkpoint_every=250)
+    return c

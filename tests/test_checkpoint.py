@@ -1,0 +1,84 @@
+"""What is kept, what comes back, and what is said when it does not fit."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+import symbert_jax
+from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.config import Config, Mesh, Train, UserError
+from symbert_jax.sharding import make_mesh
+from symbert_jax.train import state as states
+from symbert_jax.train.loop import restore
+from tests.conftest import configure
+
+PAIRWISE = configure(model={"attention": "pairwise"})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory):
+    """A workdir with steps 1 to 8, losses falling to step 3 and rising again, and the state that was saved."""
+    workdir = epath.Path(tmp_path_factory.mktemp("saved"))
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        state = states.init(PAIRWISE)
+        checkpoints = Checkpoints(workdir, Train(keep_latest=2, keep_every=4))
+        for step in range(1, 9):
+            checkpoints.save(step, state.params, state.optimizer, PAIRWISE, abs(step - 3.0) if step % 5 else None)
+        checkpoints.close()
+    return workdir, state
+
+
+def test_the_latest_the_best_and_every_kth_are_kept(saved) -> None:
+    workdir, _ = saved
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [3, 4, 7, 8]
+
+
+@pytest.mark.parametrize("mesh", [Mesh(data=8), Mesh(data=2, model=4), Mesh(data=4, model=2, fsdp=True)])
+def test_it_comes_back_on_another_mesh(saved, mesh: Mesh) -> None:
+    workdir, state = saved
+    config = dataclasses.replace(PAIRWISE, mesh=mesh)
+    with jax.set_mesh(make_mesh(mesh)):
+        found = restore(config, Checkpoints(workdir))
+        wanted = states.abstract(config)
+    assert int(found.step) == 8
+    for path, leaf in jax.tree.leaves_with_path((found.params, found.optimizer)):
+        target = dict(jax.tree.leaves_with_path((wanted.params, wanted.optimizer)))[path]
+        assert leaf.sharding.is_equivalent_to(target.sharding, leaf.ndim)
+    jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, found.optimizer, state.optimizer)
+
+
+def test_load_gives_parameters_and_config(saved, capfd) -> None:
+    workdir, state = saved
+    params, config = symbert_jax.load(workdir, step=3)
+    assert config == PAIRWISE
+    jax.tree.map(np.testing.assert_array_equal, params, state.params)
+    assert jax.tree.structure(params) == jax.tree.structure(state.params)
+    assert "WARNING" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (configure(), "found no layers.attention.key.bias, wanted layers.attention.key.bias of shape"),
+        (configure(model={"attention": "pairwise", "dim": 64}), r"found .*bias of shape \[32\], wanted .*\[64\]"),
+        (configure(model={"attention": "pairwise", "layers": 3}), r"of shape \[2, 32\], wanted .*\[3, 32\]"),
+    ],
+)
+def test_another_model_is_one_clear_error(saved, config: Config, message: str) -> None:
+    workdir, _ = saved
+    with jax.set_mesh(make_mesh(Mesh())), pytest.raises(UserError, match=message):
+        restore(config, Checkpoints(workdir))
+
+
+def test_a_missing_checkpoint_is_one_clear_error(saved, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"found no step 2 in .*wanted one of \[3, 4, 7, 8\]"):
+        symbert_jax.load(saved[0], step=2)
+    with pytest.raises(UserError, match="wanted the workdir of a pretrain run"):
+        symbert_jax.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="wanted a finished one"):
+        symbert_jax.load(tmp_path)

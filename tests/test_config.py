@@ -1,0 +1,110 @@
+"""Config fields: each is read, each wrong one is named."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from symbert_jax import config as configs
+from symbert_jax.config import Config, UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def frozen(**changes: object) -> Config:
+    """The checked default with `section__field=value` changed, by way of mappings as in a checkpoint."""
+    tree = configs.default().to_dict()
+    for path, value in changes.items():
+        *sections, name = path.split("__")
+        node = tree
+        for section in sections:
+            node = node[section]
+        node[name] = value
+    config = configs.from_dict(tree)
+    configs.check(config)
+    return config
+
+
+def test_the_default_is_the_papers_recipe() -> None:
+    config = configs.freeze(configs.default())
+    assert config == Config()
+    optim = config.optim
+    assert (config.model.length, config.data.batch_size, config.train.steps) == (512, 256, 200_000)
+    assert (optim.learning_rate, optim.b1, optim.b2, optim.eps, optim.weight_decay) == (1e-4, 0.9, 0.999, 1e-12, 0.01)
+    assert (optim.warmup_steps, optim.clip, config.model.dropout, config.model.attention_dropout) == (
+        10_000,
+        1,
+        0.1,
+        0.1,
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_file_holds(path: Path) -> None:
+    namespace: dict = {}
+    source = path.read_text()
+    exec(compile(source, path, "exec"), namespace)
+    assert configs.freeze(namespace["get_config"]())
+    assert ast.get_docstring(ast.parse(source)).split()[0] in ("python", "make"), "it opens with its command"
+
+
+def test_it_survives_json_and_old_files_without_new_fields() -> None:
+    config = frozen(model__attention="pairwise", data__sources=("a", "b"), seed=3)
+    assert configs.from_json(configs.to_json(config)) == config
+    assert configs.from_dict({"model": {"layers": 4}}).model == dataclasses.replace(
+        config.model, layers=4, attention="standard"
+    )
+
+
+def test_a_list_on_the_command_line_is_split_at_commas() -> None:
+    assert frozen(data__sources=("jsonl:a,text:b",)).data.sources == ("jsonl:a", "text:b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__atention": "x"}, "config.model.atention: found no such field.*did you mean 'attention'"),
+        ({"model__attention": "pairwize"}, "model.attention: found 'pairwize'.*did you mean 'pairwise'"),
+        ({"model__layers": 2.5}, "config.model.layers: found 2.5, wanted a value of type int"),
+        ({"model__heads": 7}, "model.dim: found 768, wanted a multiple of model.heads=7; the next is 770"),
+        ({"mesh__model": 4}, "model.vocab_size: found 30522, wanted a multiple of mesh.model=4; the next is 30524"),
+        ({"model__vocab_size": 70_000}, "model.vocab_size: found 70000, wanted at most 65536"),
+        ({"model__unroll": 5}, "model.layers: found 12, wanted a multiple of model.unroll=5"),
+        ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
+        ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
+        ({"data__mask_rate": 0.0}, "data.mask_rate: found 0, wanted above 0"),
+        ({"model__dropout": 1.0}, "model.dropout: found 1.0, wanted a fraction"),
+        ({"train__log_every": 0}, "train.log_every: found 0, wanted at least 1"),
+        ({"mesh__data": 0}, "mesh.data: found 0"),
+        ({"optim__name": "sgd"}, "optim.name: found 'sgd', wanted one of adamw, lamb"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_was_wanted(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        frozen(**changes)
+
+
+def test_every_field_is_read_by_somebody() -> None:
+    """As an attribute, outside the checks of config.py, which would count for any field."""
+    read = set()
+    for path in (ROOT / "symbert_jax").rglob("*.py"):
+        if path.name != "config.py":
+            read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    unread = {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(Config)
+        if dataclasses.is_dataclass(section.type)
+        for field in dataclasses.fields(section.type)
+        if field.name not in read
+    }
+    assert not unread
+    assert "seed" in read
+
+
+def test_an_unknown_field_in_a_config_file_cannot_be_set() -> None:
+    tree = configs.default()
+    assert isinstance(tree, ConfigDict)
+    with pytest.raises(AttributeError, match="attention"):
+        tree.model.atention = "pairwise"

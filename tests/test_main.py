@@ -1,0 +1,51 @@
+"""The command line: a user's mistake is one line on stderr and exit code 2, without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "symbert_jax", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrian"], "command: found 'pretrian', wanted a known one; did you mean 'pretrain'?"),
+        (["pretrain"], "no config"),
+        (["pretrain", "--config=configs/tiny.py"], "no workdir"),
+        (["pretrain", "--confg=configs/tiny.py"], "did you mean 'config'?"),
+        (["pretrain", "--config=configs/tini.py"], "configs/tini.py"),
+        (["pretrain", "--config=configs/tiny.py", "--config.model.atention=x"], 'Did you mean "attention"'),
+        (["pretrain", "--config=configs/tiny.py", "--config.model.layers=two"], "config.model.layers=two"),
+        (["prepare", "--config=configs/tiny.py", "--config.model.attention=odd"], "model.attention: found 'odd'"),
+        (["prepare", "--config=configs/tiny.py", "stray"], "found 'stray', wanted only flags"),
+        (["fill", "--checkpoint=nowhere", "a [MASK]"], "nowhere"),
+        (["compare", "--out=there"], "no WORKDIR"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    result = call(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert not result.stdout
+
+
+def test_help_lists_the_commands() -> None:
+    result = call("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("prepare", "pretrain", "fill", "compare"))
+
+
+@pytest.mark.parametrize("module", ["train.loop", "data.corpus", "fill", "compare", "checkpoint"])
+def test_nothing_imports_tensorflow_or_torch(module: str) -> None:
+    program = f"import sys, symbert_jax.{module}; sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0

@@ -1,0 +1,71 @@
+import json
+import time
+
+import pytest
+from etils import epath
+
+from symbert_jax.config import UserError
+from symbert_jax.metrics import Metrics
+
+VALUES = {
+    "train/loss": 2.0,
+    "train/accuracy": 0.5,
+    "train/learning_rate": 1e-3,
+    "train/grad_norm": 1.0,
+    "speed/tokens_per_second": 12345.0,
+    "speed/data_wait_fraction": 0.01,
+}
+
+
+def test_a_resumed_run_drops_what_was_logged_past_its_checkpoint(tmp_path) -> None:
+    workdir = epath.Path(tmp_path)
+    first = Metrics(workdir, 0, 100, "")
+    for step in (10, 20, 30):
+        first.write(step, {"train/loss": step / 3})
+    first.close()
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "tr')  # killed while writing
+    second = Metrics(workdir, 20, 100, "")
+    second.write(30, {"train/loss": 1.0})
+    second.close()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 10, "train/loss": 3.333333},
+        {"step": 20, "train/loss": 6.666667},
+        {"step": 30, "train/loss": 1.0},
+    ]
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_speed_leaves_pauses_out_and_reports_waits(tmp_path) -> None:
+    metrics = Metrics(epath.Path(tmp_path), 0, 100, "")
+    with metrics.pause():
+        time.sleep(0.5)
+    with metrics.wait():
+        time.sleep(0.1)
+    values = metrics.speed(10, tokens=1000, flops=5.0, peak=None)
+    assert values["speed/tokens_per_second"] > 10 * 1000 / 0.4, "half a second of pause is not in it"
+    assert values["speed/data_wait_fraction"] > 0.2
+    assert "speed/mfu" not in values
+    time.sleep(0.01)
+    values = metrics.speed(20, tokens=1000, flops=5.0, peak=100.0)
+    assert values["speed/mfu"] == pytest.approx(values["speed/tokens_per_second"] / 1000 * 5.0 / 100.0)
+    metrics.close()
+
+
+def test_the_progress_line(tmp_path, capsys) -> None:
+    metrics = Metrics(epath.Path(tmp_path), 0, 1000, "")
+    metrics.eta = 3_700.0
+    metrics.report(500, VALUES | {"speed/mfu": 0.42})
+    metrics.close()
+    assert capsys.readouterr().out == (
+        "step 500/1,000 50%  loss 2.0000  accuracy 0.500  lr 1.00e-03  grad 1.00  12,345 tokens/s  mfu 42.0%"
+        "  data wait 1.0%  eta 1h02m\n"
+    )
+
+
+def test_weights_and_biases_only_if_installed_and_asked_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)  # as if it were not installed
+    Metrics(epath.Path(tmp_path), 0, 10, "").close()
+    with pytest.raises(UserError, match=r"train.wandb: found 'mine', wanted the package wandb"):
+        Metrics(epath.Path(tmp_path), 0, 10, "mine")

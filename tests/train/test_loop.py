@@ -1,0 +1,152 @@
+"""Whole runs in processes of their own: they learn, and whatever stops them, they go on bit by bit the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from symbert_jax.data.masking import SPECIAL_TOKENS
+from symbert_jax.data.rows import open_split
+
+ROOT = Path(__file__).parents[2]
+STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
+
+
+def start(workdir: Path, corpus: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "symbert_jax", "pretrain", "--config=configs/tiny.py", f"--workdir={workdir}"]
+    command += [f"--config.data.dir={corpus}", "--config.model.attention=pairwise", "--config.train.keep_latest=9"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla")}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+def arrays(workdir: Path, step: int = STEPS) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by item and path."""
+    folder = workdir / "checkpoints" / str(step)
+    return {
+        f"{item}{key}": np.asarray(leaf)
+        for item in ("params", "optimizer")
+        for key, leaf in flat(ocp.PyTreeCheckpointer().restore(folder / item))
+    }
+
+
+def flat(tree: object, path: str = ""):
+    if not isinstance(tree, (dict, list, tuple)):
+        return [] if tree is None else [(path, tree)]
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return [leaf for key, value in items for leaf in flat(value, f"{path}/{key}")]
+
+
+def metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    output = finish(start(workdir, corpus))
+    assert "Warning" not in output and "WARNING" not in output
+    return workdir
+
+
+def same_run(workdir: Path, whole: Path) -> None:
+    """Bit by bit the same parameters and moments, and the same losses at the same steps, each once."""
+    found, wanted = arrays(workdir), arrays(whole)
+    assert found.keys() == wanted.keys() and len(wanted) > 60
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    losses = [(line["step"], line.get("validation/loss")) for line in metrics(workdir) if "validation/loss" in line]
+    assert losses == [(line["step"], line["validation/loss"]) for line in metrics(whole) if "validation/loss" in line]
+    steps = [line["step"] for line in metrics(workdir) if "train/loss" in line]
+    assert steps == [line["step"] for line in metrics(whole) if "train/loss" in line]
+
+
+def test_killed_at_a_random_moment_it_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, corpus)
+    wait_for(tmp_path / "checkpoints" / "100", process)
+    time.sleep(random.Random().uniform(0, 0.5))  # any moment must do, so it is not fixed by a seed
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
+    output = finish(start(tmp_path, corpus))
+    assert "from step 0" not in output
+    same_run(tmp_path, whole)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, corpus)
+    while "step 40/" not in (line := process.stdout.readline()):
+        assert line, "the run ended early"
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    output = finish(process)
+    assert time.monotonic() - began < 30
+    (saved,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert f"SIGTERM: saved step {saved}" in output and 40 <= saved < 100
+    output = finish(start(tmp_path, corpus))
+    assert f"from step {saved}" in output
+    same_window = [line for line in metrics(tmp_path) if line["step"] > saved + 20]
+    assert same_window, "the rest of the run was logged"
+    found, wanted = arrays(tmp_path), arrays(whole)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+
+
+def test_it_learns_what_no_unigram_model_can(whole: Path, corpus: Path) -> None:
+    """The entropy of the validation words bounds from below what any model that ignores context can reach."""
+    vocabulary = (corpus / "vocab.txt").read_text().splitlines()
+    special = [vocabulary.index(token) for token in SPECIAL_TOKENS]
+    split = open_split(corpus, "validation", 32)
+    tokens = np.concatenate([record["tokens"] for record in split.__getitems__(range(len(split)))])
+    counts = np.bincount(tokens[~np.isin(tokens, special)])
+    frequency = counts[counts > 0] / counts.sum()
+    bound = -(frequency * np.log(frequency)).sum()
+    assert metrics(whole)[-1]["validation/loss"] < bound - 0.1
+
+
+def test_the_metrics_of_a_run(whole: Path) -> None:
+    lines = metrics(whole)
+    train = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in train] == list(range(20, STEPS + 1, 20))
+    assert set(train[0]) == {
+        "step",
+        "train/loss",
+        "train/accuracy",
+        "train/grad_norm",
+        "train/learning_rate",
+        "speed/tokens_per_second",
+        "speed/data_wait_fraction",
+    }
+    rates = {line["step"]: line["train/learning_rate"] for line in train}
+    assert rates[20] == pytest.approx(5e-3 * 19 / 20) and rates[40] > rates[STEPS] > 0
+    assert [line["step"] for line in lines if "validation/loss" in line] == [100, 200, 300, 400]
+    assert {path.name for path in whole.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "vocab.txt",
+    }
