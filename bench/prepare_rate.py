@@ -1,6 +1,6 @@
 """The speed of `prepare`, reading and writing included, against the tokenizers library on the same documents.
 
-    python bench/prepare_rate.py --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
+    .venv/bin/python -m bench.prepare_rate --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
 
 Prints one JSON line with the medians over the rounds; in each round one follows the other on the same cores.
 Duplicates that `prepare` drops would count as tokens of the library's, in its favour.

@@ -1,0 +1,60 @@
+"""Rows per second of the training stream alone: shuffled, read, masked, on one core.
+
+    .venv/bin/python -m bench.input_rate
+
+Writes random rows as `prepare` would, then reads whole batches by the same path as training. Prints one JSON line.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from symbert_jax.data import rows
+from symbert_jax.data.masking import SPECIAL_TOKENS, Masking
+from symbert_jax.data.stream import Rows, Stream
+
+VOCABULARY = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(30_000))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=512, help="tokens of a row")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows of the corpus")
+    parser.add_argument("--batch", type=int, default=256, help="rows of a batch")
+    parser.add_argument("--batches", type=int, default=40, help="batches of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=4, help="as data.reader_threads")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = write(Path(folder), arguments.rows, arguments.length)
+        masking = Masking(VOCABULARY, arguments.length, 0.15, 0)
+        stream = Stream(corpus, corpus, masking, arguments.batch, 0, 1)
+        rates = []
+        for turn in range(arguments.rounds):
+            first = turn * arguments.batches
+            began = time.perf_counter()
+            for _ in stream.batches(first, first + arguments.batches, arguments.threads):
+                pass
+            rates.append(arguments.batches * arguments.batch / (time.perf_counter() - began))
+    print(json.dumps({"length": arguments.length, "rows_per_second_one_core": round(statistics.median(rates))}))
+
+
+def write(folder: Path, count: int, length: int) -> Rows:
+    """A corpus of `count` random rows in `folder`, opened."""
+    writer = rows.Writer(folder, "train", length, 2, 3)
+    writer.add(np.random.default_rng(0).integers(5, len(VOCABULARY), count * (length - 2)).astype(np.uint16))
+    writer.close()
+    rows.write_info(folder, length, [writer.info()])
+    (folder / rows.MANIFEST).write_text(json.dumps({"length": length, "splits": {"train": {"rows": count}}}))
+    return rows.open_split(folder, "train", length)
+
+
+if __name__ == "__main__":
+    main()
