@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from symbert_jax.data import rows
-from symbert_jax.data.masking import SPECIAL_TOKENS, Masking
+from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Rows, Stream
+from symbert_jax.data.vocabulary import SPECIAL
 
-VOCABULARY = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(30_000))]
+VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(30_000))]
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def pretrain(arguments: list[str]) -> None:
     from symbert_jax.train.loop import pretrain
 
     _none(arguments)
-    pretrain(_config(), epath.Path(_required("workdir", _WORKDIR.value)).resolve())
+    pretrain(_config(), epath.Path(_required("workdir", _WORKDIR.value)).expanduser().resolve())
 
 
 def fill(arguments: list[str]) -> None:
@@ -79,18 +79,18 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the flags; what absl and ml-collections say of a wrong one becomes one line of ours."""
-    if not argv or argv[0] in ("help", "--help", "-h"):
+    if not argv or {"help", "--help", "-h"} & set(argv):
         print(__doc__)
         raise SystemExit(0)
     try:
         return flags.FLAGS(["symbert_jax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [flag for flag in flags.FLAGS if not flag.startswith("config.")]
+        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL)]
         raise UserError(
             "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
         ) from None
     except flags.Error as error:
-        raise UserError("command line", str(error), "a value of the field's type") from None
+        raise UserError("command line", _one_line(error), "a value of the field's type") from None
     except (AttributeError, KeyError) as error:  # ml-collections names the closest field itself
         raise UserError("command line", _one_line(error), "a known field of the config") from None
 
@@ -102,8 +102,9 @@ def _config() -> Config:
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
     try:
         return configs.freeze(_CONFIG.value)
-    except (AttributeError, TypeError) as error:
-        raise UserError("config", _one_line(error), "a file whose get_config() changes known fields") from None
+    except (AttributeError, TypeError, ImportError, SyntaxError, NameError, OSError) as error:
+        wanted = "a file whose get_config() changes known fields of symbert_jax.config.default()"
+        raise UserError("config", _one_line(error), wanted) from None
 
 
 def _required(flag: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ the config that made it, so that `load` needs nothing else.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -36,6 +37,8 @@ class Checkpoints:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(train) if train else None,
+                best_fn=_loss,  # the policy decides, but without this Orbax would not store the losses
+                best_mode="min",
                 create=writes,
                 cleanup_tmp_directories=writes,
             ),
@@ -46,11 +49,14 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, step: int, params: Any, optimizer: Any, config: Config, validation_loss: float | None) -> None:
-        """Copies the arrays off the devices and writes on while training does; every process takes part."""
+        """Copies the arrays off the devices and writes on while training does; every process takes part.
+
+        validation_loss: of these parameters in nats, None where it was not measured.
+        """
         self.manager.save(
             step,
             args=ocp.args.Composite(params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)),
-            metrics=None if validation_loss is None else {LOSS: validation_loss},
+            metrics={LOSS: math.inf if validation_loss is None else validation_loss},
             custom_metadata=dataclasses.asdict(config),
             force=True,
         )
@@ -107,11 +113,13 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
         checkpoints.close()
 
 
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics[LOSS]
+
+
 def _preservation(train: Train) -> policies.AnyPreservationPolicy:
     """The latest N, the best by validation loss, and every K-th for ever."""
-    best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics[LOSS], reverse=True, n=1, keep_checkpoints_without_metrics=False
-    )
+    best = policies.BestN(get_metric_fn=_loss, reverse=True, n=1)
     kept: list[Any] = [policies.LatestN(train.keep_latest), best]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))

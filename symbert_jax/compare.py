@@ -1,6 +1,5 @@
 """Several runs side by side: a plot of their validation losses, a table, and what each makes of a [MASK]."""
 
-import json
 from statistics import median
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from etils import epath
 
+from symbert_jax import metrics
 from symbert_jax.config import Config, UserError, from_json
 from symbert_jax.fill import Filler
 from symbert_jax.model import bert
@@ -54,8 +54,7 @@ def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> No
 
 def read(workdir: epath.Path) -> Run:
     """The run in `workdir`."""
-    file = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = metrics.read(workdir)
     losses = {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line}
     if not losses:
         raise UserError(str(workdir), "no validation loss", "the workdir of a pretrain run that has validated")

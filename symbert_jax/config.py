@@ -143,11 +143,13 @@ def check(config: Config) -> None:
         if value not in known:
             raise UserError(field, repr(value), "one of " + ", ".join(known), did_you_mean(value, known))
     for field, count, least in (
+        ("seed", config.seed, 0),
         ("model.layers", model.layers, 1),
         ("model.dim", model.dim, 1),
         ("model.heads", model.heads, 1),
         ("model.mlp_dim", model.mlp_dim, 1),
         ("model.length", model.length, 8),
+        ("model.vocab_size", model.vocab_size, 1),
         ("data.batch_size", data.batch_size, 1),
         ("data.reader_threads", data.reader_threads, 1),
         ("optim.warmup_steps", optim.warmup_steps, 0),
@@ -171,8 +173,14 @@ def check(config: Config) -> None:
     ):
         if not 0 <= rate < 1:
             raise UserError(field, str(rate), "a fraction of at least 0 and below 1")
-    if data.mask_rate == 0:
-        raise UserError("data.mask_rate", "0", "above 0", "without masked positions there is no loss")
+    for name in ("learning_rate", "weight_decay", "b1", "b2", "eps", "clip"):
+        if not 0 <= (number := getattr(optim, name)) < float("inf"):
+            raise UserError(f"optim.{name}", str(number), "a finite number of at least 0")
+    if max(optim.b1, optim.b2) >= 1:
+        raise UserError("optim.b1, optim.b2", f"{optim.b1}, {optim.b2}", "below 1")
+    if round(data.mask_rate * (model.length - 2)) < 1:
+        wanted = f"enough to mask a token of model.length={model.length}"
+        raise UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
     if model.vocab_size > 2**16:
         raise UserError("model.vocab_size", str(model.vocab_size), "at most 65536", "rows are stored as uint16")
     for field, whole, name, part in (
@@ -182,6 +190,7 @@ def check(config: Config) -> None:
         ("model.heads", model.heads, "mesh.model", mesh.model),
         ("model.mlp_dim", model.mlp_dim, "mesh.model", mesh.model),
         ("model.vocab_size", model.vocab_size, "mesh.model", mesh.model),
+        ("train.checkpoint_every", train.checkpoint_every, "train.validate_every", train.validate_every),
     ):
         if part < 1 or whole % part:
             above = -(-whole // max(part, 1)) * max(part, 1)

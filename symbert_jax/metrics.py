@@ -1,12 +1,15 @@
 """What a run says about itself: metrics.jsonl, TensorBoard, one progress line, and honest speed."""
 
 import contextlib
+import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -26,13 +29,11 @@ class Metrics:
     def __init__(self, workdir: epath.Path, step: int, steps: int, wandb: str):
         """Goes on at `step`: lines that an earlier run wrote past it are dropped."""
         self.file = workdir / "metrics.jsonl"
-        lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self.file.write_text("".join(kept))
+        write_whole(self.file, "".join(f"{json.dumps(line)}\n" for line in read(workdir) if line["step"] <= step))
         self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self.wandb = _wandb(wandb, workdir) if wandb else None
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        self.steps = steps
+        self.steps, self.eta = steps, math.nan
         self.begin(step)
 
     def write(self, step: int, values: Values) -> None:
@@ -50,7 +51,10 @@ class Metrics:
         """Closes the window of steps since the last call.
 
         tokens, flops: of one step; peak: FLOP/s of all devices together, None where it is not known.
+        Empty where no step has ended since the clocks began.
         """
+        if step == self.first:
+            return {}
         seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
         rate = (step - self.first) / seconds
         values = {
@@ -67,9 +71,10 @@ class Metrics:
         """The progress line: a bar on a terminal, a plain line elsewhere."""
         line = f"loss {values['train/loss']:.4f}  accuracy {values['train/accuracy']:.3f}"
         line += f"  lr {values['train/learning_rate']:.2e}  grad {values['train/grad_norm']:.2f}"
-        line += f"  {values['speed/tokens_per_second']:,.0f} tokens/s"
-        line += f"  mfu {values['speed/mfu']:.1%}" if "speed/mfu" in values else "  mfu -"
-        line += f"  data wait {values['speed/data_wait_fraction']:.1%}  eta {_hours(self.eta)}"
+        if "speed/tokens_per_second" in values:
+            line += f"  {values['speed/tokens_per_second']:,.0f} tokens/s"
+            line += f"  mfu {values['speed/mfu']:.1%}" if "speed/mfu" in values else "  mfu -"
+            line += f"  data wait {values['speed/data_wait_fraction']:.1%}  eta {_hours(self.eta)}"
         self.bar.update(step - self.bar.n)
         self.bar.set_postfix_str(line)
         if self.bar.disable:
@@ -81,8 +86,9 @@ class Metrics:
         sys.stdout.flush()
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Leaves what happens inside out of the speed."""
+    def pause(self, sums: object = ()) -> Iterator[None]:
+        """Leaves what happens inside out of the speed, from when the device arrays `sums` are there."""
+        jax.block_until_ready(sums)
         start = time.perf_counter()
         yield
         self.paused += time.perf_counter() - start
@@ -105,6 +111,20 @@ class Metrics:
         self.first, self.began, self.paused, self.waited = step, time.perf_counter(), 0.0, 0.0
 
 
+def read(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The objects of metrics.jsonl; a line that a kill cut short is none."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_whole(file: epath.Path, text: str) -> None:
+    """Writes a file so that a kill at any moment leaves the old or the new one."""
+    new = file.with_name(file.name + ".new")
+    new.write_text(text)
+    new.replace(file)
+
+
 def _hours(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -119,4 +139,5 @@ def _wandb(project: str, workdir: epath.Path) -> Any:
         raise UserError(
             "train.wandb", repr(project), "the package wandb", "pip install wandb, or leave the field empty"
         ) from None
-    return wandb.init(project=project, id=workdir.name, name=workdir.name, dir=str(workdir), resume="allow")
+    identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
+    return wandb.init(project=project, id=identity, name=workdir.name, dir=str(workdir), resume="allow")

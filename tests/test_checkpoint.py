@@ -24,10 +24,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
     workdir = epath.Path(tmp_path_factory.mktemp("saved"))
     with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
         state = states.init(PAIRWISE)
-        checkpoints = Checkpoints(workdir, Train(keep_latest=2, keep_every=4))
-        for step in range(1, 9):
-            checkpoints.save(step, state.params, state.optimizer, PAIRWISE, abs(step - 3.0) if step % 5 else None)
-        checkpoints.close()
+        for steps in (range(1, 6), range(6, 9)):  # a restart in between must remember the losses
+            checkpoints = Checkpoints(workdir, Train(keep_latest=2, keep_every=4))
+            for step in steps:
+                loss = abs(step - 3.0) if step % 5 else None
+                checkpoints.save(step, state.params, state.optimizer, PAIRWISE, loss)
+            checkpoints.close()
     return workdir, state
 
 

@@ -39,8 +39,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert not result.stdout
 
 
-def test_help_lists_the_commands() -> None:
-    result = call("--help")
+@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], []])
+def test_help_lists_the_commands(arguments: list[str]) -> None:
+    result = call(*arguments)
     assert result.returncode == 0
     assert all(command in result.stdout for command in ("prepare", "pretrain", "fill", "compare"))
 

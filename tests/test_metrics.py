@@ -39,6 +39,7 @@ def test_a_resumed_run_drops_what_was_logged_past_its_checkpoint(tmp_path) -> No
 
 def test_speed_leaves_pauses_out_and_reports_waits(tmp_path) -> None:
     metrics = Metrics(epath.Path(tmp_path), 0, 100, "")
+    assert metrics.speed(0, tokens=1000, flops=5.0, peak=None) == {}, "no step, no speed"
     with metrics.pause():
         time.sleep(0.5)
     with metrics.wait():
@@ -60,7 +61,7 @@ def test_the_progress_line(tmp_path, capsys) -> None:
     metrics.close()
     assert capsys.readouterr().out == (
         "step 500/1,000 50%  loss 2.0000  accuracy 0.500  lr 1.00e-03  grad 1.00  12,345 tokens/s  mfu 42.0%"
-        "  data wait 1.0%  eta 1h02m\n"
+        "  data wait 1.0%  eta 1h01m\n"
     )
 
 

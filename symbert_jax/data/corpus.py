@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import symbert_jax
 from symbert_jax.config import Config, UserError
-from symbert_jax.data import rows, sources, tokenizer
+from symbert_jax.data import rows, sources, tokenizer, vocabulary
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
@@ -100,7 +100,7 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
     """
     encoder = tokenizer.load(folder / rows.VOCAB, parse_special=False)
     special = tokenizer.special_ids(encoder)
-    cls, sep = special[tokenizer.CLS], special[tokenizer.SEP]
+    cls, sep = special[vocabulary.CLS], special[vocabulary.SEP]
     writers = {split: rows.Writer(folder, split, config.model.length, cls, sep) for split in rows.SPLITS}
     documents, tokens = Counter[str](), Counter[str]()  # of a split
     used, duplicates = Counter[str](), Counter[str]()  # documents of a source
@@ -121,7 +121,7 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
     if config.data.validation_fraction and not writers["validation"].rows:
         chosen = f"{documents['validation']} of {documents.total()} documents"
         found = f"{config.data.validation_fraction}, which chose {chosen}"
-        raise UserError("data.validation_fraction", found, "enough for a row, or 0 for no validation split")
+        raise UserError("data.validation_fraction", found, "enough for a row")
     rows.write_info(folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows])
     return {
         "documents": {source: used[source] for source in config.data.sources},

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt16, UInt64
 
 from symbert_jax.batch import MlmBatch
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+from symbert_jax.data.vocabulary import MASK, SPECIAL
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -39,7 +38,7 @@ class Masking:
 
     @functools.cached_property
     def _special(self) -> Bool[np.ndarray, " V"]:
-        return np.array([word in SPECIAL_TOKENS for word in self.vocabulary])
+        return np.array([word in SPECIAL for word in self.vocabulary])
 
     def __call__(
         self, tokens: UInt16[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
@@ -60,7 +59,7 @@ class Masking:
         dice, word = fate & np.uint64(0xFFFFFFFF), fate >> np.uint64(32)
         ordinary = np.flatnonzero(~self._special)
         random_word = ordinary[word % np.uint64(len(ordinary))]
-        mask = self.vocabulary.index("[MASK]")
+        mask = self.vocabulary.index(MASK)
         shown = np.where(dice < 0.8 * 2**32, mask, np.where(dice < 0.9 * 2**32, random_word, targets))
         masked = tokens.astype(np.int32)
         row, place = np.nonzero(used)

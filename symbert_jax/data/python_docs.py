@@ -37,7 +37,7 @@ def docstrings(path: str) -> str:
         warnings.simplefilter("ignore")  # other people's escape sequences
         try:
             tree = ast.parse(Path(path).read_bytes())
-        except (SyntaxError, ValueError, RecursionError):  # templates and files for another Python
+        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, another Python's
             return ""
     return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # escapes can spell half a character
 

@@ -14,6 +14,7 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, UserError
 from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking
+from symbert_jax.data.vocabulary import read as read_vocabulary
 
 VALIDATION_SEED = 0  # one set of validation masks for every run, so that losses compare
 
@@ -84,7 +85,7 @@ def open_stream(config: Config, process: int, processes: int) -> Stream:
     """
     folder, length = Path(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
-    vocabulary = (folder / rows.VOCAB).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    vocabulary = read_vocabulary(folder / rows.VOCAB)
     if len(vocabulary) > config.model.vocab_size:
         raise UserError(
             "model.vocab_size",

@@ -22,8 +22,9 @@ from tokenizers import (
 )
 
 from symbert_jax.config import UserError
+from symbert_jax.data import vocabulary
+from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
 
-PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUES = "##"  # opens a piece that does not begin a word
 
 
@@ -36,7 +37,7 @@ def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
     Raises:
       UserError: the file is missing, not UTF-8, holds a token twice or lacks a special one.
     """
-    ids = {token: i for i, token in enumerate(_tokens(vocab))}
+    ids = {token: i for i, token in enumerate(vocabulary.read(vocab))}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=100))
     tokenizer.normalizer, tokenizer.pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
@@ -59,7 +60,7 @@ def place(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
         path.write_text("".join(f"{token}\n" for token in train(texts, size)), encoding="utf-8")
         return
     found = find(vocab)
-    if (count := len(_tokens(found))) > size:
+    if (count := len(vocabulary.read(found))) > size:
         raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
     shutil.copyfile(found, path)
 
@@ -124,7 +125,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """The id of each of SPECIAL."""
+    """The id of each special token."""
     ids = tokenizer.get_vocab()
     return {token: ids[token] for token in SPECIAL}
 
@@ -142,18 +143,3 @@ def _parts(total: int, most: int) -> Iterator[int]:
 
 def _normalizer() -> normalizers.Normalizer:
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True)
-
-
-def _tokens(path: Path | epath.Path) -> list[str]:
-    """The tokens of a vocabulary in the order of their ids, checked."""
-    try:
-        tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise UserError("data.vocab", f"{path}: {error.strerror}", "a readable vocab.txt") from error
-    except UnicodeDecodeError as error:
-        raise UserError("data.vocab", f"{path}: byte {error.start} is not UTF-8", "a vocab.txt in UTF-8") from error
-    if lacking := [token for token in SPECIAL if token not in tokens]:
-        raise UserError("data.vocab", f"no {' '.join(lacking)} in {path}", f"one line each of {' '.join(SPECIAL)}")
-    if twice := [f"{token!r}" for token, count in Counter(tokens).items() if count > 1]:
-        raise UserError("data.vocab", f"{', '.join(twice[:3])} twice in {path}", "every token once")
-    return tokens

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
 from symbert_jax.model.attention import SelfAttention
-from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, normal, parameter, stack, use, zeros
+from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, gelu, normal, parameter, stack, use, zeros
 from symbert_jax.sharding import parameter_spec, spec
 
 Params = dict[str, Any]
@@ -68,7 +68,7 @@ class Mlp(nnx.Module):
         self.down = Dense("F->D", sizes(config), rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+        return self.down(gelu(self.up(x)))
 
 
 class Layer(nnx.Module):
@@ -98,7 +98,7 @@ class MlmHead(nnx.Module):
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 
     def __call__(self, x: Float[Array, "B M D"], word: nnx.Param) -> Float[Array, "B M V"]:
-        x = self.norm(jax.nn.gelu(self.dense(x, rows="BM"), approximate=False))
+        x = self.norm(gelu(self.dense(x, rows="BM")))
         scores = jnp.einsum(
             "BMD,VD->BMV",
             x,

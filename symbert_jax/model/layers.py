@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import reshard
 from jax.typing import DTypeLike
@@ -67,13 +68,29 @@ class LayerNorm(nnx.Module):
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
     """Zeroes a fraction `rate` of x and scales up the rest; without a key, or at rate 0, x as it is.
 
-    16 random bits an element, half of what float sampling draws, set the rate to within 1/131072; they are
-    born with the sharding of x and are the same on every mesh.
+    Every random word serves two elements, whose 16 bits set the rate to within 1/131072; words are born with
+    the sharding of x and are the same on every mesh.
     """
     if key is None or rate == 0:
         return x
-    bits = jax.random.bits(key, x.shape, jnp.uint16, out_sharding=jax.typeof(x).sharding)
+    half = (*x.shape[:-1], -(-x.shape[-1] // 2))
+    words = jax.random.bits(key, half, jnp.uint32, out_sharding=jax.typeof(x).sharding)
+    bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., : x.shape[-1]]
     return jnp.where(bits < round((1 - rate) * 2**16), x * (1 / (1 - rate)), jnp.zeros_like(x))
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """x Phi(x), exactly (Hendrycks, Gimpel, 2016). The backward pass keeps x alone and computes the rest anew."""
+    return (0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5)))).astype(x.dtype)
+
+
+def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
+    phi = jnp.exp(-0.5 * jnp.square(x)) * np.sqrt(0.5 / np.pi)
+    return ((dy * (0.5 * (1 + jax.lax.erf(x * np.sqrt(0.5))) + x * phi)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def stack(make: Callable[[nnx.Rngs], Module], count: int, rngs: nnx.Rngs) -> Module:

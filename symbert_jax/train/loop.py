@@ -5,7 +5,9 @@ again, goes on from the latest checkpoint exactly as if it had never stopped.
 """
 
 import collections
+import contextlib
 import itertools
+import math
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +17,11 @@ from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
-from symbert_jax.config import Config, UserError, to_json
+from symbert_jax.config import Config, UserError, from_json, to_json
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.metrics import Metrics, Values
+from symbert_jax.data.vocabulary import read as read_vocabulary
+from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert
 from symbert_jax.model.flops import peak_flops, train_flops
 from symbert_jax.sharding import make_mesh, put_batch
@@ -28,60 +31,59 @@ from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, make_train_step
 from symbert_jax.train.validate import make_validation_step
 
-AHEAD = 2  # batches put on the device before they are needed; steps dispatched before one is waited for
+AHEAD = 2  # batches put on the devices before they are needed
 
 
 def pretrain(config: Config, workdir: epath.Path) -> None:
     """Trains to `config.train.steps`, from the latest checkpoint in `workdir` if there is one.
 
-    SIGTERM ends the run after the step in flight with a checkpoint.
+    SIGTERM, or an interrupt from the keyboard, ends the run after the step in flight with a checkpoint.
 
     Raises:
-      UserError: the config, the corpus and the checkpoint do not fit each other.
+      UserError: the config, the corpus and the workdir do not fit each other, or the loss is not a number.
     """
-    train = config.train
-    mesh = make_mesh(config.mesh)
-    _check_batch(config, mesh)
-    with jax.set_mesh(mesh), _Sigterm() as sigterm:
-        stream = open_stream(config, jax.process_index(), jax.process_count())
-        checkpoints = Checkpoints(workdir, train)
+    train, mesh = config.train, make_mesh(config.mesh)
+    check_mesh(config, mesh)
+    stream = open_stream(config, jax.process_index(), jax.process_count())
+    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
+        check_same_run(config, stream, workdir, checkpoints.latest())
         state = restore(config, checkpoints) or states.init(config)
         start = int(state.step)
-        _describe(config, workdir)
-        metrics = Metrics(workdir, start, train.steps, train.wandb)
-        metrics.say(_opening(config, stream, state, mesh))
+        if start >= train.steps:
+            return print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
+        describe(config, workdir)
         train_step, validate = make_train_step(config), _validation(config, stream)
         batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
         window: list[Sums] = []
-        for step in range(start + 1, train.steps + 1):
-            with metrics.wait():
-                batch = next(batches)
-            state, sums = train_step(state, batch)
-            window.append(sums)
-            if step == start + 1:  # it compiles, which is no speed
-                jax.block_until_ready(sums)
-                metrics.begin(step)
-            if len(window) > AHEAD:  # or the host would run ahead without end
-                jax.block_until_ready(window[-AHEAD])
-            if _due(step, train.log_every, train.steps):
-                values = _averages(window, config, step) | metrics.speed(step, *_cost(config, stream, mesh))
-                metrics.write(step, values)
-                metrics.report(step, values)
-                window.clear()
-            loss = None
-            if _due(step, train.validate_every, train.steps):
-                with metrics.pause():
-                    values = validate(state.params)
+        with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, _Stop() as stop:
+            metrics.say(_opening(config, stream, mesh, start))
+            for step in range(start + 1, train.steps + 1):
+                with metrics.wait():
+                    batch = next(batches)
+                jax.block_until_ready(window[-1:])  # one step ahead of the device; the host could run away
+                state, sums = train_step(state, batch)
+                window.append(sums)
+                if step == start + 1:  # it compiles, which is no speed
+                    jax.block_until_ready(sums)
+                    metrics.begin(step)
+                if _due(step, train.log_every, train.steps):
+                    values = _averages(window, config, step) | metrics.speed(step, *_cost(config, stream, mesh))
+                    window.clear()
                     metrics.write(step, values)
-                    metrics.say(f"step {step:,} validation loss {(loss := values[LOSS]):.4f}")
-            if _due(step, train.checkpoint_every, train.steps) or sigterm.received:
-                with metrics.pause():
-                    checkpoints.save(step, state.params, state.optimizer, config, loss)
-            if sigterm.received:
-                metrics.say(f"SIGTERM: saved step {step:,}; the same command goes on from there")
-                break
-        checkpoints.close()
-        metrics.close()
+                    metrics.report(step, values)
+                    _require_finite(values["train/loss"], step)
+                stopping, loss = stop.received, None
+                if _due(step, train.validate_every, train.steps) and not stopping:
+                    with metrics.pause(sums):
+                        values = validate(state.params)
+                        metrics.write(step, values)
+                        metrics.say(f"step {step:,} validation loss {(loss := values[LOSS]):.4f}")
+                if _due(step, train.checkpoint_every, train.steps) or stopping:
+                    with metrics.pause(sums):
+                        checkpoints.save(step, state.params, state.optimizer, config, loss)
+                if stopping:
+                    metrics.say(f"{stopping}: saved step {step:,}; the same command goes on from there")
+                    break
 
 
 def restore(config: Config, checkpoints: Checkpoints) -> State | None:
@@ -136,47 +138,78 @@ def _cost(config: Config, stream: Stream, mesh: jax.sharding.Mesh) -> tuple[int,
     return config.data.batch_size * config.model.length, flops, peak and peak * mesh.size
 
 
-def _check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Every device must get the same whole number of rows of every micro-batch."""
-    parts = mesh.shape["data"] * config.optim.accumulate
-    if config.data.batch_size % parts:
+def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP."""
+    devices, accumulate = mesh.shape["data"], config.optim.accumulate
+    if config.data.batch_size % (devices * accumulate):
         raise UserError(
             "data.batch_size",
             str(config.data.batch_size),
-            f"a multiple of {parts}",
-            f"{mesh.shape['data']} devices share each of optim.accumulate={config.optim.accumulate} micro-batches",
+            f"a multiple of {devices * accumulate}",
+            f"{devices} devices share each of optim.accumulate={accumulate} micro-batches",
+        )
+    if config.mesh.fsdp and config.model.dim % devices:
+        raise UserError("model.dim", str(config.model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
+
+
+def check_same_run(config: Config, stream: Stream, workdir: epath.Path, step: int | None) -> None:
+    """A run that goes on must be the run that began: same words, same data order, same optimizer."""
+    if step is None:
+        return
+    before, mend = from_json((workdir / "config.json").read_text()), "take a new workdir, or set it back"
+    for field, found, wanted in (
+        ("seed", config.seed, before.seed),
+        ("data.batch_size", config.data.batch_size, before.data.batch_size),
+        ("data.mask_rate", config.data.mask_rate, before.data.mask_rate),
+        ("optim.name", config.optim.name, before.optim.name),
+    ):
+        if found != wanted:
+            raise UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", mend)
+    if stream.masking.vocabulary != read_vocabulary(workdir / VOCAB):
+        raise UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", mend)
+
+
+def describe(config: Config, workdir: epath.Path) -> None:
+    """Leaves in the workdir what makes its checkpoints readable without the corpus."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(workdir / VOCAB, (Path(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
+    write_whole(workdir / "config.json", to_json(config))
+
+
+def _require_finite(loss: float, step: int) -> None:
+    """Stops before a broken state replaces the good checkpoints."""
+    if not math.isfinite(loss):
+        raise UserError(
+            "train/loss",
+            f"{loss} at step {step}",
+            "a finite number",
+            "the checkpoints before it stand; lower optim.learning_rate or lengthen optim.warmup_steps",
         )
 
 
-def _describe(config: Config, workdir: epath.Path) -> None:
-    """Leaves in the workdir what makes its checkpoints readable without the corpus."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(to_json(config))
-    (workdir / VOCAB).write_text((Path(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
-
-
-def _opening(config: Config, stream: Stream, state: State, mesh: jax.sharding.Mesh) -> str:
+def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
     return (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
         f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
-        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; "
-        f"from step {int(state.step):,}"
+        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}"
     )
 
 
-class _Sigterm:
-    """Notes a SIGTERM instead of dying of it, for as long as the context lasts."""
+class _Stop:
+    """Notes a SIGTERM or a first Ctrl-C instead of dying of it, for as long as the context lasts."""
 
-    received = False
+    received = ""  # the signal's name
 
-    def __enter__(self) -> "_Sigterm":
-        self.before = signal.signal(signal.SIGTERM, self._note)
+    def __enter__(self) -> "_Stop":
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
-        self.received = True
+    def _note(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(signal.SIGINT, self.before[signal.SIGINT])  # a second Ctrl-C is meant

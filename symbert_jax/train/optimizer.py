@@ -21,8 +21,8 @@ def make_optimizer(optim: Optim, steps: int) -> optax.GradientTransformation:
     """Clip, moments, decoupled weight decay on everything but biases and LayerNorm, learning rate."""
     if optim.name == "adamw":
         rescale = optax.identity()
-    else:  # LAMB (You et al., 2020): the update of each array is scaled to the norm of its weights
-        rescale = optax.scale_by_trust_ratio()
+    else:
+        rescale = optax.masked(scale_by_layer_trust_ratio(), decay_mask)
     return optax.chain(
         optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity(),
         optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
@@ -30,6 +30,21 @@ def make_optimizer(optim: Optim, steps: int) -> optax.GradientTransformation:
         rescale,
         optax.scale_by_learning_rate(schedule(optim, steps)),
     )
+
+
+def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's |w| / |update| (You et al., 2020) for each array of each layer: what is stacked is many arrays."""
+    ratio = optax.scale_by_trust_ratio()
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        def scale(update: Any, weight: Any) -> Any:
+            return ratio.update(update, state, weight)[0]
+
+        return {
+            part: (jax.vmap(scale) if part == "layers" else scale)(updates[part], params[part]) for part in updates
+        }, state
+
+    return optax.GradientTransformation(ratio.init, update)
 
 
 def decay_mask(params: Any) -> Any:

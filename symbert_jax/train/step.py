@@ -13,6 +13,7 @@ from symbert_jax.model import bert
 from symbert_jax.train.optimizer import make_optimizer
 from symbert_jax.train.state import State
 
+DROPOUT = 2**32 - 1  # sets the keys of dropout apart from those that parameters are born with
 Sums = dict[str, Float[Array, ""]]
 Total = tuple[bert.Params, Sums]  # gradients and sums
 
@@ -27,7 +28,7 @@ def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, 
     gradient = jax.grad(loss, argnums=1, has_aux=True)
 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), DROPOUT), state.step)
 
         def add(total: Total, part: tuple[MlmBatch, PRNGKeyArray]) -> tuple[Total, None]:
             return jax.tree.map(jnp.add, total, gradient(config.model, state.params, *part)), None

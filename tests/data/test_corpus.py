@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from symbert_jax.config import Config, Data, Model, UserError
 from symbert_jax.data import corpus, rows, tokenizer
+from symbert_jax.data.vocabulary import SPECIAL
 
-VOCABULARY = [*tokenizer.SPECIAL, "a", "b", "c", "##a", "##b", "[", "]", "sep"]
+VOCABULARY = [*SPECIAL, "a", "b", "c", "##a", "##b", "[", "]", "sep"]
 CLS, SEP = 2, 3
 LENGTH = 8
 
@@ -138,7 +139,7 @@ def test_a_trained_vocabulary(tmp_path: Path) -> None:
     data = Data(dir=config.data.dir, sources=config.data.sources, vocab="train", validation_fraction=0.0)
     corpus.prepare(Config(model=Model(length=LENGTH, vocab_size=64), data=data))
     words = (tmp_path / "corpus" / rows.VOCAB).read_text().split()
-    assert words[:5] == list(tokenizer.SPECIAL)
+    assert words[:5] == list(SPECIAL)
     assert "[UNK]" not in [words[token] for token in stream(tmp_path, "train")]
 
 

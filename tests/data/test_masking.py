@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbert_jax.data.masking import SPECIAL_TOKENS, Masking
+from symbert_jax.data.masking import Masking
+from symbert_jax.data.vocabulary import SPECIAL
 
-VOCABULARY = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(2000))]
-SPECIAL = len(SPECIAL_TOKENS)
+VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(2000))]
+ORDINARY = len(SPECIAL)  # the first ordinary id
 MASK = VOCABULARY.index("[MASK]")
 
 
 def rows_of(count: int, length: int, seed: int = 0) -> np.ndarray:
     """[CLS] words [SEP] words [SEP] with the inner [SEP] anywhere."""
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(SPECIAL, len(VOCABULARY), (count, length)).astype(np.uint16)
+    tokens = rng.integers(ORDINARY, len(VOCABULARY), (count, length)).astype(np.uint16)
     tokens[np.arange(count), rng.integers(1, length - 1, count)] = VOCABULARY.index("[SEP]")
     tokens[:, 0], tokens[:, -1] = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
     return tokens
@@ -33,14 +34,14 @@ def mask(tokens: np.ndarray, rate: float = 0.15, seed: int = 0, epoch: int = 0):
 def test_every_target_stands_in_the_batch_exactly_once(length: int, rate: float, seed: int) -> None:
     tokens = rows_of(5, length, seed % 1000)
     batch = mask(tokens, rate, seed)
-    ordinary = (tokens >= SPECIAL).sum(axis=1)
+    ordinary = (tokens >= ORDINARY).sum(axis=1)
     np.testing.assert_array_equal(batch.weights.sum(axis=1), np.rint(rate * ordinary))
     assert batch.positions.shape[1] % 8 == 0
     for i, row in enumerate(tokens):
         used = batch.weights[i] == 1
         positions = batch.positions[i, used]
         assert len(set(positions.tolist())) == len(positions)
-        assert (row[positions] >= SPECIAL).all(), "a special token is never predicted"
+        assert (row[positions] >= ORDINARY).all(), "a special token is never predicted"
         np.testing.assert_array_equal(batch.targets[i, used], row[positions])
         untouched = np.setdiff1d(np.arange(length), positions)
         np.testing.assert_array_equal(batch.tokens[i, untouched], row[untouched])
@@ -58,8 +59,8 @@ def test_eighty_ten_ten() -> None:
     assert (shown == target).mean() == pytest.approx(0.1, abs=0.01)
     random = shown[(shown != MASK) & (shown != target)]
     assert len(random) / used.sum() == pytest.approx(0.1, abs=0.01)
-    assert (random >= SPECIAL).all()
-    counts = np.bincount(random - SPECIAL, minlength=2000)
+    assert (random >= ORDINARY).all()
+    counts = np.bincount(random - ORDINARY, minlength=2000)
     assert counts.max() < 12, "replacements are spread over the vocabulary, 1.9 each"
     places = np.bincount(batch.positions[used], minlength=128)[1:-1]
     assert places.min() > 0.75 * places.mean() and places.max() < 1.25 * places.mean()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from symbert_jax.config import UserError, freeze
-from symbert_jax.data.masking import SPECIAL_TOKENS, Masking
+from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Stream, open_stream
+from symbert_jax.data.vocabulary import SPECIAL
 
-VOCABULARY = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(1000))]
+VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(1000))]
 LENGTH = 16
 
 

@@ -11,6 +11,7 @@ from tokenizers import BertWordPieceTokenizer
 
 from symbert_jax.config import UserError
 from symbert_jax.data import tokenizer
+from symbert_jax.data.vocabulary import SPECIAL
 
 WORDS = "the un ##able ##s want \u00e9 e 中 ! [ ] mask ##k \u03c3 x ##x i"
 PARTS = (
@@ -22,7 +23,7 @@ ODD = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5))
 
 @pytest.fixture(scope="module")
 def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("vocab") / "vocab.txt", [*tokenizer.SPECIAL, *WORDS.split(" ")])
+    return write(tmp_path_factory.mktemp("vocab") / "vocab.txt", [*SPECIAL, *WORDS.split(" ")])
 
 
 def write(path: Path, tokens: list[str]) -> Path:
@@ -76,7 +77,7 @@ def test_a_trained_vocabulary_spells_its_texts(tmp_path: Path) -> None:
     tokenizer.place("train", iter(texts(seed=0)), 200, path)
     trained = tokenizer.load(path, parse_special=False)
     assert trained.get_vocab_size() == 200
-    assert path.read_text(encoding="utf-8").splitlines()[:5] == list(tokenizer.SPECIAL)
+    assert path.read_text(encoding="utf-8").splitlines()[:5] == list(SPECIAL)
     assert "[UNK]" not in trained.encode(" ".join(texts(seed=0)), add_special_tokens=False).tokens
 
 

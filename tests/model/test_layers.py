@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symbert_jax.model.layers import dropout
+from symbert_jax.model.layers import dropout, gelu
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -19,3 +19,17 @@ def test_dropout_is_off_without_a_key_or_a_rate(mesh):
     x = jnp.ones((4, 4))
     assert dropout(x, 0.5, None) is x
     assert dropout(x, 0.0, jax.random.key(0)) is x
+
+
+def test_gelu_and_its_gradient_are_exact(mesh):
+    x = jnp.linspace(-6, 6, 1001)
+    wanted = jax.vmap(jax.value_and_grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+    found = jax.vmap(jax.value_and_grad(gelu))(x)
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-6)
+    np.testing.assert_allclose(found[1], wanted[1], atol=1e-6)
+    assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_dropout_takes_odd_widths(mesh):
+    y = np.asarray(dropout(jnp.ones((100, 7)), 0.5, jax.random.key(0)))
+    assert y.shape == (100, 7) and 0.4 < (y[:, -1] == 0).mean() < 0.6

@@ -13,16 +13,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from symbert_jax.data.masking import SPECIAL_TOKENS
 from symbert_jax.data.rows import open_split
+from symbert_jax.data.vocabulary import SPECIAL
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
 
 
-def start(workdir: Path, corpus: Path) -> subprocess.Popen:
+def start(workdir: Path, corpus: Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "symbert_jax", "pretrain", "--config=configs/tiny.py", f"--workdir={workdir}"]
-    command += [f"--config.data.dir={corpus}", "--config.model.attention=pairwise", "--config.train.keep_latest=9"]
+    command += [
+        f"--config.data.dir={corpus}",
+        "--config.model.attention=pairwise",
+        "--config.train.keep_latest=9",
+        *flags,
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla")}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -108,17 +113,42 @@ def test_sigterm_saves_and_the_same_command_goes_on_bitwise(whole: Path, corpus:
     assert f"SIGTERM: saved step {saved}" in output and 40 <= saved < 100
     output = finish(start(tmp_path, corpus))
     assert f"from step {saved}" in output
-    same_window = [line for line in metrics(tmp_path) if line["step"] > saved + 20]
-    assert same_window, "the rest of the run was logged"
     found, wanted = arrays(tmp_path), arrays(whole)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.seed=1", "seed: found 1, wanted 0, with which"),
+        ("--config.data.batch_size=32", "data.batch_size: found 32, wanted 64, with which"),
+        ("--config.optim.name=lamb", "optim.name: found lamb, wanted adamw, with which"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_run(whole: Path, corpus: Path, flag: str, message: str) -> None:
+    before = (whole / "config.json").read_text()
+    process = start(whole, corpus, "--config.train.steps=500", flag)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 2 and message in output and "Traceback" not in output
+    assert (whole / "config.json").read_text() == before
+
+
+def test_a_finished_run_says_so(whole: Path, corpus: Path) -> None:
+    assert "is at step 400 of 400 already: nothing to do" in finish(start(whole, corpus))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(corpus: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, corpus, "--config.optim.learning_rate=1e30", "--config.optim.clip=0")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 2 and "train/loss: found nan" in output and "Traceback" not in output
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_it_learns_what_no_unigram_model_can(whole: Path, corpus: Path) -> None:
     """The entropy of the validation words bounds from below what any model that ignores context can reach."""
     vocabulary = (corpus / "vocab.txt").read_text().splitlines()
-    special = [vocabulary.index(token) for token in SPECIAL_TOKENS]
+    special = [vocabulary.index(token) for token in SPECIAL]
     split = open_split(corpus, "validation", 32)
     tokens = np.concatenate([record["tokens"] for record in split.__getitems__(range(len(split)))])
     counts = np.bincount(tokens[~np.isin(tokens, special)])

@@ -48,6 +48,17 @@ def test_lamb_scales_by_the_norm_of_the_weights() -> None:
     assert found["kernel"] == pytest.approx(-0.1 * 2, rel=1e-5)  # |w| / |update| = 2 / 1 per element
 
 
+def test_lamb_scales_every_layer_by_itself_and_biases_not_at_all() -> None:
+    optim = Optim(name="lamb", learning_rate=0.1, warmup_steps=0, weight_decay=0.0)
+    kernel = jnp.stack([jnp.full(4, 2.0), jnp.full(4, 5.0)])
+    params = {"layers": {"kernel": kernel, "bias": jnp.full((2, 4), 3.0)}}
+    optimizer = make_optimizer(optim, steps=1_000_000)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["layers"]["kernel"][:, 0], [-0.1 * 2, -0.1 * 5], rtol=1e-5)
+    np.testing.assert_allclose(updates["layers"]["bias"], -0.1, rtol=1e-5)
+
+
 def test_clipping_bounds_the_global_norm() -> None:
     """With eps far above the gradient Adam is linear in it, and what clipping takes away shows."""
     tame = Optim(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, eps=1e3, clip=0.0)

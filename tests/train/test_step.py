@@ -59,13 +59,18 @@ def test_fsdp_shards_parameters_and_moments_along_data(runs) -> None:
     assert runs[Mesh(data=4, model=2, fsdp=True)][2] < 0.25 * whole
 
 
-def test_dropout_makes_a_step_differ_by_seed_alone(mesh) -> None:
-    def first_loss(seed: int, dropout: float) -> float:
-        config = configure(model={"dropout": dropout}, seed=seed)
-        key = jax.random.fold_in(jax.random.key(seed), 0)
-        return float(jax.jit(loss, static_argnums=0)(config.model, born(config.model), make_batch(config), key)[0])
+def test_dropout_is_drawn_from_seed_and_step(mesh) -> None:
+    """The same parameters and batch at another step, or under another seed, drop something else."""
 
-    assert first_loss(0, 0.5) == first_loss(0, 0.5) != first_loss(1, 0.5)
+    def loss_at(seed: int, step: int) -> float:
+        config = configure(seed=seed)
+        train_step = make_train_step(config)
+        state = states.init(configure())._replace(step=jnp.int32(step))
+        return float(train_step(state, put_batch(make_batch(config)))[1]["loss"])
+
+    first = loss_at(0, 0)
+    assert loss_at(0, 0) == first
+    assert len({first, loss_at(0, 1), loss_at(1, 0), loss_at(1, 1)}) == 4
 
 
 def test_accumulating_micro_batches_equals_one_batch() -> None:
