@@ -58,7 +58,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, _Stop() as stop:
             metrics.say(_opening(config, stream, mesh, start))
             for step in range(start + 1, train.steps + 1):
-                with metrics.wait():
+                with metrics.wait(window[-1:]):
                     batch = next(batches)
                 jax.block_until_ready(window[-1:])  # one step ahead of the device; the host could run away
                 state, sums = train_step(state, batch)
