@@ -52,7 +52,8 @@ class Masking:
         order.sort(axis=1)
         chosen = np.rint(self.rate * (~special).sum(axis=1)).astype(np.int64)
         used = np.arange(self.places) < chosen[:, None]
-        positions = np.where(used, order[:, : self.places] & np.uint64(0xFFFF), 0).astype(np.int32)
+        first = order.take(range(self.places), axis=1, mode="clip")  # a short row may have more places than tokens
+        positions = np.where(used, first & np.uint64(0xFFFF), 0).astype(np.int32)
         targets = np.take_along_axis(tokens, positions, axis=1).astype(np.int32)
 
         fate = _bits(row_key, self.length, self.places)
