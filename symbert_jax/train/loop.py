@@ -69,13 +69,14 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
                 if _due(step, train.log_every, train.steps):
                     values = _averages(window, config, step) | metrics.speed(step, *_cost(config, stream, mesh))
                     window.clear()
+                    _require_finite(values, "train/loss", step)
                     metrics.write(step, values)
                     metrics.report(step, values)
-                    _require_finite(values["train/loss"], step)
                 stopping, loss = stop.received, None
                 if _due(step, train.validate_every, train.steps) and not stopping:
                     with metrics.pause(sums):
                         values = validate(state.params)
+                        _require_finite(values, LOSS, step)
                         metrics.write(step, values)
                         metrics.say(f"step {step:,} validation loss {(loss := values[LOSS]):.4f}")
                 if _due(step, train.checkpoint_every, train.steps) or stopping:
@@ -176,12 +177,12 @@ def describe(config: Config, workdir: epath.Path) -> None:
     write_whole(workdir / "config.json", to_json(config))
 
 
-def _require_finite(loss: float, step: int) -> None:
-    """Stops before a broken state replaces the good checkpoints."""
-    if not math.isfinite(loss):
+def _require_finite(values: Values, name: str, step: int) -> None:
+    """Stops before a broken state replaces the good checkpoints: each of these has been validated."""
+    if not math.isfinite(values[name]):
         raise UserError(
-            "train/loss",
-            f"{loss} at step {step}",
+            name,
+            f"{values[name]} at step {step}",
             "a finite number",
             "the checkpoints before it stand; lower optim.learning_rate or lengthen optim.warmup_steps",
         )
