@@ -3,7 +3,7 @@
     make peers-env && .venv/bin/python -m bench.peers
 
 A step is forward, backward, clipping, AdamW and schedule, with dropout. Where a peer has a choice (loss by
-integer labels, fused AdamW) it gets the faster one; ours unrolls its layers. Every contender lives in a process
+integer labels, fused AdamW) it gets the faster one; ours unrolls its layers; all get huge pages. Every contender lives in a process
 of its own, built and warmed up before the clock starts, and they take turns of a few steps in alternating order,
 so that a noisy machine is noisy for all. Prints one JSON line: median and least ms a step, and the medians as
 multiples of ours with standard attention.
@@ -224,13 +224,14 @@ def work(name: str, shape: Shape, warmup: int) -> None:
 def start(name: str, flags: list[str]) -> subprocess.Popen[str]:
     python = PEERS_PYTHON if name in PEERS else sys.executable
     quiet_cpu = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"}
+    huge_pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
     return subprocess.Popen(
         [python, "-m", "bench.peers", *flags, "--worker", name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | quiet_cpu,
+        env=huge_pages | os.environ | quiet_cpu,
     )
 
 
