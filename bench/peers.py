@@ -3,10 +3,10 @@
     make peers-env && .venv/bin/python -m bench.peers
 
 A step is forward, backward, clipping, AdamW and schedule, with dropout. Where a peer has a choice (loss by
-integer labels, fused AdamW) it gets the faster one; ours unrolls its layers; all get huge pages. Every contender lives in a process
-of its own, built and warmed up before the clock starts, and they take turns of a few steps in alternating order,
-so that a noisy machine is noisy for all. Prints one JSON line: median and least ms a step, and the medians as
-multiples of ours with standard attention.
+integer labels, fused AdamW) it gets the faster one; ours unrolls its layers; all get huge pages. Every contender
+lives in a process of its own, built and warmed up before the clock starts, and they take turns of a few steps in
+alternating order, so that a noisy machine is noisy for all. Prints one JSON line: median and least ms a step, and
+the medians as multiples of ours with standard attention.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
   prepare   --config=FILE                   text to a tokenised corpus in config.data.dir
   pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
+  finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
+                                            GLUE: trains and scores every task over several seeds
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
@@ -11,14 +13,16 @@ Any field of a config is a flag: --config.model.attention=pairwise
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
-from symbert_jax.config import Config, UserError
+from symbert_jax.config import Config, Finetune, UserError
+
+Frozen = TypeVar("Frozen", Config, Finetune)
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds its checkpoints.")
@@ -33,14 +37,21 @@ def prepare(arguments: list[str]) -> None:
     from symbert_jax.data.corpus import prepare
 
     _none(arguments)
-    prepare(_config())
+    prepare(_config(configs.freeze))
 
 
 def pretrain(arguments: list[str]) -> None:
     from symbert_jax.train.loop import pretrain
 
     _none(arguments)
-    pretrain(_config(), epath.Path(_required("workdir", _WORKDIR.value)).expanduser().resolve())
+    pretrain(_config(configs.freeze), _workdir())
+
+
+def finetune(arguments: list[str]) -> None:
+    from symbert_jax.eval.finetune import finetune
+
+    _none(arguments)
+    finetune(_config(configs.freeze_finetune), _workdir())
 
 
 def fill(arguments: list[str]) -> None:
@@ -59,7 +70,7 @@ def compare(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (prepare, pretrain, fill, compare)
+    command.__name__: command for command in (prepare, pretrain, finetune, fill, compare)
 }
 
 
@@ -95,15 +106,19 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError("command line", _one_line(error), "a known field of the config") from None
 
 
-def _config() -> Config:
+def _workdir() -> epath.Path:
+    return epath.Path(_required("workdir", _WORKDIR.value)).expanduser().resolve()
+
+
+def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
     """The config file with the command line's changes, checked."""
     _required("config", _CONFIG.value)
     if not os.path.exists(file := config_flags.get_config_filename(flags.FLAGS["config"])):
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
     try:
-        return configs.freeze(_CONFIG.value)
+        return freeze(_CONFIG.value)
     except (AttributeError, TypeError, ImportError, SyntaxError, NameError, OSError) as error:
-        wanted = "a file whose get_config() changes known fields of symbert_jax.config.default()"
+        wanted = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
         raise UserError("config", _one_line(error), wanted) from None
 
 

@@ -16,3 +16,13 @@ class MlmBatch(NamedTuple):
     positions: Int[Array, "B M"]  # where the model must predict; 0 in an unused place
     targets: Int[Array, "B M"]  # the ids that stood there
     weights: Float[Array, "B M"]  # 1 for a masked position, 0 for an unused place
+
+
+class GlueBatch(NamedTuple):
+    """Sentences or pairs of them with what a task says of each."""
+
+    tokens: Int[Array, "B T"]  # [CLS] first [SEP] or [CLS] first [SEP] second [SEP], then padding
+    lengths: Int[Array, " B"]  # real tokens of a row
+    seconds: Int[Array, " B"]  # where the second sentence begins; the length where there is none
+    labels: Float[Array, " B"]  # the class, or the value of a regression
+    weights: Float[Array, " B"]  # 1, or 0 for a row that only fills the batch

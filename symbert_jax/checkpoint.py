@@ -6,6 +6,7 @@ the config that made it, so that `load` needs nothing else.
 
 import dataclasses
 import functools
+import hashlib
 import math
 from typing import Any
 
@@ -111,6 +112,28 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
         return checkpoints.read(step)
     finally:
         checkpoints.close()
+
+
+def write_params(folder: epath.Path, params: Any) -> None:
+    """Parameters alone, whole or not at all; every process takes part."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, params, force=True)
+
+
+def read_params(folder: epath.Path) -> Any:
+    """What `write_params` wrote, as numpy arrays."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        shapes = checkpointer.metadata(folder).item_metadata
+        return checkpointer.restore(folder, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(shapes)))
+
+
+def digest(params: Any) -> str:
+    """SHA-256 of the names and values of all arrays."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        found.update(_name(path).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def _loss(metrics: dict[str, float]) -> float:

@@ -57,7 +57,8 @@ class Data:
 class Optim:
     name: str = "adamw"  # adamw | lamb
     learning_rate: float = 1e-4
-    warmup_steps: int = 10_000  # linear from 0; then linear to 0 at train.steps
+    warmup_steps: int = 10_000  # linear from 0
+    schedule: str = "linear"  # linear | cosine: how it then comes down to 0 at train.steps
     weight_decay: float = 0.01  # not on biases and LayerNorm
     b1: float = 0.9
     b2: float = 0.999
@@ -95,9 +96,40 @@ class Config:
     seed: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Glue:
+    source: str = ""  # tsv:DIR, the standard folders, or tfds:DIR, prepared as ArrayRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Of `finetune`. What a protocol sets is its own to say where a field here is 0 or empty."""
+
+    checkpoint: tuple[str, ...] = ()  # the workdirs of pretrain runs
+    checkpoint_steps: tuple[int, ...] = ()  # of each of them; empty is the latest
+    tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
+    protocol: str = "paper"  # paper | bert | roberta | cramming (eval/protocols.py)
+    seeds: int = 0  # 0 to seeds - 1
+    epochs: int = 0
+    learning_rates: tuple[float, ...] = ()  # several: the best by the validation split
+    batch_sizes: tuple[int, ...] = ()  # likewise
+    select: str = ""  # last | best: which epoch counts, by the validation split
+    from_mnli: bool = False  # RTE, MRPC and STS-B start from the best MNLI model
+    together: int = 0  # trials that train side by side; 0 takes what memory allows
+    save_models: bool = False  # keeps the best model of each task in models/
+    predictions: bool = False  # writes the files that the GLUE server takes to submission/
+    glue: Glue = Glue()
+    mesh: Mesh = Mesh()
+
+
 def default() -> ConfigDict:
     """The paper's BERT-base recipe, open to changes of value but not to unknown fields."""
     return ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def default_finetune() -> ConfigDict:
+    """The paper's fine-tuning of every GLUE task, likewise."""
+    return ConfigDict(dataclasses.asdict(Finetune())).lock()
 
 
 def freeze(config: ConfigDict) -> Config:
@@ -108,6 +140,13 @@ def freeze(config: ConfigDict) -> Config:
     """
     frozen = from_dict(config.to_dict())
     check(frozen)
+    return frozen
+
+
+def freeze_finetune(config: ConfigDict) -> Finetune:
+    """Checks a config of `finetune` and makes it immutable; raises as `freeze`."""
+    frozen: Finetune = _build(Finetune, config.to_dict(), "config")
+    check_finetune(frozen)
     return frozen
 
 
@@ -139,6 +178,7 @@ def check(config: Config) -> None:
         ("model.dtype", model.dtype, ("bfloat16", "float32")),
         ("model.remat", model.remat, ("none", "dots", "full")),
         ("optim.name", optim.name, ("adamw", "lamb")),
+        ("optim.schedule", optim.schedule, ("linear", "cosine")),
     ):
         if value not in known:
             raise UserError(field, repr(value), "one of " + ", ".join(known), did_you_mean(value, known))
@@ -206,6 +246,22 @@ def check(config: Config) -> None:
         )
 
 
+def check_finetune(config: Finetune) -> None:
+    """Raises `UserError` on the first field that cannot work; protocol, tasks and data check their own."""
+    if not config.checkpoint:
+        raise UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")
+    if config.select not in ("", "last", "best"):
+        raise UserError("select", repr(config.select), "last or best")
+    for field, least in (("seeds", 0), ("epochs", 0), ("together", 0)):
+        if (count := getattr(config, field)) < least:
+            raise UserError(field, str(count), f"at least {least}")
+    for field in ("learning_rates", "batch_sizes", "checkpoint_steps"):
+        if any(not 0 < number < float("inf") for number in getattr(config, field)):
+            raise UserError(field, str(getattr(config, field)), "finite numbers above 0")
+    if config.from_mnli and "mnli" not in config.tasks:
+        raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", "mnli among the tasks")
+
+
 def _build(kind: type, value: Any, path: str) -> Any:
     """An instance of dataclass `kind` from mapping `value`; `path` names it in errors."""
     if not isinstance(value, Mapping):
@@ -221,10 +277,18 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, path)
     if typing.get_origin(kind) is tuple:  # `--config.data.sources=a,b` arrives as one string
-        items = [value] if isinstance(value, str) else value
-        return tuple(part for item in items for part in str(item).split(",") if part)
+        items = value if isinstance(value, tuple | list) else [value]
+        parts = [part for item in items for part in str(item).split(",") if part]
+        return tuple(_parse(typing.get_args(kind)[0], part, path) for part in parts)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
         raise UserError(path, repr(value), f"a value of type {kind.__name__}")
     return value
+
+
+def _parse(kind: type, text: str, path: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(path, repr(text), f"a value of type {kind.__name__}") from None

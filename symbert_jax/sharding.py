@@ -43,13 +43,16 @@ def parameter_spec(dims: str, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*(place.get(dim) for dim in dims))
 
 
-def put_batch(batch: Any) -> Any:
-    """Global device arrays from the rows that this process holds, sharded along B over the current mesh."""
-    mesh = jax.sharding.get_mesh()
-    processes = jax.process_count()
+def put_batch(batch: Any, dims: str = "B") -> Any:
+    """Global device arrays from the rows that this process holds, sharded along B over the current mesh.
+
+    dims: letters of the leading dimensions, the last of them B.
+    """
+    sharding = NamedSharding(jax.sharding.get_mesh(), spec(dims))
+    rows, processes = len(dims) - 1, jax.process_count()
 
     def put(local: np.ndarray) -> jax.Array:
-        sharding = NamedSharding(mesh, spec("B"))
-        return jax.make_array_from_process_local_data(sharding, local, (local.shape[0] * processes, *local.shape[1:]))
+        shape = (*local.shape[:rows], local.shape[rows] * processes, *local.shape[rows + 1 :])
+        return jax.make_array_from_process_local_data(sharding, local, shape)
 
     return jax.tree.map(put, batch)

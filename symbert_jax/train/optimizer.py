@@ -1,4 +1,4 @@
-"""AdamW and LAMB with the paper's schedule: linear warmup, linear decay, clipping by global norm."""
+"""AdamW and LAMB, clipping by global norm, and the learning rate: linear warmup, linear or cosine decay."""
 
 from typing import Any
 
@@ -13,12 +13,17 @@ UNDECAYED = ("bias", "scale")  # biases and LayerNorm
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
     """Learning rate as a function of the number of updates done: 0 at 0, 0 again at `steps`."""
     up = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
-    down = optax.schedules.linear_schedule(optim.learning_rate, 0.0, steps - optim.warmup_steps)
+    match optim.schedule:
+        case "linear":
+            down = optax.schedules.linear_schedule(optim.learning_rate, 0.0, steps - optim.warmup_steps)
+        case "cosine":
+            down = optax.schedules.cosine_decay_schedule(optim.learning_rate, steps - optim.warmup_steps)
     return optax.schedules.join_schedules([up, down], [optim.warmup_steps])
 
 
-def make_optimizer(optim: Optim, steps: int) -> optax.GradientTransformation:
-    """Clip, moments, decoupled weight decay on everything but biases and LayerNorm, learning rate."""
+def make_optimizer(optim: Optim) -> optax.GradientTransformation:
+    """Clip, moments, decoupled weight decay on everything but biases and LayerNorm: the update to be subtracted
+    once the step has multiplied it by its learning rate."""
     if optim.name == "adamw":
         rescale = optax.identity()
     else:
@@ -28,7 +33,6 @@ def make_optimizer(optim: Optim, steps: int) -> optax.GradientTransformation:
         optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
         optax.add_decayed_weights(optim.weight_decay, mask=decay_mask),
         rescale,
-        optax.scale_by_learning_rate(schedule(optim, steps)),
     )
 
 

@@ -1,5 +1,6 @@
 """What one step hands to the next: the step counter, the parameters and the optimizer's moments."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,23 +25,32 @@ def init(config: Config) -> State:
     """The state before the first update, a function of `config.seed`, sharded over the current mesh."""
     params = bert.init(config.model, config.mesh, jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config).optimizer)
-    moments = jax.jit(make_optimizer(config.optim, config.train.steps).init, out_shardings=shardings)
+    moments = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)
     return State(jnp.zeros((), jnp.int32), params, moments(params))
 
 
 def abstract(config: Config) -> State:
-    """Shape, type and sharding of every array of the state, without any array.
-
-    Moments live where their parameter lives; scalars have no dimension to shard.
-    """
-    mesh = jax.sharding.get_mesh()
-    replicated = NamedSharding(mesh, PartitionSpec())
+    """Shape, type and sharding of every array of the state, without any array."""
     params = bert.abstract(config.model, config.mesh)
-    optimizer = jax.eval_shape(make_optimizer(config.optim, config.train.steps).init, params)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=_replicated())
+    moments = abstract_moments(make_optimizer(config.optim).init, params)
+    return State(step, params, moments)  # type: ignore[arg-type]
+
+
+def abstract_moments(init: Callable[[bert.Params], Any], params: bert.Params) -> Any:
+    """The same of what an optimizer's `init` makes of `params`.
+
+    Moments live where their parameter lives; counters have no dimension to shard.
+    """
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(mesh, leaf.sharding.spec) if leaf.ndim else replicated
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_replicated())
+        sharding = NamedSharding(jax.sharding.get_mesh(), leaf.sharding.spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-    return State(step, params, jax.tree.map(place, optimizer))  # type: ignore[arg-type]
+    return jax.tree.map(place, jax.eval_shape(init, params))
+
+
+def _replicated() -> NamedSharding:
+    return NamedSharding(jax.sharding.get_mesh(), PartitionSpec())

@@ -1,6 +1,8 @@
 """One optimizer step: the loss of a batch, its gradient, the update."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import Config, Model
+from symbert_jax.config import Config, Model, Optim
 from symbert_jax.model import bert
-from symbert_jax.train.optimizer import make_optimizer
+from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
 DROPOUT = 2**32 - 1  # sets the keys of dropout apart from those that parameters are born with
@@ -19,33 +21,50 @@ Total = tuple[bert.Params, Sums]  # gradients and sums
 
 
 def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
-    """The compiled step. It consumes the state it is given; batch i takes state i to state i + 1.
-
-    Sums are over the batch (`loss` in nats, `correct`, `count` of masked positions) and over steps
-    (`grad_norm` before clipping); ratios are the reader's to form.
-    """
-    optimizer = make_optimizer(config.optim, config.train.steps)
-    gradient = jax.grad(loss, argnums=1, has_aux=True)
+    """The compiled step of pretraining. It consumes the state it is given; batch i takes state i to state i + 1."""
+    update = make_update(functools.partial(loss, config.model), config.optim)
+    rate = schedule(config.optim, config.train.steps)
 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), DROPOUT), state.step)
+        key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT)
+        return update(state, batch, key, rate(state.step))
 
-        def add(total: Total, part: tuple[MlmBatch, PRNGKeyArray]) -> tuple[Total, None]:
-            return jax.tree.map(jnp.add, total, gradient(config.model, state.params, *part)), None
+    return jax.jit(step, donate_argnums=0)
 
-        if (parts := config.optim.accumulate) == 1:
-            gradients, sums = gradient(config.model, state.params, batch, key)
+
+def make_update(
+    loss: Callable[[bert.Params, Any, PRNGKeyArray], tuple[Float[Array, ""], Sums]], optim: Optim
+) -> Callable[[State, Any, PRNGKeyArray, Array], tuple[State, Sums]]:
+    """The pure update (state, batch, key of dropout, learning rate) -> (state, sums).
+
+    loss: of (params, batch, key): a sum over the batch, and the sums to report with the `count` it is of.
+
+    Sums are over the batch and over steps (`grad_norm` before clipping); ratios are the reader's to form.
+    """
+    optimizer = make_optimizer(optim)
+    gradient = jax.grad(loss, has_aux=True)
+
+    def update(state: State, batch: Any, key: PRNGKeyArray, rate: Array) -> tuple[State, Sums]:
+        key = jax.random.fold_in(key, state.step)
+
+        def add(total: Total, part: tuple[Any, PRNGKeyArray]) -> tuple[Total, None]:
+            return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
+
+        if (parts := optim.accumulate) == 1:
+            gradients, sums = gradient(state.params, batch, key)
         else:
             cut = jax.tree.map(lambda rows: _micro_batches(rows, parts), batch)
+            keys = jax.random.split(key, parts)
             nothing = jax.tree.map(jnp.zeros_like, state.params)
-            empty = {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
-            (gradients, sums), _ = jax.lax.scan(add, (nothing, empty), (cut, jax.random.split(key, parts)))
+            empty = {name: jnp.zeros(()) for name in jax.eval_shape(gradient, state.params, batch, key)[1]}
+            (gradients, sums), _ = jax.lax.scan(add, (nothing, empty), (cut, keys))
         gradients = jax.tree.map(lambda leaf: leaf / sums["count"], gradients)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         sums["grad_norm"] = optax.tree.norm(gradients)
-        return State(state.step + 1, optax.apply_updates(state.params, updates), moments), sums
+        params = jax.tree.map(lambda weight, change: weight - rate * change, state.params, updates)
+        return State(state.step + 1, params, moments), sums
 
-    return jax.jit(step, donate_argnums=0)
+    return update
 
 
 def loss(model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None) -> tuple[Float[Array, ""], Sums]:

@@ -1,0 +1,131 @@
+"""GLUE examples as arrays: tokenised once, and batched by length so that short texts do not pay for long ones."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from symbert_jax.batch import GlueBatch
+from symbert_jax.data.glue import Example
+from symbert_jax.data.tokenizer import Tokenizer
+from symbert_jax.data.vocabulary import PAD
+
+LENGTHS = (16, 32, 48, 64, 96, 128, 256, 512)  # of the buckets: each is a compilation
+FEW = 4  # batches: a bucket with fewer joins the next longer one, for they are not worth a compilation
+ORDER = 0  # seeds the order of the lengths within an epoch, which all seeds of the data share
+FILLER = -1  # the row that only fills a batch
+
+
+class Place(NamedTuple):
+    """One batch of a plan."""
+
+    length: int  # T
+    rows: Int[np.ndarray, " B"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """All examples of a split, padded to the longest."""
+
+    tokens: Int[np.ndarray, "rows T"]
+    lengths: Int[np.ndarray, " rows"]
+    seconds: Int[np.ndarray, " rows"]
+    labels: Float[np.ndarray, " rows"]  # 0 where there are none
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, place: Place) -> GlueBatch:
+        """The rows of `place`, at its length; a filler weighs nothing."""
+        rows = place.rows
+        return GlueBatch(
+            tokens=self.tokens[rows, : place.length],
+            lengths=self.lengths[rows],
+            seconds=self.seconds[rows],
+            labels=self.labels[rows],
+            weights=(rows != FILLER).astype(np.float32),
+        )
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of everything in here."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.lengths, self.seconds, self.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def encode(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> Examples:
+    """Tokenises `examples` to at most `length` tokens each; the longer sentence of a pair is cut first."""
+    tokenizer.enable_truncation(length, strategy="longest_first")
+    encoded = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
+    lengths = np.array([len(each.ids) for each in encoded], np.int32)
+    tokens = np.full((len(encoded), _bucket(lengths.max(), length)), tokenizer.token_to_id(PAD), np.int32)
+    for row, each in zip(tokens, encoded, strict=True):
+        row[: len(each.ids)] = each.ids
+    seconds = lengths - np.array([sum(each.type_ids) for each in encoded], np.int32)
+    return Examples(tokens, lengths, seconds, np.array([each.label or 0.0 for each in examples], np.float32))
+
+
+def training_plan(examples: Examples, batch_size: int, fill: int, seed: int, epoch: int) -> list[Place]:
+    """One epoch: every example once, in batches of `batch_size` examples of similar length.
+
+    Which examples meet is the seed's; which length comes when is the same for all seeds, so that they can train
+    side by side. One batch may have fewer examples, as the last one of an epoch usually does. All are filled
+    up to a multiple of `fill` rows.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    places, left = [], np.empty(0, np.int64)
+    for length, members in _buckets(examples, FEW * batch_size):
+        members = np.concatenate([left, rng.permutation(members)])
+        full = len(members) // batch_size * batch_size
+        places += [Place(length, _filled(rows, fill)) for rows in members[:full].reshape(-1, batch_size)]
+        left = members[full:]
+    if len(left):
+        places.append(Place(length, _filled(left, -(-batch_size // fill) * fill)))
+    return [places[i] for i in np.random.default_rng([ORDER, epoch]).permutation(len(places))]
+
+
+def steps_per_epoch(examples: Examples, batch_size: int) -> int:
+    return -(-len(examples) // batch_size)
+
+
+def prediction_plan(examples: Examples, batch_size: int) -> list[Place]:
+    """Every example once, in batches of exactly `batch_size` rows."""
+    return [
+        Place(length, _filled(members[first : first + batch_size], batch_size))
+        for length, members in _buckets(examples, batch_size)
+        for first in range(0, len(members), batch_size)
+    ]
+
+
+def share(place: Place, process: int, processes: int) -> Place:
+    """The rows of a batch that one of several processes feeds to its devices."""
+    each = len(place.rows) // processes
+    return place._replace(rows=place.rows[process * each : (process + 1) * each])
+
+
+def _buckets(examples: Examples, few: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:
+    """Lengths and the examples that go there, the shortest first; a bucket of under `few` joins the next."""
+    longest = examples.tokens.shape[1]
+    ends = [length for length in LENGTHS if length < longest] + [longest]
+    chosen = np.searchsorted(ends, examples.lengths)
+    found: list[tuple[int, np.ndarray]] = []
+    members = np.empty(0, np.int64)
+    for bucket, length in enumerate(ends):
+        members = np.concatenate([members, np.flatnonzero(chosen == bucket)])
+        if len(members) >= few or (length == longest and len(members)):
+            found.append((length, members))
+            members = np.empty(0, np.int64)
+    return found
+
+
+def _bucket(longest: int, limit: int) -> int:
+    """The shortest bucket that holds `longest` tokens, but no more than the `limit` they were cut to."""
+    return min([length for length in LENGTHS if length >= longest] + [limit])
+
+
+def _filled(rows: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:
+    return np.pad(rows, (0, -len(rows) % multiple), constant_values=FILLER)

@@ -1,0 +1,227 @@
+"""The order of events of a fine-tuning run: checkpoints, tasks, groups of trials, results.
+
+Every trial starts from the same checkpoint with a head of its own, and ends as an entry of `trials.jsonl`; the
+same command, run again, trains what is missing and writes the same results.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from symbert_jax.checkpoint import Checkpoints, digest, read_params, write_params
+from symbert_jax.config import Finetune, Model, UserError
+from symbert_jax.data import tokenizer
+from symbert_jax.data.examples import Examples, encode
+from symbert_jax.data.glue import Source
+from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.tasks import TASKS, Split, Task, find
+from symbert_jax.eval import report, scores
+from symbert_jax.eval.progress import Progress
+from symbert_jax.eval.protocols import Protocol, resolve
+from symbert_jax.eval.training import Data, Trained, train
+from symbert_jax.eval.trials import Log, Result, Trial
+from symbert_jax.metrics import write_whole
+from symbert_jax.model.tree import Params
+from symbert_jax.sharding import make_mesh
+
+MODELS, PREDICTIONS, MODEL = "models", "predictions", "model.json"
+
+
+class Pretrained(NamedTuple):
+    """The encoder of a checkpoint."""
+
+    workdir: epath.Path
+    step: int
+    params: Params
+    model: Model
+    sha256: str
+
+
+class Run(NamedTuple):
+    """What all tasks share."""
+
+    config: Finetune
+    protocol: Protocol
+    tasks: list[Task]
+    source: Source
+    workdir: epath.Path
+    log: Log
+
+
+def finetune(config: Finetune, workdir: epath.Path) -> None:
+    """Trains and scores every task on every checkpoint, prints the table, and leaves the results in `workdir`.
+
+    Raises:
+      UserError: checkpoints, data, protocol and mesh do not fit each other.
+    """
+    protocol, tasks = resolve(config), find(config.tasks)
+    workdir.mkdir(parents=True, exist_ok=True)
+    log = Log(workdir, write=jax.process_index() == 0)
+    run = Run(config, protocol, tasks, Source(config.glue.source), workdir, log)
+    trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
+    scored = []
+    with jax.set_mesh(make_mesh(config.mesh)):
+        starts = [
+            (name, read(epath.Path(name).expanduser().resolve(), step, protocol))
+            for name, step in itertools.product(config.checkpoint, config.checkpoint_steps or (None,))
+        ]
+        for name, pretrained in starts:
+            results = {task: _task(run, pretrained, task) for task in trained}
+            scored.append(report.Scored(name, pretrained.step, pretrained.sha256, pretrained.model, results))
+    if jax.process_index() == 0:
+        report.write(config, protocol, scored, workdir)
+        _submit(run, scored)
+
+
+def read(workdir: epath.Path, step: int | None, protocol: Protocol) -> Pretrained:
+    """The encoder of a checkpoint of a pretrain run, by default the latest, with the protocol's dropout."""
+    checkpoints = Checkpoints(workdir)
+    try:
+        params, config = checkpoints.read(step)
+        found = checkpoints.latest() if step is None else step
+    finally:
+        checkpoints.close()
+    assert found is not None  # or reading would have failed
+    model = dataclasses.replace(config.model, dropout=protocol.dropout, attention_dropout=protocol.dropout)
+    encoder = {part: weights for part, weights in params.items() if part != "head"}
+    return Pretrained(workdir, found, encoder, model, digest(encoder))
+
+
+def together(config: Finetune, model: Model, parameters: int, batch_size: int, length: int) -> int:
+    """How many trials train side by side: as many as half the memory of a device holds.
+
+    A processor gains nothing by it (bench/glue.py), so there it is one.
+    """
+    if config.together:
+        return config.together
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if not limit:
+        return 1
+    # parameter, gradient and two moments; activations by Korthikanti et al. (2022), section 4
+    rows = -(-batch_size // jax.sharding.get_mesh().shape["data"])
+    activations = rows * length * model.layers * (34 * model.dim + 5 * model.heads * length)
+    return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
+
+
+def _task(run: Run, pretrained: Pretrained, task: Task) -> list[Result]:
+    """The results of every trial of a task; those that are missing are trained."""
+    protocol, data = run.protocol, _data(run, pretrained, task)
+    warm = run.config.from_mnli and bool(task.warm)
+    encoder = _warm(run, pretrained, task) if warm else pretrained.params
+    same = Trial(
+        checkpoint=digest(encoder) if warm else pretrained.sha256,
+        data=_fingerprint(data),
+        task=task.name,
+        batch_size=0,
+        learning_rate=0.0,
+        seed=0,
+        protocol=protocol.rest,
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(encoder))
+    groups: list[list[Trial]] = []
+    for size in protocol.batch_sizes:
+        trials = [
+            dataclasses.replace(same, batch_size=size, learning_rate=rate, seed=seed)
+            for rate, seed in itertools.product(protocol.learning_rates, range(protocol.seeds))
+        ]
+        most = together(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
+        groups += [trials[first : first + most] for first in range(0, len(trials), most)]
+    missing = [[trial for trial in group if not _finished(run, trial, data)] for group in groups]
+    with Progress(task.name, sum(map(len, missing)), len(data.train) * protocol.epochs) as progress:
+        for group in filter(None, missing):
+            trained, params = train(
+                group, protocol, pretrained.model, run.config.mesh, encoder, task, data, progress.advance
+            )
+            _keep(run, pretrained, task, data, trained, params)
+            run.log.add([each.result for each in trained])
+            progress.report([each.result for each in trained])
+    return [run.log.results[trial] for group in groups for trial in group]
+
+
+def _data(run: Run, pretrained: Pretrained, task: Task) -> Data:
+    """Tokenises what `task` needs; its model also predicts those of the run's tasks that have none."""
+    words = tokenizer.load(pretrained.workdir / VOCAB, parse_special=False)
+    length = min(run.protocol.length, pretrained.model.length)
+
+    def examples(task: Task, split: Split, labelled: bool) -> Examples:
+        return encode(words, run.source.read(task, split, labelled=labelled), length)
+
+    predicted = [task] * run.config.predictions + [other for other in run.tasks if other.model == task.name]
+    return Data(
+        examples(task, task.train, labelled=True),
+        {split.name: examples(task, split, labelled=True) for split in task.validation},
+        {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
+    )
+
+
+def _fingerprint(data: Data) -> str:
+    parts = [data.train, *data.validation.values()]
+    return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()
+
+
+def _finished(run: Run, trial: Trial, data: Data) -> bool:
+    return trial in run.log.results and (not data.test or _predictions(run.workdir, trial).exists())
+
+
+def _keep(run: Run, pretrained: Pretrained, task: Task, data: Data, trained: Sequence[Trained], params: Params) -> None:
+    """Writes what outlives the trials beside their results: predictions, and the best model so far."""
+    if data.test and run.log.write:
+        for result, logits in trained:
+            path = _predictions(run.workdir, result.trial)
+            path.parent.mkdir(exist_ok=True)
+            new = path.with_suffix(".new.npz")
+            np.savez(os.fspath(new), **{name: logits[name] for name in data.test})  # type: ignore[arg-type]
+            new.replace(path)
+    if run.config.save_models or (run.config.from_mnli and any(other.warm == task.name for other in run.tasks)):
+        folder = _model(run, pretrained, task.name)
+        best = max(range(len(trained)), key=lambda i: trained[i].result.score)
+        score, there = trained[best].result.score, folder / MODEL
+        if not there.exists() or json.loads(there.read_text())["score"] < score:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_params(folder / "params", jax.tree.map(lambda leaf: leaf[best], params))
+            if run.log.write:
+                shutil.copyfile(pretrained.workdir / VOCAB, folder / VOCAB)
+                facts = {"score": score, "task": task.name, "model": dataclasses.asdict(pretrained.model)}
+                write_whole(there, json.dumps(facts | {"trial": trained[best].result.trial.key}, indent=2) + "\n")
+
+
+def _warm(run: Run, pretrained: Pretrained, task: Task) -> Params:
+    """The encoder of the best model of the task that `task` may start from."""
+    folder = _model(run, pretrained, task.warm)
+    if not (folder / MODEL).exists():
+        mend = "its trials in this workdir did not keep it: take a new workdir"
+        raise UserError("from_mnli", f"no {folder}", f"the model of {task.warm}", mend)
+    return {part: weights for part, weights in read_params(folder / "params").items() if part != "head"}
+
+
+def _model(run: Run, pretrained: Pretrained, task: str) -> epath.Path:
+    return run.workdir / MODELS / pretrained.sha256[:8] / task
+
+
+def _predictions(workdir: epath.Path, trial: Trial) -> epath.Path:
+    return workdir / PREDICTIONS / f"{trial.task}-{trial.key}.npz"
+
+
+def _submit(run: Run, scored: Sequence[report.Scored]) -> None:
+    """The files for the GLUE server, by the best trial of each task on the last of the checkpoints."""
+    owners = {split.server: task for task in TASKS.values() for split in task.test}
+    folder = run.workdir / "submission"
+    for results in scored[-1].results.values():
+        best = max(results, key=lambda result: result.score)
+        if not (path := _predictions(run.workdir, best.trial)).exists():
+            continue
+        folder.mkdir(exist_ok=True)
+        with np.load(os.fspath(path)) as logits:
+            for name in logits:
+                answers = scores.decide(owners[name], logits[name])
+                write_whole(folder / name, report.submission(owners[name], answers))

@@ -1,0 +1,96 @@
+"""How GLUE is fine-tuned: the published protocols by name, and what a config changes of them."""
+
+import dataclasses
+import json
+from typing import Any
+
+from symbert_jax.config import Finetune, Optim, UserError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Every combination of learning rate, batch size and seed is a trial."""
+
+    epochs: int
+    learning_rates: tuple[float, ...]  # several: the best on the validation split is reported, per task
+    batch_sizes: tuple[int, ...]
+    warmup: float  # fraction of the steps
+    optim: Optim  # what all tasks share of it
+    seeds: int
+    select: str = "last"  # last | best: which epoch of a trial counts, by the validation split
+    length: int = 128  # tokens
+    dropout: float = 0.1  # of every kind
+
+    @property
+    def rest(self) -> str:
+        """All but what tells its trials from each other, as JSON."""
+        return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
+
+    def schedule(self, learning_rate: float, steps: int) -> Optim:
+        """The optimizer of one trial of so many steps."""
+        warmup = min(round(self.warmup * steps), steps - 1)
+        return dataclasses.replace(self.optim, learning_rate=learning_rate, warmup_steps=warmup)
+
+
+PROTOCOLS = {
+    # Courtois et al. (2024), section 4: 5 epochs at 1e-5, 10% warmup, batches of 16, 5 seeds, the last checkpoint.
+    # What it leaves open is as in the Trainer that its scripts call: no weight decay, clipping at 1.
+    "paper": Protocol(
+        epochs=5,
+        learning_rates=(1e-5,),
+        batch_sizes=(16,),
+        warmup=0.1,
+        optim=Optim(weight_decay=0.0, eps=1e-8, clip=1.0),
+        seeds=5,
+    ),
+    # Devlin et al. (2018), section 4.1: batches of 32, 3 epochs, the best of four rates on the dev set. Warmup, decay,
+    # epsilon and clipping are those of run_classifier.py and optimization.py in google-research/bert.
+    "bert": Protocol(
+        epochs=3,
+        learning_rates=(5e-5, 4e-5, 3e-5, 2e-5),
+        batch_sizes=(32,),
+        warmup=0.1,
+        optim=Optim(weight_decay=0.01, eps=1e-6, clip=1.0),
+        seeds=1,
+    ),
+    # Liu et al. (2019), section 5.1 and table 10: a grid of rates and batches, 10 epochs, the best epoch (early
+    # stopping), decay 0.1, 6% warmup, the median of 5 seeds. Betas and epsilon: fairseq's examples/roberta.
+    "roberta": Protocol(
+        epochs=10,
+        learning_rates=(1e-5, 2e-5, 3e-5),
+        batch_sizes=(16, 32),
+        warmup=0.06,
+        optim=Optim(weight_decay=0.1, b2=0.98, eps=1e-6, clip=0.0),
+        seeds=5,
+        select="best",
+    ),
+    # Geiping and Goldstein (2022), section 5: one set of values for all tasks, 5 epochs at 4e-5 with cosine decay,
+    # batches of 16; the rest is cramming/config/eval/GLUE_sane.yaml in JonasGeiping/cramming.
+    "cramming": Protocol(
+        epochs=5,
+        learning_rates=(4e-5,),
+        batch_sizes=(16,),
+        warmup=0.1,
+        optim=Optim(weight_decay=0.0, b2=0.98, eps=1e-6, clip=0.0, schedule="cosine"),
+        seeds=5,
+    ),
+}
+
+
+def resolve(config: Finetune) -> Protocol:
+    """The named protocol with what `config` sets otherwise.
+
+    Raises:
+      UserError: there is no such protocol.
+    """
+    if config.protocol not in PROTOCOLS:
+        mend = did_you_mean(config.protocol, PROTOCOLS)
+        raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", mend)
+    changed: dict[str, Any] = {
+        "epochs": config.epochs,
+        "learning_rates": config.learning_rates,
+        "batch_sizes": config.batch_sizes,
+        "seeds": config.seeds,
+        "select": config.select,
+    }
+    return dataclasses.replace(PROTOCOLS[config.protocol], **{name: value for name, value in changed.items() if value})

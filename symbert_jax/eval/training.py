@@ -1,0 +1,124 @@
+"""One group of trials on the devices: trained side by side, then predicting."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from symbert_jax.config import Mesh, Model
+from symbert_jax.data.examples import Examples, prediction_plan, share, steps_per_epoch, training_plan
+from symbert_jax.data.tasks import Task
+from symbert_jax.eval import scores, steps
+from symbert_jax.eval.protocols import Protocol
+from symbert_jax.eval.trials import Result, Trial
+from symbert_jax.model.tree import Params
+from symbert_jax.sharding import put_batch
+from symbert_jax.train.optimizer import schedule
+
+PREDICTED = 64  # rows of a batch of predictions, about
+AHEAD = 8  # steps that the host may run ahead of the devices
+
+Logits = dict[str, Float[np.ndarray, "rows C"]]  # by the name of a split
+
+
+class Data(NamedTuple):
+    """A task's examples, tokenised."""
+
+    train: Examples
+    validation: dict[str, Examples]  # by the name of the split
+    test: dict[str, Examples]  # what is to be predicted besides, by the name of the file for the GLUE server
+
+
+class Trained(NamedTuple):
+    result: Result
+    logits: Logits  # of all validation and test parts, at the epoch that counts
+
+
+def train(
+    trials: Sequence[Trial],
+    protocol: Protocol,
+    model: Model,
+    mesh: Mesh,
+    encoder: Params,
+    task: Task,
+    data: Data,
+    advance: Callable[[int], object],
+) -> tuple[list[Trained], Params]:
+    """Trains trials of one batch size, each from `encoder` with a head of its own.
+
+    advance: told after every step how many examples all trials together have seen in it.
+
+    Returns what each trial came to, and the parameters at the epochs that count, with a leading dimension R.
+    """
+    began, size, classes = time.perf_counter(), trials[0].batch_size, task.outputs
+    devices = jax.sharding.get_mesh()
+    fill, total = devices.shape["data"], steps_per_epoch(data.train, size) * protocol.epochs
+    optims = [protocol.schedule(trial.learning_rate, total) for trial in trials]
+    rates = np.stack([schedule(optim, total)(jnp.arange(total)) for optim in optims], axis=1).astype(np.float32)
+    seeds = np.array([trial.seed for trial in trials], np.int32)
+    state = steps.make_init(model, classes, protocol.optim, mesh, devices, len(trials))(encoder, seeds)
+    train_step = steps.make_train_step(model, classes, protocol.optim)
+    counting = [Trained(Result(trial, {}, False, 0, 0.0), {}) for trial in trials]
+    params, number = state.params, 0
+    for epoch in range(1, protocol.epochs + 1):
+        plans = [training_plan(data.train, size, fill, trial.seed, epoch) for trial in trials]
+        for places in zip(*plans, strict=True):
+            rows = [data.train.batch(share(place, jax.process_index(), jax.process_count())) for place in places]
+            batch = put_batch(jax.tree.map(lambda *parts: np.stack(parts), *rows), "RB")
+            state, sums = train_step(state, batch, seeds, rates[number])
+            number += 1
+            if number % AHEAD == 0:
+                jax.block_until_ready(sums)
+            advance(sum(int(np.sum(place.rows >= 0)) for place in places))
+        if epoch == protocol.epochs or protocol.select == "best":
+            logits = predict(state.params, model, task, data.validation)
+            new = [_judge(trial, task, found, data, epoch) for trial, found in zip(trials, logits, strict=True)]
+            take = np.array(
+                [
+                    protocol.select == "last" or not old.logits or late.result.score > old.result.score
+                    for late, old in zip(new, counting, strict=True)
+                ]
+            )
+            counting = [late if better else old for late, old, better in zip(new, counting, take, strict=True)]
+            params = state.params if take.all() and epoch == protocol.epochs else _merge(take, state.params, params)
+    if data.test:
+        for each, more in zip(counting, predict(params, model, task, data.test), strict=True):
+            each.logits.update(more)
+    seconds = round((time.perf_counter() - began) / len(trials), 1)
+    return [Trained(dataclasses.replace(each.result, seconds=seconds), each.logits) for each in counting], params
+
+
+def predict(params: Params, model: Model, task: Task, parts: dict[str, Examples]) -> list[Logits]:
+    """Every trial's logits for every example, whole on every process."""
+    step, fill = steps.make_prediction_step(model, task.outputs), jax.sharding.get_mesh().shape["data"]
+    trials = jax.tree.leaves(params)[0].shape[0]
+    found: list[Logits] = [{} for _ in range(trials)]
+    for name, examples in parts.items():
+        whole = np.empty((trials, len(examples), task.outputs), np.float32)
+        for place in prediction_plan(examples, -(-PREDICTED // fill) * fill):
+            mine = share(place, jax.process_index(), jax.process_count())
+            logits = np.asarray(step(params, put_batch(examples.batch(mine))))
+            real = place.rows >= 0
+            whole[:, place.rows[real]] = logits[:, real]
+        for trial, logits in enumerate(whole):
+            found[trial][name] = logits
+    return found
+
+
+def _judge(trial: Trial, task: Task, logits: Logits, data: Data, epoch: int) -> Trained:
+    """What the logits of the validation splits are worth; the first of them tells whether the model collapsed."""
+    decided = {split: (scores.decide(task, logits[split]), part.labels) for split, part in data.validation.items()}
+    measured = {split: scores.measure(task, *pair) for split, pair in decided.items()}
+    collapsed = scores.collapsed(task, *next(iter(decided.values())))
+    return Trained(Result(trial, measured, collapsed, epoch, 0.0), logits)
+
+
+@jax.jit
+def _merge(take: np.ndarray, new: Params, old: Params) -> Params:
+    """Copies `new` for the trials that `take` names, `old` for the others: the next step consumes its state."""
+    return jax.tree.map(lambda a, b: jnp.where(take.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)

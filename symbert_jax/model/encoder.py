@@ -1,0 +1,115 @@
+"""The encoder of BERT (Devlin et al., 2018): embeddings and post-LayerNorm layers, stacked and scanned."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from symbert_jax.batch import Array as AnyArray
+from symbert_jax.config import Model
+from symbert_jax.model.attention import SelfAttention
+from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, gelu, normal, parameter, stack, use
+from symbert_jax.sharding import spec
+
+TOKEN_TYPES = 2
+
+
+def sizes(config: Model) -> Sizes:
+    """The size behind each letter. K counts token types; E is D again and G is H again, so that no array
+    has a letter twice."""
+    head = config.dim // config.heads
+    return {
+        "T": config.length,
+        "D": config.dim,
+        "E": config.dim,
+        "N": config.heads,
+        "H": head,
+        "G": head,
+        "F": config.mlp_dim,
+        "V": config.vocab_size,
+        "L": config.layers,
+        "K": TOKEN_TYPES,
+    }
+
+
+class Embeddings(nnx.Module):
+    """LayerNorm(word + position + token type), then dropout."""
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        self.dropout, self.dtype = config.dropout, jnp.dtype(config.dtype)
+        self.word = parameter(normal, "VD", sizes(config), rngs)
+        self.position = parameter(normal, "TD", sizes(config), rngs)
+        self.token_type = parameter(normal, "KD", sizes(config), rngs)
+        self.norm = LayerNorm(sizes(config), rngs)
+
+    def __call__(
+        self, tokens: Int[AnyArray, "B T"], token_types: Int[AnyArray, "B T"] | None, key: PRNGKeyArray | None
+    ) -> Float[Array, "B T D"]:
+        types = use(self.token_type, self.dtype)
+        x = use(self.word, self.dtype).at[tokens].get(out_sharding=spec("BTD"))
+        x += use(self.position, self.dtype)[: tokens.shape[1]]
+        x += types[0] if token_types is None else types.at[token_types].get(out_sharding=spec("BTD"))
+        return dropout(self.norm(x), self.dropout, key)
+
+
+class Mlp(nnx.Module):
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        self.up = Dense("D->F", sizes(config), rngs)
+        self.down = Dense("F->D", sizes(config), rngs)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down(gelu(self.up(x)))
+
+
+class Layer(nnx.Module):
+    """x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        self.dropout = config.dropout
+        self.attention = SelfAttention(config, sizes(config), rngs)
+        self.attention_norm = LayerNorm(sizes(config), rngs)
+        self.mlp = Mlp(config, rngs)
+        self.mlp_norm = LayerNorm(sizes(config), rngs)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[AnyArray, "B T"] | None, key: PRNGKeyArray | None
+    ) -> Float[Array, "B T D"]:
+        scores, attended, expanded = (None,) * 3 if key is None else jax.random.split(key, 3)
+        x = self.attention_norm(x + dropout(self.attention(x, mask, scores), self.dropout, attended))
+        return self.mlp_norm(x + dropout(self.mlp(x), self.dropout, expanded))
+
+
+class Encoder(nnx.Module):
+    """What every BERT has below its head; a subclass adds the head."""
+
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        self.count, self.unroll, self.remat = config.layers, config.unroll, config.remat
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = stack(lambda rngs: Layer(config, rngs), config.layers, rngs)
+
+    def encode(
+        self,
+        tokens: Int[AnyArray, "B T"],
+        token_types: Int[AnyArray, "B T"] | None,
+        mask: Bool[AnyArray, "B T"] | None,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "B T D"]:
+        first, rest = (None, None) if key is None else jax.random.split(key)
+        keys = None if rest is None else jax.random.split(rest, self.count)
+        x = self.embeddings(tokens, token_types, first)
+        structure, weights = nnx.split(self.layers)
+
+        def run(x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
+            weights, key = layer
+            return nnx.merge(structure, weights)(x, mask, key), None
+
+        if self.remat != "none":
+            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False)
+        x, _ = jax.lax.scan(run, x, (weights, keys), unroll=self.unroll)
+        return x
+
+
+REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
