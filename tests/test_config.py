@@ -46,7 +46,12 @@ def test_every_config_file_holds(path: Path) -> None:
     namespace: dict = {}
     source = path.read_text()
     exec(compile(source, path, "exec"), namespace)
-    assert configs.freeze(namespace["get_config"]())
+    config = namespace["get_config"]()
+    if "checkpoint" in config:
+        config.checkpoint = ("a workdir",)
+        assert configs.freeze_finetune(config)
+    else:
+        assert configs.freeze(config)
     assert ast.get_docstring(ast.parse(source)).split()[0] in ("python", "make"), "it opens with its command"
 
 
@@ -112,6 +117,37 @@ def test_every_field_is_read_by_somebody() -> None:
     }
     assert len(fields) > 40
     assert not (fields | {("config", "seed")}) - read
+    finetune = {("config", field.name) for field in dataclasses.fields(configs.Finetune)}
+    assert not (finetune | {("glue", "source")}) - read
+
+
+def finetune(**changes: object) -> configs.Finetune:
+    tree = configs.default_finetune()
+    tree.update({"checkpoint": ("a",), **changes})
+    return configs.freeze_finetune(tree)
+
+
+def test_lists_of_numbers_on_the_command_line() -> None:
+    found = finetune(checkpoint_steps=("6000,8000",), learning_rates=("1e-5", 2e-5), tasks=("cola,rte",))
+    assert (found.checkpoint_steps, found.learning_rates) == ((6000, 8000), (1e-5, 2e-5))
+    assert found.tasks == ("cola", "rte")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": ()}, "checkpoint: found none, wanted the workdir of a pretrain run"),
+        ({"select": "first"}, "select: found 'first', wanted last or best"),
+        ({"seeds": -1}, "seeds: found -1, wanted at least 0"),
+        ({"batch_sizes": (0,)}, "batch_sizes: found .0,., wanted finite numbers above 0"),
+        ({"learning_rates": ("fast",)}, "config.learning_rates: found 'fast', wanted a value of type float"),
+        ({"checkpoint_steps": ("1.5",)}, "config.checkpoint_steps: found '1.5', wanted a value of type int"),
+        ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
+    ],
+)
+def test_a_wrong_field_of_finetune_is_named(changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        finetune(**changes)
 
 
 def test_an_unknown_field_in_a_config_file_cannot_be_set() -> None:

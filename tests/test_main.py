@@ -27,6 +27,8 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
         (["pretrain", "--config=configs/tiny.py", "--config.model.layers=two"], "config.model.layers=two"),
         (["prepare", "--config=configs/tiny.py", "--config.model.attention=odd"], "model.attention: found 'odd'"),
         (["prepare", "--config=configs/tiny.py", "stray"], "found 'stray', wanted only flags"),
+        (["finetune", "--config=configs/glue.py", "--workdir=x"], "checkpoint: found none"),
+        (["finetune", "--config=configs/glue.py", "--workdir=x", "--config.task=rte"], 'Did you mean "tasks"'),
         (["fill", "--checkpoint=nowhere", "a [MASK]"], "nowhere"),
         (["compare", "--out=there"], "no WORKDIR"),
     ],
@@ -43,10 +45,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
 def test_help_lists_the_commands(arguments: list[str]) -> None:
     result = call(*arguments)
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("prepare", "pretrain", "fill", "compare"))
+    assert all(command in result.stdout for command in ("prepare", "pretrain", "finetune", "fill", "compare"))
 
 
-@pytest.mark.parametrize("module", ["train.loop", "data.corpus", "fill", "compare", "checkpoint"])
+@pytest.mark.parametrize("module", ["train.loop", "data.corpus", "eval.finetune", "fill", "compare", "checkpoint"])
 def test_nothing_imports_tensorflow_or_torch(module: str) -> None:
     program = f"import sys, symbert_jax.{module}; sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0

@@ -62,7 +62,8 @@ def encode(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> Ex
     tokenizer.enable_truncation(length, strategy="longest_first")
     encoded = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
     lengths = np.array([len(each.ids) for each in encoded], np.int32)
-    tokens = np.full((len(encoded), _bucket(lengths.max(), length)), tokenizer.token_to_id(PAD), np.int32)
+    longest = min([length, *(bucket for bucket in LENGTHS if bucket >= lengths.max())])
+    tokens = np.full((len(encoded), longest), tokenizer.token_to_id(PAD), np.int32)
     for row, each in zip(tokens, encoded, strict=True):
         row[: len(each.ids)] = each.ids
     seconds = lengths - np.array([sum(each.type_ids) for each in encoded], np.int32)
@@ -73,18 +74,19 @@ def training_plan(examples: Examples, batch_size: int, fill: int, seed: int, epo
     """One epoch: every example once, in batches of `batch_size` examples of similar length.
 
     Which examples meet is the seed's; which length comes when is the same for all seeds, so that they can train
-    side by side. One batch may have fewer examples, as the last one of an epoch usually does. All are filled
-    up to a multiple of `fill` rows.
+    side by side. One batch may have fewer examples, as the last one of an epoch usually does. Batches are filled up
+    to one number of rows, a multiple of `fill`.
     """
     rng = np.random.default_rng([seed, epoch])
+    rows = -(-batch_size // fill) * fill
     places, left = [], np.empty(0, np.int64)
     for length, members in _buckets(examples, FEW * batch_size):
         members = np.concatenate([left, rng.permutation(members)])
         full = len(members) // batch_size * batch_size
-        places += [Place(length, _filled(rows, fill)) for rows in members[:full].reshape(-1, batch_size)]
+        places += [Place(length, _filled(group, rows)) for group in members[:full].reshape(-1, batch_size)]
         left = members[full:]
     if len(left):
-        places.append(Place(length, _filled(left, -(-batch_size // fill) * fill)))
+        places.append(Place(length, _filled(left, rows)))
     return [places[i] for i in np.random.default_rng([ORDER, epoch]).permutation(len(places))]
 
 
@@ -120,11 +122,6 @@ def _buckets(examples: Examples, few: int) -> list[tuple[int, Int[np.ndarray, " 
             found.append((length, members))
             members = np.empty(0, np.int64)
     return found
-
-
-def _bucket(longest: int, limit: int) -> int:
-    """The shortest bucket that holds `longest` tokens, but no more than the `limit` they were cut to."""
-    return min([length for length in LENGTHS if length >= longest] + [limit])
 
 
 def _filled(rows: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:

@@ -161,7 +161,7 @@ def crossing(line: dict[int, float]) -> float | None:
     for step, value in sorted(line.items()):
         if value >= CROSSING:
             if before is None:
-                return step
+                return float(step)
             return before[0] + (step - before[0]) * (CROSSING - before[1]) / (value - before[1])
         before = step, value
     return None

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
 from symbert_jax.data.examples import Examples, prediction_plan, share, steps_per_epoch, training_plan
 from symbert_jax.data.tasks import Task
@@ -119,6 +120,6 @@ def _judge(trial: Trial, task: Task, logits: Logits, data: Data, epoch: int) -> 
 
 
 @jax.jit
-def _merge(take: np.ndarray, new: Params, old: Params) -> Params:
+def _merge(take: Bool[AnyArray, " R"], new: Params, old: Params) -> Params:
     """Copies `new` for the trials that `take` names, `old` for the others: the next step consumes its state."""
     return jax.tree.map(lambda a, b: jnp.where(take.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)

@@ -45,12 +45,12 @@ def abstract_moments(init: Callable[[bert.Params], Any], params: bert.Params) ->
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_replicated())
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_replicated(leaf.ndim))
         sharding = NamedSharding(jax.sharding.get_mesh(), leaf.sharding.spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(place, jax.eval_shape(init, params))
 
 
-def _replicated() -> NamedSharding:
-    return NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+def _replicated(dimensions: int = 0) -> NamedSharding:
+    return NamedSharding(jax.sharding.get_mesh(), PartitionSpec(*[None] * dimensions))

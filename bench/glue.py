@@ -1,0 +1,212 @@
+"""Fine-tuning beside Hugging Face's Trainer (PyTorch): seconds a (task, seed) at BERT-small, by the paper's protocol.
+
+    make peers-env && .venv/bin/python -m bench.glue --source=tsv:DIR --vocab=vocab.txt
+
+Both train one epoch on the same sample of the task's examples and predict its dev set, each in a process of its own
+that has warmed up, in alternating turns. Seconds of a whole trial are training time scaled to all examples and
+epochs, plus the prediction. The Trainer pads each batch to its longest row (faster than run_glue.py's 128) and has
+the same batch size; both start from random weights, which cost the same as trained ones. Prints one JSON line.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bench.peers import PEERS_PYTHON, ROOT, Shape, answer, cpu, hf_config
+
+EPOCHS, BATCH, RATE, LENGTH = 5, 16, 1e-5, 128  # the paper's protocol
+Turn = Callable[[], tuple[float, float]]  # seconds of training on the sample, and of predicting the dev set
+
+
+def sample(lengths: np.ndarray, count: int) -> np.ndarray:
+    """Rows evenly spread over the lengths, in random order."""
+    chosen = np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
+    return np.random.default_rng(0).permutation(chosen)
+
+
+def load(name: str, source: str, vocab: str):
+    """The task's examples, texts and tokenised."""
+    from symbert_jax.data import examples, glue, tasks, tokenizer
+
+    task = tasks.TASKS[name]
+    parts = [glue.Source(source).read(task, split, labelled=True) for split in (task.train, task.validation[0])]
+    words = tokenizer.load(Path(vocab), parse_special=False)
+    return task, parts, [examples.encode(words, part, LENGTH) for part in parts]
+
+
+def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
+    import dataclasses
+
+    import jax
+
+    from symbert_jax import config, sharding
+    from symbert_jax.eval import protocols, training
+    from symbert_jax.eval.trials import Trial
+    from symbert_jax.model import bert
+
+    shape = Shape()
+    model = config.Model(
+        attention=attention,
+        layers=shape.layers,
+        dim=shape.dim,
+        heads=shape.heads,
+        mlp_dim=shape.mlp_dim,
+        length=LENGTH,
+        dtype="float32",
+        unroll=shape.layers,
+    )
+    task, _, (train, dev) = load(name, flags.source, flags.vocab)
+    rows = sample(train.lengths, flags.examples)
+    part = dataclasses.replace(
+        train,
+        tokens=train.tokens[rows],
+        lengths=train.lengths[rows],
+        seconds=train.seconds[rows],
+        labels=train.labels[rows],
+    )
+    protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=1)
+    jax.set_mesh(sharding.make_mesh(config.Mesh()))
+    encoder = {k: v for k, v in bert.init(model, config.Mesh(), jax.random.key(0)).items() if k != "head"}
+    trial = Trial("", "", name, BATCH, RATE, 0, "")
+
+    def turn() -> tuple[float, float]:
+        data = training.Data(part, {"validation": dev}, {})
+        start = time.perf_counter()
+        _, params = training.train([trial], protocol, model, config.Mesh(), encoder, task, data, lambda count: None)
+        middle = time.perf_counter()
+        training.predict(params, model, task, data.validation)
+        predicting = time.perf_counter() - middle
+        return middle - start - predicting, predicting
+
+    return turn
+
+
+def trainer(name: str, flags: argparse.Namespace) -> Turn:
+    import torch
+    from transformers import (
+        BertForSequenceClassification,
+        BertTokenizerFast,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    torch.manual_seed(0)
+    rows = json.loads(sys.stdin.readline())  # this environment has no reader of ours: texts come from the parent
+    words = BertTokenizerFast(flags.vocab)
+
+    def tokenise(examples: list) -> list[dict]:
+        found = words([a for (a, _), _ in examples], [b for (_, b), _ in examples], truncation=True, max_length=LENGTH)
+        return [{key: found[key][i] for key in found} | {"labels": int(examples[i][1])} for i in range(len(examples))]
+
+    train, dev = tokenise(rows["train"]), tokenise(rows["dev"])
+    model = BertForSequenceClassification(hf_config(Shape()))
+    folder = tempfile.mkdtemp()
+
+    def turn() -> tuple[float, float]:
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=BATCH,
+            per_device_eval_batch_size=64,
+            learning_rate=RATE,
+            warmup_ratio=0.1,
+            num_train_epochs=1,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        run = Trainer(model, arguments, DataCollatorWithPadding(words), train_dataset=train, eval_dataset=dev)
+        start = time.perf_counter()
+        run.train()
+        middle = time.perf_counter()
+        run.predict(dev)
+        return middle - start, time.perf_counter() - middle
+
+    return turn
+
+
+CONTENDERS = ("standard", "symmetric", "pairwise", "hf_trainer")
+
+
+def work(name: str, flags: argparse.Namespace) -> None:
+    """A contender's process: a turn to warm up, then one for each line."""
+    turn = trainer(flags.task, flags) if name == "hf_trainer" else ours(flags.task, flags, name)
+    turn()
+    print("{}", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(turn()), flush=True)
+
+
+def measure(task: str, flags: argparse.Namespace) -> dict:
+    _, (train, dev), (encoded, _) = load(task, flags.source, flags.vocab)
+    rows = sample(encoded.lengths, flags.examples)
+    texts = {
+        "train": [(train[i].texts, train[i].label) for i in rows],
+        "dev": [(each.texts, each.label) for each in dev],
+    }
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ | {"JAX_PLATFORMS": "cpu"}
+    processes = {}
+    for name in CONTENDERS:
+        python = PEERS_PYTHON if name == "hf_trainer" else sys.executable
+        given = [f"--source={flags.source}", f"--vocab={flags.vocab}", f"--examples={flags.examples}", f"--task={task}"]
+        processes[name] = subprocess.Popen(
+            [python, "-m", "bench.glue", *given, f"--worker={name}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        answer(
+            name, processes[name], json.dumps(texts) + "\n" if name == "hf_trainer" else ""
+        )  # one warms up at a time
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for turn in range(flags.rounds):
+        for name in CONTENDERS if turn % 2 == 0 else reversed(CONTENDERS):
+            training, predicting = answer(name, processes[name], "\n")
+            seconds[name].append(training * EPOCHS * len(train) / flags.examples + predicting)
+    for process in processes.values():
+        process.kill()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "seconds": {name: round(value, 1) for name, value in medians.items()},
+        "times": {name: round(medians["hf_trainer"] / value, 2) for name, value in medians.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.glue", description=__doc__.partition("\n")[0])
+    parser.add_argument("--source", required=True, help="tsv:DIR or tfds:DIR with RTE and MRPC")
+    parser.add_argument("--vocab", required=True, help="the vocab.txt of bert-base-uncased")
+    parser.add_argument("--examples", type=int, default=256, help="of a task's training set, in a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    parser.add_argument("--task", default="rte,mrpc")
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.worker:
+        return work(flags.worker, flags)
+    if not PEERS_PYTHON.exists():
+        sys.exit("bench.glue: .venv-peers is missing; run: make peers-env")
+    report = {
+        "bench": "glue",
+        "date": datetime.date.today().isoformat(),
+        "machine": {"cpu": cpu(), "cores": os.cpu_count()},
+        "examples": flags.examples,
+    }
+    print(json.dumps(report | {task: measure(task, flags) for task in flags.task.split(",")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""GLUE's files as they really are: odd bytes survive, damage is named by file and line."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from symbert_jax.config import UserError
+from symbert_jax.data.glue import Source
+from symbert_jax.data.tasks import TASKS, find
+
+
+def read(folder: Path, name: str, split: str = "validation", labelled: bool = True) -> list[tuple]:
+    task = TASKS[name]
+    found = next(part for part in (task.train, *task.validation, *task.test) if part.name == split)
+    examples = Source(f"tsv:{folder}").read(task, found, labelled=labelled)
+    return [(*each.texts, each.label) for each in examples]
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return folder
+
+
+def test_a_byte_order_mark_bare_quotes_crlf_and_no_last_newline(tmp_path) -> None:
+    mrpc = (
+        '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said "yes.\t"No\r\n0\t9\t10\ta\u2028b\x85c\td'
+    )
+    write(tmp_path, "MRPC/dev.tsv", mrpc)
+    assert read(tmp_path, "mrpc") == [('He said "yes.', '"No', 1.0), ("a\u2028b\x85c", "d", 0.0)]
+
+
+def test_cola_has_no_header_where_it_has_labels(tmp_path) -> None:
+    write(tmp_path, "CoLA/dev.tsv.gz", "gj04\t1\t\tThe sailors rode.\ngj04\t0\t*\tThe rode.\n")
+    write(tmp_path, "CoLA/test.tsv", "index\tsentence\n0\tBill whistled.\n")
+    assert read(tmp_path, "cola") == [("The sailors rode.", 1.0), ("The rode.", 0.0)]
+    assert read(tmp_path, "cola", "test", labelled=False) == [("Bill whistled.", None)]
+
+
+def test_mrpc_as_microsoft_published_it(tmp_path) -> None:
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    write(tmp_path, "MRPC/msr_paraphrase_train.txt", "\ufeff" + header + "1\t1\t2\ta\tb\n")
+    write(tmp_path, "MRPC/msr_paraphrase_test.txt", "\ufeff" + header + "0\t3\t4\tc\td\n")
+    assert read(tmp_path, "mrpc", "train") == [("a", "b", 1.0)]
+    assert read(tmp_path, "mrpc") == [("c", "d", 0.0)]
+    assert read(tmp_path, "mrpc", "test", labelled=False) == [("c", "d", None)]
+
+
+def test_a_regression_and_three_classes(tmp_path) -> None:
+    write(tmp_path, "STS-B/dev.tsv", "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.250\n")
+    write(
+        tmp_path,
+        "MNLI/dev_mismatched.tsv",
+        "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tcontradiction\n",
+    )
+    assert read(tmp_path, "stsb") == [("a", "b", 3.25)]
+    assert read(tmp_path, "mnli", "validation_mismatched") == [("a", "b", 2.0)]
+
+
+def test_the_diagnostics_under_both_their_names(tmp_path) -> None:
+    write(tmp_path, "diagnostic/diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n")
+    assert read(tmp_path, "ax", "test", labelled=False) == [("a", "b", None)]
+
+
+def test_rows_that_everybody_leaves_out_of_qqp(tmp_path) -> None:
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    write(tmp_path, "QQP/dev.tsv", header + "1\t1\t2\ta\tb\t1\n2\t3\t4\tcut by a line break\n5\t5\t6\tc\td\t0\n")
+    assert read(tmp_path, "qqp") == [("a", "b", 1.0), ("c", "d", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "RTE",
+            "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tmaybe\n",
+            "line 3: 3 columns, wanted 4: index",
+        ),
+        (
+            "RTE",
+            "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tmaybe\n",
+            "line 2: label 'maybe', wanted one of entailment, not",
+        ),
+        (
+            "RTE",
+            "index\tsentence1\tlabel\n0\ta\tentailment\n",
+            "line 1: columns index, sentence1, label, wanted among them sentence2",
+        ),
+        ("RTE", "", "line 1: columns none"),
+        ("RTE", "index\tsentence1\tsentence2\tlabel\n", "no example of rte validation"),
+        ("STS-B", "sentence1\tsentence2\tscore\na\tb\thigh\n", "line 2: score 'high', wanted a number"),
+        ("STS-B", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\tb\t1\n", "line 3: invalid start byte, wanted UTF-8"),
+        ("CoLA", "gj04\t2\t\tThe sailors rode.\n", "line 1: label '2', wanted one of 0, 1"),
+    ],
+)
+def test_damage_is_named_by_file_and_line(tmp_path, name, content, message) -> None:
+    write(tmp_path, f"{name}/dev.tsv", content)
+    task = next(task.name for task in TASKS.values() if task.folders[0] == name)
+    with pytest.raises(UserError) as error:
+        read(tmp_path, task)
+    assert message in str(error.value) and ("dev.tsv" in str(error.value) or "no example" in message)
+
+
+def test_what_is_not_there(tmp_path) -> None:
+    for source, message in (
+        ("", "found '', wanted tsv:DIR or tfds:DIR"),
+        ("csv:x", "found 'csv:x', wanted tsv:DIR or tfds:DIR"),
+        (f"tsv:{tmp_path}/none", "no folder"),
+        (f"tsv:{tmp_path}", "no validation of rte in"),
+        (f"tfds:{tmp_path}", "no dataset rte in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Source(source).read(TASKS["rte"], TASKS["rte"].validation[0], labelled=True)
+
+
+class Rte(tfds.core.GeneratorBasedBuilder):
+    """The dataset that TFDS calls glue/rte, in small."""
+
+    VERSION = tfds.core.Version("2.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "sentence1": tfds.features.Text(),
+            "sentence2": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["entailment", "not_entailment"]),
+            "idx": np.int32,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"train": self._generate_examples([1, 0]), "test": self._generate_examples([-1])}
+
+    def _generate_examples(self, labels):
+        for i, label in enumerate(labels):
+            yield i, {"sentence1": f"é {i}", "sentence2": "b", "label": label, "idx": i}
+
+
+def test_tfds_prepared_as_array_record(tmp_path) -> None:
+    builder = Rte(data_dir=tmp_path / "glue", file_format="array_record")
+    builder.download_and_prepare()
+    task = TASKS["rte"]
+    for folder in (tmp_path, tmp_path / "glue"):  # TFDS's data directory, or the folder of the tasks
+        source = Source(f"tfds:{folder}")
+        assert source.read(task, task.train, labelled=True) == [(("é 0", "b"), 1.0), (("é 1", "b"), 0.0)]
+        assert source.read(task, task.test[0], labelled=False) == [(("é 0", "b"), None)]
+        with pytest.raises(UserError, match="label -1, wanted 0 to 1"):
+            source.read(task, task.test[0], labelled=True)
+        with pytest.raises(UserError, match="wanted a split validation"):
+            source.read(task, task.validation[0], labelled=True)
+
+
+def test_tasks_are_found_by_any_spelling_in_the_order_of_the_table() -> None:
+    assert [task.name for task in find(["RTE", "SST-2", "sts_b", "rte"])] == ["sst2", "stsb", "rte"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["rta"], "did you mean 'rte'"), ([], "found none"), (["ax"], "ax without mnli")],
+)
+def test_tasks_that_cannot_be(names, message) -> None:
+    with pytest.raises(UserError, match=message):
+        find(names)

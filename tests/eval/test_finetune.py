@@ -1,0 +1,202 @@
+"""Fine-tuning end to end on tiny GLUE: seeds side by side, exact evaluation, resumption, and what is left behind."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from symbert_jax.config import Finetune, Mesh, UserError
+from symbert_jax.eval import finetune as module
+from symbert_jax.eval import training
+from symbert_jax.eval.finetune import finetune
+from tests.eval.conftest import results
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(pretrained, glue, tmp_path):
+    """Fine-tunes with the paper's protocol but a rate for tiny models; returns the workdir."""
+
+    def go(name: str = "run", **changes) -> Path:
+        usual = {"checkpoint": (str(pretrained),), "tasks": ("sst2",), "learning_rates": (3e-3,), "epochs": 3}
+        config = Finetune(**{**usual, "seeds": 1, "glue": glue, "mesh": Mesh(data=8), **changes})
+        finetune(config, epath.Path(tmp_path / name))
+        return tmp_path / name
+
+    return go
+
+
+def trials(workdir: Path) -> list[dict]:
+    return [trial for line in (workdir / "trials.jsonl").read_text().splitlines() for trial in json.loads(line)]
+
+
+def tasks(workdir: Path) -> dict:
+    return results(workdir)["checkpoints"][0]["tasks"]
+
+
+def test_seeds_side_by_side_are_the_seeds_one_by_one(run, monkeypatch) -> None:
+    logits: dict[str, dict[int, np.ndarray]] = {"one": {}, "three": {}}
+
+    def train(trials, *arguments):
+        trained, params = training.train(trials, *arguments)
+        kind = "one" if len(trials) == 1 else "three"
+        logits[kind] |= {each.result.trial.seed: each.logits["validation"] for each in trained}
+        return trained, params
+
+    monkeypatch.setattr(module, "train", train)
+    one, three = run("one", seeds=3, together=1), run("three", seeds=3, together=3)
+    assert tasks(one)["sst2"]["trials"] == tasks(three)["sst2"]["trials"]
+    assert sorted(logits["three"]) == sorted(logits["one"]) == [0, 1, 2]
+    for seed, found in logits["one"].items():
+        np.testing.assert_allclose(logits["three"][seed], found, atol=1e-3)
+        assert (logits["three"][seed].argmax(-1) == found.argmax(-1)).all()
+    assert np.abs(logits["one"][0] - logits["one"][1]).max() > 0.1, "seeds differ"
+
+
+def test_it_learns_and_reports(run, capsys) -> None:
+    workdir = run(seeds=2, epochs=5, together=2)
+    found = results(workdir)["checkpoints"][0]
+    assert min(trial["metrics"]["validation"]["accuracy"] for trial in found["tasks"]["sst2"]["trials"]) > 0.9
+    assert found["tasks"]["sst2"]["collapsed"] == 0 and found["step"] == 20
+    assert found["means"]["mean"] == pytest.approx(found["tasks"]["sst2"]["scores"]["validation"]["mean"])
+    assert "| SST-2 | accuracy |" in (workdir / "results.md").read_text()
+    assert "| checkpoint | SST-2 | mean of 1 |" in capsys.readouterr().out
+    assert (workdir / "scores.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("mesh", [Mesh(data=4, model=2), Mesh(data=8, fsdp=True)])
+def test_scores_are_the_same_on_every_mesh(run, mesh) -> None:
+    wanted, found = (run(str(shape), mesh=shape) for shape in (Mesh(data=8), mesh))
+    assert tasks(found) == tasks(wanted)
+
+
+def test_one_compilation_per_length_whatever_the_seed_the_rate_or_the_task(run) -> None:
+    training.steps.make_train_step.cache_clear()
+    run(tasks=("sst2", "rte"), seeds=2, learning_rates=(1e-3, 3e-3), together=2, epochs=2)
+    assert training.steps.make_train_step.cache_info().currsize == 1
+    compiled = training.steps.make_train_step(*_arguments())
+    assert compiled._cache_size() == 2, "lengths 16 and 32"
+
+
+def _arguments():
+    from symbert_jax.eval.protocols import PROTOCOLS
+    from tests.eval.conftest import CONFIG
+
+    model = dataclasses.replace(CONFIG.model, dropout=0.1, attention_dropout=0.1)
+    return model, 2, PROTOCOLS["paper"].optim
+
+
+def test_a_finished_trial_is_never_repeated(run) -> None:
+    workdir = run(seeds=1)
+    before = trials(workdir)
+    (workdir / "results.json").unlink()
+    run(seeds=1)
+    assert trials(workdir) == before and (workdir / "results.json").exists()
+    run(seeds=2)  # one more
+    assert trials(workdir)[:1] == before and len(trials(workdir)) == 2
+    run(seeds=2, epochs=1)  # another protocol
+    assert len(trials(workdir)) == 4
+
+
+def test_the_best_epoch_is_at_least_the_last(run) -> None:
+    last, best = (run(select, select=select, tasks=("stsb",), epochs=4) for select in ("last", "best"))
+    last, best = (tasks(workdir)["stsb"]["trials"][0] for workdir in (last, best))
+    assert last["epoch"] == 4 and 1 <= best["epoch"] <= 4
+    assert sum(best["metrics"]["validation"].values()) >= sum(last["metrics"]["validation"].values())
+
+
+def test_a_grid_reports_its_best_setting(run) -> None:
+    workdir = run(learning_rates=(1e-6, 3e-3), batch_sizes=(16, 32))
+    found = tasks(workdir)["sst2"]
+    assert len(found["trials"]) == 4 and found["learning_rate"] == 3e-3
+    assert found["scores"]["validation"]["mean"] == max(
+        100 * t["metrics"]["validation"]["accuracy"] for t in found["trials"]
+    )
+
+
+def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
+    workdir = run(tasks=("rte", "mnli", "ax"), from_mnli=True, epochs=2, predictions=False)
+    cold = run("cold", tasks=("rte",), epochs=2)
+    assert tasks(workdir)["rte"]["trials"] != tasks(cold)["rte"]["trials"]
+    assert set(tasks(workdir)["mnli"]["scores"]) == {"validation_matched", "validation_mismatched"}
+    lines = (workdir / "submission/AX.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 6
+    assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
+    (model,) = workdir.glob("models/*/mnli/model.json")
+    assert json.loads(model.read_text())["task"] == "mnli"
+    assert not list(workdir.glob("models/*/rte"))
+
+
+def test_files_for_the_server_and_a_saved_model(run) -> None:
+    workdir = run(predictions=True, save_models=True)
+    lines = (workdir / "submission/SST-2.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(7))]
+    (model,) = workdir.glob("models/*/sst2")
+    params = module.read_params(epath.Path(model) / "params")
+    assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
+
+
+def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
+    workdir = run(checkpoint_steps=(10, 20), epochs=1)
+    assert [each["step"] for each in results(workdir)["checkpoints"]] == [10, 20]
+    assert (workdir / "sweep.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": ("nowhere",)}, "nowhere"),
+        ({"checkpoint_steps": (15,)}, "no step 15"),
+        ({"protocol": "papper"}, "did you mean 'paper'"),
+        ({"tasks": ("qqp",)}, "no train of qqp"),
+        ({"tasks": ("sst",)}, "did you mean 'sst2'"),
+    ],
+)
+def test_a_mistake_is_told(run, changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        run(**changes)
+
+
+def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp_path) -> None:
+    def start(name: str) -> tuple[subprocess.Popen, Path]:
+        arguments = [
+            *("--config=configs/glue.py", f"--workdir={tmp_path / name}", f"--config.checkpoint={pretrained}"),
+            *("--config.tasks=sst2,rte", "--config.seeds=4", "--config.together=2", "--config.epochs=2"),
+            *(f"--config.glue.source={glue.source}", "--config.learning_rates=1e-3"),
+        ]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        command = [sys.executable, "-m", "symbert_jax", "finetune", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        return process, tmp_path / name
+
+    process, killed = start("killed")
+    while not (killed / "trials.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "results.json").exists(), "killed too late to show anything"
+    with (killed / "trials.jsonl").open("a") as file:
+        file.write('[{"trial": {"checkp')  # as a kill in the middle of a write leaves it
+    before = (killed / "trials.jsonl").read_text().splitlines()[:-1]
+    whole, again = start("whole"), start("killed")
+    assert whole[0].wait() == again[0].wait() == 0
+    assert len(before) < len((killed / "trials.jsonl").read_text().splitlines())
+    assert results(killed) == results(whole[1])
+
+
+def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:
+    from tests.eval.conftest import CONFIG
+
+    with jax.set_mesh(module.make_mesh(Mesh())):
+        assert module.together(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
+        assert module.together(Finetune(), CONFIG.model, 1000, 16, 32) == 1

@@ -1,0 +1,43 @@
+"""Protocols are what was published; a config changes what it names."""
+
+import dataclasses
+
+import pytest
+
+from symbert_jax.config import Finetune, Glue, UserError
+from symbert_jax.eval.protocols import PROTOCOLS, resolve
+from symbert_jax.train.optimizer import schedule
+
+
+def test_the_papers_protocol() -> None:
+    paper = resolve(Finetune(protocol="paper"))
+    assert (paper.epochs, paper.learning_rates, paper.batch_sizes, paper.seeds) == (5, (1e-5,), (16,), 5)
+    assert (paper.warmup, paper.length, paper.select, paper.dropout) == (0.1, 128, "last", 0.1)
+
+
+def test_a_config_changes_what_it_names_and_nothing_else() -> None:
+    found = resolve(Finetune(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=Glue("tsv:x")))
+    assert found == dataclasses.replace(PROTOCOLS["roberta"], seeds=2, learning_rates=(1e-4,))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_rate_warms_up_and_comes_down_to_nothing(name) -> None:
+    protocol = PROTOCOLS[name]
+    rate = schedule(protocol.schedule(1e-5, 1000), 1000)
+    warmup = round(1000 * protocol.warmup)
+    assert float(rate(0)) == 0 and float(rate(warmup)) == pytest.approx(1e-5)
+    assert float(rate(1000)) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_run_of_one_step_has_no_warmup() -> None:
+    assert PROTOCOLS["paper"].schedule(1e-5, 1).warmup_steps == 0
+
+
+def test_trials_of_one_protocol_share_all_but_their_settings() -> None:
+    assert resolve(Finetune(seeds=2)).rest == resolve(Finetune(seeds=5, batch_sizes=(32,))).rest
+    assert resolve(Finetune(epochs=2)).rest != resolve(Finetune()).rest
+
+
+def test_an_unknown_one() -> None:
+    with pytest.raises(UserError, match="did you mean 'cramming'"):
+        resolve(Finetune(protocol="craming"))

@@ -1,0 +1,72 @@
+"""Scores equal those of Hugging Face's GLUE metric on fixed lists."""
+
+import numpy as np
+import pytest
+
+from symbert_jax.data.tasks import TASKS
+from symbert_jax.eval import scores
+
+# From transformers 4.57's glue_compute_metrics (the code of the `evaluate` metric `glue`) on the lists of `lists`.
+# They move only if a benchmark's definition moves: then compute them again with that function.
+WANTED = {
+    "cola": {"matthews": 0.5974235104669887},
+    "sst2": {"accuracy": 0.8},
+    "mrpc": {"accuracy": 0.8, "f1": 0.8148148148148148},
+    "qqp": {"accuracy": 0.8, "f1": 0.8148148148148148},
+    "stsb": {"pearson": 0.7016693824217486, "spearman": 0.6995124481772221},
+    "mnli": {"accuracy": 0.58},
+    "qnli": {"accuracy": 0.8},
+    "rte": {"accuracy": 0.8},
+    "wnli": {"accuracy": 0.8},
+}
+
+
+def lists(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels of 50 examples; 0 classes is a regression."""
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 2, 50)
+    predictions = np.where(rng.random(50) < 0.7, labels, 1 - labels)
+    if classes == 2:
+        return predictions, labels
+    labels = rng.integers(0, 3, 50)
+    predictions = np.where(rng.random(50) < 0.6, labels, (labels + 1) % 3)
+    if classes == 3:
+        return predictions, labels
+    labels = np.round(rng.random(50) * 5, 1)
+    return labels + rng.normal(0, 1.5, 50), labels
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_scores_equal_hugging_faces(name) -> None:
+    task = TASKS[name]
+    assert scores.measure(task, *lists(len(task.classes))) == pytest.approx(WANTED[name], abs=1e-12)
+
+
+def test_a_constant_answer_scores_zero_and_is_a_collapse() -> None:
+    labels = lists(0)[1]
+    constant = np.full(50, 2.5)
+    assert scores.measure(TASKS["stsb"], constant, labels) == {"pearson": 0.0, "spearman": 0.0}
+    assert scores.collapsed(TASKS["stsb"], constant, labels)
+    assert not scores.collapsed(TASKS["stsb"], *lists(0))
+    _, classes = lists(2)
+    assert scores.collapsed(TASKS["cola"], np.full(50, np.bincount(classes).argmax()), classes)
+    assert not scores.collapsed(TASKS["cola"], *lists(2))
+
+
+def test_decisions() -> None:
+    logits = np.array([[0.1, 0.2, 0.0], [3.0, -1.0, 2.0]], np.float32)
+    assert scores.decide(TASKS["mnli"], logits).tolist() == [1, 0]
+    assert scores.decide(TASKS["stsb"], logits[:, :1]).tolist() == logits[:, 0].tolist()
+
+
+def test_the_papers_mean_is_over_nine_scores() -> None:
+    found = {(task, split.name): 50.0 for task in TASKS.values() for split in task.validation}
+    found[TASKS["wnli"], "validation"] = 0.0
+    found[TASKS["mnli"], "validation_matched"] = 95.0
+    assert scores.means(found) == pytest.approx({"mean": 55, "glue": 55, "mean_with_wnli": 49.5})
+    del found[TASKS["qqp"], "validation"]
+    assert "glue" not in scores.means(found)
+
+
+def test_a_task_scores_the_mean_of_its_metrics() -> None:
+    assert scores.score({"accuracy": 0.8, "f1": 0.6}) == pytest.approx(70)

@@ -1,0 +1,59 @@
+"""The classification head, and that padding is nothing to it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symbert_jax.config import ATTENTIONS, Mesh
+from symbert_jax.model import bert, classifier
+from tests.conftest import born, configure
+
+
+def model(attention: str = "standard"):
+    config = configure(model={"attention": attention}).model
+    head = jax.tree.map(np.asarray, classifier.init_head(config, 3, jax.random.key(1)))
+    return config, {**born(config), "head": head}
+
+
+def logits(config, params, tokens, lengths, key=None):
+    places = np.arange(tokens.shape[1])
+    types, mask = np.zeros_like(tokens), places < lengths[:, None]
+    return np.asarray(classifier.logits(config, 3, params, tokens, token_types=types, mask=mask, key=key))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_padding_changes_nothing(mesh, attention) -> None:
+    config, params = model(attention)
+    tokens = np.random.default_rng(0).integers(0, 128, (2, 16), dtype=np.int32)
+    lengths = np.array([5, 8])
+    short = logits(config, params, tokens[:, :8], lengths)
+    tokens[:, 8:] = 7
+    np.testing.assert_allclose(logits(config, params, tokens, lengths), short, atol=1e-6)
+
+
+def test_it_is_the_pooler_of_bert_by_hand(mesh) -> None:
+    config, params = model()
+    tokens = np.random.default_rng(0).integers(0, 128, (2, 8), dtype=np.int32)
+    found = logits(config, params, tokens, np.array([8, 8]))
+    x = np.asarray(bert.module(config, born(config)).encode(jnp.asarray(tokens), None, None, None))[:, 0]
+    head = params["head"]
+    pooled = np.tanh(x @ head["pooler"]["kernel"] + head["pooler"]["bias"])
+    wanted = pooled @ head["classifier"]["kernel"] + head["classifier"]["bias"]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_dropout_reaches_the_head(mesh) -> None:
+    config, params = model()
+    tokens = np.ones((1, 8), np.int32)
+    first, second = (logits(config, params, tokens, np.array([8]), jax.random.key(seed)) for seed in (0, 1))
+    assert np.abs(first - second).max() > 1e-4
+
+
+def test_sharded_heads_have_the_shapes_of_their_letters() -> None:
+    from symbert_jax.sharding import make_mesh
+
+    config, _ = model()
+    with jax.set_mesh(make_mesh(Mesh(model=2))):
+        head = classifier.abstract(config, 3, Mesh(model=2))["head"]
+    assert head["pooler"]["kernel"].shape == (32, 32) and head["classifier"]["kernel"].shape == (32, 3)
