@@ -36,7 +36,9 @@ def find(name: str) -> epath.Path:
         if _is_dataset(folder):
             return folder
         versions = [path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and _is_dataset(path)]
-    except (OSError, ImportError):  # no such folder; no library for this kind of bucket
+    except ImportError as error:
+        raise UserError("data.sources", f"{folder}: {error}", "the library for this bucket") from error
+    except OSError:  # no such folder
         versions = []
     if not versions:
         raise UserError(

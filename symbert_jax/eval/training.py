@@ -65,7 +65,8 @@ def train(
     state = steps.make_init(model, classes, protocol.optim, mesh, devices, len(trials))(encoder, seeds)
     train_step = steps.make_train_step(model, classes, protocol.optim)
     counting = [Trained(Result(trial, {}, False, 0, 0.0), {}) for trial in trials]
-    params, number = state.params, 0
+    params: Params = {}
+    number = 0
     for epoch in range(1, protocol.epochs + 1):
         plans = [training_plan(data.train, size, fill, trial.seed, epoch) for trial in trials]
         for places in zip(*plans, strict=True):
@@ -86,7 +87,10 @@ def train(
                 ]
             )
             counting = [late if better else old for late, old, better in zip(new, counting, take, strict=True)]
-            params = state.params if take.all() and epoch == protocol.epochs else _merge(take, state.params, params)
+            if epoch == protocol.epochs and take.all():
+                params = state.params
+            else:  # the next step consumes its state
+                params = _merge(take, state.params, params or state.params)
     if data.test:
         for each, more in zip(counting, predict(params, model, task, data.test), strict=True):
             each.logits.update(more)
@@ -121,5 +125,5 @@ def _judge(trial: Trial, task: Task, logits: Logits, data: Data, epoch: int) -> 
 
 @jax.jit
 def _merge(take: Bool[AnyArray, " R"], new: Params, old: Params) -> Params:
-    """Copies `new` for the trials that `take` names, `old` for the others: the next step consumes its state."""
+    """A copy of `new` for the trials that `take` names, of `old` for the others."""
     return jax.tree.map(lambda a, b: jnp.where(take.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)

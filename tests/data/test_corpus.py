@@ -134,6 +134,40 @@ def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == expected(tmp_path, texts)[: len(found)]
 
 
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documents between being read and being written are the same few for a corpus ten times the size."""
+
+    def held(count: int) -> int:
+        """The most of `count` documents at one moment."""
+        read, written, most = 0, 0, 0
+
+        class Writer(rows.Writer):
+            def add(self, tokens: np.ndarray) -> None:
+                nonlocal written, most
+                most = max(most, read - written)
+                written += int(np.sum(tokens == SEP))
+                super().add(tokens)
+
+        def documents(_: str):
+            nonlocal read
+            for text in many(count):
+                read += 1
+                yield text
+
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        config = configure(folder, many(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(corpus, "_BATCH", 200)
+            patch.setattr(corpus.rows, "Writer", Writer)
+            patch.setattr(corpus.sources, "documents", documents)
+            corpus.prepare(config)
+        assert (written, read) == (count, count)
+        return most
+
+    assert 0 < held(1000) == held(100) < 50
+
+
 def test_a_trained_vocabulary(tmp_path: Path) -> None:
     config = configure(tmp_path, many(30))
     data = Data(dir=config.data.dir, sources=config.data.sources, vocab="train", validation_fraction=0.0)
