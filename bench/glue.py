@@ -97,6 +97,7 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
         BertForSequenceClassification,
         BertTokenizerFast,
         DataCollatorWithPadding,
+        PrinterCallback,
         Trainer,
         TrainingArguments,
     )
@@ -128,6 +129,7 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
             use_cpu=True,
         )
         run = Trainer(model, arguments, DataCollatorWithPadding(words), train_dataset=train, eval_dataset=dev)
+        run.remove_callback(PrinterCallback)  # standard output is the parent's
         start = time.perf_counter()
         run.train()
         middle = time.perf_counter()

@@ -13,7 +13,7 @@ from symbert_jax.data.glue import Example
 from symbert_jax.data.tokenizer import Tokenizer
 from symbert_jax.data.vocabulary import PAD
 
-LENGTHS = (16, 32, 48, 64, 96, 128, 256, 512)  # of the buckets: each is a compilation
+LENGTHS = (16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 256, 512)  # of the buckets: each is a compilation
 FEW = 4  # batches: a bucket with fewer joins the next longer one, for they are not worth a compilation
 ORDER = 0  # seeds the order of the lengths within an epoch, which all seeds of the data share
 FILLER = -1  # the row that only fills a batch
