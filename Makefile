@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATTENTIONS := standard symmetric pairwise
+BENCHES := peers prepare_rate input_rate startup
 # XLA's buffers of a CPU step come from malloc and go back to it; huge pages save their page faults, a fifth of the step.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
@@ -36,10 +37,11 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
+# bench/glue.py and bench/bag_of_words.py want GLUE's folders: see their --help.
 bench: $(VENV)/run.stamp peers-env
-	@set -e; for script in $(basename $(notdir $(wildcard bench/*.py))); do $(BIN)/python -m bench.$$script; done
+	@set -e; for script in $(BENCHES); do $(BIN)/python -m bench.$$script; done
 
-# The peers of bench/peers.py (torch, transformers) live apart: the package and its tests never see them.
+# The peers of bench/peers.py and bench/glue.py (torch, transformers) live apart: the package and its tests never see them.
 peers-env: .venv-peers/run.stamp
 
 $(VENV)/run.stamp: requirements.txt

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.peers import PEERS_PYTHON, ROOT, Shape, answer, cpu, hf_config
+from bench.peers import PEERS_PYTHON, ROOT, Shape, answer, cpu, hf_config, our_model
 
 EPOCHS, BATCH, RATE, LENGTH = 5, 16, 1e-5, 128  # the paper's protocol
 Turn = Callable[[], tuple[float, float]]  # seconds of training on the sample, and of predicting the dev set
@@ -54,17 +54,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     from symbert_jax.eval.trials import Trial
     from symbert_jax.model import bert
 
-    shape = Shape()
-    model = config.Model(
-        attention=attention,
-        layers=shape.layers,
-        dim=shape.dim,
-        heads=shape.heads,
-        mlp_dim=shape.mlp_dim,
-        length=LENGTH,
-        dtype="float32",
-        unroll=shape.layers,
-    )
+    model = our_model(attention, Shape())
     task, _, (train, dev) = load(name, flags.source, flags.vocab)
     rows = sample(train.lengths, flags.examples)
     part = dataclasses.replace(

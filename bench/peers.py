@@ -70,14 +70,10 @@ def all_labels(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return tokens, labels
 
 
-def ours(attention: str, shape: Shape) -> Step:
-    import jax
+def our_model(attention: str, shape: Shape):
+    from symbert_jax import config
 
-    from symbert_jax import config, sharding
-    from symbert_jax.batch import MlmBatch
-    from symbert_jax.train import state, step
-
-    model = config.Model(
+    return config.Model(
         attention=attention,
         layers=shape.layers,
         dim=shape.dim,
@@ -90,6 +86,16 @@ def ours(attention: str, shape: Shape) -> Step:
         dtype="float32",
         unroll=shape.layers,
     )
+
+
+def ours(attention: str, shape: Shape) -> Step:
+    import jax
+
+    from symbert_jax import config, sharding
+    from symbert_jax.batch import MlmBatch
+    from symbert_jax.train import state, step
+
+    model = our_model(attention, shape)
     optim = config.Optim(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP)
     settings = config.Config(model=model, optim=optim, train=config.Train(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh))

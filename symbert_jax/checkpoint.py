@@ -68,7 +68,7 @@ class Checkpoints:
         Raises:
           UserError: there is no such checkpoint, or it holds other arrays than the targets.
         """
-        self._require(step)
+        self.require(step)
         saved = self.manager.item_metadata(step)
         for item, target in targets.items():
             _compare(f"{self.folder}/{step}/{item}", saved[item], target)
@@ -81,10 +81,7 @@ class Checkpoints:
         Raises:
           UserError: there is no such checkpoint.
         """
-        step = self.latest() if step is None else step
-        if step is None:
-            raise UserError("checkpoint", f"none in {self.folder}", "a finished one")
-        self._require(step)
+        step = self.require(step)
         shapes = self.manager.item_metadata(step)["params"]
         target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
         restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
@@ -94,9 +91,27 @@ class Checkpoints:
         """Waits until what was saved is on disk."""
         self.manager.close()
 
-    def _require(self, step: int) -> None:
+    def require(self, step: int | None) -> int:
+        """`step`, or the latest for None, if there is such a checkpoint; else raises `UserError`."""
+        step = self.latest() if step is None else step
+        if step is None:
+            raise UserError("checkpoint", f"none in {self.folder}", "a finished one")
         if step not in (steps := self.manager.all_steps()):
             raise UserError("checkpoint", f"no step {step} in {self.folder}", f"one of {sorted(steps)}")
+        return step
+
+
+def require_step(workdir: epath.Path, step: int | None) -> int:
+    """The step of a checkpoint that is there, by default the latest.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.require(step)
+    finally:
+        checkpoints.close()
 
 
 def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]:

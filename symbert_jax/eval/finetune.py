@@ -4,6 +4,7 @@ Every trial starts from the same checkpoint with a head of its own, and ends as 
 same command, run again, trains what is missing and writes the same results.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from symbert_jax.checkpoint import Checkpoints, digest, read_params, write_params
+from symbert_jax.checkpoint import digest, load, read_params, require_step, write_params
 from symbert_jax.config import Finetune, Model, UserError
 from symbert_jax.data import tokenizer
 from symbert_jax.data.examples import Examples, encode
@@ -40,7 +41,6 @@ class Pretrained(NamedTuple):
     """The encoder of a checkpoint."""
 
     workdir: epath.Path
-    step: int
     params: Params
     model: Model
     sha256: str
@@ -55,6 +55,8 @@ class Run(NamedTuple):
     source: Source
     workdir: epath.Path
     log: Log
+    work: dict[Task, float]  # of an example: mean characters of a task's training texts
+    progress: Progress
 
 
 def finetune(config: Finetune, workdir: epath.Path) -> None:
@@ -64,42 +66,45 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
       UserError: checkpoints, data, protocol and mesh do not fit each other.
     """
     protocol, tasks = resolve(config), find(config.tasks)
+    source = Source(config.glue.source)
+    trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
+    sizes, work = _measure(source, trained)
+    places = [(name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint]
+    starts = [  # all of them now, so that a missing one fails before the first is trained on
+        (name, folder, require_step(folder, step))
+        for name, folder in places
+        for step in config.checkpoint_steps or (None,)
+    ]
     workdir.mkdir(parents=True, exist_ok=True)
     log = Log(workdir, write=jax.process_index() == 0)
-    run = Run(config, protocol, tasks, Source(config.glue.source), workdir, log)
-    trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
+    # as one bar for everything: what is finished already is skipped when its turn comes
+    trials = len(starts) * len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
+    progress = Progress(trials * len(work), trials * protocol.epochs * sum(sizes[task] * work[task] for task in work))
+    run = Run(config, protocol, tasks, source, workdir, log, work, progress)
     scored = []
-    with jax.set_mesh(make_mesh(config.mesh)):
-        starts = [
-            (name, read(epath.Path(name).expanduser().resolve(), step, protocol))
-            for name, step in itertools.product(config.checkpoint, config.checkpoint_steps or (None,))
-        ]
-        for name, pretrained in starts:
-            results = {task: _task(run, pretrained, task) for task in trained}
-            scored.append(report.Scored(name, pretrained.step, pretrained.sha256, pretrained.model, results))
-    if jax.process_index() == 0:
+    with jax.set_mesh(make_mesh(config.mesh)), contextlib.closing(progress):
+        for name, folder, step in starts:
+            pretrained = read(folder, step, protocol)
+            found = {task: _task(run, pretrained, task) for task in trained}
+            results = {task: found[task] for task in tasks if task in found}
+            scored.append(report.Scored(name, step, pretrained.sha256, pretrained.model, results))
+    if run.log.write:
         report.write(config, protocol, scored, workdir)
         _submit(run, scored)
 
 
-def read(workdir: epath.Path, step: int | None, protocol: Protocol) -> Pretrained:
-    """The encoder of a checkpoint of a pretrain run, by default the latest, with the protocol's dropout."""
-    checkpoints = Checkpoints(workdir)
-    try:
-        params, config = checkpoints.read(step)
-        found = checkpoints.latest() if step is None else step
-    finally:
-        checkpoints.close()
-    assert found is not None  # or reading would have failed
+def read(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrained:
+    """The encoder of a checkpoint of a pretrain run, with the protocol's dropout."""
+    params, config = load(workdir, step)
     model = dataclasses.replace(config.model, dropout=protocol.dropout, attention_dropout=protocol.dropout)
     encoder = {part: weights for part, weights in params.items() if part != "head"}
-    return Pretrained(workdir, found, encoder, model, digest(encoder))
+    return Pretrained(workdir, encoder, model, digest(encoder))
 
 
 def together(config: Finetune, model: Model, parameters: int, batch_size: int, length: int) -> int:
     """How many trials train side by side: as many as half the memory of a device holds.
 
-    A processor gains nothing by it (bench/glue.py), so there it is one.
+    On a CPU it is one: three trials of 4 layers side by side took as long as one after the other.
     """
     if config.together:
         return config.together
@@ -111,6 +116,27 @@ def together(config: Finetune, model: Model, parameters: int, batch_size: int, l
     rows = -(-batch_size // jax.sharding.get_mesh().shape["data"])
     activations = rows * length * model.layers * (34 * model.dim + 5 * model.heads * length)
     return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
+
+
+def _measure(source: Source, tasks: Sequence[Task]) -> tuple[dict[Task, int], dict[Task, float]]:
+    """How many training examples each task has, and how many characters one of them has on average.
+
+    Raises:
+      UserError: a task has no data or damaged data, which must not come out after others have trained for hours.
+    """
+    there = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
+    if lacking := [task.name for task in tasks if task not in there]:
+        mend = f"--config.tasks={','.join(task.name for task in there)} leaves them out" if there else ""
+        found = f"no train and validation data of {', '.join(lacking)} in {source.name}"
+        raise UserError("glue.source", found, "some of every task", mend)
+    sizes, work = {}, {}
+    for task in tasks:
+        examples = source.read(task, task.train, labelled=True)
+        sizes[task] = len(examples)
+        work[task] = sum(len(text) for example in examples for text in example.texts) / len(examples)
+        for split in task.validation:
+            source.read(task, split, labelled=True)
+    return sizes, work
 
 
 def _task(run: Run, pretrained: Pretrained, task: Task) -> list[Result]:
@@ -137,14 +163,22 @@ def _task(run: Run, pretrained: Pretrained, task: Task) -> list[Result]:
         most = together(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
         groups += [trials[first : first + most] for first in range(0, len(trials), most)]
     missing = [[trial for trial in group if not _finished(run, trial, data)] for group in groups]
-    with Progress(task.name, sum(map(len, missing)), len(data.train) * protocol.epochs) as progress:
-        for group in filter(None, missing):
-            trained, params = train(
-                group, protocol, pretrained.model, run.config.mesh, encoder, task, data, progress.advance
-            )
-            _keep(run, pretrained, task, data, trained, params)
-            run.log.add([each.result for each in trained])
-            progress.report([each.result for each in trained])
+    finished = sum(map(len, groups)) - sum(map(len, missing))
+    run.progress.skip(finished, finished * protocol.epochs * len(data.train) * run.work[task])
+    for group in filter(None, missing):
+        trained, params = train(
+            group,
+            protocol,
+            pretrained.model,
+            run.config.mesh,
+            encoder,
+            task,
+            data,
+            lambda examples: run.progress.advance(examples * run.work[task]),
+        )
+        _keep(run, pretrained, task, data, trained, params)
+        run.log.add([each.result for each in trained])
+        run.progress.report([each.result for each in trained])
     return [run.log.results[trial] for group in groups for trial in group]
 
 

@@ -1,4 +1,4 @@
-"""Where a fine-tuning run stands: a bar on a terminal, a plain line for each group of trials elsewhere."""
+"""Where a fine-tuning run stands: a bar over all tasks and seeds on a terminal, a plain line a trial elsewhere."""
 
 import sys
 import time
@@ -10,34 +10,32 @@ from symbert_jax.eval.trials import Result
 
 
 class Progress:
-    """Counts the examples that the trials of one task have seen."""
+    """Counts trials and the work that they are, in characters of training text: long texts take long."""
 
-    def __init__(self, task: str, trials: int, examples: int):
-        """`trials` are to see `examples` each."""
-        self.task, self.trials, self.done = task, trials, 0
+    def __init__(self, trials: int, work: float):
+        self.trials, self.work, self.done, self.worked = trials, work, 0, 0.0
+        self.began = time.perf_counter()
         self.bar = tqdm(
-            total=trials * examples,
-            desc=task,
-            unit="example",
-            unit_scale=True,
-            disable=not (trials and sys.stderr.isatty()),
+            total=round(work),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+            disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
         )
-        self.began = time.perf_counter()
 
-    def __enter__(self) -> "Progress":
-        return self
+    def skip(self, trials: int, work: float) -> None:
+        """Leaves out what an earlier run has finished."""
+        self.trials, self.work = self.trials - trials, self.work - work
+        self.bar.total = round(self.work)
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def advance(self, examples: int) -> None:
-        self.bar.update(examples)
+    def advance(self, work: float) -> None:
+        self.worked += work
+        self.bar.update(round(self.worked) - self.bar.n)
 
     def report(self, results: Sequence[Result]) -> None:
         """A line a finished trial."""
         self.done += len(results)
-        left = (time.perf_counter() - self.began) / self.done * (self.trials - self.done)
+        seconds = (time.perf_counter() - self.began) * (self.work / max(self.worked, 1.0) - 1)
+        self.bar.set_description_str(f"{self.done}/{self.trials} trials")
         for result in results:
             trial = result.trial
             metrics = "  ".join(
@@ -45,7 +43,10 @@ class Progress:
                 for split, found in result.scores.items()
                 for name, value in found.items()
             )
-            line = f"{self.task}  lr {trial.learning_rate:g}  batch {trial.batch_size}  seed {trial.seed}  {metrics}"
+            line = f"{trial.task}  lr {trial.learning_rate:g}  batch {trial.batch_size}  seed {trial.seed}  {metrics}"
             line += "  collapsed" * result.collapsed + f"  {result.seconds:.0f} s"
-            tqdm.write(line + f"  {self.done}/{self.trials}, {left / 60:.0f} min left of {self.task}", file=sys.stdout)
+            tqdm.write(f"{line}  ({self.done}/{self.trials} trials, eta {seconds / 60:.0f} min)", file=sys.stdout)
         sys.stdout.flush()
+
+    def close(self) -> None:
+        self.bar.close()

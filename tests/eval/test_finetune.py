@@ -70,7 +70,8 @@ def test_it_learns_and_reports(run, capsys) -> None:
     assert found["tasks"]["sst2"]["collapsed"] == 0 and found["step"] == 20
     assert found["means"]["mean"] == pytest.approx(found["tasks"]["sst2"]["scores"]["validation"]["mean"])
     assert "| SST-2 | accuracy |" in (workdir / "results.md").read_text()
-    assert "| checkpoint | SST-2 | mean of 1 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| checkpoint | SST-2 | mean of 1 |" in said and "(2/2 trials, eta 0 min)" in said
     assert (workdir / "scores.png").stat().st_size > 1000
 
 
@@ -158,7 +159,10 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
         ({"checkpoint": ("nowhere",)}, "nowhere"),
         ({"checkpoint_steps": (15,)}, "no step 15"),
         ({"protocol": "papper"}, "did you mean 'paper'"),
-        ({"tasks": ("qqp",)}, "no train of qqp"),
+        (
+            {"tasks": ("qqp", "sst2", "cola")},
+            "no train and validation data of cola, qqp in .*tasks=sst2 leaves them out",
+        ),
         ({"tasks": ("sst",)}, "did you mean 'sst2'"),
     ],
 )
