@@ -34,7 +34,7 @@ class Progress:
     def report(self, results: Sequence[Result]) -> None:
         """A line a finished trial."""
         self.done += len(results)
-        seconds = (time.perf_counter() - self.began) * (self.work / max(self.worked, 1.0) - 1)
+        seconds = (time.perf_counter() - self.began) * max(0.0, self.work / max(self.worked, 1.0) - 1)
         self.bar.set_description_str(f"{self.done}/{self.trials} trials")
         for result in results:
             trial = result.trial
