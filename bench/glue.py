@@ -11,9 +11,7 @@ the same batch size; both start from random weights, which cost the same as trai
 import argparse
 import datetime
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.peers import PEERS_PYTHON, ROOT, Shape, answer, cpu, hf_config, our_model
+from bench.contenders import Contenders, machine
+from bench.peers import Shape, hf_config, our_model
 
 EPOCHS, BATCH, RATE, LENGTH = 5, 16, 1e-5, 128  # the paper's protocol
 Turn = Callable[[], tuple[float, float]]  # seconds of training on the sample, and of predicting the dev set
@@ -50,7 +49,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     import jax
 
     from symbert_jax import config, sharding
-    from symbert_jax.eval import protocols, training
+    from symbert_jax.eval import inputs, protocols, training
     from symbert_jax.eval.trials import Trial
     from symbert_jax.model import bert
 
@@ -70,7 +69,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     trial = Trial("", "", name, BATCH, RATE, 0, "")
 
     def turn() -> tuple[float, float]:
-        data = training.Data(part, {"validation": dev}, {})
+        data = inputs.Data(part, {"validation": dev}, {})
         start = time.perf_counter()
         _, params = training.train([trial], protocol, model, config.Mesh(), encoder, task, data, lambda count: None)
         middle = time.perf_counter()
@@ -81,7 +80,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     return turn
 
 
-def trainer(name: str, flags: argparse.Namespace) -> Turn:
+def trainer(flags: argparse.Namespace) -> Turn:
     import torch
     from transformers import (
         BertForSequenceClassification,
@@ -129,12 +128,13 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
     return turn
 
 
-CONTENDERS = ("standard", "symmetric", "pairwise", "hf_trainer")
+PEERS = ("hf_trainer",)
+CONTENDERS = ("standard", "symmetric", "pairwise", *PEERS)
 
 
 def work(name: str, flags: argparse.Namespace) -> None:
     """A contender's process: a turn to warm up, then one for each line."""
-    turn = trainer(flags.task, flags) if name == "hf_trainer" else ours(flags.task, flags, name)
+    turn = trainer(flags) if name in PEERS else ours(flags.task, flags, name)
     turn()
     print("{}", flush=True)
     for _ in sys.stdin:
@@ -148,29 +148,13 @@ def measure(task: str, flags: argparse.Namespace) -> dict:
         "train": [(train[i].texts, train[i].label) for i in rows],
         "dev": [(each.texts, each.label) for each in dev],
     }
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ | {"JAX_PLATFORMS": "cpu"}
-    processes = {}
-    for name in CONTENDERS:
-        python = PEERS_PYTHON if name == "hf_trainer" else sys.executable
-        given = [f"--source={flags.source}", f"--vocab={flags.vocab}", f"--examples={flags.examples}", f"--task={task}"]
-        processes[name] = subprocess.Popen(
-            [python, "-m", "bench.glue", *given, f"--worker={name}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
-        answer(
-            name, processes[name], json.dumps(texts) + "\n" if name == "hf_trainer" else ""
-        )  # one warms up at a time
+    given = [f"--source={flags.source}", f"--vocab={flags.vocab}", f"--examples={flags.examples}", f"--task={task}"]
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for turn in range(flags.rounds):
-        for name in CONTENDERS if turn % 2 == 0 else reversed(CONTENDERS):
-            training, predicting = answer(name, processes[name], "\n")
+    with Contenders("glue", CONTENDERS, PEERS, given) as contenders:
+        for name in CONTENDERS:
+            contenders.ask(name, json.dumps(texts) if name in PEERS else None)
+        for name, (training, predicting) in contenders.turns(flags.rounds, ""):
             seconds[name].append(training * EPOCHS * len(train) / flags.examples + predicting)
-    for process in processes.values():
-        process.kill()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "seconds": {name: round(value, 1) for name, value in medians.items()},
@@ -189,12 +173,10 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.worker:
         return work(flags.worker, flags)
-    if not PEERS_PYTHON.exists():
-        sys.exit("bench.glue: .venv-peers is missing; run: make peers-env")
     report = {
         "bench": "glue",
         "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": cpu(), "cores": os.cpu_count()},
+        "machine": machine(),
         "examples": flags.examples,
     }
     print(json.dumps(report | {task: measure(task, flags) for task in flags.task.split(",")}))

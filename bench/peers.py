@@ -10,25 +10,19 @@ the medians as multiples of ours with standard attention.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import functools
 import importlib.metadata
 import json
-import os
-import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
+from bench.contenders import Contenders, machine
 
 VOCABULARY = 30522
 MASK_RATE = 0.15
@@ -207,7 +201,7 @@ CONTENDERS: dict[str, Callable[[Shape], Step]] = {
     "hf_torch": functools.partial(hf_torch, "eager"),
     "hf_torch_sdpa": functools.partial(hf_torch, "sdpa"),
 }
-PEERS = ("hf_flax", "hf_torch", "hf_torch_sdpa")  # these live in PEERS_PYTHON's environment
+PEERS = ("hf_flax", "hf_torch", "hf_torch_sdpa")
 PACKAGES = ("jax", "flax", "optax", "torch", "transformers")
 
 
@@ -227,46 +221,16 @@ def work(name: str, shape: Shape, warmup: int) -> None:
         print(json.dumps({"ms": milliseconds, "loss": loss}), flush=True)
 
 
-def start(name: str, flags: list[str]) -> subprocess.Popen[str]:
-    python = PEERS_PYTHON if name in PEERS else sys.executable
-    quiet_cpu = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"}
-    huge_pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
-    return subprocess.Popen(
-        [python, "-m", "bench.peers", *flags, "--worker", name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=huge_pages | os.environ | quiet_cpu,
-    )
-
-
-def answer(name: str, process: subprocess.Popen[str], question: str = "") -> dict:
-    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-        process.stdin.write(question)
-        process.stdin.flush()
-    if not (line := process.stdout.readline()):
-        sys.exit(f"bench.peers: {name} stopped; what it said is above")
-    return json.loads(line)
-
-
 def compare(names: list[str], flags: list[str], rounds: int, steps: int) -> dict:
     """Medians over `rounds` turns of `steps` steps each."""
-    processes = {name: start(name, flags) for name in names}
-    try:
-        versions = {}
-        for name, process in processes.items():
-            versions.setdefault("peers" if name in PEERS else "ours", {}).update(answer(name, process))
-        times, loss = {name: [] for name in names}, {}
-        for turn in range(rounds):
-            for name in names if turn % 2 == 0 else reversed(names):
-                # a turn's first step finds caches full of another's data, so it does not count
-                found = answer(name, processes[name], f"{steps + 1}\n")
-                times[name] += found["ms"][1:]
-                loss[name] = found["loss"]
-    finally:
-        for process in processes.values():
-            process.kill()
+    versions, times, loss = {}, {name: [] for name in names}, {}
+    with Contenders("peers", names, PEERS, flags) as contenders:
+        for name in names:
+            versions.setdefault("peers" if name in PEERS else "ours", {}).update(contenders.ask(name))
+        # a turn's first step finds caches full of another's data, so it does not count
+        for name, found in contenders.turns(rounds, str(steps + 1)):
+            times[name] += found["ms"][1:]
+            loss[name] = found["loss"]
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "ms": {name: round(value, 1) for name, value in medians.items()},
@@ -275,15 +239,6 @@ def compare(names: list[str], flags: list[str], rounds: int, steps: int) -> dict
         "loss": {name: round(value, 3) for name, value in loss.items()},
         "versions": versions,
     }
-
-
-def cpu() -> str:
-    """The processor's name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -299,13 +254,11 @@ def main() -> None:
     shape = Shape(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Shape)})
     if flags.worker:
         return work(flags.worker, shape, flags.warmup)
-    if not PEERS_PYTHON.exists():
-        sys.exit("bench.peers: .venv-peers is missing; run: make peers-env")
     names = [name for name in CONTENDERS if flags.sdpa or name != "hf_torch_sdpa"]
     report = {
         "bench": "peers",
         "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": cpu(), "cores": os.cpu_count()},
+        "machine": machine(),
         "shape": dataclasses.asdict(shape),
         "steps": flags.rounds * flags.steps,
     }

@@ -258,8 +258,6 @@ def check_finetune(config: Finetune) -> None:
     for field in ("learning_rates", "batch_sizes", "checkpoint_steps"):
         if any(not 0 < number < float("inf") for number in getattr(config, field)):
             raise UserError(field, str(getattr(config, field)), "finite numbers above 0")
-    if config.from_mnli and "mnli" not in config.tasks:
-        raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", "mnli among the tasks")
 
 
 def _build(kind: type, value: Any, path: str) -> Any:

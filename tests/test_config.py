@@ -142,7 +142,6 @@ def test_lists_of_numbers_on_the_command_line() -> None:
         ({"batch_sizes": (0,)}, "batch_sizes: found .0,., wanted finite numbers above 0"),
         ({"learning_rates": ("fast",)}, "config.learning_rates: found 'fast', wanted a value of type float"),
         ({"checkpoint_steps": ("1.5",)}, "config.checkpoint_steps: found '1.5', wanted a value of type int"),
-        ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
     ],
 )
 def test_a_wrong_field_of_finetune_is_named(changes, message) -> None:

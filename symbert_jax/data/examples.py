@@ -38,6 +38,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def size(self) -> int:
+        """Tokens, without padding."""
+        return int(self.lengths.sum())
+
     def batch(self, place: Place) -> GlueBatch:
         """The rows of `place`, at its length; a filler weighs nothing."""
         rows = place.rows
@@ -48,6 +53,10 @@ class Examples:
             labels=self.labels[rows],
             weights=(rows != FILLER).astype(np.float32),
         )
+
+    def count(self, place: Place) -> int:
+        """The tokens of `place` without padding."""
+        return int(self.lengths[place.rows[place.rows != FILLER]].sum())
 
     def fingerprint(self) -> str:
         """A SHA-256 of everything in here."""

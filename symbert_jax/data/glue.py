@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -102,9 +103,12 @@ def _label(task: Task, text: str, here: str) -> float:
             raise UserError("glue.source", f"{here}: {task.label} {text!r}", f"one of {', '.join(task.classes)}")
         return float(task.classes.index(text))
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise UserError("glue.source", f"{here}: {task.label} {text!r}", "a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError("glue.source", f"{here}: {task.label} {text!r}", "a number")
+    return number
 
 
 def _file(folder: epath.Path, task: Task, split: Split) -> epath.Path | None:
@@ -137,4 +141,4 @@ def _find(folder: epath.Path, task: Task) -> Iterator[epath.Path]:
     """The task's dataset, whether `folder` is TFDS's data directory or the folder of the tasks."""
     for place in (folder / "glue" / task.name, folder / task.name):
         if place.is_dir():
-            yield tfds_text.find(str(place.resolve()))
+            yield tfds_text.find(str(place.resolve()), "glue.source")

@@ -22,10 +22,11 @@ def data_dir() -> epath.Path:
     return epath.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
-def find(name: str) -> epath.Path:
+def find(name: str, field: str = "data.sources") -> epath.Path:
     """The folder of a prepared dataset, its newest version where `name` leaves that open.
 
     name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()`, or a path or bucket URL.
+    field: of the config that named it, for errors.
 
     Raises:
       UserError: nothing is prepared there.
@@ -37,12 +38,12 @@ def find(name: str) -> epath.Path:
             return folder
         versions = [path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and _is_dataset(path)]
     except ImportError as error:
-        raise UserError("data.sources", f"{folder}: {error}", "the library for this bucket") from error
+        raise UserError(field, f"{folder}: {error}", "the library for this bucket") from error
     except OSError:  # no such folder
         versions = []
     if not versions:
         raise UserError(
-            "data.sources",
+            field,
             f"no prepared dataset in {folder}",
             "a folder with dataset_info.json",
             "prepare it with TFDS, or set TFDS_DATA_DIR, or name its folder: tfds:DIRECTORY",

@@ -6,7 +6,6 @@ same command, run again, trains what is missing and writes the same results.
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -20,15 +19,13 @@ from etils import epath
 
 from symbert_jax.checkpoint import digest, load, read_params, require_step, write_params
 from symbert_jax.config import Finetune, Model, UserError
-from symbert_jax.data import tokenizer
-from symbert_jax.data.examples import Examples, encode
-from symbert_jax.data.glue import Source
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.data.tasks import TASKS, Split, Task, find
+from symbert_jax.data.tasks import TASKS, Task, find
 from symbert_jax.eval import report, scores
+from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
-from symbert_jax.eval.training import Data, Trained, train
+from symbert_jax.eval.training import Trained, train
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.metrics import write_whole
 from symbert_jax.model.tree import Params
@@ -52,10 +49,8 @@ class Run(NamedTuple):
     config: Finetune
     protocol: Protocol
     tasks: list[Task]
-    source: Source
     workdir: epath.Path
     log: Log
-    work: dict[Task, float]  # of an example: mean characters of a task's training texts
     progress: Progress
 
 
@@ -66,26 +61,26 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
       UserError: checkpoints, data, protocol and mesh do not fit each other.
     """
     protocol, tasks = resolve(config), find(config.tasks)
-    source = Source(config.glue.source)
     trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
-    sizes, work = _measure(source, trained)
-    places = [(name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint]
-    starts = [  # all of them now, so that a missing one fails before the first is trained on
+    for warm in {task.warm for task in tasks if config.from_mnli and task.warm} - {task.name for task in tasks}:
+        raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", f"{warm} among the tasks")
+    starts = [
         (name, folder, require_step(folder, step))
-        for name, folder in places
+        for name, folder in ((name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint)
         for step in config.checkpoint_steps or (None,)
     ]
+    # all checkpoints and all data now: what is missing or damaged must not come out after hours of training
+    data = read_all(config, protocol, tasks, [folder for _, folder, _ in starts])
     workdir.mkdir(parents=True, exist_ok=True)
-    log = Log(workdir, write=jax.process_index() == 0)
-    # as one bar for everything: what is finished already is skipped when its turn comes
-    trials = len(starts) * len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    progress = Progress(trials * len(work), trials * protocol.epochs * sum(sizes[task] * work[task] for task in work))
-    run = Run(config, protocol, tasks, source, workdir, log, work, progress)
+    each = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
+    sizes = [part.train.size for _, folder, _ in starts for part in data[folder].values()]
+    progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))
+    run = Run(config, protocol, tasks, workdir, Log(workdir, write=jax.process_index() == 0), progress)
     scored = []
     with jax.set_mesh(make_mesh(config.mesh)), contextlib.closing(progress):
         for name, folder, step in starts:
             pretrained = read(folder, step, protocol)
-            found = {task: _task(run, pretrained, task) for task in trained}
+            found = {task: _task(run, pretrained, task, data[folder][task]) for task in trained}
             results = {task: found[task] for task in tasks if task in found}
             scored.append(report.Scored(name, step, pretrained.sha256, pretrained.model, results))
     if run.log.write:
@@ -118,35 +113,14 @@ def together(config: Finetune, model: Model, parameters: int, batch_size: int, l
     return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
-def _measure(source: Source, tasks: Sequence[Task]) -> tuple[dict[Task, int], dict[Task, float]]:
-    """How many training examples each task has, and how many characters one of them has on average.
-
-    Raises:
-      UserError: a task has no data or damaged data, which must not come out after others have trained for hours.
-    """
-    there = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
-    if lacking := [task.name for task in tasks if task not in there]:
-        mend = f"--config.tasks={','.join(task.name for task in there)} leaves them out" if there else ""
-        found = f"no train and validation data of {', '.join(lacking)} in {source.name}"
-        raise UserError("glue.source", found, "some of every task", mend)
-    sizes, work = {}, {}
-    for task in tasks:
-        examples = source.read(task, task.train, labelled=True)
-        sizes[task] = len(examples)
-        work[task] = sum(len(text) for example in examples for text in example.texts) / len(examples)
-        for split in task.validation:
-            source.read(task, split, labelled=True)
-    return sizes, work
-
-
-def _task(run: Run, pretrained: Pretrained, task: Task) -> list[Result]:
+def _task(run: Run, pretrained: Pretrained, task: Task, data: Data) -> list[Result]:
     """The results of every trial of a task; those that are missing are trained."""
-    protocol, data = run.protocol, _data(run, pretrained, task)
+    protocol = run.protocol
     warm = run.config.from_mnli and bool(task.warm)
     encoder = _warm(run, pretrained, task) if warm else pretrained.params
     same = Trial(
         checkpoint=digest(encoder) if warm else pretrained.sha256,
-        data=_fingerprint(data),
+        data=data.fingerprint(),
         task=task.name,
         batch_size=0,
         learning_rate=0.0,
@@ -164,7 +138,7 @@ def _task(run: Run, pretrained: Pretrained, task: Task) -> list[Result]:
         groups += [trials[first : first + most] for first in range(0, len(trials), most)]
     missing = [[trial for trial in group if not _finished(run, trial, data)] for group in groups]
     finished = sum(map(len, groups)) - sum(map(len, missing))
-    run.progress.skip(finished, finished * protocol.epochs * len(data.train) * run.work[task])
+    run.progress.skip(finished, finished * protocol.epochs * data.train.size)
     for group in filter(None, missing):
         trained, params = train(
             group,
@@ -174,33 +148,12 @@ def _task(run: Run, pretrained: Pretrained, task: Task) -> list[Result]:
             encoder,
             task,
             data,
-            lambda examples: run.progress.advance(examples * run.work[task]),
+            run.progress.advance,
         )
         _keep(run, pretrained, task, data, trained, params)
         run.log.add([each.result for each in trained])
         run.progress.report([each.result for each in trained])
     return [run.log.results[trial] for group in groups for trial in group]
-
-
-def _data(run: Run, pretrained: Pretrained, task: Task) -> Data:
-    """Tokenises what `task` needs; its model also predicts those of the run's tasks that have none."""
-    words = tokenizer.load(pretrained.workdir / VOCAB, parse_special=False)
-    length = min(run.protocol.length, pretrained.model.length)
-
-    def examples(task: Task, split: Split, labelled: bool) -> Examples:
-        return encode(words, run.source.read(task, split, labelled=labelled), length)
-
-    predicted = [task] * run.config.predictions + [other for other in run.tasks if other.model == task.name]
-    return Data(
-        examples(task, task.train, labelled=True),
-        {split.name: examples(task, split, labelled=True) for split in task.validation},
-        {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
-    )
-
-
-def _fingerprint(data: Data) -> str:
-    parts = [data.train, *data.validation.values()]
-    return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()
 
 
 def _finished(run: Run, trial: Trial, data: Data) -> bool:

@@ -15,6 +15,7 @@ from symbert_jax.config import Mesh, Model
 from symbert_jax.data.examples import Examples, prediction_plan, share, steps_per_epoch, training_plan
 from symbert_jax.data.tasks import Task
 from symbert_jax.eval import scores, steps
+from symbert_jax.eval.inputs import Data
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.model.tree import Params
@@ -25,14 +26,6 @@ PREDICTED = 64  # rows of a batch of predictions, about
 AHEAD = 8  # steps that the host may run ahead of the devices
 
 Logits = dict[str, Float[np.ndarray, "rows C"]]  # by the name of a split
-
-
-class Data(NamedTuple):
-    """A task's examples, tokenised."""
-
-    train: Examples
-    validation: dict[str, Examples]  # by the name of the split
-    test: dict[str, Examples]  # what is to be predicted besides, by the name of the file for the GLUE server
 
 
 class Trained(NamedTuple):
@@ -52,7 +45,7 @@ def train(
 ) -> tuple[list[Trained], Params]:
     """Trains trials of one batch size, each from `encoder` with a head of its own.
 
-    advance: told after every step how many examples all trials together have seen in it.
+    advance: told after every step how many tokens all trials together have seen in it.
 
     Returns what each trial came to, and the parameters at the epochs that count, with a leading dimension R.
     """
@@ -76,7 +69,7 @@ def train(
             number += 1
             if number % AHEAD == 0:
                 jax.block_until_ready(sums)
-            advance(sum(int(np.sum(place.rows >= 0)) for place in places))
+            advance(sum(data.train.count(place) for place in places))
         if epoch == protocol.epochs or protocol.select == "best":
             logits = predict(state.params, model, task, data.validation)
             new = [_judge(trial, task, found, data, epoch) for trial, found in zip(trials, logits, strict=True)]

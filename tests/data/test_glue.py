@@ -94,6 +94,7 @@ def test_rows_that_everybody_leaves_out_of_qqp(tmp_path) -> None:
         ("RTE", "", "line 1: columns none"),
         ("RTE", "index\tsentence1\tsentence2\tlabel\n", "no example of rte validation"),
         ("STS-B", "sentence1\tsentence2\tscore\na\tb\thigh\n", "line 2: score 'high', wanted a number"),
+        ("STS-B", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: score 'nan', wanted a number"),
         ("STS-B", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\tb\t1\n", "line 3: invalid start byte, wanted UTF-8"),
         ("CoLA", "gj04\t2\t\tThe sailors rode.\n", "line 1: label '2', wanted one of 0, 1"),
     ],

@@ -134,7 +134,7 @@ def test_a_grid_reports_its_best_setting(run) -> None:
 
 
 def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
-    workdir = run(tasks=("rte", "mnli", "ax"), from_mnli=True, epochs=2, predictions=False)
+    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, epochs=2, predictions=False)
     cold = run("cold", tasks=("rte",), epochs=2)
     assert tasks(workdir)["rte"]["trials"] != tasks(cold)["rte"]["trials"]
     assert set(tasks(workdir)["mnli"]["scores"]) == {"validation_matched", "validation_mismatched"}
@@ -172,6 +172,7 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
             "no train and validation data of cola, qqp in .*tasks=sst2 leaves them out",
         ),
         ({"tasks": ("sst",)}, "did you mean 'sst2'"),
+        ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
     ],
 )
 def test_a_mistake_is_told(run, changes, message) -> None:

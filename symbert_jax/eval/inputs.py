@@ -1,0 +1,71 @@
+"""What fine-tuning reads: every task's examples, tokenised once for all checkpoints of the same words."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils import epath
+
+from symbert_jax.config import Finetune, UserError, from_json
+from symbert_jax.data import tokenizer
+from symbert_jax.data.examples import Examples, encode
+from symbert_jax.data.glue import Source
+from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.tasks import Split, Task
+from symbert_jax.eval.protocols import Protocol
+
+
+class Data(NamedTuple):
+    """A task's examples, tokenised."""
+
+    train: Examples
+    validation: dict[str, Examples]  # by the name of the split
+    test: dict[str, Examples]  # what is to be predicted besides, by the name of the file for the GLUE server
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of all that decides a score."""
+        parts = [self.train, *self.validation.values()]
+        return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()
+
+
+def read_all(
+    config: Finetune, protocol: Protocol, tasks: Sequence[Task], workdirs: Sequence[epath.Path]
+) -> dict[epath.Path, dict[Task, Data]]:
+    """For every pretraining workdir the data of each of `tasks` that has a model of its own.
+
+    Raises:
+      UserError: a task has no data, or damaged data.
+    """
+    source, trained = Source(config.glue.source), [task for task in tasks if not task.model]
+    _require(source, trained)
+
+    def read(task: Task, words: tokenizer.Tokenizer, length: int) -> Data:
+        def examples(task: Task, split: Split, labelled: bool) -> Examples:
+            return encode(words, source.read(task, split, labelled=labelled), length)
+
+        # its model also predicts those of the tasks that have none
+        predicted = [task] * config.predictions + [other for other in tasks if other.model == task.name]
+        return Data(
+            examples(task, task.train, labelled=True),
+            {split.name: examples(task, split, labelled=True) for split in task.validation},
+            {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
+        )
+
+    shared: dict[tuple[str, int], dict[Task, Data]] = {}
+    found = {}
+    for workdir in dict.fromkeys(workdirs):
+        length = min(protocol.length, from_json((workdir / "config.json").read_text()).model.length)
+        if (same := (tokenizer.sha256(workdir / VOCAB), length)) not in shared:
+            words = tokenizer.load(workdir / VOCAB, parse_special=False)
+            shared[same] = {task: read(task, words, length) for task in trained}
+        found[workdir] = shared[same]
+    return found
+
+
+def _require(source: Source, tasks: Sequence[Task]) -> None:
+    """Raises `UserError` with the names of all tasks that have no data."""
+    there = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
+    if lacking := [task.name for task in tasks if task not in there]:
+        mend = f"--config.tasks={','.join(task.name for task in there)} leaves them out" if there else ""
+        found = f"no train and validation data of {', '.join(lacking)} in {source.name}"
+        raise UserError("glue.source", found, "some of every task", mend)
