@@ -33,8 +33,10 @@ class SelfAttention(nnx.Module):
             case "pairwise":
                 self.pair = parameter(PAIR_INIT[config.pairwise_init], "NHG", sizes, rngs)
 
-    def query_key(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
-        """The two sides whose inner product is the score."""
+    def query_key(
+        self, x: Float[Array, "B S D"], first: int | None = None
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
+        """The two sides whose inner product is the score; queries of the first T = `first` tokens (None: all)."""
         q = self.query(x)
         match self.kind:
             case "standard":
@@ -43,13 +45,17 @@ class SelfAttention(nnx.Module):
                 k = q
             case "pairwise":
                 k = jnp.einsum("BSNG,NHG->BSNH", q, use(self.pair, q.dtype), out_sharding=spec("BSNH"))
-        return q, k
+        return q[:, :first], k
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[AnyArray, "B S"] | None, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B S D"],
+        mask: Bool[AnyArray, "B S"] | None,
+        key: PRNGKeyArray | None,
+        first: int | None = None,
     ) -> Float[Array, "B T D"]:
         """Mixes the tokens that `mask` admits (None: all); `key` draws attention dropout (None: off)."""
-        q, k = self.query_key(x)
+        q, k = self.query_key(x, first)
         v = self.value(x)
         match self.kernel:
             case "xla":
