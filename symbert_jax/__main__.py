@@ -4,6 +4,8 @@
   pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
+  export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
+  import    --source=DIR --workdir=DIR      such a folder as a workdir; --attention=pairwise converts a standard one
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
@@ -11,6 +13,7 @@ Any field of a config is a flag: --config.model.attention=pairwise
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,6 +33,12 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrain
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
 _TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
 _OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_FORMAT = flags.DEFINE_string("format", "huggingface", "Of an exported folder: huggingface | plpi.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of exported weights: float32 | bfloat16.")
+_SOURCE = flags.DEFINE_string("source", None, "A folder of Hugging Face's BERT or of plpi/bert.")
+_VOCAB = flags.DEFINE_string("vocab", None, "The vocabulary of a source that has none.")
+_ATTENTION = flags.DEFINE_string("attention", None, "What a standard source becomes: symmetric | pairwise.")
+_TEXT = flags.DEFINE_string("text", "python-docs:stdlib", "The documents that this conversion is fitted to.")
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -54,10 +63,27 @@ def finetune(arguments: list[str]) -> None:
     finetune(_config(configs.freeze_finetune), _workdir())
 
 
+def export(arguments: list[str]) -> None:
+    from symbert_jax.interop.export import export
+
+    _none(arguments)
+    out = _folder(_required("out", _OUT.value))
+    command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
+    export(_folder(_required("checkpoint", _CHECKPOINT.value)), out, _STEP.value, _FORMAT.value, _DTYPE.value, command)
+
+
+def import_(arguments: list[str]) -> None:
+    from symbert_jax.interop.import_ import import_
+
+    _none(arguments)
+    source = _folder(_required("source", _SOURCE.value))
+    import_(source, _workdir(), _VOCAB.value, _ATTENTION.value, _TEXT.value)
+
+
 def fill(arguments: list[str]) -> None:
     from symbert_jax.fill import Filler
 
-    filler = Filler(epath.Path(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
+    filler = Filler(_folder(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
     for text in arguments or [_required("TEXT", None)]:
         print(filler.describe(text, _TOP.value))
 
@@ -70,7 +96,7 @@ def compare(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (prepare, pretrain, finetune, fill, compare)
+    command.__name__.rstrip("_"): command for command in (prepare, pretrain, finetune, export, import_, fill, compare)
 }
 
 
@@ -96,7 +122,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(["symbert_jax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL)]
+        known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
         raise UserError(
             "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
         ) from None
@@ -107,7 +133,11 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _workdir() -> epath.Path:
-    return epath.Path(_required("workdir", _WORKDIR.value)).expanduser().resolve()
+    return _folder(_required("workdir", _WORKDIR.value))
+
+
+def _folder(path: str) -> epath.Path:
+    return epath.Path(path).expanduser().resolve()
 
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:

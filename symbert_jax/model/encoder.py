@@ -122,6 +122,15 @@ class Encoder(nnx.Module):
         x, _ = jax.lax.scan(whole, x, jax.tree.map(lambda leaf: leaf[:-1], layers), unroll=self.unroll)
         return run(first, x, last)[0]
 
+    def inputs(self, tokens: Int[AnyArray, "B T"]) -> Float[Array, "L B T D"]:
+        """What each layer reads, without dropout and padding."""
+        structure, weights = nnx.split(self.layers)
+
+        def run(x: Array, weights: nnx.State) -> tuple[Array, Array]:
+            return nnx.merge(structure, weights)(x, None, None), x
+
+        return jax.lax.scan(run, self.embeddings(tokens, None, None), weights)[1]
+
 
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

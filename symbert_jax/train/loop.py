@@ -164,7 +164,7 @@ def check_same_run(config: Config, stream: Stream, workdir: epath.Path, step: in
         ("data.mask_rate", config.data.mask_rate, before.data.mask_rate),
         ("optim.name", config.optim.name, before.optim.name),
     ):
-        if found != wanted:
+        if found != wanted and step > 0:  # an import has not begun
             raise UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", mend)
     if stream.masking.vocabulary != read_vocabulary(workdir / VOCAB):
         raise UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", mend)
