@@ -9,15 +9,23 @@ stopped=
 child=
 trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
 
-for ((left = ${RESTARTS:-10}; ; left--)); do
+run() { # COMMAND...: returns its exit code; a signal ends the wait, not the child
+  local status
   "$@" &
   child=$!
+  if [[ $stopped ]]; then kill -TERM "$child"; fi # it came before there was a child
   wait "$child" && status=0 || status=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal ends the wait, not the child
+  while kill -0 "$child" 2>/dev/null; do
     wait "$child" && status=0 || status=$?
   done
+  return "$status"
+}
+
+for ((left = ${RESTARTS:-10}; ; left--)); do
+  run "$@" && status=0 || status=$?
   if [[ $stopped ]]; then exit $((status ? status : 143)); fi
   if ((status == 0 || status == 2 || left <= 0)); then exit "$status"; fi
   echo "restart.sh: exit code $status, starting again ($left left)" >&2
-  sleep "${RESTART_AFTER:-10}"
+  run sleep "${RESTART_AFTER:-10}" || true
+  if [[ $stopped ]]; then exit "$status"; fi
 done

@@ -45,7 +45,7 @@ state() {
   query ACTIVE gcloud compute tpus queued-resources describe "$NAME" "${PLACE[@]}" '--format=value(state.state)'
 }
 
-on() { # WORKERS COMMAND: a line of shell
+on() { # WORKERS LINE of shell
   call gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" --worker="$1" --command="$2"
 }
 

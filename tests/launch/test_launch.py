@@ -397,6 +397,17 @@ def test_a_stopped_run_saves_and_says_that_it_has_not_finished(number: signal.Si
     assert process.returncode == 143
 
 
+def test_a_stop_between_two_starts_is_the_end() -> None:
+    command = [ROOT / "launch" / "restart.sh", "bash", "-c", "echo begun; exit 1"]
+    env = os.environ | {"RESTART_AFTER": "60"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "exit code 1, starting again" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == "begun\n"
+    assert process.returncode == 1
+
+
 def test_the_program_itself_refuses_a_mistake_once(project: Project) -> None:
     python = project.root / ".venv" / "bin" / "python"
     python.unlink()
