@@ -2,6 +2,7 @@
 
   prepare   --config=FILE                   text to a tokenised corpus in config.data.dir
   pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
+  doctor    --config=FILE --workdir=DIR     everything that would ruin that run
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
@@ -47,6 +48,14 @@ def pretrain(arguments: list[str]) -> None:
     pretrain(_config(configs.freeze), _workdir())
 
 
+def doctor(arguments: list[str]) -> None:
+    from symbert_jax.doctor import examine
+
+    _none(arguments)
+    examine(_config(configs.freeze_unchecked), _workdir())
+    print("nothing found that would stop this run")
+
+
 def finetune(arguments: list[str]) -> None:
     from symbert_jax.eval.finetune import finetune
 
@@ -70,22 +79,24 @@ def compare(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (prepare, pretrain, finetune, fill, compare)
+    command.__name__: command for command in (prepare, pretrain, doctor, finetune, fill, compare)
 }
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 on success, 2 with one line on stderr when the user can mend it."""
+    """Runs one command; 0 on success, 2 with a line on stderr for everything that the user can mend."""
+    code = 0
     try:
         name, *arguments = _parse(argv)
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
         _quiet_and_cached()
         COMMANDS[name](arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except* UserError as group:
+        for error in group.exceptions:
+            print(f"error: {error}", file=sys.stderr)
+        code = 2
+    return code
 
 
 def _parse(argv: list[str]) -> list[str]:

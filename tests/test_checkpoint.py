@@ -12,7 +12,7 @@ from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, Mesh, Train, UserError
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
-from symbert_jax.train.loop import restore
+from symbert_jax.train.start import restore
 from tests.conftest import configure
 
 PAIRWISE = configure(model={"attention": "pairwise"})
