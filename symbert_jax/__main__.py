@@ -9,6 +9,7 @@
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
 Any field of a config is a flag: --config.model.attention=pairwise
+--xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
 """
 
 import os
@@ -21,6 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
+from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune, UserError
 
 Frozen = TypeVar("Frozen", Config, Finetune)
@@ -31,6 +33,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrain
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
 _TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
 _OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_XLA_PRESET = flags.DEFINE_string("xla_preset", None, "Compiler flags for a chip: a name of xla_presets.py.")
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -84,19 +87,20 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 on success, 2 with a line on stderr for everything that the user can mend."""
-    code = 0
+    """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can mend."""
     try:
         name, *arguments = _parse(argv)
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
         _quiet_and_cached()
+        if _XLA_PRESET.value is not None:
+            print(xla_presets.apply(_XLA_PRESET.value), flush=True)
         COMMANDS[name](arguments)
-    except* UserError as group:
-        for error in group.exceptions:
-            print(f"error: {error}", file=sys.stderr)
-        code = 2
-    return code
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -107,7 +111,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(["symbert_jax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL)]
+        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _XLA_PRESET, _FILL)]
         raise UserError(
             "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
         ) from None

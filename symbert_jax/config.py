@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,6 +23,13 @@ class UserError(Exception):
     def __init__(self, what: str, found: str, wanted: str, mend: str = ""):
         self.what = what
         super().__init__(f"{what}: found {found}, wanted {wanted}" + (f"; {mend}" if mend else ""))
+
+
+class UserErrors(UserError):
+    """Several of them, a line each."""
+
+    def __init__(self, errors: Sequence[UserError]):
+        Exception.__init__(self, "\n".join(map(str, errors)))
 
 
 @dataclasses.dataclass(frozen=True)

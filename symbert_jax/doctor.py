@@ -16,10 +16,10 @@ from etils import epath
 from symbert_jax import config as configs
 from symbert_jax import sharding
 from symbert_jax.checkpoint import FOLDER
-from symbert_jax.config import Config, Mesh, UserError
+from symbert_jax.config import Config, Mesh, UserError, UserErrors
 from symbert_jax.data import vocabulary
-from symbert_jax.data.rows import read_manifest
-from symbert_jax.data.stream import open_stream, read_words
+from symbert_jax.data.rows import SPLITS, open_split, read_manifest
+from symbert_jax.data.stream import read_words
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
@@ -37,14 +37,14 @@ def examine(config: Config, workdir: epath.Path) -> None:
     """Prints a line on stderr for each `Advice`.
 
     Raises:
-      ExceptionGroup: of all other findings.
+      UserErrors: all other findings.
     """
     found = findings(config, workdir)
     for advice in found:
         if isinstance(advice, Advice) and jax.process_index() == 0:
             print(f"warning: {advice}", file=sys.stderr)
     if errors := [error for error in found if not isinstance(error, Advice)]:
-        raise ExceptionGroup("this run cannot go well", errors)
+        raise UserErrors(errors)
 
 
 def findings(config: Config, workdir: epath.Path) -> list[UserError]:
@@ -89,14 +89,16 @@ def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
     batch, steps = config.data.batch_size, config.train.steps
-    rows = read_manifest(Path(config.data.dir))["splits"]["train"]["rows"]
+    folder = Path(config.data.dir)
+    rows = read_manifest(folder)["splits"]["train"]["rows"]
     if batch > rows:
         mend = "a batch would hold the same row twice: prepare more text"
         yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", mend)
     elif (epochs := steps * batch / rows) > EPOCHS:
         mend = "shorten train.steps or prepare more text"
         yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {EPOCHS} epochs", mend)
-    open_stream(config, jax.process_index(), jax.process_count())
+    for split in SPLITS:
+        open_split(folder, split, config.model.length)
 
 
 def _workdir(_: Config, workdir: epath.Path) -> Iterator[UserError]:

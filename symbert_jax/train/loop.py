@@ -39,9 +39,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
     SIGTERM, or an interrupt from the keyboard, ends the run after the step in flight with a checkpoint.
 
     Raises:
-      ExceptionGroup: of a `UserError` for everything in the config, the corpus, the workdir and the devices that
-        does not fit.
-      UserError: the loss is not a number.
+      UserError: the config, the corpus, the workdir and the devices do not fit each other, or the loss is not a number.
     """
     examine(config, workdir)
     train, mesh = config.train, make_mesh(config.mesh)
@@ -151,10 +149,11 @@ def _require_finite(values: Values, name: str, step: int) -> None:
 def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
+    origin = f", with the parameters of {config.init_from}" if config.init_from and not start else ""
     return (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
         f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
-        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}"
+        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}{origin}"
     )
 
 
