@@ -134,7 +134,7 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
         yield UserError(
             "workdir",
             f"{free / 1e9:.2f} GB free for {workdir}",
-            f"{count * each / 1e9:.2f}, for {count} checkpoints of {each / 1e9:.2f} GB",
+            f"{count} x {each / 1e9:.2f} GB for checkpoints",
             "take another disk, lower train.keep_latest or raise train.keep_every",
         )
 
