@@ -142,11 +142,7 @@ def test_a_run_starts_from_the_parameters_of_another(whole: Path, corpus: Path, 
     losses = [line["validation/loss"] for line in metrics(tmp_path) if "validation/loss" in line]
     assert losses[0] == metrics(whole)[-1]["validation/loss"], "warmup begins with an update of rate 0"
     assert losses[1] != losses[0]
-    moments = arrays(tmp_path, 1)
-    assert moments["optimizer/1/count"] == 1, "the optimizer is fresh"
-    process = start(tmp_path, corpus, f"--config.init_from={whole}", "--config.train.steps=3")
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 2 and f"init_from: found {whole}, wanted {whole}@{STEPS}, with which" in output
+    assert arrays(tmp_path, 1)["optimizer/1/count"] == 1, "the optimizer is fresh"
 
 
 def test_a_finished_run_says_so(whole: Path, corpus: Path) -> None:
