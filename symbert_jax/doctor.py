@@ -133,8 +133,8 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     if free < count * each:
         yield UserError(
             "workdir",
-            f"{free / 1e9:.2f} GB free for {workdir}",
-            f"{count} x {each / 1e9:.2f} GB for checkpoints",
+            f"{free / 1e6:,.1f} MB free for {workdir}",
+            f"{count} x {each / 1e6:,.1f} MB for checkpoints",
             "take another disk, lower train.keep_latest or raise train.keep_every",
         )
 

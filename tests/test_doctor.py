@@ -85,7 +85,7 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
         ({"train": {"steps": 164}}, "train.steps: found 164, 41 epochs, wanted at most 40 epochs"),
         (
             {"model": HUGE},
-            r"workdir: found .* GB free for .*, wanted 1 x 158537.38 GB for checkpoints; take another disk",
+            r"workdir: found .* MB free for .*, wanted 1 x 158,537,379.0 MB for checkpoints; take another disk",
         ),
         ({"init_from": "nowhere"}, "checkpoint: found no .*nowhere/checkpoints, wanted the workdir of a pretrain run"),
     ],
@@ -158,10 +158,10 @@ def test_the_disk_holds_what_the_config_keeps(
     need = count * (3 * 4 * bert.size(config.model) + 8)  # parameters, two moments, step and Adam's count
     free = {"bytes": need}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free["bytes"]))
-    assert not any("GB free" in finding for finding in found(config, tmp_path))
+    assert not any("MB free" in finding for finding in found(config, tmp_path))
     free["bytes"] -= 1
-    assert any(f"wanted {count} x 0.00 GB" in finding for finding in found(config, tmp_path))
-    assert not any("GB free" in finding for finding in found(config, begun)), "the old ones make room for the new"
+    assert any(f"wanted {count} x 0.3 MB" in finding for finding in found(config, tmp_path))
+    assert not any("MB free" in finding for finding in found(config, begun)), "the old ones make room for the new"
 
 
 def test_every_field_may_be_wrong_by_itself(good: Config, tmp_path: Path) -> None:
