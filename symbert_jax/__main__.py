@@ -2,6 +2,7 @@
 
   prepare   --config=FILE                   text to a tokenised corpus in config.data.dir
   pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
+  doctor    --config=FILE --workdir=DIR     everything that would ruin that run
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
   export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
@@ -10,6 +11,7 @@
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
 Any field of a config is a flag: --config.model.attention=pairwise
+--xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
 """
 
 import os
@@ -23,6 +25,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
+from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune, UserError
 
 Frozen = TypeVar("Frozen", Config, Finetune)
@@ -39,6 +42,7 @@ _SOURCE = flags.DEFINE_string("source", None, "A folder of Hugging Face's BERT o
 _VOCAB = flags.DEFINE_string("vocab", None, "The vocabulary of a source that has none.")
 _ATTENTION = flags.DEFINE_string("attention", None, "What a standard source becomes: symmetric | pairwise.")
 _TEXT = flags.DEFINE_string("text", "python-docs:stdlib", "The documents that this conversion is fitted to.")
+_XLA_PRESET = flags.DEFINE_string("xla_preset", None, "Compiler flags for a chip: a name of xla_presets.py.")
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -54,6 +58,14 @@ def pretrain(arguments: list[str]) -> None:
 
     _none(arguments)
     pretrain(_config(configs.freeze), _workdir())
+
+
+def doctor(arguments: list[str]) -> None:
+    from symbert_jax.doctor import examine
+
+    _none(arguments)
+    examine(_config(configs.freeze_unchecked), _workdir())
+    print("nothing found that would stop this run")
 
 
 def finetune(arguments: list[str]) -> None:
@@ -96,20 +108,24 @@ def compare(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__.rstrip("_"): command for command in (prepare, pretrain, finetune, export, import_, fill, compare)
+    command.__name__.rstrip("_"): command
+    for command in (prepare, pretrain, doctor, finetune, export, import_, fill, compare)
 }
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 on success, 2 with one line on stderr when the user can mend it."""
+    """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can mend."""
     try:
         name, *arguments = _parse(argv)
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
         _quiet_and_cached()
+        if _XLA_PRESET.value is not None:
+            print(xla_presets.apply(_XLA_PRESET.value), flush=True)
         COMMANDS[name](arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     return 0
 

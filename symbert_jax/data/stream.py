@@ -85,17 +85,26 @@ def open_stream(config: Config, process: int, processes: int) -> Stream:
     """
     folder, length = Path(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
-    vocabulary = read_vocabulary(folder / rows.VOCAB)
-    if len(vocabulary) > config.model.vocab_size:
-        raise UserError(
-            "model.vocab_size",
-            str(config.model.vocab_size),
-            f"at least {len(vocabulary)}, the words of {folder / rows.VOCAB}",
-        )
+    vocabulary = read_words(config)
     if config.data.batch_size % processes:
         raise UserError("data.batch_size", str(config.data.batch_size), f"a multiple of the {processes} processes")
     masking = Masking(vocabulary, length, config.data.mask_rate, config.seed)
     return Stream(train, validation, masking, config.data.batch_size, process, processes)
+
+
+def read_words(config: Config) -> list[str]:
+    """The vocabulary of the corpus in `config.data.dir`.
+
+    Raises:
+      UserError: there is no corpus, or it has more words than the model.
+    """
+    folder = Path(config.data.dir)
+    rows.read_manifest(folder)
+    words = read_vocabulary(folder / rows.VOCAB)
+    if len(words) > config.model.vocab_size:
+        wanted = f"at least {len(words)}, the words of {folder / rows.VOCAB}"
+        raise UserError("model.vocab_size", str(config.model.vocab_size), wanted)
+    return words
 
 
 def _tokens(rows: Rows, indices: Int[np.ndarray, " B"]) -> UInt16[np.ndarray, "B T"]:

@@ -55,7 +55,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
             assert attention
             params = _warm_start(model, params, attention, text, new / VOCAB)
             config = dataclasses.replace(config, model=dataclasses.replace(model, attention=attention))
-        state = states.fresh(config, params)
+        state = states.begin(config, params)
         checkpoints = Checkpoints(new, Train())
         checkpoints.save(0, state.params, state.optimizer, config, None)
         checkpoints.close()

@@ -55,6 +55,17 @@ def abstract(config: Model, mesh: Mesh) -> Params:
     return tree.abstract(mesh, Bert, config)
 
 
+def lengthen(params: Params, length: int) -> Params:
+    """The same model for rows of up to `length` tokens, not fewer than before.
+
+    The learned positions are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention's sense of
+    near neighbours then holds everywhere but at the seams, which a fresh table would have to learn again.
+    """
+    position = params["embeddings"]["position"]
+    repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]
+    return params | {"embeddings": params["embeddings"] | {"position": repeated}}
+
+
 def logits(
     config: Model,
     params: Params,

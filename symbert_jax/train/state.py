@@ -23,14 +23,13 @@ class State(NamedTuple):
 
 def init(config: Config) -> State:
     """The state before the first update, a function of `config.seed`, sharded over the current mesh."""
-    return fresh(config, bert.init(config.model, config.mesh, jax.random.key(config.seed)))
+    return begin(config, bert.init(config.model, config.mesh, jax.random.key(config.seed)))
 
 
-def fresh(config: Config, params: bert.Params) -> State:
-    """The state before the first update of `params`, host arrays or device arrays, sharded over the current mesh."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config))
-    moments = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings.optimizer)
-    params = jax.device_put(params, shardings.params)
+def begin(config: Config, params: bert.Params) -> State:
+    """`params` before their first update, with a fresh optimizer."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config).optimizer)
+    moments = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)
     return State(jnp.zeros((), jnp.int32), params, moments(params))
 
 

@@ -15,7 +15,7 @@ from symbert_jax.config import Config, Mesh, Train, UserError
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.interop.import_ import import_
 from symbert_jax.sharding import make_mesh
-from symbert_jax.train.loop import restore
+from symbert_jax.train.start import restore
 from tests.interop.ours import FIXTURES, VOCAB
 
 SOURCE = FIXTURES / "plpi" / "vanilla"
