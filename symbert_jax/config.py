@@ -52,7 +52,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    dir: str = "data/wiki_books"  # the prepared corpus
+    dir: str = "data/wiki_books"  # the prepared corpus; one in a bucket (gs://…) is copied to the local disk
     sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
     vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
     validation_fraction: float = 0.005  # of the documents, chosen by a hash of their text

@@ -18,7 +18,7 @@ from symbert_jax import sharding
 from symbert_jax.checkpoint import FOLDER
 from symbert_jax.config import Config, Mesh, UserError, UserErrors
 from symbert_jax.data import vocabulary
-from symbert_jax.data.rows import SPLITS, open_split, read_manifest
+from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
 from symbert_jax.train import start
 from symbert_jax.train import state as states
@@ -89,7 +89,7 @@ def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
     batch, steps = config.data.batch_size, config.train.steps
-    folder = Path(config.data.dir)
+    folder = find(config.data.dir)
     rows = read_manifest(folder)["splits"]["train"]["rows"]
     if batch > rows:
         mend = "a batch would hold the same row twice: prepare more text"

@@ -49,6 +49,9 @@ def prepare(config: Config) -> None:
       UserError: a source, the vocabulary or the folder cannot be used, or there is too little text for a row.
     """
     start = time.monotonic()
+    if "://" in config.data.dir:
+        mend = "prepare into one and copy it to the bucket; training reads it there"
+        raise UserError("data.dir", config.data.dir, "a local folder", mend)
     target, recipe = Path(config.data.dir), _recipe(config)
     if rows.is_finished(target):
         _check_same(recipe, target)

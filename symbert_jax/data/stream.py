@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -83,7 +82,7 @@ def open_stream(config: Config, process: int, processes: int) -> Stream:
     Raises:
       UserError: the corpus is not there, or was made for another length or vocabulary.
     """
-    folder, length = Path(config.data.dir), config.model.length
+    folder, length = rows.find(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
     vocabulary = read_words(config)
     if config.data.batch_size % processes:
@@ -98,7 +97,7 @@ def read_words(config: Config) -> list[str]:
     Raises:
       UserError: there is no corpus, or it has more words than the model.
     """
-    folder = Path(config.data.dir)
+    folder = rows.find(config.data.dir)
     rows.read_manifest(folder)
     words = read_vocabulary(folder / rows.VOCAB)
     if len(words) > config.model.vocab_size:

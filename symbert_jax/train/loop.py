@@ -10,7 +10,6 @@ import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 from etils import epath
@@ -18,7 +17,7 @@ from etils import epath
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.config import Config, UserError, to_json
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
@@ -131,7 +130,7 @@ def _cost(config: Config, stream: Stream, mesh: jax.sharding.Mesh) -> tuple[int,
 def describe(config: Config, workdir: epath.Path) -> None:
     """Leaves in the workdir what makes its checkpoints readable without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / VOCAB, (Path(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
+    write_whole(workdir / VOCAB, (find(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
     write_whole(workdir / "config.json", to_json(config))
 
 
