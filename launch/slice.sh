@@ -45,12 +45,12 @@ watch() { # trains to the end, whatever happens to the slice
   local status=255 looks # the status of the last run on this slice; ssh's own where it lost the connection
   while :; do
     case $(state) in
-      ACTIVE) # is what a preempted slice says too for a while
+      ACTIVE) # is what a preempted slice says too for a while, so all but success is looked at again
         if ((status == 255)); then
           install && run && status=0 || status=$?
           looks=0
         fi
-        if ((status == 0 || status == 2 || ++looks > 4)); then exit "$status"; fi
+        if ((status == 0 || ++looks > (status == 2 ? 1 : 4))); then exit "$status"; fi
         ;;
       ABSENT) request ;;
       SUSPENDED | FAILED)

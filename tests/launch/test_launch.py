@@ -274,7 +274,7 @@ def test_a_preempted_slice_is_made_again_and_the_run_goes_on(script: str, projec
 
 
 @pytest.mark.parametrize("script", RUNS)
-@pytest.mark.parametrize(("status", "looks"), [(2, 1), (0, 1), (1, 5), (143, 5)])
+@pytest.mark.parametrize(("status", "looks"), [(2, 2), (0, 1), (1, 5), (143, 5)])
 def test_a_run_that_ended_on_a_slice_that_stays_is_not_begun_again(
     status: int, looks: int, script: str, project: Project
 ) -> None:
