@@ -107,6 +107,9 @@ def compare(arguments: list[str]) -> None:
     compare(workdirs, epath.Path(_required("out", _OUT.value)), _FILL.value)
 
 
+_BROKEN = (TypeError, ImportError, SyntaxError, NameError, OSError)  # what a broken config file raises
+_WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__.rstrip("_"): command
     for command in (prepare, pretrain, doctor, finetune, export, import_, fill, compare)
@@ -146,6 +149,8 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError("command line", _one_line(error), "a value of the field's type") from None
     except (AttributeError, KeyError) as error:  # ml-collections names the closest field itself
         raise UserError("command line", _one_line(error), "a known field of the config") from None
+    except _BROKEN as error:  # an override reads the file at once
+        raise UserError("config", _one_line(error), _WANTED) from None
 
 
 def _workdir() -> epath.Path:
@@ -163,9 +168,8 @@ def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
     try:
         return freeze(_CONFIG.value)
-    except (AttributeError, TypeError, ImportError, SyntaxError, NameError, OSError) as error:
-        wanted = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
-        raise UserError("config", _one_line(error), wanted) from None
+    except (AttributeError, *_BROKEN) as error:
+        raise UserError("config", _one_line(error), _WANTED) from None
 
 
 def _required(flag: str, value: Any) -> Any:

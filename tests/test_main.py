@@ -23,6 +23,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
         (["pretrain", "--config=configs/tiny.py"], "no workdir"),
         (["pretrain", "--confg=configs/tiny.py"], "did you mean 'config'?"),
         (["pretrain", "--config=configs/tini.py"], "configs/tini.py"),
+        (["pretrain", "--config=configs/tini.py", "--config.seed=1"], "configs/tini.py"),
         (["pretrain", "--config=configs/tiny.py", "--config.model.atention=x"], 'Did you mean "attention"'),
         (["pretrain", "--config=configs/tiny.py", "--config.model.layers=two"], "config.model.layers=two"),
         (["prepare", "--config=configs/tiny.py", "--config.model.attention=odd"], "model.attention: found 'odd'"),

@@ -16,7 +16,7 @@ from symbert_jax.model import bert
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
-ANOTHER = "take a new workdir, or set it back"
+MEND = "take a new workdir, or set it back"
 
 
 def first_state(config: Config, checkpoints: Checkpoints) -> State:
@@ -74,8 +74,8 @@ def _another_run(config: Config, workdir: epath.Path, step: int, before: Config)
         ("init_from", config.init_from or "none", before.init_from or "none"),
     ):
         if found != wanted and step:  # an import has not begun
-            yield UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", ANOTHER)
-    yield from _other_words(config, workdir, ANOTHER)
+            yield UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", MEND)
+    yield from _other_words(config, workdir, MEND)
 
 
 def _other_words(config: Config, workdir: epath.Path, mend: str) -> Iterator[UserError]:
