@@ -30,6 +30,10 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrain
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
 _TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
 _OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else tells.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which process this is, from 0.", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+_JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds in which all processes must come.", lower_bound=1)
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -44,14 +48,18 @@ def pretrain(arguments: list[str]) -> None:
     from symbert_jax.train.loop import pretrain
 
     _none(arguments)
-    pretrain(_config(configs.freeze), _workdir())
+    config, workdir = _config(configs.freeze), _workdir()
+    _join(saves=True)
+    pretrain(config, workdir)
 
 
 def finetune(arguments: list[str]) -> None:
     from symbert_jax.eval.finetune import finetune
 
     _none(arguments)
-    finetune(_config(configs.freeze_finetune), _workdir())
+    config, workdir = _config(configs.freeze_finetune), _workdir()
+    _join(saves=False)
+    finetune(config, workdir)
 
 
 def fill(arguments: list[str]) -> None:
@@ -104,6 +112,13 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError("command line", _one_line(error), "a value of the field's type") from None
     except (AttributeError, KeyError) as error:  # ml-collections names the closest field itself
         raise UserError("command line", _one_line(error), "a known field of the config") from None
+
+
+def _join(*, saves: bool) -> None:
+    """Meets the other processes of the run; before any device is touched."""
+    from symbert_jax.distributed import join
+
+    join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, _JOIN_TIMEOUT.value, saves=saves)
 
 
 def _workdir() -> epath.Path:

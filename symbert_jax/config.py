@@ -163,6 +163,15 @@ def from_json(text: str) -> Config:
     return from_dict(json.loads(text))
 
 
+def fields(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The value of every field by its dotted name, as flags write it."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        found |= fields(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

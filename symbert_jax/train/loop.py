@@ -8,7 +8,6 @@ import collections
 import contextlib
 import itertools
 import math
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +16,15 @@ from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
-from symbert_jax.config import Config, UserError, from_json, to_json
+from symbert_jax.config import Config, UserError, fields, from_json, to_json
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.data.vocabulary import read as read_vocabulary
+from symbert_jax.distributed import Stop, agreed, first
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert
 from symbert_jax.model.flops import peak_flops, train_flops
-from symbert_jax.sharding import make_mesh, put_batch
+from symbert_jax.sharding import make_mesh, put_batch, rows_here
 from symbert_jax.train import state as states
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.state import State
@@ -37,25 +37,33 @@ AHEAD = 2  # batches put on the devices before they are needed
 def pretrain(config: Config, workdir: epath.Path) -> None:
     """Trains to `config.train.steps`, from the latest checkpoint in `workdir` if there is one.
 
-    SIGTERM, or an interrupt from the keyboard, ends the run after the step in flight with a checkpoint.
+    SIGTERM, or an interrupt from the keyboard, of any process ends the run after the step in flight with a checkpoint.
 
     Raises:
-      UserError: the config, the corpus and the workdir do not fit each other, or the loss is not a number.
+      UserError: the config, the corpus and the workdir do not fit each other or are not the same on every process,
+        or the loss is not a number.
     """
-    train, mesh = config.train, make_mesh(config.mesh)
-    check_mesh(config, mesh)
-    stream = open_stream(config, jax.process_index(), jax.process_count())
+    with agreed() as facts:
+        train, mesh = config.train, make_mesh(config.mesh)
+        check_mesh(config, mesh)
+        stream = open_stream(config, rows_here(config.data.batch_size, mesh))
+        facts |= fields(config) | {"data.dir": stream.fingerprint()}
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
-        check_same_run(config, stream, workdir, checkpoints.latest())
+        with agreed() as facts:
+            facts["workdir"] = checkpoints.latest()
+            check_same_run(config, stream, workdir, checkpoints.latest())
         state = restore(config, checkpoints) or states.init(config)
         start = int(state.step)
         if start >= train.steps:
-            return print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
-        describe(config, workdir)
+            return (
+                print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do") if first() else None
+            )
+        if first():
+            describe(config, workdir)
         train_step, validate = make_train_step(config), _validation(config, stream)
         batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
         window: list[Sums] = []
-        with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, _Stop() as stop:
+        with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, Stop() as stop:
             metrics.say(_opening(config, stream, mesh, start))
             for step in range(start + 1, train.steps + 1):
                 with metrics.wait(window[-1:]):
@@ -72,7 +80,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
                     _require_finite(values, "train/loss", step)
                     metrics.write(step, values)
                     metrics.report(step, values)
-                stopping, loss = stop.received, None
+                stopping, loss = stop.agreed(step - start), None
                 if _due(step, train.validate_every, train.steps) and not stopping:
                     with metrics.pause(sums):
                         values = validate(state.params)
@@ -196,21 +204,3 @@ def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int
         f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
         f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}"
     )
-
-
-class _Stop:
-    """Notes a SIGTERM or a first Ctrl-C instead of dying of it, for as long as the context lasts."""
-
-    received = ""  # the signal's name
-
-    def __enter__(self) -> "_Stop":
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        self.received = signal.Signals(number).name
-        signal.signal(signal.SIGINT, self.before[signal.SIGINT])  # a second Ctrl-C is meant
