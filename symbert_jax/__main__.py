@@ -7,6 +7,8 @@
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
+pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
+elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
 Any field of a config is a flag: --config.model.attention=pairwise
 """
 
@@ -45,20 +47,20 @@ def prepare(arguments: list[str]) -> None:
 
 
 def pretrain(arguments: list[str]) -> None:
-    from symbert_jax.train.loop import pretrain
-
     _none(arguments)
     config, workdir = _config(configs.freeze), _workdir()
     _join(saves=True)
+    from symbert_jax.train.loop import pretrain
+
     pretrain(config, workdir)
 
 
 def finetune(arguments: list[str]) -> None:
-    from symbert_jax.eval.finetune import finetune
-
     _none(arguments)
     config, workdir = _config(configs.freeze_finetune), _workdir()
     _join(saves=False)
+    from symbert_jax.eval.finetune import finetune
+
     finetune(config, workdir)
 
 
@@ -104,7 +106,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(["symbert_jax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL)]
+        places = (_COORDINATOR, _PROCESS, _PROCESSES, _JOIN_TIMEOUT)
+        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL, *places)]
         raise UserError(
             "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
         ) from None
@@ -115,7 +118,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _join(*, saves: bool) -> None:
-    """Meets the other processes of the run; before any device is touched."""
+    """Makes this process one of several where it was started so; before any device is touched."""
     from symbert_jax.distributed import join
 
     join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, _JOIN_TIMEOUT.value, saves=saves)
@@ -155,6 +158,7 @@ def _one_line(error: Exception) -> str:
 def _quiet_and_cached() -> None:
     """Compiled programs outlive the process, and libraries speak only when something is wrong."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

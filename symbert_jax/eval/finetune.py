@@ -188,7 +188,7 @@ def _keep(run: Run, pretrained: Pretrained, task: Task, data: Data, trained: Seq
                 shutil.copyfile(pretrained.workdir / VOCAB, folder / VOCAB)
                 facts = {"score": score, "task": task.name, "model": dataclasses.asdict(pretrained.model)}
                 write_whole(there, json.dumps(facts | {"trial": trained[best].result.trial.key}, indent=2) + "\n")
-    wait_for_all("models and predictions")
+    wait_for_all("models and predictions")  # which the next task may start from
 
 
 def _warm(run: Run, pretrained: Pretrained, task: Task) -> Params:
