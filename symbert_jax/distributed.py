@@ -51,9 +51,9 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
     waiting.join(timeout)
     if waiting.is_alive():
         atexit.register(os._exit, 2)  # the thread stays inside JAX, whose own way out is loud
-        found = "not all processes" if coordinator is None else f"fewer than {processes} processes at {coordinator}"
+        found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
         mend = "start the others, let them reach process 0, or raise --join_timeout"
-        raise UserError("processes", found, f"all of them within {timeout} seconds", mend)
+        raise UserError("processes", found, f"all of them within {timeout} s", mend)
     if failed:
         mend = "or --processes=1 for this process alone"
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())

@@ -47,7 +47,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         train, mesh = config.train, make_mesh(config.mesh)
         check_mesh(config, mesh)
         stream = open_stream(config, rows_here(config.data.batch_size, mesh))
-        facts |= fields(config) | {"data.dir": stream.fingerprint()}
+        facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
         with agreed() as facts:
             facts["workdir"] = checkpoints.latest()
@@ -55,9 +55,9 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         state = restore(config, checkpoints) or states.init(config)
         start = int(state.step)
         if start >= train.steps:
-            return (
-                print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do") if first() else None
-            )
+            if first():
+                print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
+            return
         if first():
             describe(config, workdir)
         train_step, validate = make_train_step(config), _validation(config, stream)
