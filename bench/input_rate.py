@@ -36,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = write(Path(folder), arguments.rows, arguments.length)
         masking = Masking(VOCABULARY, arguments.length, 0.15, 0)
-        stream = Stream(corpus, corpus, masking, arguments.batch, 0, 1)
+        stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch))
         rates = []
         for turn in range(arguments.rounds):
             first = turn * arguments.batches

@@ -42,6 +42,7 @@ def stages(file: str, began: float) -> dict[str, float]:
         marks.append((stage, time.time()))
 
     import jax
+    import numpy as np
 
     from symbert_jax import config as configs
     from symbert_jax.data.stream import open_stream
@@ -53,7 +54,7 @@ def stages(file: str, began: float) -> dict[str, float]:
     config = configs.freeze(importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config())
     with jax.set_mesh(make_mesh(config.mesh)):
         mark("devices")
-        stream = open_stream(config, 0, 1)
+        stream = open_stream(config, np.arange(config.data.batch_size))
         mark("corpus")
         current = jax.block_until_ready(state.init(config))
         mark("parameters")

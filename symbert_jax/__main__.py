@@ -10,6 +10,8 @@
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
+pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
+elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
 Any field of a config is a flag: --config.model.attention=pairwise
 --xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
 """
@@ -43,6 +45,10 @@ _VOCAB = flags.DEFINE_string("vocab", None, "The vocabulary of a source that has
 _ATTENTION = flags.DEFINE_string("attention", None, "What a standard source becomes: symmetric | pairwise.")
 _TEXT = flags.DEFINE_string("text", "python-docs:stdlib", "The documents that this conversion is fitted to.")
 _XLA_PRESET = flags.DEFINE_string("xla_preset", None, "Compiler flags for a chip: a name of xla_presets.py.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else tells.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which process this is, from 0.", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+_JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds in which all processes must come.", lower_bound=1)
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -54,10 +60,12 @@ def prepare(arguments: list[str]) -> None:
 
 
 def pretrain(arguments: list[str]) -> None:
+    _none(arguments)
+    config, workdir = _config(configs.freeze), _workdir()
+    _join(saves=True)
     from symbert_jax.train.loop import pretrain
 
-    _none(arguments)
-    pretrain(_config(configs.freeze), _workdir())
+    pretrain(config, workdir)
 
 
 def doctor(arguments: list[str]) -> None:
@@ -69,10 +77,12 @@ def doctor(arguments: list[str]) -> None:
 
 
 def finetune(arguments: list[str]) -> None:
+    _none(arguments)
+    config, workdir = _config(configs.freeze_finetune), _workdir()
+    _join(saves=False)
     from symbert_jax.eval.finetune import finetune
 
-    _none(arguments)
-    finetune(_config(configs.freeze_finetune), _workdir())
+    finetune(config, workdir)
 
 
 def export(arguments: list[str]) -> None:
@@ -129,7 +139,7 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return 2
+        return error.exit_code
     return 0
 
 
@@ -151,6 +161,13 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError("command line", _one_line(error), "a known field of the config") from None
     except _BROKEN as error:  # an override reads the file at once
         raise UserError("config", _one_line(error), _WANTED) from None
+
+
+def _join(*, saves: bool) -> None:
+    """Makes this process one of several where it was started so; before any device is touched."""
+    from symbert_jax.distributed import join
+
+    join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, _JOIN_TIMEOUT.value, saves=saves)
 
 
 def _workdir() -> epath.Path:
@@ -190,6 +207,7 @@ def _one_line(error: Exception) -> str:
 def _quiet_and_cached() -> None:
     """Compiled programs outlive the process, and libraries speak only when something is wrong."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

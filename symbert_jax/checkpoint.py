@@ -35,7 +35,7 @@ class Checkpoints:
         writes = train is not None
         if not writes and not self.folder.exists():
             raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
-        self.manager = ocp.CheckpointManager(
+        self.manager = _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(train) if train else None,
@@ -108,6 +108,13 @@ class Checkpoints:
         if step not in (steps := self.manager.all_steps()):
             raise UserError("checkpoint", f"no step {step} in {self.folder}", f"one of {sorted(steps)}")
         return step
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to the loop: JAX counts the steps at which it is asked, and Orbax would ask in between."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 def require_step(workdir: epath.Path, step: int | None) -> int:

@@ -20,6 +20,8 @@ ATTENTIONS = ("standard", "symmetric", "pairwise")
 class UserError(Exception):
     """A mistake only the user can mend: what it is about, what was found, what was wanted, how to mend it."""
 
+    exit_code = 2
+
     def __init__(self, what: str, found: str, wanted: str, mend: str = ""):
         self.what = what
         super().__init__(f"{what}: found {found}, wanted {wanted}" + (f"; {mend}" if mend else ""))
@@ -175,6 +177,15 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str) -> Config:
     return from_dict(json.loads(text))
+
+
+def fields(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The value of every field by its dotted name, as flags write it."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        found |= fields(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
 
 
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:

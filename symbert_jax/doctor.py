@@ -113,7 +113,7 @@ def _workdir(_: Config, workdir: epath.Path) -> Iterator[UserError]:
 
 def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     _require_sizes(config)
-    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):
         yield from start.problems(dataclasses.replace(config, mesh=Mesh()), workdir)
 
 
@@ -122,7 +122,7 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     if "://" in os.fspath(workdir):
         return
     _require_sizes(config)
-    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):
         state = states.abstract(dataclasses.replace(config, mesh=Mesh()))
     each, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
     kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1 is the best

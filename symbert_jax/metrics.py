@@ -15,12 +15,13 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from symbert_jax.config import UserError
+from symbert_jax.distributed import first
 
 Values = dict[str, float]
 
 
 class Metrics:
-    """Writes the metrics of a run, and keeps its clocks.
+    """Writes the metrics of a run, in its first process, and keeps its clocks, in every one.
 
     Speed counts training alone: what happens under `pause` (compilation, validation, checkpoints) is left
     out, what happens under `wait` (for data) is in and reported as a fraction.
@@ -28,16 +29,20 @@ class Metrics:
 
     def __init__(self, workdir: epath.Path, step: int, steps: int, wandb: str):
         """Goes on at `step`: lines that an earlier run wrote past it are dropped."""
-        self.file = workdir / "metrics.jsonl"
-        write_whole(self.file, "".join(f"{json.dumps(line)}\n" for line in read(workdir) if line["step"] <= step))
-        self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-        self.wandb = _wandb(wandb, workdir) if wandb else None
-        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self.file, self.writes = workdir / "metrics.jsonl", first()
+        if self.writes:
+            write_whole(self.file, "".join(f"{json.dumps(line)}\n" for line in read(workdir) if line["step"] <= step))
+        self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
+        self.wandb = _wandb(wandb, workdir) if wandb and self.writes else None
+        show = self.writes and sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not show, dynamic_ncols=True)
         self.steps, self.eta = steps, math.nan
         self.begin(step)
 
     def write(self, step: int, values: Values) -> None:
         """Appends one object to metrics.jsonl, and the values to TensorBoard (and Weights & Biases)."""
+        if not self.writes:
+            return
         line = {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()}
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -69,6 +74,8 @@ class Metrics:
 
     def report(self, step: int, values: Values) -> None:
         """The progress line: a bar on a terminal, a plain line elsewhere."""
+        if not self.writes:
+            return
         line = f"loss {values['train/loss']:.4f}  accuracy {values['train/accuracy']:.3f}"
         line += f"  lr {values['train/learning_rate']:.2e}  grad {values['train/grad_norm']:.2f}"
         if "speed/tokens_per_second" in values:
@@ -82,8 +89,9 @@ class Metrics:
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        if self.writes:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     @contextlib.contextmanager
     def pause(self, sums: object = ()) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from symbert_jax.config import Config, Mesh, UserError
 
@@ -58,16 +59,19 @@ def parameter_spec(dims: str, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*(place.get(dim) for dim in dims))
 
 
+def rows_here(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " here"]:
+    """Which rows of a batch of `rows` this process's devices hold, in order.
+
+    A TPU's mesh follows its wires: processes come in any order, and one may hold rows far apart.
+    """
+    held = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in held.values()]))
+
+
 def put_batch(batch: Any, dims: str = "B") -> Any:
-    """Global device arrays from the rows that this process holds, sharded along B over the current mesh.
+    """Global device arrays from the rows of `rows_here`, sharded along B over the current mesh.
 
     dims: letters of the leading dimensions, the last of them B.
     """
     sharding = NamedSharding(jax.sharding.get_mesh(), spec(dims))
-    rows, processes = len(dims) - 1, jax.process_count()
-
-    def put(local: np.ndarray) -> jax.Array:
-        shape = (*local.shape[:rows], local.shape[rows] * processes, *local.shape[rows + 1 :])
-        return jax.make_array_from_process_local_data(sharding, local, shape)
-
-    return jax.tree.map(put, batch)
+    return jax.tree.map(lambda local: jax.make_array_from_process_local_data(sharding, local), batch)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 
 import symbert_jax
 from symbert_jax.checkpoint import Checkpoints
@@ -35,6 +36,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
                 checkpoints.save(step, state.params, state.optimizer, PAIRWISE, loss)
             checkpoints.close()
     return workdir, state
+
+
+def test_saving_leaves_preemption_to_the_loop(tmp_path, mesh, monkeypatch) -> None:
+    """JAX takes the number it is asked with for the step at which this process is; it agrees on a step by that."""
+    asked: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
+    checkpoints, state = Checkpoints(epath.Path(tmp_path), Train()), states.init(PAIRWISE)
+    checkpoints.save(1, state.params, state.optimizer, PAIRWISE, None)
+    checkpoints.close()
+    assert checkpoints.latest() == 1 and not asked
 
 
 def test_the_latest_the_best_and_every_kth_are_kept(saved) -> None:

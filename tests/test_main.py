@@ -22,6 +22,21 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
         (["pretrain"], "no config"),
         (["pretrain", "--config=configs/tiny.py"], "no workdir"),
         (["pretrain", "--confg=configs/tiny.py"], "did you mean 'config'?"),
+        (
+            ["pretrain", "--config=configs/tiny.py", "--workdir=x", "--process=1"],
+            "found no --coordinator and no --processes, wanted all or none of --coordinator, --process, --processes",
+        ),
+        (
+            [
+                "pretrain",
+                "--config=configs/tiny.py",
+                "--workdir=x",
+                "--coordinator=a:1",
+                "--process=2",
+                "--processes=2",
+            ],
+            "--process: found 2, wanted at most 1",
+        ),
         (["pretrain", "--config=configs/tini.py"], "configs/tini.py"),
         (["pretrain", "--config=configs/tini.py", "--config.seed=1"], "configs/tini.py"),
         (["pretrain", "--config=configs/tiny.py", "--config.model.atention=x"], 'Did you mean "attention"'),

@@ -112,12 +112,6 @@ def prediction_plan(examples: Examples, batch_size: int) -> list[Place]:
     ]
 
 
-def share(place: Place, process: int, processes: int) -> Place:
-    """The rows of a batch that one of several processes feeds to its devices."""
-    each = len(place.rows) // processes
-    return place._replace(rows=place.rows[process * each : (process + 1) * each])
-
-
 def _buckets(examples: Examples, few: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:
     """Lengths and the examples that go there, the shortest first; a bucket of under `few` joins the next."""
     longest = examples.tokens.shape[1]

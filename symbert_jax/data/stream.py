@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.vocabulary import read as read_vocabulary
 
+SAMPLED = 256  # rows of a split that tell one corpus from another
 VALIDATION_SEED = 0  # one set of validation masks for every run, so that losses compare
 
 
@@ -28,33 +30,35 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """Process `process` of `processes` holds an equal, contiguous share of each batch of `batch_size` rows."""
+    """This process holds the rows `here` of each batch of `batch_size` rows."""
 
     train: Rows
     validation: Rows
     masking: Masking
     batch_size: int
-    process: int
-    processes: int
+    here: Int[np.ndarray, " here"]
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
         """Place in the endless stream -> row: a permutation an epoch, computed, not stored."""
         return grain.MapDataset.range(len(self.train)).seed(self.masking.seed).shuffle().repeat()
 
-    @property
-    def share(self) -> int:
-        return self.batch_size // self.processes
-
     def batch(self, step: int) -> MlmBatch:
         """This process's rows of the batch that takes state `step` to `step + 1`.
 
         Every epoch visits every row once, in an order of its own and under masks of its own.
         """
-        first = step * self.batch_size + self.process * self.share
-        places = range(first, first + self.share)
-        chosen = np.array([self.order[place] for place in places])
-        return self.masking(_tokens(self.train, chosen), chosen, np.array(places) // len(self.train))
+        places = step * self.batch_size + self.here
+        chosen = np.array([self.order[place] for place in places.tolist()])
+        return self.masking(_tokens(self.train, chosen), chosen, places // len(self.train))
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of the vocabulary, the number of rows of each split, and rows spread evenly over them."""
+        digest = hashlib.sha256("\n".join(self.masking.vocabulary).encode())
+        for split in (self.train, self.validation):
+            spread = np.unique(np.linspace(0, len(split) - 1, SAMPLED).astype(int))
+            digest.update(f"{len(split)}".encode() + _tokens(split, spread).tobytes())
+        return digest.hexdigest()
 
     def batches(self, start: int, stop: int, threads: int) -> Iterator[MlmBatch]:
         """The batches of steps `start` to `stop`, made ahead of time by `threads`."""
@@ -62,22 +66,22 @@ class Stream:
         return iter(grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(read))
 
     def validation_batches(self, limit: int) -> Iterator[MlmBatch]:
-        """This process's share of `limit` batches (0: all) spread evenly over the split, each row at most once.
+        """This process's rows of `limit` batches (0: all) spread evenly over the split, each row at most once.
 
         Masks are the same in every run; the places that the last batch has too many carry weight 0.
         """
         masking = dataclasses.replace(self.masking, seed=VALIDATION_SEED)
         total = len(self.validation)
         count = min(total, limit * self.batch_size) if limit else total
-        for first in range(self.process * self.share, -(-count // self.batch_size) * self.batch_size, self.batch_size):
-            places = np.arange(first, first + self.share)
+        for first in range(0, count, self.batch_size):
+            places = first + self.here
             chosen = np.minimum(places, count - 1) * total // count
             batch = masking(_tokens(self.validation, chosen), chosen, np.zeros_like(chosen))
             yield batch._replace(weights=batch.weights * (places < count)[:, None].astype(np.float32))
 
 
-def open_stream(config: Config, process: int, processes: int) -> Stream:
-    """The stream over the corpus in `config.data.dir`.
+def open_stream(config: Config, here: Int[np.ndarray, " here"]) -> Stream:
+    """The stream over the corpus in `config.data.dir`; `here` are the rows of each batch that this process holds.
 
     Raises:
       UserError: the corpus is not there, or was made for another length or vocabulary.
@@ -85,10 +89,8 @@ def open_stream(config: Config, process: int, processes: int) -> Stream:
     folder, length = rows.find(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
     vocabulary = read_words(config)
-    if config.data.batch_size % processes:
-        raise UserError("data.batch_size", str(config.data.batch_size), f"a multiple of the {processes} processes")
     masking = Masking(vocabulary, length, config.data.mask_rate, config.seed)
-    return Stream(train, validation, masking, config.data.batch_size, process, processes)
+    return Stream(train, validation, masking, config.data.batch_size, here)
 
 
 def read_words(config: Config) -> list[str]:

@@ -16,9 +16,10 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import digest, load, require_step
-from symbert_jax.config import Finetune, Model, UserError
+from symbert_jax.config import Finetune, Model, UserError, fields
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS, Task, find
+from symbert_jax.distributed import agreed, first, wait_for_all
 from symbert_jax.eval import report, saved, scores
 from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
@@ -56,24 +57,31 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
     """Trains and scores every task on every checkpoint, prints the table, and leaves the results in `workdir`.
 
     Raises:
-      UserError: checkpoints, data, protocol and mesh do not fit each other.
+      UserError: checkpoints, data, protocol and mesh do not fit each other, or are not the same on every process.
     """
-    protocol, tasks = resolve(config), find(config.tasks)
+    with agreed() as facts:
+        facts |= fields(config)
+        protocol, tasks = resolve(config), find(config.tasks)
+        for warm in {task.warm for task in tasks if config.from_mnli and task.warm} - {task.name for task in tasks}:
+            raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", f"{warm} among the tasks")
     trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
-    for warm in {task.warm for task in tasks if config.from_mnli and task.warm} - {task.name for task in tasks}:
-        raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", f"{warm} among the tasks")
-    starts = [
-        (name, folder, require_step(folder, step))
-        for name, folder in ((name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint)
-        for step in config.checkpoint_steps or (None,)
-    ]
-    # all checkpoints and all data now: what is missing or damaged must not come out after hours of training
-    data = read_all(config, protocol, tasks, [folder for _, folder, _ in starts])
-    workdir.mkdir(parents=True, exist_ok=True)
+    with agreed() as facts:
+        starts = [
+            (name, folder, require_step(folder, step))
+            for name, folder in ((name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint)
+            for step in config.checkpoint_steps or (None,)
+        ]
+        # all checkpoints and all data now: what is missing or damaged must not come out after hours of training
+        data = read_all(config, protocol, tasks, [folder for _, folder, _ in starts])
+        workdir.mkdir(parents=True, exist_ok=True)
+        log = Log(workdir, write=first())
+        facts["checkpoint"] = [step for _, _, step in starts]
+        facts["glue.source"] = [part.fingerprint() for _, folder, _ in starts for part in data[folder].values()]
+        facts["workdir"] = [trial.key for trial in log.results]
     each = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
     sizes = [part.train.size for _, folder, _ in starts for part in data[folder].values()]
     progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))
-    run = Run(config, protocol, tasks, workdir, Log(workdir, write=jax.process_index() == 0), progress)
+    run = Run(config, protocol, tasks, workdir, log, progress)
     scored = []
     with jax.set_mesh(make_mesh(config.mesh)), contextlib.closing(progress):
         for name, folder, step in starts:
@@ -175,6 +183,7 @@ def _keep(run: Run, pretrained: Pretrained, task: Task, data: Data, trained: Seq
             model = saved.Saved(score, task.name, pretrained.model, trial.key)
             weights = jax.tree.map(lambda leaf: leaf[best], params)
             saved.write(folder, model, weights, pretrained.workdir / VOCAB, run.log.write)
+    wait_for_all("models and predictions")  # which the next task may start from
 
 
 def _warm(run: Run, pretrained: Pretrained, task: Task) -> Params:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from symbert_jax.distributed import first
 from symbert_jax.eval.trials import Result
 
 QUIET = 60.0  # seconds between two signs of life where there is no terminal
@@ -20,7 +21,7 @@ class Progress:
         self.bar = tqdm(
             total=work,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-            disable=not sys.stderr.isatty(),
+            disable=not (first() and sys.stderr.isatty()),
             dynamic_ncols=True,
         )
 
@@ -55,6 +56,8 @@ class Progress:
 
     def _say(self, line: str) -> None:
         self.said = time.perf_counter()
+        if not first():
+            return
         left = (self.said - self.began) * max(0.0, self.work / max(self.worked, 1) - 1)
         tqdm.write(f"{line}  ({self.done}/{self.trials} trials, eta {left / 60:.0f} min)", file=sys.stdout)
         sys.stdout.flush()

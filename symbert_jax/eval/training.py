@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
-from symbert_jax.data.examples import Examples, prediction_plan, share, steps_per_epoch, training_plan
+from symbert_jax.data.examples import Examples, Place, prediction_plan, steps_per_epoch, training_plan
 from symbert_jax.data.tasks import Task
 from symbert_jax.eval import scores, steps
 from symbert_jax.eval.inputs import Data
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.model.tree import Params
-from symbert_jax.sharding import put_batch
+from symbert_jax.sharding import put_batch, rows_here
 from symbert_jax.train.optimizer import schedule
 
 PREDICTED = 64  # rows of a batch of predictions, about
@@ -63,7 +63,7 @@ def train(
     for epoch in range(1, protocol.epochs + 1):
         plans = [training_plan(data.train, size, fill, trial.seed, epoch) for trial in trials]
         for places in zip(*plans, strict=True):
-            rows = [data.train.batch(share(place, jax.process_index(), jax.process_count())) for place in places]
+            rows = [data.train.batch(_here(place)) for place in places]
             batch = put_batch(jax.tree.map(lambda *parts: np.stack(parts), *rows), "RB")
             state, sums = train_step(state, batch, seeds, rates[number])
             number += 1
@@ -99,13 +99,17 @@ def predict(params: Params, model: Model, task: Task, parts: dict[str, Examples]
     for name, examples in parts.items():
         whole = np.empty((trials, len(examples), task.outputs), np.float32)
         for place in prediction_plan(examples, -(-PREDICTED // fill) * fill):
-            mine = share(place, jax.process_index(), jax.process_count())
-            logits = np.asarray(step(params, put_batch(examples.batch(mine))))
+            logits = np.asarray(step(params, put_batch(examples.batch(_here(place)))))
             real = place.rows >= 0
             whole[:, place.rows[real]] = logits[:, real]
         for trial, logits in enumerate(whole):
             found[trial][name] = logits
     return found
+
+
+def _here(place: Place) -> Place:
+    """The rows of a batch that this process feeds to its devices."""
+    return place._replace(rows=place.rows[rows_here(len(place.rows), jax.sharding.get_mesh())])
 
 
 def _judge(trial: Trial, task: Task, logits: Logits, data: Data, epoch: int) -> Trained:

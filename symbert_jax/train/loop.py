@@ -8,7 +8,6 @@ import collections
 import contextlib
 import itertools
 import math
-import signal
 from collections.abc import Callable, Iterator
 
 import jax
@@ -16,14 +15,15 @@ from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
-from symbert_jax.config import Config, UserError, to_json
+from symbert_jax.config import Config, UserError, fields, to_json
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
+from symbert_jax.distributed import Stop, agreed, first
 from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert
 from symbert_jax.model.flops import peak_flops, train_flops
-from symbert_jax.sharding import make_mesh, put_batch
+from symbert_jax.sharding import make_mesh, put_batch, rows_here
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import first_state
 from symbert_jax.train.step import Sums, make_train_step
@@ -35,24 +35,32 @@ AHEAD = 2  # batches put on the devices before they are needed
 def pretrain(config: Config, workdir: epath.Path) -> None:
     """Trains to `config.train.steps`, from the latest checkpoint in `workdir` if there is one.
 
-    SIGTERM, or an interrupt from the keyboard, ends the run after the step in flight with a checkpoint.
+    SIGTERM, or an interrupt from the keyboard, of any process ends the run after the step in flight with a checkpoint.
 
     Raises:
-      UserError: the config, the corpus, the workdir and the devices do not fit each other, or the loss is not a number.
+      UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
+        process, or the loss is not a number.
     """
-    examine(config, workdir)
-    train, mesh = config.train, make_mesh(config.mesh)
-    stream = open_stream(config, jax.process_index(), jax.process_count())
+    with agreed() as facts:
+        examine(config, workdir)
+        train, mesh = config.train, make_mesh(config.mesh)
+        stream = open_stream(config, rows_here(config.data.batch_size, mesh))
+        facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
+        with agreed() as facts:
+            facts["workdir"] = checkpoints.latest()
         state = first_state(config, checkpoints)
         start = int(state.step)
         if start >= train.steps:
-            return print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
-        describe(config, workdir)
+            if first():
+                print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
+            return
+        if first():
+            describe(config, workdir)
         train_step, validate = make_train_step(config), _validation(config, stream)
         batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
         window: list[Sums] = []
-        with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, _Stop() as stop:
+        with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, Stop() as stop:
             metrics.say(_opening(config, stream, mesh, start))
             for step in range(start + 1, train.steps + 1):
                 with metrics.wait(window[-1:]):
@@ -69,7 +77,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
                     _require_finite(values, "train/loss", step)
                     metrics.write(step, values)
                     metrics.report(step, values)
-                stopping, loss = stop.received, None
+                stopping, loss = stop.agreed(step - start), None
                 if _due(step, train.validate_every, train.steps) and not stopping:
                     with metrics.pause(sums):
                         values = validate(state.params)
@@ -154,21 +162,3 @@ def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int
         f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
         f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}{origin}"
     )
-
-
-class _Stop:
-    """Notes a SIGTERM or a first Ctrl-C instead of dying of it, for as long as the context lasts."""
-
-    received = ""  # the signal's name
-
-    def __enter__(self) -> "_Stop":
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        self.received = signal.Signals(number).name
-        signal.signal(signal.SIGINT, self.before[signal.SIGINT])  # a second Ctrl-C is meant

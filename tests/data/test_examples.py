@@ -12,7 +12,6 @@ from symbert_jax.data.examples import (
     Examples,
     encode,
     prediction_plan,
-    share,
     steps_per_epoch,
     training_plan,
 )
@@ -93,13 +92,11 @@ def test_fillers_make_batches_fit_the_mesh_and_weigh_nothing() -> None:
     assert sum((place.rows == FILLER).sum() for place in plan) == len(weights) - 21
 
 
-def test_predictions_see_every_example_once_and_processes_share_batches() -> None:
+def test_predictions_see_every_example_once() -> None:
     data = examples(201)
     plan = prediction_plan(data, 16)
     rows = np.concatenate([place.rows for place in plan])
     assert sorted(rows[rows != FILLER]) == list(range(201)) and {len(place.rows) for place in plan} == {16}
-    halves = [np.concatenate([share(place, process, 2).rows for process in range(2)]) for place in plan]
-    assert np.concatenate(halves).tolist() == rows.tolist()
 
 
 def test_the_fingerprint_tells_labels_and_tokens_apart() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,7 +20,8 @@ from symbert_jax.config import Finetune, Mesh, UserError
 from symbert_jax.eval import finetune as module
 from symbert_jax.eval import training
 from symbert_jax.eval.finetune import finetune
-from tests.eval.conftest import results
+from tests.eval.conftest import results, sentence
+from tests.test_distributed import ends, several
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,6 +207,36 @@ def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp
     assert whole[0].wait() == again[0].wait() == 0
     assert len(before) < len((killed / "trials.jsonl").read_text().splitlines())
     assert results(killed) == results(whole[1])
+
+
+def test_two_processes_leave_what_one_leaves(pretrained, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "SST-2").mkdir()
+    for part, count in (("train", 60), ("dev", 21), ("test", 7)):  # of one length, for few compilations
+        lines = [(str(i), sentence(rng, bool(i % 2), 5), str(i % 2)) for i in range(count)]
+        columns = ("index", "sentence") if part == "test" else ("index", "sentence", "label")
+        text = "".join("\t".join(line[: len(columns)]) + "\n" for line in (columns, *lines))
+        (tmp_path / "SST-2" / f"{part}.tsv").write_text(text)
+    changes = {
+        "tasks": "sst2",
+        "seeds": 1,
+        "epochs": 2,
+        "learning_rates": 3e-3,
+        "predictions": True,
+        "save_models": True,
+    }
+    changes |= {"checkpoint": pretrained, "glue.source": f"tsv:{tmp_path}"}
+    flags = [f"--config.{field}={value}" for field, value in changes.items()]
+    for name, count, devices in (("one", 1, 4), ("two", 2, 2)):
+        command = ["-m", "symbert_jax", "finetune", "--config=configs/glue.py", f"--workdir={tmp_path / name}", *flags]
+        with several(count, devices, command, JAX_COMPILATION_CACHE_DIR=str(pretrained / "xla")) as processes:
+            said, *others = ends(processes)
+        assert "| checkpoint | " in said and not [said for said in others if "sst2" in said]
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+    one, two = (Path(next((tmp_path / name).glob("models/*/sst2/params"))) for name in ("one", "two"))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-3), *(module.read_params(epath.Path(path)) for path in (one, two))
+    )
 
 
 def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:

@@ -1,0 +1,159 @@
+"""This process's place among the others of a run: it joins them, compares notes with them, stops with them."""
+
+import atexit
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from symbert_jax.config import UserError
+
+
+class Absent(UserError):
+    """The others did not come. They may yet: a launcher that starts again does right."""
+
+    exit_code = 1
+
+
+def join(coordinator: str | None, process: int | None, processes: int | None, timeout: int, *, saves: bool) -> None:
+    """Meets the other processes of the run before any device is touched; a machine alone stays a single process.
+
+    coordinator, process, processes: HOST:PORT of process 0, which one this is, and of how many. Where none is given,
+      JAX finds out on Cloud TPU, Kubernetes and SLURM.
+    timeout: seconds until all must have come.
+    saves: from now on SIGTERM waits for `Stop`; else it ends this process.
+
+    Raises:
+      UserError: the others cannot be found.
+      Absent: they did not all come in time.
+    """
+    place = {"--coordinator": coordinator, "--process": process, "--processes": processes}
+    lacking = [flag for flag, value in place.items() if value is None]
+    if processes == 1 or (len(lacking) == 3 and not _started_with_others()):
+        return
+    if 0 < len(lacking) < 3:
+        raise UserError("command line", f"no {' and no '.join(lacking)}", f"all or none of {', '.join(place)}")
+    if process is not None and processes is not None and process >= processes:
+        raise UserError("--process", str(process), f"at most {processes - 1}, the last of --processes={processes}")
+    jax.config.update("jax_enable_preemption_service", saves)
+    failed: list[Exception] = []
+
+    def initialize() -> None:
+        try:  # JAX is given more time, because where its own runs out it aborts the process
+            jax.distributed.initialize(coordinator, processes, process, initialization_timeout=2 * timeout + 60)
+        except Exception as error:
+            failed.append(error)
+
+    waiting = threading.Thread(target=initialize, daemon=True)
+    waiting.start()
+    waiting.join(timeout)
+    if waiting.is_alive():
+        atexit.register(os._exit, Absent.exit_code)  # the thread stays inside JAX, whose own way out is loud
+        found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
+        mend = "start the others, let them reach process 0, or raise --join_timeout"
+        raise Absent("processes", found, f"all of them within {timeout} s", mend)
+    if failed:
+        mend = "or --processes=1 for this process alone"
+        found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
+        raise UserError("processes", found, f"the way to the others, {', '.join(place)}", mend)
+    sys.excepthook = _leave_at_once
+
+
+def first() -> bool:
+    """Whether this is the process that speaks and writes for all."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[dict[str, Any]]:
+    """What every process finds inside, all must find alike: facts to compare, by the field they come from.
+
+    Raises:
+      UserError: on every process, when one of them met a `UserError` inside or another fact than the others.
+    """
+    facts: dict[str, Any] = {}
+    failed = None
+    try:
+        yield facts
+    except UserError as error:
+        failed = error
+    failures = multihost_utils.process_allgather(np.array(failed is not None)).reshape(-1)
+    if failed:
+        raise failed
+    if failures.any():
+        number = failures.argmax()
+        raise UserError(f"process {number}", "an error", "none", "that process says which")
+    digests = np.stack(
+        [np.frombuffer(hashlib.sha256(repr(fact).encode()).digest(), np.uint8) for fact in facts.values()]
+    )
+    everywhere = multihost_utils.process_allgather(digests).reshape(-1, *digests.shape)  # process, fact, byte
+    for name, digest in zip(facts, everywhere.swapaxes(0, 1), strict=True):
+        if (other := (digest != digest[0]).any(axis=-1)).any():
+            found = f"{facts[name]!r} on process {jax.process_index()}"
+            raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
+
+
+def wait_for_all(what: str) -> None:
+    """Returns once every process has called it: what any of them has written is there for all."""
+    multihost_utils.sync_global_devices(what)
+
+
+class Stop:
+    """Notes a SIGTERM or a first Ctrl-C instead of dying of it, for as long as the context lasts."""
+
+    received = ""  # the signal's name
+
+    def __enter__(self) -> "Stop":
+        # among several processes SIGTERM is JAX's, which tells the others
+        noted = [signal.SIGINT] if jax.distributed.is_initialized() else [signal.SIGINT, signal.SIGTERM]
+        self.before = {number: signal.signal(number, self._note) for number in noted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, step: int) -> str:
+        """The signal's name if all processes are to stop after this step, else nothing: the same on all of them.
+
+        step: the steps since the start of this process; to be asked after each. Costs nothing before a signal.
+        """
+        if not jax.distributed.is_initialized():
+            return self.received
+        return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
+
+    def _note(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(signal.SIGINT, self.before[signal.SIGINT])  # a second Ctrl-C is meant
+        if jax.distributed.is_initialized():
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _started_with_others() -> bool:
+    """Whether a launcher says that this process is one of several.
+
+    JAX itself is asked only then: elsewhere it warns of Kubernetes, or asks servers that are not there.
+    """
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return (
+        "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it where there are chips
+        or "JOB_COMPLETION_INDEX" in os.environ  # an indexed job of Kubernetes
+        or any(int(os.environ.get(name, 1)) > 1 for name in counts)
+    )
+
+
+def _leave_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends a process that failed alone: an ordinary exit would wait for the others, and they for it."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
