@@ -4,6 +4,8 @@
   pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
+  compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
+                                            what a run would take on a TPU slice, by the TPU compiler's estimate
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
@@ -29,7 +31,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds it
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrained model.")
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
 _TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
-_OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_OUT = flags.DEFINE_string("out", None, "Where results go: a folder, of compile a file.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4.")
+_FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Looks for the largest data.batch_size that fits.")
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -54,6 +58,14 @@ def finetune(arguments: list[str]) -> None:
     finetune(_config(configs.freeze_finetune), _workdir())
 
 
+def compile(arguments: list[str]) -> None:
+    from symbert_jax.compile import report
+
+    _none(arguments)
+    out = epath.Path(_OUT.value) if _OUT.value else None
+    report(_config(configs.freeze), _required("topology", _TOPOLOGY.value), _FIND_BATCH.value, out)
+
+
 def fill(arguments: list[str]) -> None:
     from symbert_jax.fill import Filler
 
@@ -70,7 +82,7 @@ def compare(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (prepare, pretrain, finetune, fill, compare)
+    command.__name__: command for command in (prepare, pretrain, finetune, compile, fill, compare)
 }
 
 
@@ -96,7 +108,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(["symbert_jax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL)]
+        known = [
+            flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL, _TOPOLOGY, _FIND_BATCH)
+        ]
         raise UserError(
             "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
         ) from None
@@ -141,6 +155,11 @@ def _quiet_and_cached() -> None:
     """Compiled programs outlive the process, and libraries speak only when something is wrong."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax  # it looks for TPU chips, and sets this where there are none
+
+    if jax and os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, misses what only a TPU host knows
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 if __name__ == "__main__":

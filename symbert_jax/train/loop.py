@@ -17,13 +17,14 @@ from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
+from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, UserError, from_json, to_json
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert
-from symbert_jax.model.flops import peak_flops, train_flops
+from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
 from symbert_jax.train.optimizer import schedule
