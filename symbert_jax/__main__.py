@@ -12,6 +12,7 @@
 Any field of a config is a flag: --config.model.attention=pairwise
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -155,9 +156,8 @@ def _quiet_and_cached() -> None:
     """Compiled programs outlive the process, and libraries speak only when something is wrong."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import jax  # it looks for TPU chips, and sets this where there are none
-
-    if jax and os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, misses what only a TPU host knows
+    importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would miss aloud what only a TPU host knows
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 

@@ -6,9 +6,11 @@ how long a step takes. Nothing here is a measurement.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +56,7 @@ class Slice:
     name: str
     chip: Tpu
     axes: tuple[int, ...]
-    devices: list[jax.Device]
+    devices: tuple[jax.Device, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,7 @@ def find_slice(topology: str) -> Slice:
     except importlib.metadata.PackageNotFoundError:
         mend = f'pip install "jax[tpu]=={jax.__version__}"'
         raise UserError("libtpu", "none", "the TPU compiler", mend) from None
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a compiler needs no chip, so no lock either
     chip, options = TPUS[match[1]], dict[str, Any]()
     if chip.cores == 2:  # as on Cloud TPUs: both cores are one device
         options["chip_config_name"] = "megacore"
@@ -149,7 +152,7 @@ def find_slice(topology: str) -> Slice:
         raise UserError(
             "topology", repr(topology), f"a slice that exists ({forms})", str(error).split("\n")[0]
         ) from None
-    return Slice(topology, chip, axes, devices)
+    return Slice(topology, chip, axes, tuple(devices))
 
 
 def estimate(config: Config, target: Slice) -> Report:
@@ -159,7 +162,7 @@ def estimate(config: Config, target: Slice) -> Report:
       DoesNotFit: one of them needs more memory than a chip has.
     """
     train, validation = compile_train(config, target), compile_validation(config, target)
-    mesh = make_mesh(config.mesh, target.devices)
+    mesh = _mesh(config, target)
     with jax.set_mesh(mesh):
         state = states.abstract(config)
     parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
@@ -189,19 +192,18 @@ def estimate(config: Config, target: Slice) -> Report:
     )
 
 
+@functools.cache  # the search for a batch ends with a program that the report wants again
 def compile_train(config: Config, target: Slice) -> Program:
-    return _compile(config, target, lambda batch: make_train_step(config).lower(states.abstract(config), batch))
+    return _compile(config, target, make_train_step(config), lambda state: state)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
-    return _compile(
-        config, target, lambda batch: make_validation_step(config).lower(states.abstract(config).params, batch)
-    )
+    return _compile(config, target, make_validation_step(config), lambda state: state.params)
 
 
 def with_largest_batch(config: Config, target: Slice) -> Config:
     """`config` with the largest `data.batch_size` whose training step fits; says what it tried."""
-    mesh = make_mesh(config.mesh, target.devices)
+    mesh = _mesh(config, target)
     shares = mesh.shape["data"] * config.optim.accumulate
 
     def resized(rows: int) -> Config:
@@ -279,16 +281,16 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
     return "\n".join(f"{name:<16} {text}" for name, text in lines)
 
 
-def _compile(config: Config, target: Slice, lower: Callable[[MlmBatch], jax.stages.Lowered]) -> Program:
-    """Compiles what `lower` makes of an abstract batch, and adds up its cost."""
-    mesh = make_mesh(config.mesh, target.devices)
+def _compile(config: Config, target: Slice, step: Any, first: Callable[[states.State], Any]) -> Program:
+    """Compiles a jitted step of (what `first` takes of the state, batch), and adds up its cost."""
+    mesh = _mesh(config, target)
     check_mesh(config, mesh)
     with jax.set_mesh(mesh):
-        lowered = lower(_abstract_batch(config))
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise _refusal(error) or error from None
+        lowered = step.lower(first(states.abstract(config)), _abstract_batch(config))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _refusal(error) or error from None
     chip, memory = target.chip, compiled.memory_analysis()
     cost = hlo.cost(compiled.as_text() or "", mesh.size)
     cycles = cost.cycles / chip.clock
@@ -298,6 +300,10 @@ def _compile(config: Config, target: Slice, lower: Callable[[MlmBatch], jax.stag
     least = {"compute": cost.flops / chip.peak, "memory": cost.bytes / chip.bandwidth, "network": network}
     peak = float(memory.peak_memory_in_bytes)
     return Program(peak, cost, cycles, roofline, network, cycles + roofline + network, least)
+
+
+def _mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
+    return make_mesh(config.mesh, list(target.devices))
 
 
 def _refusal(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:

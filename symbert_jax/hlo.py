@@ -4,11 +4,11 @@ XLA's own totals count the body of a loop once; here it counts as often as it ru
 of one device: the text is one device's share.
 """
 
-import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -35,7 +35,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Unestimated:
-    """Work without a cycle estimate: gathers, scatters, sorts, Pallas kernels."""
+    """All work of one kind without a cycle estimate: gathers, scatters, sorts, Pallas kernels."""
 
     kind: str
     count: int
@@ -43,11 +43,14 @@ class Unestimated:
     bytes: float
 
 
+Part = TypeVar("Part", Collective, Unestimated)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What one device does in one run of a program."""
 
-    cycles: float  # the compiler's own estimates, summed
+    cycles: int  # the compiler's own estimates, summed
     flops: float  # of matrix products, and of kernels that state theirs
     bytes: float  # read from and written to HBM
     collectives: tuple[Collective, ...]
@@ -102,40 +105,24 @@ class _Program:
         finish()
 
     def cost(self, devices: int) -> Cost:
-        cycles = flops = moved = 0.0
-        unknown = 0
-        collectives: dict[str, tuple[str, int, float, float]] = {}
-        roofs: dict[str, list[tuple[float, float, float]]] = collections.defaultdict(list)
+        cycles, unknown_loops = 0, 0
+        flops, moved = 0.0, 0.0
+        exchanged: dict[str, Collective] = {}  # by channel
+        unestimated: list[Unestimated] = []
         for scope, instruction, times in self._runs(self.entry, 1):
-            if instruction.op == "while":
-                unknown += self._turns(instruction) is None
-                continue
-            exchanges = list(self._collectives(scope, instruction, devices))
-            for channel, kind, group, size in exchanges:
-                collectives[channel] = (kind, group, times, size)
-            work, traffic = self._flops(scope, instruction), self._bytes(scope, instruction)
-            flops += times * work
-            moved += times * traffic
+            unknown_loops += instruction.op == "while" and self._turns(instruction) is None
+            for channel, kind, group, size in self._collectives(scope, instruction, devices):
+                exchanged[channel] = Collective(kind, group, times, times * size)
+            work, traffic = times * self._flops(scope, instruction), times * self._bytes(scope, instruction)
+            flops += work
+            moved += traffic
             if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.text):
                 cycles += times * int(estimate[1])
-            elif (kind := _unestimated(instruction)) and not exchanges:
-                roofs[kind].append((times, times * work, times * traffic))
-        return Cost(
-            cycles,
-            flops,
-            moved,
-            tuple(
-                Collective(kind, group, round(sum(times for times, _ in found)), sum(t * size for t, size in found))
-                for (kind, group), found in sorted(_grouped(collectives).items())
-            ),
-            tuple(
-                Unestimated(kind, round(sum(f[0] for f in found)), sum(f[1] for f in found), sum(f[2] for f in found))
-                for kind, found in sorted(roofs.items())
-            ),
-            unknown,
-        )
+            elif kind := _unestimated(instruction):
+                unestimated.append(Unestimated(kind, times, work, traffic))
+        return Cost(cycles, flops, moved, _sum(exchanged.values(), 2), _sum(unestimated, 1), unknown_loops)
 
-    def _runs(self, name: str, times: float) -> Iterator[tuple[_Computation, _Instruction, float]]:
+    def _runs(self, name: str, times: int) -> Iterator[tuple[_Computation, _Instruction, int]]:
         """Every instruction that `name` schedules, itself or in what it calls, and how often it runs."""
         scope = self.computations[name]
         for instruction in scope.values():
@@ -194,8 +181,8 @@ class _Program:
             return 2 * _size(scope[instruction.operands[1]].shape, hbm=True)
         if op in ("dynamic-slice", "slice", "gather"):
             return 2 * _size(instruction.shape, hbm=True)
-        read = sum(_size(scope[name].shape, hbm=True) for name in instruction.operands)
-        return read + _size(instruction.shape, hbm=True)
+        touched = [instruction.shape, *(scope[name].shape for name in instruction.operands)]
+        return sum(_size(shape, hbm=True) for shape in touched)
 
     def _read(self, scope: _Computation, place: int, whole: float) -> float:
         """Bytes that a fusion reads of its parameter `place`, which has `whole` bytes in HBM."""
@@ -228,7 +215,7 @@ class _Program:
         if len(roots) != len(shapes):
             return _size(shape, hbm=True)
         return sum(
-            min(_size(shape, hbm=True), self._updated(scope, root)) for shape, root in zip(shapes, roots, strict=True)
+            min(_size(part, hbm=True), self._updated(scope, root)) for part, root in zip(shapes, roots, strict=True)
         )
 
     def _updated(self, scope: _Computation, root: _Instruction) -> float:
@@ -259,18 +246,20 @@ class _Program:
         elif kind in COLLECTIVES:
             start = scope[instruction.operands[0]] if instruction.op.endswith("-done") else instruction
             group = _group(start.text) or devices
-            channel = re.search(r"channel_id=(\d+)", start.text)
+            number = re.search(r"channel_id=(\d+)", start.text)
             size = _size(instruction.shape) * (group if kind == "reduce-scatter" else 1)
-            yield channel[1] if channel else start.name, kind, group, size
+            yield number[1] if number else start.name, kind, group, size
 
 
-def _grouped(
-    collectives: dict[str, tuple[str, int, float, float]],
-) -> dict[tuple[str, int], list[tuple[float, float]]]:
-    groups = collections.defaultdict(list)
-    for kind, group, times, size in collectives.values():
-        groups[kind, group].append((times, size))
-    return groups
+def _sum(parts: Iterable[Part], fields: int) -> tuple[Part, ...]:
+    """Parts that share their first `fields` fields as one, with the sums of the others, in order."""
+    totals: dict[tuple, list[float]] = {}
+    for part in parts:
+        values = dataclasses.astuple(part)
+        total = totals.setdefault(values[:fields], [0] * (len(values) - fields))
+        totals[values[:fields]] = [sum(pair) for pair in zip(total, values[fields:], strict=True)]
+        kind = type(part)
+    return tuple(kind(*key, *total) for key, total in sorted(totals.items()))
 
 
 def _unestimated(instruction: _Instruction) -> str:
