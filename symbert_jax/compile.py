@@ -7,10 +7,8 @@ how long a step takes. Nothing here is a measurement.
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import math
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,16 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.experimental import topologies
 
 from symbert_jax import hlo
 from symbert_jax.batch import MlmBatch
-from symbert_jax.chips import GIB, TPUS, Tpu
+from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config, UserError
 from symbert_jax.data.masking import Masking
 from symbert_jax.model import bert
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, spec
+from symbert_jax.slices import Slice, compiler_version, find_slice
 from symbert_jax.train import state as states
 from symbert_jax.train.loop import check_mesh
 from symbert_jax.train.step import make_train_step
@@ -49,14 +47,6 @@ class DoesNotFit(Exception):
     def __init__(self, needed: float, available: float):
         super().__init__(f"{needed:.0f} of {available:.0f} bytes")
         self.needed, self.available = needed, available
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    name: str
-    chip: Tpu
-    axes: tuple[int, ...]
-    devices: tuple[jax.Device, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,33 +118,6 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     print(describe(config, found, target.chip))
 
 
-def find_slice(topology: str) -> Slice:
-    """The chips of e.g. `v5e:4x4`, as the compiler sees them."""
-    forms = ", ".join(f"{name}:{'x'.join('XYZ'[: chip.axes])}" for name, chip in TPUS.items())
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", topology)
-    axes = tuple(map(int, match[2].split("x"))) if match else ()
-    if not match or match[1] not in TPUS or len(axes) != TPUS[match[1]].axes:
-        raise UserError("topology", repr(topology), f"a chip and the axes of a slice: {forms}", "for example v5e:4x4")
-    try:
-        importlib.metadata.version("libtpu")
-    except importlib.metadata.PackageNotFoundError:
-        mend = f'pip install "jax[tpu]=={jax.__version__}"'
-        raise UserError("libtpu", "none", "the TPU compiler", mend) from None
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a compiler needs no chip, so no lock either
-    chip, options = TPUS[match[1]], dict[str, Any]()
-    if chip.cores == 2:  # as on Cloud TPUs: both cores are one device
-        options["chip_config_name"] = "megacore"
-    if math.prod(axes) == 1:
-        options["chips_per_host_bounds"] = [1, 1, 1]
-    try:
-        devices = topologies.get_topology_desc(topology, "tpu", **options).devices
-    except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            "topology", repr(topology), f"a slice that exists ({forms})", str(error).split("\n")[0]
-        ) from None
-    return Slice(topology, chip, axes, tuple(devices))
-
-
 def estimate(config: Config, target: Slice) -> Report:
     """Compiles both steps of `config` for a slice.
 
@@ -170,7 +133,7 @@ def estimate(config: Config, target: Slice) -> Report:
     steps = config.train.steps
     validations = -(-steps // config.train.validate_every) * config.train.validate_batches
     return Report(
-        source=f"the TPU compiler's estimate, not a measurement: libtpu {importlib.metadata.version('libtpu')}",
+        source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
         topology=target.name,
         chips=mesh.size,
         mesh=dict(mesh.shape),
@@ -214,10 +177,8 @@ def with_largest_batch(config: Config, target: Slice) -> Config:
             memory, refused = compile_train(resized(rows), target).memory, ""
         except DoesNotFit as refusal:
             memory, refused = refusal.needed, ", too much"
-        print(
-            f"{_rows(rows * shares, mesh.size)}: {memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB{refused}",
-            flush=True,
-        )
+        bytes_of = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
+        print(f"{_rows(rows * shares, mesh.size)}: {bytes_of}{refused}", flush=True)
         return not refused
 
     return resized(largest(fits) or 1)
@@ -241,15 +202,16 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
     train, validation, cost = found.train, found.validation, found.train.cost
     mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
     exchanges = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
-    missing = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated)
-    parts = [f"{train.cycle_seconds * 1e3:.1f} of {cost.cycles / 1e6:,.1f} M cycles at {chip.clock / 1e9} GHz"]
-    parts.append(
-        f"{train.roofline_seconds * 1e3:.1f} of work without an estimate, at its roofline ({missing or 'none'})"
+    missing = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
+    times = (
+        f"{train.cycle_seconds * 1e3:.1f} of {cost.cycles / 1e6:,.1f} M cycles at {chip.clock / 1e9} GHz"
+        f" + {train.roofline_seconds * 1e3:.1f} of work without an estimate, at its roofline ({missing})"
+        f" + {train.network_seconds * 1e3:.1f} of network"
     )
-    parts.append(f"{train.network_seconds * 1e3:.1f} of network")
-    validations = f", {config.train.validate_batches} batches of validation every {config.train.validate_every:,} steps"
+    alone = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
+    validations = f"{config.train.validate_batches} batches of validation every {config.train.validate_every:,} steps"
     if not config.train.validate_batches:
-        validations = ", validation over the whole split not counted"
+        validations = "validation over the whole split not counted"
     lines = [
         ("what", f"{found.attention} BERT, {found.parameters:,} parameters; {found.source}"),
         ("where", f"{found.topology}, {found.chips} chips ({mesh}); {_rows(found.batch_size, found.chips)}"),
@@ -266,15 +228,11 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
         ),
         ("moved a step", f"{cost.bytes / 1e9:,.1f} GB of HBM a chip"),
         ("collectives", "; ".join(exchanges) or "none"),
-        ("ms a step", f"{train.seconds * 1e3:.1f} = {' + '.join(parts)}, as if nothing overlapped"),
+        ("ms a step", f"{train.seconds * 1e3:.1f} = {times}, as if nothing overlapped"),
         ("ms a validation", f"{validation.seconds * 1e3:.1f} a batch"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%}"),
-        ("the run", f"{found.hours:,.1f} hours for {config.train.steps:,} steps{validations}"),
-        (
-            "bound by",
-            f"{found.bound}: alone, "
-            + ", ".join(f"{name} would take {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items()),
-        ),
+        ("the run", f"{found.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
+        ("bound by", f"{found.bound}; each alone would take: {alone}"),
     ]
     if cost.unknown_loops:
         lines.append(("beware", f"{cost.unknown_loops} loops of unknown length are counted once"))
@@ -310,9 +268,7 @@ def _refusal(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
     found = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
     if not found:
         return None
-    needed, available = (
-        float(number) * 2 ** (10 * " KMGT".index(unit)) for number, unit in (found.groups()[:2], found.groups()[2:])
-    )
+    needed, available = (float(found[n]) * 2 ** (10 * " KMGT".index(found[n + 1])) for n in (1, 3))
     return DoesNotFit(needed, available)
 
 
