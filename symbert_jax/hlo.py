@@ -67,6 +67,7 @@ class _Instruction:
     text: str  # all that follows the name of the operation
 
     def called(self, attribute: str) -> str:
+        """The computation named by `body=`, `calls=` or the like; empty where there is none."""
         found = re.search(rf"\b{attribute}=%?([\w.-]+)", self.text)
         return found[1] if found else ""
 
@@ -111,14 +112,15 @@ class _Program:
         unestimated: list[Unestimated] = []
         for scope, instruction, times in self._runs(self.entry, 1):
             unknown_loops += instruction.op == "while" and self._turns(instruction) is None
-            for channel, kind, group, size in self._collectives(scope, instruction, devices):
+            exchanges = list(self._collectives(scope, instruction, devices))
+            for channel, kind, group, size in exchanges:
                 exchanged[channel] = Collective(kind, group, times, times * size)
             work, traffic = times * self._flops(scope, instruction), times * self._bytes(scope, instruction)
             flops += work
             moved += traffic
             if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.text):
                 cycles += times * int(estimate[1])
-            elif kind := _unestimated(instruction):
+            elif not exchanges and (kind := _unestimated(instruction)):
                 unestimated.append(Unestimated(kind, times, work, traffic))
         return Cost(cycles, flops, moved, _sum(exchanged.values(), 2), _sum(unestimated, 1), unknown_loops)
 
@@ -192,19 +194,21 @@ class _Program:
         return min(whole, self._used(scope, parameter.name, whole))
 
     def _used(self, scope: _Computation, name: str, whole: float) -> float:
+        """The same of array `name` inside a fusion: the slices taken, or `whole`."""
         total = 0.0
         for user in scope.values():
             for place in (i for i, operand in enumerate(user.operands) if operand == name):
-                if user.op in ("dynamic-slice", "slice", "gather"):
-                    total += _size(user.shape) if place == 0 else 0
-                elif user.op == "dynamic-update-slice" and place == 0:
-                    total += 0
-                elif user.op == "bitcast":
-                    total += self._used(scope, user.name, whole)
-                elif user.op == "fusion":
-                    total += self._read(self.computations[user.called("calls")], place, whole)
-                else:
-                    return whole
+                match user.op:
+                    case "dynamic-slice" | "slice" | "gather" if place == 0:
+                        total += _size(user.shape)
+                    case "dynamic-update-slice" if place == 0:
+                        pass  # what stays as it is, is not read
+                    case "bitcast":
+                        total += self._used(scope, user.name, whole)
+                    case "fusion":
+                        total += self._read(self.computations[user.called("calls")], place, whole)
+                    case _:
+                        return whole
         return total
 
     def _written(self, scope: _Computation, shape: str) -> float:
@@ -219,6 +223,7 @@ class _Program:
         )
 
     def _updated(self, scope: _Computation, root: _Instruction) -> float:
+        """Bytes of the update that `root` makes in place, infinite where it makes an array anew."""
         match root.op:
             case "dynamic-update-slice":
                 return _size(scope[root.operands[1]].shape)
@@ -237,8 +242,7 @@ class _Program:
         A TPU hides one exchange in several fusions, which share its channel, and scatters a sum inside one.
         """
         kind = instruction.op.removesuffix("-done")
-        if instruction.op == "fusion":
-            inner = self.computations[instruction.called("calls")]
+        if inner := self.computations.get(instruction.called("calls")):
             scatters = list(inner.values())[-1].op == "dynamic-slice"
             for part in inner.values():
                 for channel, kind, group, size in self._collectives(inner, part, devices):
