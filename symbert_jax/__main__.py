@@ -5,6 +5,8 @@
   doctor    --config=FILE --workdir=DIR     everything that would ruin that run
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
+  compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
+                                            what a run would take on a TPU slice, by the TPU compiler's estimate
   export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
   import    --source=DIR --workdir=DIR      such a folder as a workdir; --attention=pairwise converts a standard one
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
@@ -16,6 +18,7 @@ Any field of a config is a flag: --config.model.attention=pairwise
 --xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
 """
 
+import importlib
 import os
 import shlex
 import sys
@@ -29,6 +32,7 @@ from ml_collections import ConfigDict, config_flags
 from symbert_jax import config as configs
 from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune, UserError
+from symbert_jax.paths import absolute
 
 Frozen = TypeVar("Frozen", Config, Finetune)
 
@@ -37,7 +41,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds it
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrained model.")
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
 _TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
-_OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_OUT = flags.DEFINE_string("out", None, "Where results go: a folder, of compile a file.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4.")
+_FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Looks for the largest data.batch_size that fits.")
 _FORMAT = flags.DEFINE_string("format", "huggingface", "Of an exported folder: huggingface | plpi.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of exported weights: float32 | bfloat16.")
 _SOURCE = flags.DEFINE_string("source", None, "A folder of Hugging Face's BERT or of plpi/bert.")
@@ -89,23 +95,31 @@ def export(arguments: list[str]) -> None:
     from symbert_jax.interop.export import export
 
     _none(arguments)
-    out = _folder(_required("out", _OUT.value))
+    out = absolute(_required("out", _OUT.value))
     command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
-    export(_folder(_required("checkpoint", _CHECKPOINT.value)), out, _STEP.value, _FORMAT.value, _DTYPE.value, command)
+    export(absolute(_required("checkpoint", _CHECKPOINT.value)), out, _STEP.value, _FORMAT.value, _DTYPE.value, command)
 
 
 def import_(arguments: list[str]) -> None:
     from symbert_jax.interop.import_ import import_
 
     _none(arguments)
-    source = _folder(_required("source", _SOURCE.value))
+    source = absolute(_required("source", _SOURCE.value))
     import_(source, _workdir(), _VOCAB.value, _ATTENTION.value, _TEXT.value)
+
+
+def compile(arguments: list[str]) -> None:
+    from symbert_jax.compile import report
+
+    _none(arguments)
+    out = epath.Path(_OUT.value) if _OUT.value else None
+    report(_config(configs.freeze), _required("topology", _TOPOLOGY.value), _FIND_BATCH.value, out)
 
 
 def fill(arguments: list[str]) -> None:
     from symbert_jax.fill import Filler
 
-    filler = Filler(_folder(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
+    filler = Filler(absolute(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
     for text in arguments or [_required("TEXT", None)]:
         print(filler.describe(text, _TOP.value))
 
@@ -122,7 +136,7 @@ _WANTED = "a file whose get_config() changes known fields of the defaults in sym
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__.rstrip("_"): command
-    for command in (prepare, pretrain, doctor, finetune, export, import_, fill, compare)
+    for command in (prepare, pretrain, doctor, finetune, export, import_, compile, fill, compare)
 }
 
 
@@ -132,9 +146,9 @@ def main(argv: list[str]) -> int:
         name, *arguments = _parse(argv)
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
-        _quiet_and_cached()
         if _XLA_PRESET.value is not None:
             print(xla_presets.apply(_XLA_PRESET.value), flush=True)
+        _quiet_and_cached()
         COMMANDS[name](arguments)
     except UserError as error:
         for line in str(error).splitlines():
@@ -171,11 +185,7 @@ def _join(*, saves: bool) -> None:
 
 
 def _workdir() -> epath.Path:
-    return _folder(_required("workdir", _WORKDIR.value))
-
-
-def _folder(path: str) -> epath.Path:
-    return epath.Path(path).expanduser().resolve()
+    return absolute(_required("workdir", _WORKDIR.value))
 
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
@@ -209,6 +219,10 @@ def _quiet_and_cached() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would miss aloud what only a TPU host knows
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from symbert_jax.config import Config, Train, UserError, from_dict
+from symbert_jax.paths import absolute
 
 LOSS = "validation/loss"
 FOLDER = "checkpoints"  # of a workdir
@@ -138,7 +139,7 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
     Raises:
       UserError: there is no such checkpoint.
     """
-    checkpoints = Checkpoints(epath.Path(workdir).resolve())
+    checkpoints = Checkpoints(absolute(workdir))
     try:
         return checkpoints.read(step)
     finally:

@@ -20,6 +20,7 @@ from symbert_jax.config import Config, Mesh, UserError, UserErrors
 from symbert_jax.data import vocabulary
 from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
+from symbert_jax.paths import is_bucket
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
@@ -119,7 +120,7 @@ def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:
 
 def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     """A bucket has no end."""
-    if "://" in os.fspath(workdir):
+    if is_bucket(workdir):
         return
     _require_sizes(config)
     with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):

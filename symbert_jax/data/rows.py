@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from symbert_jax.config import UserError
+from symbert_jax.paths import is_bucket
 
 SPLITS = ("train", "validation")
 VOCAB = "vocab.txt"
@@ -31,7 +32,7 @@ def find(folder: str) -> Path:
     Raises:
       UserError: there is no finished corpus in the bucket.
     """
-    if "://" not in folder:
+    if not is_bucket(folder):
         return Path(folder)
     source = epath.Path(folder)
     if not (source / MANIFEST).exists():

@@ -28,6 +28,7 @@ from symbert_jax.eval.training import Trained, train
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.metrics import write_whole
 from symbert_jax.model.tree import Params
+from symbert_jax.paths import absolute
 from symbert_jax.sharding import make_mesh
 
 MODELS, PREDICTIONS = "models", "predictions"
@@ -68,7 +69,7 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
     with agreed() as facts:
         starts = [
             (name, folder, require_step(folder, step))
-            for name, folder in ((name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint)
+            for name, folder in ((name, absolute(name)) for name in config.checkpoint)
             for step in config.checkpoint_steps or (None,)
         ]
         # all checkpoints and all data now: what is missing or damaged must not come out after hours of training

@@ -15,6 +15,7 @@ from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
+from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, UserError, fields, to_json
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
@@ -22,7 +23,7 @@ from symbert_jax.distributed import Stop, agreed, first
 from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert
-from symbert_jax.model.flops import peak_flops, train_flops
+from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch, rows_here
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import first_state

@@ -13,6 +13,7 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.stream import read_words
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.model import bert
+from symbert_jax.paths import absolute
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
@@ -89,7 +90,7 @@ def _source(config: Config) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
     name, _, step = config.init_from.rpartition("@")
     if not (name and step.isdigit()):
         name, step = config.init_from, ""
-    workdir = epath.Path(name).expanduser().resolve()
+    workdir = absolute(name)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         found = checkpoints.require(int(step) if step else None)
         for problem in _other_words(config, workdir, "name another init_from, or the data.dir of its words"):
