@@ -49,6 +49,7 @@ class Data:
     vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
     validation_fraction: float = 0.005  # of the documents, chosen by a hash of their text
     mask_rate: float = 0.15  # of the non-special tokens of a row
+    cross_document: bool = True  # whether tokens see the other documents of their row; if not, positions restart
     batch_size: int = 256  # B, rows of one optimizer step over all hosts
     reader_threads: int = 4  # per host
 

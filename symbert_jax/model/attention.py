@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
@@ -50,28 +50,32 @@ class SelfAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        mask: Bool[AnyArray, "B S"] | None,
+        segments: Int[AnyArray, "B S"] | None,
         key: PRNGKeyArray | None,
         first: int | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mixes the tokens that `mask` admits (None: all); `key` draws attention dropout (None: off)."""
+        """Mixes the tokens of each segment (None: all are of one); `key` draws attention dropout (None: off)."""
         q, k = self.query_key(x, first)
         v = self.value(x)
         match self.kernel:
             case "xla":
-                weights = dropout(probabilities(q, k, mask).astype(v.dtype), self.dropout, key)
+                weights = dropout(probabilities(q, k, segments).astype(v.dtype), self.dropout, key)
                 mixed = jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
         return self.output(mixed)
 
 
 def probabilities(
-    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], mask: Bool[AnyArray, "B S"] | None
+    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], segments: Int[AnyArray, "B S"] | None
 ) -> Float[Array, "B N T S"]:
-    """softmax over S of q . k / sqrt(H), in float32; tokens outside `mask` get no weight."""
+    """softmax over S of q . k / sqrt(H), in float32; tokens of other segments get no weight.
+
+    Segments are numbered from 1; 0 is padding, which sees segment 1 and is seen by none.
+    """
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
     scores *= q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    if segments is not None:
+        same = jnp.maximum(segments[:, : q.shape[1], None], 1) == segments[:, None, :]
+        scores = jnp.where(same[:, None], scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores, axis=-1)
 
 
