@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")
+KERNELS = ("auto", "xla", "splash", "cudnn")
 
 
 class UserError(Exception):
@@ -27,7 +28,7 @@ class UserError(Exception):
 @dataclasses.dataclass(frozen=True)
 class Model:
     attention: str = "standard"  # standard | symmetric | pairwise (paper, section 3)
-    kernel: str = "xla"  # the program that computes attention
+    kernel: str = "auto"  # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that can be
     pairwise_init: str = "normal"  # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
     layers: int = 12  # L
     dim: int = 768  # D
@@ -174,7 +175,7 @@ def check(config: Config) -> None:
     model, data, optim, train, mesh = config.model, config.data, config.optim, config.train, config.mesh
     for field, value, known in (
         ("model.attention", model.attention, ATTENTIONS),
-        ("model.kernel", model.kernel, ("xla",)),
+        ("model.kernel", model.kernel, KERNELS),
         ("model.pairwise_init", model.pairwise_init, ("normal", "identity")),
         ("model.dtype", model.dtype, ("bfloat16", "float32")),
         ("model.remat", model.remat, ("none", "dots", "full")),

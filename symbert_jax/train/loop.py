@@ -22,7 +22,7 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.metrics import Metrics, Values, write_whole
-from symbert_jax.model import bert
+from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import peak_flops, train_flops
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
@@ -140,7 +140,9 @@ def _cost(config: Config, stream: Stream, mesh: jax.sharding.Mesh) -> tuple[int,
 
 
 def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP."""
+    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP; and its
+    kind must be one that `model.kernel` runs on."""
+    kernels.check(config.model, mesh.abstract_mesh.abstract_device)
     devices, accumulate = mesh.shape["data"], config.optim.accumulate
     if config.data.batch_size % (devices * accumulate):
         raise UserError(
@@ -191,9 +193,11 @@ def _require_finite(values: Values, name: str, step: int) -> None:
 def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
+    length, device = config.model.length, mesh.abstract_mesh.abstract_device
+    kernel = kernels.choose(config.model, device, length, length)
     return (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
-        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
+        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}), {kernel} attention; "
         f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}"
     )
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from symbert_jax.config import ATTENTIONS, Mesh, Model
 from symbert_jax.model import bert
-from symbert_jax.model.attention import probabilities
+from symbert_jax.model.kernels import probabilities
 from symbert_jax.sharding import make_mesh
 from tests.conftest import born, configure, make_batch
 
