@@ -22,7 +22,7 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config, UserError
 from symbert_jax.data.masking import Masking
-from symbert_jax.model import bert
+from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, problems, spec
 from symbert_jax.slices import Slice, compiler_version, find_slice
@@ -241,6 +241,7 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
 def _compile(config: Config, target: Slice, step: Any, first: Callable[[states.State], Any]) -> Program:
     """Compiles a jitted step of (what `first` takes of the state, batch), and adds up its cost."""
     mesh = _mesh(config, target)
+    kernels.check(config.model, mesh.abstract_mesh.abstract_device)
     for problem in problems(config, mesh):
         raise problem
     with jax.set_mesh(mesh):

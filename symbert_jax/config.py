@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")
+KERNELS = ("auto", "xla", "splash", "cudnn")
 
 
 class UserError(Exception):
@@ -37,7 +38,7 @@ class UserErrors(UserError):
 @dataclasses.dataclass(frozen=True)
 class Model:
     attention: str = "standard"  # standard | symmetric | pairwise (paper, section 3)
-    kernel: str = "xla"  # the program that computes attention
+    kernel: str = "auto"  # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that can be
     pairwise_init: str = "normal"  # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
     layers: int = 12  # L
     dim: int = 768  # D
@@ -59,6 +60,7 @@ class Data:
     vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
     validation_fraction: float = 0.005  # of the documents, chosen by a hash of their text
     mask_rate: float = 0.15  # of the non-special tokens of a row
+    cross_document: bool = True  # whether tokens see the other documents of their row; if not, positions restart
     batch_size: int = 256  # B, rows of one optimizer step over all hosts
     reader_threads: int = 4  # per host
 
@@ -204,7 +206,7 @@ def problems(config: Config) -> Iterator[UserError]:
     model, data, optim, train, mesh = config.model, config.data, config.optim, config.train, config.mesh
     for field, value, known in (
         ("model.attention", model.attention, ATTENTIONS),
-        ("model.kernel", model.kernel, ("xla",)),
+        ("model.kernel", model.kernel, KERNELS),
         ("model.pairwise_init", model.pairwise_init, ("normal", "identity")),
         ("model.dtype", model.dtype, ("bfloat16", "float32")),
         ("model.remat", model.remat, ("none", "dots", "full")),

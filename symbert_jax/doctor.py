@@ -20,6 +20,7 @@ from symbert_jax.config import Config, Mesh, UserError, UserErrors
 from symbert_jax.data import vocabulary
 from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
+from symbert_jax.model import kernels
 from symbert_jax.paths import is_bucket
 from symbert_jax.train import start
 from symbert_jax.train import state as states
@@ -78,7 +79,9 @@ def _hosts(*_: object) -> Iterator[UserError]:
 
 def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
     _require_sizes(config)
-    yield from sharding.problems(config, sharding.make_mesh(config.mesh))
+    mesh = sharding.make_mesh(config.mesh)
+    kernels.check(config.model, mesh.abstract_mesh.abstract_device)
+    yield from sharding.problems(config, mesh)
 
 
 def _words(config: Config, _: epath.Path) -> Iterator[UserError]:

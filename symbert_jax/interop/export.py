@@ -125,6 +125,8 @@ def _logits(trained: Trained) -> np.ndarray:
     if trained.classes is None:
         places = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
         run = jax.jit(bert.logits, static_argnums=0)
-        return np.asarray(run(model, trained.params, tokens, places, token_types=types, mask=mask))[mask]
+        return np.asarray(
+            run(model, trained.params, tokens, places, token_types=types, segments=mask.astype(np.int32))
+        )[mask]
     classify, count = jax.jit(classifier.logits, static_argnums=(0, 1)), len(trained.classes) or 1
     return np.asarray(classify(model, count, trained.params, tokens, token_types=types, mask=mask))

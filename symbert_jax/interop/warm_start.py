@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from symbert_jax.config import Model, Optim
 from symbert_jax.model import bert
-from symbert_jax.model.attention import probabilities
+from symbert_jax.model.kernels import probabilities
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import spec
 from symbert_jax.train.optimizer import make_optimizer, schedule

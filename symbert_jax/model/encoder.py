@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
@@ -45,11 +45,15 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(sizes(config), rngs)
 
     def __call__(
-        self, tokens: Int[AnyArray, "B T"], token_types: Int[AnyArray, "B T"] | None, key: PRNGKeyArray | None
+        self,
+        tokens: Int[AnyArray, "B T"],
+        token_types: Int[AnyArray, "B T"] | None,
+        key: PRNGKeyArray | None,
+        places: Int[AnyArray, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        types = use(self.token_type, self.dtype)
+        position, types = use(self.position, self.dtype), use(self.token_type, self.dtype)
         x = use(self.word, self.dtype).at[tokens].get(out_sharding=spec("BTD"))
-        x += use(self.position, self.dtype)[: tokens.shape[1]]
+        x += position[: tokens.shape[1]] if places is None else position.at[places].get(out_sharding=spec("BTD"))
         x += types[0] if token_types is None else types.at[token_types].get(out_sharding=spec("BTD"))
         return dropout(self.norm(x), self.dropout, key)
 
@@ -76,12 +80,12 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        mask: Bool[AnyArray, "B S"] | None,
+        segments: Int[AnyArray, "B S"] | None,
         key: PRNGKeyArray | None,
         first: int | None = None,
     ) -> Float[Array, "B T D"]:
         scores, attended, expanded = (None,) * 3 if key is None else jax.random.split(key, 3)
-        mixed = dropout(self.attention(x, mask, scores, first), self.dropout, attended)
+        mixed = dropout(self.attention(x, segments, scores, first), self.dropout, attended)
         x = self.attention_norm(x[:, :first] + mixed)
         return self.mlp_norm(x + dropout(self.mlp(x), self.dropout, expanded))
 
@@ -98,20 +102,21 @@ class Encoder(nnx.Module):
         self,
         tokens: Int[AnyArray, "B S"],
         token_types: Int[AnyArray, "B S"] | None,
-        mask: Bool[AnyArray, "B S"] | None,
+        segments: Int[AnyArray, "B S"] | None,
         key: PRNGKeyArray | None,
         first: int | None = None,
+        places: Int[AnyArray, "B S"] | None = None,
     ) -> Float[Array, "B T D"]:
         """The tokens after the last layer; of them only the first T = `first`, for which that layer computes less."""
         embedded, rest = (None, None) if key is None else jax.random.split(key)
         keys = None if rest is None else jax.random.split(rest, self.count)
-        x = self.embeddings(tokens, token_types, embedded)
+        x = self.embeddings(tokens, token_types, embedded, places)
         structure, weights = nnx.split(self.layers)
         layers = (weights, keys)
 
         def run(first: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
             weights, key = layer
-            return nnx.merge(structure, weights)(x, mask, key, first), None
+            return nnx.merge(structure, weights)(x, segments, key, first), None
 
         if self.remat != "none":
             run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False, static_argnums=0)

@@ -7,7 +7,7 @@ def train_flops(model: Model, batch_size: int, places: int) -> float:
     """FLOPs of forward and backward of `batch_size` rows with `places` predicted positions each.
 
     Counts matrix products, 2 FLOPs a multiply-add, the backward pass as twice the forward one; nothing
-    that is recomputed.
+    that is recomputed. Attention is between all tokens of a row, also where documents do not see each other.
     """
     t, d, f = model.length, model.dim, model.mlp_dim
     head = d // model.heads

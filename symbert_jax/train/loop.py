@@ -22,7 +22,7 @@ from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.distributed import Stop, agreed, first
 from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
-from symbert_jax.model import bert
+from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch, rows_here
 from symbert_jax.train.optimizer import schedule
@@ -157,9 +157,11 @@ def _require_finite(values: Values, name: str, step: int) -> None:
 def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
+    length, device = config.model.length, mesh.abstract_mesh.abstract_device
+    kernel = kernels.choose(config.model, device, length, length)
     origin = f", with the parameters of {config.init_from}" if config.init_from and not start else ""
     return (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
-        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
+        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}), {kernel} attention; "
         f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}{origin}"
     )

@@ -100,7 +100,7 @@ def masked(name: str, workdir: Path, out: Path, inputs: dict[str, np.ndarray]) -
     places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
     with one_device():
         run = functools.partial(jax.jit(bert.logits, static_argnums=0), model, params, tokens, places)
-        whole, padded = run(), run(token_types=inputs["types"].astype(np.int32), mask=mask)
+        whole, padded = run(), run(token_types=inputs["types"].astype(np.int32), segments=mask.astype(np.int32))
     filler = Filler(epath.Path(workdir))
     ids = [
         [filler.tokenizer.token_to_id(guess.word) for guess in place]
