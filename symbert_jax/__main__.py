@@ -9,6 +9,7 @@
 
 pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
 elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
+
 Any field of a config is a flag: --config.model.attention=pairwise
 """
 
