@@ -14,6 +14,7 @@
 
 pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
 elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
+
 Any field of a config is a flag: --config.model.attention=pairwise
 --xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
 """
