@@ -3,10 +3,11 @@
     .venv/bin/python -m bench.slices --out=slices
 
 Prints one JSON line a compilation, then the table. The reports stay in --out; what is there is not compiled again, so
-an interrupted run goes on. A compilation takes two or three CPU minutes, all 36 of them some hours on 2 cores.
+an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle cores.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -38,22 +39,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("slices"), help="a folder for the reports")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
-    parser.add_argument("--topologies", nargs="+", default=BATCHES)
+    parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"some of {', '.join(BATCHES)}")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    reports = []
-    for config in arguments.configs:
-        for topology in arguments.topologies:
-            for attention in ATTENTIONS:
-                file = arguments.out / f"{config}-{topology.replace(':', '-')}-{attention}.json"
-                if not file.exists():
-                    compile_one(config, topology, attention, file)
-                report = {"model": config} | json.loads(file.read_text())
-                print(json.dumps(report), flush=True)
-                reports.append(report)
+    rows = list(itertools.product(arguments.configs, arguments.topologies, ATTENTIONS))
+    for config, topology, attention in sorted(rows, key=lambda row: ATTENTIONS.index(row[2])):
+        if not (file := name(arguments.out, config, topology, attention)).exists():
+            compile_one(config, topology, attention, file)
+        print(json.dumps({"model": config} | json.loads(file.read_text())), flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    for report in filter(lambda report: report["fits"], reports):
-        print(f"| {' | '.join(str(column(report)) for column in COLUMNS.values())} |")
+    for config, topology, attention in rows:
+        report = {"model": config} | json.loads(name(arguments.out, config, topology, attention).read_text())
+        if report["fits"]:
+            print(f"| {' | '.join(str(column(report)) for column in COLUMNS.values())} |")
+
+
+def name(folder: Path, config: str, topology: str, attention: str) -> Path:
+    return folder / f"{config}-{topology.replace(':', '-')}-{attention}.json"
 
 
 def compile_one(config: str, topology: str, attention: str, file: Path) -> None:

@@ -62,12 +62,13 @@ def test_the_size_of_a_group(groups: str, size: int) -> None:
 
 
 def test_an_exchange_split_over_fusions_counts_once_and_a_scattered_sum_is_a_reduce_scatter() -> None:
-    inner = """%piece (a: f32[1]) -> f32[4] {
-  %a = f32[1]{0} parameter(0)
-  ROOT %gather.1 = f32[4]{0} all-gather(%a), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
-}
+    piece = """%piece{0} (a: f32[1]) -> f32[4] {{
+  %a = f32[1]{{0}} parameter(0)
+  ROOT %gather{0} = f32[4]{{0}} all-gather(%a), channel_id=7, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
 
-%all-reduce-scatter (b: f32[4]) -> f32[1] {
+"""
+    scatter = """%all-reduce-scatter (b: f32[4]) -> f32[1] {
   %b = f32[4]{0} parameter(0)
   %sum = f32[4]{0} all-reduce(%b), channel_id=8, replica_groups={{0,1,2,3}}, to_apply=%add
   %i = s32[] constant(0)
@@ -76,15 +77,18 @@ def test_an_exchange_split_over_fusions_counts_once_and_a_scattered_sum_is_a_red
 """
     text = program(
         "%p = f32[1]{0} parameter(0)",
-        "%start = f32[4]{0} fusion(%p), kind=kCustom, calls=%piece",
-        "%done = f32[4]{0} fusion(%p), kind=kCustom, calls=%piece",
-        "ROOT %part = f32[1]{0} fusion(%done), kind=kCustom, calls=%all-reduce-scatter",
-        computations=inner,
+        "%start = f32[4]{0} fusion(%p), kind=kCustom, calls=%piece1",
+        "%done = f32[4]{0} fusion(%p), kind=kCustom, calls=%piece2",
+        "%part = f32[1]{0} fusion(%done), kind=kCustom, calls=%all-reduce-scatter",
+        "ROOT %half = f32[2]{0} reduce-scatter(%done), channel_id=9, replica_groups={{0,1},{2,3}}, dimensions={0}",
+        computations=piece.format(1) + piece.format(2) + scatter,
     )
     assert cost(text, 4).collectives == (
         Collective("all-gather", 4, 1, 16.0),
+        Collective("reduce-scatter", 2, 1, 16.0),
         Collective("reduce-scatter", 4, 1, 16.0),
     )
+    assert not cost(text, 4).unestimated
 
 
 def test_an_asynchronous_exchange_counts_at_its_end() -> None:
