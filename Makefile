@@ -24,7 +24,7 @@ demo: $(VENV)/run.stamp
 
 test: export JAX_PLATFORMS ?= cpu
 test: lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 # import-linter has no quiet mode, so its report is shown only when a contract breaks.
 lint: $(VENV)/dev.stamp
