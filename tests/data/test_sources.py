@@ -31,7 +31,7 @@ def read(source: str) -> list[str]:
 
 def json_lines(path: Path, *texts: str) -> None:
     content = "".join(json.dumps({"title": "t", "text": text}) + "\n" for text in texts).encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_text_files(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_text(TEXTS[0])
     (tmp_path / "deep" / "b.txt").write_text(TEXTS[1])
-    (tmp_path / "deep" / "c.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode()))
+    (tmp_path / "deep" / "c.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode(, mtime=0)))
     assert read(f"text:{tmp_path}/**/*.txt*") == TEXTS
 
 
@@ -61,7 +61,7 @@ def test_bookcorpus_is_built_once_for_every_state_of_its_directory(tmp_path: Pat
     before = built.stat().st_mtime_ns
     assert read(f"bookcorpus:{books}") == TEXTS[:2]
     assert built.stat().st_mtime_ns == before
-    (books / "c.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode()))
+    (books / "c.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode(, mtime=0)))
     assert read(f"bookcorpus:{books}") == TEXTS
     assert len(list(data_dir.glob("bookcorpus/*"))) == 2
 
@@ -265,7 +265,7 @@ def test_no_such_source_is_said_at_once(source: str, message: str, tmp_path: Pat
         ("a.jsonl", b'["text"]\n', r"a.jsonl, line 1: \[\"text\"\], wanted an object with the string"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"text": "a"}\n')[:-9],
+            gzip.compress(b'{"text": "a"}\n', mtime=0)[:-9],
             r"a.jsonl.gz: .*ended.*, wanted a readable file",
         ),
         ("a.jsonl.gz", b"not gzip", r"a.jsonl.gz: Not a gzipped file .*, wanted a readable file"),
