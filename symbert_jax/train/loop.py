@@ -140,8 +140,8 @@ def _cost(config: Config, stream: Stream, mesh: jax.sharding.Mesh) -> tuple[int,
 
 
 def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP; and its
-    kind must be one that `model.kernel` runs on."""
+    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP, and be
+    one that `model.kernel` runs on."""
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
     devices, accumulate = mesh.shape["data"], config.optim.accumulate
     if config.data.batch_size % (devices * accumulate):
