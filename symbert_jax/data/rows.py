@@ -44,7 +44,7 @@ def find(folder: str) -> Path:
         print(f"copying {folder} to {copy}", flush=True)
         new = copy.with_name(f"{name}.{os.getpid()}")
         new.mkdir(parents=True)
-        for file in source.iterdir():
+        for file in filter(epath.Path.is_file, source.iterdir()):
             file.copy(new / file.name)
         try:
             new.rename(copy)

@@ -17,7 +17,7 @@ from symbert_jax.data.stream import read_words
 def remote(corpus: Path, bucket: AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The tiny corpus in a bucket, and a machine that has never seen it."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for path in corpus.iterdir():
+    for path in filter(Path.is_file, corpus.iterdir()):
         bucket.pipe_file(f"gs://bucket/tiny/{path.name}", path.read_bytes())
     return "gs://bucket/tiny"
 
@@ -28,7 +28,7 @@ def test_it_is_copied_once_and_is_the_same(
     found = rows.find(remote)
     assert found.is_relative_to(tmp_path)
     assert {path.name: path.read_bytes() for path in found.iterdir()} == {
-        path.name: path.read_bytes() for path in corpus.iterdir()
+        path.name: path.read_bytes() for path in filter(Path.is_file, corpus.iterdir())
     }
     here, there = (rows.open_split(folder, "train", 32).__getitems__([3, 1]) for folder in (corpus, found))
     np.testing.assert_array_equal(*([row["tokens"] for row in some] for some in (here, there)))

@@ -18,7 +18,7 @@ from etils import epath
 from symbert_jax import sharding
 from symbert_jax.config import Finetune, Mesh, UserError
 from symbert_jax.eval import finetune as module
-from symbert_jax.eval import training
+from symbert_jax.eval import saved, training
 from symbert_jax.eval.finetune import finetune
 from tests.eval.conftest import results, sentence
 from tests.test_distributed import ends, several
@@ -153,7 +153,7 @@ def test_files_for_the_server_and_a_saved_model(run) -> None:
     lines = (workdir / "submission/SST-2.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(7))]
     (model,) = workdir.glob("models/*/sst2")
-    params = module.read_params(epath.Path(model) / "params")
+    params = saved.read(epath.Path(model))
     assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
 
 
@@ -233,10 +233,8 @@ def test_two_processes_leave_what_one_leaves(pretrained, tmp_path) -> None:
             said, *others = ends(processes)
         assert "| checkpoint | " in said and not [said for said in others if "sst2" in said]
     assert results(tmp_path / "two") == results(tmp_path / "one")
-    one, two = (Path(next((tmp_path / name).glob("models/*/sst2/params"))) for name in ("one", "two"))
-    jax.tree.map(
-        partial(np.testing.assert_allclose, atol=1e-3), *(module.read_params(epath.Path(path)) for path in (one, two))
-    )
+    models = [saved.read(epath.Path(next((tmp_path / name).glob("models/*/sst2")))) for name in ("one", "two")]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3), *models)
 
 
 def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:

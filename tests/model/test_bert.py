@@ -2,87 +2,35 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from etils import epath
 
 from symbert_jax.config import ATTENTIONS, Mesh, Model
+from symbert_jax.interop import folder, tensors
+from symbert_jax.interop.architecture import AFFINITY, to_model
 from symbert_jax.model import bert
 from symbert_jax.model.kernels import probabilities
 from symbert_jax.sharding import make_mesh
 from tests.conftest import born, configure, make_batch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
-NAMES = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}
 
 
 def plpi(attention):
-    """Config, parameters and recorded outputs of a tiny model of the paper's code."""
-    folder = FIXTURES / NAMES[attention]
-    hf = json.loads((folder / "config.json").read_text())
-    config = Model(
-        attention=attention,
-        layers=hf["num_hidden_layers"],
-        dim=hf["hidden_size"],
-        heads=hf["num_attention_heads"],
-        mlp_dim=hf["intermediate_size"],
-        length=hf["max_position_embeddings"],
-        vocab_size=hf["vocab_size"],
-        dtype="float32",
-    )
-    return config, to_params(load_file(folder / "model.safetensors"), config), np.load(folder / "expected.npz")
-
-
-def to_params(tensors, config):
-    """Our nested dict from the PyTorch names: linear weights there are [out, in], heads are not split off."""
-    heads = (config.heads, config.dim // config.heads)
-
-    def norm(name):
-        return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
-
-    def dense(name, into=None, out=None):
-        kernel = tensors[f"{name}.weight"].T
-        kernel = kernel.reshape(*(into or kernel.shape[:1]), *(out or kernel.shape[1:]))
-        return {"kernel": kernel, "bias": tensors[f"{name}.bias"].reshape(out or -1)}
-
-    def layer(i):
-        at = f"bert.encoder.layer.{i}"
-        attention = {
-            "query": dense(f"{at}.attention.self.query", out=heads),
-            "value": dense(f"{at}.attention.self.value", out=heads),
-            "output": dense(f"{at}.attention.output.dense", into=heads),
-        }
-        if config.attention == "standard":
-            attention["key"] = dense(f"{at}.attention.self.key", out=heads)
-        if config.attention == "pairwise":
-            attention["pair"] = tensors[f"{at}.attention.self.pairwise_factors"]
-        return {
-            "attention": attention,
-            "attention_norm": norm(f"{at}.attention.output.LayerNorm"),
-            "mlp": {"up": dense(f"{at}.intermediate.dense"), "down": dense(f"{at}.output.dense")},
-            "mlp_norm": norm(f"{at}.output.LayerNorm"),
-        }
-
-    embeddings, head = "bert.embeddings", "cls.predictions"
-    return {
-        "embeddings": {
-            "word": tensors[f"{embeddings}.word_embeddings.weight"],
-            "position": tensors[f"{embeddings}.position_embeddings.weight"],
-            "token_type": tensors[f"{embeddings}.token_type_embeddings.weight"],
-            "norm": norm(f"{embeddings}.LayerNorm"),
-        },
-        "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *(layer(i) for i in range(config.layers))),
-        "head": {
-            "dense": dense(f"{head}.transform.dense"),
-            "norm": norm(f"{head}.transform.LayerNorm"),
-            "bias": tensors[f"{head}.bias"],
-        },
-    }
+    """Config, parameters and recorded outputs of a tiny model of the paper's code, as `import` reads them."""
+    source = epath.Path(FIXTURES / AFFINITY[attention])
+    found = folder.read(source)
+    config = to_model(found.config, str(source))
+    assert config.attention == attention
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        shapes = bert.abstract(config, Mesh())
+    params = tensors.from_torch(tensors.canonical(found.tensors, str(source)), shapes, str(source))
+    return config, params, np.load(source / "expected.npz")
 
 
 def all_logits(config, params, expected):
