@@ -23,7 +23,9 @@ install() {
   export PATH="$HOME/.local/bin:$PATH"
   command -v uv >/dev/null || call bash -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
   call uv venv --quiet --allow-existing --python=3.12 .venv
-  call uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt "jax${JAX:+[$JAX]}"
+  local packages=("jax${JAX:+[$JAX]}")
+  [[ ${JAX:-} != tpu ]] || packages+=(gcsfs google-cloud-storage) # the runs of a TPU live in buckets
+  call uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt "${packages[@]}"
   if [[ $DATA ]]; then
     call mkdir -p "$(corpus)"
     call gcloud storage rsync "$DATA" "$(corpus)" --recursive

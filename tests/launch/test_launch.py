@@ -367,6 +367,11 @@ def test_help_explains_every_verb(script: str, project: Project) -> None:
     ]
 
 
+def test_where_a_tpu_is_buckets_can_be_read(project: Project) -> None:
+    assert launch(project, "local", "install", JAX="tpu").returncode == 0
+    assert project.calls()[1][-3:] == ["jax[tpu]", "gcsfs", "google-cloud-storage"]
+
+
 def test_finetune_reads_the_copied_tasks(project: Project) -> None:
     assert launch(project, "local", "run", COMMAND="finetune").returncode == 0
     (call,) = project.calls()
