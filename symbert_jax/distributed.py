@@ -12,8 +12,11 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from symbert_jax.config import UserError
 
@@ -59,6 +62,7 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
         raise UserError("processes", found, f"the way to the others, {', '.join(place)}", mend)
     sys.excepthook = _leave_at_once
+    wait_for_all("joined")
 
 
 def first() -> bool:
@@ -93,6 +97,28 @@ def agreed() -> Iterator[dict[str, Any]]:
         if (other := (digest != digest[0]).any(axis=-1)).any():
             found = f"{facts[name]!r} on process {jax.process_index()}"
             raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
+
+
+def connect(mesh: jax.sharding.Mesh) -> None:
+    """Lets the devices along every axis exchange something now, when all processes are here.
+
+    On CPUs the first exchange of a group ends in an error after 30 s; one process may compile longer than another.
+    """
+
+    def exchange(ones: Array) -> tuple[Array, ...]:
+        return tuple(jax.lax.psum(ones, axes) for axes in (*mesh.axis_names, mesh.axis_names))
+
+    if jax.process_count() > 1:
+        data, model = mesh.axis_names
+        whole = PartitionSpec(data, model)
+        ones = jax.jit(lambda: jnp.ones(mesh.devices.shape), out_shardings=NamedSharding(mesh, whole))()
+        sums = jax.shard_map(
+            exchange,
+            mesh=mesh,
+            in_specs=whole,
+            out_specs=(PartitionSpec(None, model), PartitionSpec(data), PartitionSpec()),
+        )
+        jax.block_until_ready(jax.jit(sums)(ones))
 
 
 def wait_for_all(what: str) -> None:
