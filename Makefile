@@ -6,7 +6,7 @@ BENCHES := peers prepare_rate input_rate startup
 # XLA's buffers of a CPU step come from malloc and go back to it; huge pages save their page faults, a fifth of the step.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint format bench peers-env
+.PHONY: demo test lint format bench interop peers-env
 
 # Pretrains a tiny BERT with each attention on the same text and seed: runs/demo/{loss.png,table.md}.
 demo: export JAX_PLATFORMS ?= cpu
@@ -24,7 +24,7 @@ demo: $(VENV)/run.stamp
 
 test: export JAX_PLATFORMS ?= cpu
 test: lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 # import-linter has no quiet mode, so its report is shown only when a contract breaks.
 lint: $(VENV)/dev.stamp
@@ -41,7 +41,14 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/run.stamp peers-env
 	@set -e; for script in $(BENCHES); do $(BIN)/python -m bench.$$script; done
 
-# The peers of bench/peers.py and bench/glue.py (torch, transformers) live apart: the package and its tests never see them.
+# What real transformers makes of exported folders: of tiny models, and of those in WORKDIRS="runs/a runs/b". RECORD=1
+# writes what it says of the tiny ones to tests/fixtures, with which `make test` compares.
+interop: export JAX_PLATFORMS ?= cpu
+interop: $(VENV)/run.stamp peers-env
+	@out=$$(mktemp -d) && $(BIN)/python -m tests.interop.ours $$out $(WORKDIRS) && \
+	  .venv-peers/bin/python tests/interop/theirs.py $$out $(if $(RECORD),tests/fixtures/transformers/recorded.npz)
+
+# The peers of bench/peers.py, bench/glue.py and interop (torch, transformers) live apart: the package and its tests never see them.
 peers-env: .venv-peers/run.stamp
 
 $(VENV)/run.stamp: requirements.txt

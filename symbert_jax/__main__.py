@@ -2,8 +2,13 @@
 
   prepare   --config=FILE                   text to a tokenised corpus in config.data.dir
   pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
+  doctor    --config=FILE --workdir=DIR     everything that would ruin that run
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
+  compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
+                                            what a run would take on a TPU slice, by the TPU compiler's estimate
+  export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
+  import    --source=DIR --workdir=DIR      such a folder as a workdir; --attention=pairwise converts a standard one
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
@@ -11,9 +16,12 @@ pretrain and finetune run on several hosts: the same command on each. On Cloud T
 elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
 
 Any field of a config is a flag: --config.model.attention=pairwise
+--xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
 """
 
+import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,7 +31,9 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
+from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune, UserError
+from symbert_jax.paths import absolute
 
 Frozen = TypeVar("Frozen", Config, Finetune)
 
@@ -32,7 +42,16 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds it
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrained model.")
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
 _TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
-_OUT = flags.DEFINE_string("out", None, "The folder for results.")
+_OUT = flags.DEFINE_string("out", None, "Where results go: a folder, of compile a file.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4.")
+_FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Looks for the largest data.batch_size that fits.")
+_FORMAT = flags.DEFINE_string("format", "huggingface", "Of an exported folder: huggingface | plpi.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of exported weights: float32 | bfloat16.")
+_SOURCE = flags.DEFINE_string("source", None, "A folder of Hugging Face's BERT or of plpi/bert.")
+_VOCAB = flags.DEFINE_string("vocab", None, "The vocabulary of a source that has none.")
+_ATTENTION = flags.DEFINE_string("attention", None, "What a standard source becomes: symmetric | pairwise.")
+_TEXT = flags.DEFINE_string("text", "python-docs:stdlib", "The documents that this conversion is fitted to.")
+_XLA_PRESET = flags.DEFINE_string("xla_preset", None, "Compiler flags for a chip: a name of xla_presets.py.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else tells.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which process this is, from 0.", lower_bound=0)
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
@@ -56,6 +75,14 @@ def pretrain(arguments: list[str]) -> None:
     pretrain(config, workdir)
 
 
+def doctor(arguments: list[str]) -> None:
+    from symbert_jax.doctor import examine
+
+    _none(arguments)
+    examine(_config(configs.freeze_unchecked), _workdir())
+    print("nothing found that would stop this run")
+
+
 def finetune(arguments: list[str]) -> None:
     _none(arguments)
     config, workdir = _config(configs.freeze_finetune), _workdir()
@@ -65,10 +92,35 @@ def finetune(arguments: list[str]) -> None:
     finetune(config, workdir)
 
 
+def export(arguments: list[str]) -> None:
+    from symbert_jax.interop.export import export
+
+    _none(arguments)
+    out = absolute(_required("out", _OUT.value))
+    command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
+    export(absolute(_required("checkpoint", _CHECKPOINT.value)), out, _STEP.value, _FORMAT.value, _DTYPE.value, command)
+
+
+def import_(arguments: list[str]) -> None:
+    from symbert_jax.interop.import_ import import_
+
+    _none(arguments)
+    source = absolute(_required("source", _SOURCE.value))
+    import_(source, _workdir(), _VOCAB.value, _ATTENTION.value, _TEXT.value)
+
+
+def compile(arguments: list[str]) -> None:
+    from symbert_jax.compile import report
+
+    _none(arguments)
+    out = epath.Path(_OUT.value) if _OUT.value else None
+    report(_config(configs.freeze), _required("topology", _TOPOLOGY.value), _FIND_BATCH.value, out)
+
+
 def fill(arguments: list[str]) -> None:
     from symbert_jax.fill import Filler
 
-    filler = Filler(epath.Path(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
+    filler = Filler(absolute(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
     for text in arguments or [_required("TEXT", None)]:
         print(filler.describe(text, _TOP.value))
 
@@ -80,22 +132,29 @@ def compare(arguments: list[str]) -> None:
     compare(workdirs, epath.Path(_required("out", _OUT.value)), _FILL.value)
 
 
+_BROKEN = (TypeError, ImportError, SyntaxError, NameError, OSError)  # what a broken config file raises
+_WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (prepare, pretrain, finetune, fill, compare)
+    command.__name__.rstrip("_"): command
+    for command in (prepare, pretrain, doctor, finetune, export, import_, compile, fill, compare)
 }
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 on success, 2 with one line on stderr when the user can mend it."""
+    """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can mend."""
     try:
         name, *arguments = _parse(argv)
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
+        if _XLA_PRESET.value is not None:
+            print(xla_presets.apply(_XLA_PRESET.value), flush=True)
         _quiet_and_cached()
         COMMANDS[name](arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 
@@ -107,8 +166,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(["symbert_jax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        places = (_COORDINATOR, _PROCESS, _PROCESSES, _JOIN_TIMEOUT)
-        known = [flag.name for flag in (_CONFIG, _WORKDIR, _CHECKPOINT, _STEP, _TOP, _OUT, _FILL, *places)]
+        known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
         raise UserError(
             "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
         ) from None
@@ -116,6 +174,8 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError("command line", _one_line(error), "a value of the field's type") from None
     except (AttributeError, KeyError) as error:  # ml-collections names the closest field itself
         raise UserError("command line", _one_line(error), "a known field of the config") from None
+    except _BROKEN as error:  # an override reads the file at once
+        raise UserError("config", _one_line(error), _WANTED) from None
 
 
 def _join(*, saves: bool) -> None:
@@ -126,7 +186,7 @@ def _join(*, saves: bool) -> None:
 
 
 def _workdir() -> epath.Path:
-    return epath.Path(_required("workdir", _WORKDIR.value)).expanduser().resolve()
+    return absolute(_required("workdir", _WORKDIR.value))
 
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
@@ -136,9 +196,8 @@ def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
     try:
         return freeze(_CONFIG.value)
-    except (AttributeError, TypeError, ImportError, SyntaxError, NameError, OSError) as error:
-        wanted = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
-        raise UserError("config", _one_line(error), wanted) from None
+    except (AttributeError, *_BROKEN) as error:
+        raise UserError("config", _one_line(error), _WANTED) from None
 
 
 def _required(flag: str, value: Any) -> Any:
@@ -161,6 +220,10 @@ def _quiet_and_cached() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would miss aloud what only a TPU host knows
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from symbert_jax.config import Config, Train, UserError, from_dict
+from symbert_jax.paths import absolute
 
 LOSS = "validation/loss"
+FOLDER = "checkpoints"  # of a workdir
 
 
 class Checkpoints:
@@ -30,7 +32,7 @@ class Checkpoints:
         Raises:
           UserError: a reader finds no checkpoints in `workdir`.
         """
-        self.folder = workdir / "checkpoints"
+        self.folder = workdir / FOLDER
         writes = train is not None
         if not writes and not self.folder.exists():
             raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
@@ -68,12 +70,20 @@ class Checkpoints:
         Raises:
           UserError: there is no such checkpoint, or it holds other arrays than the targets.
         """
+        self.compare(step, **targets)
+        args = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
+        return dict(self.manager.restore(step, args=ocp.args.Composite(**args)))
+
+    def compare(self, step: int, **targets: Any) -> None:
+        """Raises `UserError` where `restore` would, without reading an array; targets need no shardings."""
         self.require(step)
         saved = self.manager.item_metadata(step)
         for item, target in targets.items():
             _compare(f"{self.folder}/{step}/{item}", saved[item], target)
-        args = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-        return dict(self.manager.restore(step, args=ocp.args.Composite(**args)))
+
+    def config(self, step: int) -> Config:
+        """The config of the run that made a step."""
+        return from_dict(self.manager.metadata(step).custom_metadata)
 
     def read(self, step: int | None) -> tuple[Any, Config]:
         """The parameters of a step, by default the latest, as numpy arrays, and the config that made them.
@@ -85,7 +95,7 @@ class Checkpoints:
         shapes = self.manager.item_metadata(step)["params"]
         target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
         restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
-        return restored["params"], from_dict(self.manager.metadata(step).custom_metadata)
+        return restored["params"], self.config(step)
 
     def close(self) -> None:
         """Waits until what was saved is on disk."""
@@ -129,7 +139,7 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
     Raises:
       UserError: there is no such checkpoint.
     """
-    checkpoints = Checkpoints(epath.Path(workdir).resolve())
+    checkpoints = Checkpoints(absolute(workdir))
     try:
         return checkpoints.read(step)
     finally:
@@ -176,7 +186,7 @@ def _compare(where: str, saved: Any, target: Any) -> None:
     found, wanted = (
         {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (saved, target)
     )
-    mend = "set model.* and optim.name as in the config.json of that workdir, or take a new workdir"
+    mend = "set model.* and optim.name as in the config.json of that workdir, or take another"
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             describe = functools.partial(_describe, name=name)

@@ -9,25 +9,36 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")
+KERNELS = ("auto", "xla", "splash", "cudnn")
 
 
 class UserError(Exception):
     """A mistake only the user can mend: what it is about, what was found, what was wanted, how to mend it."""
 
+    exit_code = 2
+
     def __init__(self, what: str, found: str, wanted: str, mend: str = ""):
+        self.what = what
         super().__init__(f"{what}: found {found}, wanted {wanted}" + (f"; {mend}" if mend else ""))
+
+
+class UserErrors(UserError):
+    """Several of them, a line each."""
+
+    def __init__(self, errors: Sequence[UserError]):
+        Exception.__init__(self, "\n".join(map(str, errors)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     attention: str = "standard"  # standard | symmetric | pairwise (paper, section 3)
-    kernel: str = "xla"  # the program that computes attention
+    kernel: str = "auto"  # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that can be
     pairwise_init: str = "normal"  # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
     layers: int = 12  # L
     dim: int = 768  # D
@@ -44,11 +55,12 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    dir: str = "data/wiki_books"  # the prepared corpus
+    dir: str = "data/wiki_books"  # the prepared corpus; one in a bucket (gs://…) is copied to the local disk
     sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
     vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
     validation_fraction: float = 0.005  # of the documents, chosen by a hash of their text
     mask_rate: float = 0.15  # of the non-special tokens of a row
+    cross_document: bool = True  # whether tokens see the other documents of their row; if not, positions restart
     batch_size: int = 256  # B, rows of one optimizer step over all hosts
     reader_threads: int = 4  # per host
 
@@ -94,6 +106,7 @@ class Config:
     train: Train = Train()
     mesh: Mesh = Mesh()
     seed: int = 0
+    init_from: str = ""  # WORKDIR or WORKDIR@STEP of a run: a new one starts from its parameters; empty draws them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +151,14 @@ def freeze(config: ConfigDict) -> Config:
     Raises:
       UserError: a field or a combination of fields is wrong.
     """
-    frozen = from_dict(config.to_dict())
+    frozen = freeze_unchecked(config)
     check(frozen)
     return frozen
+
+
+def freeze_unchecked(config: ConfigDict) -> Config:
+    """The same for who wants all `problems` and not only the first; raises on a field of a wrong type."""
+    return from_dict(config.to_dict())
 
 
 def freeze_finetune(config: ConfigDict) -> Finetune:
@@ -178,11 +196,17 @@ def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` on the first field, alone or against others, that cannot work."""
+    """Raises the first of the `problems`."""
+    for problem in problems(config):
+        raise problem
+
+
+def problems(config: Config) -> Iterator[UserError]:
+    """A `UserError` for every field, alone or against others, that cannot work."""
     model, data, optim, train, mesh = config.model, config.data, config.optim, config.train, config.mesh
     for field, value, known in (
         ("model.attention", model.attention, ATTENTIONS),
-        ("model.kernel", model.kernel, ("xla",)),
+        ("model.kernel", model.kernel, KERNELS),
         ("model.pairwise_init", model.pairwise_init, ("normal", "identity")),
         ("model.dtype", model.dtype, ("bfloat16", "float32")),
         ("model.remat", model.remat, ("none", "dots", "full")),
@@ -190,7 +214,7 @@ def check(config: Config) -> None:
         ("optim.schedule", optim.schedule, ("linear", "cosine")),
     ):
         if value not in known:
-            raise UserError(field, repr(value), "one of " + ", ".join(known), did_you_mean(value, known))
+            yield UserError(field, repr(value), "one of " + ", ".join(known), did_you_mean(value, known))
     for field, count, least in (
         ("seed", config.seed, 0),
         ("model.layers", model.layers, 1),
@@ -199,6 +223,7 @@ def check(config: Config) -> None:
         ("model.mlp_dim", model.mlp_dim, 1),
         ("model.length", model.length, 8),
         ("model.vocab_size", model.vocab_size, 1),
+        ("model.unroll", model.unroll, 1),
         ("data.batch_size", data.batch_size, 1),
         ("data.reader_threads", data.reader_threads, 1),
         ("optim.warmup_steps", optim.warmup_steps, 0),
@@ -213,7 +238,7 @@ def check(config: Config) -> None:
         ("mesh.model", mesh.model, 1),
     ):
         if count < least:
-            raise UserError(field, str(count), f"at least {least}")
+            yield UserError(field, str(count), f"at least {least}")
     for field, rate in (
         ("model.dropout", model.dropout),
         ("model.attention_dropout", model.attention_dropout),
@@ -221,17 +246,17 @@ def check(config: Config) -> None:
         ("data.validation_fraction", data.validation_fraction),
     ):
         if not 0 <= rate < 1:
-            raise UserError(field, str(rate), "a fraction of at least 0 and below 1")
+            yield UserError(field, str(rate), "a fraction of at least 0 and below 1")
     for name in ("learning_rate", "weight_decay", "b1", "b2", "eps", "clip"):
         if not 0 <= (number := getattr(optim, name)) < float("inf"):
-            raise UserError(f"optim.{name}", str(number), "a finite number of at least 0")
+            yield UserError(f"optim.{name}", str(number), "a finite number of at least 0")
     if max(optim.b1, optim.b2) >= 1:
-        raise UserError("optim.b1, optim.b2", f"{optim.b1}, {optim.b2}", "below 1")
-    if round(data.mask_rate * (model.length - 2)) < 1:
+        yield UserError("optim.b1, optim.b2", f"{optim.b1}, {optim.b2}", "below 1")
+    if 0 <= data.mask_rate < 1 and round(data.mask_rate * (model.length - 2)) < 1:
         wanted = f"enough to mask a token of model.length={model.length}"
-        raise UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
+        yield UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
     if model.vocab_size > 2**16:
-        raise UserError("model.vocab_size", str(model.vocab_size), "at most 65536", "rows are stored as uint16")
+        yield UserError("model.vocab_size", str(model.vocab_size), "at most 65536", "rows are stored as uint16")
     for field, whole, name, part in (
         ("model.dim", model.dim, "model.heads", model.heads),
         ("model.layers", model.layers, "model.unroll", model.unroll),
@@ -241,13 +266,13 @@ def check(config: Config) -> None:
         ("model.vocab_size", model.vocab_size, "mesh.model", mesh.model),
         ("train.checkpoint_every", train.checkpoint_every, "train.validate_every", train.validate_every),
     ):
-        if part < 1 or whole % part:
-            above = -(-whole // max(part, 1)) * max(part, 1)
-            raise UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
+        if part >= 1 and whole % part:
+            above = -(-whole // part) * part
+            yield UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
     if mesh.data == 0 or mesh.data < -1:
-        raise UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
+        yield UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
     if optim.warmup_steps >= train.steps:
-        raise UserError(
+        yield UserError(
             "optim.warmup_steps",
             str(optim.warmup_steps),
             f"fewer than train.steps={train.steps}",

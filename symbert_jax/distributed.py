@@ -21,6 +21,12 @@ from jaxtyping import Array
 from symbert_jax.config import UserError
 
 
+class Absent(UserError):
+    """The others did not come. They may yet: a launcher that starts again does right."""
+
+    exit_code = 1
+
+
 def join(coordinator: str | None, process: int | None, processes: int | None, timeout: int, *, saves: bool) -> None:
     """Meets the other processes of the run before any device is touched; a machine alone stays a single process.
 
@@ -30,7 +36,8 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
     saves: from now on SIGTERM waits for `Stop`; else it ends this process.
 
     Raises:
-      UserError: the others cannot be found, or did not all come in time.
+      UserError: the others cannot be found.
+      Absent: they did not all come in time.
     """
     place = {"--coordinator": coordinator, "--process": process, "--processes": processes}
     lacking = [flag for flag, value in place.items() if value is None]
@@ -53,10 +60,10 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
     waiting.start()
     waiting.join(timeout)
     if waiting.is_alive():
-        atexit.register(os._exit, 2)  # the thread stays inside JAX, whose own way out is loud
+        atexit.register(os._exit, Absent.exit_code)  # the thread stays inside JAX, whose own way out is loud
         found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
         mend = "start the others, let them reach process 0, or raise --join_timeout"
-        raise UserError("processes", found, f"all of them within {timeout} s", mend)
+        raise Absent("processes", found, f"all of them within {timeout} s", mend)
     if failed:
         mend = "or --processes=1 for this process alone"
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())

@@ -41,7 +41,8 @@ class Filler:
         if len(tokens) > self.model.length:
             raise UserError("text", f"{len(tokens)} tokens", f"at most {self.model.length}, the length of the model")
         with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-            logits = np.asarray(bert.logits(self.model, self.params, tokens[None], positions[None]))[0]
+            run = jax.jit(bert.logits, static_argnums=0)
+            logits = np.asarray(run(self.model, self.params, tokens[None], positions[None]))[0]
         probabilities = np.asarray(jax.nn.softmax(logits[:, : self.tokenizer.get_vocab_size()]))
         return [
             [Guess(str(self.tokenizer.id_to_token(int(word))), float(place[word])) for word in (-place).argsort()[:top]]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from symbert_jax.config import UserError
 from symbert_jax.distributed import first
+from symbert_jax.paths import is_bucket
 
 Values = dict[str, float]
 
@@ -44,8 +45,11 @@ class Metrics:
         if not self.writes:
             return
         line = {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()}
-        with self.file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if is_bucket(self.file):  # where nothing can be appended
+            write_whole(self.file, self.file.read_text() + json.dumps(line) + "\n")
+        else:
+            with self.file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)
         self.tensorboard.flush()

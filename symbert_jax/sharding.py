@@ -5,6 +5,7 @@ with `mesh.fsdp` parameters and their moments are also sharded along `data` by t
 gathers its own weights when it runs.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from symbert_jax.config import Mesh, UserError
+from symbert_jax.config import Config, Mesh, UserError
 
 AXES = ("data", "model")
 PLACE = {"B": "data", "N": "model", "F": "model", "V": "model"}
@@ -31,6 +32,20 @@ def make_mesh(mesh: Mesh, devices: list[jax.Device] | None = None) -> jax.shardi
             "mesh.data=-1 takes all that mesh.model leaves",
         )
     return jax.make_mesh((data, mesh.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
+
+
+def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
+    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP."""
+    devices, accumulate = mesh.shape["data"], config.optim.accumulate
+    if config.data.batch_size % (devices * accumulate):
+        yield UserError(
+            "data.batch_size",
+            str(config.data.batch_size),
+            f"a multiple of {devices * accumulate}",
+            f"{devices} devices share each of optim.accumulate={accumulate} micro-batches",
+        )
+    if config.mesh.fsdp and config.model.dim % devices:
+        yield UserError("model.dim", str(config.model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
 
 
 def spec(dims: str) -> PartitionSpec:

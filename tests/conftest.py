@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,12 @@ install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, Data, Mesh, Model, Optim, Train, check  # noqa: E402
+from symbert_jax.data.rows import MANIFEST, VOCAB, Writer, write_info  # noqa: E402
+from symbert_jax.data.vocabulary import SPECIAL  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
 
+WORDS = [*SPECIAL, *(f"w{i}" for i in range(95))]
 TINY = Config(
     model=Model(layers=2, dim=32, heads=4, mlp_dim=64, length=16, vocab_size=128, dtype="float32"),
     data=Data(batch_size=16),
@@ -69,6 +73,21 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
     weights = np.ones((rows, 4), np.float32)
     weights[::2, -1] = 0
     return MlmBatch(tokens, positions, np.take_along_axis(tokens, positions, axis=1), weights)
+
+
+def write_corpus(folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64) -> Path:
+    """A prepared corpus of random rows, a quarter as many to validate."""
+    folder.mkdir()
+    (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))
+    rng, writers = np.random.default_rng(0), {}
+    for split, count in (("train", rows), ("validation", rows // 4)):
+        writers[split] = Writer(folder, split, length, cls=2, sep=3)
+        writers[split].add(rng.integers(5, len(words), count * (length - 2), dtype=np.uint16))
+        writers[split].close()
+    write_info(folder, length, [writer.info() for writer in writers.values()])
+    splits = {split: {"rows": writer.rows} for split, writer in writers.items()}
+    (folder / MANIFEST).write_text(json.dumps({"length": length, "splits": splits}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What is kept, what comes back, and what is said when it does not fit."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,12 +11,15 @@ from jax.experimental import multihost_utils
 
 import symbert_jax
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Mesh, Train, UserError
-from symbert_jax.sharding import make_mesh
+from symbert_jax.config import Config, Mesh, Train, UserError, from_json
+from symbert_jax.data.vocabulary import read as read_vocabulary
+from symbert_jax.model import bert
+from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
-from symbert_jax.train.loop import restore
+from symbert_jax.train.start import restore
 from tests.conftest import configure
 
+FIXTURE = Path(__file__).parent / "fixtures" / "checkpoint"
 PAIRWISE = configure(model={"attention": "pairwise"})
 
 
@@ -95,3 +99,29 @@ def test_a_missing_checkpoint_is_one_clear_error(saved, tmp_path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="wanted a finished one"):
         symbert_jax.load(tmp_path)
+
+
+def test_an_old_checkpoint_loads_for_ever() -> None:
+    params, config = symbert_jax.load(FIXTURE / "workdir")
+    assert (config.model.attention, config.data.vocab, config.init_from) == ("pairwise", "train", "")
+    assert len(read_vocabulary(FIXTURE / "workdir" / "vocab.txt")) == config.model.vocab_size
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        same_logits(config, params)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_run_goes_on_from_an_old_checkpoint(devices: int) -> None:
+    config = from_json((FIXTURE / "workdir" / "config.json").read_text())
+    with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:devices])):
+        state = restore(config, Checkpoints(epath.Path(FIXTURE / "workdir")))
+        assert int(state.step) == 40 and state.params["head"]["bias"].sharding.num_devices == devices
+        adam = state.optimizer[1]
+        assert int(adam.count) == 40 and float(adam.nu["embeddings"]["word"].sum()) > 0
+        same_logits(config, state.params)
+
+
+def same_logits(config: Config, params: bert.Params) -> None:
+    expected = np.load(FIXTURE / "expected.npz")
+    batch = put_batch({name: expected[name] for name in ("tokens", "positions")})
+    found = bert.logits(config.model, params, **batch)
+    np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=1e-6)

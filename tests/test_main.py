@@ -1,5 +1,6 @@
 """The command line: a user's mistake is one line on stderr and exit code 2, without a traceback."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,12 +39,16 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
             "--process: found 2, wanted at most 1",
         ),
         (["pretrain", "--config=configs/tini.py"], "configs/tini.py"),
+        (["pretrain", "--config=configs/tini.py", "--config.seed=1"], "configs/tini.py"),
         (["pretrain", "--config=configs/tiny.py", "--config.model.atention=x"], 'Did you mean "attention"'),
         (["pretrain", "--config=configs/tiny.py", "--config.model.layers=two"], "config.model.layers=two"),
         (["prepare", "--config=configs/tiny.py", "--config.model.attention=odd"], "model.attention: found 'odd'"),
         (["prepare", "--config=configs/tiny.py", "stray"], "found 'stray', wanted only flags"),
         (["finetune", "--config=configs/glue.py", "--workdir=x"], "checkpoint: found none"),
         (["finetune", "--config=configs/glue.py", "--workdir=x", "--config.task=rte"], 'Did you mean "tasks"'),
+        (["compile", "--config=configs/tiny.py"], "no topology"),
+        (["compile", "--config=configs/tiny.py", "--topology=v5e"], "topology: found 'v5e', wanted a chip and"),
+        (["compile", "--config=configs/tiny.py", "--find-batch"], "did you mean 'find_batch'?"),
         (["fill", "--checkpoint=nowhere", "a [MASK]"], "nowhere"),
         (["compare", "--out=there"], "no WORKDIR"),
     ],
@@ -60,10 +65,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
 def test_help_lists_the_commands(arguments: list[str]) -> None:
     result = call(*arguments)
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("prepare", "pretrain", "finetune", "fill", "compare"))
+    assert all(
+        command in result.stdout for command in ("prepare", "pretrain", "finetune", "compile", "fill", "compare")
+    )
 
 
-@pytest.mark.parametrize("module", ["train.loop", "data.corpus", "eval.finetune", "fill", "compare", "checkpoint"])
+@pytest.mark.parametrize(
+    "module", ["train.loop", "data.corpus", "eval.finetune", "compile", "fill", "compare", "checkpoint"]
+)
 def test_nothing_imports_tensorflow_or_torch(module: str) -> None:
     program = f"import sys, symbert_jax.{module}; sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_a_machine_without_a_tpu_hears_nothing_of_libtpu() -> None:
+    """Which is installed for `compile`, and which jax tries first where nothing names a platform."""
+    program = (
+        "from symbert_jax.__main__ import _quiet_and_cached as q; q(); import jax; print(jax.devices()[0].platform)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout and not result.stderr

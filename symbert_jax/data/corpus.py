@@ -25,6 +25,7 @@ from tqdm import tqdm
 import symbert_jax
 from symbert_jax.config import Config, UserError
 from symbert_jax.data import rows, sources, tokenizer, vocabulary
+from symbert_jax.paths import is_bucket
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
@@ -49,6 +50,9 @@ def prepare(config: Config) -> None:
       UserError: a source, the vocabulary or the folder cannot be used, or there is too little text for a row.
     """
     start = time.monotonic()
+    if is_bucket(config.data.dir):
+        mend = "prepare into one and copy it to the bucket; training reads it there"
+        raise UserError("data.dir", config.data.dir, "a local folder", mend)
     target, recipe = Path(config.data.dir), _recipe(config)
     if rows.is_finished(target):
         _check_same(recipe, target)

@@ -1,7 +1,9 @@
 """The rows of a corpus on disk: a TFDS dataset of ArrayRecord files, written once, read by random access."""
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 
 from symbert_jax.config import UserError
+from symbert_jax.paths import is_bucket
 
 SPLITS = ("train", "validation")
 VOCAB = "vocab.txt"
@@ -20,6 +24,33 @@ _DATASET = "corpus"
 _SHARD = 1 << 26  # bytes of a file, about
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 _PREPARE = "run `python -m symbert_jax prepare` with this config"
+
+
+def find(folder: str) -> Path:
+    """The corpus in `folder` on a local disk, where random access is cheap: one in a bucket is copied, once.
+
+    Raises:
+      UserError: there is no finished corpus in the bucket.
+    """
+    if not is_bucket(folder):
+        return Path(folder)
+    source = epath.Path(folder)
+    if not (source / MANIFEST).exists():
+        raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
+    # the manifest tells one corpus from a later one of the same name
+    name = hashlib.sha256(f"{folder}\n{(source / MANIFEST).read_text()}".encode()).hexdigest()[:16]
+    copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
+    if not is_finished(copy):
+        print(f"copying {folder} to {copy}", flush=True)
+        new = copy.with_name(f"{name}.{os.getpid()}")
+        new.mkdir(parents=True)
+        for file in source.iterdir():
+            file.copy(new / file.name)
+        try:
+            new.rename(copy)
+        except OSError:  # another process of this host was first
+            shutil.rmtree(new)
+    return copy
 
 
 def is_finished(folder: Path) -> bool:

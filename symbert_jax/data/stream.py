@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -87,17 +86,26 @@ def open_stream(config: Config, here: Int[np.ndarray, " here"]) -> Stream:
     Raises:
       UserError: the corpus is not there, or was made for another length or vocabulary.
     """
-    folder, length = Path(config.data.dir), config.model.length
+    folder, length = rows.find(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
-    vocabulary = read_vocabulary(folder / rows.VOCAB)
-    if len(vocabulary) > config.model.vocab_size:
-        raise UserError(
-            "model.vocab_size",
-            str(config.model.vocab_size),
-            f"at least {len(vocabulary)}, the words of {folder / rows.VOCAB}",
-        )
+    vocabulary = read_words(config)
     masking = Masking(vocabulary, length, config.data.mask_rate, config.seed)
     return Stream(train, validation, masking, config.data.batch_size, here)
+
+
+def read_words(config: Config) -> list[str]:
+    """The vocabulary of the corpus in `config.data.dir`.
+
+    Raises:
+      UserError: there is no corpus, or it has more words than the model.
+    """
+    folder = rows.find(config.data.dir)
+    rows.read_manifest(folder)
+    words = read_vocabulary(folder / rows.VOCAB)
+    if len(words) > config.model.vocab_size:
+        wanted = f"at least {len(words)}, the words of {folder / rows.VOCAB}"
+        raise UserError("model.vocab_size", str(config.model.vocab_size), wanted)
+    return words
 
 
 def _tokens(rows: Rows, indices: Int[np.ndarray, " B"]) -> UInt16[np.ndarray, "B T"]:

@@ -7,9 +7,7 @@ same command, run again, trains what is missing and writes the same results.
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
-import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,12 +15,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from symbert_jax.checkpoint import digest, load, read_params, require_step, write_params
+from symbert_jax.checkpoint import digest, load, require_step
 from symbert_jax.config import Finetune, Model, UserError, fields
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS, Task, find
 from symbert_jax.distributed import agreed, first, wait_for_all
-from symbert_jax.eval import report, scores
+from symbert_jax.eval import report, saved, scores
 from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
@@ -30,9 +28,10 @@ from symbert_jax.eval.training import Trained, train
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.metrics import write_whole
 from symbert_jax.model.tree import Params
+from symbert_jax.paths import absolute
 from symbert_jax.sharding import make_mesh
 
-MODELS, PREDICTIONS, MODEL = "models", "predictions", "model.json"
+MODELS, PREDICTIONS = "models", "predictions"
 
 
 class Pretrained(NamedTuple):
@@ -70,7 +69,7 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
     with agreed() as facts:
         starts = [
             (name, folder, require_step(folder, step))
-            for name, folder in ((name, epath.Path(name).expanduser().resolve()) for name in config.checkpoint)
+            for name, folder in ((name, absolute(name)) for name in config.checkpoint)
             for step in config.checkpoint_steps or (None,)
         ]
         # all checkpoints and all data now: what is missing or damaged must not come out after hours of training
@@ -180,24 +179,21 @@ def _keep(run: Run, pretrained: Pretrained, task: Task, data: Data, trained: Seq
     if run.config.save_models or (run.config.from_mnli and any(other.warm == task.name for other in run.tasks)):
         folder = _model(run, pretrained, task.name)
         best = max(range(len(trained)), key=lambda i: trained[i].result.score)
-        score, there = trained[best].result.score, folder / MODEL
-        if not there.exists() or json.loads(there.read_text())["score"] < score:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_params(folder / "params", jax.tree.map(lambda leaf: leaf[best], params))
-            if run.log.write:
-                shutil.copyfile(pretrained.workdir / VOCAB, folder / VOCAB)
-                facts = {"score": score, "task": task.name, "model": dataclasses.asdict(pretrained.model)}
-                write_whole(there, json.dumps(facts | {"trial": trained[best].result.trial.key}, indent=2) + "\n")
+        score, trial = trained[best].result.score, trained[best].result.trial
+        if not saved.is_saved(folder) or saved.describe(folder).score < score:
+            model = saved.Saved(score, task.name, pretrained.model, trial.key)
+            weights = jax.tree.map(lambda leaf: leaf[best], params)
+            saved.write(folder, model, weights, pretrained.workdir / VOCAB, run.log.write)
     wait_for_all("models and predictions")  # which the next task may start from
 
 
 def _warm(run: Run, pretrained: Pretrained, task: Task) -> Params:
     """The encoder of the best model of the task that `task` may start from."""
     folder = _model(run, pretrained, task.warm)
-    if not (folder / MODEL).exists():
+    if not saved.is_saved(folder):
         mend = "its trials in this workdir did not keep it: take a new workdir"
         raise UserError("from_mnli", f"no {folder}", f"the model of {task.warm}", mend)
-    return {part: weights for part, weights in read_params(folder / "params").items() if part != "head"}
+    return {part: weights for part, weights in saved.read(folder).items() if part != "head"}
 
 
 def _model(run: Run, pretrained: Pretrained, task: str) -> epath.Path:

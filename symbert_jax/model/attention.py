@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
-from symbert_jax.model.layers import Dense, Sizes, dropout, parameter, use
+from symbert_jax.model import kernels
+from symbert_jax.model.layers import Dense, Sizes, parameter, use
 from symbert_jax.sharding import spec
 
 
@@ -23,7 +23,7 @@ class SelfAttention(nnx.Module):
     """Multi-head self-attention without residual and norm."""
 
     def __init__(self, config: Model, sizes: Sizes, rngs: nnx.Rngs):
-        self.kind, self.kernel, self.dropout = config.attention, config.kernel, config.attention_dropout
+        self.kind, self.model = config.attention, config
         self.query = Dense("D->NH", sizes, rngs)
         self.value = Dense("D->NH", sizes, rngs)
         self.output = Dense("NH->D", sizes, rngs)
@@ -33,8 +33,10 @@ class SelfAttention(nnx.Module):
             case "pairwise":
                 self.pair = parameter(PAIR_INIT[config.pairwise_init], "NHG", sizes, rngs)
 
-    def query_key(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
-        """The two sides whose inner product is the score."""
+    def query_key(
+        self, x: Float[Array, "B S D"], first: int | None = None
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
+        """The two sides whose inner product is the score; queries of the first T = `first` tokens (None: all)."""
         q = self.query(x)
         match self.kind:
             case "standard":
@@ -43,30 +45,18 @@ class SelfAttention(nnx.Module):
                 k = q
             case "pairwise":
                 k = jnp.einsum("BSNG,NHG->BSNH", q, use(self.pair, q.dtype), out_sharding=spec("BSNH"))
-        return q, k
+        return q[:, :first], k
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[AnyArray, "B S"] | None, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B S D"],
+        segments: kernels.Segments,
+        key: PRNGKeyArray | None,
+        first: int | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mixes the tokens that `mask` admits (None: all); `key` draws attention dropout (None: off)."""
-        q, k = self.query_key(x)
-        v = self.value(x)
-        match self.kernel:
-            case "xla":
-                weights = dropout(probabilities(q, k, mask).astype(v.dtype), self.dropout, key)
-                mixed = jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
-        return self.output(mixed)
-
-
-def probabilities(
-    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], mask: Bool[AnyArray, "B S"] | None
-) -> Float[Array, "B N T S"]:
-    """softmax over S of q . k / sqrt(H), in float32; tokens outside `mask` get no weight."""
-    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
-    scores *= q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores, axis=-1)
+        """Mixes the tokens of each segment (None: all are of one); `key` draws attention dropout (None: off)."""
+        q, k = self.query_key(x, first)
+        return self.output(kernels.attend(self.model, q, k, self.value(x), segments, key))
 
 
 def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) -> Float[Array, "N H G"]:

@@ -5,7 +5,7 @@ The functions at the end of this file are pure, on nested dicts of arrays. Every
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
@@ -55,6 +55,17 @@ def abstract(config: Model, mesh: Mesh) -> Params:
     return tree.abstract(mesh, Bert, config)
 
 
+def lengthen(params: Params, length: int) -> Params:
+    """The same model for rows of up to `length` tokens, not fewer than before.
+
+    The learned positions are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention's sense of
+    near neighbours then holds everywhere but at the seams, which a fresh table would have to learn again.
+    """
+    position = params["embeddings"]["position"]
+    repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]
+    return params | {"embeddings": params["embeddings"] | {"position": repeated}}
+
+
 def logits(
     config: Model,
     params: Params,
@@ -62,7 +73,8 @@ def logits(
     positions: Int[AnyArray, "B M"],
     *,
     token_types: Int[AnyArray, "B T"] | None = None,
-    mask: Bool[AnyArray, "B T"] | None = None,
+    segments: Int[AnyArray, "B T"] | None = None,
+    places: Int[AnyArray, "B T"] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B M V"]:
     """What the model expects at `positions`, as float32 logits over the vocabulary.
@@ -70,11 +82,12 @@ def logits(
     Args:
       tokens: ids; T may be shorter than `config.length`.
       token_types: sentence 0 or 1; None is all 0.
-      mask: which tokens are real; None is all of them.
+      segments: tokens see those of their own number, from 1; none see padding, which has 0. None is one for all.
+      places: where each token stands in its document; None is where it stands in the row.
       key: draws every dropout of the pass; None turns dropout off.
     """
     bert = module(config, params)
-    return bert.predict(bert.encode(tokens, token_types, mask, key), positions)
+    return bert.predict(bert.encode(tokens, token_types, segments, key, places=places), positions)
 
 
 def module(config: Model, params: Params) -> Bert:

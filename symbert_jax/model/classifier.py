@@ -63,4 +63,4 @@ def logits(
     """
     model = tree.module(params, Classifier, config, classes)
     encoder, head = (None, None) if key is None else jax.random.split(key)
-    return model.head(model.encode(tokens, token_types, mask, encoder)[:, 0], head)
+    return model.head(model.encode(tokens, token_types, mask.astype(jnp.int32), encoder, first=1)[:, 0], head)

@@ -1,9 +1,11 @@
 """The encoder of BERT (Devlin et al., 2018): embeddings and post-LayerNorm layers, stacked and scanned."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
@@ -43,11 +45,15 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(sizes(config), rngs)
 
     def __call__(
-        self, tokens: Int[AnyArray, "B T"], token_types: Int[AnyArray, "B T"] | None, key: PRNGKeyArray | None
+        self,
+        tokens: Int[AnyArray, "B T"],
+        token_types: Int[AnyArray, "B T"] | None,
+        key: PRNGKeyArray | None,
+        places: Int[AnyArray, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        types = use(self.token_type, self.dtype)
+        position, types = use(self.position, self.dtype), use(self.token_type, self.dtype)
         x = use(self.word, self.dtype).at[tokens].get(out_sharding=spec("BTD"))
-        x += use(self.position, self.dtype)[: tokens.shape[1]]
+        x += position[: tokens.shape[1]] if places is None else position.at[places].get(out_sharding=spec("BTD"))
         x += types[0] if token_types is None else types.at[token_types].get(out_sharding=spec("BTD"))
         return dropout(self.norm(x), self.dropout, key)
 
@@ -62,7 +68,7 @@ class Mlp(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+    """x = norm(x + attention(x)); x = norm(x + mlp(x)), for the first `first` tokens (None: all)."""
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
         self.dropout = config.dropout
@@ -72,10 +78,15 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(sizes(config), rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[AnyArray, "B T"] | None, key: PRNGKeyArray | None
+        self,
+        x: Float[Array, "B S D"],
+        segments: Int[AnyArray, "B S"] | None,
+        key: PRNGKeyArray | None,
+        first: int | None = None,
     ) -> Float[Array, "B T D"]:
         scores, attended, expanded = (None,) * 3 if key is None else jax.random.split(key, 3)
-        x = self.attention_norm(x + dropout(self.attention(x, mask, scores), self.dropout, attended))
+        mixed = dropout(self.attention(x, segments, scores, first), self.dropout, attended)
+        x = self.attention_norm(x[:, :first] + mixed)
         return self.mlp_norm(x + dropout(self.mlp(x), self.dropout, expanded))
 
 
@@ -89,24 +100,41 @@ class Encoder(nnx.Module):
 
     def encode(
         self,
-        tokens: Int[AnyArray, "B T"],
-        token_types: Int[AnyArray, "B T"] | None,
-        mask: Bool[AnyArray, "B T"] | None,
+        tokens: Int[AnyArray, "B S"],
+        token_types: Int[AnyArray, "B S"] | None,
+        segments: Int[AnyArray, "B S"] | None,
         key: PRNGKeyArray | None,
+        first: int | None = None,
+        places: Int[AnyArray, "B S"] | None = None,
     ) -> Float[Array, "B T D"]:
-        first, rest = (None, None) if key is None else jax.random.split(key)
+        """The tokens after the last layer; of them only the first T = `first`, for which that layer computes less."""
+        embedded, rest = (None, None) if key is None else jax.random.split(key)
         keys = None if rest is None else jax.random.split(rest, self.count)
-        x = self.embeddings(tokens, token_types, first)
+        x = self.embeddings(tokens, token_types, embedded, places)
         structure, weights = nnx.split(self.layers)
+        layers = (weights, keys)
 
-        def run(x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
+        def run(first: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
             weights, key = layer
-            return nnx.merge(structure, weights)(x, mask, key), None
+            return nnx.merge(structure, weights)(x, segments, key, first), None
 
         if self.remat != "none":
-            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False)
-        x, _ = jax.lax.scan(run, x, (weights, keys), unroll=self.unroll)
-        return x
+            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False, static_argnums=0)
+        whole = functools.partial(run, None)
+        if first is None:
+            return jax.lax.scan(whole, x, layers, unroll=self.unroll)[0]
+        last = jax.tree.map(lambda leaf: leaf[-1], layers)
+        x, _ = jax.lax.scan(whole, x, jax.tree.map(lambda leaf: leaf[:-1], layers), unroll=self.unroll)
+        return run(first, x, last)[0]
+
+    def inputs(self, tokens: Int[AnyArray, "B T"]) -> Float[Array, "L B T D"]:
+        """What each layer reads, without dropout and padding."""
+        structure, weights = nnx.split(self.layers)
+
+        def run(x: Array, weights: nnx.State) -> tuple[Array, Array]:
+            return nnx.merge(structure, weights)(x, None, None), x
+
+        return jax.lax.scan(run, self.embeddings(tokens, None, None), weights)[1]
 
 
 REMAT = {

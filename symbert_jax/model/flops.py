@@ -2,27 +2,12 @@
 
 from symbert_jax.config import Model
 
-# Dense bf16 peaks of one chip in FLOP/s, from the vendors' data sheets, by `jax.Device.device_kind`.
-PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
 
 def train_flops(model: Model, batch_size: int, places: int) -> float:
     """FLOPs of forward and backward of `batch_size` rows with `places` predicted positions each.
 
     Counts matrix products, 2 FLOPs a multiply-add, the backward pass as twice the forward one; nothing
-    that is recomputed.
+    that is recomputed. Attention is between all tokens of a row, also where documents do not see each other.
     """
     t, d, f = model.length, model.dim, model.mlp_dim
     head = d // model.heads
@@ -30,8 +15,3 @@ def train_flops(model: Model, batch_size: int, places: int) -> float:
     layer = t * (projections[model.attention] + 2 * d * f) + 2 * t * t * d
     mlm_head = places * (d * d + d * model.vocab_size)
     return 6.0 * batch_size * (model.layers * layer + mlm_head)
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of one device, None where no peak is known (a CPU): there is no MFU then."""
-    return PEAK.get(device_kind)

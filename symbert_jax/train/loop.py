@@ -9,25 +9,24 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
-from symbert_jax.config import Config, UserError, fields, from_json, to_json
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.chips import peak_flops
+from symbert_jax.config import Config, UserError, fields, to_json
+from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.distributed import Stop, agreed, first
+from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
-from symbert_jax.model import bert
-from symbert_jax.model.flops import peak_flops, train_flops
+from symbert_jax.model import bert, kernels
+from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch, rows_here
-from symbert_jax.train import state as states
 from symbert_jax.train.optimizer import schedule
-from symbert_jax.train.state import State
+from symbert_jax.train.start import first_state
 from symbert_jax.train.step import Sums, make_train_step
 from symbert_jax.train.validate import make_validation_step
 
@@ -40,19 +39,18 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
     SIGTERM, or an interrupt from the keyboard, of any process ends the run after the step in flight with a checkpoint.
 
     Raises:
-      UserError: the config, the corpus and the workdir do not fit each other or are not the same on every process,
-        or the loss is not a number.
+      UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
+        process, or the loss is not a number.
     """
     with agreed() as facts:
+        examine(config, workdir)
         train, mesh = config.train, make_mesh(config.mesh)
-        check_mesh(config, mesh)
         stream = open_stream(config, rows_here(config.data.batch_size, mesh))
         facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
         with agreed() as facts:
             facts["workdir"] = checkpoints.latest()
-            check_same_run(config, stream, workdir, checkpoints.latest())
-        state = restore(config, checkpoints) or states.init(config)
+        state = first_state(config, checkpoints)
         start = int(state.step)
         if start >= train.steps:
             if first():
@@ -93,15 +91,6 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
                 if stopping:
                     metrics.say(f"{stopping}: saved step {step:,}; the same command goes on from there")
                     break
-
-
-def restore(config: Config, checkpoints: Checkpoints) -> State | None:
-    """The state of the latest checkpoint on the current mesh, None where there is none."""
-    if (step := checkpoints.latest()) is None:
-        return None
-    target = states.abstract(config)
-    items = checkpoints.restore(step, params=target.params, optimizer=target.optimizer)
-    return State(jax.device_put(jax.numpy.int32(step), target.step.sharding), items["params"], items["optimizer"])
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -147,41 +136,10 @@ def _cost(config: Config, stream: Stream, mesh: jax.sharding.Mesh) -> tuple[int,
     return config.data.batch_size * config.model.length, flops, peak and peak * mesh.size
 
 
-def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP."""
-    devices, accumulate = mesh.shape["data"], config.optim.accumulate
-    if config.data.batch_size % (devices * accumulate):
-        raise UserError(
-            "data.batch_size",
-            str(config.data.batch_size),
-            f"a multiple of {devices * accumulate}",
-            f"{devices} devices share each of optim.accumulate={accumulate} micro-batches",
-        )
-    if config.mesh.fsdp and config.model.dim % devices:
-        raise UserError("model.dim", str(config.model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
-
-
-def check_same_run(config: Config, stream: Stream, workdir: epath.Path, step: int | None) -> None:
-    """A run that goes on must be the run that began: same words, same data order, same optimizer."""
-    if step is None:
-        return
-    before, mend = from_json((workdir / "config.json").read_text()), "take a new workdir, or set it back"
-    for field, found, wanted in (
-        ("seed", config.seed, before.seed),
-        ("data.batch_size", config.data.batch_size, before.data.batch_size),
-        ("data.mask_rate", config.data.mask_rate, before.data.mask_rate),
-        ("optim.name", config.optim.name, before.optim.name),
-    ):
-        if found != wanted:
-            raise UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", mend)
-    if stream.masking.vocabulary != read_vocabulary(workdir / VOCAB):
-        raise UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", mend)
-
-
 def describe(config: Config, workdir: epath.Path) -> None:
     """Leaves in the workdir what makes its checkpoints readable without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / VOCAB, (Path(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
+    write_whole(workdir / VOCAB, (find(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
     write_whole(workdir / "config.json", to_json(config))
 
 
@@ -199,8 +157,11 @@ def _require_finite(values: Values, name: str, step: int) -> None:
 def _opening(config: Config, stream: Stream, mesh: jax.sharding.Mesh, start: int) -> str:
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
+    length, device = config.model.length, mesh.abstract_mesh.abstract_device
+    kernel = kernels.choose(config.model, device, length, length)
+    origin = f", with the parameters of {config.init_from}" if config.init_from and not start else ""
     return (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
-        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}); "
-        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}"
+        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}), {kernel} attention; "
+        f"{len(stream.train):,} rows of {config.model.length} tokens, {epochs:.2g} epochs; from step {start:,}{origin}"
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, Model, Optim
 from symbert_jax.model import bert
+from symbert_jax.model.documents import documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
@@ -22,7 +23,7 @@ Total = tuple[bert.Params, Sums]  # gradients and sums
 
 def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
     """The compiled step of pretraining. It consumes the state it is given; batch i takes state i to state i + 1."""
-    update = make_update(functools.partial(loss, config.model), config.optim)
+    update = make_update(functools.partial(loss, config.model, cross_document=config.data.cross_document), config.optim)
     rate = schedule(config.optim, config.train.steps)
 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
@@ -67,9 +68,12 @@ def make_update(
     return update
 
 
-def loss(model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None) -> tuple[Float[Array, ""], Sums]:
+def loss(
+    model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
+) -> tuple[Float[Array, ""], Sums]:
     """Summed cross entropy in nats over the weighted positions, and the sums to report."""
-    logits = bert.logits(model, params, batch.tokens, batch.positions, key=key)
+    segments, places = (None, None) if cross_document else documents(batch.tokens)
+    logits = bert.logits(model, params, batch.tokens, batch.positions, segments=segments, places=places, key=key)
     # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=jax.typeof(logits).sharding)
     target = jnp.sum(jnp.where(ids == batch.targets[..., None], logits, 0), axis=-1)

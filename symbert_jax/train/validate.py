@@ -14,6 +14,6 @@ def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Su
     """The compiled sums of one batch: `loss`, `correct`, `count`."""
 
     def step(params: bert.Params, batch: MlmBatch) -> Sums:
-        return loss(config.model, params, batch, None)[1]
+        return loss(config.model, params, batch, None, config.data.cross_document)[1]
 
     return jax.jit(step)

@@ -249,6 +249,11 @@ def test_too_little_text(texts: list[str], fraction: float, message: str, tmp_pa
     assert not (tmp_path / "corpus").exists()
 
 
+def test_a_bucket_is_read_but_not_written() -> None:
+    with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; prepare into one"):
+        corpus.prepare(Config(data=Data(dir="gs://bucket/corpus")))
+
+
 def test_no_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.sources: found none, wanted at least one"):
         corpus.prepare(configure(tmp_path))

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from symbert_jax.config import ATTENTIONS, Mesh, Model
 from symbert_jax.model import bert
-from symbert_jax.model.attention import probabilities
+from symbert_jax.model.kernels import probabilities
 from symbert_jax.sharding import make_mesh
-from tests.conftest import born, configure
+from tests.conftest import born, configure, make_batch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
 NAMES = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}
@@ -93,7 +93,7 @@ def all_logits(config, params, expected):
         tokens,
         jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape),
         token_types=jnp.asarray(expected["token_type_ids"]),
-        mask=jnp.asarray(expected["attention_mask"]) == 1,
+        segments=jnp.asarray(expected["attention_mask"]),
     )
 
 
@@ -138,8 +138,28 @@ def test_attention_of_layer_0_is_that_of_the_papers_code(attention, mesh):
     model = bert.module(config, params)
     first = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
     x = model.embeddings(jnp.asarray(expected["input_ids"]), jnp.asarray(expected["token_type_ids"]), None)
-    found = probabilities(*first.attention.query_key(x), jnp.asarray(expected["attention_mask"]) == 1)
+    found = probabilities(*first.attention.query_key(x), jnp.asarray(expected["attention_mask"]))
     np.testing.assert_allclose(found, expected["attention_0"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"attention": attention} for attention in ATTENTIONS] + [{"remat": "full", "unroll": 2}, {"layers": 1}],
+    ids=str,
+)
+def test_the_first_tokens_alone_are_those_of_the_whole_encoder(change, mesh):
+    config = configure(model=change).model
+    tokens = jnp.asarray(make_batch(configure(), rows=3).tokens)
+    segments = (jnp.arange(16) < jnp.array([[16], [9], [1]])).astype(jnp.int32)
+
+    def encode(params, first):
+        x = bert.module(config, params).encode(tokens, None, segments, None, first)[:, :2]
+        return jnp.sum(x * jnp.sin(jnp.arange(x.size).reshape(x.shape))), x
+
+    run = jax.jit(jax.grad(encode, has_aux=True), static_argnums=1)
+    (found_gradients, found), (gradients, wanted) = (run(born(config), first) for first in (2, None))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found_gradients, gradients)
 
 
 BASE, SMALL = Model(), Model(layers=4, dim=512, heads=8, mlp_dim=2048)
@@ -194,8 +214,7 @@ def test_padding_never_leaks(mesh, tokens, attention):
     """Logits of real tokens do not depend, even to first order, on what stands in padded places."""
     config = configure(model={"attention": attention})
     params = born(config.model)
-    mask = jnp.arange(16) < 11
-    padded = jnp.broadcast_to(mask, tokens.shape)
+    padded = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)
 
     def real_logits(x):
         model = bert.module(config.model, params)

@@ -32,8 +32,9 @@ def test_padding_changes_nothing(mesh, attention) -> None:
     np.testing.assert_allclose(logits(config, params, tokens, lengths), short, atol=1e-6)
 
 
-def test_it_is_the_pooler_of_bert_by_hand(mesh) -> None:
-    config, params = model()
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_it_is_the_pooler_of_bert_by_hand(mesh, attention) -> None:
+    config, params = model(attention)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 8), dtype=np.int32)
     found = logits(config, params, tokens, np.array([8, 8]))
     x = np.asarray(bert.module(config, born(config)).encode(jnp.asarray(tokens), None, None, None))[:, 0]

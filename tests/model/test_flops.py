@@ -6,7 +6,7 @@ import pytest
 
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import bert
-from symbert_jax.model.flops import peak_flops, train_flops
+from symbert_jax.model.flops import train_flops
 from tests.conftest import born, configure
 
 
@@ -33,8 +33,3 @@ def test_model_flops_are_three_times_the_forward_matrix_products(attention, mesh
     params = born(config)
     program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :8]))(params)
     assert train_flops(config, batch_size=3, places=8) == pytest.approx(3 * dot_flops(program.jaxpr))
-
-
-def test_no_peak_means_no_mfu():
-    assert peak_flops("cpu") is None
-    assert peak_flops("TPU v5 lite") == 197e12

@@ -134,6 +134,17 @@ def test_a_run_does_not_go_on_as_another_run(whole: Path, corpus: Path, flag: st
     assert (whole / "config.json").read_text() == before
 
 
+def test_a_run_starts_from_the_parameters_of_another(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    steps = [f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")]
+    flags = [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2", *steps]
+    output = finish(start(tmp_path, corpus, *flags))
+    assert f"from step 0, with the parameters of {whole}@{STEPS}\n" in output
+    losses = [line["validation/loss"] for line in metrics(tmp_path) if "validation/loss" in line]
+    assert losses[0] == metrics(whole)[-1]["validation/loss"], "warmup begins with an update of rate 0"
+    assert losses[1] != losses[0]
+    assert arrays(tmp_path, 1)["optimizer/1/count"] == 1, "the optimizer is fresh"
+
+
 def test_a_finished_run_says_so(whole: Path, corpus: Path) -> None:
     assert "is at step 400 of 400 already: nothing to do" in finish(start(whole, corpus))
 

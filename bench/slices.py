@@ -1,0 +1,70 @@
+"""What BERT-base and BERT-large take on TPU slices, by the TPU compiler's estimate: the table of docs/slices.md.
+
+    .venv/bin/python -m bench.slices --out=slices
+
+Prints one JSON line a compilation, then the table. The reports stay in --out; what is there is not compiled again, so
+an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle cores.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+# Rows of a step on each slice: the paper's 256 where they fit, 16 a chip elsewhere.
+BATCHES = {"v5e:4x4": 256, "v5e:2x4": 128, "v5e:16x16": 4096, "v5p:2x2x2": 256, "v6e:4x4": 256, "v4:2x2x2": 256}
+CONFIGS = ("base", "large")
+ATTENTIONS = ("standard", "symmetric", "pairwise")
+PAPER_ROWS = 200_000 * 256
+COLUMNS = {
+    "model": lambda r: r["model"],
+    "slice": lambda r: r["topology"],
+    "chips": lambda r: r["chips"],
+    "attention": lambda r: r["attention"],
+    "batch": lambda r: f"{r['batch_size']:,}",
+    "GiB of HBM": lambda r: f"{r['train']['memory'] / 2**30:.1f} of {r['memory_available'] / 2**30:.2f}",
+    "M cycles": lambda r: f"{r['train']['cost']['cycles'] / 1e6:,.0f}",
+    "network ms": lambda r: f"{r['train']['network_seconds'] * 1e3:.1f}",
+    "step ms": lambda r: f"{r['train']['seconds'] * 1e3:.0f}",
+    "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}",
+    "MFU": lambda r: f"{r['mfu']:.1%}",
+    "hours": lambda r: f"{PAPER_ROWS / r['batch_size'] * r['train']['seconds'] / 3600:.1f}",
+    "bound by": lambda r: r["bound"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("slices"), help="a folder for the reports")
+    parser.add_argument("--configs", nargs="+", default=CONFIGS)
+    parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"some of {', '.join(BATCHES)}")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = list(itertools.product(arguments.configs, arguments.topologies, ATTENTIONS))
+    for config, topology, attention in sorted(rows, key=lambda row: ATTENTIONS.index(row[2])):
+        if not (file := name(arguments.out, config, topology, attention)).exists():
+            compile_one(config, topology, attention, file)
+        print(json.dumps({"model": config} | json.loads(file.read_text())), flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    for config, topology, attention in rows:
+        report = {"model": config} | json.loads(name(arguments.out, config, topology, attention).read_text())
+        if report["fits"]:
+            print(f"| {' | '.join(str(column(report)) for column in COLUMNS.values())} |")
+
+
+def name(folder: Path, config: str, topology: str, attention: str) -> Path:
+    return folder / f"{config}-{topology.replace(':', '-')}-{attention}.json"
+
+
+def compile_one(config: str, topology: str, attention: str, file: Path) -> None:
+    """Leaves the report in `file`, also when the program does not fit."""
+    command = [sys.executable, "-m", "symbert_jax", "compile", f"--config=configs/{config}.py"]
+    command += [f"--topology={topology}", f"--config.model.attention={attention}"]
+    command += [f"--config.data.batch_size={BATCHES[topology]}", f"--out={file}"]
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()

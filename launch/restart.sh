@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# launch/restart.sh COMMAND...: runs COMMAND, again after a crash, until it has finished.
+#
+# SIGTERM and Ctrl-C reach COMMAND as SIGTERM, upon which it saves and ends. Exit codes: 0 finished, 2 the user's
+# mistake, 143 stopped, anything else the crash after RESTARTS (10) others.
+set -euo pipefail
+
+stopped=
+child=
+trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
+
+run() { # COMMAND...: returns its exit code; a signal ends the wait, not the child
+  local status
+  "$@" &
+  child=$!
+  if [[ $stopped ]]; then kill -TERM "$child"; fi # it came before there was a child
+  wait "$child" && status=0 || status=$?
+  while kill -0 "$child" 2>/dev/null; do
+    wait "$child" && status=0 || status=$?
+  done
+  return "$status"
+}
+
+for ((left = ${RESTARTS:-10}; ; left--)); do
+  run "$@" && status=0 || status=$?
+  if [[ $stopped ]]; then exit $((status ? status : 143)); fi
+  if ((status == 0 || status == 2 || left <= 0)); then exit "$status"; fi
+  echo "restart.sh: exit code $status, starting again ($left left)" >&2
+  run sleep "${RESTART_AFTER:-10}" || true
+  if [[ $stopped ]]; then exit "$status"; fi
+done

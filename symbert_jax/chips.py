@@ -1,0 +1,63 @@
+"""What is known of accelerators: peaks, memory, clocks, links."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Tpu:
+    """One chip, all its cores together; bytes and seconds throughout."""
+
+    cores: int
+    axes: int  # dimensions of a slice
+    peak: float  # dense bf16 FLOP/s
+    hbm: float  # bytes that programs may use: what libtpu says when it refuses one
+    bandwidth: float  # of HBM
+    clock: float  # Hz of a core, which the compiler's cycles are counted in
+    link: float  # bytes/s over one link, one way
+    ring: int  # the shortest axis of a slice that closes to a ring, which gives a chip two links along it
+
+    def network(self, topology: tuple[int, ...]) -> float:
+        """Bytes/s that one chip of a slice can send while the whole slice exchanges an array."""
+        return self.link * sum((size > 1) + (size >= self.ring) for size in topology)
+
+
+GIB = 2**30
+
+# peak, bandwidth: https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. hbm: libtpu 0.0.42.1. link, ring:
+# https://jax-ml.github.io/scaling-book/tpus (a v5e or v6e axis closes at 16 chips, a v4 or v5p axis at 4; axes of a
+# v4 or v5p slice smaller than a 4x4x4 cube do not, so this is an optimist there).
+# clock: peak / (FLOPs a cycle) = peak / (2 x the chip's multipliers): 2 cores x 4 units of 128 x 128 (v4, v5p), 1 x 4
+# of 128 x 128 (v5e), 4 x 256 x 256 (v6e). libtpu's own cycles of a matrix product of 16,384 square reach 94%, 94%, 92%
+# and 78% of that.
+TPUS = {
+    "v4": Tpu(2, 3, 275e12, 30.75 * GIB, 1228e9, 1.05e9, 45e9, 4),
+    "v5e": Tpu(1, 2, 197e12, 15.75 * GIB, 819e9, 1.5e9, 50e9, 16),
+    "v5p": Tpu(2, 3, 459e12, 95.74 * GIB, 2765e9, 1.75e9, 100e9, 4),
+    "v6e": Tpu(1, 2, 918e12, 31.25 * GIB, 1638e9, 1.75e9, 100e9, 16),
+}
+
+# `jax.Device.device_kind` of the chips above.
+KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+
+# Dense bf16 peaks in FLOP/s by `device_kind`, from NVIDIA's data sheets.
+GPU_PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bf16 FLOP/s of one device, None where no peak is known (a CPU): there is no MFU then."""
+    if device_kind in KINDS:
+        return TPUS[KINDS[device_kind]].peak
+    return GPU_PEAKS.get(device_kind)

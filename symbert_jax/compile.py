@@ -1,0 +1,298 @@
+"""Ahead-of-time compilation: what a config would cost on a TPU slice that nobody has at hand.
+
+The TPU compiler runs on any Linux CPU. It gets the real training and validation step of the config, shapes instead
+of arrays, and the topology of the slice; what it makes of them says what fits and, by its own estimate of cycles,
+how long a step takes. Nothing here is a measurement.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from symbert_jax import hlo
+from symbert_jax.batch import MlmBatch
+from symbert_jax.chips import GIB, Tpu
+from symbert_jax.config import Config, UserError
+from symbert_jax.data.masking import Masking
+from symbert_jax.model import bert, kernels
+from symbert_jax.model.flops import train_flops
+from symbert_jax.sharding import make_mesh, problems, spec
+from symbert_jax.slices import Slice, compiler_version, find_slice
+from symbert_jax.train import state as states
+from symbert_jax.train.step import make_train_step
+from symbert_jax.train.validate import make_validation_step
+
+# How often an array crosses a link of a chip, in its own bytes, when n chips exchange it around rings.
+CROSSINGS = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1.0,
+}
+
+
+class DoesNotFit(Exception):
+    """The compiler's refusal: bytes of HBM that a program needs on each chip, and bytes that there are."""
+
+    def __init__(self, needed: float, available: float):
+        super().__init__(f"{needed:.0f} of {available:.0f} bytes")
+        self.needed, self.available = needed, available
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled step on one chip; the seconds add up to `seconds` as if nothing overlapped."""
+
+    memory: float  # bytes of HBM at the peak, arguments included
+    cost: hlo.Cost
+    cycle_seconds: float  # the compiler's estimate
+    roofline_seconds: float  # of what it does not estimate
+    network_seconds: float
+    seconds: float
+    least_seconds: dict[str, float]  # what compute, memory and network each need alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Bytes and seconds; of one chip unless it says otherwise."""
+
+    source: str
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    attention: str
+    parameters: int  # of the model
+    batch_size: int  # over all chips
+    rows_per_chip: float
+    memory_available: float
+    memory_parameters: float
+    memory_optimizer: float
+    memory_temporaries: float
+    model_flops: float  # of a step, over all chips
+    train: Program
+    validation: Program
+    tokens_per_second: float  # over all chips
+    mfu: float
+    hours: float  # of train.steps with their validation
+    bound: str  # compute | memory | network
+    fits: bool = True
+
+
+def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
+    """Prints what `config` costs on `topology`, writes it to `out` as JSON.
+
+    find_batch: with the largest batch that fits in the place of `data.batch_size`.
+
+    Raises:
+      UserError: the compiler is not installed, there is no such topology, or the program does not fit.
+    """
+    jax.config.update("jax_platforms", "cpu")  # chips that this machine may have are left alone
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs for other machines back
+    target = find_slice(topology)
+    try:
+        if find_batch:
+            config = with_largest_batch(config, target)
+        found = estimate(config, target)
+    except DoesNotFit as refusal:
+        if out:
+            facts = {"topology": topology, "fits": False} | vars(refusal)
+            out.write_text(json.dumps(facts, indent=2) + "\n")
+        raise UserError(
+            "data.batch_size",
+            f"{config.data.batch_size}, which takes {refusal.needed / GIB:.2f} GiB a chip of {topology}",
+            f"at most {refusal.available / GIB:.2f} GiB, {(refusal.needed - refusal.available) / GIB:.2f} GiB less",
+            "--find_batch finds the largest; model.remat, mesh.fsdp or more chips make room",
+        ) from None
+    if out:
+        out.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+    print(describe(config, found, target.chip))
+
+
+def estimate(config: Config, target: Slice) -> Report:
+    """Compiles both steps of `config` for a slice.
+
+    Raises:
+      DoesNotFit: one of them needs more memory than a chip has.
+    """
+    train, validation = compile_train(config, target), compile_validation(config, target)
+    mesh = _mesh(config, target)
+    with jax.set_mesh(mesh):
+        state = states.abstract(config)
+    parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
+    flops = train_flops(config.model, config.data.batch_size, _places(config))
+    steps = config.train.steps
+    validations = -(-steps // config.train.validate_every) * config.train.validate_batches
+    return Report(
+        source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
+        topology=target.name,
+        chips=mesh.size,
+        mesh=dict(mesh.shape),
+        attention=config.model.attention,
+        parameters=bert.size(config.model),
+        batch_size=config.data.batch_size,
+        rows_per_chip=config.data.batch_size / mesh.size,
+        memory_available=target.chip.hbm,
+        memory_parameters=parameters,
+        memory_optimizer=optimizer,
+        memory_temporaries=train.memory - parameters - optimizer,
+        model_flops=flops,
+        train=train,
+        validation=validation,
+        tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
+        mfu=flops / train.seconds / (target.chip.peak * mesh.size),
+        hours=(steps * train.seconds + validations * validation.seconds) / 3600,
+        bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
+    )
+
+
+@functools.cache  # the search for a batch ends with a program that the report wants again
+def compile_train(config: Config, target: Slice) -> Program:
+    return _compile(config, target, make_train_step(config), lambda state: state)
+
+
+def compile_validation(config: Config, target: Slice) -> Program:
+    return _compile(config, target, make_validation_step(config), lambda state: state.params)
+
+
+def with_largest_batch(config: Config, target: Slice) -> Config:
+    """`config` with the largest `data.batch_size` whose training step fits; says what it tried."""
+    mesh = _mesh(config, target)
+    shares = mesh.shape["data"] * config.optim.accumulate
+
+    def resized(rows: int) -> Config:
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows * shares))
+
+    def fits(rows: int) -> bool:
+        try:
+            memory, refused = compile_train(resized(rows), target).memory, ""
+        except DoesNotFit as refusal:
+            memory, refused = refusal.needed, ", too much"
+        bytes_of = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
+        print(f"{_rows(rows * shares, mesh.size)}: {bytes_of}{refused}", flush=True)
+        return not refused
+
+    return resized(largest(fits) or 1)
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest of 1, 2, 4, 8, 16, 24, 32 ... that fits, if what fits does so for all below; 0 where none does."""
+    low, high = 0, 8
+    while fits(high):
+        low, high = high, 2 * high
+    if not low:
+        return next((rows for rows in (4, 2, 1) if fits(rows)), 0)
+    while high - low > 8:
+        middle = (low + high) // 16 * 8
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def describe(config: Config, found: Report, chip: Tpu) -> str:
+    """The report for people."""
+    train, validation, cost = found.train, found.validation, found.train.cost
+    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    exchanges = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
+    missing = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
+    times = (
+        f"{train.cycle_seconds * 1e3:.1f} of {cost.cycles / 1e6:,.1f} M cycles at {chip.clock / 1e9} GHz"
+        f" + {train.roofline_seconds * 1e3:.1f} of work without an estimate, at its roofline ({missing})"
+        f" + {train.network_seconds * 1e3:.1f} of network"
+    )
+    alone = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
+    validations = f"{config.train.validate_batches} batches of validation every {config.train.validate_every:,} steps"
+    if not config.train.validate_batches:
+        validations = "validation over the whole split not counted"
+    lines = [
+        ("what", f"{found.attention} BERT, {found.parameters:,} parameters; {found.source}"),
+        ("where", f"{found.topology}, {found.chips} chips ({mesh}); {_rows(found.batch_size, found.chips)}"),
+        (
+            "memory a chip",
+            f"{train.memory / GIB:.2f} of {found.memory_available / GIB:.2f} GiB: "
+            f"parameters {found.memory_parameters / GIB:.2f}, optimizer {found.memory_optimizer / GIB:.2f}, "
+            f"temporaries {found.memory_temporaries / GIB:.2f}; validation {validation.memory / GIB:.2f}",
+        ),
+        (
+            "FLOPs a step",
+            f"{found.model_flops / 1e12:,.2f} T by the model, {found.model_flops / found.chips / 1e12:,.3f} T a chip; "
+            f"the program's matrix products {cost.flops / 1e12:,.3f} T a chip",
+        ),
+        ("moved a step", f"{cost.bytes / 1e9:,.1f} GB of HBM a chip"),
+        ("collectives", "; ".join(exchanges) or "none"),
+        ("ms a step", f"{train.seconds * 1e3:.1f} = {times}, as if nothing overlapped"),
+        ("ms a validation", f"{validation.seconds * 1e3:.1f} a batch"),
+        ("speed", f"{found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%}"),
+        ("the run", f"{found.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
+        ("bound by", f"{found.bound}; each alone would take: {alone}"),
+    ]
+    if cost.unknown_loops:
+        lines.append(("beware", f"{cost.unknown_loops} loops of unknown length are counted once"))
+    return "\n".join(f"{name:<16} {text}" for name, text in lines)
+
+
+def _compile(config: Config, target: Slice, step: Any, first: Callable[[states.State], Any]) -> Program:
+    """Compiles a jitted step of (what `first` takes of the state, batch), and adds up its cost."""
+    mesh = _mesh(config, target)
+    kernels.check(config.model, mesh.abstract_mesh.abstract_device)
+    for problem in problems(config, mesh):
+        raise problem
+    with jax.set_mesh(mesh):
+        lowered = step.lower(first(states.abstract(config)), _abstract_batch(config))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _refusal(error) or error from None
+    chip, memory = target.chip, compiled.memory_analysis()
+    cost = hlo.cost(compiled.as_text() or "", mesh.size)
+    cycles = cost.cycles / chip.clock
+    roofline = sum(max(part.flops / chip.peak, part.bytes / chip.bandwidth) for part in cost.unestimated)
+    crossed = sum(CROSSINGS[part.kind](part.group) * part.bytes for part in cost.collectives)
+    network = crossed / chip.network(target.axes) if crossed else 0.0
+    least = {"compute": cost.flops / chip.peak, "memory": cost.bytes / chip.bandwidth, "network": network}
+    peak = float(memory.peak_memory_in_bytes)
+    return Program(peak, cost, cycles, roofline, network, cycles + roofline + network, least)
+
+
+def _mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
+    return make_mesh(config.mesh, list(target.devices))
+
+
+def _refusal(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
+    found = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
+    if not found:
+        return None
+    needed, available = (float(found[n]) * 2 ** (10 * " KMGT".index(found[n + 1])) for n in (1, 3))
+    return DoesNotFit(needed, available)
+
+
+def _abstract_batch(config: Config) -> MlmBatch:
+    """Shape, type and sharding of a batch on the current mesh, as `put_batch` makes it."""
+    sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
+
+    def rows(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
+
+    length, places = config.model.length, _places(config)
+    batch = rows(length, jnp.int32), rows(places, jnp.int32), rows(places, jnp.int32), rows(places, jnp.float32)
+    return MlmBatch(*batch)  # type: ignore[arg-type]
+
+
+def _places(config: Config) -> int:
+    return Masking((), config.model.length, config.data.mask_rate, config.seed).places
+
+
+def _bytes_per_chip(tree: Any) -> float:
+    leaves = jax.tree.leaves(tree)
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
+
+
+def _rows(batch_size: int, chips: int) -> str:
+    return f"batch {batch_size:,}, {batch_size / chips:g} rows a chip"

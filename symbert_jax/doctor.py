@@ -1,0 +1,158 @@
+"""What would ruin a run, found before it starts: every check that another module raises on the way, gathered, and
+those that only make sense before the first step. Nothing is computed on a device."""
+
+import dataclasses
+import math
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from etils import epath
+
+from symbert_jax import config as configs
+from symbert_jax import sharding
+from symbert_jax.checkpoint import FOLDER
+from symbert_jax.config import Config, Mesh, UserError, UserErrors
+from symbert_jax.data import vocabulary
+from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
+from symbert_jax.data.stream import read_words
+from symbert_jax.model import kernels
+from symbert_jax.paths import is_bucket
+from symbert_jax.train import start
+from symbert_jax.train import state as states
+
+# BERT (2018) saw its corpus 40 times; with more passes a larger corpus or a smaller model is what helps.
+EPOCHS = 40
+# RoBERTa (2019) and LAMB (2020) went up to 6e-3, with batches of 32k rows; BERT-base wants 1e-4.
+RATES = (1e-6, 1e-2)
+
+
+class Advice(UserError):
+    """What works but is seldom meant."""
+
+
+def examine(config: Config, workdir: epath.Path) -> None:
+    """Prints a line on stderr for each `Advice`.
+
+    Raises:
+      UserErrors: all other findings.
+    """
+    found = findings(config, workdir)
+    for advice in found:
+        if isinstance(advice, Advice) and jax.process_index() == 0:
+            print(f"warning: {advice}", file=sys.stderr)
+    if errors := [error for error in found if not isinstance(error, Advice)]:
+        raise UserErrors(errors)
+
+
+def findings(config: Config, workdir: epath.Path) -> list[UserError]:
+    """Everything that is wrong with a pretraining run, each thing once."""
+    found: dict[str, UserError] = {}
+    for check in CHECKS:
+        try:
+            for finding in check(config, workdir):
+                found.setdefault(str(finding), finding)
+        except UserError as finding:  # what a check calls raised: it can say no more
+            found.setdefault(str(finding), finding)
+    return list(found.values())
+
+
+def _fields(config: Config, _: epath.Path) -> Iterator[UserError]:
+    yield from configs.problems(config)
+    rate, (low, high) = config.optim.learning_rate, RATES
+    if math.isfinite(rate) and not low <= rate <= high:
+        yield Advice("optim.learning_rate", str(rate), f"one from {low:g} to {high:g}", "BERT-base takes 1e-4")
+
+
+def _hosts(*_: object) -> Iterator[UserError]:
+    """On a TPU slice every host must have joined, or each trains a model of its own."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    wanted = len(hosts) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
+    if jax.default_backend() == "tpu" and jax.process_count() < wanted:
+        mend = "run the same command on every host at once"
+        yield UserError("hosts", str(jax.process_count()), f"{wanted}, as TPU_WORKER_HOSTNAMES says", mend)
+
+
+def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
+    _require_sizes(config)
+    mesh = sharding.make_mesh(config.mesh)
+    kernels.check(config.model, mesh.abstract_mesh.abstract_device)
+    yield from sharding.problems(config, mesh)
+
+
+def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
+    words, vocab = read_words(config), Path(config.data.vocab).expanduser()
+    if vocab.is_file() and words != vocabulary.read(vocab):
+        mend = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
+        yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", mend)
+
+
+def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
+    batch, steps = config.data.batch_size, config.train.steps
+    folder = find(config.data.dir)
+    rows = read_manifest(folder)["splits"]["train"]["rows"]
+    if batch > rows:
+        mend = "a batch would hold the same row twice: prepare more text"
+        yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", mend)
+    elif (epochs := steps * batch / rows) > EPOCHS:
+        mend = "shorten train.steps or prepare more text"
+        yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {EPOCHS} epochs", mend)
+    for split in SPLITS:
+        open_split(folder, split, config.model.length)
+
+
+def _workdir(_: Config, workdir: epath.Path) -> Iterator[UserError]:
+    there = _existing(workdir)
+    probe = there / f".symbert_jax_{uuid.uuid4().hex}"
+    try:
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        yield UserError("workdir", f"{there}: {error.strerror or error}", "a folder that can be written")
+
+
+def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:
+    _require_sizes(config)
+    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):
+        yield from start.problems(dataclasses.replace(config, mesh=Mesh()), workdir)
+
+
+def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
+    """A bucket has no end."""
+    if is_bucket(workdir):
+        return
+    _require_sizes(config)
+    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):
+        state = states.abstract(dataclasses.replace(config, mesh=Mesh()))
+    each, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
+    kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1 is the best
+    made = -(-train.steps // train.checkpoint_every)
+    count = min(kept + 1, made)  # one is written before another goes
+    free = shutil.disk_usage(_existing(workdir)).free
+    free += sum(file.stat().st_size for file in Path(workdir / FOLDER).rglob("*") if file.is_file())
+    if free < count * each:
+        yield UserError(
+            "workdir",
+            f"{free / 1e6:,.1f} MB free for {workdir}",
+            f"{count} x {each / 1e6:,.1f} MB for checkpoints",
+            "take another disk, lower train.keep_latest or raise train.keep_every",
+        )
+
+
+CHECKS = (_fields, _hosts, _devices, _words, _rows, _workdir, _checkpoints, _disk)
+
+
+def _require_sizes(config: Config) -> None:
+    """Raises the first problem of a field that others are divided by or that gives an array its shape."""
+    for problem in configs.problems(config):
+        if problem.what.startswith(("model.", "mesh.", "train.", "optim.accumulate")):
+            raise problem
+
+
+def _existing(folder: epath.Path) -> epath.Path:
+    """`folder`, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

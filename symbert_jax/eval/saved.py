@@ -1,0 +1,47 @@
+"""A fine-tuned model on disk: `params`, `vocab.txt`, and `model.json`, which says what it is and comes last."""
+
+import dataclasses
+import json
+import shutil
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from symbert_jax.checkpoint import read_params, write_params
+from symbert_jax.config import Model, from_dict
+from symbert_jax.data.rows import VOCAB
+from symbert_jax.metrics import write_whole
+from symbert_jax.model.tree import Params
+
+PARAMS, FACTS = "params", "model.json"
+
+
+class Saved(NamedTuple):
+    score: float  # on the validation split, 0 to 100
+    task: str
+    model: Model
+    trial: str  # its key
+
+
+def is_saved(folder: epath.Path) -> bool:
+    return (folder / FACTS).exists()
+
+
+def describe(folder: epath.Path) -> Saved:
+    facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
+    return Saved(**facts | {"model": from_dict({"model": facts["model"]}).model})
+
+
+def read(folder: epath.Path) -> Params:
+    """The parameters as numpy arrays, the head under `head`."""
+    return read_params(folder / PARAMS)
+
+
+def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Path, first: bool) -> None:
+    """Every process takes part in the parameters; the `first` of them writes the rest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_params(folder / PARAMS, params)
+    if first:
+        shutil.copyfile(vocabulary, folder / VOCAB)
+        facts = saved._asdict() | {"model": dataclasses.asdict(saved.model)}
+        write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")

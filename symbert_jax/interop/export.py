@@ -1,0 +1,132 @@
+"""`export`: a trained model as a folder that stock `transformers`, or the paper's own code, opens."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from symbert_jax import metrics
+from symbert_jax.checkpoint import LOSS, load, require_step
+from symbert_jax.config import Mesh, Model, UserError
+from symbert_jax.data import vocabulary
+from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.tasks import TASKS
+from symbert_jax.eval import saved
+from symbert_jax.interop import folder, tensors
+from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model
+from symbert_jax.interop.card import card
+from symbert_jax.interop.fold import fold
+from symbert_jax.model import bert, classifier
+from symbert_jax.model.tree import Params
+from symbert_jax.sharding import make_mesh
+
+FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}
+DTYPES = ("float32", "bfloat16")
+# most that a logit may differ from the original's: absolute, and as a share of the largest, for 8 bits of mantissa
+_LIMIT = {"float32": (1e-4, 0.0), "bfloat16": (0.0, 0.05)}
+
+
+class Trained(NamedTuple):
+    """A model as it was trained."""
+
+    workdir: epath.Path
+    model: Model
+    params: Params
+    classes: Sequence[str] | None  # of a classifier, none for a regression; None for a masked-language model
+    facts: dict[str, str]
+
+
+def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dtype: str, command: str) -> None:
+    """Writes the folder `out`, reads it again, and prints by how much its logits differ from the original's.
+
+    workdir: of a pretrain run, or a model that `finetune` saved. step: of the former; None is the latest.
+    command: what the user typed, for the model card.
+
+    Raises:
+      UserError: there is no such model, `out` is not empty, or the folder that was written computes something else.
+    """
+    for field, value, known in (("format", form, FORMATS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise UserError(field, repr(value), f"one of {', '.join(known)}")
+    if out.exists() and any(out.iterdir()):
+        raise UserError("out", f"{out}, which is not empty", "a new folder", "nothing was changed in it")
+    trained = read(workdir, step)
+    folded = FORMATS[form] == HUGGING_FACE
+    model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
+    pad = vocabulary.read(workdir / VOCAB).index(vocabulary.PAD)
+    config = to_config(model, FORMATS[form], trained.classes, pad, dtype)
+    written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
+    text = card(trained.model, trained.facts, folded, trained.classes is None, command)
+    new = out.with_name(f"{out.name}.incomplete")
+    folder.write(new, config, written, workdir / VOCAB, text)
+    difference = verify(trained, new, dtype)
+    if out.exists():
+        out.rmdir()
+    new.rename(out)
+    print(f"{out}: {model.attention} BERT, {len(written)} tensors; logits differ by {difference:.1e} at most")
+
+
+def read(workdir: epath.Path, step: int | None) -> Trained:
+    """The model of a workdir, or one that `finetune` saved.
+
+    Raises:
+      UserError: there is no such model.
+    """
+    if saved.is_saved(workdir):
+        described = saved.describe(workdir)
+        facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
+        return Trained(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
+    step = require_step(workdir, step)
+    params, config = load(workdir, step)
+    losses = [line[LOSS] for line in metrics.read(workdir) if line["step"] == step and LOSS in line]
+    facts = {
+        "corpus": ", ".join(config.data.sources) or config.data.dir or "unknown",
+        "steps": f"{step:,} of {config.data.batch_size} rows" if step else "0",
+        "validation loss": f"{losses[-1]:.4f} nats" if losses else "not measured at this step",
+    }
+    return Trained(workdir, config.model, params, None, facts)
+
+
+def verify(trained: Trained, written: epath.Path, dtype: str) -> float:
+    """The largest difference between the logits of `trained` and of what stands in the folder `written`.
+
+    Raises:
+      UserError: it is too large; the folder stays for inspection.
+    """
+    found = folder.read(written)
+    model = to_model(found.config, str(written))
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        shapes = (
+            bert.abstract(model, Mesh())
+            if trained.classes is None
+            else classifier.abstract(model, len(trained.classes) or 1, Mesh())
+        )
+        weights = {name: tensor.astype(np.float32) for name, tensor in found.tensors.items()}
+        again = trained._replace(model=model, params=tensors.from_torch(weights, shapes, str(written)))
+        wanted, reread = _logits(trained), _logits(again)
+    difference = float(np.abs(wanted - reread).max())
+    absolute, relative = _LIMIT[dtype]
+    limit = absolute + relative * float(np.abs(wanted).max())
+    if not difference <= limit:
+        raise UserError("export", f"logits that differ by {difference:.1e}", f"{limit:.0e} at most", f"see {written}")
+    return difference
+
+
+def _logits(trained: Trained) -> np.ndarray:
+    """What the model says of a few random rows, one of them padded, in float32."""
+    model = dataclasses.replace(trained.model, dtype="float32")
+    rng, length = np.random.default_rng(0), min(model.length, 64)
+    tokens = rng.integers(0, model.vocab_size, (2, length), dtype=np.int32)
+    mask = np.arange(length) < np.array([[length], [length // 2]])
+    types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
+    if trained.classes is None:
+        places = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+        run = jax.jit(bert.logits, static_argnums=0)
+        return np.asarray(
+            run(model, trained.params, tokens, places, token_types=types, segments=mask.astype(np.int32))
+        )[mask]
+    classify, count = jax.jit(classifier.logits, static_argnums=(0, 1)), len(trained.classes) or 1
+    return np.asarray(classify(model, count, trained.params, tokens, token_types=types, mask=mask))

@@ -1,0 +1,73 @@
+"""A standard model becomes a symmetric or pairwise one: exactly where that can be, nearly where it cannot."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from symbert_jax.checkpoint import load
+from symbert_jax.interop import warm_start
+from symbert_jax.interop.export import export
+from symbert_jax.interop.fold import fold
+from symbert_jax.interop.import_ import import_
+from symbert_jax.model import bert
+from tests.conftest import born, configure
+from tests.interop.ours import FIXTURES, VOCAB
+
+TOKENS = np.random.default_rng(0).integers(0, 128, (16, 16), dtype=np.int32)
+
+
+def decided(attention: str):
+    """A model whose heads attend to something: its queries and keys are far from zero, biases too."""
+    model = configure(model={"attention": attention}).model
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(np.array, born(model))
+    for name in {"query", "key"} & params["layers"]["attention"].keys():
+        weights = params["layers"]["attention"][name]
+        weights["kernel"] = 20 * weights["kernel"]
+        weights["bias"] = rng.normal(0, 0.3, weights["bias"].shape).astype(np.float32)
+    return model, params
+
+
+@pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
+def test_the_start_is_exact_where_an_exact_form_exists(attention, mesh, monkeypatch) -> None:
+    monkeypatch.setattr(warm_start, "STEPS", 0)
+    model, wanted = decided(attention)
+    standard, params = fold(model, wanted)
+    converted, moved = warm_start.convert(standard, params, attention, TOKENS)
+    assert moved.shape == (2, 4) and moved.max() < 1e-3
+    assert jax.tree.map(np.shape, converted) == jax.tree.map(np.shape, wanted)
+    places = np.broadcast_to(np.arange(16, dtype=np.int32), TOKENS.shape)
+    logits = [np.asarray(bert.logits(model, each, TOKENS, places)) for each in (converted, wanted)]
+    np.testing.assert_allclose(*logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
+def test_fitting_brings_attention_nearer_than_the_start(attention, mesh, monkeypatch) -> None:
+    model, params = decided("standard")
+    moved = {}
+    for steps in (0, 40):
+        monkeypatch.setattr(warm_start, "STEPS", steps)
+        converted, moved[steps] = warm_start.convert(model, params, attention, TOKENS)
+    assert moved[40].mean() < 0.98 * moved[0].mean()
+    for kept in ("value", "output"):
+        jax.tree.map(
+            np.testing.assert_array_equal, converted["layers"]["attention"][kept], params["layers"]["attention"][kept]
+        )
+
+
+def test_import_converts_and_reports_every_head_and_the_loss(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(warm_start, "STEPS", 2)
+    source, workdir = epath.Path(FIXTURES / "plpi" / "vanilla"), epath.Path(tmp_path / "pairwise")
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 400)
+    import_(source, workdir, str(VOCAB), "pairwise", f"text:{text}")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[:2]] == [["layer", "0:"], ["layer", "1:"]]
+    assert all(len(line.rpartition("head: ")[2].split()) == 4 for line in said[:2])
+    assert re.search(r"masked-language loss on 32 rows of text:.*: \d\.\d+ standard, \d\.\d+ pairwise", said[2])
+    params, config = load(workdir)
+    assert config.model.attention == "pairwise" and params["layers"]["attention"]["pair"].shape == (2, 4, 8, 8)
+    export(workdir, epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")

@@ -1,0 +1,52 @@
+"""Presets of compiler flags: known to the compiler, weaker than what the user has set."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symbert_jax.config import UserError
+from symbert_jax.xla_presets import PRESETS, apply
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_users_flags_come_last_and_are_shown() -> None:
+    environment = {"LIBTPU_INIT_ARGS": "--xla_enable_async_all_gather=false  --other=1"}
+    line = apply("v5e", environment)
+    variable, flags = PRESETS["v5e"]
+    assert environment[variable].split() == [*flags, "--xla_enable_async_all_gather=false", "--other=1"]
+    assert line == f"XLA preset v5e: LIBTPU_INIT_ARGS='{environment[variable]}'"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_each_flag_once_in_one_variable(name: str) -> None:
+    environment: dict[str, str] = {}
+    apply(name, environment)
+    (flags,) = (value.split() for value in environment.values())
+    names = [flag.partition("=")[0] for flag in flags]
+    assert names and len(set(names)) == len(names) and all(name.startswith("--xla_") for name in names)
+
+
+def test_an_unknown_name_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match="xla_preset: found 'v5', wanted a known one; did you mean 'v5"):
+        apply("v5", {})
+
+
+def test_a_command_prints_its_preset_and_xla_knows_the_flags() -> None:
+    """The compiler for CPUs reads those for GPUs too, and dies of one that it does not know."""
+    command = [sys.executable, "-m", "symbert_jax", "--xla_preset=h100", "doctor", "--config=configs/tiny.py"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    result = subprocess.run(
+        [*command, "--workdir=nowhere", "--config.data.dir=nowhere"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.stdout.startswith("XLA preset h100: XLA_FLAGS='--xla_gpu_enable_latency_hiding_scheduler=true ")
+    assert result.stdout.endswith(" --xla_backend_optimization_level=0'\n")
+    assert result.returncode == 2 and result.stderr.startswith("error: data.dir: found no finished corpus")
