@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jax.sharding import PartitionSpec
 
 from symbert_jax.config import UserError
 
@@ -106,26 +105,15 @@ def agreed() -> Iterator[dict[str, Any]]:
             raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
 
 
-def connect(mesh: jax.sharding.Mesh) -> None:
-    """Lets the devices along every axis exchange something now, when all processes are here.
+def connect() -> None:
+    """Lets the devices along every axis of the current mesh exchange something now, when all processes are here.
 
-    On CPUs the first exchange of a group ends in an error after 30 s; one process may compile longer than another.
+    The first exchange of a group of CPUs ends in an error after 30 s; one process may compile longer than another.
     """
-
-    def exchange(ones: Array) -> tuple[Array, ...]:
-        return tuple(jax.lax.psum(ones, axes) for axes in (*mesh.axis_names, mesh.axis_names))
-
     if jax.process_count() > 1:
-        data, model = mesh.axis_names
-        whole = PartitionSpec(data, model)
-        ones = jax.jit(lambda: jnp.ones(mesh.devices.shape), out_shardings=NamedSharding(mesh, whole))()
-        sums = jax.shard_map(
-            exchange,
-            mesh=mesh,
-            in_specs=whole,
-            out_specs=(PartitionSpec(None, model), PartitionSpec(data), PartitionSpec()),
-        )
-        jax.block_until_ready(jax.jit(sums)(ones))
+        axes = jax.sharding.get_mesh().shape
+        ones = jnp.ones(tuple(axes.values()), out_sharding=PartitionSpec(*axes))
+        jax.block_until_ready(jax.jit(lambda ones: (ones.sum(0), ones.sum(1), ones.sum()))(ones))
 
 
 def wait_for_all(what: str) -> None:
