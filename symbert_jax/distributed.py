@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import PartitionSpec
 
 from symbert_jax.config import UserError
 
@@ -66,6 +68,7 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
         raise UserError("processes", found, f"the way to the others, {', '.join(place)}", mend)
     sys.excepthook = _leave_at_once
+    wait_for_all("joined")
 
 
 def first() -> bool:
@@ -100,6 +103,17 @@ def agreed() -> Iterator[dict[str, Any]]:
         if (other := (digest != digest[0]).any(axis=-1)).any():
             found = f"{facts[name]!r} on process {jax.process_index()}"
             raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
+
+
+def connect() -> None:
+    """Lets the devices along every axis of the current mesh exchange something now, when all processes are here.
+
+    The first exchange of a group of CPUs ends in an error after 30 s; one process may compile longer than another.
+    """
+    if jax.process_count() > 1:
+        axes = jax.sharding.get_mesh().shape
+        ones = jnp.ones(tuple(axes.values()), out_sharding=PartitionSpec(*axes))
+        jax.block_until_ready(jax.jit(lambda ones: (ones.sum(0), ones.sum(1), ones.sum()))(ones))
 
 
 def wait_for_all(what: str) -> None:

@@ -170,7 +170,7 @@ def test_it_goes_on_in_2_processes_of_which_one_is_killed(
     with several(2, 2, command, **cache, **log) as processes:
         said = read_until(processes[0], f"step {step + 3}/{STEPS}")
         processes[1].kill()
-        said += processes[0].communicate(timeout=80)[0]  # without care it would wait 100 s for the dead one
+        said += processes[0].communicate(timeout=60)[0]  # by itself JAX would wait 100 s for the dead one
         assert processes[0].returncode not in (0, None)
         assert "Connection" in said or "Terminating process" in said, said
     begun = {key: value for key, value in losses(workdir).items() if key[0] > step}
@@ -203,7 +203,7 @@ AGREEMENTS = """
 import jax
 import numpy as np
 from symbert_jax.config import UserError
-from symbert_jax.distributed import agreed, join
+from symbert_jax.distributed import agreed, connect, join
 from symbert_jax.sharding import AXES, put_batch, rows_here
 
 join(None, None, None, 100, saves=False)
@@ -226,6 +226,7 @@ wires = [[devices[0]], [devices[2]], [devices[3]], [devices[1]]]
 mesh = jax.sharding.Mesh(wires, AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 2)
 rows = np.arange(8, dtype=np.int32)
 with jax.set_mesh(mesh):
+    connect()
     batch = put_batch(rows[rows_here(8, mesh)])
 right = all((shard.data == rows[shard.index]).all() for shard in batch.addressable_shards)
 print(rows_here(8, mesh), batch.shape, right)
@@ -242,7 +243,11 @@ def test_processes_find_each_other_on_slurm_and_compare_what_they_found() -> Non
             )[0]
             for number in (0, 1)
         ]
-        zero, one = ([line for line in said.splitlines() if "[Gloo]" not in line] for said in ends(processes))
+        outputs = ends(processes)
+    assert all("is connected to 3 peer ranks" in said for said in outputs), (
+        "before anything is compiled for all devices"
+    )
+    zero, one = ([line for line in said.splitlines() if "[Gloo]" not in line] for said in outputs)
     differ = "data.dir: found 'corpus {}' on process {}, wanted the same everywhere; processes 0 and 1 differ"
     assert zero == [
         "alike",

@@ -19,7 +19,7 @@ from symbert_jax.checkpoint import digest, load, require_step
 from symbert_jax.config import Finetune, Model, UserError, fields
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS, Task, find
-from symbert_jax.distributed import agreed, first, wait_for_all
+from symbert_jax.distributed import agreed, connect, first, wait_for_all
 from symbert_jax.eval import report, saved, scores
 from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
@@ -85,6 +85,7 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
     run = Run(config, protocol, tasks, workdir, log, progress)
     scored = []
     with jax.set_mesh(make_mesh(config.mesh)), contextlib.closing(progress):
+        connect()
         for name, folder, step in starts:
             pretrained = read(folder, step, protocol)
             found = {task: _task(run, pretrained, task, data[folder][task]) for task in trained}

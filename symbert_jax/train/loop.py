@@ -19,7 +19,7 @@ from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, UserError, fields, to_json
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.distributed import Stop, agreed, first
+from symbert_jax.distributed import Stop, agreed, connect, first
 from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert, kernels
@@ -48,6 +48,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         stream = open_stream(config, rows_here(config.data.batch_size, mesh))
         facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
+        connect()
         with agreed() as facts:
             facts["workdir"] = checkpoints.latest()
         state = first_state(config, checkpoints)
