@@ -47,6 +47,7 @@ class SelfAttention(nnx.Module):
                 k = jnp.einsum("BSNG,NHG->BSNH", q, use(self.pair, q.dtype), out_sharding=spec("BSNH"))
         return q[:, :first], k
 
+    @jax.named_scope("attention")
     def __call__(
         self,
         x: Float[Array, "B S D"],

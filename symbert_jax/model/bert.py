@@ -3,6 +3,7 @@
 The functions at the end of this file are pure, on nested dicts of arrays. Everything runs under `jax.set_mesh`.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -41,6 +42,7 @@ class Bert(Encoder):
         super().__init__(config, rngs)
         self.head = MlmHead(config, rngs)
 
+    @jax.named_scope("head")
     def predict(self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"]) -> Float[Array, "B M V"]:
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), self.embeddings.word)
 

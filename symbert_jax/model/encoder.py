@@ -44,6 +44,7 @@ class Embeddings(nnx.Module):
         self.token_type = parameter(normal, "KD", sizes(config), rngs)
         self.norm = LayerNorm(sizes(config), rngs)
 
+    @jax.named_scope("embedding")
     def __call__(
         self,
         tokens: Int[AnyArray, "B T"],
@@ -63,6 +64,7 @@ class Mlp(nnx.Module):
         self.up = Dense("D->F", sizes(config), rngs)
         self.down = Dense("F->D", sizes(config), rngs)
 
+    @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down(gelu(self.up(x)))
 

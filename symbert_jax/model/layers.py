@@ -57,6 +57,7 @@ class LayerNorm(nnx.Module):
         self.scale = parameter(ones, "D", sizes, rngs)
         self.bias = parameter(zeros, "D", sizes, rngs)
 
+    @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         x32 = x.astype(jnp.float32)
         centred = x32 - x32.mean(-1, keepdims=True)

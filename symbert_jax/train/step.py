@@ -60,9 +60,10 @@ def make_update(
             empty = {name: jnp.zeros(()) for name in jax.eval_shape(gradient, state.params, batch, key)[1]}
             (gradients, sums), _ = jax.lax.scan(add, (nothing, empty), (cut, keys))
         gradients = jax.tree.map(lambda leaf: leaf / sums["count"], gradients)
-        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
-        sums["grad_norm"] = optax.tree.norm(gradients)
-        params = jax.tree.map(lambda weight, change: weight - rate * change, state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+            sums["grad_norm"] = optax.tree.norm(gradients)
+            params = jax.tree.map(lambda weight, change: weight - rate * change, state.params, updates)
         return State(state.step + 1, params, moments), sums
 
     return update
