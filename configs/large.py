@@ -12,5 +12,5 @@ from configs.base import get_config as base
 
 def get_config() -> ConfigDict:
     c = base()
-    c.model.update(layers=24, dim=1024, heads=16, mlp_dim=4096, remat="dots")
+    c.model.update(layers=24, dim=1024, heads=16, mlp_dim=4096, remat="dots", unroll=1)
     return c

@@ -50,7 +50,7 @@ class Model:
     attention_dropout: float = 0.1  # attention probabilities
     dtype: str = "bfloat16"  # activations; parameters and moments are always float32
     remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmul results) | full
-    unroll: int = 1  # layers per scan step: faster steps, longer compilation
+    unroll: int = 1  # layers per scan step: faster steps, longer compilation; 0 is all of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,7 @@ def problems(config: Config) -> Iterator[UserError]:
         ("model.mlp_dim", model.mlp_dim, 1),
         ("model.length", model.length, 8),
         ("model.vocab_size", model.vocab_size, 1),
-        ("model.unroll", model.unroll, 1),
+        ("model.unroll", model.unroll, 0),
         ("data.batch_size", data.batch_size, 1),
         ("data.reader_threads", data.reader_threads, 1),
         ("optim.warmup_steps", optim.warmup_steps, 0),

@@ -1,8 +1,8 @@
 """Where arrays live: the mesh, and one table from dimension names to mesh axes.
 
 Dimensions carry the letters of the einsums (README, "Letters"). Activations and parameters share the table;
-with `mesh.fsdp` parameters and their moments are also sharded along `data` by their width D, and each layer
-gathers its own weights when it runs.
+with `mesh.fsdp` matrices and their moments are also sharded along `data` by their width D, and each layer
+gathers its own when it runs.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def spec(dims: str) -> PartitionSpec:
 
 def parameter_spec(dims: str, mesh: Mesh) -> PartitionSpec:
     """The partition in which a parameter rests between uses."""
-    place = PLACE | FSDP if mesh.fsdp else PLACE
+    place = PLACE | FSDP if mesh.fsdp and len(dims.lstrip("L")) > 1 else PLACE
     return PartitionSpec(*(place.get(dim) for dim in dims))
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.config import Model
 from symbert_jax.model import kernels
-from symbert_jax.model.layers import Dense, Sizes, parameter, use
+from symbert_jax.model.layers import Dense, Sizes, factor, parameter
 from symbert_jax.sharding import spec
 
 
@@ -44,7 +44,7 @@ class SelfAttention(nnx.Module):
             case "symmetric":
                 k = q
             case "pairwise":
-                k = jnp.einsum("BSNG,NHG->BSNH", q, use(self.pair, q.dtype), out_sharding=spec("BSNH"))
+                k = jnp.einsum("BSNG,NHG->BSNH", q, factor(self.pair, q.dtype), out_sharding=spec("BSNH"))
         return q[:, :first], k
 
     @jax.named_scope("attention")

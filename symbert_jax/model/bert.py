@@ -25,12 +25,12 @@ class MlmHead(nnx.Module):
         self.norm = LayerNorm(sizes(config), rngs)
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 
-    def __call__(self, x: Float[Array, "B M D"], word: nnx.Param) -> Float[Array, "B M V"]:
+    def __call__(self, x: Float[Array, "B M D"], table: Float[Array, "V D"]) -> Float[Array, "B M V"]:
         x = self.norm(gelu(self.dense(x, rows="BM")))
         scores = jnp.einsum(
             "BMD,VD->BMV",
             x,
-            use(word, x.dtype),
+            table,
             preferred_element_type=jnp.float32,
             out_sharding=spec("BMV"),
         )
@@ -43,8 +43,11 @@ class Bert(Encoder):
         self.head = MlmHead(config, rngs)
 
     @jax.named_scope("head")
-    def predict(self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"]) -> Float[Array, "B M V"]:
-        return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), self.embeddings.word)
+    def predict(
+        self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"], table: Float[Array, "V D"] | None = None
+    ) -> Float[Array, "B M V"]:
+        table = self.embeddings.table() if table is None else table
+        return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 
 def init(config: Model, mesh: Mesh, key: PRNGKeyArray) -> Params:
@@ -89,7 +92,8 @@ def logits(
       key: draws every dropout of the pass; None turns dropout off.
     """
     bert = module(config, params)
-    return bert.predict(bert.encode(tokens, token_types, segments, key, places=places), positions)
+    table = bert.embeddings.table()
+    return bert.predict(bert.encode(tokens, token_types, segments, key, places=places, table=table), positions, table)
 
 
 def module(config: Model, params: Params) -> Bert:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
 from symbert_jax.model.attention import SelfAttention
-from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, gelu, normal, parameter, stack, use
+from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, factor, gelu, normal, parameter, stack, use
 from symbert_jax.sharding import spec
 
 TOKEN_TYPES = 2
@@ -44,6 +44,10 @@ class Embeddings(nnx.Module):
         self.token_type = parameter(normal, "KD", sizes(config), rngs)
         self.norm = LayerNorm(sizes(config), rngs)
 
+    def table(self) -> Float[Array, "V D"]:
+        """The word table, for look-ups and for a head that is tied to it."""
+        return factor(self.word, self.dtype)
+
     @jax.named_scope("embedding")
     def __call__(
         self,
@@ -51,9 +55,11 @@ class Embeddings(nnx.Module):
         token_types: Int[AnyArray, "B T"] | None,
         key: PRNGKeyArray | None,
         places: Int[AnyArray, "B T"] | None = None,
+        table: Float[Array, "V D"] | None = None,
     ) -> Float[Array, "B T D"]:
+        table = self.table() if table is None else table
         position, types = use(self.position, self.dtype), use(self.token_type, self.dtype)
-        x = use(self.word, self.dtype).at[tokens].get(out_sharding=spec("BTD"))
+        x = table.at[tokens].get(out_sharding=spec("BTD"))
         x += position[: tokens.shape[1]] if places is None else position.at[places].get(out_sharding=spec("BTD"))
         x += types[0] if token_types is None else types.at[token_types].get(out_sharding=spec("BTD"))
         return dropout(self.norm(x), self.dropout, key)
@@ -96,7 +102,7 @@ class Encoder(nnx.Module):
     """What every BERT has below its head; a subclass adds the head."""
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
-        self.count, self.unroll, self.remat = config.layers, config.unroll, config.remat
+        self.count, self.unroll, self.remat = config.layers, config.unroll or True, config.remat
         self.embeddings = Embeddings(config, rngs)
         self.layers = stack(lambda rngs: Layer(config, rngs), config.layers, rngs)
 
@@ -108,11 +114,15 @@ class Encoder(nnx.Module):
         key: PRNGKeyArray | None,
         first: int | None = None,
         places: Int[AnyArray, "B S"] | None = None,
+        table: Float[Array, "V D"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """The tokens after the last layer; of them only the first T = `first`, for which that layer computes less."""
+        """The tokens after the last layer; of them only the first T = `first`, for which that layer computes less.
+
+        table: `embeddings.table()`, from a caller who needs it too: so its gradients meet.
+        """
         embedded, rest = (None, None) if key is None else jax.random.split(key)
         keys = None if rest is None else jax.random.split(rest, self.count)
-        x = self.embeddings(tokens, token_types, embedded, places)
+        x = self.embeddings(tokens, token_types, embedded, places, table)
         structure, weights = nnx.split(self.layers)
         layers = (weights, keys)
 

@@ -54,7 +54,7 @@ def choose(model: Model, device: AbstractDevice, queries: int, keys: int) -> str
 
 def check(model: Model, device: AbstractDevice) -> None:
     """Raises `UserError` where `model.kernel` asks for what cannot be on `device`."""
-    if (obstacle := _obstacle(model.kernel, model, device, model.length)):
+    if obstacle := _obstacle(model.kernel, model, device, model.length):
         found, wanted = obstacle
         mend = "model.kernel=auto takes the fastest that can be"
         raise UserError("model.kernel", f"{model.kernel!r} with {found}", wanted, mend)

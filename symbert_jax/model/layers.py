@@ -1,5 +1,7 @@
 """The parts BERT is made of: a named-dimension dense layer, LayerNorm, dropout, and the stacking of layers."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -7,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import reshard
+from jax.sharding import PartitionSpec, reshard
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from symbert_jax.sharding import spec
 
@@ -33,6 +35,15 @@ def use(weight: nnx.Param, dtype: DTypeLike) -> Array:
     return reshard(weight[...].astype(dtype), spec(weight.dims))
 
 
+def factor(weight: nnx.Param, dtype: DTypeLike) -> Array:
+    """The same of a parameter that is only multiplied with or looked up in.
+
+    Its gradients of all uses meet before the devices sum them, once, to where the parameter rests (with FSDP a
+    reduce-scatter).
+    """
+    return reshard(weight[...].astype(dtype), PartitionSpec(*spec(weight.dims), reduced={"data"}))
+
+
 class Dense(nnx.Module):
     """y = x W + b, with W born N(0, 0.02) and b zero. `dims` says what goes in and out: "D->NH"."""
 
@@ -44,8 +55,32 @@ class Dense(nnx.Module):
     def __call__(self, x: Array, rows: str = "BT") -> Array:
         """Maps the trailing dimensions of x; `rows` are the letters of the leading ones."""
         equation = f"{rows}{self.inputs},{self.inputs}{self.outputs}->{rows}{self.outputs}"
-        y = jnp.einsum(equation, x, use(self.kernel, x.dtype), out_sharding=spec(rows + self.outputs))
-        return y + use(self.bias, x.dtype)
+        y = jnp.einsum(equation, x, factor(self.kernel, x.dtype), out_sharding=spec(rows + self.outputs))
+        return _shift(y, use(self.bias, x.dtype))
+
+
+@jax.custom_vjp
+def _shift(y: Array, bias: Array) -> Array:
+    """y + bias. The gradient of `bias` is a matrix product with ones, as units for products are the faster adders."""
+    return y + bias
+
+
+def _shift_backward(dims: int, dy: Array) -> tuple[Array, Array]:
+    rows = tuple(range(dy.ndim - dims))
+    spec = jax.typeof(dy).sharding.spec
+    ones = jax.lax.optimization_barrier(jnp.ones((*dy.shape[: len(rows)], 8), dy.dtype))
+    ones = reshard(ones, PartitionSpec(*spec[: len(rows)], None))
+    total = jax.lax.dot_general(
+        dy,
+        ones,
+        ((rows, rows), ((), ())),
+        preferred_element_type=jnp.float32,
+        out_sharding=PartitionSpec(*spec[len(rows) :], None),
+    )
+    return dy, total[..., 0].astype(dy.dtype)
+
+
+_shift.defvjp(lambda y, bias: (y + bias, bias.ndim), _shift_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -60,24 +95,44 @@ class LayerNorm(nnx.Module):
     @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         x32 = x.astype(jnp.float32)
-        centred = x32 - x32.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        mean = x32.mean(-1, keepdims=True)
+        variance = jnp.maximum(jnp.square(x32).mean(-1, keepdims=True) - jnp.square(mean), 0)  # in the same pass
+        y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon)
         return (y * use(self.scale, jnp.float32) + use(self.bias, jnp.float32)).astype(x.dtype)
 
 
-def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Zeroes a fraction `rate` of x and scales up the rest; without a key, or at rate 0, x as it is.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _drop(x: Array, rate: float, key: PRNGKeyArray) -> Array:
+    kept = _bits(key, x) < np.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
+    return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
 
-    Every random word serves two elements, whose 16 bits set the rate to within 1/131072; words are born with
-    the sharding of x and are the same on every mesh.
+
+# The backward pass draws the bits again, which is less work than to keep them.
+_drop.defvjp(lambda x, rate, key: (_drop(x, rate, key), key), lambda rate, key, dy: (_drop(dy, rate, key), None))
+
+
+def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
+    """Zeroes a fraction `rate` of x and scales up the rest; without a key, or at rate 0, x as it is."""
+    return x if key is None or rate == 0 else _drop(x, rate, key)
+
+
+def _bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
+    """32 random bits an element, born with the sharding of `like` and the same on every mesh.
+
+    SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma) with the finalizer
+    of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md); what stands on
+    their quality, keys, initialisation and the order of data, stays theirs.
     """
-    if key is None or rate == 0:
-        return x
-    half = (*x.shape[:-1], -(-x.shape[-1] // 2))
-    words = jax.random.bits(key, half, jnp.uint32, out_sharding=jax.typeof(x).sharding)
-    bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., : x.shape[-1]]
-    return jnp.where(bits < round((1 - rate) * 2**16), x * (1 / (1 - rate)), jnp.zeros_like(x))
+    seed, gamma = jax.random.key_data(key)
+    gamma |= 1
+    state = jnp.broadcast_to(seed, ())
+    for dim, (size, axis) in enumerate(zip(like.shape, jax.typeof(like).sharding.spec, strict=True)):
+        stride = math.prod(like.shape[dim + 1 :]) % 2**32
+        place = jax.lax.broadcasted_iota(jnp.uint32, (size,), 0, out_sharding=PartitionSpec(axis))
+        state = state[..., None] + place * (gamma * np.uint32(stride))
+    state = (state ^ (state >> 16)) * np.uint32(0x85EBCA6B)
+    state = (state ^ (state >> 13)) * np.uint32(0xC2B2AE35)
+    return state ^ (state >> 16)
 
 
 @jax.custom_vjp

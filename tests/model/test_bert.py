@@ -151,7 +151,7 @@ def test_scan_and_remat_change_nothing(mesh, tokens):
     wanted, program = value_and_gradient(plain)
     wanted = wanted(params)
     assert "remat" not in program and "checkpoint" not in program
-    for change in ({"unroll": 2}, {"remat": "dots"}, {"remat": "full"}):
+    for change in ({"unroll": 2}, {"unroll": 0}, {"remat": "dots"}, {"remat": "full"}):
         changed, program = value_and_gradient(configure(model={"attention": "pairwise"} | change))
         assert ("remat" in program or "checkpoint" in program) == ("remat" in change), change
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), changed(params), wanted)

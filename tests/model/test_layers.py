@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from symbert_jax.model.layers import dropout, gelu
+from symbert_jax.model.layers import Dense, dropout, gelu
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -33,3 +34,36 @@ def test_gelu_and_its_gradient_are_exact(mesh):
 def test_dropout_takes_odd_widths(mesh):
     y = np.asarray(dropout(jnp.ones((100, 7)), 0.5, jax.random.key(0)))
     assert y.shape == (100, 7) and 0.4 < (y[:, -1] == 0).mean() < 0.6
+
+
+def test_what_is_dropped_is_independent_of_neighbours_and_of_other_keys(mesh):
+    """Each pair agrees in 0.82 of its places, as independent draws at 0.1 do, to 4.5 standard deviations of 10^6."""
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(4)]
+    masks = [np.asarray(dropout(jnp.ones((1000, 1000)), 0.1, key)) == 0 for key in keys]
+    pairs = [(masks[i], masks[j]) for i in range(4) for j in range(i)]
+    for rows, columns in ((0, 1), (1, 0), (0, 2), (1, 1), (0, 128), (8, 0), (500, 0)):
+        pairs.append((masks[0], np.roll(masks[0], (rows, columns), (0, 1))))
+    for one, other in pairs:
+        assert (one == other).mean() == pytest.approx(0.82, abs=0.0018)
+
+
+def test_the_gradient_of_dropout_passes_where_it_kept(mesh):
+    x = jnp.ones((100, 100))
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(dropout(x, 0.3, jax.random.key(1)))))(x)
+    kept = dropout(x, 0.3, jax.random.key(1))
+    np.testing.assert_allclose(gradient, jnp.cos(kept) * kept, rtol=1e-5)
+
+
+def test_dense_and_its_gradients_are_those_of_a_matrix_product(mesh):
+    structure, _ = nnx.split(Dense("D->NH", {"D": 6, "N": 2, "H": 3}, nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    arguments = tuple(rng.normal(size=size).astype(np.float32) for size in ((2, 5, 6), (6, 2, 3), (2, 3)))
+
+    def ours(x, kernel, bias):
+        return jnp.sum(jnp.sin(nnx.merge(structure, nnx.State({"kernel": kernel, "bias": bias}))(x)))
+
+    def plain(x, kernel, bias):
+        return jnp.sum(jnp.sin(jnp.tensordot(x, kernel, 1) + bias))
+
+    found, wanted = (jax.value_and_grad(f, argnums=(0, 1, 2))(*arguments) for f in (ours, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
