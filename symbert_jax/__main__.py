@@ -56,6 +56,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0,
 _PROCESS = flags.DEFINE_integer("process", None, "Which process this is, from 0.", lower_bound=0)
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
 _JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds in which all processes must come.", lower_bound=1)
+_LOST_AFTER = flags.DEFINE_integer("lost_after", 100, "Seconds of silence that end a process.", lower_bound=1)
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
@@ -182,7 +183,7 @@ def _join(*, saves: bool) -> None:
     """Makes this process one of several where it was started so; before any device is touched."""
     from symbert_jax.distributed import join
 
-    join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, _JOIN_TIMEOUT.value, saves=saves)
+    join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, _JOIN_TIMEOUT.value, _LOST_AFTER.value, saves=saves)
 
 
 def _workdir() -> epath.Path:

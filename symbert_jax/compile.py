@@ -39,6 +39,8 @@ CROSSINGS = {
     "collective-permute": lambda n: 1.0,
 }
 
+REGIONS = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "optimizer")  # named scopes of the step
+
 
 class DoesNotFit(Exception):
     """The compiler's refusal: bytes of HBM that a program needs on each chip, and bytes that there are."""
@@ -228,6 +230,10 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
         ("moved a step", f"{cost.bytes / 1e9:,.1f} GB of HBM a chip"),
         ("collectives", "; ".join(exchanges) or "none"),
         ("ms a step", f"{train.seconds * 1e3:.1f} = {times}, as if nothing overlapped"),
+        (
+            "cycles by region",
+            ", ".join(f"{name} {cycles / 1e6:,.1f} M" for name, cycles in cost.regions.items()),
+        ),
         ("ms a validation", f"{validation.seconds * 1e3:.1f} a batch"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%}"),
         ("the run", f"{found.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
@@ -251,7 +257,7 @@ def _compile(config: Config, target: Slice, step: Any, first: Callable[[states.S
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(error) or error from None
     chip, memory = target.chip, compiled.memory_analysis()
-    cost = hlo.cost(compiled.as_text() or "", mesh.size)
+    cost = hlo.cost(compiled.as_text() or "", mesh.size, REGIONS)
     cycles = cost.cycles / chip.clock
     roofline = sum(max(part.flops / chip.peak, part.bytes / chip.bandwidth) for part in cost.unestimated)
     crossed = sum(CROSSINGS[part.kind](part.group) * part.bytes for part in cost.collectives)

@@ -8,6 +8,7 @@ checks the whole and turns it into the immutable, hashable `Config` that every o
 import dataclasses
 import difflib
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -88,6 +89,7 @@ class Train:
     checkpoint_every: int = 1_000
     keep_latest: int = 3  # checkpoints; the one with the best validation loss is kept besides
     keep_every: int = 0  # keeps every checkpoint whose step it divides for ever; 0 keeps none so
+    profile_steps: str = ""  # FIRST:LAST, steps of which a trace is left in WORKDIR/profile; empty traces none
     wandb: str = ""  # Weights & Biases project to log to as well; empty is off
 
 
@@ -271,6 +273,10 @@ def problems(config: Config) -> Iterator[UserError]:
             yield UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
     if mesh.data == 0 or mesh.data < -1:
         yield UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
+    window = re.fullmatch(r"(\d+):(\d+)", train.profile_steps)
+    if train.profile_steps and not (window and 1 <= int(window[1]) <= int(window[2]) <= train.steps):
+        wanted = f"FIRST:LAST, steps from 1 to train.steps={train.steps}"
+        yield UserError("train.profile_steps", repr(train.profile_steps), wanted, "for example 10:15")
     if optim.warmup_steps >= train.steps:
         yield UserError(
             "optim.warmup_steps",

@@ -26,12 +26,15 @@ class Absent(UserError):
     exit_code = 1
 
 
-def join(coordinator: str | None, process: int | None, processes: int | None, timeout: int, *, saves: bool) -> None:
+def join(
+    coordinator: str | None, process: int | None, processes: int | None, timeout: int, lost_after: int, *, saves: bool
+) -> None:
     """Meets the other processes of the run before any device is touched; a machine alone stays a single process.
 
     coordinator, process, processes: HOST:PORT of process 0, which one this is, and of how many. Where none is given,
       JAX finds out on Cloud TPU, Kubernetes and SLURM.
     timeout: seconds until all must have come.
+    lost_after: seconds of silence after which a process counts as lost, which ends the others.
     saves: from now on SIGTERM waits for `Stop`; else it ends this process.
 
     Raises:
@@ -51,7 +54,13 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
 
     def initialize() -> None:
         try:  # JAX is given more time, because where its own runs out it aborts the process
-            jax.distributed.initialize(coordinator, processes, process, initialization_timeout=2 * timeout + 60)
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=2 * timeout + 60,
+                heartbeat_timeout_seconds=lost_after,
+            )
         except Exception as error:
             failed.append(error)
 

@@ -7,7 +7,7 @@ of one device: the text is one device's share.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -51,6 +51,7 @@ class Cost:
     """What one device does in one run of a program."""
 
     cycles: int  # the compiler's own estimates, summed
+    regions: dict[str, int]  # the same by named region of the source; "other" is in none
     flops: float  # of matrix products, and of kernels that state theirs
     bytes: float  # read from and written to HBM
     collectives: tuple[Collective, ...]
@@ -75,9 +76,12 @@ class _Instruction:
 _Computation = dict[str, _Instruction]  # by name, in order; the last is the root
 
 
-def cost(text: str, devices: int) -> Cost:
-    """The cost of the program `text`, whose collectives span `devices` where they name no groups."""
-    return _Program(text).cost(devices)
+def cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
+    """The cost of the program `text`, whose collectives span `devices` where they name no groups.
+
+    regions: names of `jax.named_scope`; what is fused over several is booked where XLA says that it came from.
+    """
+    return _Program(text).cost(devices, regions)
 
 
 class _Program:
@@ -105,8 +109,9 @@ class _Program:
                 lines.append(line)
         finish()
 
-    def cost(self, devices: int) -> Cost:
-        cycles, unknown_loops = 0, 0
+    def cost(self, devices: int, regions: Sequence[str]) -> Cost:
+        by_region = dict.fromkeys((*regions, "other"), 0)
+        unknown_loops = 0
         flops, moved = 0.0, 0.0
         exchanged: dict[str, Collective] = {}  # by channel
         unestimated: list[Unestimated] = []
@@ -119,10 +124,11 @@ class _Program:
             flops += work
             moved += traffic
             if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.text):
-                cycles += times * int(estimate[1])
+                by_region[_region(instruction, regions)] += times * int(estimate[1])
             elif not exchanges and (kind := _unestimated(instruction)):
                 unestimated.append(Unestimated(kind, times, work, traffic))
-        return Cost(cycles, flops, moved, _sum(exchanged.values(), 2), _sum(unestimated, 1), unknown_loops)
+        cycles = sum(by_region.values())
+        return Cost(cycles, by_region, flops, moved, _sum(exchanged.values(), 2), _sum(unestimated, 1), unknown_loops)
 
     def _runs(self, name: str, times: int) -> Iterator[tuple[_Computation, _Instruction, int]]:
         """Every instruction that `name` schedules, itself or in what it calls, and how often it runs."""
@@ -264,6 +270,13 @@ def _sum(parts: Iterable[Part], fields: int) -> tuple[Part, ...]:
         totals[values[:fields]] = [sum(pair) for pair in zip(total, values[fields:], strict=True)]
         kind = type(part)
     return tuple(kind(*key, *total) for key, total in sorted(totals.items()))
+
+
+def _region(instruction: _Instruction, regions: Sequence[str]) -> str:
+    """The innermost of `regions` that the instruction came from."""
+    source = re.search(r'op_name="([^"]*)"', instruction.text)
+    scopes = re.findall(r"\w+", source[1]) if source else []
+    return next((scope for scope in reversed(scopes) if scope in regions), "other")
 
 
 def _unestimated(instruction: _Instruction) -> str:

@@ -28,6 +28,9 @@ def small(**model: object) -> Config:
     return freeze(config)
 
 
+PRODUCTS_OF_BIASES = 1.02  # the gradients of biases are products too, with ones, and in so small a model they count
+
+
 @pytest.fixture(scope="module")
 def target() -> Slice:
     return find_slice("v5e:2x2")
@@ -80,7 +83,7 @@ def test_a_report_adds_up(found) -> None:
 def test_the_program_makes_the_products_of_the_model_and_sums_every_gradient(found) -> None:
     """The layers' gradients are summed in bfloat16, in a loop whose body stands there once."""
     cost = found["train"]["cost"]
-    assert cost["flops"] == pytest.approx(found["model_flops"] / 4, rel=0.01)
+    assert 1 <= cost["flops"] / (found["model_flops"] / 4) < PRODUCTS_OF_BIASES
     (summed,) = cost["collectives"]
     assert (summed["kind"], summed["group"]) == ("all-reduce", 4)
     assert 2 * found["parameters"] <= summed["bytes"] <= 4 * found["parameters"]
@@ -91,7 +94,7 @@ def test_the_program_makes_the_products_of_the_model_and_sums_every_gradient(fou
 def test_every_attention_compiles_with_fewer_products_than_standard(attention, found, target) -> None:
     config = small(attention=attention)
     program = ahead.compile_train(config, target)
-    assert program.cost.flops == pytest.approx(train_flops(config.model, 16, 8) / 4, rel=0.01)
+    assert 1 <= program.cost.flops / (train_flops(config.model, 16, 8) / 4) < PRODUCTS_OF_BIASES
     assert program.cost.flops < found["train"]["cost"]["flops"]
 
 

@@ -90,6 +90,11 @@ def test_a_list_on_the_command_line_is_split_at_commas() -> None:
         ),
         ({"model__dropout": 1.0}, "model.dropout: found 1.0, wanted a fraction"),
         ({"train__log_every": 0}, "train.log_every: found 0, wanted at least 1"),
+        (
+            {"train__profile_steps": "15"},
+            "train.profile_steps: found '15', wanted FIRST:LAST, steps from 1 to train.st",
+        ),
+        ({"train__profile_steps": "9:8"}, "train.profile_steps: found '9:8'"),
         ({"mesh__data": 0}, "mesh.data: found 0"),
         ({"optim__name": "sgd"}, "optim.name: found 'sgd', wanted one of adamw, lamb"),
     ],

@@ -165,12 +165,12 @@ def test_it_goes_on_in_2_processes_of_which_one_is_killed(
 ) -> None:
     """The columns of the model lie on both of them, so that both hold the same rows."""
     workdir, step = Path(shutil.copytree(stopped[0], tmp_path / "run")), saved(stopped[0])
-    command = pretrain(workdir, corpus, "--config.mesh.model=4", "--config.mesh.fsdp=True")
+    command = pretrain(workdir, corpus, "--config.mesh.model=4", "--config.mesh.fsdp=True", "--lost_after=10")
     log = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
     with several(2, 2, command, **cache, **log) as processes:
         said = read_until(processes[0], f"step {step + 3}/{STEPS}")
         processes[1].kill()
-        said += processes[0].communicate(timeout=60)[0]  # by itself JAX would wait 100 s for the dead one
+        said += processes[0].communicate(timeout=60)[0]
         assert processes[0].returncode not in (0, None)
         assert "Connection" in said or "Terminating process" in said, said
     begun = {key: value for key, value in losses(workdir).items() if key[0] > step}
@@ -206,7 +206,7 @@ from symbert_jax.config import UserError
 from symbert_jax.distributed import agreed, connect, join
 from symbert_jax.sharding import AXES, put_batch, rows_here
 
-join(None, None, None, 100, saves=False)
+join(None, None, None, 100, 100, saves=False)
 me, devices = jax.process_index(), jax.devices()
 
 def find(corpus, mistaken):

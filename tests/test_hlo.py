@@ -100,6 +100,23 @@ def test_an_asynchronous_exchange_counts_at_its_end() -> None:
     assert cost(text, 2).collectives == (Collective("collective-permute", 2, 1, 16.0),)
 
 
+def test_cycles_are_booked_in_the_innermost_named_region() -> None:
+    def negate(name: str, operand: str, cycles: int, source: str) -> str:
+        config = f'backend_config={{"window_config":{{"estimated_cycles":"{cycles}"}}}}'
+        return f'%{name} = f32[4]{{0}} negate(%{operand}), metadata={{op_name="{source}"}}, {config}'
+
+    text = program(
+        "%p = f32[4]{0} parameter(0)",
+        negate("a", "p", 5, "jit(step)/jvp(head)/norm/mul"),
+        negate("b", "a", 7, "jit(step)/transpose(jvp(head))/dot_general"),
+        negate("c", "b", 11, "jit(step)/normal"),
+        "ROOT " + negate("d", "c", 13, "jit(step)/jvp()/while/body/norm/sub"),
+    )
+    found = cost(text, 1, ["head", "norm"])
+    assert found.regions == {"head": 7, "norm": 18, "other": 11}
+    assert found.cycles == 36
+
+
 def test_a_pallas_kernel_is_told_apart_and_the_lines_of_its_config_do_not_end_the_program() -> None:
     text = program(
         "%p = bf16[4]{0} parameter(0)",

@@ -103,12 +103,17 @@ def visible(segments: Int[AnyArray, "B S"], queries: int) -> Bool[Array, "B T S"
     return jnp.maximum(segments[:, :queries, None], 1) == segments[:, None, :]
 
 
+def block(length: int) -> int:
+    """How many of `length` tokens splash takes at a time."""
+    return max(side for side in range(LEAST_BLOCK, min(BLOCK, length) + 1, LEAST_BLOCK) if length % side == 0)
+
+
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
     """T is a multiple of 128. `interpret` runs the kernel where there is no TPU, slowly."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # half a second, which others need not wait
 
     length, width = q.shape[1], q.shape[-1]
-    side = max(side for side in range(LEAST_BLOCK, min(BLOCK, length) + 1, LEAST_BLOCK) if length % side == 0)
+    side = block(length)
     blocks = pallas.BlockSizes(
         block_q=side,
         block_kv=side,

@@ -28,6 +28,7 @@ from symbert_jax.sharding import make_mesh, put_batch, rows_here
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import first_state
 from symbert_jax.train.step import Sums, make_train_step
+from symbert_jax.train.trace import Trace
 from symbert_jax.train.validate import make_validation_step
 
 AHEAD = 2  # batches put on the devices before they are needed
@@ -62,13 +63,18 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         train_step, validate = make_train_step(config), _validation(config, stream)
         batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
         window: list[Sums] = []
-        with contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics, Stop() as stop:
+        with (
+            contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics,
+            Trace(workdir, train.profile_steps) as trace,
+            Stop() as stop,
+        ):
             metrics.say(_opening(config, stream, mesh, start))
             for step in range(start + 1, train.steps + 1):
                 with metrics.wait(window[-1:]):
                     batch = next(batches)
                 jax.block_until_ready(window[-1:])  # one step ahead of the device; the host could run away
-                state, sums = train_step(state, batch)
+                with trace.step(step, window[-1:]):
+                    state, sums = train_step(state, batch)
                 window.append(sums)
                 if step == start + 1:  # it compiles, which is no speed
                     jax.block_until_ready(sums)

@@ -75,11 +75,12 @@ def loss(
     """Summed cross entropy in nats over the weighted positions, and the sums to report."""
     segments, places = (None, None) if cross_document else documents(batch.tokens)
     logits = bert.logits(model, params, batch.tokens, batch.positions, segments=segments, places=places, key=key)
-    # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits
-    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=jax.typeof(logits).sharding)
-    target = jnp.sum(jnp.where(ids == batch.targets[..., None], logits, 0), axis=-1)
-    total = jnp.sum(batch.weights * (jax.nn.logsumexp(logits, axis=-1) - target))
-    correct = jnp.sum(batch.weights * (target >= logits.max(axis=-1)))
+    with jax.named_scope("loss"):
+        # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits
+        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=jax.typeof(logits).sharding)
+        target = jnp.sum(jnp.where(ids == batch.targets[..., None], logits, 0), axis=-1)
+        total = jnp.sum(batch.weights * (jax.nn.logsumexp(logits, axis=-1) - target))
+        correct = jnp.sum(batch.weights * (target >= logits.max(axis=-1)))
     return total, {"loss": total, "correct": correct, "count": jnp.sum(batch.weights)}
 
 

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import reshard
 
 from symbert_jax.model.layers import Dense, dropout, gelu
+from symbert_jax.sharding import spec
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -60,7 +62,8 @@ def test_dense_and_its_gradients_are_those_of_a_matrix_product(mesh):
     arguments = tuple(rng.normal(size=size).astype(np.float32) for size in ((2, 5, 6), (6, 2, 3), (2, 3)))
 
     def ours(x, kernel, bias):
-        return jnp.sum(jnp.sin(nnx.merge(structure, nnx.State({"kernel": kernel, "bias": bias}))(x)))
+        layer = nnx.merge(structure, nnx.State({"kernel": kernel, "bias": bias}))
+        return jnp.sum(jnp.sin(layer(reshard(x, spec("BTD")))))
 
     def plain(x, kernel, bias):
         return jnp.sum(jnp.sin(jnp.tensordot(x, kernel, 1) + bias))
