@@ -80,6 +80,7 @@ def doctor(arguments: list[str]) -> None:
     from symbert_jax.doctor import examine
 
     _none(arguments)
+    _join(saves=False)
     examine(_config(configs.freeze_unchecked), _workdir())
     print("nothing found that would stop this run")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+PALLAS = "Pallas kernel"
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
@@ -285,7 +286,7 @@ def _unestimated(instruction: _Instruction) -> str:
         return ""
     if instruction.op == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.text)
-        return "Pallas kernel" if target and target[1] == "tpu_custom_call" else f"custom call {target and target[1]}"
+        return PALLAS if target and target[1] == "tpu_custom_call" else f"custom call {target and target[1]}"
     found = re.search(r"(gather|scatter)", instruction.name)
     return found[1] if found else instruction.op
 

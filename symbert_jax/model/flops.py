@@ -12,6 +12,11 @@ def train_flops(model: Model, batch_size: int, places: int) -> float:
     t, d, f = model.length, model.dim, model.mlp_dim
     head = d // model.heads
     projections = {"standard": 4 * d * d, "symmetric": 3 * d * d, "pairwise": 3 * d * d + d * head}
-    layer = t * (projections[model.attention] + 2 * d * f) + 2 * t * t * d
+    layer = t * (projections[model.attention] + 2 * d * f)
     mlm_head = places * (d * d + d * model.vocab_size)
-    return 6.0 * batch_size * (model.layers * layer + mlm_head)
+    return 6.0 * batch_size * (model.layers * layer + mlm_head) + 3 * attention_flops(model, batch_size)
+
+
+def attention_flops(model: Model, batch_size: int) -> float:
+    """FLOPs, forward alone, of what attention multiplies with each other: queries, keys, probabilities and values."""
+    return 4.0 * batch_size * model.layers * model.length**2 * model.dim
