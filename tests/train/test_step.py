@@ -62,11 +62,13 @@ def test_fsdp_shards_parameters_and_moments_along_data(runs) -> None:
 def test_dropout_is_drawn_from_seed_and_step(mesh) -> None:
     """The same parameters and batch at another step, or under another seed, drop something else."""
 
+    configs = [configure(model={"layers": 1}, seed=seed) for seed in (0, 1)]
+    train_steps = [make_train_step(config) for config in configs]
+    batch = put_batch(make_batch(configs[0]))
+
     def loss_at(seed: int, step: int) -> float:
-        config = configure(seed=seed)
-        train_step = make_train_step(config)
-        state = states.init(configure())._replace(step=jnp.int32(step))
-        return float(train_step(state, put_batch(make_batch(config)))[1]["loss"])
+        state = states.begin(configs[0], jax.device_put(born(configs[0].model)))._replace(step=jnp.int32(step))
+        return float(train_steps[seed](state, batch)[1]["loss"])
 
     first = loss_at(0, 0)
     assert loss_at(0, 0) == first
