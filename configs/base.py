@@ -4,8 +4,8 @@ The paper's recipe for BERT-base to the letter (its section 4 and shell scripts)
 512 tokens, AdamW at 1e-4, warmup 10,000, dropout 0.1, 15% dynamic masking, no NSP, bert-base-uncased words.
 Every value is a default of symbert_jax/config.py; what differs is the corpus, which here is the user's.
 
-Model FLOPs of the run: standard 1.54e19, symmetric 1.43e19, pairwise 1.44e19; at 20% MFU some 6.5 hours on 16 TPU v5e
-(arithmetic, not a measurement).
+Model FLOPs of the run: standard 1.54e19, symmetric 1.43e19, pairwise 1.44e19. What a step takes on TPUs, by their
+compiler's estimate: docs/performance.md.
 The paper's validation loss after 200,000 steps: standard 1.684, symmetric 1.788, pairwise 1.680.
 Its GLUE mean: standard 78.74, pairwise 79.36.
 """
