@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATTENTIONS := standard symmetric pairwise
-BENCHES := peers prepare_rate input_rate startup
+BENCHES := peers prepare_rate input_rate startup dropout
 # XLA's buffers of a CPU step come from malloc and go back to it; huge pages save their page faults, a fifth of the step.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
@@ -37,7 +37,7 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-# bench/glue.py and bench/bag_of_words.py want GLUE's folders: see their --help.
+# bench/glue.py and bench/bag_of_words.py want GLUE's folders, bench/slices.py and bench/tpu_estimate.py hours: see --help.
 bench: $(VENV)/run.stamp peers-env
 	@set -e; for script in $(BENCHES); do $(BIN)/python -m bench.$$script; done
 

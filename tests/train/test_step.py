@@ -53,7 +53,7 @@ def test_the_step_compiles_exactly_once(runs) -> None:
 
 
 def test_fsdp_shards_parameters_and_moments_along_data(runs) -> None:
-    """All but P, biases of heads, MLP and vocabulary (no width D) is cut in 8: see the sharding table."""
+    """Every matrix but P, which has no width D, is cut in 8: see the sharding table."""
     whole, eighth = runs[Mesh(data=8)][2], runs[Mesh(data=8, fsdp=True)][2]
     assert eighth < 0.25 * whole
     assert runs[Mesh(data=4, model=2, fsdp=True)][2] < 0.25 * whole
