@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec, reshard
+from jax.sharding import PartitionSpec, get_abstract_mesh, reshard
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
@@ -56,12 +56,13 @@ class Dense(nnx.Module):
         """Maps the trailing dimensions of x; `rows` are the letters of the leading ones."""
         equation = f"{rows}{self.inputs},{self.inputs}{self.outputs}->{rows}{self.outputs}"
         y = jnp.einsum(equation, x, factor(self.kernel, x.dtype), out_sharding=spec(rows + self.outputs))
-        return _shift(y, use(self.bias, x.dtype))
+        bias = use(self.bias, x.dtype)
+        return shift(y, bias) if get_abstract_mesh().abstract_device.platform == "tpu" else y + bias
 
 
 @jax.custom_vjp
-def _shift(y: Array, bias: Array) -> Array:
-    """y + bias. The gradient of `bias` is a matrix product with ones, as units for products are the faster adders."""
+def shift(y: Array, bias: Array) -> Array:
+    """y + bias. The gradient of `bias` is a matrix product with ones: a TPU's units for products are faster adders."""
     return y + bias
 
 
@@ -80,7 +81,7 @@ def _shift_backward(dims: int, dy: Array) -> tuple[Array, Array]:
     return dy, total[..., 0].astype(dy.dtype)
 
 
-_shift.defvjp(lambda y, bias: (y + bias, bias.ndim), _shift_backward)
+shift.defvjp(lambda y, bias: (y + bias, bias.ndim), _shift_backward)
 
 
 class LayerNorm(nnx.Module):
