@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATTENTIONS := standard symmetric pairwise
-BENCHES := peers prepare_rate input_rate startup dropout
+BENCHES := peers step_time prepare_rate input_rate startup dropout
 # XLA's buffers of a CPU step come from malloc and go back to it; huge pages save their page faults, a fifth of the step.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 

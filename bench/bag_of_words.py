@@ -7,14 +7,13 @@ task's dev set.
 """
 
 import argparse
-import datetime
-import json
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from bench.record import record
 from symbert_jax.data.glue import Source
 from symbert_jax.data.tasks import find
 from symbert_jax.eval import scores
@@ -36,7 +35,7 @@ def main() -> None:
         predictions = model.predict([" ".join(each.texts) for each in dev])
         labels = np.array([each.label for each in dev])
         found[task.name] = {name: round(value, 4) for name, value in scores.measure(task, predictions, labels).items()}
-    print(json.dumps({"bench": "bag_of_words", "date": datetime.date.today().isoformat()} | found))
+    record("bag_of_words", **found)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,27 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
 
-QUIET_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"}
+DEVICES = {
+    "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # contenders share its memory
+}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
 
 
 class Contenders(contextlib.AbstractContextManager):
     """The running workers of `python -m bench.NAME`, by the name that each got as `--worker`."""
 
-    def __init__(self, bench: str, names: Sequence[str], peers: Sequence[str], flags: Sequence[str]):
+    def __init__(
+        self, bench: str, names: Sequence[str], peers: Collection[str], flags: Sequence[str], device: str = "cpu"
+    ):
         if not PEERS_PYTHON.exists():
             sys.exit(f"bench.{bench}: .venv-peers is missing; run: make peers-env")
         self.bench, self.names = bench, names
@@ -34,7 +39,7 @@ class Contenders(contextlib.AbstractContextManager):
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=ROOT,
-                env=HUGE_PAGES | os.environ | QUIET_CPU,
+                env=HUGE_PAGES | os.environ | QUIET | DEVICES[device],
             )
             for name in names
         }
@@ -59,17 +64,3 @@ class Contenders(contextlib.AbstractContextManager):
         for turn in range(rounds):
             for name in self.names if turn % 2 == 0 else reversed(self.names):
                 yield name, self.ask(name, question)
-
-
-def machine() -> dict:
-    """What a bench ran on."""
-    return {"cpu": _cpu(), "cores": os.cpu_count()}
-
-
-def _cpu() -> str:
-    """The processor's name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -8,7 +8,6 @@ nothing, which flatters rbg). The first shape is that of a residual branch, the 
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -20,6 +19,7 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 import jax
 import jax.numpy as jnp
 
+from bench.record import record
 from symbert_jax import hlo
 from symbert_jax.config import Mesh
 from symbert_jax.model.layers import dropout
@@ -52,13 +52,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
     arguments = parser.parse_args()
     target = find_slice("v5e:2x2")
-    result = {"device": jax.devices(arguments.device)[0].device_kind, "jax": jax.__version__, "shapes": {}}
+    result = {"device": jax.devices(arguments.device)[0].device_kind, "shapes": {}}
     for shape in SHAPES:
         found = {name: {"v5e": cycles(target, shape, name)} for name in GENERATORS}
         for name, milliseconds in measure(arguments.device, shape, arguments.rounds).items():
             found[name]["ms"] = milliseconds
         result["shapes"]["x".join(map(str, shape))] = found
-    print(json.dumps(result))
+    record("dropout", **result)
 
 
 def cycles(target, shape: tuple[int, ...], name: str) -> dict:

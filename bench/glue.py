@@ -5,11 +5,12 @@
 Both train one epoch on the same sample of the task's examples and predict its dev set, each in a process of its own
 that has warmed up, in alternating turns. Seconds of a whole trial are training time scaled to all examples and
 epochs, plus the prediction. The Trainer pads each batch to its longest row (faster than run_glue.py's 128) and has
-the same batch size; both start from random weights, which cost the same as trained ones. Prints one JSON line.
+the same batch size; both start from random weights, which cost the same as trained ones. A sample of few batches fills
+few lengths, and pads more than the whole task does: of 640 examples 0.4% (MRPC) and 4% (RTE) more tokens, of 320 13%
+and 17%.
 """
 
 import argparse
-import datetime
 import json
 import statistics
 import sys
@@ -20,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.contenders import Contenders, machine
-from bench.peers import Shape, hf_config, our_model
+from bench.contenders import Contenders
+from bench.record import record
+from bench.steps import Shape, hf_config, our_model
 
 EPOCHS, BATCH, RATE, LENGTH = 5, 16, 1e-5, 128  # the paper's protocol
 Turn = Callable[[], tuple[float, float]]  # seconds of training on the sample, and of predicting the dev set
@@ -166,20 +168,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.glue", description=__doc__.partition("\n")[0])
     parser.add_argument("--source", required=True, help="tsv:DIR or tfds:DIR with RTE and MRPC")
     parser.add_argument("--vocab", required=True, help="the vocab.txt of bert-base-uncased")
-    parser.add_argument("--examples", type=int, default=256, help="of a task's training set, in a turn")
+    parser.add_argument("--examples", type=int, default=640, help="of a task's training set, in a turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     parser.add_argument("--task", default="rte,mrpc")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
         return work(flags.worker, flags)
-    report = {
-        "bench": "glue",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "examples": flags.examples,
-    }
-    print(json.dumps(report | {task: measure(task, flags) for task in flags.task.split(",")}))
+    record("glue", examples=flags.examples, **{task: measure(task, flags) for task in flags.task.split(",")})
 
 
 if __name__ == "__main__":

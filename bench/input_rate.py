@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.record import record
 from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Rows, Stream
@@ -44,7 +45,7 @@ def main() -> None:
             for _ in stream.batches(first, first + arguments.batches, arguments.threads):
                 pass
             rates.append(arguments.batches * arguments.batch / (time.perf_counter() - began))
-    print(json.dumps({"length": arguments.length, "rows_per_second_one_core": round(statistics.median(rates))}))
+    record("input_rate", length=arguments.length, rows_per_second_one_core=round(statistics.median(rates)))
 
 
 def write(folder: Path, count: int, length: int) -> Rows:

@@ -9,12 +9,12 @@ Duplicates that `prepare` drops would count as tokens of the library's, in its f
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from bench.record import record
 from symbert_jax.config import Config, Data, Model
 from symbert_jax.data import corpus, rows, sources, tokenizer
 
@@ -48,7 +48,7 @@ def main() -> None:
         "library_tokens_per_second": round(tokens / library),
         "ratio": round(statistics.median(library / prepare for library, prepare in rounds), 3),
     }
-    print(json.dumps(result))
+    record("prepare_rate", **result)
 
 
 def library_seconds(vocab: Path, texts: list[str]) -> float:

@@ -7,8 +7,10 @@ an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or 
 """
 
 import argparse
+import concurrent.futures
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +42,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("slices"), help="a folder for the reports")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
     parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"some of {', '.join(BATCHES)}")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = list(itertools.product(arguments.configs, arguments.topologies, ATTENTIONS))
-    for config, topology, attention in sorted(rows, key=lambda row: ATTENTIONS.index(row[2])):
-        if not (file := name(arguments.out, config, topology, attention)).exists():
-            compile_one(config, topology, attention, file)
-        print(json.dumps({"model": config} | json.loads(file.read_text())), flush=True)
+
+    def report(row: tuple[str, str, str]) -> str:
+        if not (file := name(arguments.out, *row)).exists():
+            compile_one(*row, file)
+        return json.dumps({"model": row[0]} | json.loads(file.read_text()))
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for line in pool.map(report, sorted(rows, key=lambda row: ATTENTIONS.index(row[2]))):
+            print(line, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for config, topology, attention in rows:
         report = {"model": config} | json.loads(name(arguments.out, config, topology, attention).read_text())

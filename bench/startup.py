@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+from bench.record import record
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,7 +33,7 @@ def main() -> None:
         runs = [
             json.loads(subprocess.check_output([*command, f"--began={time.time()}"], env=environment)) for _ in range(2)
         ]
-    print(json.dumps({"config": arguments.config, "cold": runs[0], "warm": runs[1]}))
+    record("startup", config=arguments.config, cold=runs[0], warm=runs[1])
 
 
 def stages(file: str, began: float) -> dict[str, float]:

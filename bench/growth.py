@@ -1,0 +1,114 @@
+"""How the cost of a training step grows with length, rows, layers and chips, by the TPU compiler's estimate.
+
+    .venv/bin/python -m bench.growth --out=growth
+
+Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in --out. Each sweep changes
+one size of BERT-base in the fast config, cut to few layers that are all unrolled, so that a program compiles in a
+minute. The sweep over lengths keeps the tokens of a chip. What the numbers are and are not: `bench/estimate.py`.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import pathlib
+
+from bench.estimate import Case, estimates
+from bench.record import record
+from symbert_jax.config import ATTENTIONS
+from symbert_jax.slices import find_slice
+
+BASE = Case("base_fast", "v5e:2x2", "standard", layers=2)
+TOKENS = 8192  # of a chip in the sweep over lengths
+SWEEPS: dict[str, list[tuple[int, Case]]] = {
+    "length": [
+        (length, dataclasses.replace(BASE, length=length, rows=TOKENS // length))
+        for length in (128, 256, 512, 1024, 2048, 4096, 8192)
+    ],
+    "rows a chip": [(rows, dataclasses.replace(BASE, rows=rows)) for rows in (1, 2, 4, 8, 16, 32, 64)],
+    "layers": [(layers, dataclasses.replace(BASE, layers=layers)) for layers in (1, 2, 4, 8)],
+    "chips": [
+        (chips, dataclasses.replace(BASE, topology=topology))
+        for chips, topology in ((8, "v5e:2x4"), (16, "v5e:4x4"), (64, "v5e:8x8"), (256, "v5e:16x16"))
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("growth"))
+    parser.add_argument("--sweeps", nargs="+", default=SWEEPS, choices=SWEEPS)
+    parser.add_argument("--attentions", nargs="+", default=ATTENTIONS, choices=ATTENTIONS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")
+    flags = parser.parse_args()
+    cases = [
+        dataclasses.replace(case, attention=attention)
+        for sweep in flags.sweeps
+        for _, case in SWEEPS[sweep]
+        for attention in flags.attentions
+    ]
+    found = {}
+    for case, cost in estimates(list(dict.fromkeys(cases)), flags.jobs):
+        found[case] = cost
+        record("growth", program=case.name, **cost)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    (flags.out / "growth.md").write_text(table(found, flags.sweeps, flags.attentions))
+    plot(flags.out / "growth.png", found, flags.sweeps, flags.attentions)
+
+
+def seconds(case: Case, cost: dict) -> float:
+    """Of a step: cycles, and collectives as if nothing overlapped."""
+    return cost["cycles"] / find_slice(case.topology).chip.clock + cost["network_seconds"]
+
+
+def least(case: Case, cost: dict) -> dict[str, float]:
+    """Seconds that each resource alone would take."""
+    chip = find_slice(case.topology).chip
+    compute, memory = cost["model_flops"] / chip.peak, cost["bytes"] / chip.bandwidth
+    return {"compute": compute, "memory": memory, "network": cost["network_seconds"]}
+
+
+def table(found: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> str:
+    """Milliseconds of each attention; the slope to the row before, of the first; what bounds it, and splash's share."""
+    lines = []
+    for sweep in sweeps:
+        lines += [f"| {sweep} | {' | '.join(f'{each}, ms' for each in attentions)} | slope | bound by | splash |"]
+        lines += ["|---" * (len(attentions) + 4) + "|"]
+        before = None
+        for size, case in SWEEPS[sweep]:
+            of = {each: dataclasses.replace(case, attention=each) for each in attentions}
+            times = {each: seconds(of[each], found[of[each]]) for each in attentions}
+            first = times[attentions[0]]
+            slope = f"{math.log(first / before[1]) / math.log(size / before[0]):.2f}" if before else ""
+            cost = found[of[attentions[0]]]
+            alone = least(case, cost)
+            bound = max(alone, key=lambda name: alone[name])
+            splash = f"{cost['regions']['splash'] / cost['cycles']:.0%}"
+            cells = [f"{size:,}", *(f"{1e3 * time:.2f}" for time in times.values()), slope, bound, splash]
+            lines.append(f"| {' | '.join(cells)} |")
+            before = size, first
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(file: pathlib.Path, found: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.5), squeeze=False)
+    for axis, sweep in zip(axes[0], sweeps, strict=True):
+        for attention in attentions:
+            points = [(size, dataclasses.replace(case, attention=attention)) for size, case in SWEEPS[sweep]]
+            axis.plot(
+                [size for size, _ in points], [1e3 * seconds(c, found[c]) for _, c in points], "o-", label=attention
+            )
+        axis.set(xscale="log", yscale="log", xlabel=sweep, ylabel="ms a step, estimate")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

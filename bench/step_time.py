@@ -1,0 +1,109 @@
+"""A training step of any config on the device that is here: attentions and kernels side by side.
+
+    .venv/bin/python -m bench.step_time --config=configs/base_fast.py --config.data.batch_size=64 --kernels=xla,cudnn
+
+All live in one process, as a device wants it, and take turns of a few steps in alternating order. The batch is random
+words in full rows. Records for each: median and least ms a step, sequences/s, tokens/s, the model's FLOPs, MFU where
+the device's peak is known, and bytes of memory at the program's peak.
+"""
+
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from bench.record import record
+from symbert_jax import config as configs
+from symbert_jax.batch import MlmBatch
+from symbert_jax.chips import peak_flops
+from symbert_jax.config import ATTENTIONS, Config
+from symbert_jax.data.masking import Masking
+from symbert_jax.model import kernels
+from symbert_jax.model.flops import train_flops
+from symbert_jax.sharding import make_mesh, put_batch
+from symbert_jax.train import state, step
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/base_fast.py")
+ATTENTION = flags.DEFINE_list("attentions", list(ATTENTIONS), "Some of them.")
+KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | splash | cudnn | auto, several apart by commas.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.")
+STEPS = flags.DEFINE_integer("steps", 5, "Steps of a turn.")
+
+
+def main() -> None:
+    flags.FLAGS(sys.argv)
+    contenders = {}
+    for attention, kernel in itertools.product(ATTENTION.value, KERNELS.value):
+        CONFIG.value.model.update(attention=attention, kernel=kernel)
+        contenders[f"{attention} {kernel}"] = configs.freeze(CONFIG.value)
+    config = next(iter(contenders.values()))
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        batch = put_batch(random_batch(config))
+        running = {name: start(config, batch) for name, config in contenders.items()}
+        times: dict[str, list[float]] = {name: [] for name in running}
+        for turn, name in itertools.product(range(ROUNDS.value), running):
+            name = name if turn % 2 == 0 else list(running)[-1 - list(running).index(name)]
+            times[name] += running[name][0](STEPS.value)
+    device = mesh.devices.flat[0].device_kind
+    found = {
+        name: facts(config, times[name], running[name][1], mesh.size, device) for name, config in contenders.items()
+    }
+    shape = {field: getattr(config.model, field) for field in ("layers", "dim", "length", "dtype")}
+    shape |= {"batch_size": config.data.batch_size, "dropout": config.model.dropout}
+    record("step_time", device=device, devices=mesh.size, shape=shape, contenders=found)
+
+
+def random_batch(config: Config) -> MlmBatch:
+    rng, rows, length = np.random.default_rng(config.seed), config.data.batch_size, config.model.length
+    places = Masking((), length, config.data.mask_rate, config.seed).places
+    tokens = rng.integers(5, config.model.vocab_size, (rows, length), dtype=np.int32)
+    order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
+    positions = np.sort(order[:, :places], axis=1)
+    targets = np.take_along_axis(tokens, positions, axis=1)
+    return MlmBatch(tokens, positions, targets, np.ones((rows, places), np.float32))
+
+
+def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]], int]:
+    """A warm contender: what takes so many steps and tells their milliseconds, and the bytes of its program."""
+    kernels.check(config.model, jax.sharding.get_abstract_mesh().abstract_device)
+    current = state.init(config)
+    compiled = step.make_train_step(config).lower(current, batch).compile()
+
+    def run(steps: int) -> list[float]:
+        nonlocal current
+        milliseconds = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            current, _ = jax.block_until_ready(compiled(current, batch))
+            milliseconds.append(1e3 * (time.perf_counter() - began))
+        return milliseconds
+
+    run(2)
+    return run, compiled.memory_analysis().peak_memory_in_bytes
+
+
+def facts(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
+    seconds = statistics.median(milliseconds) / 1e3
+    model, rows = config.model, config.data.batch_size
+    flops = train_flops(model, rows, Masking((), model.length, config.data.mask_rate, config.seed).places)
+    peak = peak_flops(device)
+    return {
+        "ms": round(1e3 * seconds, 2),
+        "least_ms": round(min(milliseconds), 2),
+        "sequences_per_second": round(rows / seconds, 1),
+        "tokens_per_second": round(rows * model.length / seconds),
+        "model_flops": flops,
+        "mfu": peak and round(flops / seconds / peak / devices, 4),
+        "memory": memory,
+    }
+
+
+if __name__ == "__main__":
+    main()

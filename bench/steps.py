@@ -1,0 +1,220 @@
+"""One training step of BERT by each contender: ours, Hugging Face's Flax and PyTorch, KerasHub on JAX.
+
+A step is forward, backward, clipping, AdamW and schedule, with dropout. Where a peer has a choice (loss by integer
+labels, fused AdamW) it gets the faster one; ours unrolls its layers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+VOCABULARY = 30522
+MASK_RATE = 0.15
+LEARNING_RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-4, 100, 10_000
+WEIGHT_DECAY, CLIP = 0.01, 1.0
+
+Step = Callable[[], float]  # one update; returns the loss once all of it is done
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Of the model and its batch; each field is a flag. The defaults are BERT-small."""
+
+    batch: int = 8
+    length: int = 128
+    layers: int = 4
+    dim: int = 512
+    heads: int = 8
+    mlp_dim: int = 2048
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+
+def masked_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids, the masked positions of each row, and the ids that stood there."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1000, VOCABULARY, (shape.batch, shape.length), dtype=np.int32)
+    order = rng.permuted(np.tile(np.arange(shape.length, dtype=np.int32), (shape.batch, 1)), axis=1)
+    positions = np.sort(order[:, : round(MASK_RATE * shape.length)], axis=1)
+    targets = np.take_along_axis(tokens, positions, axis=1)
+    np.put_along_axis(tokens, positions, 103, axis=1)  # [MASK] of bert-base-uncased
+    return tokens, positions, targets
+
+
+def all_labels(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """The same batch as Hugging Face wants it: token ids and a label for every position, -100 where none."""
+    tokens, positions, targets = masked_batch(shape)
+    labels = np.full_like(tokens, -100)
+    np.put_along_axis(labels, positions, targets, axis=1)
+    return tokens, labels
+
+
+def our_model(attention: str, shape: Shape, dtype: str = "float32"):
+    from symbert_jax import config
+
+    return config.Model(
+        attention=attention,
+        layers=shape.layers,
+        dim=shape.dim,
+        heads=shape.heads,
+        mlp_dim=shape.mlp_dim,
+        length=shape.length,
+        vocab_size=VOCABULARY,
+        dropout=shape.dropout,
+        attention_dropout=shape.attention_dropout,
+        dtype=dtype,
+        unroll=shape.layers,
+    )
+
+
+def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: bool = False) -> Step:
+    """every_position: the head predicts all of them, as those of the peers do, and not the masked ones alone."""
+    import jax
+
+    from symbert_jax import config, sharding
+    from symbert_jax.batch import MlmBatch
+    from symbert_jax.train import state, step
+
+    model = our_model(attention, shape, dtype)
+    optim = config.Optim(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP)
+    settings = config.Config(model=model, optim=optim, train=config.Train(steps=TOTAL_STEPS))
+    jax.set_mesh(sharding.make_mesh(settings.mesh))
+    tokens, positions, targets = masked_batch(shape)
+    # as the loader does it: the width is a multiple of 8 and an unused place weighs nothing
+    width = shape.length if every_position else -(-positions.shape[1] // 8) * 8
+    unused = ((0, 0), (0, width - positions.shape[1]))
+    weights = np.pad(np.ones(positions.shape, np.float32), unused)
+    batch = sharding.put_batch(MlmBatch(tokens, np.pad(positions, unused), np.pad(targets, unused), weights))
+    train_step = step.make_train_step(settings)
+    current = state.init(settings)
+
+    def run() -> float:
+        nonlocal current
+        current, sums = jax.block_until_ready(train_step(current, batch))
+        return float(sums["loss"] / sums["count"])
+
+    return run
+
+
+def hf_config(shape: Shape, **more: str):
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.dim,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.mlp_dim,
+        max_position_embeddings=shape.length,
+        hidden_dropout_prob=shape.dropout,
+        attention_probs_dropout_prob=shape.attention_dropout,
+        **more,
+    )
+
+
+def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from transformers import FlaxBertForMaskedLM
+
+    model = FlaxBertForMaskedLM(hf_config(shape), seed=0, input_shape=(1, shape.length), dtype=jnp.dtype(dtype))
+    up = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP_STEPS)
+    down = optax.linear_schedule(LEARNING_RATE, 0.0, TOTAL_STEPS - WARMUP_STEPS)
+    schedule = optax.join_schedules([up, down], [WARMUP_STEPS])
+    decayed = jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), model.params)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(CLIP),
+        optax.adamw(schedule, weight_decay=WEIGHT_DECAY, mask=decayed),
+    )
+
+    def loss(params, tokens, labels, key):
+        logits = model(tokens, params=params, dropout_rng=key, train=True).logits
+        weights = labels >= 0
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(weights, labels, 0))
+        return jnp.sum(each * weights) / jnp.sum(weights)
+
+    def train_step(state, tokens, labels):
+        params, moments, count = state
+        key = jax.random.fold_in(jax.random.key(0), count)
+        value, gradients = jax.value_and_grad(loss)(params, tokens, labels, key)
+        updates, moments = optimizer.update(gradients, moments, params)
+        return (optax.apply_updates(params, updates), moments, count + 1), value
+
+    compiled = jax.jit(train_step, donate_argnums=0)
+    batch = jax.device_put(all_labels(shape))
+    state = jax.device_put((model.params, optimizer.init(model.params), 0))
+
+    def run() -> float:
+        nonlocal state
+        state, value = jax.block_until_ready(compiled(state, *batch))
+        return float(value)
+
+    return run
+
+
+def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: bool = False) -> Step:
+    """bfloat16 is autocast's, over float32 masters."""
+    import torch
+    from transformers import BertForMaskedLM, get_linear_schedule_with_warmup
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = BertForMaskedLM(hf_config(shape, attn_implementation=attention)).train().to(device)
+    forward = torch.compile(model) if compiled else model
+    cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+    decayed, plain = [], []  # biases and LayerNorm are vectors, all else is matrices
+    for weight in model.parameters():
+        (decayed if weight.ndim > 1 else plain).append(weight)
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)  # fused: as in transformers' Trainer
+    schedule = get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, TOTAL_STEPS)
+    tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in all_labels(shape))
+
+    def run() -> float:
+        with cast:
+            value = forward(input_ids=tokens, labels=labels).loss
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return value.item()
+
+    return run
+
+
+def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
+    """Its head predicts the masked positions alone, as ours does."""
+    import keras
+    from keras_hub.models import BertBackbone, BertMaskedLM
+
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
+    backbone = BertBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        hidden_dim=shape.dim,
+        intermediate_dim=shape.mlp_dim,
+        dropout=shape.dropout,  # of attention's probabilities too
+        max_sequence_length=shape.length,
+    )
+    model = BertMaskedLM(backbone, preprocessor=None)
+    rate = keras.optimizers.schedules.PolynomialDecay(LEARNING_RATE, TOTAL_STEPS, 0.0)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=False))
+    tokens, positions, targets = masked_batch(shape)
+    inputs = {
+        "token_ids": tokens,
+        "segment_ids": np.zeros_like(tokens),
+        "padding_mask": np.ones_like(tokens),
+        "mask_positions": positions,
+    }
+
+    def run() -> float:
+        return float(model.train_on_batch(inputs, targets))
+
+    return run
