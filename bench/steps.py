@@ -205,7 +205,7 @@ def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
     rate = keras.optimizers.schedules.PolynomialDecay(LEARNING_RATE, TOTAL_STEPS, 0.0)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=False))
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), weighted_metrics=None)
     tokens, positions, targets = masked_batch(shape)
     inputs = {
         "token_ids": tokens,
@@ -215,6 +215,6 @@ def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
     }
 
     def run() -> float:
-        return float(model.train_on_batch(inputs, targets))
+        return float(model.train_on_batch(inputs, targets, return_dict=True)["loss"])
 
     return run
