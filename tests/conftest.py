@@ -4,11 +4,17 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 # Tests compile much and compute little: what makes programs faster costs them more than it gives.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+# And compile nothing twice: one cache for all tests and the programs they start. Workers inherit the controller's.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _cache.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
 
 import jax
 import numpy as np
