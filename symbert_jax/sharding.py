@@ -34,6 +34,11 @@ def make_mesh(mesh: Mesh, devices: list[jax.Device] | None = None) -> jax.shardi
     return jax.make_mesh((data, mesh.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
 
 
+def platform() -> str:
+    """What the current mesh is made of: cpu | gpu | tpu."""
+    return jax.sharding.get_abstract_mesh().abstract_device.platform
+
+
 def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP."""
     devices, accumulate = mesh.shape["data"], config.optim.accumulate

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.config import Model
 from symbert_jax.model import kernels
-from symbert_jax.model.layers import Dense, Sizes, factor, parameter
-from symbert_jax.sharding import spec
+from symbert_jax.model.layers import Dense, Sizes, parameter, use
+from symbert_jax.sharding import platform, spec
 
 
 class SelfAttention(nnx.Module):
@@ -44,7 +44,11 @@ class SelfAttention(nnx.Module):
             case "symmetric":
                 k = q
             case "pairwise":
-                k = jnp.einsum("BSNG,NHG->BSNH", q, factor(self.pair, q.dtype), out_sharding=spec("BSNH"))
+                dims, pair = "NHG", use(self.pair, q.dtype)
+                if platform() == "tpu":  # in the batch dimensions of the scores, or layouts differ: 20% of a step
+                    dims = "BNHG"
+                    pair = jnp.broadcast_to(pair, (len(q), *pair.shape), out_sharding=spec(dims))
+                k = jnp.einsum(f"BSNG,{dims}->BSNH", q, pair, out_sharding=spec("BSNH"))
         return q[:, :first], k
 
     @jax.named_scope("attention")

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec, get_abstract_mesh, reshard
+from jax.sharding import PartitionSpec, reshard
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
-from symbert_jax.sharding import spec
+from symbert_jax.sharding import platform, spec
 
 Init = Callable[..., Array]  # of key, shape, dtype
 Sizes = Mapping[str, int]
@@ -57,7 +57,7 @@ class Dense(nnx.Module):
         equation = f"{rows}{self.inputs},{self.inputs}{self.outputs}->{rows}{self.outputs}"
         y = jnp.einsum(equation, x, factor(self.kernel, x.dtype), out_sharding=spec(rows + self.outputs))
         bias = use(self.bias, x.dtype)
-        return shift(y, bias) if get_abstract_mesh().abstract_device.platform == "tpu" else y + bias
+        return shift(y, bias) if platform() == "tpu" else y + bias
 
 
 @jax.custom_vjp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from symbert_jax.config import ATTENTIONS
-from symbert_jax.model import bert
+from symbert_jax.model import attention, bert
 from tests.conftest import born, configure
 
 
@@ -14,8 +14,8 @@ from tests.conftest import born, configure
 def scores(mesh):
     """`scores(attention, pair=...)`: scores [B N T S] before softmax of one attention on a fixed input."""
 
-    def score(attention, **weights):
-        config = configure(model={"attention": attention}).model
+    def score(kind, **weights):
+        config = configure(model={"attention": kind}).model
         params = born(config)
         layer = jax.tree.map(lambda leaf: leaf[0], params["layers"])
         # one query for all three, so that only the compatibility function differs
@@ -32,8 +32,8 @@ def scores(mesh):
 def test_symmetric_scores_are_symmetric(scores):
     found, _ = scores("symmetric")
     np.testing.assert_allclose(found, found.swapaxes(2, 3), atol=1e-6)
-    for attention in ("standard", "pairwise"):
-        other, _ = scores(attention)
+    for kind in ("standard", "pairwise"):
+        other, _ = scores(kind)
         assert np.abs(other - other.swapaxes(2, 3)).max() > 0.1
 
 
@@ -49,7 +49,9 @@ def test_standard_with_key_equal_to_query_is_symmetric(scores):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_pairwise_is_q_P_q_with_the_query_on_the_left(scores):
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])  # each multiplies in its own way
+def test_pairwise_is_q_P_q_with_the_query_on_the_left(scores, platform, monkeypatch):
+    monkeypatch.setattr(attention, "platform", lambda: platform)
     plain, _ = scores("symmetric")
     pair = np.zeros((4, 8, 8), np.float32)
     pair[:, 0, 1] = 1  # then the score is q_t[0] q_s[1]
