@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bench.record import record
+from bench.steps import masked_batch
 from symbert_jax import config as configs
 from symbert_jax.batch import MlmBatch
 from symbert_jax.chips import peak_flops
@@ -45,7 +46,9 @@ def main() -> None:
     config = next(iter(contenders.values()))
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        batch = put_batch(random_batch(config))
+        model, rows, masked = config.model, config.data.batch_size, places(config)
+        tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, masked)
+        batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, masked), np.float32)))
         running = {name: start(config, batch) for name, config in contenders.items()}
         times: dict[str, list[float]] = {name: [] for name in running}
         for turn, name in itertools.product(range(ROUNDS.value), running):
@@ -58,16 +61,6 @@ def main() -> None:
     shape = {field: getattr(config.model, field) for field in ("layers", "dim", "length", "dtype")}
     shape |= {"batch_size": config.data.batch_size, "dropout": config.model.dropout}
     record("step_time", device=device, devices=mesh.size, shape=shape, contenders=found)
-
-
-def random_batch(config: Config) -> MlmBatch:
-    rng, rows, length = np.random.default_rng(config.seed), config.data.batch_size, config.model.length
-    places = Masking((), length, config.data.mask_rate, config.seed).places
-    tokens = rng.integers(5, config.model.vocab_size, (rows, length), dtype=np.int32)
-    order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
-    positions = np.sort(order[:, :places], axis=1)
-    targets = np.take_along_axis(tokens, positions, axis=1)
-    return MlmBatch(tokens, positions, targets, np.ones((rows, places), np.float32))
 
 
 def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]], int]:
@@ -89,10 +82,14 @@ def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]]
     return run, compiled.memory_analysis().peak_memory_in_bytes
 
 
+def places(config: Config) -> int:
+    return Masking((), config.model.length, config.data.mask_rate, config.seed).places
+
+
 def facts(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
     seconds = statistics.median(milliseconds) / 1e3
     model, rows = config.model, config.data.batch_size
-    flops = train_flops(model, rows, Masking((), model.length, config.data.mask_rate, config.seed).places)
+    flops = train_flops(model, rows, places(config))
     peak = peak_flops(device)
     return {
         "ms": round(1e3 * seconds, 2),

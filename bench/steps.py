@@ -11,6 +11,7 @@ import numpy as np
 
 VOCABULARY = 30522
 MASK_RATE = 0.15
+MASK, FIRST_WORD = 4, 5  # any ids would do
 LEARNING_RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-4, 100, 10_000
 WEIGHT_DECAY, CLIP = 0.01, 1.0
 
@@ -31,20 +32,24 @@ class Shape:
     attention_dropout: float = 0.1
 
 
-def masked_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Token ids, the masked positions of each row, and the ids that stood there."""
+def masked_batch(rows: int, length: int, vocabulary: int, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Full rows of random words: token ids, the masked positions of each row, and the ids that stood there."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(1000, VOCABULARY, (shape.batch, shape.length), dtype=np.int32)
-    order = rng.permuted(np.tile(np.arange(shape.length, dtype=np.int32), (shape.batch, 1)), axis=1)
-    positions = np.sort(order[:, : round(MASK_RATE * shape.length)], axis=1)
+    tokens = rng.integers(FIRST_WORD, vocabulary, (rows, length), dtype=np.int32)
+    order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
+    positions = np.sort(order[:, :places], axis=1)
     targets = np.take_along_axis(tokens, positions, axis=1)
-    np.put_along_axis(tokens, positions, 103, axis=1)  # [MASK] of bert-base-uncased
+    np.put_along_axis(tokens, positions, MASK, axis=1)
     return tokens, positions, targets
+
+
+def batch_of(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return masked_batch(shape.batch, shape.length, VOCABULARY, round(MASK_RATE * shape.length))
 
 
 def all_labels(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """The same batch as Hugging Face wants it: token ids and a label for every position, -100 where none."""
-    tokens, positions, targets = masked_batch(shape)
+    tokens, positions, targets = batch_of(shape)
     labels = np.full_like(tokens, -100)
     np.put_along_axis(labels, positions, targets, axis=1)
     return tokens, labels
@@ -80,7 +85,7 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     optim = config.Optim(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP)
     settings = config.Config(model=model, optim=optim, train=config.Train(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh))
-    tokens, positions, targets = masked_batch(shape)
+    tokens, positions, targets = batch_of(shape)
     # as the loader does it: the width is a multiple of 8 and an unused place weighs nothing
     width = shape.length if every_position else -(-positions.shape[1] // 8) * 8
     unused = ((0, 0), (0, width - positions.shape[1]))
@@ -206,7 +211,7 @@ def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
     optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), weighted_metrics=None)
-    tokens, positions, targets = masked_batch(shape)
+    tokens, positions, targets = batch_of(shape)
     inputs = {
         "token_ids": tokens,
         "segment_ids": np.zeros_like(tokens),
