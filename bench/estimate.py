@@ -21,9 +21,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from jax.sharding import AbstractDevice
-
 from configs import base, base_fast
+from symbert_jax import hlo
+from symbert_jax.chips import TPUS, Tpu
 from symbert_jax.compile import compile_train
 from symbert_jax.config import Config, freeze
 from symbert_jax.data.masking import Masking
@@ -51,6 +51,10 @@ class Case:
         changed = [f"{name}={size}" for name, size, usual in sizes if size != usual]
         return " ".join([self.config, self.topology, self.attention, *changed])
 
+    @property
+    def chip(self) -> Tpu:
+        return TPUS[self.topology.partition(":")[0]]
+
 
 def estimates(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict]]:
     """Compiles them, `jobs` at a time, each in a process of its own: libtpu reads its options once in a process."""
@@ -60,12 +64,11 @@ def estimates(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict]]:
 
 def estimate(case: Case) -> dict:
     found = _in_a_process(case, "step")
-    splash = _splash_cycles(case) if _fused(case) else 0
+    splash = _splash_cycles(case) if hlo.PALLAS in found["unestimated"] else 0
     cycles = found["cycles"] + splash
-    peak = find_slice(case.topology).chip
     return found | {
         "cycles": cycles,
-        "mfu": round(found["model_flops"] * peak.clock / cycles / peak.peak, 4),
+        "mfu": round(found["model_flops"] * case.chip.clock / cycles / case.chip.peak, 4),
         "regions": found["regions"] | {"splash": splash},
     }
 
@@ -131,9 +134,9 @@ def _splash_cycles(case: Case) -> int:
         files = list(pathlib.Path(folder).glob("*splash*schedule-analysis_final_bundles.txt"))
         bundles = [int(re.search(r"total scheduled bundles:\s+(\d+)", file.read_text())[1]) for file in files]
     assert len(bundles) == 2, f"forward and backward, found {len(bundles)} kernels"
-    model = _configured(case).model
-    blocks = (model.length // kernels.block(model.length)) ** 2
-    return sum(bundles) * case.rows * model.heads * blocks // find_slice(case.topology).chip.cores * model.layers
+    blocks = (case.length // kernels.block(case.length)) ** 2
+    heads = CONFIGS[case.config].get_config().model.heads
+    return sum(bundles) * case.rows * heads * blocks // case.chip.cores * case.layers
 
 
 def _configured(case: Case) -> Config:
@@ -143,11 +146,6 @@ def _configured(case: Case) -> Config:
         config.model, attention=case.attention, length=case.length, layers=case.layers, unroll=0
     )
     return dataclasses.replace(config, data=data, model=model)
-
-
-def _fused(case: Case) -> bool:
-    device = AbstractDevice(device_kind=find_slice(case.topology).devices[0].device_kind, num_cores=1, platform="tpu")
-    return kernels.choose(_configured(case).model, device, case.length, case.length) == "splash"
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import pathlib
 from bench.estimate import Case, estimates
 from bench.record import record
 from symbert_jax.config import ATTENTIONS
-from symbert_jax.slices import find_slice
 
 BASE = Case("base_fast", "v5e:2x2", "standard", layers=2)
 TOKENS = 8192  # of a chip in the sweep over lengths
@@ -58,13 +57,12 @@ def main() -> None:
 
 def seconds(case: Case, cost: dict) -> float:
     """Of a step: cycles, and collectives as if nothing overlapped."""
-    return cost["cycles"] / find_slice(case.topology).chip.clock + cost["network_seconds"]
+    return cost["cycles"] / case.chip.clock + cost["network_seconds"]
 
 
 def least(case: Case, cost: dict) -> dict[str, float]:
     """Seconds that each resource alone would take."""
-    chip = find_slice(case.topology).chip
-    compute, memory = cost["model_flops"] / chip.peak, cost["bytes"] / chip.bandwidth
+    compute, memory = cost["model_flops"] / case.chip.peak, cost["bytes"] / case.chip.bandwidth
     return {"compute": compute, "memory": memory, "network": cost["network_seconds"]}
 
 
