@@ -77,6 +77,7 @@ def _in_a_process(case: Case, part: str, **environment: str) -> dict:
     command = [sys.executable, "-m", "bench.estimate", part, json.dumps(dataclasses.asdict(case))]
     quiet = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     quiet |= {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    quiet |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it cannot read programs for other machines back
     result = subprocess.run(
         command, env=os.environ | quiet | environment, stdout=subprocess.PIPE, text=True, check=True
     )

@@ -50,16 +50,19 @@ def main() -> None:
     def report(row: tuple[str, str, str]) -> str:
         if not (file := name(arguments.out, *row)).exists():
             compile_one(*row, file)
+        if not file.exists():  # the compiler's own trouble, which it told; run again for this row
+            return f"{' '.join(row)}: failed"
         return json.dumps({"model": row[0]} | json.loads(file.read_text()))
 
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         for line in pool.map(report, sorted(rows, key=lambda row: ATTENTIONS.index(row[2]))):
             print(line, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    for config, topology, attention in rows:
-        report = {"model": config} | json.loads(name(arguments.out, config, topology, attention).read_text())
-        if report["fits"]:
-            print(f"| {' | '.join(str(column(report)) for column in COLUMNS.values())} |")
+    for row in rows:
+        file = name(arguments.out, *row)
+        found = {"model": row[0]} | json.loads(file.read_text()) if file.exists() else {"fits": False}
+        if found["fits"]:
+            print(f"| {' | '.join(str(column(found)) for column in COLUMNS.values())} |")
 
 
 def name(folder: Path, config: str, topology: str, attention: str) -> Path:

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from etils import epath
 
@@ -32,8 +34,10 @@ PRODUCTS_OF_BIASES = 1.02  # the gradients of biases are products too, with ones
 
 
 @pytest.fixture(scope="module")
-def target() -> Slice:
-    return find_slice("v5e:2x2")
+def target() -> Iterator[Slice]:
+    jax.config.update("jax_enable_compilation_cache", False)  # as the command does
+    yield find_slice("v5e:2x2")
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture(scope="module")
