@@ -17,7 +17,7 @@ if version("jaxlib").startswith("0.10."):  # newer ones no longer have this
 # And compile nothing twice: one cache for all tests and the programs they start. Workers inherit the controller's.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _cache.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402

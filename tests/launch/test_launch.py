@@ -1,5 +1,6 @@
 """The launch scripts, with every program outside replaced by `fake`, which notes how it was called."""
 
+import contextlib
 import getpass
 import os
 import shlex
@@ -394,11 +395,17 @@ def test_a_crash_is_followed_by_a_restart_a_mistake_is_not(
 def test_a_stopped_run_saves_and_says_that_it_has_not_finished(number: signal.Signals) -> None:
     run = "trap 'echo saved; exit 0' TERM; echo begun; while :; do sleep 0.02; done"
     command = [ROOT / "launch" / "restart.sh", "bash", "-c", run]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(number)
-        assert process.communicate(timeout=30)[0] == "saved\n"
+    # what starts the tests in the background may have them ignore Ctrl-C, and bash cannot trap what it inherits so
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heard) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            process.send_signal(number)
+            assert process.communicate(timeout=30)[0] == "saved\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 143
 
 
