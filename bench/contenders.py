@@ -23,6 +23,12 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "KERAS_BACKEND": "jax", "TF_CPP_MIN_
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
 
 
+def in_turns(rounds: int, names: Sequence[str]) -> Iterator[str]:
+    """Each of `names` once a round, every other round in reverse order."""
+    for turn in range(rounds):
+        yield from names if turn % 2 == 0 else reversed(names)
+
+
 class Contenders(contextlib.AbstractContextManager):
     """The running workers of `python -m bench.NAME`, by the name that each got as `--worker`."""
 
@@ -61,6 +67,5 @@ class Contenders(contextlib.AbstractContextManager):
 
     def turns(self, rounds: int, question: str) -> Iterator[tuple]:
         """Asks each of them `rounds` times; pairs of name and answer."""
-        for turn in range(rounds):
-            for name in self.names if turn % 2 == 0 else reversed(self.names):
-                yield name, self.ask(name, question)
+        for name in in_turns(rounds, self.names):
+            yield name, self.ask(name, question)

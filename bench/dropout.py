@@ -19,9 +19,10 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 import jax
 import jax.numpy as jnp
 
+from bench.contenders import in_turns
 from bench.record import record
-from symbert_jax import hlo
 from symbert_jax.config import Mesh
+from symbert_jax.cost import program_cost
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import make_mesh
 from symbert_jax.slices import find_slice
@@ -70,7 +71,7 @@ def cycles(target, shape: tuple[int, ...], name: str) -> dict:
         key = jax.eval_shape(lambda: jax.random.key(0, impl=impl))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
         compiled = jax.jit(lambda x, key: step(drop, x, key)).lower(x, key).compile()
-    cost = hlo.cost(compiled.as_text(), 1)
+    cost = program_cost(compiled.as_text(), 1)
     return {"cycles": cost.cycles, "bytes": cost.bytes}
 
 
@@ -83,11 +84,10 @@ def measure(device: str, shape: tuple[int, ...], rounds: int) -> dict[str, float
             key, compiled = jax.random.key(0, impl=impl), jax.jit(lambda x, key, drop=drop: step(drop, x, key))
             runs[name] = lambda compiled=compiled, key=key: jax.block_until_ready(compiled(x, key))
             runs[name]()
-        for turn in range(rounds):
-            for name in list(runs) if turn % 2 else reversed(list(runs)):
-                began = time.perf_counter()
-                runs[name]()
-                times[name].append(1e3 * (time.perf_counter() - began))
+        for name in in_turns(rounds, list(runs)):
+            began = time.perf_counter()
+            runs[name]()
+            times[name].append(1e3 * (time.perf_counter() - began))
     return {name: round(statistics.median(values), 2) for name, values in times.items()}
 
 

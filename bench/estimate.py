@@ -22,11 +22,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from configs import base, base_fast
-from symbert_jax import hlo
+from symbert_jax.aot import compile_train
 from symbert_jax.chips import TPUS, Tpu
-from symbert_jax.compile import compile_train
 from symbert_jax.config import Config, freeze
-from symbert_jax.data.masking import Masking
+from symbert_jax.cost import PALLAS
+from symbert_jax.data.masking import places
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.slices import compiler_version, find_slice
@@ -64,7 +64,7 @@ def estimates(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict]]:
 
 def estimate(case: Case) -> dict:
     found = _in_a_process(case, "step")
-    splash = _splash_cycles(case) if hlo.PALLAS in found["unestimated"] else 0
+    splash = _splash_cycles(case) if PALLAS in found["unestimated"] else 0
     cycles = found["cycles"] + splash
     return found | {
         "cycles": cycles,
@@ -90,10 +90,9 @@ def compile_step(case: Case) -> dict:
     began = time.perf_counter()
     program = compile_train(config, target)
     seconds = time.perf_counter() - began
-    places = Masking((), config.model.length, config.data.mask_rate, config.seed).places
     return {
         "cycles": program.cost.cycles,
-        "model_flops": train_flops(config.model, case.rows, places),
+        "model_flops": train_flops(config.model, case.rows, places(case.length, config.data.mask_rate)),
         "regions": program.cost.regions,
         "bytes": program.cost.bytes,
         "flops": program.cost.flops,

@@ -1,6 +1,6 @@
 """How the cost of a training step grows with length, rows, layers and chips, by the TPU compiler's estimate.
 
-    .venv/bin/python -m bench.growth --out=growth
+    .venv/bin/python -m bench.growth
 
 Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in --out. Each sweep changes
 one size of BERT-base in the fast config, cut to few layers that are all unrolled, so that a program compiles in a
@@ -35,7 +35,7 @@ SWEEPS: dict[str, list[tuple[int, Case]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("growth"))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/growth"))
     parser.add_argument("--sweeps", nargs="+", default=SWEEPS, choices=SWEEPS)
     parser.add_argument("--attentions", nargs="+", default=ATTENTIONS, choices=ATTENTIONS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")

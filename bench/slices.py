@@ -1,6 +1,6 @@
 """What BERT-base and BERT-large take on TPU slices, by the TPU compiler's estimate: the table of docs/slices.md.
 
-    .venv/bin/python -m bench.slices --out=slices
+    .venv/bin/python -m bench.slices
 
 Prints one JSON line a compilation, then the table. The reports stay in --out; what is there is not compiled again, so
 an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle cores.
@@ -39,7 +39,7 @@ COLUMNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("slices"), help="a folder for the reports")
+    parser.add_argument("--out", type=Path, default=Path("runs/slices"), help="a folder for the reports")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
     parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"some of {', '.join(BATCHES)}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")

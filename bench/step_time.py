@@ -18,13 +18,14 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from bench.contenders import in_turns
 from bench.record import record
 from bench.steps import masked_batch
 from symbert_jax import config as configs
 from symbert_jax.batch import MlmBatch
 from symbert_jax.chips import peak_flops
 from symbert_jax.config import ATTENTIONS, Config
-from symbert_jax.data.masking import Masking
+from symbert_jax.data.masking import places
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch
@@ -46,13 +47,12 @@ def main() -> None:
     config = next(iter(contenders.values()))
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        model, rows, masked = config.model, config.data.batch_size, places(config)
+        model, rows, masked = config.model, config.data.batch_size, places(config.model.length, config.data.mask_rate)
         tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, masked)
         batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, masked), np.float32)))
         running = {name: start(config, batch) for name, config in contenders.items()}
         times: dict[str, list[float]] = {name: [] for name in running}
-        for turn, name in itertools.product(range(ROUNDS.value), running):
-            name = name if turn % 2 == 0 else list(running)[-1 - list(running).index(name)]
+        for name in in_turns(ROUNDS.value, list(running)):
             times[name] += running[name][0](STEPS.value)
     device = mesh.devices.flat[0].device_kind
     found = {
@@ -82,14 +82,10 @@ def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]]
     return run, compiled.memory_analysis().peak_memory_in_bytes
 
 
-def places(config: Config) -> int:
-    return Masking((), config.model.length, config.data.mask_rate, config.seed).places
-
-
 def facts(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
     seconds = statistics.median(milliseconds) / 1e3
     model, rows = config.model, config.data.batch_size
-    flops = train_flops(model, rows, places(config))
+    flops = train_flops(model, rows, places(model.length, config.data.mask_rate))
     peak = peak_flops(device)
     return {
         "ms": round(1e3 * seconds, 2),

@@ -1,66 +1,25 @@
-"""Ahead-of-time compilation: what a config would cost on a TPU slice that nobody has at hand.
+"""What a config would cost on a TPU slice: the report of `aot`'s steps, and the largest batch that fits.
 
-The TPU compiler runs on any Linux CPU. It gets the real training and validation step of the config, shapes instead
-of arrays, and the topology of the slice; what it makes of them says what fits and, by its own estimate of cycles,
-how long a step takes. Nothing here is a measurement.
+Nothing here is a measurement.
 """
 
 import dataclasses
-import functools
 import json
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
-from symbert_jax import hlo
-from symbert_jax.batch import MlmBatch
+from symbert_jax.aot import DoesNotFit, Program, compile_train, compile_validation, mesh_of
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config, UserError
-from symbert_jax.data.masking import Masking
-from symbert_jax.model import bert, kernels
-from symbert_jax.model.flops import attention_flops, train_flops
-from symbert_jax.sharding import make_mesh, problems, spec
+from symbert_jax.data.masking import places
+from symbert_jax.model import bert
+from symbert_jax.model.flops import train_flops
 from symbert_jax.slices import Slice, compiler_version, find_slice
 from symbert_jax.train import state as states
-from symbert_jax.train.step import make_train_step
-from symbert_jax.train.validate import make_validation_step
-
-# How often an array crosses a link of a chip, in its own bytes, when n chips exchange it around rings.
-CROSSINGS = {
-    "all-reduce": lambda n: 2 * (n - 1) / n,
-    "all-gather": lambda n: (n - 1) / n,
-    "reduce-scatter": lambda n: (n - 1) / n,
-    "all-to-all": lambda n: (n - 1) / n,
-    "collective-permute": lambda n: 1.0,
-}
-
-REGIONS = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "optimizer")  # named scopes of the step
-
-
-class DoesNotFit(Exception):
-    """The compiler's refusal: bytes of HBM that a program needs on each chip, and bytes that there are."""
-
-    def __init__(self, needed: float, available: float):
-        super().__init__(f"{needed:.0f} of {available:.0f} bytes")
-        self.needed, self.available = needed, available
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One compiled step on one chip; the seconds add up to `seconds` as if nothing overlapped."""
-
-    memory: float  # bytes of HBM at the peak, arguments included
-    cost: hlo.Cost
-    cycle_seconds: float  # the compiler's estimate
-    roofline_seconds: float  # of what it does not estimate
-    network_seconds: float
-    seconds: float
-    least_seconds: dict[str, float]  # what compute, memory and network each need alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +85,11 @@ def estimate(config: Config, target: Slice) -> Report:
       DoesNotFit: one of them needs more memory than a chip has.
     """
     train, validation = compile_train(config, target), compile_validation(config, target)
-    mesh = _mesh(config, target)
+    mesh = mesh_of(config, target)
     with jax.set_mesh(mesh):
         state = states.abstract(config)
     parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
-    flops = train_flops(config.model, config.data.batch_size, _places(config))
+    flops = train_flops(config.model, config.data.batch_size, places(config.model.length, config.data.mask_rate))
     steps = config.train.steps
     validations = -(-steps // config.train.validate_every) * config.train.validate_batches
     return Report(
@@ -156,18 +115,9 @@ def estimate(config: Config, target: Slice) -> Report:
     )
 
 
-@functools.cache  # the search for a batch ends with a program that the report wants again
-def compile_train(config: Config, target: Slice) -> Program:
-    return _compile(config, target, make_train_step(config), lambda state: state, passes=3)
-
-
-def compile_validation(config: Config, target: Slice) -> Program:
-    return _compile(config, target, make_validation_step(config), lambda state: state.params, passes=1)
-
-
 def with_largest_batch(config: Config, target: Slice) -> Config:
     """`config` with the largest `data.batch_size` whose training step fits; says what it tried."""
-    mesh = _mesh(config, target)
+    mesh = mesh_of(config, target)
     shares = mesh.shape["data"] * config.optim.accumulate
 
     def resized(rows: int) -> Config:
@@ -242,62 +192,6 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
     if cost.unknown_loops:
         lines.append(("beware", f"{cost.unknown_loops} loops of unknown length are counted once"))
     return "\n".join(f"{name:<16} {text}" for name, text in lines)
-
-
-def _compile(config: Config, target: Slice, step: Any, first: Callable[[states.State], Any], passes: int) -> Program:
-    """Compiles a jitted step of (what `first` takes of the state, batch), and adds up its cost.
-
-    passes: how often the step makes the products of a forward pass; of splash's own, which states no FLOPs, too.
-    """
-    mesh = _mesh(config, target)
-    kernels.check(config.model, mesh.abstract_mesh.abstract_device)
-    for problem in problems(config, mesh):
-        raise problem
-    with jax.set_mesh(mesh):
-        lowered = step.lower(first(states.abstract(config)), _abstract_batch(config))
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        raise _refusal(error) or error from None
-    chip, memory = target.chip, compiled.memory_analysis()
-    cost = hlo.cost(compiled.as_text() or "", mesh.size, REGIONS)
-    cycles = cost.cycles / chip.clock
-    kernel = passes * attention_flops(config.model, config.data.batch_size) / mesh.size
-    works = ((part, kernel if part.kind == hlo.PALLAS else part.flops) for part in cost.unestimated)
-    roofline = sum(max(flops / chip.peak, part.bytes / chip.bandwidth) for part, flops in works)
-    crossed = sum(CROSSINGS[part.kind](part.group) * part.bytes for part in cost.collectives)
-    network = crossed / chip.network(target.axes) if crossed else 0.0
-    least = {"compute": cost.flops / chip.peak, "memory": cost.bytes / chip.bandwidth, "network": network}
-    peak = float(memory.peak_memory_in_bytes)
-    return Program(peak, cost, cycles, roofline, network, cycles + roofline + network, least)
-
-
-def _mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
-    return make_mesh(config.mesh, list(target.devices))
-
-
-def _refusal(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
-    found = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
-    if not found:
-        return None
-    needed, available = (float(found[n]) * 2 ** (10 * " KMGT".index(found[n + 1])) for n in (1, 3))
-    return DoesNotFit(needed, available)
-
-
-def _abstract_batch(config: Config) -> MlmBatch:
-    """Shape, type and sharding of a batch on the current mesh, as `put_batch` makes it."""
-    sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
-
-    def rows(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
-
-    length, places = config.model.length, _places(config)
-    batch = rows(length, jnp.int32), rows(places, jnp.int32), rows(places, jnp.int32), rows(places, jnp.float32)
-    return MlmBatch(*batch)  # type: ignore[arg-type]
-
-
-def _places(config: Config) -> int:
-    return Masking((), config.model.length, config.data.mask_rate, config.seed).places
 
 
 def _bytes_per_chip(tree: Any) -> float:

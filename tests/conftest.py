@@ -35,6 +35,7 @@ from symbert_jax.data.rows import MANIFEST, VOCAB, Writer, write_info  # noqa: E
 from symbert_jax.data.vocabulary import SPECIAL  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
+from symbert_jax.slices import Slice, find_slice  # noqa: E402
 
 WORDS = [*SPECIAL, *(f"w{i}" for i in range(95))]
 TINY = Config(
@@ -62,6 +63,14 @@ def mesh() -> Iterator[jax.sharding.Mesh]:
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Slice]:
+    """A slice of 4 chips to compile for."""
+    jax.config.update("jax_enable_compilation_cache", False)  # as the command does
+    yield find_slice("v5e:2x2")
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @functools.cache

@@ -18,13 +18,17 @@ from symbert_jax.data.vocabulary import MASK, SPECIAL
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
+def places(length: int, rate: float) -> int:
+    """M, the fixed number of places for masked tokens in a row of `length`: enough for every row, a multiple of 8."""
+    return -(-math.ceil(rate * length) // 8) * 8
+
+
 @dataclass(frozen=True, eq=False)
 class Masking:
     """Masks rows of `length` tokens over `vocabulary`.
 
     round(rate * n) of the n non-special tokens are to be predicted: 80% of them show [MASK], 10% a random
-    non-special token, 10% themselves. `places` is M, the fixed number of places for them in a row: enough
-    for every row, in a multiple of 8.
+    non-special token, 10% themselves.
     """
 
     vocabulary: Sequence[str]
@@ -34,7 +38,7 @@ class Masking:
 
     @property
     def places(self) -> int:
-        return -(-math.ceil(self.rate * self.length) // 8) * 8
+        return places(self.length, self.rate)
 
     @functools.cached_property
     def _special(self) -> Bool[np.ndarray, " V"]:

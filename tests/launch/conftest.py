@@ -1,0 +1,87 @@
+"""The launch scripts in a world where every program outside is replaced by `fake`, which notes how it was called."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = "gcloud kubectl docker git uv curl sbatch squeue scancel scontrol srun sudo systemctl sleep mkdir tail tar"
+KNOBS = {
+    "NAME": "bert",
+    "ZONE": "us-east5-b",
+    "PROJECT": "p",
+    "ACCELERATOR": "v6e-16",
+    "MACHINE": "ct6e-standard-4t",
+    "TOPOLOGY": "4x4",
+    "CLUSTER": "c",
+    "LOCATION": "us-east5",
+    "CONFIG": "configs/base.py",
+    "WORKDIR": "gs://b/run",
+    "DATA": "gs://b/corpus",
+    "TMPDIR": "/tmp",
+    "RESTART_AFTER": "0",
+}
+FLAG = "--config.wandb=it's & co"  # what a shell could break
+QUOTED = r"'--config.wandb=it'\''s & co'"
+Calls = list[list[str]]
+
+
+class Project:
+    """A copy of launch/ in a world of fakes, where every slice is there and nothing runs yet."""
+
+    def __init__(self, folder: Path):
+        self.root, self.fakes, self.answers = folder / "project", folder / "bin", folder / "answers"
+        self.notes = folder / "calls"
+        shutil.copytree(ROOT / "launch", self.root / "launch")
+        for path in (self.fakes, self.answers, self.root / ".venv" / "bin"):
+            path.mkdir(parents=True)
+        for program in PROGRAMS.split():
+            (self.fakes / program).symlink_to(Path(__file__).with_name("fake"))
+        (self.root / ".venv" / "bin" / "python").symlink_to(Path(__file__).with_name("fake"))
+        self.answer("*value(state.state)", "0 ACTIVE")
+        self.answer("*value(instanceStatus)", "0 RUNNING\\nRUNNING\\nRUNNING\\nRUNNING")
+        self.answer("*value(name)", "0 bert-0\\nbert-1\\nbert-2\\nbert-3")
+        self.answer("squeue*", "0 JOBID")
+        self.answer("systemctl is-active*", "3 inactive")
+        self.answer("*ExecMainStatus*", "0 0")
+
+    def answer(self, pattern: str, *lines: str) -> None:
+        """Calls like `pattern` end with these codes and texts, one after another."""
+        (self.answers / pattern).write_text("".join(f"{line}\n" for line in lines))
+
+    def run(self, *command: str, **knobs: str) -> subprocess.CompletedProcess:
+        """Runs `command` in the project with the usual knobs and `knobs`; an empty one is not set."""
+        self.notes.write_text("")
+        outer = {name: value for name, value in os.environ.items() if name not in ("SPOT", "COMMAND", "POLL")}
+        here = {"PATH": f"{self.fakes}:{os.environ['PATH']}", "CALLS": str(self.notes), "ANSWERS": str(self.answers)}
+        env = {name: value for name, value in (outer | KNOBS | here | knobs).items() if value}
+        return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, timeout=60)
+
+    def calls(self) -> Calls:
+        return [note.split("\x1f")[:-1] for note in self.notes.read_text().split("\x1e")[:-1]]
+
+    def steps(self) -> list[str]:
+        """The calls in a word each."""
+        words = ("create", "delete", "list-instances", "describe", "archive", "scp", "install", "start", "sleep")
+        return [next(word for word in words if word in " ".join(call)) for call in self.calls()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+TRAIN = "-m symbert_jax pretrain --config=configs/base.py --workdir=gs://b/run --config.data.dir=data/corpus"
+
+
+def launch(project: Project, script: str, verb: str, *arguments: str, **knobs: str) -> subprocess.CompletedProcess:
+    return project.run(
+        f"launch/{script}.sh", verb, *arguments, "--", FLAG, **{"SPOT": "1", "IMAGE": image(script)} | knobs
+    )
+
+
+def image(script: str) -> str:
+    return "registry/image" if script == "gke" else ""

@@ -1,0 +1,238 @@
+"""What each verb of each script calls."""
+
+import getpass
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import FLAG, QUOTED, ROOT, TRAIN, Calls, Project, launch
+
+VM = "--zone=us-east5-b --project=p"
+TPU, MIG = "gcloud compute tpus", "gcloud compute instance-groups managed"
+UNPACK = (
+    "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax && tar -xzf symbert_jax.tar.gz -C symbert_jax"
+    " && cd symbert_jax && env JAX=tpu DATA=gs://b/corpus launch/local.sh install; }"
+)
+START = (
+    "cd symbert_jax && env COMMAND=pretrain CONFIG=configs/base.py WORKDIR=gs://b/run DATA=gs://b/corpus"
+    " launch/local.sh start -- "
+)
+HERE = "cd symbert_jax && launch/local.sh "
+LIST = f"{MIG} list-instances bert {VM} --sort-by=name"
+POOL = "--cluster=c --location=us-east5 --project=p"
+KUBECTL = "kubectl --context=gke_p_us-east5_c"
+JOBSET = "https://github.com/kubernetes-sigs/jobset/releases/download/v0.8.0/manifests.yaml"
+ME = f"--user={getpass.getuser()} --name=bert"
+
+
+def tpu(workers: str, line: str) -> str:
+    return f"{TPU} tpu-vm ssh bert {VM} --worker={workers} {shlex.quote('--command=' + line)}"
+
+
+def mig(*lines: str) -> list[str]:
+    """One line for each host, or the same for all."""
+    hosts = enumerate(lines * (4 // len(lines)))
+    return [f"gcloud compute ssh bert-{i} {VM} {shlex.quote('--command=' + line)}" for i, line in hosts]
+
+
+WANTED = {
+    "tpu_vm create": [
+        f"{TPU} queued-resources create bert --node-id=bert {VM} --accelerator-type=v6e-16"
+        " --runtime-version=v2-alpha-tpuv6e --spot",
+        f"{TPU} queued-resources describe bert {VM} '--format=value(state.state)'",
+    ],
+    "tpu_vm install": [
+        "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
+        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {VM} --worker=all",
+        tpu("all", UNPACK),
+    ],
+    "tpu_vm run": [tpu("all", START + QUOTED)],
+    "tpu_vm logs": [tpu("0", HERE + "logs")],
+    "tpu_vm stop": [tpu("all", HERE + "stop")],
+    "tpu_vm delete": [f"{TPU} queued-resources delete bert {VM} --force --quiet"],
+    "gce create": [
+        "gcloud compute resource-policies create workload-policy bert --region=us-east5 --project=p"
+        " --type=HIGH_THROUGHPUT --accelerator-topology=4x4",
+        "gcloud compute instance-templates create bert --project=p --machine-type=ct6e-standard-4t"
+        " --image-project=ubuntu-os-accelerator-images --image-family=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
+        " --boot-disk-size=200GB --scopes=cloud-platform --maintenance-policy=TERMINATE"
+        " --provisioning-model=SPOT --instance-termination-action=STOP",
+        f"{MIG} create bert {VM} --template=bert --size=4 --target-size-policy-mode=bulk"
+        " --default-action-on-vm-failure=do-nothing"
+        " --workload-policy=projects/p/regions/us-east5/resourcePolicies/bert",
+        f"{LIST} '--format=value(instanceStatus)'",
+    ],
+    "gce install": [
+        f"{LIST} '--format=value(name)'",
+        "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
+        *(f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {VM}" for host in range(4)),
+        *mig(UNPACK),
+    ],
+    "gce run": [
+        f"{LIST} '--format=value(name)'",
+        *mig(*(f"{START}--coordinator=bert-0:8476 --process={process} --processes=4 {QUOTED}" for process in range(4))),
+    ],
+    "gce logs": [f"{LIST} '--format=value(name)'", *mig(HERE + "logs")[:1]],
+    "gce stop": [f"{LIST} '--format=value(name)'", *mig(HERE + "stop")],
+    "gce delete": [
+        f"{MIG} delete bert {VM} --quiet",
+        "gcloud compute instance-templates delete bert --project=p --quiet",
+        "gcloud compute resource-policies delete bert --region=us-east5 --project=p --quiet",
+    ],
+    "gke create": [
+        f"gcloud container node-pools create bert {POOL} --node-locations=us-east5-b"
+        " --machine-type=ct6e-standard-4t --tpu-topology=4x4 --num-nodes=4 --scopes=cloud-platform --spot",
+        "gcloud container clusters get-credentials c --location=us-east5 --project=p",
+        f"{KUBECTL} apply --server-side --filename={JOBSET}",
+    ],
+    "gke install": [
+        "git archive HEAD",
+        "docker build --tag=registry/image --file=launch/Dockerfile -",
+        "docker push registry/image",
+    ],
+    "gke run": [f"{KUBECTL} create --filename=- JOBSET"],
+    "gke logs": [
+        f"{KUBECTL} logs --follow --tail=100 --container=train"
+        " --selector=jobset.sigs.k8s.io/jobset-name=bert,batch.kubernetes.io/job-completion-index=0"
+    ],
+    "gke stop": [f"{KUBECTL} delete jobset bert --ignore-not-found"],
+    "gke delete": [
+        f"{KUBECTL} delete jobset bert --ignore-not-found",
+        f"gcloud container node-pools delete bert {POOL} --quiet",
+    ],
+    "slurm install": [
+        "uv venv --quiet --allow-existing --python=3.12 .venv",
+        "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt 'jax[cuda13]'",
+        "mkdir -p data/corpus",
+        "gcloud storage rsync gs://b/corpus data/corpus --recursive",
+    ],
+    "slurm run": [
+        "mkdir -p runs",
+        "sbatch --job-name=bert --nodes=1 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=8 --time=24:00:00"
+        " --requeue --signal=TERM@300 --open-mode=append --output=runs/bert.log SCRIPT",
+    ],
+    "slurm logs": ["tail -n 100 -F runs/bert.log"],
+    "slurm stop": [
+        f"scancel {ME} --state=PENDING",
+        f"squeue {ME} --noheader --format=%A",
+        "scontrol update JobId=JOBID Requeue=0",
+        "scancel --signal=TERM JOBID",
+    ],
+    "local install": [
+        "uv venv --quiet --allow-existing --python=3.12 .venv",
+        "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt jax",
+        "mkdir -p data/corpus",
+        "gcloud storage rsync gs://b/corpus data/corpus --recursive",
+    ],
+    "local run": [f"python {TRAIN} {QUOTED}"],
+    "local start": [
+        "systemctl is-active symbert_jax",
+        f"sudo systemd-run --quiet --unit=symbert_jax --uid={getpass.getuser()} --working-directory=ROOT"
+        " --setenv=RESTARTS=10 --property=KillMode=mixed --property=TimeoutStopSec=10min"
+        f" --property=LimitMEMLOCK=infinity ROOT/launch/restart.sh .venv/bin/python {TRAIN} {QUOTED}",
+        "systemctl is-active symbert_jax",
+        "systemctl show --property=ExecMainStatus --value symbert_jax",
+    ],
+    "local logs": ["sudo journalctl --unit=symbert_jax --output=cat --lines=100 --follow"],
+    "local stop": ["sudo systemctl stop symbert_jax"],
+}
+WANTED["tpu_vm watch"] = [WANTED["tpu_vm create"][1], *WANTED["tpu_vm install"], *WANTED["tpu_vm run"]]
+WANTED["gce watch"] = [WANTED["gce create"][3], *WANTED["gce install"], *WANTED["gce run"]]
+
+
+def in_order(script: str, calls: Calls) -> Calls:
+    return sorted(calls) if script in ("gce", "gke") else calls  # what runs side by side has none
+
+
+@pytest.mark.parametrize("case", WANTED)
+def test_a_verb_makes_the_wanted_calls_and_a_dry_run_prints_them(case: str, project: Project) -> None:
+    script, verb = case.split()
+    result = launch(project, script, verb)
+    assert result.returncode == 0, result.stderr
+    real = in_order(script, project.calls())
+    wanted = [shlex.split(line.replace("ROOT", str(project.root))) for line in WANTED[case]]
+    texts = [call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")]  # have their own tests
+    assert [*real] == in_order(script, [[w for w in c if w not in ("JOBSET", "SCRIPT")] for c in wanted])
+
+    printed = launch(project, script, verb, "--dry-run")
+    assert printed.returncode == 0, printed.stderr
+    assert not project.calls()
+    pasted = project.run("bash", "-c", printed.stdout)
+    assert pasted.returncode == 0, pasted.stderr
+    again = in_order(script, project.calls())
+    assert [call.pop() for call in again if verb == "run" and call[0] in ("sbatch", "kubectl")] == texts
+    assert again == real
+
+
+def test_delete_goes_on_where_a_part_is_missing(project: Project) -> None:
+    project.answer("*managed delete*", "1 not found")
+    assert launch(project, "gce", "delete").returncode == 1
+    assert len(project.calls()) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "verb", "knobs", "message"),
+    [
+        *((script, "run", {"WORKDIR": ""}, "WORKDIR: found nothing") for script in ("tpu_vm", "gce", "gke", "slurm")),
+        *((script, "stop", {"NAME": ""}, "NAME: found nothing") for script in ("tpu_vm", "gce", "gke", "slurm")),
+        ("local", "run", {"CONFIG": ""}, "CONFIG: found nothing"),
+        ("local", "start", {"CONFIG": ""}, "CONFIG: found nothing"),
+        ("tpu_vm", "watch", {"CONFIG": ""}, "CONFIG: found nothing"),
+        ("tpu_vm", "create", {"ACCELERATOR": ""}, "ACCELERATOR: found nothing"),
+        ("tpu_vm", "watch", {"ACCELERATOR": "v9-8"}, "ACCELERATOR: found 'v9-8', wanted v4-…"),
+        ("tpu_vm", "run", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
+        ("gce", "watch", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
+        ("gke", "run", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
+        ("gce", "create", {"MACHINE": "n2-standard"}, "MACHINE: found 'n2-standard'"),
+        ("gce", "create", {"TOPOLOGY": "16"}, "TOPOLOGY: found '16'"),
+        ("gke", "create", {"ZONE": ""}, "ZONE: found nothing"),
+        ("gke", "run", {"MACHINE": "ct9-x-4t"}, "MACHINE: found 'ct9-x-4t', wanted ct4p"),
+        ("gke", "run", {"DATA": ""}, "DATA: found nothing"),
+        ("gke", "install", {"IMAGE": ""}, "IMAGE: found nothing"),
+        ("slurm", "run", {"COMMAND": "prepare"}, "COMMAND: found 'prepare', wanted pretrain or finetune"),
+        ("tpu_vm", "run", {"COMMAND": "prepare"}, "COMMAND: found 'prepare', wanted pretrain or finetune"),
+        ("local", "fly", {}, "command line: found 'fly', wanted one of install run"),
+        ("gce", "--spot", {}, "command line: found '--spot'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    script: str, verb: str, knobs: dict[str, str], message: str, project: Project
+) -> None:
+    result = launch(project, script, verb, **knobs)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr and f"launch/{script}.sh --help" in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert not result.stdout and not project.calls()
+
+
+@pytest.mark.parametrize("script", ["tpu_vm", "gce", "gke", "slurm", "local"])
+def test_help_explains_every_verb(script: str, project: Project) -> None:
+    result = project.run(f"launch/{script}.sh", "--help")
+    assert result.returncode == 0 and not project.calls()
+    explained = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert explained[: explained.index("NAME" if script != "local" else "CONFIG")] == [
+        verb
+        for verb in ("create", "install", "run", "start", "watch", "logs", "stop", "delete")
+        if f"{script} {verb}" in WANTED
+    ]
+
+
+def test_where_a_tpu_is_buckets_can_be_read(project: Project) -> None:
+    assert launch(project, "local", "install", JAX="tpu").returncode == 0
+    assert project.calls()[1][-3:] == ["jax[tpu]", "gcsfs", "google-cloud-storage"]
+
+
+def test_finetune_reads_the_copied_tasks(project: Project) -> None:
+    assert launch(project, "local", "run", COMMAND="finetune").returncode == 0
+    (call,) = project.calls()
+    assert call[3] == "finetune" and call[-2:] == ["--config.glue.source=tsv:data/corpus", FLAG]
+
+
+def test_shellcheck_finds_nothing() -> None:
+    scripts = [str(path.relative_to(ROOT)) for path in (ROOT / "launch").glob("*.sh")]
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    result = subprocess.run([shellcheck, "-x", *scripts, "tests/launch/fake"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

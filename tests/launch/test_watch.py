@@ -1,0 +1,67 @@
+"""Slices that come, are preempted and come again."""
+
+import pytest
+
+from tests.launch.conftest import Project, launch
+
+RUNS = {"tpu_vm": "tpu-vm ssh", "gce": "compute ssh"}
+
+
+@pytest.mark.parametrize("script", RUNS)
+def test_a_preempted_slice_is_made_again_and_the_run_goes_on(script: str, project: Project) -> None:
+    gone = {"tpu_vm": "0 SUSPENDED", "gce": "0 RUNNING\\nTERMINATED\\nSTOPPING"}[script]
+    there, waiting = {
+        "tpu_vm": ("0 ACTIVE", "0 WAITING_FOR_RESOURCES"),
+        "gce": ("0 RUNNING\\nRUNNING", "0 PENDING\\nPENDING"),
+    }[script]
+    query = {"tpu_vm": "*value(state.state)", "gce": "*value(instanceStatus)"}[script]
+    project.answer(query, there, there, gone, waiting, there)
+    project.answer("*local.sh start*", *["143"] * (4 if script == "gce" else 1), "0")
+    assert launch(project, script, "watch").returncode == 0
+    once = {
+        "tpu_vm": ["archive", "scp", "install", "start"],
+        "gce": ["list-instances", "archive", *["scp"] * 4, *["install"] * 4, "list-instances", *["start"] * 4],
+    }[script]
+    look = {"tpu_vm": "describe", "gce": "list-instances"}[script]
+    parts = {"tpu_vm": 1, "gce": 3}[script]  # of what is deleted and created
+    assert project.steps() == [
+        *[look, *once, "sleep", look, "sleep", look],  # it says it is there for a while
+        *["delete"] * parts,
+        *["create"] * parts,
+        *["sleep", look, "sleep", look, *once],
+    ]
+
+
+@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize(("status", "looks"), [(2, 2), (0, 1), (1, 5), (143, 5)])
+def test_a_run_that_ended_on_a_slice_that_stays_is_not_begun_again(
+    status: int, looks: int, script: str, project: Project
+) -> None:
+    project.answer("*local.sh start*", str(status))
+    assert launch(project, script, "watch").returncode == status
+    hosts = {"tpu_vm": 1, "gce": 4}[script]
+    steps = project.steps()
+    assert steps.count("start") == hosts and "delete" not in steps and "create" not in steps
+    assert sum("ate)" in call[-1] or "Status)" in call[-1] for call in project.calls()) == looks
+
+
+def test_a_lost_connection_is_taken_up_again(project: Project) -> None:
+    project.answer("*local.sh start*", "255", "0")
+    project.answer("*value(state.state)", "0 ACTIVE", "1 ERROR: no route to host", "0 ACTIVE")
+    result = launch(project, "tpu_vm", "watch")
+    assert result.returncode == 0 and "no route to host" in result.stderr
+    once = ["archive", "scp", "install", "start"]
+    assert project.steps() == ["describe", *once, "sleep", "describe", "sleep", "describe", *once]
+
+
+def test_watch_asks_for_a_slice_that_does_not_exist(project: Project) -> None:
+    project.answer("*value(state.state)", "1 ERROR: NOT_FOUND: no such thing", "0 ACTIVE")
+    assert launch(project, "tpu_vm", "watch").returncode == 0
+    assert project.steps()[:4] == ["describe", "create", "sleep", "describe"]
+
+
+def test_create_gives_up_on_a_slice_that_failed(project: Project) -> None:
+    project.answer("*value(state.state)", "0 PROVISIONING", "0 FAILED")
+    result = launch(project, "tpu_vm", "create")
+    assert result.returncode == 1 and "bert is FAILED" in result.stderr
+    assert project.steps() == ["create", "describe", "sleep", "describe"]

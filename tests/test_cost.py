@@ -1,0 +1,181 @@
+"""The cost of a program from its text.
+
+`fixtures/scan_v5e.hlo` is what the TPU compiler made, on 4 chips of a v5e:2x2, of the gradient by w of
+sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16; of what XLA says beside the program, only
+the estimated cycles were kept.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from symbert_jax.cost import Collective, Unestimated, program_cost
+
+SCAN = (Path(__file__).parent / "fixtures" / "scan_v5e.hlo").read_text()
+ARRAY = 1024 * 1024 * 2  # bytes of one of its weights
+
+
+def program(*instructions: str, computations: str = "") -> str:
+    return "\n".join(
+        [computations, "ENTRY %main (p: f32[4]) -> f32[4] {", *(f"  {line}" for line in instructions), "}"]
+    )
+
+
+def test_the_body_of_a_scan_counts_as_often_as_it_runs() -> None:
+    forward, backward = 10856 + 15377 + 21340, 10856 + 21340 + 300 + 15377 + 21340
+    assert program_cost(SCAN, 4).cycles == 3 * (forward + backward) + 4 * 69232 + 10856
+    assert (
+        program_cost(SCAN, 4).flops == 3 * 3 * 2 * 1024**3
+    )  # a product forward and two backward, for each of 3 weights
+    assert program_cost(SCAN, 4).unknown_loops == 0
+
+
+def test_hbm_is_read_and_written_once_where_the_rest_stays_in_vmem() -> None:
+    assert program_cost(SCAN, 4).bytes == pytest.approx((3 + 1 + 3) * ARRAY, rel=1e-4)  # w and x in, the gradient out
+
+
+def test_a_collective_in_a_scan_counts_as_often_as_it_runs() -> None:
+    assert program_cost(SCAN, 4).collectives == (Collective("all-reduce", 4, 3, 3.0 * ARRAY),)
+
+
+def test_the_number_of_turns_is_stated_or_read_from_the_condition() -> None:
+    stated = SCAN.replace("condition=", 'backend_config={"known_trip_count":{"n":"5"}}, condition=')
+    assert program_cost(stated, 4).flops == pytest.approx(5 / 3 * program_cost(SCAN, 4).flops)
+    unknown = program_cost(SCAN.replace("direction=LT", "direction=NE"), 4)
+    assert unknown.unknown_loops == 2
+    assert unknown.flops == pytest.approx(program_cost(SCAN, 4).flops / 3)
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1,2},{3,4,5}}", 3),
+        ("[2,8]<=[8,2]T(1,0)", 8),
+        ("mesh['axis_0'=8,'axis_1'=2] {'axis_0'}", 8),
+        ("mesh['axis_0'=2,'axis_1'=8], device_ids=([16]) {'axis_0','axis_1'}", 16),
+        ("mesh['axis_0'=16] {'axis_0':(2)4}", 4),
+        ("{}", 32),
+    ],
+)
+def test_the_size_of_a_group(groups: str, size: int) -> None:
+    line = f"ROOT %sum = f32[4]{{0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add"
+    text = program("%p = f32[4]{0} parameter(0)", line)
+    assert program_cost(text, 32).collectives == (Collective("all-reduce", size, 1, 16.0),)
+
+
+def test_an_exchange_split_over_fusions_counts_once_and_a_scattered_sum_is_a_reduce_scatter() -> None:
+    piece = """%piece{0} (a: f32[1]) -> f32[4] {{
+  %a = f32[1]{{0}} parameter(0)
+  ROOT %gather{0} = f32[4]{{0}} all-gather(%a), channel_id=7, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+
+"""
+    scatter = """%all-reduce-scatter (b: f32[4]) -> f32[1] {
+  %b = f32[4]{0} parameter(0)
+  %sum = f32[4]{0} all-reduce(%b), channel_id=8, replica_groups={{0,1,2,3}}, to_apply=%add
+  %i = s32[] constant(0)
+  ROOT %slice = f32[1]{0} dynamic-slice(%sum, %i), dynamic_slice_sizes={1}
+}
+"""
+    text = program(
+        "%p = f32[1]{0} parameter(0)",
+        "%start = f32[4]{0} fusion(%p), kind=kCustom, calls=%piece1",
+        "%done = f32[4]{0} fusion(%p), kind=kCustom, calls=%piece2",
+        "%part = f32[1]{0} fusion(%done), kind=kCustom, calls=%all-reduce-scatter",
+        "ROOT %half = f32[2]{0} reduce-scatter(%done), channel_id=9, replica_groups={{0,1},{2,3}}, dimensions={0}",
+        computations=piece.format(1) + piece.format(2) + scatter,
+    )
+    assert program_cost(text, 4).collectives == (
+        Collective("all-gather", 4, 1, 16.0),
+        Collective("reduce-scatter", 2, 1, 16.0),
+        Collective("reduce-scatter", 4, 1, 16.0),
+    )
+    assert not program_cost(text, 4).unestimated
+
+
+def test_an_asynchronous_exchange_counts_at_its_end() -> None:
+    text = program(
+        "%p = f32[4]{0} parameter(0)",
+        "%s = (f32[4]{0}, f32[4]{0}, u32[]) collective-permute-start(%p), channel_id=1, source_target_pairs={{0,1}}",
+        "ROOT %d = f32[4]{0} collective-permute-done(%s)",
+    )
+    assert program_cost(text, 2).collectives == (Collective("collective-permute", 2, 1, 16.0),)
+
+
+def test_cycles_are_booked_in_the_innermost_named_region() -> None:
+    def negate(name: str, operand: str, cycles: int, source: str) -> str:
+        config = f'backend_config={{"window_config":{{"estimated_cycles":"{cycles}"}}}}'
+        return f'%{name} = f32[4]{{0}} negate(%{operand}), metadata={{op_name="{source}"}}, {config}'
+
+    text = program(
+        "%p = f32[4]{0} parameter(0)",
+        negate("a", "p", 5, "jit(step)/jvp(head)/norm/mul"),
+        negate("b", "a", 7, "jit(step)/transpose(jvp(head))/dot_general"),
+        negate("c", "b", 11, "jit(step)/normal"),
+        "ROOT " + negate("d", "c", 13, "jit(step)/jvp()/while/body/norm/sub"),
+    )
+    found = program_cost(text, 1, ["head", "norm"])
+    assert found.regions == {"head": 7, "norm": 18, "other": 11}
+    assert found.cycles == 36
+
+
+def test_a_pallas_kernel_is_told_apart_and_the_lines_of_its_config_do_not_end_the_program() -> None:
+    text = program(
+        "%p = bf16[4]{0} parameter(0)",
+        '%k = bf16[4]{0} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={',
+        '"block": 128',
+        "}}",
+        '}}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"640","bytes_accessed":"9"}}}',
+        'ROOT %n = bf16[4]{0} negate(%k), backend_config={"window_config":{"estimated_cycles":"5"}}',
+    ).replace("  }}", "}}")
+    assert program_cost(text, 1).unestimated == (Unestimated("Pallas kernel", 1, 640.0, 16.0),)
+    assert program_cost(text, 1).cycles == 5
+    assert program_cost(text, 1).flops == 640
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "out", "attributes", "flops"),
+    [
+        ("8,16", "16,4", "8,4", "dim_labels=bf_io->bf", 2 * 8 * 16 * 4),
+        # the batch of 3 is a spatial axis, of whose windows one place is not a hole
+        (
+            "3,8,16",
+            "3,16,4",
+            "3,8,4",
+            "window={size=3 stride=2 lhs_dilate=3}, dim_labels=0bf_0io->0bf",
+            2 * 3 * 8 * 16 * 4,
+        ),
+        # of 3 x 5 pairs of places and window, those in the padding do not count
+        ("3,8,16", "5,16,4", "3,8,4", "window={size=5 pad=2_2}, dim_labels=0bf_0io->0bf", 2 * 9 * 8 * 16 * 4),
+    ],
+)
+def test_products_are_counted_without_padding_and_holes(left, right, out, attributes, flops) -> None:
+    text = program(
+        f"%a = bf16[{left}]{{0}} parameter(0)",
+        f"%b = bf16[{right}]{{0}} parameter(1)",
+        f"ROOT %c = bf16[{out}]{{0}} convolution(%a, %b), {attributes}",
+    )
+    assert program_cost(text, 1).flops == flops
+
+
+def test_a_fusion_moves_the_slice_that_it_takes_and_the_update_that_it_makes() -> None:
+    inner = """%inner (a: f32[64,8], b: f32[64,8], i: s32[]) -> f32[64,8] {
+  %a = f32[64,8]{1,0} parameter(0)
+  %b = f32[64,8]{1,0} parameter(1)
+  %i = s32[]{:S(6)} parameter(2)
+  %row = f32[1,8]{1,0} dynamic-slice(%b, %i, %i), dynamic_slice_sizes={1,8}
+  ROOT %new = f32[64,8]{1,0} dynamic-update-slice(%a, %row, %i, %i)
+}
+"""
+    text = program(
+        "%p = f32[64,8]{1,0} parameter(0)",
+        "%q = f32[64,8]{1,0} parameter(1)",
+        "%v = f32[64,8]{1,0:T(8,128)S(1)} parameter(2)",
+        "%i = s32[]{:S(6)} parameter(3)",
+        "%n = f32[64,8]{1,0} fusion(%p, %q, %i), kind=kLoop, calls=%inner",
+        "%m = f32[64,8]{1,0:T(8,128)S(1)} add(%v, %v)",
+        "%s = (f32[64,8]{1,0:T(8,128)S(1)}, f32[64,8]{1,0}, u32[]) copy-start(%n)",
+        "ROOT %d = f32[64,8]{1,0:T(8,128)S(1)} copy-done(%s)",
+        computations=inner,
+    )
+    assert program_cost(text, 1).bytes == 2 * 8 * 4 + 64 * 8 * 4
