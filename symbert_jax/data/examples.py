@@ -13,7 +13,8 @@ from symbert_jax.data.glue import Example
 from symbert_jax.data.tokenizer import Tokenizer
 from symbert_jax.data.vocabulary import PAD
 
-LENGTHS = (16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 256, 512)  # of the buckets: each is a compilation
+# Of the buckets. Each is a compilation, and half a step of padding: fine where tasks of one sentence have most rows.
+LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)
 FEW = 4  # batches: a bucket with fewer joins the next longer one, for they are not worth a compilation
 ORDER = 0  # seeds the order of the lengths within an epoch, which all seeds of the data share
 FILLER = -1  # the row that only fills a batch
