@@ -11,6 +11,7 @@ the compiler does not estimate:
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -128,15 +129,22 @@ def compile_splash(case: Case) -> dict:
 
 def _splash_cycles(case: Case) -> int:
     """Cycles of all layers' attention kernels, forward and backward, on one chip."""
+    bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))  # whatever these are
+    blocks = (case.length // kernels.block(case.length)) ** 2
+    heads = CONFIGS[case.config].get_config().model.heads
+    return bundles * case.rows * heads * blocks // case.chip.cores * case.layers
+
+
+@functools.cache
+def _splash_bundles(case: Case) -> int:
+    """Instruction bundles of a grid step of the forward and of the backward kernel together."""
     with tempfile.TemporaryDirectory() as folder:
         dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         _in_a_process(case, "splash", LIBTPU_INIT_ARGS=dump)
         files = list(pathlib.Path(folder).glob("*splash*schedule-analysis_final_bundles.txt"))
         bundles = [int(re.search(r"total scheduled bundles:\s+(\d+)", file.read_text())[1]) for file in files]
     assert len(bundles) == 2, f"forward and backward, found {len(bundles)} kernels"
-    blocks = (case.length // kernels.block(case.length)) ** 2
-    heads = CONFIGS[case.config].get_config().model.heads
-    return sum(bundles) * case.rows * heads * blocks // case.chip.cores * case.layers
+    return sum(bundles)
 
 
 def _configured(case: Case) -> Config:
