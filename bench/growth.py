@@ -95,17 +95,20 @@ def plot(file: pathlib.Path, found: dict[Case, dict], sweeps: list[str], attenti
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.5), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.5), sharey=True, squeeze=False)
     for axis, sweep in zip(axes[0], sweeps, strict=True):
         for attention in attentions:
             points = [(size, dataclasses.replace(case, attention=attention)) for size, case in SWEEPS[sweep]]
-            axis.plot(
-                [size for size, _ in points], [1e3 * seconds(c, found[c]) for _, c in points], "o-", label=attention
-            )
-        axis.set(xscale="log", yscale="log", xlabel=sweep, ylabel="ms a step, estimate")
-        axis.legend()
+            sizes, times = zip(*((size, 1e3 * seconds(case, found[case])) for size, case in points), strict=True)
+            axis.loglog(sizes, times, "o-", base=2, label=attention)
+        axis.set(xlabel=sweep, ylabel="ms a step, estimate", xticks=sizes)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.tick_params(axis="x", labelsize=8)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="upper left")
     figure.tight_layout()
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=80)
 
 
 if __name__ == "__main__":
