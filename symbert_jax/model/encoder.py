@@ -1,6 +1,9 @@
 """The encoder of BERT (Devlin et al., 2018): embeddings and post-LayerNorm layers, stacked and scanned."""
 
 import functools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +105,7 @@ class Encoder(nnx.Module):
     """What every BERT has below its head; a subclass adds the head."""
 
     def __init__(self, config: Model, rngs: nnx.Rngs):
-        self.count, self.unroll, self.remat = config.layers, config.unroll or True, config.remat
+        self.count, self.unroll, self.remat = config.layers, config.unroll or config.layers, config.remat
         self.embeddings = Embeddings(config, rngs)
         self.layers = stack(lambda rngs: Layer(config, rngs), config.layers, rngs)
 
@@ -134,9 +137,9 @@ class Encoder(nnx.Module):
             run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False, static_argnums=0)
         whole = functools.partial(run, None)
         if first is None:
-            return jax.lax.scan(whole, x, layers, unroll=self.unroll)[0]
+            return scan(whole, x, layers, self.unroll)
         last = jax.tree.map(lambda leaf: leaf[-1], layers)
-        x, _ = jax.lax.scan(whole, x, jax.tree.map(lambda leaf: leaf[:-1], layers), unroll=self.unroll)
+        x = scan(whole, x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
         return run(first, x, last)[0]
 
     def inputs(self, tokens: Int[AnyArray, "B T"]) -> Float[Array, "L B T D"]:
@@ -147,6 +150,23 @@ class Encoder(nnx.Module):
             return nnx.merge(structure, weights)(x, None, None), x
 
         return jax.lax.scan(run, self.embeddings(tokens, None, None), weights)[1]
+
+
+def scan(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
+    """x after all layers, a loop of which each turn runs `unroll`, or as many as divide them evenly."""
+    count = jax.tree.leaves(layers)[0].shape[0]
+    group = math.gcd(unroll, count)
+    if unroll >= count or group == 1:
+        return jax.lax.scan(run, x, layers, unroll=unroll >= count)[0]
+
+    # by hand, because the scan's own partial unrolling fails on weights that are `reduced` (jax 0.10.2)
+    def turn(x: Array, layers: Any) -> tuple[Array, None]:
+        for i in range(group):
+            x, _ = run(x, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
+        return x, None
+
+    groups = jax.tree.map(lambda leaf: leaf.reshape(count // group, group, *leaf.shape[1:]), layers)
+    return jax.lax.scan(turn, x, groups)[0]
 
 
 REMAT = {

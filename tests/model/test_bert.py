@@ -139,7 +139,8 @@ def logits_of(config, params, tokens, key=None):
 
 
 def test_scan_and_remat_change_nothing(mesh, tokens):
-    plain = configure(model={"attention": "pairwise"})
+    plain_fields = {"attention": "pairwise", "layers": 4}
+    plain = configure(model=plain_fields)
     params = born(plain.model)
 
     def value_and_gradient(config):
@@ -151,8 +152,8 @@ def test_scan_and_remat_change_nothing(mesh, tokens):
     wanted, program = value_and_gradient(plain)
     wanted = wanted(params)
     assert "remat" not in program and "checkpoint" not in program
-    for change in ({"unroll": 2}, {"unroll": 0}, {"remat": "dots"}, {"remat": "full"}):
-        changed, program = value_and_gradient(configure(model={"attention": "pairwise"} | change))
+    for change in ({"unroll": 2}, {"unroll": 4}, {"unroll": 0}, {"remat": "dots"}, {"remat": "full"}):
+        changed, program = value_and_gradient(configure(model=plain_fields | change))
         assert ("remat" in program or "checkpoint" in program) == ("remat" in change), change
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), changed(params), wanted)
 
