@@ -38,33 +38,33 @@ def make_update(
 ) -> Callable[[State, Any, PRNGKeyArray, Array], tuple[State, Sums]]:
     """The pure update (state, batch, key of dropout, learning rate) -> (state, sums).
 
-    loss: of (params, batch, key): a sum over the batch weighted by its `weights`, and the sums to report.
+    loss: of (params, batch, key): a sum over the batch, and the sums to report with the `count` it is of.
 
     Sums are over the batch and over steps (`grad_norm` before clipping); ratios are the reader's to form.
     """
     optimizer = make_optimizer(optim)
+    gradient = jax.grad(loss, has_aux=True)
+
+    def mean(params: bert.Params, batch: Any, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
+        total, sums = loss(params, batch, key)
+        return total / sums["count"], sums
 
     def update(state: State, batch: Any, key: PRNGKeyArray, rate: Array) -> tuple[State, Sums]:
-        key, count = jax.random.fold_in(key, state.step), jnp.sum(batch.weights)
-
-        # of the mean from the start: dividing gradients afterwards would be a pass over all of them
-        def mean(params: bert.Params, part: Any, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
-            total, sums = loss(params, part, key)
-            return total / count, sums
-
-        gradient = jax.grad(mean, has_aux=True)
+        key = jax.random.fold_in(key, state.step)
 
         def add(total: Total, part: tuple[Any, PRNGKeyArray]) -> tuple[Total, None]:
             return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
 
         if (parts := optim.accumulate) == 1:
-            gradients, sums = gradient(state.params, batch, key)
+            # of the mean: to divide gradients afterwards would be a pass over all of them
+            gradients, sums = jax.grad(mean, has_aux=True)(state.params, batch, key)
         else:
             cut = jax.tree.map(lambda rows: _micro_batches(rows, parts), batch)
             keys = jax.random.split(key, parts)
             nothing = jax.tree.map(jnp.zeros_like, state.params)
             empty = {name: jnp.zeros(()) for name in jax.eval_shape(gradient, state.params, batch, key)[1]}
             (gradients, sums), _ = jax.lax.scan(add, (nothing, empty), (cut, keys))
+            gradients = jax.tree.map(lambda leaf: leaf / sums["count"], gradients)
         with jax.named_scope("optimizer"):
             updates, moments = optimizer.update(gradients, state.optimizer, state.params)
             sums["grad_norm"] = optax.tree.norm(gradients)
