@@ -17,6 +17,7 @@ from tests.conftest import configure
 
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "poor")
 FILLERS = [f"w{i}" for i in range(40)]
+SINGLE, PAIR = (4, 18), (4, 8)  # words of a sentence: few lengths, for few compilations
 CONFIG = configure(model={"attention": "pairwise", "length": 32}, data={"batch_size": 16})
 
 
@@ -52,12 +53,12 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Glue:
 
     def single(count: int) -> list[str]:
         good = rng.integers(0, 2, count)
-        return [f"{sentence(rng, bool(g), int(rng.integers(2, 20)))}\t{g}" for g in good]
+        return [f"{sentence(rng, bool(g), int(rng.choice(SINGLE)))}\t{g}" for g in good]
 
     def pairs(count: int, label) -> list[str]:
         lines = []
         for i, (a, b) in enumerate(rng.integers(0, 2, (count, 2))):
-            texts = [sentence(rng, bool(good), int(rng.integers(2, 9))) for good in (a, b)]
+            texts = [sentence(rng, bool(good), int(rng.choice(PAIR))) for good in (a, b)]
             lines.append("\t".join([str(i), *texts, label(a, b)]))
         return lines
 
