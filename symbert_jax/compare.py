@@ -97,6 +97,6 @@ def plot(runs: list[Run], path: epath.Path) -> None:
         axes.plot(*zip(*sorted(run.losses.items()), strict=True), label=f"{run.name} ({run.final:.2f})")
     axes.set(xlabel="step", ylabel="validation loss (nats)")
     axes.grid(alpha=0.3)
-    axes.legend(title="run (final loss)")
+    axes.legend(title="run (final loss)", loc="upper right")
     figure.savefig(str(path), dpi=150)
     plt.close(figure)

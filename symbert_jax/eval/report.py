@@ -133,7 +133,7 @@ def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
             axes.plot([place] * len(values), values, "k.", markersize=4)
     axes.set(ylabel="score (bar: mean, dot: seed)", xticks=range(len(names)), xticklabels=names)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(title="checkpoint @ step", fontsize="small")
+    figure.legend(title="checkpoint @ step", fontsize="small", loc="outside upper left")
     figure.savefig(str(path), dpi=150)
     plt.close(figure)
 
@@ -150,7 +150,7 @@ def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
             axes.plot([step], [CROSSING], "kx")
     axes.set(xlabel="pretraining step", ylabel=_mean_name("mean", scored[0]))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(str(path), dpi=150)
     plt.close(figure)
 
