@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,17 +27,30 @@ from tests.test_distributed import ends, several
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module")
+def usual(pretrained, glue) -> dict:
+    """The paper's protocol but a rate for tiny models."""
+    usual = {"checkpoint": (str(pretrained),), "tasks": ("sst2",), "learning_rates": (3e-3,), "epochs": 3}
+    return usual | {"seeds": 1, "glue": glue, "mesh": Mesh(data=8)}
+
+
 @pytest.fixture
-def run(pretrained, glue, tmp_path):
-    """Fine-tunes with the paper's protocol but a rate for tiny models; returns the workdir."""
+def run(usual, tmp_path):
+    """Fine-tunes as usual but for what is said, and returns the workdir."""
 
     def go(name: str = "run", **changes) -> Path:
-        usual = {"checkpoint": (str(pretrained),), "tasks": ("sst2",), "learning_rates": (3e-3,), "epochs": 3}
-        config = Finetune(**{**usual, "seeds": 1, "glue": glue, "mesh": Mesh(data=8), **changes})
-        finetune(config, epath.Path(tmp_path / name))
+        finetune(Finetune(**usual | changes), epath.Path(tmp_path / name))
         return tmp_path / name
 
     return go
+
+
+@pytest.fixture(scope="module")
+def whole(usual, tmp_path_factory) -> Path:
+    """The workdir of a usual run that leaves all it can."""
+    workdir = tmp_path_factory.mktemp("whole")
+    finetune(Finetune(**usual, predictions=True, save_models=True), epath.Path(workdir))
+    return workdir
 
 
 def trials(workdir: Path) -> list[dict]:
@@ -79,9 +93,8 @@ def test_it_learns_and_reports(run, capsys) -> None:
 
 
 @pytest.mark.parametrize("mesh", [Mesh(data=4, model=2), Mesh(data=8, fsdp=True)])
-def test_scores_are_the_same_on_every_mesh(run, mesh) -> None:
-    wanted, found = (run(str(shape), mesh=shape) for shape in (Mesh(data=8), mesh))
-    assert tasks(found) == tasks(wanted)
+def test_scores_are_the_same_on_every_mesh(run, whole, mesh) -> None:
+    assert tasks(run(mesh=mesh)) == tasks(whole)
 
 
 def test_one_compilation_per_length_whatever_the_seed_the_rate_or_the_task(run, monkeypatch) -> None:
@@ -107,11 +120,11 @@ def _arguments():
     return model, 2, PROTOCOLS["paper"].optim
 
 
-def test_a_finished_trial_is_never_repeated(run) -> None:
-    workdir = run(seeds=1)
-    before = trials(workdir)
-    (workdir / "results.json").unlink()
-    run(seeds=1)
+def test_a_finished_trial_is_never_repeated(run, whole, tmp_path) -> None:
+    workdir, before = tmp_path / "run", trials(whole)
+    workdir.mkdir()
+    shutil.copy(whole / "trials.jsonl", workdir)
+    run()
     assert trials(workdir) == before and (workdir / "results.json").exists()
     run(seeds=2)  # one more
     assert trials(workdir)[:1] == before and len(trials(workdir)) == 2
@@ -148,11 +161,10 @@ def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
     assert not list(workdir.glob("models/*/rte"))
 
 
-def test_files_for_the_server_and_a_saved_model(run) -> None:
-    workdir = run(predictions=True, save_models=True)
-    lines = (workdir / "submission/SST-2.tsv").read_text().splitlines()
+def test_files_for_the_server_and_a_saved_model(whole) -> None:
+    lines = (whole / "submission/SST-2.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(7))]
-    (model,) = workdir.glob("models/*/sst2")
+    (model,) = whole.glob("models/*/sst2")
     params = saved.read(epath.Path(model))
     assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
 
