@@ -6,7 +6,8 @@ them). So a fused kernel can compute attention, splash on TPUs and cuDNN's on NV
 residual branches stays at 0.1. By the TPU compiler's estimate the run takes 2.5 hours on 16 TPU v5e
 (docs/performance.md). Never run at full size by its authors: no expected score.
 
-Rows of 512 that fit a chip by `compile --find-batch --config.model.unroll=1`, nothing computed again: v5e 56, v6e 112.
+Rows of 512 that fit a chip by `compile --find-batch --config.model.unroll=1`, nothing computed again: v5e 56, v6e 112,
+v5p 360.
 A chip is full with 16 of them, so 256 rows want 16 chips, no remat and no micro-batches.
 """
 
