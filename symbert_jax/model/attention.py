@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.config import Model
 from symbert_jax.model import kernels
-from symbert_jax.model.layers import Dense, Sizes, parameter, use
+from symbert_jax.model.dense import Dense
+from symbert_jax.model.layers import Sizes, parameter, use
 from symbert_jax.sharding import platform, spec
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
 from symbert_jax.model import tree
+from symbert_jax.model.dense import Dense
 from symbert_jax.model.encoder import Encoder, sizes
-from symbert_jax.model.layers import Dense, LayerNorm, gelu, parameter, use, zeros
+from symbert_jax.model.layers import LayerNorm, gelu, parameter, use, zeros
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import spec
 

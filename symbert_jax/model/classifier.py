@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Mesh, Model
 from symbert_jax.model import tree
+from symbert_jax.model.dense import Dense
 from symbert_jax.model.encoder import Encoder, sizes
-from symbert_jax.model.layers import Dense, dropout
+from symbert_jax.model.layers import dropout
 from symbert_jax.model.tree import Params
 
 

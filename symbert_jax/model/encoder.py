@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model
 from symbert_jax.model.attention import SelfAttention
-from symbert_jax.model.layers import Dense, LayerNorm, Sizes, dropout, factor, gelu, normal, parameter, stack, use
+from symbert_jax.model.dense import Dense
+from symbert_jax.model.layers import LayerNorm, Sizes, dropout, factor, gelu, normal, parameter, stack, use
 from symbert_jax.sharding import spec
 
 TOKEN_TYPES = 2
@@ -49,7 +50,7 @@ class Embeddings(nnx.Module):
 
     def table(self) -> Float[Array, "V D"]:
         """The word table, for look-ups and for a head that is tied to it."""
-        return factor(self.word, self.dtype)
+        return factor(self.word[...].astype(self.dtype), "VD")
 
     @jax.named_scope("embedding")
     def __call__(

@@ -1,4 +1,4 @@
-"""The parts BERT is made of: a named-dimension dense layer, LayerNorm, dropout, and the stacking of layers."""
+"""The parts BERT is made of: its parameters, LayerNorm, dropout, GELU, and the stacking of layers."""
 
 import functools
 import math
@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec, reshard
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
-from symbert_jax.sharding import platform, spec
+from symbert_jax.batch import Array as AnyArray
+from symbert_jax.sharding import spec
 
 Init = Callable[..., Array]  # of key, shape, dtype
 Sizes = Mapping[str, int]
@@ -35,53 +36,13 @@ def use(weight: nnx.Param, dtype: DTypeLike) -> Array:
     return reshard(weight[...].astype(dtype), spec(weight.dims))
 
 
-def factor(weight: nnx.Param, dtype: DTypeLike) -> Array:
-    """The same of a parameter that is only multiplied with or looked up in.
+def factor(weight: AnyArray, dims: str) -> Array:
+    """An array of weights that is only multiplied with or looked up in, gathered as `use` does it.
 
     Its gradients of all uses meet before the devices sum them, once, to where the parameter rests (with FSDP a
     reduce-scatter).
     """
-    return reshard(weight[...].astype(dtype), PartitionSpec(*spec(weight.dims), reduced={"data"}))
-
-
-class Dense(nnx.Module):
-    """y = x W + b, with W born N(0, 0.02) and b zero. `dims` says what goes in and out: "D->NH"."""
-
-    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs):
-        self.inputs, self.outputs = dims.split("->")
-        self.kernel = parameter(normal, self.inputs + self.outputs, sizes, rngs)
-        self.bias = parameter(zeros, self.outputs, sizes, rngs)
-
-    def __call__(self, x: Array, rows: str = "BT") -> Array:
-        """Maps the trailing dimensions of x; `rows` are the letters of the leading ones."""
-        equation = f"{rows}{self.inputs},{self.inputs}{self.outputs}->{rows}{self.outputs}"
-        y = jnp.einsum(equation, x, factor(self.kernel, x.dtype), out_sharding=spec(rows + self.outputs))
-        bias = use(self.bias, x.dtype)
-        return shift(y, bias) if platform() == "tpu" else y + bias
-
-
-@jax.custom_vjp
-def shift(y: Array, bias: Array) -> Array:
-    """y + bias. The gradient of `bias` is a matrix product with ones: a TPU's units for products are faster adders."""
-    return y + bias
-
-
-def _shift_backward(dims: int, dy: Array) -> tuple[Array, Array]:
-    rows = tuple(range(dy.ndim - dims))
-    spec = jax.typeof(dy).sharding.spec
-    ones = jax.lax.optimization_barrier(jnp.ones((*dy.shape[: len(rows)], 8), dy.dtype))
-    ones = reshard(ones, PartitionSpec(*spec[: len(rows)], None))
-    total = jax.lax.dot_general(
-        dy,
-        ones,
-        ((rows, rows), ((), ())),
-        preferred_element_type=jnp.float32,
-        out_sharding=PartitionSpec(*spec[len(rows) :], None),
-    )
-    return dy, total[..., 0].astype(dy.dtype)
-
-
-shift.defvjp(lambda y, bias: (y + bias, bias.ndim), _shift_backward)
+    return reshard(weight, PartitionSpec(*spec(dims), reduced={"data"}))
 
 
 class LayerNorm(nnx.Module):
