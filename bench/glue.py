@@ -154,9 +154,9 @@ def measure(task: str, flags: argparse.Namespace) -> dict:
         "dev": [(each.texts, each.label) for each in dev],
     }
     given = [f"--source={flags.source}", f"--vocab={flags.vocab}", f"--examples={flags.examples}", f"--task={task}"]
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    with Contenders("glue", CONTENDERS, PEERS, given) as contenders:
-        for name in CONTENDERS:
+    seconds: dict[str, list[float]] = {name: [] for name in flags.contenders}
+    with Contenders("glue", flags.contenders, PEERS, given) as contenders:
+        for name in flags.contenders:
             contenders.ask(name, json.dumps(texts) if name in PEERS else None)
         for name, (training, predicting) in contenders.turns(flags.rounds, ""):
             seconds[name].append(training * EPOCHS * len(train) / flags.examples + predicting)
@@ -166,6 +166,7 @@ def measure(task: str, flags: argparse.Namespace) -> dict:
         "times": {
             peer: {name: round(medians[peer] / value, 2) for name, value in medians.items() if name not in PEERS}
             for peer in PEERS
+            if peer in medians
         },
     }
 
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1280, help="of a task's training set, in a turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     parser.add_argument("--task", default="rte,mrpc")
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
