@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from symbert_jax.config import Config, Mesh, UserError
@@ -34,9 +34,9 @@ def make_mesh(mesh: Mesh, devices: list[jax.Device] | None = None) -> jax.shardi
     return jax.make_mesh((data, mesh.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
 
 
-def platform() -> str:
-    """What the current mesh is made of: cpu | gpu | tpu."""
-    return jax.sharding.get_abstract_mesh().abstract_device.platform
+def device() -> AbstractDevice:
+    """What the current mesh is made of; its `platform` is cpu | gpu | tpu."""
+    return jax.sharding.get_abstract_mesh().abstract_device
 
 
 def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:

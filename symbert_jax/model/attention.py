@@ -17,7 +17,7 @@ from symbert_jax.config import Model
 from symbert_jax.model import kernels
 from symbert_jax.model.dense import Dense
 from symbert_jax.model.layers import Sizes, parameter, use
-from symbert_jax.sharding import platform, spec
+from symbert_jax.sharding import device, spec
 
 
 class SelfAttention(nnx.Module):
@@ -46,7 +46,7 @@ class SelfAttention(nnx.Module):
                 k = q
             case "pairwise":
                 dims, pair = "NHG", use(self.pair, q.dtype)
-                if platform() == "tpu":  # in the batch dimensions of the scores, or layouts differ: 20% of a step
+                if device().platform == "tpu":  # the batch dimensions of the scores, or layouts differ: 20% of a step
                     dims = "BNHG"
                     pair = jnp.broadcast_to(pair, (len(q), *pair.shape), out_sharding=spec(dims))
                 k = jnp.einsum(f"BSNG,{dims}->BSNH", q, pair, out_sharding=spec("BSNH"))

@@ -1,9 +1,10 @@
-"""A dense layer with named dimensions, and on TPUs its products in the shapes that those are fast at.
+"""A dense layer with named dimensions, and its products in the shapes that a chip is fast at.
 
-A TPU multiplies 128 columns at a time and BERT's heads have 64: a product that sums over heads one by one, or makes
-their weights' gradients so, takes twice as long as it must. One that makes heads does not, and leaves them as
-attention wants them in memory. So a product that makes heads keeps them apart, and every other one takes all heads
-as one dimension. docs/performance.md has what that gave; a CPU does not care, and loses a percent by it.
+A v5e or v6e multiplies 128 columns or more at a time and BERT's heads have 64: a product that sums over heads one by
+one, or makes their weights' gradients so, takes twice as long as it must. One that makes heads does not, and leaves
+them as attention wants them in memory. So a product that makes heads keeps them apart, and every other one takes all
+heads as one dimension. The compiler of v4 and v5p sees to that itself, and merging costs it transposes; a CPU loses
+a percent. docs/performance.md has what it gave.
 """
 
 import functools
@@ -18,8 +19,11 @@ from jax.sharding import PartitionSpec, reshard
 from jaxtyping import Array
 
 from symbert_jax.batch import Array as AnyArray
+from symbert_jax.chips import KINDS
 from symbert_jax.model.layers import Sizes, factor, normal, parameter, use, zeros
-from symbert_jax.sharding import platform, spec
+from symbert_jax.sharding import device, spec
+
+MERGING = ("v5e", "v6e")  # chips that multiply the columns of one head at half their rate
 
 
 class Dense(nnx.Module):
@@ -34,10 +38,12 @@ class Dense(nnx.Module):
         """Maps the trailing dimensions of x; `rows` are the letters of the leading ones."""
         weight, bias = self.kernel[...].astype(x.dtype), use(self.bias, x.dtype)
         product = Product(rows, self.inputs, self.outputs, weight.shape)
-        if platform() != "tpu":
-            return product.apart(x, factor(weight, self.kernel.dims)) + bias
-        matrix = factor(_merge(weight, (0, len(self.inputs))), self.inputs[0] + self.outputs[0])
-        return shift(multiply(product, x, matrix), bias)
+        if KINDS.get(device().device_kind) in MERGING:
+            matrix = factor(_merge(weight, (0, len(self.inputs))), self.inputs[0] + self.outputs[0])
+            y = multiply(product, x, matrix)
+        else:
+            y = product.apart(x, factor(weight, self.kernel.dims))
+        return shift(y, bias) if device().platform == "tpu" else y + bias
 
 
 class Product(NamedTuple):
@@ -66,7 +72,7 @@ class Product(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def multiply(product: Product, x: Array, matrix: Array) -> Array:
-    """x W as a TPU likes it, forward and backward; W as a matrix."""
+    """x W as `MERGING` chips like it, forward and backward; W as a matrix."""
     return (product.apart if len(product.outputs) > 1 else product.merged)(x, matrix)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Model, UserError
 from symbert_jax.model.layers import dropout
-from symbert_jax.sharding import spec
+from symbert_jax.sharding import device, spec
 
 Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S N H"]
@@ -35,10 +35,9 @@ BEFORE_AMPERE = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "A
 
 def attend(model: Model, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
     """Mixes `v` by the kernel that `model` has on the mesh; `key` draws dropout of the probabilities (None: off)."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    match choose(model, device, q.shape[1], k.shape[1]):
+    match choose(model, device(), q.shape[1], k.shape[1]):
         case "splash":
-            return splash(q, k, v, segments, interpret=device.platform != "tpu")
+            return splash(q, k, v, segments, interpret=device().platform != "tpu")
         case "cudnn":
             return cudnn(q, k, v, segments)
         case _:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice
 
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import attention, bert
@@ -51,7 +52,8 @@ def test_standard_with_key_equal_to_query_is_symmetric(scores):
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])  # each multiplies in its own way
 def test_pairwise_is_q_P_q_with_the_query_on_the_left(scores, platform, monkeypatch):
-    monkeypatch.setattr(attention, "platform", lambda: platform)
+    device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
+    monkeypatch.setattr(attention, "device", lambda: device)
     plain, _ = scores("symmetric")
     pair = np.zeros((4, 8, 8), np.float32)
     pair[:, 0, 1] = 1  # then the score is q_t[0] q_s[1]

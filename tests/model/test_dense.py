@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import reshard
+from jax.sharding import AbstractDevice, reshard
 
 from symbert_jax.config import Mesh
 from symbert_jax.model import dense
@@ -13,11 +13,12 @@ from symbert_jax.sharding import make_mesh, spec
 SIZES = {"B": 4, "T": 5, "D": 6, "N": 2, "H": 3, "F": 8}
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])  # each sums the gradient of the bias in its own way
+@pytest.mark.parametrize("kind", ["cpu", "TPU v5", "TPU v5 lite"])  # each with products of its own
 @pytest.mark.parametrize("model", [1, 2])  # devices that share the heads
 @pytest.mark.parametrize("dims", ["D->NH", "NH->D", "D->F"])
-def test_it_and_its_gradients_are_those_of_a_matrix_product(dims, model, platform, monkeypatch):
-    monkeypatch.setattr(dense, "platform", lambda: platform)
+def test_it_and_its_gradients_are_those_of_a_matrix_product(dims, model, kind, monkeypatch):
+    device = AbstractDevice(device_kind=kind, num_cores=None, platform="tpu" if "TPU" in kind else "cpu")
+    monkeypatch.setattr(dense, "device", lambda: device)
     inputs, outputs = dims.split("->")
     with jax.set_mesh(make_mesh(Mesh(model=model), jax.devices()[: 2 * model])):
         structure, _ = nnx.split(Dense(dims, SIZES, nnx.Rngs(0)))
