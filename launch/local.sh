@@ -24,7 +24,8 @@ install() {
   command -v uv >/dev/null || call bash -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
   call uv venv --quiet --allow-existing --python=3.12 .venv
   local packages=("jax${JAX:+[$JAX]}")
-  [[ ${JAX:-} != tpu ]] || packages+=(gcsfs google-cloud-storage) # the runs of a TPU live in buckets
+  # the runs of a TPU live in buckets, and others may
+  [[ ${JAX:-} != tpu && $WORKDIR != gs://* ]] || packages+=(gcsfs google-cloud-storage)
   call uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt "${packages[@]}"
   if [[ $DATA ]]; then
     call mkdir -p "$(corpus)"

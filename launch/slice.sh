@@ -41,10 +41,15 @@ create() {
   done
 }
 
+tried() { # VERB: what fails for now, no machine to be had say, is tried again at the next look
+  "$@" || echo "watch: $1 failed; going on" >&2
+}
+
 watch() { # trains to the end, whatever happens to the slice
-  local status=255 looks # the status of the last run on this slice; ssh's own where it lost the connection
+  local now looks status=255 # the status of the last run on this slice; ssh's own where it lost the connection
   while :; do
-    case $(state) in
+    now=$(state)
+    case $now in
       ACTIVE) # is what a preempted slice says too for a while, so all but success is looked at again
         if ((status == 255)); then
           install && run && status=0 || status=$?
@@ -52,10 +57,9 @@ watch() { # trains to the end, whatever happens to the slice
         fi
         if ((status == 0 || ++looks > (status == 2 ? 1 : 4))); then exit "$status"; fi
         ;;
-      ABSENT) request ;;
-      SUSPENDED | FAILED)
-        delete
-        request
+      ABSENT | SUSPENDED | FAILED)
+        if [[ $now != ABSENT ]]; then tried delete; fi
+        tried request
         status=255
         ;;
     esac

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict, config_flags
 from symbert_jax import config as configs
 from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune, UserError
-from symbert_jax.paths import absolute
+from symbert_jax.paths import absolute, is_bucket
 
 Frozen = TypeVar("Frozen", Config, Finetune)
 
@@ -220,7 +220,9 @@ def _one_line(error: Exception) -> str:
 
 def _quiet_and_cached() -> None:
     """Compiled programs outlive the process, and libraries speak only when something is wrong."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/symbert_jax/xla"))
+    workdir = _WORKDIR.value or ""  # a bucket outlives the machines, which start again without what they had
+    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none

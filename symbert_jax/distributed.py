@@ -75,7 +75,8 @@ def join(
     if failed:
         mend = "or --processes=1 for this process alone"
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
-        raise UserError("processes", found, f"the way to the others, {', '.join(place)}", mend)
+        kind = UserError if isinstance(failed[0], ValueError) else Absent  # the latter is worth another start
+        raise kind("processes", found, f"the way to the others, {', '.join(place)}", mend)
     sys.excepthook = _leave_at_once
     wait_for_all("joined")
 

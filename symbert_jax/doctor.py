@@ -2,6 +2,7 @@
 those that only make sense before the first step. Nothing is computed on a device."""
 
 import dataclasses
+import importlib.util
 import math
 import os
 import shutil
@@ -68,6 +69,12 @@ def _fields(config: Config, _: epath.Path) -> Iterator[UserError]:
         yield Advice("optim.learning_rate", str(rate), f"one from {low:g} to {high:g}", "BERT-base takes 1e-4")
 
 
+def _packages(config: Config, _: epath.Path) -> Iterator[UserError]:
+    if config.train.wandb and importlib.util.find_spec("wandb") is None:
+        mend = "pip install wandb, or leave the field empty"
+        yield UserError("train.wandb", repr(config.train.wandb), "the package wandb", mend)
+
+
 def _hosts(*_: object) -> Iterator[UserError]:
     """On a TPU slice every host must have joined, or each trains a model of its own."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -112,7 +119,8 @@ def _workdir(_: Config, workdir: epath.Path) -> Iterator[UserError]:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        yield UserError("workdir", f"{there}: {error.strerror or error}", "a folder that can be written")
+        found, mend = f"{there}: {error.strerror or error}", "mend its permissions or name another --workdir"
+        yield UserError("workdir", found, "a folder that can be written", mend)
 
 
 def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:
@@ -139,11 +147,11 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
             "workdir",
             f"{free / 1e6:,.1f} MB free for {workdir}",
             f"{count} x {each / 1e6:,.1f} MB for checkpoints",
-            "take another disk, lower train.keep_latest or raise train.keep_every",
+            "take another disk or lower train.keep_latest" + ", or raise train.keep_every" * (train.keep_every > 0),
         )
 
 
-CHECKS = (_fields, _hosts, _devices, _words, _rows, _workdir, _checkpoints, _disk)
+CHECKS = (_fields, _packages, _hosts, _devices, _words, _rows, _workdir, _checkpoints, _disk)
 
 
 def _require_sizes(config: Config) -> None:

@@ -14,7 +14,6 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from symbert_jax.config import UserError
 from symbert_jax.distributed import first
 from symbert_jax.paths import is_bucket
 
@@ -44,12 +43,7 @@ class Metrics:
         """Appends one object to metrics.jsonl, and the values to TensorBoard (and Weights & Biases)."""
         if not self.writes:
             return
-        line = {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()}
-        if is_bucket(self.file):  # where nothing can be appended
-            write_whole(self.file, self.file.read_text() + json.dumps(line) + "\n")
-        else:
-            with self.file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        append(self.file, {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()})
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)
         self.tensorboard.flush()
@@ -132,6 +126,16 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def append(file: epath.Path, line: Any) -> None:
+    """Adds a line of JSON to a file that may not be there yet."""
+    text = json.dumps(line) + "\n"
+    if is_bucket(file):  # where nothing can be appended
+        write_whole(file, (file.read_text() if file.exists() else "") + text)
+    else:
+        with file.open("a") as opened:
+            opened.write(text)
+
+
 def write_whole(file: epath.Path, text: str) -> None:
     """Writes a file so that a kill at any moment leaves the old or the new one."""
     new = file.with_name(file.name + ".new")
@@ -147,11 +151,7 @@ def _hours(seconds: float) -> str:
 
 def _wandb(project: str, workdir: epath.Path) -> Any:
     """A Weights & Biases run that a restart in the same workdir continues."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            "train.wandb", repr(project), "the package wandb", "pip install wandb, or leave the field empty"
-        ) from None
+    import wandb  # which doctor has looked for
+
     identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
     return wandb.init(project=project, id=identity, name=workdir.name, dir=str(workdir), resume="allow")

@@ -56,6 +56,12 @@ def found(config: Config, workdir: Path) -> list[str]:
     return [str(finding) for finding in doctor.findings(config, epath.Path(workdir))]
 
 
+def test_weights_and_biases_is_looked_for_where_it_is_asked_for(good: Config, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    (told,) = found(changed(good, train={"wandb": "mine"}), tmp_path / "new")
+    assert told.startswith("train.wandb: found 'mine', wanted the package wandb; pip install wandb")
+
+
 def test_nothing_is_found_and_nothing_left_behind(good: Config, begun: epath.Path, tmp_path: Path, capsys) -> None:
     assert found(good, tmp_path / "new") == []
     assert not list(tmp_path.iterdir())
@@ -130,7 +136,8 @@ def test_a_checkpoint_of_other_words(begun: epath.Path, tmp_path: Path) -> None:
 def test_a_workdir_that_cannot_be_written(good: Config, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (finding,) = found(good, tmp_path / "file" / "run")
-    assert finding == f"workdir: found {tmp_path}/file: Not a directory, wanted a folder that can be written"
+    wanted = "a folder that can be written; mend its permissions or name another --workdir"
+    assert finding == f"workdir: found {tmp_path}/file: Not a directory, wanted {wanted}"
 
 
 @pytest.mark.parametrize(("slices", "wanted"), [("", 3), ("2", 6)])

@@ -4,7 +4,6 @@ import time
 import pytest
 from etils import epath
 
-from symbert_jax.config import UserError
 from symbert_jax.metrics import Metrics
 
 VALUES = {
@@ -63,10 +62,3 @@ def test_the_progress_line(tmp_path, capsys) -> None:
         "step 500/1,000 50%  loss 2.0000  accuracy 0.500  lr 1.00e-03  grad 1.00  12,345 tokens/s  mfu 42.0%"
         "  data wait 1.0%  eta 1h01m\n"
     )
-
-
-def test_weights_and_biases_only_if_installed_and_asked_for(tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)  # as if it were not installed
-    Metrics(epath.Path(tmp_path), 0, 10, "").close()
-    with pytest.raises(UserError, match=r"train.wandb: found 'mine', wanted the package wandb"):
-        Metrics(epath.Path(tmp_path), 0, 10, "mine")

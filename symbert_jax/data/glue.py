@@ -13,6 +13,7 @@ from etils import epath
 from symbert_jax.config import UserError
 from symbert_jax.data import tfds_text
 from symbert_jax.data.tasks import Split, Task
+from symbert_jax.paths import absolute
 
 
 class Example(NamedTuple):
@@ -76,8 +77,8 @@ def _tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterat
     for number, fields in lines:
         here = f"{path}, line {number}"
         if len(fields) != len(header):
-            if task.broken_rows and len(fields) < len(header):
-                continue
+            if task.broken_rows and labelled and len(fields) < len(header):
+                continue  # without labels every row counts: its number is its name
             raise UserError("glue.source", f"{here}: {len(fields)} columns", f"{len(header)}: {', '.join(header)}")
         label = _label(task, fields[columns[task.label]], here) if labelled else None
         yield Example(tuple(fields[columns[name]] for name, _ in task.texts), label)
@@ -141,4 +142,4 @@ def _find(folder: epath.Path, task: Task) -> Iterator[epath.Path]:
     """The task's dataset, whether `folder` is TFDS's data directory or the folder of the tasks."""
     for place in (folder / "glue" / task.name, folder / task.name):
         if place.is_dir():
-            yield tfds_text.find(str(place.resolve()), "glue.source")
+            yield tfds_text.find(str(absolute(place)), "glue.source")

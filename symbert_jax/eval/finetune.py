@@ -7,7 +7,6 @@ same command, run again, trains what is missing and writes the same results.
 import contextlib
 import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -88,12 +87,12 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
         connect()
         for name, folder, step in starts:
             pretrained = read(folder, step, protocol)
-            found = {task: _task(run, pretrained, task, data[folder][task]) for task in trained}
+            found = {task: _task(run, pretrained, task, data[folder]) for task in trained}
             results = {task: found[task] for task in tasks if task in found}
             scored.append(report.Scored(name, step, pretrained.sha256, pretrained.model, results))
     if run.log.write:
         report.write(config, protocol, scored, workdir)
-        _submit(run, scored)
+        _submit(workdir, scored[-1].results, data[folder])
 
 
 def read(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrained:
@@ -121,35 +120,38 @@ def together(config: Finetune, model: Model, parameters: int, batch_size: int, l
     return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
-def _task(run: Run, pretrained: Pretrained, task: Task, data: Data) -> list[Result]:
+def _task(run: Run, pretrained: Pretrained, task: Task, datasets: dict[Task, Data]) -> list[Result]:
     """The results of every trial of a task; those that are missing are trained."""
-    protocol = run.protocol
-    warm = run.config.from_mnli and bool(task.warm)
-    encoder = _warm(run, pretrained, task) if warm else pretrained.params
-    same = Trial(
-        checkpoint=digest(encoder) if warm else pretrained.sha256,
-        data=data.fingerprint(),
-        task=task.name,
-        batch_size=0,
-        learning_rate=0.0,
-        seed=0,
-        protocol=protocol.rest,
-    )
+    protocol, data, same = run.protocol, datasets[task], _template(run, pretrained, task, datasets[task])
+    encoder = pretrained.params
+    if run.config.from_mnli and task.warm:
+        (other,) = find((task.warm,))
+        best = saved.read(_model(run, pretrained, _template(run, pretrained, other, datasets[other])))
+        encoder = {part: weights for part, weights in best.items() if part != "head"}
+        same = dataclasses.replace(same, checkpoint=digest(encoder))
+    folder = _model(run, pretrained, same)
     count = sum(leaf.size for leaf in jax.tree.leaves(encoder))
-    groups: list[list[Trial]] = []
+    groups: list[tuple[int, list[Trial]]] = []  # how many its program trains, and what
     for size in protocol.batch_sizes:
         trials = [
             dataclasses.replace(same, batch_size=size, learning_rate=rate, seed=seed)
             for rate, seed in itertools.product(protocol.learning_rates, range(protocol.seeds))
         ]
         most = together(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
-        groups += [trials[first : first + most] for first in range(0, len(trials), most)]
-    missing = [[trial for trial in group if not _finished(run, trial, data)] for group in groups]
-    finished = sum(map(len, groups)) - sum(map(len, missing))
+        most = -(-len(trials) // -(-len(trials) // most))  # as many groups, of like size
+        groups += [(most, trials[first : first + most]) for first in range(0, len(trials), most)]
+    with agreed() as facts:  # each process looks for itself, and must train what the others train
+        missing = [(most, [t for t in group if not _finished(run, t, data, folder)]) for most, group in groups]
+        facts[f"trials of {task.name}"] = [(most, [trial.key for trial in group]) for most, group in missing]
+    wanted = [trial for _, group in groups for trial in group]
+    finished = len(wanted) - sum(len(group) for _, group in missing)
     run.progress.skip(finished, finished * protocol.epochs * data.train.size)
-    for group in filter(None, missing):
+    for most, group in missing:
+        if not group:
+            continue
         trained, params = train(
             group,
+            most,
             protocol,
             pretrained.model,
             run.config.mesh,
@@ -158,63 +160,78 @@ def _task(run: Run, pretrained: Pretrained, task: Task, data: Data) -> list[Resu
             data,
             run.progress.advance,
         )
-        _keep(run, pretrained, task, data, trained, params)
+        _keep(run, pretrained, folder, data, trained, params)
         run.log.add([each.result for each in trained])
         run.progress.report([each.result for each in trained])
-    return [run.log.results[trial] for group in groups for trial in group]
+    return [run.log.results[trial] for trial in wanted]
 
 
-def _finished(run: Run, trial: Trial, data: Data) -> bool:
-    return trial in run.log.results and (not data.test or _predictions(run.workdir, trial).exists())
+def _template(run: Run, pretrained: Pretrained, task: Task, data: Data) -> Trial:
+    """What all trials of a task on a checkpoint share, without batch size, learning rate and seed."""
+    return Trial(
+        checkpoint=pretrained.sha256,
+        data=data.fingerprint(),
+        task=task.name,
+        batch_size=0,
+        learning_rate=0.0,
+        seed=0,
+        protocol=run.protocol.rest,
+    )
 
 
-def _keep(run: Run, pretrained: Pretrained, task: Task, data: Data, trained: Sequence[Trained], params: Params) -> None:
-    """Writes what outlives the trials beside their results: predictions, and the best model so far."""
+def _finished(run: Run, trial: Trial, data: Data, folder: epath.Path) -> bool:
+    """Whether a trial has left all that is wanted of it: its result, its predictions, a model at least as good."""
+    if trial not in run.log.results or (data.test and not _predictions(run.workdir, trial, data).exists()):
+        return False
+    if not _keeps_model(run, trial.task):
+        return True
+    return saved.is_saved(folder) and saved.describe(folder).score >= run.log.results[trial].score
+
+
+def _keeps_model(run: Run, task: str) -> bool:
+    return run.config.save_models or (run.config.from_mnli and any(other.warm == task for other in run.tasks))
+
+
+def _keep(
+    run: Run, pretrained: Pretrained, folder: epath.Path, data: Data, trained: Sequence[Trained], params: Params
+) -> None:
+    """Writes what outlives the trials beside their results: predictions, and in `folder` the best model so far."""
     if data.test and run.log.write:
         for result, logits in trained:
-            path = _predictions(run.workdir, result.trial)
+            path = _predictions(run.workdir, result.trial, data)
             path.parent.mkdir(exist_ok=True)
-            new = path.with_suffix(".new.npz")
-            np.savez(os.fspath(new), **{name: logits[name] for name in data.test})  # type: ignore[arg-type]
+            new = path.with_suffix(".new")
+            with new.open("wb") as file:
+                np.savez(file, **{name: logits[name] for name in data.test})  # type: ignore[arg-type]
             new.replace(path)
-    if run.config.save_models or (run.config.from_mnli and any(other.warm == task.name for other in run.tasks)):
-        folder = _model(run, pretrained, task.name)
-        best = max(range(len(trained)), key=lambda i: trained[i].result.score)
-        score, trial = trained[best].result.score, trained[best].result.trial
-        if not saved.is_saved(folder) or saved.describe(folder).score < score:
-            model = saved.Saved(score, task.name, pretrained.model, trial.key)
-            weights = jax.tree.map(lambda leaf: leaf[best], params)
-            saved.write(folder, model, weights, pretrained.workdir / VOCAB, run.log.write)
+    best = max(range(len(trained)), key=lambda i: trained[i].result.score)
+    score, trial = trained[best].result.score, trained[best].result.trial
+    if _keeps_model(run, trial.task) and not (saved.is_saved(folder) and saved.describe(folder).score >= score):
+        model = saved.Saved(score, trial.task, pretrained.model, trial.key)
+        weights = jax.tree.map(lambda leaf: leaf[best], params)
+        saved.write(folder, model, weights, pretrained.workdir / VOCAB, run.log.write)
     wait_for_all("models and predictions")  # which the next task may start from
 
 
-def _warm(run: Run, pretrained: Pretrained, task: Task) -> Params:
-    """The encoder of the best model of the task that `task` may start from."""
-    folder = _model(run, pretrained, task.warm)
-    if not saved.is_saved(folder):
-        mend = "its trials in this workdir did not keep it: take a new workdir"
-        raise UserError("from_mnli", f"no {folder}", f"the model of {task.warm}", mend)
-    return {part: weights for part, weights in saved.read(folder).items() if part != "head"}
+def _model(run: Run, pretrained: Pretrained, template: Trial) -> epath.Path:
+    """Where the best model of a task is kept; another protocol or other data have another best."""
+    return run.workdir / MODELS / pretrained.sha256[:8] / f"{template.task}-{template.key[:8]}"
 
 
-def _model(run: Run, pretrained: Pretrained, task: str) -> epath.Path:
-    return run.workdir / MODELS / pretrained.sha256[:8] / task
+def _predictions(workdir: epath.Path, trial: Trial, data: Data) -> epath.Path:
+    return workdir / PREDICTIONS / f"{trial.task}-{trial.key}-{data.test_fingerprint()[:8]}.npz"
 
 
-def _predictions(workdir: epath.Path, trial: Trial) -> epath.Path:
-    return workdir / PREDICTIONS / f"{trial.task}-{trial.key}.npz"
-
-
-def _submit(run: Run, scored: Sequence[report.Scored]) -> None:
+def _submit(workdir: epath.Path, found: dict[Task, list[Result]], datasets: dict[Task, Data]) -> None:
     """The files for the GLUE server, by the best trial of each task on the last of the checkpoints."""
     owners = {split.server: task for task in TASKS.values() for split in task.test}
-    folder = run.workdir / "submission"
-    for results in scored[-1].results.values():
-        best = max(results, key=lambda result: result.score)
-        if not (path := _predictions(run.workdir, best.trial)).exists():
+    folder = workdir / "submission"
+    for task, results in found.items():
+        if not datasets[task].test:
             continue
+        best = max(results, key=lambda result: result.score)
         folder.mkdir(exist_ok=True)
-        with np.load(os.fspath(path)) as logits:
-            for name in logits:
-                answers = scores.decide(owners[name], logits[name])
+        with _predictions(workdir, best.trial, datasets[task]).open("rb") as file:
+            for name, logits in np.load(file).items():
+                answers = scores.decide(owners[name], logits)
                 write_whole(folder / name, report.submission(owners[name], answers))

@@ -1,7 +1,7 @@
 """What fine-tuning reads: every task's examples, tokenised once for all checkpoints of the same words."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -24,8 +24,15 @@ class Data(NamedTuple):
 
     def fingerprint(self) -> str:
         """A SHA-256 of all that decides a score."""
-        parts = [self.train, *self.validation.values()]
-        return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()
+        return _sha256([self.train, *self.validation.values()])
+
+    def test_fingerprint(self) -> str:
+        """A SHA-256 of all that is to be predicted besides."""
+        return _sha256(self.test.values())
+
+
+def _sha256(parts: Iterable[Examples]) -> str:
+    return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()
 
 
 def read_all(

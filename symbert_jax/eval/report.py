@@ -134,8 +134,7 @@ def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
     axes.set(ylabel="score (bar: mean, dot: seed)", xticks=range(len(names)), xticklabels=names)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(title="checkpoint @ step", fontsize="small", loc="outside upper left")
-    figure.savefig(str(path), dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
@@ -151,8 +150,7 @@ def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
     axes.set(xlabel="pretraining step", ylabel=_mean_name("mean", scored[0]))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(str(path), dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def crossing(line: dict[int, float]) -> float | None:
@@ -213,6 +211,12 @@ def _scores(each: Scored) -> dict[tuple[Task, str], list[float]]:
         for task, results in each.results.items()
         for split, values in summarise(results).scores.items()
     }
+
+
+def _save(figure: plt.Figure, path: epath.Path) -> None:
+    with path.open("wb") as file:
+        figure.savefig(file, dpi=150)
+    plt.close(figure)
 
 
 def _mean(each: Scored) -> float:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -42,6 +41,6 @@ def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Pa
     folder.mkdir(parents=True, exist_ok=True)
     write_params(folder / PARAMS, params)
     if first:
-        shutil.copyfile(vocabulary, folder / VOCAB)
+        (folder / VOCAB).write_bytes(vocabulary.read_bytes())
         facts = saved._asdict() | {"model": dataclasses.asdict(saved.model)}
         write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")

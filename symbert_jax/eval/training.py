@@ -34,7 +34,8 @@ class Trained(NamedTuple):
 
 
 def train(
-    trials: Sequence[Trial],
+    wanted: Sequence[Trial],
+    together: int,
     protocol: Protocol,
     model: Model,
     mesh: Mesh,
@@ -45,10 +46,12 @@ def train(
 ) -> tuple[list[Trained], Params]:
     """Trains trials of one batch size, each from `encoder` with a head of its own.
 
-    advance: told after every step how many tokens all trials together have seen in it.
+    together: R, how many the program trains; fewer are made up to it by the last again, or there were two programs.
+    advance: told after every step how many tokens the wanted trials together have seen in it.
 
     Returns what each trial came to, and the parameters at the epochs that count, with a leading dimension R.
     """
+    trials = [*wanted, *[wanted[-1]] * (together - len(wanted))]
     began, size, classes = time.perf_counter(), trials[0].batch_size, task.outputs
     devices = jax.sharding.get_mesh()
     fill, total = devices.shape["data"], steps_per_epoch(data.train, size) * protocol.epochs
@@ -69,7 +72,7 @@ def train(
             number += 1
             if number % AHEAD == 0:
                 jax.block_until_ready(sums)
-            advance(sum(data.train.count(place) for place in places))
+            advance(sum(data.train.count(place) for place in places[: len(wanted)]))
         if epoch == protocol.epochs or protocol.select == "best":
             logits = predict(state.params, model, task, data.validation)
             new = [_judge(trial, task, found, data, epoch) for trial, found in zip(trials, logits, strict=True)]
@@ -87,8 +90,9 @@ def train(
     if data.test:
         for each, more in zip(counting, predict(params, model, task, data.test), strict=True):
             each.logits.update(more)
-    seconds = round((time.perf_counter() - began) / len(trials), 1)
-    return [Trained(dataclasses.replace(each.result, seconds=seconds), each.logits) for each in counting], params
+    seconds = round((time.perf_counter() - began) / len(wanted), 1)
+    found = [Trained(dataclasses.replace(each.result, seconds=seconds), each.logits) for each in counting]
+    return found[: len(wanted)], params
 
 
 def predict(params: Params, model: Model, task: Task, parts: dict[str, Examples]) -> list[Logits]:

@@ -92,6 +92,8 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
                         _require_finite(values, LOSS, step)
                         metrics.write(step, values)
                         metrics.say(f"step {step:,} validation loss {(loss := values[LOSS]):.4f}")
+                if stopping and window:
+                    _require_finite(_averages(window, config, step), "train/grad_norm", step)
                 if _due(step, train.checkpoint_every, train.steps) or stopping:
                     with metrics.pause(sums):
                         checkpoints.save(step, state.params, state.optimizer, config, loss)
@@ -151,7 +153,7 @@ def describe(config: Config, workdir: epath.Path) -> None:
 
 
 def _require_finite(values: Values, name: str, step: int) -> None:
-    """Stops before a broken state replaces the good checkpoints: each of these has been validated."""
+    """Stops before a broken state replaces the good checkpoints: what is saved has been looked at."""
     if not math.isfinite(values[name]):
         raise UserError(
             name,

@@ -64,9 +64,9 @@ def tasks(workdir: Path) -> dict:
 def test_seeds_side_by_side_are_the_seeds_one_by_one(run, monkeypatch) -> None:
     logits: dict[str, dict[int, np.ndarray]] = {"one": {}, "three": {}}
 
-    def train(trials, *arguments):
-        trained, params = training.train(trials, *arguments)
-        kind = "one" if len(trials) == 1 else "three"
+    def train(trials, together, *arguments):
+        trained, params = training.train(trials, together, *arguments)
+        kind = "one" if together == 1 else "three"
         logits[kind] |= {each.result.trial.seed: each.logits["validation"] for each in trained}
         return trained, params
 
@@ -106,7 +106,8 @@ def test_one_compilation_per_length_whatever_the_seed_the_rate_or_the_task(run, 
 
     monkeypatch.setattr(training, "put_batch", put_batch)
     training.steps.make_train_step.cache_clear()
-    run(tasks=("sst2", "rte"), seeds=2, learning_rates=(1e-3, 3e-3), together=2, epochs=2)
+    run(tasks=("sst2", "rte"), seeds=3, learning_rates=(1e-3, 3e-3), together=4, epochs=2)  # two groups of three
+    run("rest", tasks=("rte",), seeds=5, together=3, epochs=2)  # three and two
     assert training.steps.make_train_step.cache_info().currsize == 1
     trained = {shape for shape in shapes if len(shape) == 3}  # R B T
     assert training.steps.make_train_step(*_arguments())._cache_size() == len(trained) > 1
@@ -130,6 +131,19 @@ def test_a_finished_trial_is_never_repeated(run, whole, tmp_path) -> None:
     assert trials(workdir)[:1] == before and len(trials(workdir)) == 2
     run(seeds=2, epochs=1)  # another protocol
     assert len(trials(workdir)) == 4
+
+
+def test_what_is_wanted_besides_is_made_when_its_trials_are_finished(run, whole) -> None:
+    workdir = run(seeds=2, epochs=1)
+    run(seeds=1, epochs=1, predictions=True, save_models=True)
+    assert (workdir / "submission/SST-2.tsv").exists() and len(trials(workdir)) == 3
+    run(seeds=2, epochs=1, predictions=True, save_models=True)
+    (model,) = workdir.glob("models/*/sst2-*")
+    assert saved.describe(epath.Path(model)).score == max(
+        100 * trial["scores"]["validation"]["accuracy"] for trial in trials(workdir)
+    )
+    run(seeds=1, epochs=2, save_models=True)  # another protocol has another best
+    assert len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
 def test_the_best_epoch_is_at_least_the_last(run) -> None:
@@ -156,15 +170,15 @@ def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
     lines = (workdir / "submission/AX.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 6
     assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
-    (model,) = workdir.glob("models/*/mnli/model.json")
+    (model,) = workdir.glob("models/*/mnli-*/model.json")
     assert json.loads(model.read_text())["task"] == "mnli"
-    assert not list(workdir.glob("models/*/rte"))
+    assert not list(workdir.glob("models/*/rte-*"))
 
 
 def test_files_for_the_server_and_a_saved_model(whole) -> None:
     lines = (whole / "submission/SST-2.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(7))]
-    (model,) = whole.glob("models/*/sst2")
+    (model,) = whole.glob("models/*/sst2-*")
     params = saved.read(epath.Path(model))
     assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
 
@@ -245,7 +259,7 @@ def test_two_processes_leave_what_one_leaves(pretrained, tmp_path) -> None:
             said, *others = ends(processes)
         assert "| checkpoint | " in said and not [said for said in others if "sst2" in said]
     assert results(tmp_path / "two") == results(tmp_path / "one")
-    models = [saved.read(epath.Path(next((tmp_path / name).glob("models/*/sst2")))) for name in ("one", "two")]
+    models = [saved.read(epath.Path(next((tmp_path / name).glob("models/*/sst2-*")))) for name in ("one", "two")]
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3), *models)
 
 

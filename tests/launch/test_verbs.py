@@ -105,7 +105,8 @@ WANTED = {
     ],
     "slurm install": [
         "uv venv --quiet --allow-existing --python=3.12 .venv",
-        "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt 'jax[cuda13]'",
+        "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt 'jax[cuda13]'"
+        " gcsfs google-cloud-storage",
         "mkdir -p data/corpus",
         "gcloud storage rsync gs://b/corpus data/corpus --recursive",
     ],
@@ -123,7 +124,8 @@ WANTED = {
     ],
     "local install": [
         "uv venv --quiet --allow-existing --python=3.12 .venv",
-        "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt jax",
+        "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt jax"
+        " gcsfs google-cloud-storage",
         "mkdir -p data/corpus",
         "gcloud storage rsync gs://b/corpus data/corpus --recursive",
     ],
@@ -220,9 +222,11 @@ def test_help_explains_every_verb(script: str, project: Project) -> None:
     ]
 
 
-def test_where_a_tpu_is_buckets_can_be_read(project: Project) -> None:
-    assert launch(project, "local", "install", JAX="tpu").returncode == 0
+def test_where_a_tpu_is_or_a_run_in_a_bucket_buckets_can_be_read(project: Project) -> None:
+    assert launch(project, "local", "install", JAX="tpu", WORKDIR="").returncode == 0
     assert project.calls()[1][-3:] == ["jax[tpu]", "gcsfs", "google-cloud-storage"]
+    assert launch(project, "local", "install", WORKDIR="runs/x").returncode == 0
+    assert project.calls()[1][-1] == "jax"
 
 
 def test_finetune_reads_the_copied_tasks(project: Project) -> None:

@@ -60,6 +60,20 @@ def test_watch_asks_for_a_slice_that_does_not_exist(project: Project) -> None:
     assert project.steps()[:4] == ["describe", "create", "sleep", "describe"]
 
 
+@pytest.mark.parametrize("script", RUNS)
+def test_watch_goes_on_where_a_slice_could_not_be_given_back_or_had(script: str, project: Project) -> None:
+    query = {"tpu_vm": "*value(state.state)", "gce": "*value(instanceStatus)"}[script]
+    gone, there = {"tpu_vm": ("0 FAILED", "0 ACTIVE"), "gce": ("0 TERMINATED", "0 RUNNING\\nRUNNING")}[script]
+    project.answer(query, there, gone, "1 ERROR: NOT_FOUND: no such thing", there)
+    project.answer("*local.sh start*", *["143"] * (4 if script == "gce" else 1), "0")
+    project.answer("* delete *", "1 ERROR: not now")
+    project.answer("* create *", *["1 ERROR: no capacity"] * (3 if script == "gce" else 1), "0")
+    result = launch(project, script, "watch")
+    assert result.returncode == 0
+    assert "watch: delete failed; going on" in result.stderr and "watch: request failed; going on" in result.stderr
+    assert project.steps().count("start") == 2 * {"tpu_vm": 1, "gce": 4}[script]
+
+
 def test_create_gives_up_on_a_slice_that_failed(project: Project) -> None:
     project.answer("*value(state.state)", "0 PROVISIONING", "0 FAILED")
     result = launch(project, "tpu_vm", "create")
