@@ -2,7 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATTENTIONS := standard symmetric pairwise
-BENCHES := peers step_time prepare_rate input_rate startup dropout
 # XLA's buffers of a CPU step come from malloc and go back to it; huge pages save their page faults, a fifth of the step.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
@@ -37,9 +36,15 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-# bench/glue.py and bench/bag_of_words.py want GLUE's folders, bench/slices.py and bench/tpu_estimate.py hours: see --help.
+# Not here: glue and bag_of_words want GLUE's folders; tpu_estimate, growth and slices an hour or more. See --help of each.
 bench: $(VENV)/run.stamp peers-env
-	@set -e; for script in $(BENCHES); do $(BIN)/python -m bench.$$script; done
+	@$(BIN)/python -m bench.peers
+	@$(BIN)/python -m bench.step_time --config=configs/mini.py
+	@$(BIN)/python -m bench.prepare_rate
+	@$(BIN)/python -m bench.input_rate
+	@$(BIN)/python -m symbert_jax prepare --config=configs/tiny.py
+	@$(BIN)/python -m bench.startup --config=configs/tiny.py
+	@$(BIN)/python -m bench.dropout
 
 # What real transformers makes of exported folders: of tiny models, and of those in WORKDIRS="runs/a runs/b". RECORD=1
 # writes what it says of the tiny ones to tests/fixtures, with which `make test` compares.

@@ -2,10 +2,12 @@
 
     .venv/bin/python -m bench.input_rate
 
-Writes random rows as `prepare` would, then reads whole batches by the same path as training. Prints one JSON line.
+Writes random rows as `prepare` would, then reads whole batches by the same path as training. Prints one JSON line, with
+what a chip that trains BERT-base would want of it.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -16,12 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from bench.record import record
+from symbert_jax.chips import TPUS
+from symbert_jax.config import Model
 from symbert_jax.data import rows
-from symbert_jax.data.masking import Masking
+from symbert_jax.data.masking import Masking, places
 from symbert_jax.data.stream import Rows, Stream
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.model.flops import train_flops
 
 VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(30_000))]
+RATE = 0.15  # of masked tokens
+MFU = 0.6  # of BERT-base; docs/performance.md has 58% by the compiler's estimate, compute alone
 
 
 def main() -> None:
@@ -36,7 +43,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         corpus = write(Path(folder), arguments.rows, arguments.length)
-        masking = Masking(VOCABULARY, arguments.length, 0.15, 0)
+        masking = Masking(VOCABULARY, arguments.length, RATE, 0)
         stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch))
         rates = []
         for turn in range(arguments.rounds):
@@ -45,7 +52,21 @@ def main() -> None:
             for _ in stream.batches(first, first + arguments.batches, arguments.threads):
                 pass
             rates.append(arguments.batches * arguments.batch / (time.perf_counter() - began))
-    record("input_rate", length=arguments.length, rows_per_second_one_core=round(statistics.median(rates)))
+    rate = statistics.median(rates)
+    wanted = {chip: round(need(chip, arguments.length)) for chip in TPUS}
+    record(
+        "input_rate",
+        length=arguments.length,
+        rows_per_second_one_core=round(rate),
+        rows_per_second_a_chip_wants=wanted,
+        share_of_a_core_a_chip_wants={chip: round(rows / rate, 4) for chip, rows in wanted.items()},
+    )
+
+
+def need(chip: str, length: int) -> float:
+    """Rows/s that a chip could train on at `MFU` of its peak: more than it will."""
+    model = dataclasses.replace(Model(), length=length)
+    return MFU * TPUS[chip].peak / train_flops(model, 1, places(length, RATE))
 
 
 def write(folder: Path, count: int, length: int) -> Rows:

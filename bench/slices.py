@@ -2,7 +2,7 @@
 
     .venv/bin/python -m bench.slices
 
-Prints one JSON line a compilation, then the table. The reports stay in --out; what is there is not compiled again, so
+Records one line a compilation, and prints the table. The reports stay in --out; what is there is not compiled again, so
 an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle cores.
 """
 
@@ -14,6 +14,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from bench.record import record
 
 # Rows of a step on each slice: the paper's 256 where they fit, 16 a chip elsewhere.
 BATCHES = {"v5e:4x4": 256, "v5e:2x4": 128, "v5e:16x16": 4096, "v5p:2x2x2": 256, "v6e:4x4": 256, "v4:2x2x2": 256}
@@ -47,16 +49,18 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = list(itertools.product(arguments.configs, arguments.topologies, ATTENTIONS))
 
-    def report(row: tuple[str, str, str]) -> str:
-        if not (file := name(arguments.out, *row)).exists():
-            compile_one(*row, file)
+    def report(row: tuple[str, str, str]) -> str | None:
+        if (file := name(arguments.out, *row)).exists():
+            return None
+        compile_one(*row, file)
         if not file.exists():  # the compiler's own trouble, which it told; run again for this row
             return f"{' '.join(row)}: failed"
-        return json.dumps({"model": row[0]} | json.loads(file.read_text()))
+        record("slices", model=row[0], **json.loads(file.read_text()))
+        return None
 
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for line in pool.map(report, sorted(rows, key=lambda row: ATTENTIONS.index(row[2]))):
-            print(line, flush=True)
+        for failure in filter(None, pool.map(report, sorted(rows, key=lambda row: ATTENTIONS.index(row[2])))):
+            print(failure, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for row in rows:
         file = name(arguments.out, *row)

@@ -8,8 +8,9 @@ from configs.tiny import get_config as tiny
 from symbert_jax import aot
 from symbert_jax.chips import GIB, TPUS
 from symbert_jax.config import Config, freeze
+from symbert_jax.cost import PALLAS
 from symbert_jax.model import bert
-from symbert_jax.model.flops import train_flops
+from symbert_jax.model.flops import attention_flops, train_flops
 from symbert_jax.slices import Slice
 
 # Little to compile: no dropout, and wide enough for products to be what counts.
@@ -54,6 +55,16 @@ def test_the_program_makes_the_products_of_the_model_and_no_more(attention, targ
 @pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
 def test_the_papers_attentions_make_fewer_products_than_standard(attention, standard, target) -> None:
     assert aot.compile_train(small(attention=attention), target).cost.flops < standard.cost.flops
+
+
+def test_splash_compiles_for_documents_and_its_products_count_as_computing(target) -> None:
+    config = small(length=128, kernel="splash", layers=1)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, cross_document=False))
+    program = aot.compile_train(config, target)
+    (kernel,) = (part for part in program.cost.unestimated if part.kind == PALLAS)
+    assert kernel.count == 2  # forward and backward
+    attention = 3 * attention_flops(config.model, config.data.batch_size) / 4
+    assert program.least_seconds["compute"] == (program.cost.flops + attention) / TPUS["v5e"].peak
 
 
 def test_cycles_of_a_scanned_model_grow_with_its_layers(standard, target) -> None:

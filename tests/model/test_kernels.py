@@ -103,7 +103,7 @@ def alone(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Mlm
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_documents_kept_apart_are_documents_run_alone(attention, mesh, monkeypatch) -> None:
+def test_documents_kept_apart_are_documents_run_alone(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
     """Loss and every gradient of the whole model."""
     model = dataclasses.replace(TINY, attention=attention)
     params, batch = born(model), packed()
@@ -120,7 +120,7 @@ def test_documents_kept_apart_are_documents_run_alone(attention, mesh, monkeypat
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
     assert wanted[0][1]["count"] == batch.weights.sum()
-    for kernel in ("xla", "splash"):
+    for kernel in ("xla", "splash", "cudnn"):
         assert_near(run(kernel, False, batch), wanted, 2e-5)
     together, _ = jax.jit(loss, static_argnums=0)(model, params, batch, None)
     assert abs(together - wanted[0][0]) > 1e-3, "documents that see each other differ"
