@@ -73,7 +73,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     def turn() -> tuple[float, float]:
         data = inputs.Data(part, {"validation": dev}, {})
         start = time.perf_counter()
-        _, params = training.train([trial], protocol, model, config.Mesh(), encoder, task, data, lambda count: None)
+        _, params = training.train([trial], 1, protocol, model, config.Mesh(), encoder, task, data, lambda count: None)
         middle = time.perf_counter()
         training.predict(params, model, task, data.validation)
         predicting = time.perf_counter() - middle
