@@ -152,7 +152,7 @@ def main(argv: list[str]) -> int:
             raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
         if _XLA_PRESET.value is not None:
             print(xla_presets.apply(_XLA_PRESET.value), flush=True)
-        _quiet_and_cached()
+        _quiet_and_cached(_WORKDIR.value or "")
         COMMANDS[name](arguments)
     except UserError as error:
         for line in str(error).splitlines():
@@ -218,9 +218,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error.args[0] if error.args else error).split())
 
 
-def _quiet_and_cached() -> None:
-    """Compiled programs outlive the process, and libraries speak only when something is wrong."""
-    workdir = _WORKDIR.value or ""  # a bucket outlives the machines, which start again without what they had
+def _quiet_and_cached(workdir: str) -> None:
+    """Compiled programs outlive the process, in a bucket the machine; libraries speak only when something is wrong."""
     cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones

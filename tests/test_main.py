@@ -82,10 +82,21 @@ def test_nothing_imports_tensorflow_or_torch(module: str) -> None:
 def test_a_machine_without_a_tpu_hears_nothing_of_libtpu() -> None:
     """Which is installed for `compile`, and which jax tries first where nothing names a platform."""
     program = (
-        "from symbert_jax.__main__ import _quiet_and_cached as q; q(); import jax; print(jax.devices()[0].platform)"
+        "from symbert_jax.__main__ import _quiet_and_cached as q; q(''); import jax; print(jax.devices()[0].platform)"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
     assert result.stdout and not result.stderr
+
+
+@pytest.mark.parametrize(
+    ("workdir", "wanted"), [("gs://b/run/", "gs://b/run/xla"), ("runs/a", str(Path.home() / ".cache/symbert_jax/xla"))]
+)
+def test_compiled_programs_outlive_the_process_and_beside_a_bucket_the_machine(workdir: str, wanted: str) -> None:
+    program = f"import os, symbert_jax.__main__ as m; m._quiet_and_cached('{workdir}'); "
+    program += "print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == wanted

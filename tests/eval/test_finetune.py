@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from sklearn.metrics import accuracy_score
 
 from symbert_jax import sharding
 from symbert_jax.config import Finetune, Mesh, UserError
@@ -61,7 +62,9 @@ def tasks(workdir: Path) -> dict:
     return results(workdir)["checkpoints"][0]["tasks"]
 
 
-def test_seeds_side_by_side_are_the_seeds_one_by_one(run, monkeypatch) -> None:
+def test_seeds_side_by_side_are_the_seeds_one_by_one(run, glue, monkeypatch) -> None:
+    lines = Path(glue.source.removeprefix("tsv:"), "SST-2/dev.tsv").read_text().splitlines()[1:]
+    labels = [int(line.rpartition("\t")[2]) for line in lines]
     logits: dict[str, dict[int, np.ndarray]] = {"one": {}, "three": {}}
 
     def train(trials, together, *arguments):
@@ -77,6 +80,8 @@ def test_seeds_side_by_side_are_the_seeds_one_by_one(run, monkeypatch) -> None:
     for seed, found in logits["one"].items():
         np.testing.assert_allclose(logits["three"][seed], found, atol=1e-3)
         assert (logits["three"][seed].argmax(-1) == found.argmax(-1)).all()
+        score = tasks(one)["sst2"]["trials"][seed]["metrics"]["validation"]["accuracy"]
+        assert score == accuracy_score(labels, found.argmax(-1))  # of the plain list, whatever the padding
     assert np.abs(logits["one"][0] - logits["one"][1]).max() > 0.1, "seeds differ"
 
 
@@ -144,6 +149,17 @@ def test_what_is_wanted_besides_is_made_when_its_trials_are_finished(run, whole)
     )
     run(seeds=1, epochs=2, save_models=True)  # another protocol has another best
     assert len(list(workdir.glob("models/*/sst2-*"))) == 2
+
+
+def test_a_bucket_takes_what_a_disk_takes(usual, whole, bucket) -> None:
+    for seeds in (1, 2):
+        finetune(Finetune(**usual | {"seeds": seeds, "predictions": True}), epath.Path("gs://bucket/run"))
+    assert len(bucket.cat("gs://bucket/run/trials.jsonl").splitlines()) == 2
+    found = json.loads(bucket.cat("gs://bucket/run/results.json"))["checkpoints"][0]["tasks"]["sst2"]["trials"]
+    wanted = json.loads((whole / "results.json").read_text())["checkpoints"][0]["tasks"]["sst2"]["trials"]
+    assert [trial["metrics"] for trial in found[:1]] == [trial["metrics"] for trial in wanted]
+    assert bucket.cat("gs://bucket/run/submission/SST-2.tsv").count(b"\n") == 8
+    assert bucket.cat("gs://bucket/run/scores.png").startswith(b"\x89PNG")
 
 
 def test_the_best_epoch_is_at_least_the_last(run) -> None:
@@ -269,3 +285,20 @@ def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() 
     with jax.set_mesh(module.make_mesh(Mesh())):
         assert module.together(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
         assert module.together(Finetune(), CONFIG.model, 1000, 16, 32) == 1
+
+
+def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
+    from tests.eval.conftest import CONFIG
+
+    class Device:
+        platform = "gpu"
+
+        def memory_stats(self):
+            return {"bytes_limit": self.limit}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    with jax.set_mesh(module.make_mesh(Mesh(data=1), jax.devices()[:1])):
+        found = []
+        for Device.limit in (0, 1e6, 1e9, 2e9):
+            found.append(module.together(Finetune(), CONFIG.model, 1000, 16, 32))
+    assert found[:2] == [1, 1] and found[2] > 100 and found[3] == pytest.approx(2 * found[2], abs=1)
