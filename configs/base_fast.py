@@ -3,7 +3,7 @@
 BERT-base by the paper's recipe but for one thing: attention probabilities are not dropped out (the paper drops 10% of
 them). So a fused kernel can compute attention, splash on TPUs and cuDNN's on NVIDIA GPUs, which never brings the
 512 x 512 probabilities of a head to memory, nor draws a random number for each. Dropout of embeddings and of both
-residual branches stays at 0.1. By the TPU compiler's estimate the run takes 2.5 hours on 16 TPU v5e
+residual branches stays at 0.1. By the TPU compiler's estimate the run takes 2.3 hours on 16 TPU v5e
 (the report in README.md). Never run at full size by its authors: no expected score.
 
 Rows of 512 that fit a chip by `compile --find-batch --config.model.unroll=1`, nothing computed again: v5e 56, v6e 112,
