@@ -1,6 +1,7 @@
 """GLUE examples as arrays: tokenised once, and batched by length so that short texts do not pay for long ones."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -59,6 +60,7 @@ class Examples:
         """The tokens of `place` without padding."""
         return int(self.lengths[place.rows[place.rows != FILLER]].sum())
 
+    @functools.cached_property  # every trial asks
     def fingerprint(self) -> str:
         """A SHA-256 of everything in here."""
         digest = hashlib.sha256()

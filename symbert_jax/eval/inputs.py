@@ -32,7 +32,7 @@ class Data(NamedTuple):
 
 
 def _sha256(parts: Iterable[Examples]) -> str:
-    return hashlib.sha256("".join(part.fingerprint() for part in parts).encode()).hexdigest()
+    return hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
 
 
 def read_all(

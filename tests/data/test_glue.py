@@ -73,6 +73,13 @@ def test_rows_that_everybody_leaves_out_of_qqp(tmp_path) -> None:
     assert read(tmp_path, "qqp") == [("a", "b", 1.0), ("c", "d", 0.0)]
 
 
+def test_no_row_is_left_out_of_what_is_predicted(tmp_path) -> None:
+    """The server knows a prediction by the number of its row."""
+    write(tmp_path, "QQP/test.tsv", "id\tquestion1\tquestion2\n0\ta\tb\n1\tcut by a line break\n")
+    with pytest.raises(UserError, match=r"test.tsv, line 3: 2 columns, wanted 3"):
+        read(tmp_path, "qqp", "test", labelled=False)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
