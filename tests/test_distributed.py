@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
+from symbert_jax.config import UserError
+from symbert_jax.distributed import join
 from tests.train.test_loop import ROOT, metrics
 
 STEPS = 16
@@ -197,6 +200,21 @@ def test_a_process_that_does_not_come_is_one_line_after_the_time_given(corpus: P
                 r"error: processes: found fewer than 2 at localhost:\d+, wanted all of them within 2 s", line
             )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("error", "code"), [(ValueError("no such place"), 2), (RuntimeError("connection lost"), 1)])
+def test_what_another_start_may_mend_has_an_exit_code_of_its_own(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher starts again after 1 and not after 2."""
+
+    def initialize(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match=f"{type(error).__name__}: {error}") as raised:
+        join("localhost:1", 0, 2, 100, 100, saves=True)
+    assert raised.value.exit_code == code
 
 
 AGREEMENTS = """
