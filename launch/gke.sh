@@ -21,6 +21,8 @@
 
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
+# shellcheck source=launch/jobset.sh
+source launch/jobset.sh
 
 JOBSET=https://github.com/kubernetes-sigs/jobset/releases/download/v0.8.0/manifests.yaml
 
@@ -33,12 +35,6 @@ create() {
     --scopes=cloud-platform ${SPOT:+--spot}
   call gcloud container clusters get-credentials "$CLUSTER" --location="$LOCATION" --project="$PROJECT"
   call "${KUBECTL[@]}" apply --server-side --filename="$JOBSET"
-}
-
-install() {
-  require IMAGE
-  call bash -c "git archive HEAD | docker build --tag=$(quoted "$IMAGE") --file=launch/Dockerfile -"
-  call docker push "$IMAGE"
 }
 
 accelerator() { # GKE's name of it
@@ -74,11 +70,6 @@ run() {
   local text
   text=$(manifest)
   feed "$text" "${KUBECTL[@]}" create --filename=-
-}
-
-logs() {
-  call "${KUBECTL[@]}" logs --follow --tail=100 --container=train \
-    --selector="jobset.sigs.k8s.io/jobset-name=$NAME,batch.kubernetes.io/job-completion-index=0"
 }
 
 stop() {

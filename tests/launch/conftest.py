@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = "gcloud kubectl docker git uv curl sbatch squeue scancel scontrol srun sudo systemctl sleep mkdir tail tar"
+PROGRAMS = (
+    "gcloud kubectl xpk docker git uv curl sbatch squeue scancel scontrol srun sudo systemctl sleep mkdir tail tar"
+)
 KNOBS = {
     "NAME": "bert",
     "ZONE": "us-east5-b",
@@ -84,4 +86,4 @@ def launch(project: Project, script: str, verb: str, *arguments: str, **knobs: s
 
 
 def image(script: str) -> str:
-    return "registry/image" if script == "gke" else ""
+    return "registry/image" if script in ("gke", "xpk") else ""

@@ -82,3 +82,15 @@ def test_the_jobset_asks_for_the_slice_and_runs_the_command(project: Project) ->
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"] == {"containerName": train["name"], "operator": "In", "values": [2]}
     assert jobset["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
+
+
+@pytest.mark.parametrize("ended", [0, 2, 1])
+def test_a_pod_of_xpk_runs_the_command_once_and_ends_as_it_did(ended: int, project: Project) -> None:
+    launch(project, "xpk", "run")
+    told = dict(word.split("=", 1) for word in project.calls()[0] if word.startswith("--"))
+    (project.fakes / "python").symlink_to(project.fakes / "xpk")
+    project.answer("python*", str(ended))
+    knob, value = told["--env"].split("=")
+    pod = project.run("bash", "-c", f"({told['--command']}) & wait $!", **{knob: value})  # as xpk has it
+    assert pod.returncode == ended
+    assert project.calls() == [["python", *shlex.split(TRAIN.replace("data/corpus", "gs://b/corpus")), FLAG]]

@@ -24,7 +24,9 @@ HERE = "cd symbert_jax && launch/local.sh "
 LIST = f"{MIG} list-instances bert {VM} --sort-by=name"
 POOL = "--cluster=c --location=us-east5 --project=p"
 KUBECTL = "kubectl --context=gke_p_us-east5_c"
+XPK = f"--cluster=c {VM}"
 JOBSET = "https://github.com/kubernetes-sigs/jobset/releases/download/v0.8.0/manifests.yaml"
+POD = f"exec launch/restart.sh python {TRAIN.replace('data/corpus', 'gs://b/corpus')} {QUOTED}"
 ME = f"--user={getpass.getuser()} --name=bert"
 
 
@@ -103,6 +105,14 @@ WANTED = {
         f"{KUBECTL} delete jobset bert --ignore-not-found",
         f"gcloud container node-pools delete bert {POOL} --quiet",
     ],
+    "xpk create": [f"xpk cluster create {XPK} --tpu-type=v6e-16 --spot"],
+    "xpk run": [
+        f"xpk workload create {XPK} --workload=bert --tpu-type=v6e-16 --docker-image=registry/image"
+        f" --docker-name=train {shlex.quote('--command=' + POD)} --env=RESTARTS=0 --max-restarts=100"
+        " --restart-on-exit-codes=1,3-126 --termination-grace-period-seconds=600"
+    ],
+    "xpk stop": [f"xpk workload delete {XPK} --workload=bert"],
+    "xpk delete": [f"xpk cluster delete {XPK}"],
     "slurm install": [
         "uv venv --quiet --allow-existing --python=3.12 .venv",
         "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt 'jax[cuda13]'"
@@ -142,11 +152,13 @@ WANTED = {
     "local stop": ["sudo systemctl stop symbert_jax"],
 }
 WANTED["tpu_vm watch"] = [WANTED["tpu_vm create"][1], *WANTED["tpu_vm install"], *WANTED["tpu_vm run"]]
+WANTED |= {f"xpk {verb}": WANTED[f"gke {verb}"] for verb in ("install", "logs")}
 WANTED["gce watch"] = [WANTED["gce create"][3], *WANTED["gce install"], *WANTED["gce run"]]
+NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # by NAME; the rest is local
 
 
 def in_order(script: str, calls: Calls) -> Calls:
-    return sorted(calls) if script in ("gce", "gke") else calls  # what runs side by side has none
+    return sorted(calls) if script in ("gce", "gke", "xpk") else calls  # what runs side by side has none
 
 
 @pytest.mark.parametrize("case", WANTED)
@@ -178,8 +190,8 @@ def test_delete_goes_on_where_a_part_is_missing(project: Project) -> None:
 @pytest.mark.parametrize(
     ("script", "verb", "knobs", "message"),
     [
-        *((script, "run", {"WORKDIR": ""}, "WORKDIR: found nothing") for script in ("tpu_vm", "gce", "gke", "slurm")),
-        *((script, "stop", {"NAME": ""}, "NAME: found nothing") for script in ("tpu_vm", "gce", "gke", "slurm")),
+        *((script, "run", {"WORKDIR": ""}, "WORKDIR: found nothing") for script in NAMED),
+        *((script, "stop", {"NAME": ""}, "NAME: found nothing") for script in NAMED),
         ("local", "run", {"CONFIG": ""}, "CONFIG: found nothing"),
         ("local", "start", {"CONFIG": ""}, "CONFIG: found nothing"),
         ("tpu_vm", "watch", {"CONFIG": ""}, "CONFIG: found nothing"),
@@ -194,6 +206,12 @@ def test_delete_goes_on_where_a_part_is_missing(project: Project) -> None:
         ("gke", "run", {"MACHINE": "ct9-x-4t"}, "MACHINE: found 'ct9-x-4t', wanted ct4p"),
         ("gke", "run", {"DATA": ""}, "DATA: found nothing"),
         ("gke", "install", {"IMAGE": ""}, "IMAGE: found nothing"),
+        ("xpk", "create", {"CLUSTER": ""}, "CLUSTER: found nothing"),
+        ("xpk", "create", {"ACCELERATOR": ""}, "ACCELERATOR: found nothing"),
+        ("xpk", "run", {"ACCELERATOR": "v5e-16"}, "ACCELERATOR: found 'v5e-16', wanted v4-…"),
+        ("xpk", "run", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
+        ("xpk", "run", {"DATA": ""}, "DATA: found nothing"),
+        ("xpk", "install", {"IMAGE": ""}, "IMAGE: found nothing"),
         ("slurm", "run", {"COMMAND": "prepare"}, "COMMAND: found 'prepare', wanted pretrain or finetune"),
         ("tpu_vm", "run", {"COMMAND": "prepare"}, "COMMAND: found 'prepare', wanted pretrain or finetune"),
         ("local", "fly", {}, "command line: found 'fly', wanted one of install run"),
@@ -210,7 +228,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert not result.stdout and not project.calls()
 
 
-@pytest.mark.parametrize("script", ["tpu_vm", "gce", "gke", "slurm", "local"])
+@pytest.mark.parametrize("script", [*NAMED, "local"])
 def test_help_explains_every_verb(script: str, project: Project) -> None:
     result = project.run(f"launch/{script}.sh", "--help")
     assert result.returncode == 0 and not project.calls()
@@ -233,6 +251,17 @@ def test_finetune_reads_the_copied_tasks(project: Project) -> None:
     assert launch(project, "local", "run", COMMAND="finetune").returncode == 0
     (call,) = project.calls()
     assert call[3] == "finetune" and call[-2:] == ["--config.glue.source=tsv:data/corpus", FLAG]
+
+
+def test_xpk_leaves_the_tasks_in_the_bucket(project: Project) -> None:
+    assert launch(project, "xpk", "run", COMMAND="finetune").returncode == 0
+    (call,) = project.calls()
+    assert any(" --config.glue.source=tsv:gs://b/corpus " in word for word in call)
+
+
+def test_xpk_takes_a_slice_that_stays_where_no_other_is_asked_for(project: Project) -> None:
+    assert launch(project, "xpk", "create", SPOT="").returncode == 0
+    assert project.calls()[0][-1] == "--on-demand"
 
 
 def test_shellcheck_finds_nothing() -> None:
