@@ -73,7 +73,7 @@ finish() { # 2, the user's mistake, goes before other statuses
 everywhere() { # LINE of shell, %PROCESS% in it being the host's number
   local vm process=0
   for vm in $VMS; do
-    at_once gcloud compute ssh "$vm" "${PLACE[@]}" --command="${1//%PROCESS%/$process}"
+    at_once gcloud compute ssh "$vm" "${PLACE[@]}" "${ALIVE[@]/#/--ssh-flag=}" --command="${1//%PROCESS%/$process}"
     process=$((process + 1))
   done
   finish
@@ -82,20 +82,23 @@ everywhere() { # LINE of shell, %PROCESS% in it being the host's number
 install() {
   local pack="${TMPDIR:-/tmp}/$NAME.tar.gz" vm
   vms && call git archive --format=tar.gz --output="$pack" HEAD || return
-  for vm in $VMS; do at_once gcloud compute scp "$pack" "$vm:symbert_jax.tar.gz" "${PLACE[@]}"; done
+  for vm in $VMS; do
+    at_once gcloud compute scp "$pack" "$vm:symbert_jax.tar.gz" "${PLACE[@]}" "${ALIVE[@]/#/--scp-flag=}"
+  done
   finish && everywhere "$(unpack)"
 }
 
 run() { # what these machines tell jax.distributed is not documented, so the launcher tells it
   vms || return
-  local FLAGS=("--coordinator=${VMS%%$'\n'*}:8476" --process=%PROCESS% "--processes=$(wc -w <<<"$VMS")"
+  local FLAGS=("--coordinator=${VMS%%$'\n'*}:$JAX_COORDINATOR_PORT" --process=%PROCESS% "--processes=$(wc -w <<<"$VMS")"
     ${FLAGS[@]+"${FLAGS[@]}"})
   everywhere "$(start)"
 }
 
 logs() {
   vms
-  call gcloud compute ssh "${VMS%%$'\n'*}" "${PLACE[@]}" --command="cd symbert_jax && launch/local.sh logs"
+  call gcloud compute ssh "${VMS%%$'\n'*}" "${PLACE[@]}" "${ALIVE[@]/#/--ssh-flag=}" \
+    --command="cd symbert_jax && launch/local.sh logs"
 }
 
 stop() {

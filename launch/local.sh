@@ -48,10 +48,13 @@ start() {
   now=$(state)
   [[ $now != failed ]] || call sudo systemctl reset-failed "$UNIT"
   if [[ $now == @(inactive|failed|unknown) ]]; then
-    # At a shutdown systemd ends services with SIGTERM: that is how a preempted machine saves. libtpu locks memory.
+    # At a shutdown systemd ends services with SIGTERM: that is how a preempted machine saves. What a service is ordered
+    # after is stopped after it, so network and names stay for the save. libtpu locks memory.
     call sudo systemd-run --quiet --unit="$UNIT" --uid="$(id -un)" --working-directory="$PWD" \
+      ${JAX_COORDINATOR_PORT:+"--setenv=JAX_COORDINATOR_PORT=$JAX_COORDINATOR_PORT"} \
       --setenv=RESTARTS="${RESTARTS:-10}" --property=KillMode=mixed --property=TimeoutStopSec=10min \
-      --property=LimitMEMLOCK=infinity "$PWD/launch/restart.sh" "${TRAINING[@]}"
+      --property=LimitMEMLOCK=infinity --property=After="network.target nss-lookup.target" \
+      "$PWD/launch/restart.sh" "${TRAINING[@]}"
   fi
   until [[ $(state) == @(inactive|failed|unknown) ]]; do pause; done
   exit "$(ask 0 systemctl show --property=ExecMainStatus --value "$UNIT")"

@@ -46,13 +46,14 @@ state() {
 }
 
 on() { # WORKERS LINE of shell
-  call gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" --worker="$1" --command="$2"
+  call gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" "${ALIVE[@]/#/--ssh-flag=}" --worker="$1" --command="$2"
 }
 
 install() {
   local pack="${TMPDIR:-/tmp}/$NAME.tar.gz"
   call git archive --format=tar.gz --output="$pack" HEAD &&
-    call gcloud compute tpus tpu-vm scp "$pack" "$NAME:symbert_jax.tar.gz" "${PLACE[@]}" --worker=all &&
+    call gcloud compute tpus tpu-vm scp "$pack" "$NAME:symbert_jax.tar.gz" "${PLACE[@]}" \
+      "${ALIVE[@]/#/--scp-flag=}" --worker=all &&
     on all "$(unpack)"
 }
 

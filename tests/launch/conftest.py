@@ -57,7 +57,8 @@ class Project:
     def run(self, *command: str, **knobs: str) -> subprocess.CompletedProcess:
         """Runs `command` in the project with the usual knobs and `knobs`; an empty one is not set."""
         self.notes.write_text("")
-        outer = {name: value for name, value in os.environ.items() if name not in ("SPOT", "COMMAND", "POLL")}
+        unset = ("SPOT", "COMMAND", "POLL", "JAX_COORDINATOR_PORT")
+        outer = {name: value for name, value in os.environ.items() if name not in unset}
         here = {"PATH": f"{self.fakes}:{os.environ['PATH']}", "CALLS": str(self.notes), "ANSWERS": str(self.answers)}
         env = {name: value for name, value in (outer | KNOBS | here | knobs).items() if value}
         return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, timeout=60)

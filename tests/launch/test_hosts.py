@@ -48,6 +48,16 @@ def test_hosts_read_their_lines_as_they_were_meant(script: str, told: list[str],
     assert service[service.index("-m") :][: len(train)] == train
 
 
+@pytest.mark.parametrize("port", ["", "9000"])
+@pytest.mark.parametrize(("script", "told"), [("tpu_vm", "--setenv=JAX_COORDINATOR_PORT="), ("gce", "bert-0:")])
+def test_hosts_meet_at_a_port_that_is_open(script: str, told: str, port: str, project: Project) -> None:
+    (project.root.parent / "symbert_jax").symlink_to(project.root)
+    launch(project, script, "run", JAX_COORDINATOR_PORT=port)
+    project.run("bash", "-c", f"cd .. && {project.calls()[-1][-1].removeprefix('--command=')}")
+    (service,) = (call for call in project.calls() if call[0] == "sudo")
+    assert any(word.endswith(f"{told}{port or 8476}") for word in service)
+
+
 @pytest.mark.parametrize(("ended", "requeued"), [("143", True), ("0", False), ("2", False), ("1", False)])
 def test_a_slurm_job_that_was_stopped_queues_again(ended: str, requeued: bool, project: Project) -> None:
     launch(project, "slurm", "run")
@@ -74,6 +84,7 @@ def test_the_jobset_asks_for_the_slice_and_runs_the_command(project: Project) ->
         "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
         "cloud.google.com/gke-tpu-topology": "4x4",
     }
+    assert pod["hostNetwork"]  # so buckets see the node pool's service account, as docs/launch.md says
     (train,), (data,) = pod["containers"], pod["initContainers"]
     assert train["image"] == "registry/image" and train["resources"] == {"limits": {"google.com/tpu": 4}}
     assert train["command"] == ["launch/restart.sh", "python", *shlex.split(TRAIN), FLAG]

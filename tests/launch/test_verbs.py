@@ -11,6 +11,8 @@ import pytest
 from tests.launch.conftest import FLAG, QUOTED, ROOT, TRAIN, Calls, Project, launch
 
 VM = "--zone=us-east5-b --project=p"
+ALIVE = "--ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=30"
+SCP = ALIVE.replace("ssh", "scp")
 TPU, MIG = "gcloud compute tpus", "gcloud compute instance-groups managed"
 UNPACK = (
     "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax && tar -xzf symbert_jax.tar.gz -C symbert_jax"
@@ -18,7 +20,7 @@ UNPACK = (
 )
 START = (
     "cd symbert_jax && env COMMAND=pretrain CONFIG=configs/base.py WORKDIR=gs://b/run DATA=gs://b/corpus"
-    " launch/local.sh start -- "
+    " JAX_COORDINATOR_PORT=8476 launch/local.sh start -- "
 )
 HERE = "cd symbert_jax && launch/local.sh "
 LIST = f"{MIG} list-instances bert {VM} --sort-by=name"
@@ -31,13 +33,13 @@ ME = f"--user={getpass.getuser()} --name=bert"
 
 
 def tpu(workers: str, line: str) -> str:
-    return f"{TPU} tpu-vm ssh bert {VM} --worker={workers} {shlex.quote('--command=' + line)}"
+    return f"{TPU} tpu-vm ssh bert {VM} {ALIVE} --worker={workers} {shlex.quote('--command=' + line)}"
 
 
 def mig(*lines: str) -> list[str]:
     """One line for each host, or the same for all."""
     hosts = enumerate(lines * (4 // len(lines)))
-    return [f"gcloud compute ssh bert-{i} {VM} {shlex.quote('--command=' + line)}" for i, line in hosts]
+    return [f"gcloud compute ssh bert-{i} {VM} {ALIVE} {shlex.quote('--command=' + line)}" for i, line in hosts]
 
 
 WANTED = {
@@ -48,7 +50,7 @@ WANTED = {
     ],
     "tpu_vm install": [
         "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
-        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {VM} --worker=all",
+        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {VM} {SCP} --worker=all",
         tpu("all", UNPACK),
     ],
     "tpu_vm run": [tpu("all", START + QUOTED)],
@@ -70,7 +72,7 @@ WANTED = {
     "gce install": [
         f"{LIST} '--format=value(name)'",
         "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
-        *(f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {VM}" for host in range(4)),
+        *(f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {VM} {SCP}" for host in range(4)),
         *mig(UNPACK),
     ],
     "gce run": [
@@ -144,7 +146,8 @@ WANTED = {
         "systemctl is-active symbert_jax",
         f"sudo systemd-run --quiet --unit=symbert_jax --uid={getpass.getuser()} --working-directory=ROOT"
         " --setenv=RESTARTS=10 --property=KillMode=mixed --property=TimeoutStopSec=10min"
-        f" --property=LimitMEMLOCK=infinity ROOT/launch/restart.sh .venv/bin/python {TRAIN} {QUOTED}",
+        " --property=LimitMEMLOCK=infinity '--property=After=network.target nss-lookup.target'"
+        f" ROOT/launch/restart.sh .venv/bin/python {TRAIN} {QUOTED}",
         "systemctl is-active symbert_jax",
         "systemctl show --property=ExecMainStatus --value symbert_jax",
     ],

@@ -54,6 +54,37 @@ def test_a_lost_connection_is_taken_up_again(project: Project) -> None:
     assert project.steps() == ["describe", *once, "sleep", "describe", "sleep", "describe", *once]
 
 
+@pytest.mark.parametrize("script", RUNS)
+def test_an_install_that_fails_is_tried_again_whatever_its_status(script: str, project: Project) -> None:
+    hosts = {"tpu_vm": 1, "gce": 4}[script]
+    project.answer("*local.sh install*", *["2"] * 2 * hosts, "0")
+    result = launch(project, script, "watch")
+    assert result.returncode == 0 and result.stderr.count("watch: install failed; going on\n") == 2
+    steps = project.steps()
+    assert steps.count("install") == 3 * hosts and steps.count("start") == hosts and steps.count("sleep") == 2
+
+
+def test_watch_gives_up_on_an_install_that_never_succeeds(project: Project) -> None:
+    project.answer("*tpu-vm scp*", "1")
+    result = launch(project, "tpu_vm", "watch")
+    assert result.returncode == 1 and result.stderr.endswith("error: install failed 10 times in a row\n")
+    assert project.steps().count("scp") == 10 and "start" not in project.steps()
+
+
+def test_installs_that_fail_are_counted_anew_on_another_slice(project: Project) -> None:
+    project.answer("*value(state.state)", *["0 ACTIVE"] * 9, "0 SUSPENDED", "0 ACTIVE")
+    project.answer("*local.sh install*", *["255"] * 10, "0")
+    assert launch(project, "tpu_vm", "watch").returncode == 0
+    assert project.steps().count("install") == 11
+
+
+def test_installs_that_fail_are_counted_anew_after_one_that_did_not(project: Project) -> None:
+    project.answer("*local.sh install*", *["1"] * 9, "0", *["1"] * 9, "0")
+    project.answer("*local.sh start*", "255", "0")
+    assert launch(project, "tpu_vm", "watch").returncode == 0
+    assert project.steps().count("install") == 20
+
+
 def test_watch_asks_for_a_slice_that_does_not_exist(project: Project) -> None:
     project.answer("*value(state.state)", "1 ERROR: NOT_FOUND: no such thing", "0 ACTIVE")
     assert launch(project, "tpu_vm", "watch").returncode == 0
