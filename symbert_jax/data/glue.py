@@ -35,7 +35,7 @@ class Source:
         return _file(folder, task, split) is not None
 
     def read(self, task: Task, split: Split, *, labelled: bool) -> list[Example]:
-        """The examples of a split in stored order.
+        """The examples of a split: labelled ones as they are stored, others by the number that the GLUE server knows.
 
         Raises:
           UserError: the split is missing or damaged, or a label is missing or unknown; names file and line.
@@ -129,9 +129,14 @@ def _tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Itera
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         mend = "prepare it with file_format='array_record'"
         raise UserError("glue.source", f"{builder.info.file_format.value} files in {found}", "array_record", mend)
-    rows = builder.as_data_source(split.name)
-    for number in range(len(rows)):
-        row = rows[number]
+    source = builder.as_data_source(split.name)
+    rows = [source[number] for number in range(len(source))]
+    if not labelled:  # TFDS stores rows by a hash; the GLUE server knows each by its number
+        rows.sort(key=lambda row: row["idx"])
+        if lacking := set(range(len(rows))).difference(row["idx"] for row in rows):
+            here = f"{found}, {split.name}: {len(rows)} rows and none with idx {min(lacking)}"
+            raise UserError("glue.source", here, "every row, or answers would go to other questions")
+    for number, row in enumerate(rows):
         if labelled and task.classes and not 0 <= row["label"] < len(task.classes):
             here = f"{found}, {split.name} {number}: label {row['label']}"
             raise UserError("glue.source", here, f"0 to {len(task.classes) - 1}")

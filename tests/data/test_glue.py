@@ -1,5 +1,6 @@
 """GLUE's files as they really are: odd bytes survive, damage is named by file and line."""
 
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -138,17 +139,20 @@ class Rte(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.ClassLabel(names=["entailment", "not_entailment"]),
             "idx": np.int32,
         }
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {"train": self._generate_examples([1, 0]), "test": self._generate_examples([-1])}
+        return {
+            "train": self._generate_examples([1, 0]),
+            "test": self._generate_examples([-1] * 20),
+            "torn": self._generate_examples([None, -1]),
+        }
 
     def _generate_examples(self, labels):
         for i, label in enumerate(labels):
-            yield i, {"sentence1": f"é {i}", "sentence2": "b", "label": label, "idx": i}
+            if label is not None:
+                yield i, {"sentence1": f"é {i}", "sentence2": "b", "label": label, "idx": i}
 
 
 def test_tfds_prepared_as_array_record(tmp_path) -> None:
@@ -157,8 +161,11 @@ def test_tfds_prepared_as_array_record(tmp_path) -> None:
     task = TASKS["rte"]
     for folder in (tmp_path, tmp_path / "glue"):  # TFDS's data directory, or the folder of the tasks
         source = Source(f"tfds:{folder}")
-        assert source.read(task, task.train, labelled=True) == [(("é 0", "b"), 1.0), (("é 1", "b"), 0.0)]
-        assert source.read(task, task.test[0], labelled=False) == [(("é 0", "b"), None)]
+        assert sorted(source.read(task, task.train, labelled=True)) == [(("é 0", "b"), 1.0), (("é 1", "b"), 0.0)]
+        # numbered, as the server knows them, and not as TFDS stores them
+        assert source.read(task, task.test[0], labelled=False) == [((f"é {i}", "b"), None) for i in range(20)]
+        with pytest.raises(UserError, match="1 rows and none with idx 0, wanted every row"):
+            source.read(task, dataclasses.replace(task.test[0], name="torn"), labelled=False)
         with pytest.raises(UserError, match="label -1, wanted 0 to 1"):
             source.read(task, task.test[0], labelled=True)
         with pytest.raises(UserError, match="wanted a split validation"):
