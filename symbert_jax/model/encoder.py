@@ -135,7 +135,9 @@ class Encoder(nnx.Module):
             return nnx.merge(structure, weights)(x, segments, key, first), None
 
         if self.remat != "none":
-            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False, static_argnums=0)
+            # where there is no loop, the compiler would merge what is computed again with what was computed before
+            looped = self.unroll < self.count and first is None
+            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not looped, static_argnums=0)
         whole = functools.partial(run, None)
         if first is None:
             return scan(whole, x, layers, self.unroll)

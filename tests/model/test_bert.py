@@ -158,6 +158,18 @@ def test_scan_and_remat_change_nothing(mesh, tokens):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), changed(params), wanted)
 
 
+@pytest.mark.parametrize(("unroll", "barriers"), [(1, False), (4, True)])
+def test_what_remat_computes_again_is_kept_from_being_merged_where_there_is_no_loop(mesh, tokens, unroll, barriers):
+    """A compiler merges equal computations, and a v5e's did so with the last layer of an unrolled model."""
+    config = configure(model={"layers": 4, "unroll": unroll, "remat": "full"})
+
+    def total(params):
+        return jnp.square(logits_of(config, params, tokens)).mean()
+
+    program = jax.jit(jax.grad(total)).lower(born(config.model)).as_text()
+    assert ("optimization_barrier" in program) == barriers
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_padding_never_leaks(mesh, tokens, attention):
     """Logits of real tokens do not depend, even to first order, on what stands in padded places."""
