@@ -25,7 +25,7 @@ class ClassificationHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
         pooled = dropout(jnp.tanh(self.pooler(x, rows="B")), self.dropout, key)
-        return self.classifier(pooled, rows="B").astype(jnp.float32)
+        return self.classifier(pooled.astype(jnp.float32), rows="B")  # bfloat16 tells similarities apart by 1/64
 
 
 class Classifier(Encoder):

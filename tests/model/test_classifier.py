@@ -1,5 +1,7 @@
 """The classification head, and that padding is nothing to it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,15 @@ def test_dropout_reaches_the_head(mesh) -> None:
     tokens = np.ones((1, 8), np.int32)
     first, second = (logits(config, params, tokens, np.array([8]), jax.random.key(seed)) for seed in (0, 1))
     assert np.abs(first - second).max() > 1e-4
+
+
+def test_values_of_a_regression_are_finer_than_the_activations(mesh) -> None:
+    """Similarities around 4 would be a 32nd apart in bfloat16, and ranks would tie."""
+    config, params = model()
+    config = dataclasses.replace(config, dtype="bfloat16")
+    tokens = np.random.default_rng(0).integers(0, 128, (8, 8), dtype=np.int32)
+    found = logits(config, params, tokens, np.full(8, 8))
+    assert (found != found.astype(jnp.bfloat16)).mean() > 0.9
 
 
 def test_sharded_heads_have_the_shapes_of_their_letters() -> None:
