@@ -34,6 +34,7 @@ class UserErrors(UserError):
 
     def __init__(self, errors: Sequence[UserError]):
         Exception.__init__(self, "\n".join(map(str, errors)))
+        self.exit_code = max(error.exit_code for error in errors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +238,6 @@ def problems(config: Config) -> Iterator[UserError]:
         ("train.checkpoint_every", train.checkpoint_every, 1),
         ("train.keep_latest", train.keep_latest, 1),
         ("train.keep_every", train.keep_every, 0),
-        ("mesh.model", mesh.model, 1),
     ):
         if count < least:
             yield UserError(field, str(count), f"at least {least}")
@@ -263,16 +263,11 @@ def problems(config: Config) -> Iterator[UserError]:
         ("model.dim", model.dim, "model.heads", model.heads),
         ("model.layers", model.layers, "model.unroll", model.unroll),
         ("data.batch_size", data.batch_size, "optim.accumulate", optim.accumulate),
-        ("model.heads", model.heads, "mesh.model", mesh.model),
-        ("model.mlp_dim", model.mlp_dim, "mesh.model", mesh.model),
-        ("model.vocab_size", model.vocab_size, "mesh.model", mesh.model),
         ("train.checkpoint_every", train.checkpoint_every, "train.validate_every", train.validate_every),
     ):
-        if part >= 1 and whole % part:
-            above = -(-whole // part) * part
-            yield UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
-    if mesh.data == 0 or mesh.data < -1:
-        yield UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
+        yield from _multiple(field, whole, name, part)
+    yield from mesh_problems(mesh)
+    yield from split_problems(model, mesh)
     window = re.fullmatch(r"(\d+):(\d+)", train.profile_steps)
     if train.profile_steps and not (window and 1 <= int(window[1]) <= int(window[2]) <= train.steps):
         wanted = f"FIRST:LAST, steps from 1 to train.steps={train.steps}"
@@ -286,8 +281,29 @@ def problems(config: Config) -> Iterator[UserError]:
         )
 
 
+def mesh_problems(mesh: Mesh) -> Iterator[UserError]:
+    if mesh.model < 1:
+        yield UserError("mesh.model", str(mesh.model), "at least 1")
+    if mesh.data == 0 or mesh.data < -1:
+        yield UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
+
+
+def split_problems(model: Model, mesh: Mesh) -> Iterator[UserError]:
+    """What `mesh.model` shares out is a multiple of it."""
+    yield from _multiple("model.heads", model.heads, "mesh.model", mesh.model)
+    yield from _multiple("model.mlp_dim", model.mlp_dim, "mesh.model", mesh.model)
+    yield from _multiple("model.vocab_size", model.vocab_size, "mesh.model", mesh.model)
+
+
+def _multiple(field: str, whole: int, name: str, part: int) -> Iterator[UserError]:
+    if part >= 1 and whole % part:
+        above = -(-whole // part) * part
+        yield UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
+
+
 def check_finetune(config: Finetune) -> None:
-    """Raises `UserError` on the first field that cannot work; protocol, tasks and data check their own."""
+    """Raises `UserError` on the first field that cannot work; protocol, tasks and data check their own, and
+    `sharding.check_split` what a mesh does to the model of a checkpoint."""
     if not config.checkpoint:
         raise UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")
     if config.select not in ("", "last", "best"):
@@ -295,9 +311,13 @@ def check_finetune(config: Finetune) -> None:
     for field, least in (("seeds", 0), ("epochs", 0), ("together", 0)):
         if (count := getattr(config, field)) < least:
             raise UserError(field, str(count), f"at least {least}")
-    for field in ("learning_rates", "batch_sizes", "checkpoint_steps"):
+    for field in ("learning_rates", "batch_sizes"):
         if any(not 0 < number < float("inf") for number in getattr(config, field)):
             raise UserError(field, str(getattr(config, field)), "finite numbers above 0")
+    if any(step < 0 for step in config.checkpoint_steps):  # an imported model is at step 0
+        raise UserError("checkpoint_steps", str(config.checkpoint_steps), "steps of at least 0")
+    for problem in mesh_problems(config.mesh):
+        raise problem
 
 
 def _build(kind: type, value: Any, path: str) -> Any:

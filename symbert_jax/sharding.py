@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from symbert_jax.config import Config, Mesh, UserError
+from symbert_jax.config import Config, Mesh, Model, UserError, split_problems
 
 AXES = ("data", "model")
 PLACE = {"B": "data", "N": "model", "F": "model", "V": "model"}
@@ -49,8 +49,19 @@ def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
             f"a multiple of {devices * accumulate}",
             f"{devices} devices share each of optim.accumulate={accumulate} micro-batches",
         )
-    if config.mesh.fsdp and config.model.dim % devices:
-        yield UserError("model.dim", str(config.model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
+    yield from _width_problems(config.model, config.mesh, mesh)
+
+
+def check_split(model: Model, settings: Mesh, mesh: jax.sharding.Mesh) -> None:
+    """Raises `UserError` where the parameters of `model` cannot be shared out over `mesh`, made by `settings`."""
+    for problem in (*split_problems(model, settings), *_width_problems(model, settings, mesh)):
+        raise problem
+
+
+def _width_problems(model: Model, settings: Mesh, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
+    devices = mesh.shape["data"]
+    if settings.fsdp and model.dim % devices:
+        yield UserError("model.dim", str(model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
 
 
 def spec(dims: str) -> PartitionSpec:

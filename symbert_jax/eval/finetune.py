@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import digest, load, require_step
-from symbert_jax.config import Finetune, Model, UserError, fields
+from symbert_jax.config import Finetune, Model, UserError, fields, from_json
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS, Task, find
 from symbert_jax.distributed import agreed, connect, first, wait_for_all
@@ -28,7 +28,7 @@ from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.metrics import write_whole
 from symbert_jax.model.tree import Params
 from symbert_jax.paths import absolute
-from symbert_jax.sharding import make_mesh
+from symbert_jax.sharding import check_split, make_mesh
 
 MODELS, PREDICTIONS = "models", "predictions"
 
@@ -71,6 +71,9 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
             for name, folder in ((name, absolute(name)) for name in config.checkpoint)
             for step in config.checkpoint_steps or (None,)
         ]
+        mesh = make_mesh(config.mesh)
+        for _, folder, _ in starts:
+            check_split(from_json((folder / "config.json").read_text()).model, config.mesh, mesh)
         # all checkpoints and all data now: what is missing or damaged must not come out after hours of training
         data = read_all(config, protocol, tasks, [folder for _, folder, _ in starts])
         workdir.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,7 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
     progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))
     run = Run(config, protocol, tasks, workdir, log, progress)
     scored = []
-    with jax.set_mesh(make_mesh(config.mesh)), contextlib.closing(progress):
+    with jax.set_mesh(mesh), contextlib.closing(progress):
         connect()
         for name, folder, step in starts:
             pretrained = read(folder, step, protocol)
@@ -96,9 +99,15 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
 
 
 def read(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrained:
-    """The encoder of a checkpoint of a pretrain run, with the protocol's dropout."""
+    """The encoder of a checkpoint of a pretrain run, with the protocol's dropout.
+
+    Every length is a compilation, so on an accelerator the layers are a loop, which compiles several times faster; a
+    CPU compiles all of them as fast, and runs them a little faster.
+    """
     params, config = load(workdir, step)
-    model = dataclasses.replace(config.model, dropout=protocol.dropout, attention_dropout=protocol.dropout)
+    unroll = 0 if jax.default_backend() == "cpu" else 1
+    dropout = protocol.dropout
+    model = dataclasses.replace(config.model, unroll=unroll, dropout=dropout, attention_dropout=dropout)
     encoder = {part: weights for part, weights in params.items() if part != "head"}
     return Pretrained(workdir, encoder, model, digest(encoder))
 

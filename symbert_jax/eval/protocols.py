@@ -54,7 +54,8 @@ PROTOCOLS = {
         seeds=1,
     ),
     # Liu et al. (2019), section 5.1 and table 10: a grid of rates and batches, 10 epochs, the best epoch (early
-    # stopping), decay 0.1, 6% warmup, the median of 5 seeds. Betas and epsilon: fairseq's examples/roberta.
+    # stopping), decay 0.1, 6% warmup, 5 seeds, of which it reports the median: results.md has it beside the mean. Up
+    # to 512 tokens, betas and epsilon: fairseq's examples/roberta.
     "roberta": Protocol(
         epochs=10,
         learning_rates=(1e-5, 2e-5, 3e-5),
@@ -63,6 +64,7 @@ PROTOCOLS = {
         optim=Optim(weight_decay=0.1, b2=0.98, eps=1e-6, clip=0.0),
         seeds=5,
         select="best",
+        length=512,
     ),
     # Geiping and Goldstein (2022), section 5: one set of values for all tasks, 5 epochs at 4e-5 with cosine decay,
     # batches of 16; the rest is cramming/config/eval/GLUE_sane.yaml in JonasGeiping/cramming.

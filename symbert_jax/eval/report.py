@@ -33,7 +33,7 @@ class Scored(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{epath.Path(self.name).name} @ {self.step:,}"
+        return f"{self.name} @ {self.step:,}"
 
 
 class Summary(NamedTuple):
@@ -144,7 +144,7 @@ def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
         line = {each.step: _mean(each) for each in scored if each.name == name}
         step = crossing(line)
         where = f"{CROSSING:g} at step {step:,.0f}" if step else f"below {CROSSING:g}"
-        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=f"{epath.Path(name).name}: {where}")
+        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=f"{name}: {where}")
         if step:
             axes.plot([step], [CROSSING], "kx")
     axes.set(xlabel="pretraining step", ylabel=_mean_name("mean", scored[0]))

@@ -39,6 +39,8 @@ def read(folder: epath.Path) -> Params:
 def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Path, first: bool) -> None:
     """Every process takes part in the parameters; the `first` of them writes the rest."""
     folder.mkdir(parents=True, exist_ok=True)
+    if first:
+        (folder / FACTS).unlink(missing_ok=True)  # or what is said there of the old parameters outlives them
     write_params(folder / PARAMS, params)
     if first:
         (folder / VOCAB).write_bytes(vocabulary.read_bytes())

@@ -122,7 +122,7 @@ def _arguments():
     from symbert_jax.eval.protocols import PROTOCOLS
     from tests.eval.conftest import CONFIG
 
-    model = dataclasses.replace(CONFIG.model, dropout=0.1, attention_dropout=0.1)
+    model = dataclasses.replace(CONFIG.model, unroll=0, dropout=0.1, attention_dropout=0.1)
     return model, 2, PROTOCOLS["paper"].optim
 
 
@@ -217,11 +217,33 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
         ),
         ({"tasks": ("sst",)}, "did you mean 'sst2'"),
         ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
+        ({"mesh": Mesh(model=8)}, "model.heads: found 4, wanted a multiple of mesh.model=8"),
+        ({"mesh": Mesh(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),
     ],
 )
 def test_a_mistake_is_told(run, changes, message) -> None:
     with pytest.raises(UserError, match=message):
         run(**changes)
+
+
+def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch) -> None:
+    """Else a score would stand beside parameters that are gone, and nobody would train them again."""
+    from tests.eval.conftest import CONFIG
+
+    def write(score: float) -> None:
+        described = saved.Saved(score, "sst2", CONFIG.model, "key")
+        saved.write(epath.Path(tmp_path), described, {"a": np.ones(2)}, epath.Path(pretrained) / "vocab.txt", True)
+
+    write(50.0)
+    assert saved.is_saved(epath.Path(tmp_path))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saved, "write_params", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(60.0)
+    assert not saved.is_saved(epath.Path(tmp_path))
 
 
 def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp_path) -> None:

@@ -28,7 +28,7 @@ def scored(step: int = 10, name: str = "runs/a") -> report.Scored:
 def test_the_table_has_scores_and_means() -> None:
     head, _, row = report.table([scored()]).splitlines()
     assert head == "| checkpoint | MRPC | MNLI-matched | MNLI-mismatched | WNLI | mean of 3 | with WNLI |"
-    assert row == "| a @ 10 | 80.0 | 60.0 | 60.0 | 25.0 | 66.67 | 56.25 |"
+    assert row == "| runs/a @ 10 | 80.0 | 60.0 | 60.0 | 25.0 | 66.67 | 56.25 |"
 
 
 def test_details_have_deviation_median_and_collapsed_runs() -> None:
