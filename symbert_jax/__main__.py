@@ -81,7 +81,7 @@ def doctor(arguments: list[str]) -> None:
     from symbert_jax.doctor import examine
 
     _none(arguments)
-    _join(saves=False)
+    _join(saves=False, patience=25)  # who asks wants to know now
     examine(_config(configs.freeze_unchecked), _workdir())
     print("nothing found that would stop this run")
 
@@ -181,11 +181,12 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError("config", _one_line(error), _WANTED) from None
 
 
-def _join(*, saves: bool) -> None:
+def _join(*, saves: bool, patience: int | None = None) -> None:
     """Makes this process one of several where it was started so; before any device is touched."""
     from symbert_jax.distributed import join
 
-    join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, _JOIN_TIMEOUT.value, _LOST_AFTER.value, saves=saves)
+    timeout = min(_JOIN_TIMEOUT.value, patience or _JOIN_TIMEOUT.value)
+    join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, timeout, _LOST_AFTER.value, saves=saves)
 
 
 def _workdir() -> epath.Path:

@@ -59,6 +59,8 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     jax.config.update("jax_platforms", "cpu")  # chips that this machine may have are left alone
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs for other machines back
     target = find_slice(topology)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if find_batch:
             config = with_largest_batch(config, target)
@@ -73,9 +75,9 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
             f"at most {refusal.available / GIB:.2f} GiB, {(refusal.needed - refusal.available) / GIB:.2f} GiB less",
             "--find_batch finds the largest; model.remat, mesh.fsdp or more chips make room",
         ) from None
+    print(describe(config, found, target.chip))
     if out:
         out.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
-    print(describe(config, found, target.chip))
 
 
 def estimate(config: Config, target: Slice) -> Report:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
@@ -47,6 +49,8 @@ def join(
         return
     if 0 < len(lacking) < 3:
         raise UserError("command line", f"no {' and no '.join(lacking)}", f"all or none of {', '.join(place)}")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError("--coordinator", repr(coordinator), "HOST:PORT of process 0")
     if process is not None and processes is not None and process >= processes:
         raise UserError("--process", str(process), f"at most {processes - 1}, the last of --processes={processes}")
     jax.config.update("jax_enable_preemption_service", saves)
@@ -73,7 +77,7 @@ def join(
         mend = "start the others, let them reach process 0, or raise --join_timeout"
         raise Absent("processes", found, f"all of them within {timeout} s", mend)
     if failed:
-        mend = "or --processes=1 for this process alone"
+        mend = "" if _on_tpu() else "or --processes=1 for this process alone"  # a host of a slice cannot be alone
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
         kind = UserError if isinstance(failed[0], ValueError) else Absent  # the latter is worth another start
         raise kind("processes", found, f"the way to the others, {', '.join(place)}", mend)
@@ -131,6 +135,23 @@ def wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+def require_shared(folder: epath.Path) -> None:
+    """Raises `UserError` on every process where one of them does not see in `folder` what the first writes there."""
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.random.default_rng().integers(2**31, dtype=np.int32))
+    probe = folder / f".seen_by_all_{number}"  # a name that no file system has an old answer to
+    if first():
+        probe.write_text("")
+    wait_for_all("probe written")
+    seen = multihost_utils.process_allgather(np.array(probe.exists())).reshape(-1)
+    if first():
+        probe.unlink()
+    if not seen.all():
+        found = f"another {folder} on process {seen.argmin()} than on process 0"
+        raise UserError("workdir", found, "one that all processes see", "a shared disk or a bucket")
+
+
 class Stop:
     """Notes a SIGTERM or a first Ctrl-C instead of dying of it, for as long as the context lasts."""
 
@@ -169,10 +190,14 @@ def _started_with_others() -> bool:
     """
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return (
-        "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it where there are chips
+        _on_tpu()
         or "JOB_COMPLETION_INDEX" in os.environ  # an indexed job of Kubernetes
         or any(int(os.environ.get(name, 1)) > 1 for name in counts)
     )
+
+
+def _on_tpu() -> bool:
+    return "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it where there are chips
 
 
 def _leave_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

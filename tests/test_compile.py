@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> tuple[subprocess.CompletedProcess, dict]:
     """What the command prints and writes of `small()`; all tests share its compilations."""
-    out = tmp_path_factory.mktemp("compile") / "report.json"
+    out = tmp_path_factory.mktemp("compile") / "reports" / "small.json"
     command = [sys.executable, "-m", "symbert_jax", "compile", "--config=configs/tiny.py", "--topology=v5e:2x2"]
     command += [
         f"--out={out}",

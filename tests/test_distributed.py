@@ -281,6 +281,27 @@ def test_processes_find_each_other_on_slurm_and_compare_what_they_found() -> Non
     assert one == ["alike", differ.format(1, 1), "data.dir: found nothing, wanted a corpus", "[2 3 4 5] (8,) True"]
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("--workdir={}", r"error: workdir: found another \S+ on process 1 than on process 0, wanted one that all .*"),
+        ("--config.init_from={}", r"error: checkpoint: found no \S+, wanted the .*|error: process 1: found an error.*"),
+    ],
+)
+def test_a_folder_that_only_one_process_has_is_told_by_all(
+    own: str, message: str, whole: Path, corpus: Path, cache: dict[str, str], tmp_path: Path
+) -> None:
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    command = pretrain(workdir, corpus, f"--config.init_from={whole}")
+    with several(2, 1, command, {1: [own.format(other)]}, **cache) as processes:
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    for said in outputs:
+        (line,) = [line for line in own_lines(said) if "error" in line]
+        assert re.fullmatch(message, line), said
+    assert not list((workdir / "checkpoints").glob("*")) and not list(workdir.glob(".seen*"))
+
+
 def test_another_corpus_on_one_process_is_found_before_the_first_step(corpus: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(corpus, tmp_path / "other", ignore=shutil.ignore_patterns("xla")))
     words = (other / "vocab.txt").read_text().splitlines()

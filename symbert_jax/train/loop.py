@@ -19,7 +19,7 @@ from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, UserError, fields, to_json
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.distributed import Stop, agreed, connect, first
+from symbert_jax.distributed import Stop, agreed, connect, first, require_shared
 from symbert_jax.doctor import examine
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert, kernels
@@ -50,6 +50,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
         connect()
+        require_shared(workdir)
         with agreed() as facts:
             facts["workdir"] = checkpoints.latest()
         state = first_state(config, checkpoints)
@@ -86,7 +87,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
                     metrics.write(step, values)
                     metrics.report(step, values)
                 stopping, loss = stop.agreed(step - start), None
-                if _due(step, train.validate_every, train.steps) and not stopping:
+                if _due(step, train.validate_every, train.steps) and (not stopping or step == train.steps):
                     with metrics.pause(sums):
                         values = validate(state.params)
                         _require_finite(values, LOSS, step)
