@@ -37,7 +37,7 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --quiet .
 
 # Not here: glue and bag_of_words want GLUE's folders; tpu_estimate, growth and slices an hour or more. See --help of each.
-bench: $(VENV)/run.stamp peers-env
+bench: $(VENV)/dev.stamp peers-env
 	@$(BIN)/python -m bench.peers
 	@$(BIN)/python -m bench.step_time --config=configs/mini.py
 	@$(BIN)/python -m bench.prepare_rate

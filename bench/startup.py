@@ -1,15 +1,12 @@
-"""Where the seconds from process start to the first step go, with a cold and with a warm compilation cache.
+"""Seconds from the start of `python -m symbert_jax pretrain` to the end of its first step, with a cold and with a warm
+compilation cache.
 
     .venv/bin/python -m bench.startup --config=configs/tiny.py
 
-Runs itself twice in processes of their own over one fresh cache; the corpus of the config must be prepared.
-Prints one JSON line of seconds a stage.
+The command runs twice, each time with a new workdir, over one fresh cache; the corpus of the config must be prepared.
 """
 
 import argparse
-import importlib
-import itertools
-import json
 import os
 import subprocess
 import sys
@@ -22,50 +19,24 @@ from bench.record import record
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/tiny.py")
-    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.began:
-        print(json.dumps(stages(arguments.config, arguments.began)))
-        return
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-        command = [sys.executable, "-m", "bench.startup", f"--config={arguments.config}"]
-        runs = [
-            json.loads(subprocess.check_output([*command, f"--began={time.time()}"], env=environment)) for _ in range(2)
-        ]
-    record("startup", config=arguments.config, cold=runs[0], warm=runs[1])
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/xla"
+        seconds = {name: first_step(arguments.config, f"{folder}/{name}") for name in ("cold", "warm")}
+    record("startup", config=arguments.config, **seconds)
 
 
-def stages(file: str, began: float) -> dict[str, float]:
-    """Seconds of each stage up to the end of the first step, and their sum; `began` is when the process did."""
-    marks = [("", began)]
-
-    def mark(stage: str) -> None:
-        marks.append((stage, time.time()))
-
-    import jax
-    import numpy as np
-
-    from symbert_jax import config as configs
-    from symbert_jax.data.stream import open_stream
-    from symbert_jax.sharding import make_mesh, put_batch
-    from symbert_jax.train import loop, state, step
-
-    assert loop  # a run imports it, and with it checkpoints and metrics
-    mark("imports")
-    config = configs.freeze(importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config())
-    with jax.set_mesh(make_mesh(config.mesh)):
-        mark("devices")
-        stream = open_stream(config, np.arange(config.data.batch_size))
-        mark("corpus")
-        current = jax.block_until_ready(state.init(config))
-        mark("parameters")
-        batch = put_batch(next(stream.batches(0, 1, 1)))
-        mark("first batch")
-        jax.block_until_ready(step.make_train_step(config)(current, batch))
-        mark("first step")
-    seconds = {stage: round(end - start, 2) for (_, start), (stage, end) in itertools.pairwise(marks)}
-    return seconds | {"total": round(marks[-1][1] - began, 2)}
+def first_step(config: str, workdir: str) -> float:
+    """Seconds until the run has reported its first step, of which it then is killed."""
+    flags = [f"--config={config}", f"--workdir={workdir}", "--config.train.log_every=1"]
+    began = time.perf_counter()
+    command = [sys.executable, "-u", "-m", "symbert_jax", "pretrain", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        said = next((line for line in run.stdout if line.startswith("step 1/")), None)
+        seconds = time.perf_counter() - began
+        run.kill()
+    assert said, "the run ended before its first step; what it said is above"
+    return round(seconds, 1)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     model = our_model(attention, shape, dtype)
     optim = config.Optim(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP)
     settings = config.Config(model=model, optim=optim, train=config.Train(steps=TOTAL_STEPS))
-    jax.set_mesh(sharding.make_mesh(settings.mesh))
+    jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # as many as the peers take
     tokens, positions, targets = batch_of(shape)
     # as the loader does it: the width is a multiple of 8 and an unused place weighs nothing
     width = shape.length if every_position else -(-positions.shape[1] // 8) * 8
@@ -166,6 +166,8 @@ def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: boo
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA has it by default
     model = BertForMaskedLM(hf_config(shape, attn_implementation=attention)).train().to(device)
     forward = torch.compile(model) if compiled else model
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
