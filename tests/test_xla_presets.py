@@ -50,3 +50,13 @@ def test_a_command_prints_its_preset_and_xla_knows_the_flags() -> None:
     assert result.stdout.startswith("XLA preset h100: XLA_FLAGS='--xla_gpu_enable_latency_hiding_scheduler=true ")
     assert result.stdout.endswith(" --xla_backend_optimization_level=0'\n")
     assert result.returncode == 2 and result.stderr.startswith("error: data.dir: found no finished corpus")
+
+
+@pytest.mark.parametrize("name", [name for name, (variable, _) in PRESETS.items() if variable == "LIBTPU_INIT_ARGS"])
+def test_the_compiler_for_tpus_knows_the_flags(name: str) -> None:
+    """It too dies of one that it does not know."""
+    environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1"}
+    apply(name, environment)
+    program = "from symbert_jax.slices import find_slice; find_slice('v5e:2x2')"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
