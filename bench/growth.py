@@ -2,13 +2,15 @@
 
     .venv/bin/python -m bench.growth
 
-Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in --out. Each sweep changes
-one size of BERT-base in the fast config, cut to few layers that are all unrolled, so that a program compiles in a
-minute. The sweep over lengths keeps the tokens of a chip. What the numbers are and are not: `bench/estimate.py`.
+Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in --out; what is there is not
+compiled again, so an interrupted run goes on. Each sweep changes one size of BERT-base in the fast config, cut to few
+layers that are all unrolled, so that a program compiles in a minute or two, all of them in an hour on 2 idle cores. The
+sweep over lengths keeps the tokens of a chip. What the numbers are and are not: `bench/estimate.py`.
 """
 
 import argparse
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -46,11 +48,12 @@ def main() -> None:
         for _, case in SWEEPS[sweep]
         for attention in flags.attentions
     ]
-    found = {}
-    for case, cost in estimates(list(dict.fromkeys(cases)), flags.jobs):
-        found[case] = cost
-        record("growth", program=case.name, **cost)
     flags.out.mkdir(parents=True, exist_ok=True)
+    files = {case: flags.out / f"{case.name}.json" for case in cases}
+    for case, cost in estimates([case for case, file in files.items() if not file.exists()], flags.jobs):
+        files[case].write_text(json.dumps(cost))
+        record("growth", program=case.name, **cost)
+    found = {case: json.loads(file.read_text()) for case, file in files.items()}
     (flags.out / "growth.md").write_text(table(found, flags.sweeps, flags.attentions))
     plot(flags.out / "growth.png", found, flags.sweeps, flags.attentions)
 
