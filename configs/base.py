@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     c.data.dir = "data/corpus_512"
     c.train.keep_every = 10_000
     # How it is computed, not what (docs/performance.md): the optimizer's work is shared out, no loop over layers, whose
-    # compilation takes minutes once; --config.model.unroll=1 makes seconds of them and a slower step.
+    # compilation takes minutes once; --config.model.unroll=1 compiles in about one, of a slower step.
     c.mesh.fsdp = True
     c.model.unroll = 0
     return c

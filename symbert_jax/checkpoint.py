@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from symbert_jax.buckets import reached
 from symbert_jax.config import Config, Train, UserError, from_dict
 from symbert_jax.paths import absolute
 
@@ -34,7 +35,9 @@ class Checkpoints:
         """
         self.folder = workdir / FOLDER
         writes = train is not None
-        if not writes and not self.folder.exists():
+        with reached("checkpoint", workdir, "a bucket that can be read"):
+            there = writes or self.folder.exists()
+        if not there:
             raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
         self.manager = _Manager(
             self.folder,
@@ -44,6 +47,7 @@ class Checkpoints:
                 best_mode="min",
                 create=writes,
                 cleanup_tmp_directories=writes,
+                save_root_metadata=writes,  # waits for all processes, and a reader may be alone in finding a folder
             ),
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ("params", "optimizer")},
         )

@@ -16,6 +16,7 @@ from etils import epath
 
 from symbert_jax import config as configs
 from symbert_jax import sharding
+from symbert_jax.buckets import require_writable
 from symbert_jax.checkpoint import FOLDER
 from symbert_jax.config import Config, Mesh, UserError, UserErrors
 from symbert_jax.data import vocabulary
@@ -93,9 +94,12 @@ def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
     words, vocab = read_words(config), Path(config.data.vocab).expanduser()
+    made = read_manifest(find(config.data.dir)).get("vocab", "")
+    mend = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
     if vocab.is_file() and words != vocabulary.read(vocab):
-        mend = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
         yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", mend)
+    elif made.startswith("hf:") and config.data.vocab.startswith("hf:") and config.data.vocab != made:
+        yield UserError("data.vocab", config.data.vocab, f"{made}, the vocabulary of {config.data.dir}", mend)
 
 
 def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
@@ -112,8 +116,15 @@ def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
         open_split(folder, split, config.model.length)
 
 
-def _workdir(_: Config, workdir: epath.Path) -> Iterator[UserError]:
-    there = _existing(workdir)
+def _workdir(config: Config, workdir: epath.Path) -> Iterator[UserError]:
+    if is_bucket(workdir):
+        require_writable(workdir)  # or there is no more to say
+    else:
+        yield from _folder(_existing(workdir))
+    yield from _checkpoints(config, workdir)
+
+
+def _folder(there: epath.Path) -> Iterator[UserError]:
     probe = there / f".symbert_jax_{uuid.uuid4().hex}"
     try:
         probe.write_text("")
@@ -151,7 +162,7 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
         )
 
 
-CHECKS = (_fields, _packages, _hosts, _devices, _words, _rows, _workdir, _checkpoints, _disk)
+CHECKS = (_fields, _packages, _hosts, _devices, _words, _rows, _workdir, _disk)
 
 
 def _require_sizes(config: Config) -> None:
@@ -162,5 +173,5 @@ def _require_sizes(config: Config) -> None:
 
 
 def _existing(folder: epath.Path) -> epath.Path:
-    """`folder`, or the nearest one above it that is there."""
+    """`folder`, on a disk, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.parents) if path.exists())

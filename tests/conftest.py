@@ -37,6 +37,7 @@ from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
 from symbert_jax.slices import Slice, find_slice  # noqa: E402
 from tests.bucket import bucket  # noqa: E402, F401  a fixture
+from tests.storage import storage  # noqa: E402, F401  a fixture
 
 WORDS = [*SPECIAL, *(f"w{i}" for i in range(95))]
 TINY = Config(

@@ -1,6 +1,7 @@
 """Each thing that ruins a run is found before it starts, all at once, and a good run is left in peace."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -15,10 +16,12 @@ from etils import epath
 from symbert_jax import doctor
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, Mesh, Train, UserErrors
+from symbert_jax.data.rows import MANIFEST
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 from tests.conftest import TINY, WORDS, write_corpus
+from tests.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +55,7 @@ def begun(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     return workdir
 
 
-def found(config: Config, workdir: Path) -> list[str]:
+def found(config: Config, workdir: epath.PathLike) -> list[str]:
     return [str(finding) for finding in doctor.findings(config, epath.Path(workdir))]
 
 
@@ -112,6 +115,26 @@ def test_a_corpus_made_with_another_vocabulary_than_the_config_names(good: Confi
 
 
 @pytest.mark.parametrize(
+    ("made", "named", "wrong"),
+    [
+        ("hf:one/cased", "hf:other/cased", True),
+        ("hf:one/cased", "hf:one/cased", False),
+        ("sha256 123", "hf:other/cased", False),  # a file may have the words of any repository
+        ("hf:one/cased", "train", False),
+    ],
+)
+def test_a_corpus_made_with_the_vocabulary_of_another_repository(
+    good: Config, made: str, named: str, wrong: bool, tmp_path: Path
+) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"vocab": made}))
+    said = found(changed(good, data={"dir": str(folder), "vocab": named}), tmp_path / "run")
+    start = f"data.vocab: found {named}, wanted {made}, the vocabulary of {folder}; name the vocabulary that"
+    assert len(said) == wrong and all(finding.startswith(start) for finding in said)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seed": 1}, "seed: found 1, wanted 0, with which .* came to step 7"),
@@ -138,6 +161,32 @@ def test_a_workdir_that_cannot_be_written(good: Config, tmp_path: Path) -> None:
     (finding,) = found(good, tmp_path / "file" / "run")
     wanted = "a folder that can be written; mend its permissions or name another --workdir"
     assert finding == f"workdir: found {tmp_path}/file: Not a directory, wanted {wanted}"
+
+
+def test_the_packages_for_buckets_are_named_where_they_are_missing(good: Config, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud", None)
+    (finding,) = found(good, epath.Path("gs://bucket/run"))
+    wanted = "wanted the packages for buckets; pip install gcsfs google-cloud-storage"
+    assert finding.startswith("workdir: found gs://bucket/run: ModuleNotFoundError: ") and finding.endswith(wanted)
+
+
+def test_a_bucket_that_is_not_googles(good: Config) -> None:
+    (finding,) = found(good, epath.Path("s3://bucket/run"))
+    assert finding == "workdir: found s3://bucket/run, wanted a folder of a disk or gs://BUCKET/FOLDER"
+
+
+def test_a_bucket_is_looked_for_before_anything_is_written(
+    good: Config, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in storage.environment.items():
+        monkeypatch.setenv(name, value)
+    result = call("doctor", good, "gs://bukcet/run", "--config.model.length=16")
+    assert result.returncode == 2 and not result.stdout
+    line = "error: workdir: found gs://bukcet/run: NotFound: 404 .*The specified bucket does not exist.*; mend.*"
+    assert re.fullmatch(line, result.stderr.strip())
+    result = call("doctor", good, "gs://bucket/run", "--config.model.length=16")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "nothing found that would stop this run\n", "")
+    assert storage.generation and not storage.objects, "a probe was written, and is gone"
 
 
 @pytest.mark.parametrize(("slices", "wanted"), [("", 3), ("2", 6)])
@@ -189,7 +238,7 @@ def test_all_errors_at_once_and_advice_aside(good: Config, tmp_path: Path, capsy
     assert capsys.readouterr().err.startswith("warning: optim.learning_rate: found 0.5")
 
 
-def call(command: str, good: Config, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+def call(command: str, good: Config, workdir: Path | str, *flags: str) -> subprocess.CompletedProcess:
     flags = ("--config.train.steps=30", f"--config.data.dir={good.data.dir}", f"--workdir={workdir}", *flags)
     return subprocess.run(
         [sys.executable, "-m", "symbert_jax", command, "--config=configs/tiny.py", *flags],

@@ -1,9 +1,11 @@
 """The rows of a corpus on disk: a TFDS dataset of ArrayRecord files, written once, read by random access."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from symbert_jax.buckets import reached
 from symbert_jax.config import UserError
 from symbert_jax.paths import is_bucket
 
@@ -35,22 +38,32 @@ def find(folder: str) -> Path:
     if not is_bucket(folder):
         return Path(folder)
     source = epath.Path(folder)
-    if not (source / MANIFEST).exists():
-        raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
-    # the manifest tells one corpus from a later one of the same name
-    name = hashlib.sha256(f"{folder}\n{(source / MANIFEST).read_text()}".encode()).hexdigest()[:16]
+    with reached("data.dir", folder, "a bucket that can be read"):
+        if not (source / MANIFEST).exists():
+            raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
+        manifest = (source / MANIFEST).read_text()  # tells one corpus from a later one of the same name
+    name = hashlib.sha256(f"{folder}\n{manifest}".encode()).hexdigest()[:16]
     copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
     if not is_finished(copy):
-        print(f"copying {folder} to {copy}", flush=True)
-        new = copy.with_name(f"{name}.{os.getpid()}")
-        new.mkdir(parents=True)
+        with reached("data.dir", folder, f"a bucket that can be read, and room in {copy.parent}"):
+            _copy(source, copy)
+    return copy
+
+
+def _copy(source: epath.Path, copy: Path) -> None:
+    """Whole or not at all. Of the processes of a host the first copies, and the others wait for it."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with (copy.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back, and so does a kill
+        if is_finished(copy):
+            return
+        for killed in copy.parent.glob("*.*"):
+            shutil.rmtree(killed)
+        print(f"copying {source} to {copy}", flush=True)
+        new = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
         for file in filter(epath.Path.is_file, source.iterdir()):
             file.copy(new / file.name)
-        try:
-            new.rename(copy)
-        except OSError:  # another process of this host was first
-            shutil.rmtree(new)
-    return copy
+        new.rename(copy)
 
 
 def is_finished(folder: Path) -> bool:

@@ -1,10 +1,13 @@
 """A corpus in a bucket is read from a local copy."""
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from fsspec import AbstractFileSystem
 
 from configs.tiny import get_config
@@ -22,6 +25,10 @@ def remote(corpus: Path, bucket: AbstractFileSystem, monkeypatch: pytest.MonkeyP
     return "gs://bucket/tiny"
 
 
+def in_cache(copy: Path) -> list[str]:
+    return sorted(path.name for path in copy.parent.iterdir())
+
+
 def test_it_is_copied_once_and_is_the_same(
     remote: str, corpus: Path, bucket: AbstractFileSystem, tmp_path: Path
 ) -> None:
@@ -35,13 +42,51 @@ def test_it_is_copied_once_and_is_the_same(
     for name in bucket.ls("gs://bucket/tiny", detail=False):
         if not name.endswith(rows.MANIFEST):
             bucket.rm_file(name)
-    assert rows.find(remote) == found and len(list(found.parent.iterdir())) == 1
+    assert rows.find(remote) == found and in_cache(found) == [found.name, "lock"]
 
 
 def test_a_corpus_made_anew_is_copied_anew(remote: str, bucket: AbstractFileSystem) -> None:
     before = rows.find(remote)
     bucket.pipe_file(f"gs://bucket/tiny/{rows.MANIFEST}", b"{}")
     assert rows.find(remote) != before
+
+
+def test_of_several_at_once_one_copies_and_the_others_wait(remote: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each opens the lock for itself, as processes do."""
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(rows.find, [remote] * 4)
+    assert others == [first] * 3 and in_cache(first) == [first.name, "lock"]
+    assert capsys.readouterr().out == f"copying {remote} to {first}\n"
+
+
+def test_what_a_killed_copy_left_is_no_obstacle_and_goes(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def copy(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(type(epath.Path(remote)), "copy", copy)
+        rows.find(remote)
+    (left,) = (Path.home() / ".cache/symbert_jax/corpora").glob("*.*")
+    left.with_name(f"{left.stem}.{os.getpid()}").mkdir()  # in a container that starts again, numbers do too
+    found = rows.find(remote)
+    assert rows.is_finished(found) and in_cache(found) == [found.name, "lock"]
+
+
+@pytest.mark.parametrize("broken", ["exists", "copy"])
+def test_a_bucket_that_breaks_is_a_line(remote: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class HttpError(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise HttpError("Anonymous caller\nhas no access")
+
+    monkeypatch.setattr(type(epath.Path(remote)), broken, fail)
+    message = "data.dir: found gs://bucket/tiny: HttpError: Anonymous caller has no access, wanted a bucket that can be"
+    with pytest.raises(UserError, match=message):
+        rows.find(remote)
 
 
 def test_the_stream_reads_it(remote: str, corpus: Path) -> None:

@@ -12,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 from symbert_jax.data.rows import open_split
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.train import loop
+from tests.conftest import configure, write_corpus
+from tests.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
 
 
-def start(workdir: Path, corpus: Path, *flags: str) -> subprocess.Popen:
+def start(workdir: Path | str, corpus: Path, *flags: str, **variables: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "symbert_jax", "pretrain", "--config=configs/tiny.py", f"--workdir={workdir}"]
     command += [
         f"--config.data.dir={corpus}",
@@ -29,7 +33,7 @@ def start(workdir: Path, corpus: Path, *flags: str) -> subprocess.Popen:
         *flags,
     ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla")}
-    environment["XLA_FLAGS"] = ""  # of all tests these alone run longer than they compile
+    environment |= {"XLA_FLAGS": ""} | variables  # of all tests these alone run longer than they compile
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -77,16 +81,26 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def same_run(workdir: Path, whole: Path) -> None:
-    """Bit by bit the same parameters and moments, and the same losses at the same steps, each once."""
-    found, wanted = arrays(workdir), arrays(whole)
+def losses(workdir: Path, last: int) -> list[tuple[int, float | None, float | None]]:
+    return [
+        (line["step"], line.get("train/loss"), line.get("validation/loss"))
+        for line in metrics(workdir)
+        if line["step"] <= last
+    ]
+
+
+def same_state(workdir: Path, whole: Path, step: int) -> None:
+    """Bit by bit the same parameters and moments."""
+    found, wanted = arrays(workdir, step), arrays(whole, step)
     assert found.keys() == wanted.keys() and len(wanted) > 60
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
-    losses = [(line["step"], line.get("validation/loss")) for line in metrics(workdir) if "validation/loss" in line]
-    assert losses == [(line["step"], line["validation/loss"]) for line in metrics(whole) if "validation/loss" in line]
-    steps = [line["step"] for line in metrics(workdir) if "train/loss" in line]
-    assert steps == [line["step"] for line in metrics(whole) if "train/loss" in line]
+
+
+def same_run(workdir: Path, whole: Path) -> None:
+    """The same state, and the same losses at the same steps, each once."""
+    same_state(workdir, whole, STEPS)
+    assert losses(workdir, STEPS) == losses(whole, STEPS)
 
 
 def test_killed_at_a_random_moment_it_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
@@ -119,6 +133,36 @@ def test_sigterm_saves_and_the_same_command_goes_on_bitwise(whole: Path, corpus:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
 
 
+def test_killed_in_a_bucket_it_goes_on_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
+    """Corpus, checkpoints, metrics, TensorBoard and compiled programs, by the libraries that speak to a real one."""
+    for file in filter(Path.is_file, corpus.iterdir()):
+        storage.write(f"corpus/{file.name}", {}, file.read_bytes())
+    variables = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
+    arguments = ("gs://bucket/run", corpus, "--config.data.dir=gs://bucket/corpus")
+
+    def start_and_wait_for(step: int) -> subprocess.Popen:
+        process = start(*arguments, **variables)
+        while f"run/checkpoints/{step}/commit_success.txt" not in storage.objects:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        return process
+
+    process = start_and_wait_for(100)
+    process.kill()
+    assert "copying" in process.communicate()[0]
+    process = start_and_wait_for(200)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert "from step 100" in output and "copying" not in output
+    assert "Warning" not in output and "WARNING" not in output
+    storage.copy_to(tmp_path / "run", "run/")
+    same_state(tmp_path / "run", whole, 200)
+    assert losses(tmp_path / "run", 200) == losses(whole, 200)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2, "one of each start"
+    assert any(name.startswith("xla/") for name in storage.objects)
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -148,6 +192,16 @@ def test_a_run_starts_from_the_parameters_of_another(whole: Path, corpus: Path, 
 
 def test_a_finished_run_says_so(whole: Path, corpus: Path) -> None:
     assert "is at step 400 of 400 already: nothing to do" in finish(start(whole, corpus))
+
+
+def test_a_signal_at_the_last_step_leaves_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody goes on from there, so nobody else would measure what was saved."""
+    monkeypatch.setattr(loop.Stop, "agreed", lambda self, step: "SIGTERM" if step == 2 else "")
+    train = {"steps": 2, "log_every": 1, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
+    corpus = write_corpus(tmp_path / "corpus")
+    config = configure(data={"dir": str(corpus)}, optim={"warmup_steps": 1}, train=train)
+    loop.pretrain(config, epath.Path(tmp_path / "run"))
+    assert "validation/loss" in metrics(tmp_path / "run")[-1]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(corpus: Path, tmp_path: Path) -> None:
