@@ -7,7 +7,7 @@ residual branches stays at 0.1. By the TPU compiler's estimate the run takes 2.3
 (the report in README.md). Never run at full size by its authors: no expected score.
 
 Rows of 512 that fit a chip by `compile --find-batch --config.model.unroll=1`, nothing computed again: v5e 56, v6e 112,
-v5p 360.
+v5p 360. An H100 was not searched: its compiler wants one, and none was at hand.
 A chip is full with 16 of them, so 256 rows want 16 chips, no remat and no micro-batches.
 """
 
