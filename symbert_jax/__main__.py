@@ -32,7 +32,8 @@ from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
 from symbert_jax import xla_presets
-from symbert_jax.config import Config, Finetune, UserError
+from symbert_jax.config import Config, Finetune
+from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.paths import absolute, is_bucket
 
 Frozen = TypeVar("Frozen", Config, Finetune)
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> int:
     try:
         name, *arguments = _parse(argv)
         if name not in COMMANDS:
-            raise UserError("command", repr(name), "a known one", configs.did_you_mean(name, COMMANDS))
+            raise UserError("command", repr(name), "a known one", did_you_mean(name, COMMANDS))
         if _XLA_PRESET.value is not None:
             print(xla_presets.apply(_XLA_PRESET.value), flush=True)
         _quiet_and_cached(_WORKDIR.value or "")
@@ -171,7 +172,7 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
         raise UserError(
-            "command line", f"--{error.flagname}", "a known flag", configs.did_you_mean(error.flagname, known)
+            "command line", f"--{error.flagname}", "a known flag", did_you_mean(error.flagname, known)
         ) from None
     except flags.Error as error:
         raise UserError("command line", _one_line(error), "a value of the field's type") from None

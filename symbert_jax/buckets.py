@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 from symbert_jax.paths import is_bucket
 
 PACKAGES = "pip install gcsfs google-cloud-storage"

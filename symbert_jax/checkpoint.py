@@ -17,7 +17,8 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from symbert_jax.buckets import reached
-from symbert_jax.config import Config, Train, UserError, from_dict
+from symbert_jax.config import Config, Train, from_dict
+from symbert_jax.errors import UserError
 from symbert_jax.paths import absolute
 
 LOSS = "validation/loss"

@@ -10,7 +10,8 @@ import matplotlib.pyplot as plt
 from etils import epath
 
 from symbert_jax import metrics
-from symbert_jax.config import Config, UserError, from_json
+from symbert_jax.config import Config, from_json
+from symbert_jax.errors import UserError
 from symbert_jax.fill import Filler
 from symbert_jax.model import bert
 

@@ -6,35 +6,18 @@ checks the whole and turns it into the immutable, hashable `Config` that every o
 """
 
 import dataclasses
-import difflib
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from symbert_jax.errors import UserError, did_you_mean
+
 ATTENTIONS = ("standard", "symmetric", "pairwise")
 KERNELS = ("auto", "xla", "splash", "cudnn")
-
-
-class UserError(Exception):
-    """A mistake only the user can mend: what it is about, what was found, what was wanted, how to mend it."""
-
-    exit_code = 2
-
-    def __init__(self, what: str, found: str, wanted: str, mend: str = ""):
-        self.what = what
-        super().__init__(f"{what}: found {found}, wanted {wanted}" + (f"; {mend}" if mend else ""))
-
-
-class UserErrors(UserError):
-    """Several of them, a line each."""
-
-    def __init__(self, errors: Sequence[UserError]):
-        Exception.__init__(self, "\n".join(map(str, errors)))
-        self.exit_code = max(error.exit_code for error in errors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,11 +174,6 @@ def fields(config: Any, prefix: str = "") -> dict[str, Any]:
         name, value = prefix + field.name, getattr(config, field.name)
         found |= fields(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
     return found
-
-
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
 def check(config: Config) -> None:

@@ -19,7 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 
 
 class Absent(UserError):

@@ -18,10 +18,11 @@ from symbert_jax import config as configs
 from symbert_jax import sharding
 from symbert_jax.buckets import require_writable
 from symbert_jax.checkpoint import FOLDER
-from symbert_jax.config import Config, Mesh, UserError, UserErrors
+from symbert_jax.config import Config, Mesh
 from symbert_jax.data import vocabulary
 from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
+from symbert_jax.errors import UserError, UserErrors
 from symbert_jax.model import kernels
 from symbert_jax.paths import is_bucket
 from symbert_jax.train import start

@@ -7,9 +7,10 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import load
-from symbert_jax.config import Mesh, UserError
+from symbert_jax.config import Mesh
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
+from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
 

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from symbert_jax.config import Config, Mesh, Model, UserError, split_problems
+from symbert_jax.config import Config, Mesh, Model, split_problems
+from symbert_jax.errors import UserError
 
 AXES = ("data", "model")
 PLACE = {"B": "data", "N": "model", "F": "model", "V": "model"}

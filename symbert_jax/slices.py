@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from symbert_jax.chips import TPUS, Tpu
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

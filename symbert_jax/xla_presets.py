@@ -7,7 +7,7 @@ NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). Nothin
 import os
 from collections.abc import MutableMapping
 
-from symbert_jax.config import UserError, did_you_mean
+from symbert_jax.errors import UserError, did_you_mean
 
 Preset = tuple[str, tuple[str, ...]]  # the variable that its compiler reads, and flags
 

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from symbert_jax.buckets import Unreached, reached
-from symbert_jax.config import UserError, UserErrors
+from symbert_jax.errors import UserError, UserErrors
 
 
 class HttpError(Exception):

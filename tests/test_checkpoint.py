@@ -11,8 +11,9 @@ from jax.experimental import multihost_utils
 
 import symbert_jax
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Mesh, Train, UserError, from_json
+from symbert_jax.config import Config, Mesh, Train, from_json
 from symbert_jax.data.vocabulary import read as read_vocabulary
+from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states

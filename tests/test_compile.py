@@ -12,7 +12,8 @@ from etils import epath
 from symbert_jax import compile as command
 from symbert_jax.aot import DoesNotFit, Program
 from symbert_jax.chips import GIB, TPUS
-from symbert_jax.config import Config, UserError
+from symbert_jax.config import Config
+from symbert_jax.errors import UserError
 from symbert_jax.model.flops import train_flops
 from symbert_jax.slices import Slice
 from tests.test_aot import SMALL, small

@@ -8,7 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from symbert_jax import config as configs
-from symbert_jax.config import Config, UserError
+from symbert_jax.config import Config
+from symbert_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,8 +15,9 @@ from etils import epath
 
 from symbert_jax import doctor
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Mesh, Train, UserErrors
+from symbert_jax.config import Config, Mesh, Train
 from symbert_jax.data.rows import MANIFEST
+from symbert_jax.errors import UserErrors
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states

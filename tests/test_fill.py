@@ -9,7 +9,8 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.compare import compare
-from symbert_jax.config import Config, Mesh, Model, Train, UserError, to_json
+from symbert_jax.config import Config, Mesh, Model, Train, to_json
+from symbert_jax.errors import UserError
 from symbert_jax.fill import Filler
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from symbert_jax.config import Mesh, UserError
+from symbert_jax.config import Mesh
+from symbert_jax.errors import UserError
 from symbert_jax.sharding import make_mesh, parameter_spec, put_batch, spec
 
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import jax
 import pytest
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 from symbert_jax.slices import find_slice
 
 

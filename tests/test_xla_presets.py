@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 from symbert_jax.xla_presets import PRESETS, apply
 
 ROOT = Path(__file__).parents[1]

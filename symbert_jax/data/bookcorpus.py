@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.config import UserError
 from symbert_jax.data import files, tfds_text
+from symbert_jax.errors import UserError
 
 _SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 

@@ -23,8 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 import symbert_jax
-from symbert_jax.config import Config, UserError
+from symbert_jax.config import Config
 from symbert_jax.data import rows, sources, tokenizer, vocabulary
+from symbert_jax.errors import UserError
 from symbert_jax.paths import is_bucket
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 
 
 def read_text(path: Path) -> str:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.config import UserError
 from symbert_jax.data import tfds_text
 from symbert_jax.data.tasks import Split, Task
+from symbert_jax.errors import UserError
 from symbert_jax.paths import absolute
 
 

@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from symbert_jax.buckets import reached
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 from symbert_jax.paths import is_bucket
 
 SPLITS = ("train", "validation")

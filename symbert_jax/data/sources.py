@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from symbert_jax.config import UserError, did_you_mean
 from symbert_jax.data import files, python_docs
+from symbert_jax.errors import UserError, did_you_mean
 
 
 def documents(source: str) -> Iterator[str]:

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int, UInt16
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import Config, UserError
+from symbert_jax.config import Config
 from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.vocabulary import read as read_vocabulary
+from symbert_jax.errors import UserError
 
 SAMPLED = 256  # rows of a split that tell one corpus from another
 VALIDATION_SEED = 0  # one set of validation masks for every run, so that losses compare

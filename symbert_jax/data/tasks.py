@@ -7,7 +7,7 @@ This table is all that the code knows of any single task. Field names are those 
 import dataclasses
 from collections.abc import Iterable
 
-from symbert_jax.config import UserError, did_you_mean
+from symbert_jax.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from google.protobuf.message import DecodeError
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 
 _BATCH = 64  # records of an ArrayRecord file in memory
 

@@ -21,9 +21,9 @@ from tokenizers import (
     trainers,
 )
 
-from symbert_jax.config import UserError
 from symbert_jax.data import vocabulary
 from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
+from symbert_jax.errors import UserError
 
 _CONTINUES = "##"  # opens a piece that does not begin a word
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from etils import epath
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

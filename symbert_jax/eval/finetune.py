@@ -15,10 +15,11 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import digest, load, require_step
-from symbert_jax.config import Finetune, Model, UserError, fields, from_json
+from symbert_jax.config import Finetune, Model, fields, from_json
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS, Task, find
-from symbert_jax.distributed import agreed, connect, first, wait_for_all
+from symbert_jax.distributed import agreed, connect, first, require_shared, wait_for_all
+from symbert_jax.errors import UserError
 from symbert_jax.eval import report, saved, scores
 from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
@@ -81,6 +82,7 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
         facts["checkpoint"] = [step for _, _, step in starts]
         facts["glue.source"] = [part.fingerprint() for _, folder, _ in starts for part in data[folder].values()]
         facts["workdir"] = [trial.key for trial in log.results]
+    require_shared(workdir)
     each = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
     sizes = [part.train.size for _, folder, _ in starts for part in data[folder].values()]
     progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from etils import epath
 
-from symbert_jax.config import Finetune, UserError, from_json
+from symbert_jax.config import Finetune, from_json
 from symbert_jax.data import tokenizer
 from symbert_jax.data.examples import Examples, encode
 from symbert_jax.data.glue import Source
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import Split, Task
+from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import Protocol
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
-from symbert_jax.config import Finetune, Optim, UserError, did_you_mean
+from symbert_jax.config import Finetune, Optim
+from symbert_jax.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from symbert_jax.config import Model, UserError, did_you_mean
+from symbert_jax.config import Model
+from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.model.encoder import TOKEN_TYPES
 from symbert_jax.model.layers import LayerNorm
 

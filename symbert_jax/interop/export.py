@@ -10,10 +10,11 @@ from etils import epath
 
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, load, require_step
-from symbert_jax.config import Mesh, Model, UserError
+from symbert_jax.config import Mesh, Model
 from symbert_jax.data import vocabulary
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS
+from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model

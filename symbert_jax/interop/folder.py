@@ -12,10 +12,10 @@ import safetensors.numpy
 from etils import epath
 from jax import numpy as jnp
 
-from symbert_jax.config import UserError
 from symbert_jax.data import tokenizer, vocabulary
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.vocabulary import CLS, MASK, PAD, SEP, UNK
+from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"

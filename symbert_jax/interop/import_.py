@@ -9,10 +9,11 @@ from etils import epath
 from jaxtyping import UInt16
 
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import ATTENTIONS, Config, Data, Mesh, Model, Train, UserError, check, to_json
+from symbert_jax.config import ATTENTIONS, Config, Data, Mesh, Model, Train, check, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.rows import VOCAB
+from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
 from symbert_jax.interop.architecture import to_model
 from symbert_jax.model import bert

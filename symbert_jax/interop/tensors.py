@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from symbert_jax.config import UserError
+from symbert_jax.errors import UserError
 from symbert_jax.model.tree import Params
 
 Tensors = dict[str, np.ndarray]

@@ -16,7 +16,8 @@ from jax.sharding import AbstractDevice, reshard
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
-from symbert_jax.config import Model, UserError
+from symbert_jax.config import Model
+from symbert_jax.errors import UserError
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import device, spec
 

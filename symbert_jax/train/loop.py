@@ -16,11 +16,12 @@ from etils import epath
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.chips import peak_flops
-from symbert_jax.config import Config, UserError, fields, to_json
+from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.distributed import Stop, agreed, connect, first, require_shared
 from symbert_jax.doctor import examine
+from symbert_jax.errors import UserError
 from symbert_jax.metrics import Metrics, Values, write_whole
 from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import train_flops

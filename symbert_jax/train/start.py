@@ -8,10 +8,11 @@ import jax
 from etils import epath
 
 from symbert_jax.checkpoint import FOLDER, Checkpoints
-from symbert_jax.config import Config, UserError
+from symbert_jax.config import Config
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.stream import read_words
 from symbert_jax.data.vocabulary import read as read_vocabulary
+from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.paths import absolute
 from symbert_jax.train import state as states

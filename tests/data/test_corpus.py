@@ -14,9 +14,10 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbert_jax.config import Config, Data, Model, UserError
+from symbert_jax.config import Config, Data, Model
 from symbert_jax.data import corpus, rows, tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.errors import UserError
 
 VOCABULARY = [*SPECIAL, "a", "b", "c", "##a", "##b", "[", "]", "sep"]
 CLS, SEP = 2, 3

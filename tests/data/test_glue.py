@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from symbert_jax.config import UserError
 from symbert_jax.data.glue import Source
 from symbert_jax.data.tasks import TASKS, find
+from symbert_jax.errors import UserError
 
 
 def read(folder: Path, name: str, split: str = "validation", labelled: bool = True) -> list[tuple]:

@@ -11,9 +11,10 @@ from etils import epath
 from fsspec import AbstractFileSystem
 
 from configs.tiny import get_config
-from symbert_jax.config import UserError, freeze
+from symbert_jax.config import freeze
 from symbert_jax.data import rows
 from symbert_jax.data.stream import read_words
+from symbert_jax.errors import UserError
 
 
 @pytest.fixture

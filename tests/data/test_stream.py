@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from symbert_jax.config import UserError, freeze
+from symbert_jax.config import freeze
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.errors import UserError
 
 VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(1000))]
 LENGTH = 16

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 
-from symbert_jax.config import UserError
 from symbert_jax.data import tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.errors import UserError
 
 WORDS = "the un ##able ##s want \u00e9 e 中 ! [ ] mask ##k \u03c3 x ##x i"
 PARTS = (

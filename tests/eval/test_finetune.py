@@ -2,14 +2,7 @@
 
 import dataclasses
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,12 +12,12 @@ from etils import epath
 from sklearn.metrics import accuracy_score
 
 from symbert_jax import sharding
-from symbert_jax.config import Finetune, Mesh, UserError
+from symbert_jax.config import Finetune, Mesh
+from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as module
 from symbert_jax.eval import saved, training
 from symbert_jax.eval.finetune import finetune
-from tests.eval.conftest import results, sentence
-from tests.test_distributed import ends, several
+from tests.eval.conftest import results
 
 ROOT = Path(__file__).parents[2]
 
@@ -225,82 +218,6 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
 def test_a_mistake_is_told(run, changes, message) -> None:
     with pytest.raises(UserError, match=message):
         run(**changes)
-
-
-def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch) -> None:
-    """Else a score would stand beside parameters that are gone, and nobody would train them again."""
-    from tests.eval.conftest import CONFIG
-
-    def write(score: float) -> None:
-        described = saved.Saved(score, "sst2", CONFIG.model, "key")
-        saved.write(epath.Path(tmp_path), described, {"a": np.ones(2)}, epath.Path(pretrained) / "vocab.txt", True)
-
-    write(50.0)
-    assert saved.is_saved(epath.Path(tmp_path))
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(saved, "write_params", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write(60.0)
-    assert not saved.is_saved(epath.Path(tmp_path))
-
-
-def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp_path) -> None:
-    def start(name: str) -> tuple[subprocess.Popen, Path]:
-        arguments = [
-            *("--config=configs/glue.py", f"--workdir={tmp_path / name}", f"--config.checkpoint={pretrained}"),
-            *("--config.tasks=sst2,rte", "--config.seeds=4", "--config.together=2", "--config.epochs=2"),
-            *(f"--config.glue.source={glue.source}", "--config.learning_rates=1e-3"),
-        ]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        command = [sys.executable, "-m", "symbert_jax", "finetune", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        return process, tmp_path / name
-
-    process, killed = start("killed")
-    while not (killed / "trials.jsonl").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "results.json").exists(), "killed too late to show anything"
-    with (killed / "trials.jsonl").open("a") as file:
-        file.write('[{"trial": {"checkp')  # as a kill in the middle of a write leaves it
-    before = (killed / "trials.jsonl").read_text().splitlines()[:-1]
-    whole, again = start("whole"), start("killed")
-    assert whole[0].wait() == again[0].wait() == 0
-    assert len(before) < len((killed / "trials.jsonl").read_text().splitlines())
-    one, other = (re.sub(r'"seconds": .*', "", (path / "results.json").read_text()) for path in (killed, whole[1]))
-    assert one == other
-
-
-def test_two_processes_leave_what_one_leaves(pretrained, tmp_path) -> None:
-    rng = np.random.default_rng(0)
-    (tmp_path / "SST-2").mkdir()
-    for part, count in (("train", 60), ("dev", 21), ("test", 7)):  # of one length, for few compilations
-        lines = [(str(i), sentence(rng, bool(i % 2), 5), str(i % 2)) for i in range(count)]
-        columns = ("index", "sentence") if part == "test" else ("index", "sentence", "label")
-        text = "".join("\t".join(line[: len(columns)]) + "\n" for line in (columns, *lines))
-        (tmp_path / "SST-2" / f"{part}.tsv").write_text(text)
-    changes = {
-        "tasks": "sst2",
-        "seeds": 1,
-        "epochs": 2,
-        "learning_rates": 3e-3,
-        "predictions": True,
-        "save_models": True,
-    }
-    changes |= {"checkpoint": pretrained, "glue.source": f"tsv:{tmp_path}"}
-    flags = [f"--config.{field}={value}" for field, value in changes.items()]
-    for name, count, devices in (("one", 1, 4), ("two", 2, 2)):
-        command = ["-m", "symbert_jax", "finetune", "--config=configs/glue.py", f"--workdir={tmp_path / name}", *flags]
-        with several(count, devices, command, JAX_COMPILATION_CACHE_DIR=str(pretrained / "xla")) as processes:
-            said, *others = ends(processes)
-        assert "| checkpoint | " in said and not [said for said in others if "sst2" in said]
-    assert results(tmp_path / "two") == results(tmp_path / "one")
-    models = [saved.read(epath.Path(next((tmp_path / name).glob("models/*/sst2-*")))) for name in ("one", "two")]
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3), *models)
 
 
 def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from symbert_jax.config import Finetune, Glue, UserError
+from symbert_jax.config import Finetune, Glue
+from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import PROTOCOLS, resolve
 from symbert_jax.train.optimizer import schedule
 

@@ -7,7 +7,8 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
-from symbert_jax.config import ATTENTIONS, UserError
+from symbert_jax.config import ATTENTIONS
+from symbert_jax.errors import UserError
 from symbert_jax.interop import export as exporting
 from symbert_jax.interop import folder
 from symbert_jax.interop.architecture import AFFINITY

@@ -11,8 +11,9 @@ import safetensors.numpy
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, load
-from symbert_jax.config import Config, Mesh, Train, UserError
+from symbert_jax.config import Config, Mesh, Train
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.errors import UserError
 from symbert_jax.interop.import_ import import_
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train.start import restore

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import ATTENTIONS, Mesh, Model, UserError
+from symbert_jax.config import ATTENTIONS, Mesh, Model
+from symbert_jax.errors import UserError
 from symbert_jax.model import bert, classifier, kernels
 from symbert_jax.sharding import make_mesh, spec
 from symbert_jax.train.step import loss

@@ -11,7 +11,8 @@ import pytest
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Mesh, Train, UserError
+from symbert_jax.config import Config, Mesh, Train
+from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
