@@ -34,7 +34,7 @@ from symbert_jax import config as configs
 from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune
 from symbert_jax.errors import UserError, did_you_mean
-from symbert_jax.paths import absolute, is_bucket
+from symbert_jax.storage import absolute, is_bucket
 
 Frozen = TypeVar("Frozen", Config, Finetune)
 

@@ -16,10 +16,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from symbert_jax.buckets import reached
 from symbert_jax.config import Config, Train, from_dict
 from symbert_jax.errors import UserError
-from symbert_jax.paths import absolute
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 
 LOSS = "validation/loss"
 FOLDER = "checkpoints"  # of a workdir
@@ -36,7 +35,7 @@ class Checkpoints:
         """
         self.folder = workdir / FOLDER
         writes = train is not None
-        with reached("checkpoint", workdir, "a bucket that can be read"):
+        with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
             there = writes or self.folder.exists()
         if not there:
             raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
@@ -191,11 +190,11 @@ def _compare(where: str, saved: Any, target: Any) -> None:
     found, wanted = (
         {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (saved, target)
     )
-    mend = "set model.* and optim.name as in the config.json of that workdir, or take another"
+    hint = "set model.* and optim.name as in the config.json of that workdir, or take another"
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             describe = functools.partial(_describe, name=name)
-            raise UserError(where, describe(found.get(name)), describe(wanted.get(name)), mend)
+            raise UserError(where, describe(found.get(name)), describe(wanted.get(name)), hint)
 
 
 def _describe(shape: tuple[int, ...] | None, name: str) -> str:

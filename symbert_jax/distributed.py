@@ -74,13 +74,13 @@ def join(
     if waiting.is_alive():
         atexit.register(os._exit, Absent.exit_code)  # the thread stays inside JAX, whose own way out is loud
         found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
-        mend = "start the others, let them reach process 0, or raise --join_timeout"
-        raise Absent("processes", found, f"all of them within {timeout} s", mend)
+        hint = "start the others, let them reach process 0, or raise --join_timeout"
+        raise Absent("processes", found, f"all of them within {timeout} s", hint)
     if failed:
-        mend = "" if _on_tpu() else "or --processes=1 for this process alone"  # a host of a slice cannot be alone
+        hint = "" if _on_tpu() else "or --processes=1 for this process alone"  # a host of a slice cannot be alone
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
         kind = UserError if isinstance(failed[0], ValueError) else Absent  # the latter is worth another start
-        raise kind("processes", found, f"the way to the others, {', '.join(place)}", mend)
+        raise kind("processes", found, f"the way to the others, {', '.join(place)}", hint)
     sys.excepthook = _leave_at_once
     wait_for_all("joined")
 

@@ -16,7 +16,6 @@ from etils import epath
 
 from symbert_jax import config as configs
 from symbert_jax import sharding
-from symbert_jax.buckets import require_writable
 from symbert_jax.checkpoint import FOLDER
 from symbert_jax.config import Config, Mesh
 from symbert_jax.data import vocabulary
@@ -24,7 +23,7 @@ from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
 from symbert_jax.errors import UserError, UserErrors
 from symbert_jax.model import kernels
-from symbert_jax.paths import is_bucket
+from symbert_jax.storage import is_bucket, require_writable_bucket
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
@@ -73,8 +72,8 @@ def _fields(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 def _packages(config: Config, _: epath.Path) -> Iterator[UserError]:
     if config.train.wandb and importlib.util.find_spec("wandb") is None:
-        mend = "pip install wandb, or leave the field empty"
-        yield UserError("train.wandb", repr(config.train.wandb), "the package wandb", mend)
+        hint = "pip install wandb, or leave the field empty"
+        yield UserError("train.wandb", repr(config.train.wandb), "the package wandb", hint)
 
 
 def _hosts(*_: object) -> Iterator[UserError]:
@@ -82,8 +81,8 @@ def _hosts(*_: object) -> Iterator[UserError]:
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     wanted = len(hosts) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
     if jax.default_backend() == "tpu" and jax.process_count() < wanted:
-        mend = "run the same command on every host at once"
-        yield UserError("hosts", str(jax.process_count()), f"{wanted}, as TPU_WORKER_HOSTNAMES says", mend)
+        hint = "run the same command on every host at once"
+        yield UserError("hosts", str(jax.process_count()), f"{wanted}, as TPU_WORKER_HOSTNAMES says", hint)
 
 
 def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
@@ -96,11 +95,11 @@ def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
 def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
     words, vocab = read_words(config), Path(config.data.vocab).expanduser()
     made = read_manifest(find(config.data.dir)).get("vocab", "")
-    mend = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
+    hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
     if vocab.is_file() and words != vocabulary.read(vocab):
-        yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", mend)
+        yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", hint)
     elif made.startswith("hf:") and config.data.vocab.startswith("hf:") and config.data.vocab != made:
-        yield UserError("data.vocab", config.data.vocab, f"{made}, the vocabulary of {config.data.dir}", mend)
+        yield UserError("data.vocab", config.data.vocab, f"{made}, the vocabulary of {config.data.dir}", hint)
 
 
 def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
@@ -108,18 +107,18 @@ def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
     folder = find(config.data.dir)
     rows = read_manifest(folder)["splits"]["train"]["rows"]
     if batch > rows:
-        mend = "a batch would hold the same row twice: prepare more text"
-        yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", mend)
+        hint = "a batch would hold the same row twice: prepare more text"
+        yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", hint)
     elif (epochs := steps * batch / rows) > EPOCHS:
-        mend = "shorten train.steps or prepare more text"
-        yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {EPOCHS} epochs", mend)
+        hint = "shorten train.steps or prepare more text"
+        yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {EPOCHS} epochs", hint)
     for split in SPLITS:
         open_split(folder, split, config.model.length)
 
 
 def _workdir(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     if is_bucket(workdir):
-        require_writable(workdir)  # or there is no more to say
+        require_writable_bucket(workdir)  # or there is no more to say
     else:
         yield from _folder(_existing(workdir))
     yield from _checkpoints(config, workdir)
@@ -131,8 +130,8 @@ def _folder(there: epath.Path) -> Iterator[UserError]:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        found, mend = f"{there}: {error.strerror or error}", "mend its permissions or name another --workdir"
-        yield UserError("workdir", found, "a folder that can be written", mend)
+        found, hint = f"{there}: {error.strerror or error}", "mend its permissions or name another --workdir"
+        yield UserError("workdir", found, "a folder that can be written", hint)
 
 
 def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:

@@ -1,17 +1,19 @@
-"""What a mistake of the user's is told as: what it is about, what was found, what was wanted, how to mend it."""
+"""User-facing errors: the field, what was found, what was expected, and a hint."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake only the user can mend: what it is about, what was found, what was wanted, how to mend it."""
+    """A mistake that only the user can correct, told in one line."""
 
     exit_code = 2
 
-    def __init__(self, what: str, found: str, wanted: str, mend: str = ""):
+    def __init__(self, what: str, found: str, wanted: str, hint: str = ""):
         self.what = what
-        super().__init__(f"{what}: found {found}, wanted {wanted}" + (f"; {mend}" if mend else ""))
+        line = f"{what}: found {found}, wanted {wanted}" + (f"; {hint}" if hint else "")
+        # What a user wrote may hold line ends, control characters or half a surrogate pair, which no terminal prints.
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 
 class UserErrors(UserError):

@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from symbert_jax.distributed import first
-from symbert_jax.paths import is_bucket
+from symbert_jax.storage import append_json, write_whole
 
 Values = dict[str, float]
 
@@ -43,7 +43,7 @@ class Metrics:
         """Appends one object to metrics.jsonl, and the values to TensorBoard (and Weights & Biases)."""
         if not self.writes:
             return
-        append(self.file, {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()})
+        append_json(self.file, {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()})
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)
         self.tensorboard.flush()
@@ -124,26 +124,6 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
     file = workdir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def append(file: epath.Path, line: Any) -> None:
-    """Adds a line of JSON to a file that may not be there yet."""
-    text = json.dumps(line) + "\n"
-    if is_bucket(file):  # where nothing can be appended
-        write_whole(file, (file.read_text() if file.exists() else "") + text)
-    else:
-        with file.open("a") as opened:
-            opened.write(text)
-
-
-def write_whole(file: epath.Path, text: str) -> None:
-    """Writes a file so that a kill at any moment leaves the old or the new one."""
-    if is_bucket(file):  # whose objects are whole or not there, and to move one takes twenty requests
-        file.write_text(text)
-        return
-    new = file.with_name(file.name + ".new")
-    new.write_text(text)
-    new.replace(file)
 
 
 def _hours(seconds: float) -> str:

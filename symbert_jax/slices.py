@@ -55,5 +55,5 @@ def compiler_version() -> str:
     try:
         return importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
-        mend = f'pip install "jax[tpu]=={jax.__version__}"'
-        raise UserError("libtpu", "none", "the TPU compiler", mend) from None
+        hint = f'pip install "jax[tpu]=={jax.__version__}"'
+        raise UserError("libtpu", "none", "the TPU compiler", hint) from None

@@ -26,7 +26,7 @@ import symbert_jax
 from symbert_jax.config import Config
 from symbert_jax.data import rows, sources, tokenizer, vocabulary
 from symbert_jax.errors import UserError
-from symbert_jax.paths import is_bucket
+from symbert_jax.storage import is_bucket, sha256
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
@@ -52,8 +52,8 @@ def prepare(config: Config) -> None:
     """
     start = time.monotonic()
     if is_bucket(config.data.dir):
-        mend = "prepare into one and copy it to the bucket; training reads it there"
-        raise UserError("data.dir", config.data.dir, "a local folder", mend)
+        hint = "prepare into one and copy it to the bucket; training reads it there"
+        raise UserError("data.dir", config.data.dir, "a local folder", hint)
     target, recipe = Path(config.data.dir), _recipe(config)
     if rows.is_finished(target):
         _check_same(recipe, target)
@@ -77,7 +77,7 @@ def prepare(config: Config) -> None:
     manifest = {
         **recipe,
         **counts,
-        "vocab_sha256": tokenizer.sha256(work / rows.VOCAB),
+        "vocab_sha256": sha256(work / rows.VOCAB),
         "seconds": round(seconds, 1),
         "versions": {"symbert_jax": symbert_jax.__version__, **versions},
     }
@@ -247,7 +247,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         case name if name.startswith("hf:"):
             vocab = name
         case name:
-            vocab = f"sha256 {tokenizer.sha256(tokenizer.find(name))}"
+            vocab = f"sha256 {sha256(tokenizer.find(name))}"
     return {
         "sources": list(config.data.sources),
         "vocab": vocab,

@@ -13,7 +13,7 @@ from etils import epath
 from symbert_jax.data import tfds_text
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
-from symbert_jax.paths import absolute
+from symbert_jax.storage import absolute
 
 
 class Example(NamedTuple):
@@ -127,8 +127,8 @@ def _tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Itera
     if split.name not in builder.info.splits:
         raise UserError("glue.source", f"splits {sorted(builder.info.splits)} in {found}", f"a split {split.name}")
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        mend = "prepare it with file_format='array_record'"
-        raise UserError("glue.source", f"{builder.info.file_format.value} files in {found}", "array_record", mend)
+        hint = "prepare it with file_format='array_record'"
+        raise UserError("glue.source", f"{builder.info.file_format.value} files in {found}", "array_record", hint)
     source = builder.as_data_source(split.name)
     rows = [source[number] for number in range(len(source))]
     if not labelled:  # TFDS stores rows by a hash; the GLUE server knows each by its number

@@ -15,9 +15,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from symbert_jax.buckets import reached
 from symbert_jax.errors import UserError
-from symbert_jax.paths import is_bucket
+from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
 
 SPLITS = ("train", "validation")
 VOCAB = "vocab.txt"
@@ -38,14 +37,14 @@ def find(folder: str) -> Path:
     if not is_bucket(folder):
         return Path(folder)
     source = epath.Path(folder)
-    with reached("data.dir", folder, "a bucket that can be read"):
+    with bucket_errors_as_user_errors("data.dir", folder, "a bucket that can be read"):
         if not (source / MANIFEST).exists():
             raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
         manifest = (source / MANIFEST).read_text()  # tells one corpus from a later one of the same name
     name = hashlib.sha256(f"{folder}\n{manifest}".encode()).hexdigest()[:16]
     copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
     if not is_finished(copy):
-        with reached("data.dir", folder, f"a bucket that can be read, and room in {copy.parent}"):
+        with bucket_errors_as_user_errors("data.dir", folder, f"a bucket that can be read, and room in {copy.parent}"):
             _copy(source, copy)
     return copy
 
@@ -94,8 +93,8 @@ def open_split(folder: Path, split: str, length: int) -> Any:
         wanted = f"{manifest['length']}, the length of the rows in {folder}"
         raise UserError("model.length", str(length), wanted, f"or name another data.dir and {_PREPARE}")
     if not manifest["splits"][split]["rows"]:
-        mend = f"raise data.validation_fraction, name another data.dir and {_PREPARE}"
-        raise UserError("data.dir", f"no {split} rows in {folder}", "at least one", mend)
+        hint = f"raise data.validation_fraction, name another data.dir and {_PREPARE}"
+        raise UserError("data.dir", f"no {split} rows in {folder}", "at least one", hint)
     return tfds.builder_from_directory(folder).as_data_source(split)
 
 

@@ -3,7 +3,6 @@
 The only module that knows the tokenizers library.
 """
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -82,8 +81,8 @@ def find(vocab: str) -> Path:
         return Path(hf_hub_download(vocab.removeprefix("hf:"), "vocab.txt"))
     except (OSError, ValueError) as error:  # the hub's errors are all one or the other
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        mend = "name a repository that has one, or download it and give its path"
-        raise UserError("data.vocab", f"{vocab} ({reason})", "a vocab.txt on the Hugging Face hub", mend) from error
+        hint = "name a repository that has one, or download it and give its path"
+        raise UserError("data.vocab", f"{vocab} ({reason})", "a vocab.txt on the Hugging Face hub", hint) from error
 
 
 def train(texts: Iterable[str], size: int) -> list[str]:
@@ -128,12 +127,6 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """The id of each special token."""
     ids = tokenizer.get_vocab()
     return {token: ids[token] for token in SPECIAL}
-
-
-def sha256(path: Path | epath.Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parts(total: int, most: int) -> Iterator[int]:

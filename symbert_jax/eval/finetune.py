@@ -26,10 +26,9 @@ from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
 from symbert_jax.eval.training import Trained, train
 from symbert_jax.eval.trials import Log, Result, Trial
-from symbert_jax.metrics import write_whole
 from symbert_jax.model.tree import Params
-from symbert_jax.paths import absolute
 from symbert_jax.sharding import check_split, make_mesh
+from symbert_jax.storage import absolute, write_whole
 
 MODELS, PREDICTIONS = "models", "predictions"
 

@@ -14,6 +14,7 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import Protocol
+from symbert_jax.storage import sha256
 
 
 class Data(NamedTuple):
@@ -63,7 +64,7 @@ def read_all(
     found = {}
     for workdir in dict.fromkeys(workdirs):
         length = min(protocol.length, from_json((workdir / "config.json").read_text()).model.length)
-        if (same := (tokenizer.sha256(workdir / VOCAB), length)) not in shared:
+        if (same := (sha256(workdir / VOCAB), length)) not in shared:
             words = tokenizer.load(workdir / VOCAB, parse_special=False)
             shared[same] = {task: read(task, words, length) for task in trained}
         found[workdir] = shared[same]
@@ -74,6 +75,6 @@ def _require(source: Source, tasks: Sequence[Task]) -> None:
     """Raises `UserError` with the names of all tasks that have no data."""
     there = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
     if lacking := [task.name for task in tasks if task not in there]:
-        mend = f"--config.tasks={','.join(task.name for task in there)} leaves them out" if there else ""
+        hint = f"--config.tasks={','.join(task.name for task in there)} leaves them out" if there else ""
         found = f"no train and validation data of {', '.join(lacking)} in {source.name}"
-        raise UserError("glue.source", found, "some of every task", mend)
+        raise UserError("glue.source", found, "some of every task", hint)

@@ -87,8 +87,8 @@ def resolve(config: Finetune) -> Protocol:
       UserError: there is no such protocol.
     """
     if config.protocol not in PROTOCOLS:
-        mend = did_you_mean(config.protocol, PROTOCOLS)
-        raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", mend)
+        hint = did_you_mean(config.protocol, PROTOCOLS)
+        raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
     changed: dict[str, Any] = {
         "epochs": config.epochs,
         "learning_rates": config.learning_rates,

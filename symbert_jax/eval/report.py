@@ -17,7 +17,7 @@ from symbert_jax.data.tasks import Task
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.scores import PAPER, Predictions, means, score
 from symbert_jax.eval.trials import Result
-from symbert_jax.metrics import write_whole
+from symbert_jax.storage import write_whole
 
 CROSSING = 75.0  # the GLUE mean whose step the paper's last figure marks
 

@@ -9,8 +9,8 @@ from etils import epath
 from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Model, from_dict
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.metrics import write_whole
 from symbert_jax.model.tree import Params
+from symbert_jax.storage import write_whole
 
 PARAMS, FACTS = "params", "model.json"
 

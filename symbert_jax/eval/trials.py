@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from symbert_jax.eval.scores import score
-from symbert_jax.metrics import append, write_whole
+from symbert_jax.storage import append_json, write_whole
 
 FILE = "trials.jsonl"
 
@@ -69,4 +69,4 @@ class Log:
     def add(self, results: Sequence[Result]) -> None:
         self.results |= {result.trial: result for result in results}
         if self.write:
-            append(self.file, [dataclasses.asdict(result) for result in results])
+            append_json(self.file, [dataclasses.asdict(result) for result in results])

@@ -117,7 +117,7 @@ def _read_pickled(file: epath.Path) -> Tensors:
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        mend = "pip install torch, or convert it to safetensors where torch is"
-        raise UserError("source", f"{file}, which only torch reads", SAFE, mend) from None
+        hint = "pip install torch, or convert it to safetensors where torch is"
+        raise UserError("source", f"{file}, which only torch reads", SAFE, hint) from None
     tensors = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}

@@ -56,8 +56,8 @@ def check(model: Model, device: AbstractDevice) -> None:
     """Raises `UserError` where `model.kernel` asks for what cannot be on `device`."""
     if obstacle := _obstacle(model.kernel, model, device, model.length):
         found, wanted = obstacle
-        mend = "model.kernel=auto takes the fastest that can be"
-        raise UserError("model.kernel", f"{model.kernel!r} with {found}", wanted, mend)
+        hint = "model.kernel=auto takes the fastest that can be"
+        raise UserError("model.kernel", f"{model.kernel!r} with {found}", wanted, hint)
 
 
 def _obstacle(kernel: str, model: Model, device: AbstractDevice, length: int) -> tuple[str, str] | None:

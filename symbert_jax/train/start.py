@@ -14,11 +14,11 @@ from symbert_jax.data.stream import read_words
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
-from symbert_jax.paths import absolute
+from symbert_jax.storage import absolute
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
-MEND = "take a new workdir, or set it back"
+HINT = "take a new workdir, or set it back"
 
 
 def first_state(config: Config, checkpoints: Checkpoints) -> State:
@@ -76,13 +76,13 @@ def _another_run(config: Config, workdir: epath.Path, step: int, before: Config)
         ("init_from", config.init_from or "none", before.init_from or "none"),
     ):
         if found != wanted and step:  # an import has not begun
-            yield UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", MEND)
-    yield from _other_words(config, workdir, MEND)
+            yield UserError(field, str(found), f"{wanted}, with which {workdir} came to step {step}", HINT)
+    yield from _other_words(config, workdir, HINT)
 
 
-def _other_words(config: Config, workdir: epath.Path, mend: str) -> Iterator[UserError]:
+def _other_words(config: Config, workdir: epath.Path, hint: str) -> Iterator[UserError]:
     if read_words(config) != read_vocabulary(workdir / VOCAB):
-        yield UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", mend)
+        yield UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", hint)
 
 
 @contextlib.contextmanager
