@@ -5,37 +5,98 @@ what differs. The command line overrides any field (`--config.model.attention=pa
 checks the whole and turns it into the immutable, hashable `Config` that every other module reads.
 """
 
+import ast
+import csv
 import dataclasses
 import json
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
+from etils import epath
 from ml_collections import ConfigDict
 
-from symbert_jax.errors import UserError, did_you_mean
+from symbert_jax.errors import UserError, closest, did_you_mean
+from symbert_jax.storage import parse_json_object, read_json
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")
 KERNELS = ("auto", "xla", "splash", "cudnn")
 
 
+class Choice(NamedTuple):
+    """The values that a field may have."""
+
+    known: tuple[str, ...]
+
+    def problem(self, field: str, value: Any) -> UserError | None:
+        if value in self.known:
+            return None
+        return UserError(
+            field, repr(value), f"one of {', '.join(filter(None, self.known))}", closest(value, self.known)
+        )
+
+
+class Range(NamedTuple):
+    """The numbers that a field may have, both ends included."""
+
+    least: int
+    most: int = 2**31 - 1  # devices count in int32
+    why: str = ""  # of `most`
+
+    def problem(self, field: str, value: int) -> UserError | None:
+        if value < self.least:
+            return UserError(field, str(value), f"at least {self.least}")
+        if value > self.most:
+            return UserError(field, f"{value:.3g}" if value > 1e15 else str(value), f"at most {self.most}", self.why)
+        return None
+
+
+class Real(NamedTuple):
+    """The real numbers from 0 to below `end`."""
+
+    end: float
+
+    def problem(self, field: str, value: float) -> UserError | None:
+        if 0 <= value < self.end:
+            return None
+        infinite = math.isinf(self.end)
+        return UserError(field, str(value), "a finite number of at least 0" if infinite else _FRACTION)
+
+
+_FRACTION = "a fraction of at least 0 and below 1"
+
+Count = Annotated[int, Range(1)]
+Index = Annotated[int, Range(0)]
+Size = Annotated[int, Range(1, 2**20)]  # of one dimension of an array
+Fraction = Annotated[float, Real(1.0)]
+Amount = Annotated[float, Real(math.inf)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
-    attention: str = "standard"  # standard | symmetric | pairwise (paper, section 3)
-    kernel: str = "auto"  # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that can be
-    pairwise_init: str = "normal"  # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
-    layers: int = 12  # L
-    dim: int = 768  # D
-    heads: int = 12  # N; head width H = D / N
-    mlp_dim: int = 3072  # F
-    length: int = 512  # T, tokens of a row with [CLS] and [SEP]
-    vocab_size: int = 30522  # V, rows of the embedding table; may exceed the vocabulary
-    dropout: float = 0.1  # embeddings and both residual branches
-    attention_dropout: float = 0.1  # attention probabilities
-    dtype: str = "bfloat16"  # activations; parameters and moments are always float32
-    remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmul results) | full
-    unroll: int = 1  # layers per scan step: faster steps, longer compilation; 0 is all of them
+    attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # the score function (paper, section 3)
+    # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that the model and the device allow
+    kernel: Annotated[str, Choice(KERNELS)] = "auto"
+    # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
+    pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
+    layers: Size = 12  # L
+    dim: Size = 768  # D
+    heads: Size = 12  # N; head width H = D / N
+    mlp_dim: Size = 3072  # F
+    length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens of a row with [CLS] and [SEP]
+    # V, rows of the embedding table; may exceed the vocabulary
+    vocab_size: Annotated[int, Range(1, 2**16, "rows are stored as uint16")] = 30522
+    dropout: Fraction = 0.1  # embeddings and both residual branches
+    attention_dropout: Fraction = 0.1  # attention probabilities
+    # of activations; parameters and moments are always float32
+    dtype: Annotated[str, Choice(("bfloat16", "float32"))] = "bfloat16"
+    # what the backward pass recomputes: none | dots (all but matmul results) | full
+    remat: Annotated[str, Choice(("none", "dots", "full"))] = "none"
+    unroll: Annotated[int, Range(0, 2**20)] = (
+        1  # layers per scan step: faster steps, longer compilation; 0 is all of them
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,44 +104,45 @@ class Data:
     dir: str = "data/wiki_books"  # the prepared corpus; one in a bucket (gs://…) is copied to the local disk
     sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
     vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
-    validation_fraction: float = 0.005  # of the documents, chosen by a hash of their text
-    mask_rate: float = 0.15  # of the non-special tokens of a row
+    validation_fraction: Fraction = 0.005  # of the documents, chosen by a hash of their text
+    mask_rate: Fraction = 0.15  # of the non-special tokens of a row
     cross_document: bool = True  # whether tokens see the other documents of their row; if not, positions restart
-    batch_size: int = 256  # B, rows of one optimizer step over all hosts
-    reader_threads: int = 4  # per host
+    batch_size: Size = 256  # B, rows of one optimizer step over all hosts
+    reader_threads: Annotated[int, Range(1, 1024)] = 4  # per host
 
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    name: str = "adamw"  # adamw | lamb
-    learning_rate: float = 1e-4
-    warmup_steps: int = 10_000  # linear from 0
-    schedule: str = "linear"  # linear | cosine: how it then comes down to 0 at train.steps
-    weight_decay: float = 0.01  # not on biases and LayerNorm
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-12
-    clip: float = 1.0  # global gradient norm; 0 never clips
-    accumulate: int = 1  # micro-batches that one batch is cut into
+    name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"
+    learning_rate: Amount = 1e-4
+    warmup_steps: Index = 10_000  # linear from 0
+    # how the learning rate then comes down to 0 at train.steps
+    schedule: Annotated[str, Choice(("linear", "cosine"))] = "linear"
+    weight_decay: Amount = 0.01  # not on biases and LayerNorm
+    b1: Fraction = 0.9
+    b2: Fraction = 0.999
+    eps: Amount = 1e-12
+    clip: Amount = 1.0  # global gradient norm; 0 never clips
+    accumulate: Size = 1  # micro-batches that one batch is cut into
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    steps: int = 200_000
-    log_every: int = 100
-    validate_every: int = 1_000
-    validate_batches: int = 50  # of data.batch_size rows; 0 is the whole validation split
-    checkpoint_every: int = 1_000
-    keep_latest: int = 3  # checkpoints; the one with the best validation loss is kept besides
-    keep_every: int = 0  # keeps every checkpoint whose step it divides for ever; 0 keeps none so
+    steps: Count = 200_000
+    log_every: Count = 100
+    validate_every: Count = 1_000
+    validate_batches: Index = 50  # of data.batch_size rows; 0 is the whole validation split
+    checkpoint_every: Count = 1_000
+    keep_latest: Count = 3  # checkpoints; the one with the best validation loss is kept besides
+    keep_every: Index = 0  # also keep every checkpoint at a multiple of this step; 0 disables
     profile_steps: str = ""  # FIRST:LAST, steps of which a trace is left in WORKDIR/profile; empty traces none
     wandb: str = ""  # Weights & Biases project to log to as well; empty is off
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    data: int = -1  # devices along the batch; -1 takes what mesh.model leaves
-    model: int = 1  # devices along heads, MLP width and vocabulary
+    data: Annotated[int, Range(-1)] = -1  # devices along the batch; -1 takes what mesh.model leaves
+    model: Count = 1  # devices along heads, MLP width and vocabulary
     fsdp: bool = False  # also shards parameters and moments along `data`
 
 
@@ -91,7 +153,7 @@ class Config:
     optim: Optim = Optim()
     train: Train = Train()
     mesh: Mesh = Mesh()
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1, "two seeds 2^32 apart draw the same parameters")] = 0
     init_from: str = ""  # WORKDIR or WORKDIR@STEP of a run: a new one starts from its parameters; empty draws them
 
 
@@ -102,19 +164,20 @@ class Glue:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    """Of `finetune`. What a protocol sets is its own to say where a field here is 0 or empty."""
+    """Fine-tuning config. 0 or empty means: use the protocol's value."""
 
     checkpoint: tuple[str, ...] = ()  # the workdirs of pretrain runs
-    checkpoint_steps: tuple[int, ...] = ()  # of each of them; empty is the latest
+    checkpoint_steps: tuple[Index, ...] = ()  # of each of them; empty is the latest
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
     protocol: str = "paper"  # paper | bert | roberta | cramming (eval/protocols.py)
-    seeds: int = 0  # 0 to seeds - 1
-    epochs: int = 0
-    learning_rates: tuple[float, ...] = ()  # several: the best by the validation split
-    batch_sizes: tuple[int, ...] = ()  # likewise
-    select: str = ""  # last | best: which epoch counts, by the validation split
+    seeds: Annotated[int, Range(0, 10_000)] = 0  # 0 to seeds - 1
+    epochs: Annotated[int, Range(0, 10_000)] = 0
+    learning_rates: tuple[Amount, ...] = ()  # several: the best by the validation split
+    batch_sizes: tuple[Size, ...] = ()  # likewise
+    # last | best: which epoch counts, by the validation split
+    select: Annotated[str, Choice(("", "last", "best"))] = ""
     from_mnli: bool = False  # RTE, MRPC and STS-B start from the best MNLI model
-    together: int = 0  # trials that train side by side; 0 takes what memory allows
+    together: Annotated[int, Range(0, 10_000)] = 0  # trials that train side by side; 0 takes what memory allows
     save_models: bool = False  # keeps the best model of each task in models/
     predictions: bool = False  # writes the files that the GLUE server takes to submission/
     glue: Glue = Glue()
@@ -163,8 +226,21 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
-    return from_dict(json.loads(text))
+def from_json(text: str, where: str = "config.json") -> Config:
+    """What `to_json` wrote; `where` names the file in errors.
+
+    Raises:
+      UserError: it is no JSON object, or a field is unknown or of another type.
+    """
+    config: Config = _build(Config, parse_json_object(text, where, "config"), f"{where}: config")
+    return config
+
+
+def read(workdir: epath.Path) -> Config:
+    """The config of the run in `workdir`; raises as `from_json`, or if there is none."""
+    file = workdir / "config.json"
+    config: Config = _build(Config, read_json(file, "checkpoint"), f"{file}: config")
+    return config
 
 
 def fields(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -184,59 +260,11 @@ def check(config: Config) -> None:
 
 def problems(config: Config) -> Iterator[UserError]:
     """A `UserError` for every field, alone or against others, that cannot work."""
+    yield from field_problems(config)
     model, data, optim, train, mesh = config.model, config.data, config.optim, config.train, config.mesh
-    for field, value, known in (
-        ("model.attention", model.attention, ATTENTIONS),
-        ("model.kernel", model.kernel, KERNELS),
-        ("model.pairwise_init", model.pairwise_init, ("normal", "identity")),
-        ("model.dtype", model.dtype, ("bfloat16", "float32")),
-        ("model.remat", model.remat, ("none", "dots", "full")),
-        ("optim.name", optim.name, ("adamw", "lamb")),
-        ("optim.schedule", optim.schedule, ("linear", "cosine")),
-    ):
-        if value not in known:
-            yield UserError(field, repr(value), "one of " + ", ".join(known), did_you_mean(value, known))
-    for field, count, least in (
-        ("seed", config.seed, 0),
-        ("model.layers", model.layers, 1),
-        ("model.dim", model.dim, 1),
-        ("model.heads", model.heads, 1),
-        ("model.mlp_dim", model.mlp_dim, 1),
-        ("model.length", model.length, 8),
-        ("model.vocab_size", model.vocab_size, 1),
-        ("model.unroll", model.unroll, 0),
-        ("data.batch_size", data.batch_size, 1),
-        ("data.reader_threads", data.reader_threads, 1),
-        ("optim.warmup_steps", optim.warmup_steps, 0),
-        ("optim.accumulate", optim.accumulate, 1),
-        ("train.steps", train.steps, 1),
-        ("train.log_every", train.log_every, 1),
-        ("train.validate_every", train.validate_every, 1),
-        ("train.validate_batches", train.validate_batches, 0),
-        ("train.checkpoint_every", train.checkpoint_every, 1),
-        ("train.keep_latest", train.keep_latest, 1),
-        ("train.keep_every", train.keep_every, 0),
-    ):
-        if count < least:
-            yield UserError(field, str(count), f"at least {least}")
-    for field, rate in (
-        ("model.dropout", model.dropout),
-        ("model.attention_dropout", model.attention_dropout),
-        ("data.mask_rate", data.mask_rate),
-        ("data.validation_fraction", data.validation_fraction),
-    ):
-        if not 0 <= rate < 1:
-            yield UserError(field, str(rate), "a fraction of at least 0 and below 1")
-    for name in ("learning_rate", "weight_decay", "b1", "b2", "eps", "clip"):
-        if not 0 <= (number := getattr(optim, name)) < float("inf"):
-            yield UserError(f"optim.{name}", str(number), "a finite number of at least 0")
-    if max(optim.b1, optim.b2) >= 1:
-        yield UserError("optim.b1, optim.b2", f"{optim.b1}, {optim.b2}", "below 1")
     if 0 <= data.mask_rate < 1 and round(data.mask_rate * (model.length - 2)) < 1:
         wanted = f"enough to mask a token of model.length={model.length}"
         yield UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
-    if model.vocab_size > 2**16:
-        yield UserError("model.vocab_size", str(model.vocab_size), "at most 65536", "rows are stored as uint16")
     for field, whole, name, part in (
         ("model.dim", model.dim, "model.heads", model.heads),
         ("model.layers", model.layers, "model.unroll", model.unroll),
@@ -244,9 +272,10 @@ def problems(config: Config) -> Iterator[UserError]:
         ("train.checkpoint_every", train.checkpoint_every, "train.validate_every", train.validate_every),
     ):
         yield from _multiple(field, whole, name, part)
-    yield from mesh_problems(mesh)
+    if mesh.data == 0:
+        yield UserError("mesh.data", "0", "a number of devices, or -1 for all that mesh.model leaves")
     yield from split_problems(model, mesh)
-    window = re.fullmatch(r"(\d+):(\d+)", train.profile_steps)
+    window = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)
     if train.profile_steps and not (window and 1 <= int(window[1]) <= int(window[2]) <= train.steps):
         wanted = f"FIRST:LAST, steps from 1 to train.steps={train.steps}"
         yield UserError("train.profile_steps", repr(train.profile_steps), wanted, "for example 10:15")
@@ -259,11 +288,20 @@ def problems(config: Config) -> Iterator[UserError]:
         )
 
 
-def mesh_problems(mesh: Mesh) -> Iterator[UserError]:
-    if mesh.model < 1:
-        yield UserError("mesh.model", str(mesh.model), "at least 1")
-    if mesh.data == 0 or mesh.data < -1:
-        yield UserError("mesh.data", str(mesh.data), "a number of devices, or -1 for all that mesh.model leaves")
+def field_problems(config: Any, prefix: str = "") -> Iterator[UserError]:
+    """A `UserError` for every field of a dataclass tree that is outside the limits declared with it."""
+    types = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        name, value, kind = prefix + field.name, getattr(config, field.name), types[field.name]
+        if dataclasses.is_dataclass(value):
+            yield from field_problems(value, f"{name}.")
+            continue
+        if isinstance(value, tuple):
+            kind = typing.get_args(kind)[0]
+        for limit in getattr(kind, "__metadata__", ()):
+            for each in value if isinstance(value, tuple) else (value,):
+                if problem := limit.problem(name, each):
+                    yield problem
 
 
 def split_problems(model: Model, mesh: Mesh) -> Iterator[UserError]:
@@ -284,18 +322,37 @@ def check_finetune(config: Finetune) -> None:
     `sharding.check_split` what a mesh does to the model of a checkpoint."""
     if not config.checkpoint:
         raise UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")
-    if config.select not in ("", "last", "best"):
-        raise UserError("select", repr(config.select), "last or best")
-    for field, least in (("seeds", 0), ("epochs", 0), ("together", 0)):
-        if (count := getattr(config, field)) < least:
-            raise UserError(field, str(count), f"at least {least}")
-    for field in ("learning_rates", "batch_sizes"):
-        if any(not 0 < number < float("inf") for number in getattr(config, field)):
-            raise UserError(field, str(getattr(config, field)), "finite numbers above 0")
-    if any(step < 0 for step in config.checkpoint_steps):  # an imported model is at step 0
-        raise UserError("checkpoint_steps", str(config.checkpoint_steps), "steps of at least 0")
-    for problem in mesh_problems(config.mesh):
+    for problem in field_problems(config):
         raise problem
+    if any(rate == 0 for rate in config.learning_rates):
+        raise UserError("learning_rates", str(config.learning_rates), "finite numbers above 0")
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a list as the command line writes it: `a,b`, with double quotes around a part that holds a comma.
+
+    A Python tuple or list of strings and numbers is taken too.
+    """
+    if text[:1] in ("(", "["):
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None
+        if isinstance(found, tuple | list) and all(isinstance(part, str | int | float) for part in found):
+            return [str(part) for part in found]
+    if not text.strip():
+        return []
+    try:
+        (parts,) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError):  # ValueError: a line end makes several rows
+        wanted = "parts divided by commas, double quotes around one that holds a comma"
+        raise UserError("command line", repr(text), wanted) from None
+    return [part.strip() for part in parts if part.strip()]
+
+
+def list_fields() -> set[str]:
+    """The dotted names of the fields that hold a list."""
+    return {name for tree in (Config(), Finetune()) for name, value in fields(tree).items() if isinstance(value, tuple)}
 
 
 def _build(kind: type, value: Any, path: str) -> Any:
@@ -312,19 +369,25 @@ def _build(kind: type, value: Any, path: str) -> Any:
 def _convert(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, path)
-    if typing.get_origin(kind) is tuple:  # `--config.data.sources=a,b` arrives as one string
-        items = value if isinstance(value, tuple | list) else [value]
-        parts = [part for item in items for part in str(item).split(",") if part]
-        return tuple(_parse(typing.get_args(kind)[0], part, path) for part in parts)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if typing.get_origin(kind) is tuple:
+        items = split_list(value) if isinstance(value, str) else value
+        if not isinstance(items, tuple | list):
+            raise UserError(path, repr(value), "a list")
+        return tuple(_element(typing.get_args(kind)[0], item, path) for item in items)
+    if kind is float and type(value) is int:
+        return _element(float, value, path)
     if type(value) is not kind:
         raise UserError(path, repr(value), f"a value of type {kind.__name__}")
     return value
 
 
-def _parse(kind: type, text: str, path: str) -> Any:
+def _element(kind: Any, value: Any, path: str) -> Any:
+    """One number or string, which the command line writes as a string."""
     try:
-        return kind(text)
-    except ValueError:
-        raise UserError(path, repr(text), f"a value of type {kind.__name__}") from None
+        if type(value) not in (str, int, float):
+            raise ValueError
+        if kind is int and type(value) is float:
+            raise ValueError
+        return kind(value)
+    except (ValueError, OverflowError):  # OverflowError: an int beyond every float
+        raise UserError(path, repr(value)[:80], f"a value of type {kind.__name__}") from None

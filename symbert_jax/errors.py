@@ -24,6 +24,12 @@ class UserErrors(UserError):
         self.exit_code = max(error.exit_code for error in errors)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def closest(name: str, known: Iterable[str]) -> str:
+    """The hint for a misspelled name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The hint for a misspelled name: the closest known one, or all of them."""
+    return closest(name, known) or f"known are {', '.join(known)}"

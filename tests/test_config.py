@@ -64,8 +64,26 @@ def test_it_survives_json_and_old_files_without_new_fields() -> None:
     )
 
 
-def test_a_list_on_the_command_line_is_split_at_commas() -> None:
-    assert frozen(data__sources=("jsonl:a,text:b",)).data.sources == ("jsonl:a", "text:b")
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("jsonl:wiki/*.jsonl.gz,bookcorpus:books", ["jsonl:wiki/*.jsonl.gz", "bookcorpus:books"]),
+        ('"jsonl:a, b.jsonl",text:/c d/[e].txt', ["jsonl:a, b.jsonl", "text:/c d/[e].txt"]),
+        ("('a,b', 'c')", ["a,b", "c"]),
+        ("(old)/a,[b]", ["(old)/a", "[b]"]),
+        ("[1, 2]", ["1", "2"]),
+        (" a , ,b,", ["a", "b"]),
+        ("", []),
+    ],
+)
+def test_split_list_divides_at_commas_outside_quotes(text: str, parts: list[str]) -> None:
+    assert configs.split_list(text) == parts
+
+
+@pytest.mark.parametrize("text", ['"a,b', "a\nb", '"a"b'])
+def test_split_list_refuses_what_is_no_line_of_parts(text: str) -> None:
+    with pytest.raises(UserError, match="double quotes around one"):
+        configs.split_list(text)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +102,13 @@ def test_a_list_on_the_command_line_is_split_at_commas() -> None:
         ({"seed": -1}, "seed: found -1, wanted at least 0"),
         ({"optim__clip": -1.0}, "optim.clip: found -1.0, wanted a finite number of at least 0"),
         ({"optim__learning_rate": float("nan")}, "optim.learning_rate: found nan"),
-        ({"optim__b2": 1.0}, "optim.b1, optim.b2: found 0.9, 1.0, wanted below 1"),
+        ({"optim__b2": 1.0}, "optim.b2: found 1.0, wanted a fraction of at least 0 and below 1"),
+        ({"seed": 2**63}, "seed: found 9.22e.18, wanted at most 4294967295; two seeds 2.32 apart"),
+        ({"train__steps": 10**22}, "train.steps: found 1e.22, wanted at most 2147483647"),
+        ({"train__profile_steps": f"1:{'9' * 5000}"}, "train.profile_steps: found '1:9999"),
+        ({"optim__learning_rate": 10**400}, "config.optim.learning_rate: found 1000.*, wanted a value of type float"),
+        ({"data__sources": 3}, "config.data.sources: found 3, wanted a list"),
+        ({"data__sources": ({},)}, "config.data.sources: found {}, wanted a value of type str"),
         (
             {"train__validate_every": 300},
             "train.checkpoint_every: found 1000, wanted a multiple",
@@ -134,7 +158,7 @@ def finetune(**changes: object) -> configs.Finetune:
 
 
 def test_lists_of_numbers_on_the_command_line() -> None:
-    found = finetune(checkpoint_steps=("6000,8000",), learning_rates=("1e-5", 2e-5), tasks=("cola,rte",))
+    found = finetune(checkpoint_steps=("6000", 8000), learning_rates=("1e-5", 2e-5), tasks=("cola", "rte"))
     assert (found.checkpoint_steps, found.learning_rates) == ((6000, 8000), (1e-5, 2e-5))
     assert found.tasks == ("cola", "rte")
 
@@ -143,9 +167,11 @@ def test_lists_of_numbers_on_the_command_line() -> None:
     ("changes", "message"),
     [
         ({"checkpoint": ()}, "checkpoint: found none, wanted the workdir of a pretrain run"),
-        ({"select": "first"}, "select: found 'first', wanted last or best"),
+        ({"select": "first"}, "select: found 'first', wanted one of last, best"),
         ({"seeds": -1}, "seeds: found -1, wanted at least 0"),
-        ({"batch_sizes": (0,)}, "batch_sizes: found .0,., wanted finite numbers above 0"),
+        ({"batch_sizes": (0,)}, "batch_sizes: found 0, wanted at least 1"),
+        ({"learning_rates": (0.0,)}, "learning_rates: found .0.0,., wanted finite numbers above 0"),
+        ({"checkpoint_steps": (-1,)}, "checkpoint_steps: found -1, wanted at least 0"),
         ({"learning_rates": ("fast",)}, "config.learning_rates: found 'fast', wanted a value of type float"),
         ({"checkpoint_steps": ("1.5",)}, "config.checkpoint_steps: found '1.5', wanted a value of type int"),
     ],

@@ -118,7 +118,7 @@ def test_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert manifest["splits"]["train"] == {"documents": 3, "rows": 6, "tokens": 33, "tail_tokens_dropped": 0}
     assert manifest["splits"]["validation"]["rows"] == 0
     assert manifest["length"] == LENGTH
-    assert manifest["vocab_sha256"] == tokenizer.sha256(tmp_path / "corpus" / rows.VOCAB)
+    assert manifest["vocab_sha256"] == sha256(tmp_path / "corpus" / rows.VOCAB)
     assert set(manifest["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
     assert "6 rows of 8 tokens to train and 0 to validate from 3 documents, 2 duplicates" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.glob("corpus*")) == ["corpus"]
