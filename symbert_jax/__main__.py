@@ -179,6 +179,13 @@ def main(argv: list[str]) -> int:
         names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
         print(f"error: {UserError('file', f'{names}: {error.strerror}', 'one that can be used')}", file=sys.stderr)
         return UserError.exit_code
+    except (MemoryError, RuntimeError) as error:  # the latter is of XLA
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        hint = "lower data.batch_size, raise optim.accumulate or model.remat, or take more devices; see compile"
+        found = " ".join(str(error).split())[:200] or "not enough"
+        print(f"error: {UserError('memory', found, 'a program that fits', hint)}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130  # what shells give a process that SIGINT ended
