@@ -47,6 +47,7 @@ MISTAKES = [
     (["compile", TINY], "no topology"),
     (["compile", TINY, "--topology=v5e"], "topology: found 'v5e', wanted a chip and"),
     (["compile", TINY, "--find-batch"], "no topology"),
+    (["compile", TINY, "--topology=v5e:2x2", "--out=configs"], "configs: Is a directory, wanted a file that can be"),
     (["compile", TINY, "--topolgy=v5e:2x2"], "did you mean 'topology'?"),
     (["fill", "--checkpoint=nowhere", "a [MASK]"], "nowhere"),
     (["fill", "--checkpoint=nowhere", "-a [MASK]"], "put -- before a text that begins with -"),
