@@ -266,9 +266,9 @@ class Checkpoints:
 
     def _confirm(self) -> None:
         """Looks at the step that Orbax has finished; raises ValueError where it is not whole."""
-        if self._saving is not None and jax.process_index() == 0:
-            if damage := _damage(self.folder / str(self._saving)):
-                raise ValueError(damage)
+        saved, main = self._saving, jax.process_index() == 0
+        if saved is not None and main and (damage := _damage(self.folder / str(saved))):
+            raise ValueError(damage)
         self._saving = None
 
     def _before_commit(self) -> None:
@@ -428,7 +428,7 @@ def _write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -
     Raises:
       ValueError: it cannot be read back.
     """
-    metadata = json.loads((folder / _METADATA).read_text())
+    metadata = _read_json(folder / _METADATA)
     index = {
         "corpus": corpus,
         "metadata": _json_sha256(metadata.get("custom_metadata")),
@@ -444,14 +444,21 @@ def _write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -
 
 
 def _read_index(folder: epath.Path) -> dict[str, Any] | None:
-    """The index of a checkpoint, None where it has none; raises ValueError or KeyError where it is damaged."""
+    """The index of a checkpoint, None where it has none; raises an exception of any type where it is damaged."""
     if not (folder / INDEX).exists():
         return None
-    read = json.loads((folder / INDEX).read_text())
-    if read["sha256"] != _json_sha256(read["index"]):
-        raise ValueError(f"{INDEX} has another checksum")
+    read = _read_json(folder / INDEX)
     index: dict[str, Any] = read["index"]
+    if read["sha256"] != _json_sha256(index):
+        raise ValueError(f"{INDEX} has another checksum")
     return index
+
+
+def _read_json(file: epath.Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError:
+        raise ValueError(f"{file.name} is not JSON") from None
 
 
 def _json_sha256(value: Any) -> str:
@@ -500,7 +507,10 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
             read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
             if read and checksum and sha256(folder / name) != checksum:
                 yield f"{name} has another checksum"
-    metadata = json.loads((folder / _METADATA).read_text())
+    if not is_bucket(folder):
+        for name in sizes.keys() & {"metrics/metrics", *(os.path.join(item, "_METADATA") for item in items)}:
+            _read_json(folder / name)
+    metadata = _read_json(folder / _METADATA)
     if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
         yield f"{_METADATA} has another checksum"
     ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it of every step
@@ -508,8 +518,9 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
 
 def _one_line(error: Exception) -> str:
     """What an exception says, without the source positions that TensorStore adds."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return (text if isinstance(error, OSError) else f"{type(error).__name__}: {text}")[:300]
+    text = " ".join(str(error).split())
+    named = type(error) is ValueError or isinstance(error, OSError)
+    return (text if named else f"{type(error).__name__}: {text}")[:300]
 
 
 def _compare(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
