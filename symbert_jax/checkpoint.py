@@ -65,14 +65,14 @@ class Checkpoints:
         self.folder, self.corpus = workdir / FOLDER, corpus
         self._saving: int | None = None  # the step that was saved last
         writes = train is not None
-        check_path(self.folder, "workdir" if writes else "checkpoint")
+        check_path(workdir, "workdir" if writes else "checkpoint")
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
             if not (writes or self.folder.exists()):
                 raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
             try:
                 if writes and jax.process_index() == 0:
                     self._empty_deleted()  # what a kill left
-                self.damaged = _damaged_steps(self.folder)
+                self.damaged = _damaged_steps(self.folder)  # and what is wrong with each
                 self.manager = _Manager(
                     self.folder,
                     options=ocp.CheckpointManagerOptions(
@@ -221,11 +221,6 @@ class Checkpoints:
             raise UserError("checkpoint", f"no step {step} in {self.folder}", f"one of {sorted(steps)}")
         return step
 
-    def damage_errors(self) -> Iterator[UserError]:
-        """A `UserError` for each damaged step."""
-        for step, damage in sorted(self.damaged.items()):
-            yield self._damage_error(step, damage)
-
     def _damage_error(self, step: int, damage: str) -> UserError:
         """Names a damaged step and the latest whole one."""
         folder = self.folder / str(step)
@@ -321,13 +316,14 @@ def check_path(path: epath.Path, field: str) -> None:
         text; a local `gs:/` looks like a bucket to them.
     """
     text = os.fspath(path)
-    wrong = next((repr(character) for character in "*?[\\" if character in text), "")
-    if not is_bucket(text) and "gs:/" in text:
-        wrong = "'gs:'"
-    if not text.isascii() and text.encode(errors="replace").decode() != text:
+    wrong = next((character for character in "*?[\\" if character in text), "")
+    if not is_bucket(text) and "gs:/" in f"{text}/":
+        wrong = "gs:"
+    if text.encode(errors="replace").decode() != text:
         wrong = "bytes that are no text"
     if wrong:
-        raise UserError(field, f"{text} with {wrong}", "a path that checkpoints can be read back from", "rename it")
+        hint = "rename the folder or name another"
+        raise UserError(field, f"{text}, with {wrong} in it", "a path that checkpoints can be read back from", hint)
 
 
 def require_step(workdir: epath.Path, step: int | None) -> int:
@@ -471,7 +467,7 @@ def _damaged_steps(folder: epath.Path) -> dict[int, str]:
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
     found = {int(name): _damage(folder / name) for name in names}
-    return {step: damage for step, damage in found.items() if damage}
+    return {step: found[step] for step in sorted(found) if found[step]}
 
 
 def _damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
@@ -517,7 +513,9 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
 
 
 def _one_line(error: Exception) -> str:
-    """What an exception says, without the source positions that TensorStore adds."""
+    """What an exception says, in short: TensorStore puts what the operating system says at the end of a long line."""
+    if system := re.search("os_error_code='([0-9]+)'", str(error)):
+        return os.strerror(int(system[1]))
     text = " ".join(str(error).split())
     named = type(error) is ValueError or isinstance(error, OSError)
     return (text if named else f"{type(error).__name__}: {text}")[:300]

@@ -140,7 +140,7 @@ def file_sizes(folder: epath.Path) -> dict[str, int]:
         system.invalidate_cache()
         return {name.removeprefix(f"{root}/"): info["size"] for name, info in system.find(root, detail=True).items()}
     paths = (Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.exists()}
 
 
 @contextlib.contextmanager
