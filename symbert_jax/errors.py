@@ -16,6 +16,10 @@ class UserError(Exception):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 
+class Advice(UserError):
+    """What works but is seldom meant: a warning."""
+
+
 class UserErrors(UserError):
     """Several of them, a line each."""
 

@@ -50,7 +50,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         train, mesh = config.train, make_mesh(config.mesh)
         stream = open_stream(config, rows_here(config.data.batch_size, mesh))
         facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
-    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train)) as checkpoints:
+    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train, stream.fingerprint())) as checkpoints:
         connect()
         require_shared(workdir)
         with agreed() as facts:
