@@ -8,6 +8,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Model, from_dict
+from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.model.tree import Params
 from symbert_jax.storage import write_whole
@@ -43,6 +44,6 @@ def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Pa
         (folder / FACTS).unlink(missing_ok=True)  # or what is said there of the old parameters outlives them
     write_params(folder / PARAMS, params)
     if first:
-        (folder / VOCAB).write_bytes(vocabulary.read_bytes())
+        tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)
         facts = saved._asdict() | {"model": dataclasses.asdict(saved.model)}
         write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
