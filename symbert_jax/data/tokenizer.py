@@ -5,6 +5,7 @@ tokenizer prepares a text. The only module that knows the tokenizers library.
 """
 
 import hashlib
+import json
 import os
 import reprlib
 from collections import Counter
@@ -75,7 +76,7 @@ class WordPiece(NamedTuple):
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=_LONGEST))
         tokenizer.normalizer = _normalizer(self.normalization)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
+        tokenizer.post_processor = _processors(ids[CLS], ids[SEP])[0]
         tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUES)
         tokenizer.add_special_tokens([_special(token) for token in SPECIAL])
         tokenizer.encode_special_tokens = not parse_special
@@ -289,7 +290,7 @@ def _settings(folder: Path | epath.Path, field: str) -> dict[str, bool | None]:
                 raise UserError(field, f"{role} {_short(found)} in {file}", f"{token}, as BERT has it")
         for name, wanted in (("do_basic_tokenize", True), ("never_split", None), ("additional_special_tokens", None)):
             if (found := settings.get(name, wanted)) not in (wanted, None, []):
-                raise UserError(field, f"{name} {_short(found)} in {file}", "the usual, all that there is")
+                raise UserError(field, f"{name} {_short(found)} in {file}", f"{wanted or 'none'}")
         added = settings.get("added_tokens_decoder", {})
         contents = [each.get("content") if isinstance(each, dict) else each for each in _values(added)]
         _require_special(contents, file, field)
@@ -344,6 +345,9 @@ def _read_tokenizer(file: Path | epath.Path, field: str) -> WordPiece:
     tokens = vocabulary.from_ids(source.get_vocab(), file, field)
     stated = {name: getattr(normalizer, name) for name in Normalization._fields}
     ours = WordPiece(tuple(tokens), _normalization(stated))
+    forms = [json.loads(form.__getstate__()) for form in _processors(tokens.index(CLS), tokens.index(SEP))]
+    if source.post_processor is None or json.loads(source.post_processor.__getstate__()) not in forms:
+        raise UserError(field, f"another post_processor in {file}", f"one that makes {CLS} A {SEP} B {SEP} of texts")
     _require_same(source, ours, file, field)
     return ours
 
@@ -352,20 +356,30 @@ def _require_same(source: Tokenizer, ours: WordPiece, file: Path | epath.Path, f
     """Raises `UserError` where the tokenizer of a source gives a text other ids than ours."""
     source.no_truncation()
     source.no_padding()
+    source.post_processor = _processors(ours.tokens.index(CLS), ours.tokens.index(SEP))[0]
     there = {token.content for token in source.get_added_tokens_decoder().values()}
     source.add_special_tokens([_special(token) for token in SPECIAL if token not in there])
     some = " ".join(ours.tokens[:: max(1, len(ours.tokens) // 1000)])
     for parse_special in (True, False):
         source.encode_special_tokens = not parse_special
         run = ours.build(parse_special=parse_special)
-        for text in (*_PROBES, some, some.upper(), (_PROBES[0], _PROBES[1])):
-            pair = text if isinstance(text, tuple) else (text,)
-            theirs, found = source.encode(*pair), run.encode(*pair)
-            if (theirs.ids, theirs.type_ids) != (found.ids, found.type_ids):
+        for text in (*_PROBES, some, some.upper()):
+            theirs, found = source.encode(text), run.encode(text)
+            if theirs.ids != found.ids:
                 i = next((i for i, (a, b) in enumerate(zip(theirs.ids, found.ids, strict=False)) if a != b), 0)
-                of, makes, wanted = " ".join(pair), " ".join(theirs.tokens[i:]), " ".join(found.tokens[i:])
-                differ = f"{file}, which makes of {of[:60]!r} {makes[:60]!r}"
+                makes, wanted = " ".join(theirs.tokens[i:]), " ".join(found.tokens[i:])
+                differ = f"{file}, which makes of {text[:60]!r} {makes[:60]!r}"
                 raise UserError(field, differ, f"{wanted[:60]!r}, as BERT's tokenizer does")
+
+
+def _processors(cls: int, sep: int) -> tuple[processors.PostProcessor, ...]:
+    """The two forms in which tokenizer.json files say how BERT frames texts."""
+    return (
+        processors.BertProcessing((SEP, sep), (CLS, cls)),
+        processors.TemplateProcessing(
+            single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B:1 {SEP}:1", special_tokens=[(CLS, cls), (SEP, sep)]
+        ),
+    )
 
 
 def _values(found: Any) -> list[Any]:

@@ -10,8 +10,10 @@ from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Model, from_dict
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.tasks import TASKS
+from symbert_jax.errors import UserError
 from symbert_jax.model.tree import Params
-from symbert_jax.storage import write_whole
+from symbert_jax.storage import read_json, write_whole
 
 PARAMS, FACTS = "params", "model.json"
 
@@ -28,8 +30,16 @@ def is_saved(folder: epath.Path) -> bool:
 
 
 def describe(folder: epath.Path) -> Saved:
-    facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
-    return Saved(**facts | {"model": from_dict({"model": facts["model"]}).model})
+    """Raises `UserError` where its model.json is damaged."""
+    facts: dict[str, Any] = read_json(folder / FACTS, "checkpoint")
+    try:
+        found = Saved(**facts | {"model": from_dict({"model": facts["model"]}).model})
+        if found.task not in TASKS or not isinstance(found.score, int | float):
+            raise TypeError(f"task {found.task!r}, score {found.score!r}")
+    except (KeyError, TypeError, AttributeError) as error:
+        found_text = f"{folder / FACTS}: {type(error).__name__}: {error}"
+        raise UserError("checkpoint", found_text, "what `finetune` wrote") from None
+    return found
 
 
 def read(folder: epath.Path) -> Params:

@@ -141,7 +141,7 @@ def _parts(index: epath.Path) -> list[epath.Path]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UserError("source", f"no usable weight_map in {index}", "the name of a file for each tensor")
     for name in sorted(set(names.values())):
-        if PurePosixPath(name).name != name or "\0" in name or "\\" in name:
+        if not name or PurePosixPath(name).name != name or "\0" in name or "\\" in name:
             raise UserError("source", f"{name!r} in {index}", "the name of a file beside it")
         if not (index.parent / name).exists():
             raise UserError("source", f"no {index.parent / name}, which {index.name} names", "all parts of the weights")
