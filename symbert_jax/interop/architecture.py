@@ -70,7 +70,7 @@ def to_model(config: Mapping[str, Any], where: str) -> Model:
 def _kind(config: Mapping[str, Any], where: str) -> str:
     """The `model_type`; where there is none, old files name the class of the model or nothing."""
     kind = config.get("model_type")
-    if kind is None and "plpi_affinity_function" in config:
+    if kind is None and config.get("plpi_affinity_function") is not None:
         return PLPI
     if kind is None:
         names = config.get("architectures")
