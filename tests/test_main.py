@@ -73,6 +73,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
         (["compile", "--config=configs/tiny.py", "--topolgy=v5e:2x2"], "did you mean 'topology'?"),
         (["fill", "--checkpoint=nowhere", "a [MASK]"], "nowhere"),
         (["compare", "--out=there"], "no WORKDIR"),
+        (["import", "--source=README.md", "--workdir=x"], "README.md, a file, wanted the folder that holds it"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
