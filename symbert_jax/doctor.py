@@ -18,8 +18,8 @@ from symbert_jax import config as configs
 from symbert_jax import sharding
 from symbert_jax.checkpoint import FOLDER, check_path
 from symbert_jax.config import Config, Mesh
-from symbert_jax.data import vocabulary
-from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
+from symbert_jax.data import tokenizer
+from symbert_jax.data.rows import SPLITS, VOCAB, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
 from symbert_jax.errors import Advice, UserError, UserErrors
 from symbert_jax.model import kernels
@@ -89,11 +89,14 @@ def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 
 def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
-    words, vocab = read_words(config), Path(config.data.vocab).expanduser()
+    read_words(config)
+    named = config.data.vocab
     made = read_manifest(find(config.data.dir)).get("vocab", "")
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
-    if vocab.is_file() and words != vocabulary.read(vocab):
-        yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", hint)
+    made_with = tokenizer.read(find(config.data.dir) / VOCAB)
+    there = named != "train" and Path(named).expanduser().exists()
+    if there and tokenizer.read(tokenizer.find(named)) != made_with:
+        yield UserError("data.vocab", f"{named} with other words", f"those of {config.data.dir}", hint)
     elif made.startswith("hf:") and config.data.vocab.startswith("hf:") and config.data.vocab != made:
         yield UserError("data.vocab", config.data.vocab, f"{made}, the vocabulary of {config.data.dir}", hint)
 

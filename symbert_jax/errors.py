@@ -10,7 +10,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, found: str, wanted: str, hint: str = ""):
-        self.what = what
+        self.what, self.found, self.wanted, self.hint = what, found, wanted, hint
         line = f"{what}: found {found}, wanted {wanted}" + (f"; {hint}" if hint else "")
         # What a user wrote may hold line ends, control characters or half a surrogate pair, which no terminal prints.
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))

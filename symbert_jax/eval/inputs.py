@@ -14,7 +14,6 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import Protocol
-from symbert_jax.storage import sha256
 
 
 class Data(NamedTuple):
@@ -60,12 +59,12 @@ def read_all(
             {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
-    shared: dict[tuple[str, int], dict[Task, Data]] = {}
+    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, Data]] = {}
     found = {}
     for workdir in dict.fromkeys(workdirs):
         length = min(protocol.length, from_json((workdir / "config.json").read_text()).model.length)
-        if (same := (sha256(workdir / VOCAB), length)) not in shared:
-            words = tokenizer.load(workdir / VOCAB, parse_special=False)
+        if (same := (tokenizer.read(workdir / VOCAB), length)) not in shared:
+            words = same[0].build(parse_special=False)
             shared[same] = {task: read(task, words, length) for task in trained}
         found[workdir] = shared[same]
     return found

@@ -17,6 +17,7 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, fields, to_json
+from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.distributed import Stop, agreed, connect, first, require_shared
@@ -151,7 +152,7 @@ def _cost(config: Config, stream: Stream, mesh: jax.sharding.Mesh) -> tuple[int,
 def describe(config: Config, workdir: epath.Path) -> None:
     """Leaves in the workdir what makes its checkpoints readable without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / VOCAB, (find(config.data.dir) / VOCAB).read_text(encoding="utf-8"))
+    tokenizer.write(tokenizer.read(find(config.data.dir) / VOCAB), workdir / VOCAB)
     write_whole(workdir / "config.json", to_json(config))
 
 
