@@ -311,12 +311,13 @@ def _read_predictions(workdir: epath.Path, task: Task, trial: Trial, data: Data)
     path = _predictions(workdir, trial, data)
     if not path.exists():
         return None
+    wanted = {name: ((len(part), task.outputs), np.dtype(np.float32)) for name, part in data.test.items()}
     try:
         found = dict(np.load(io.BytesIO(path.read_bytes())).items())
+        same = {name: (array.shape, array.dtype) for name, array in found.items()} == wanted
     except Exception:  # what a damaged archive raises has no type in common
         return None
-    wanted = {name: ((len(part), task.outputs), np.dtype(np.float32)) for name, part in data.test.items()}
-    return found if {name: (array.shape, array.dtype) for name, array in found.items()} == wanted else None
+    return found if same else None
 
 
 def _submit(workdir: epath.Path, found: dict[Task, list[Result]], datasets: dict[Task, Data]) -> None:
