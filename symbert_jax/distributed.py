@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from symbert_jax.errors import UserError
+from symbert_jax.storage import lock
 
 
 class Absent(UserError):
@@ -117,6 +118,20 @@ def agreed() -> Iterator[dict[str, Any]]:
         if (other := (digest != digest[0]).any(axis=-1)).any():
             found = f"{facts[name]!r} on process {jax.process_index()}"
             raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps every other run out of `workdir` for as long as the context lasts; the main process holds the lock.
+
+    Raises:
+      UserError: on every process, when another run holds it.
+    """
+    with contextlib.ExitStack() as held:
+        with agreed():
+            if first():
+                held.enter_context(lock(workdir, "workdir"))
+        yield
 
 
 def connect() -> None:
