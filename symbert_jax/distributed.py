@@ -110,6 +110,8 @@ def agreed() -> Iterator[dict[str, Any]]:
     if failures.any():
         number = failures.argmax()
         raise UserError(f"process {number}", "an error", "none", "that process says which")
+    if not facts:
+        return
     digests = np.stack(
         [np.frombuffer(hashlib.sha256(repr(fact).encode()).digest(), np.uint8) for fact in facts.values()]
     )
