@@ -144,6 +144,18 @@ def sha256(file: epath.Path | Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def file_sizes(folder: epath.Path) -> dict[str, int]:
+    """The bytes of every file in a folder and those below it, by its path in the folder."""
+    if is_bucket(folder):
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(os.fspath(folder))
+        system.invalidate_cache()
+        return {name.removeprefix(f"{root}/"): info["size"] for name, info in system.find(root, detail=True).items()}
+    paths = (Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
 @contextlib.contextmanager
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
     """Keeps every other run out of a folder, which is created where needed, for as long as the context lasts.
