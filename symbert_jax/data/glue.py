@@ -107,8 +107,6 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     text = _text(path)
     end = "\n" if "\n" in text else "\r"  # the line end of Mac OS 9
     for number, line in enumerate(text.split(end), start=1):
-        if "\0" in line:
-            raise UserError("glue.source", f"{path}, line {number}: a zero byte", "text", "copy or convert the file again")
         if line := line.rstrip("\r"):
             yield number, tuple(line.split("\t"))
 
@@ -129,13 +127,20 @@ def _text(path: epath.Path) -> str:
     for sign, (name, hint) in _OTHER_FORMATS.items():
         if start.startswith(sign):
             raise UserError("glue.source", f"{path}: {name}", "a TSV file", hint)
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            content = content.decode("utf-16").encode()
+        if (zero := content.find(b"\0")) >= 0:
+            here = f"{path}, line {_line(content, zero)}"
+            raise UserError("glue.source", f"{here}: a zero byte", "text", "copy or convert the file again")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        hint = "convert it, for example by iconv -f latin1 -t utf-8"
-        raise UserError("glue.source", f"{path}, line {line}: {error.reason}", "UTF-8", hint) from error
+        here, hint = f"{path}, line {_line(content, error.start)}", "convert it, for example by iconv -f latin1 -t utf-8"
+        raise UserError("glue.source", f"{here}: {error.reason}", "UTF-8", hint) from error
+
+
+def _line(content: bytes, position: int) -> int:
+    return content.count(b"\n", 0, position) + 1
 
 
 def _short(text: str) -> str:

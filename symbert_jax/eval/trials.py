@@ -96,15 +96,14 @@ def _parse(line: bytes) -> Iterator[Result]:
         _require(isinstance(facts, dict), "no result")
         if "checksum" in facts:  # which earlier versions did not write
             _require(facts.pop("checksum") == _checksum(facts), "a checksum that does not fit")
-        trial = _build(Trial, facts.get("trial"))
-        result = _build(Result, facts | {"trial": trial})
+        trial, scores = _build(Trial, facts.get("trial")), facts.get("scores")
         _require(trial.task in TASKS, f"no task {trial.task!r}")
         task = TASKS[trial.task]
-        _require(set(result.scores) == {split.name for split in task.validation}, "scores of other splits")
-        for metrics in result.scores.values():
+        _require(isinstance(scores, dict) and set(scores) == {split.name for split in task.validation}, "other splits")
+        for metrics in scores.values():
             _require(isinstance(metrics, dict) and set(metrics) == set(task.metrics), "other metrics")
             _require(all(type(value) is float and -1 <= value <= 1 for value in metrics.values()), "no score")
-        yield result
+        yield _build(Result, facts | {"trial": trial})
 
 
 def _build(kind: type, facts: Any) -> Any:
