@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from symbert_jax.checkpoint import Checkpoints, digest, load
+from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import Finetune, Model, fields
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS, Task, find
@@ -71,6 +71,8 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
             protocol, tasks = resolve(config), find(config.tasks)
             for warm in {task.warm for task in tasks if config.from_mnli and task.warm} - {task.name for task in tasks}:
                 raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", f"{warm} among the tasks")
+            if config.from_mnli or config.save_models:
+                check_path(workdir, "workdir")
         with locked(workdir):
             _finetune(config, protocol, tasks, workdir)
 

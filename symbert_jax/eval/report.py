@@ -244,4 +244,5 @@ def _name(task: Task, split: str) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, ["---"] * len(head), *rows])
+    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in [head, ["---"] * len(head), *rows])
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
