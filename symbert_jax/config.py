@@ -49,7 +49,8 @@ class Range(NamedTuple):
         if value < self.least:
             return UserError(field, str(value), f"at least {self.least}")
         if value > self.most:
-            return UserError(field, f"{value:.3g}" if value > 1e15 else str(value), f"at most {self.most}", self.why)
+            found = str(value) if value <= 1e15 else f"{value:.3g}" if value < 1e308 else f"{len(str(value))} digits"
+            return UserError(field, found, f"at most {self.most}", self.why)
         return None
 
 

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from symbert_jax.errors import UserError
+from symbert_jax.storage import lock
 
 
 class Absent(UserError):
@@ -109,6 +110,8 @@ def agreed() -> Iterator[dict[str, Any]]:
     if failures.any():
         number = failures.argmax()
         raise UserError(f"process {number}", "an error", "none", "that process says which")
+    if not facts:
+        return
     digests = np.stack(
         [np.frombuffer(hashlib.sha256(repr(fact).encode()).digest(), np.uint8) for fact in facts.values()]
     )
@@ -117,6 +120,20 @@ def agreed() -> Iterator[dict[str, Any]]:
         if (other := (digest != digest[0]).any(axis=-1)).any():
             found = f"{facts[name]!r} on process {jax.process_index()}"
             raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps every other run out of `workdir` for as long as the context lasts; the main process holds the lock.
+
+    Raises:
+      UserError: on every process, when another run holds it.
+    """
+    with contextlib.ExitStack() as held:
+        with agreed():
+            if first():
+                held.enter_context(lock(workdir, "workdir"))
+        yield
 
 
 def connect() -> None:

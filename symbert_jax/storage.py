@@ -227,6 +227,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
     del wait
+    _require_google(folder, field)
     with bucket_errors_as_user_errors(field, folder, "a bucket that can be read and written"):
         import fsspec
 
@@ -343,14 +344,19 @@ def bucket_errors_as_user_errors(what: str, path: epath.PathLike, wanted: str) -
         raise (UserError if refused else Unreached)(what, found, wanted, ACCESS) from error
 
 
+def _require_google(folder: epath.Path, field: str) -> None:
+    """Raises `UserError` for a bucket that Orbax does not write to."""
+    if not os.fspath(folder).startswith("gs://"):
+        raise UserError(field, os.fspath(folder), "a folder of a disk or gs://BUCKET/FOLDER")
+
+
 def require_writable_bucket(workdir: epath.Path) -> None:
     """Makes the requests to a bucket that a run will make; the workdir may not exist yet.
 
     Raises:
       UserError: one of them fails.
     """
-    if not os.fspath(workdir).startswith("gs://"):  # which is all that Orbax writes to
-        raise UserError("workdir", os.fspath(workdir), "a folder of a disk or gs://BUCKET/FOLDER")
+    _require_google(workdir, "workdir")
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):
         from google.cloud import storage  # which TensorBoard's writer and Orbax need
 

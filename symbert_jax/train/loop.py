@@ -20,7 +20,7 @@ from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.distributed import Stop, agreed, connect, first, require_shared
+from symbert_jax.distributed import Stop, agreed, connect, first, locked, require_shared
 from symbert_jax.doctor import examine
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Metrics, Values
@@ -46,64 +46,65 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
       UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
         process, or the loss is not a number.
     """
-    with agreed() as facts:
-        examine(config, workdir)
-        train, mesh = config.train, make_mesh(config.mesh)
-        stream = open_stream(config, rows_here(config.data.batch_size, mesh))
-        facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
-    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train, stream.fingerprint())) as checkpoints:
-        connect()
-        require_shared(workdir)
+    with locked(workdir):
         with agreed() as facts:
-            facts["workdir"] = checkpoints.latest()
-        state = first_state(config, checkpoints)
-        start = int(state.step)
-        if start >= train.steps:
+            examine(config, workdir)
+            train, mesh = config.train, make_mesh(config.mesh)
+            stream = open_stream(config, rows_here(config.data.batch_size, mesh))
+            facts |= fields(config) | {"data.dir": f"corpus {stream.fingerprint()[:16]}"}
+        with jax.set_mesh(mesh), contextlib.closing(Checkpoints(workdir, train, stream.fingerprint())) as checkpoints:
+            connect()
+            require_shared(workdir)
+            with agreed() as facts:
+                facts["workdir"] = checkpoints.latest()
+            state = first_state(config, checkpoints)
+            start = int(state.step)
+            if start >= train.steps:
+                if first():
+                    print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
+                return
             if first():
-                print(f"{workdir} is at step {start:,} of {train.steps:,} already: nothing to do")
-            return
-        if first():
-            describe(config, workdir)
-        train_step, validate = make_train_step(config), _validation(config, stream)
-        batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
-        window: list[Sums] = []
-        with (
-            contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics,
-            Trace(workdir, train.profile_steps) as trace,
-            Stop() as stop,
-        ):
-            metrics.say(_opening(config, stream, mesh, start))
-            for step in range(start + 1, train.steps + 1):
-                with metrics.wait(window[-1:]):
-                    batch = next(batches)
-                jax.block_until_ready(window[-1:])  # one step ahead of the device; the host could run away
-                with trace.step(step, window[-1:]):
-                    state, sums = train_step(state, batch)
-                window.append(sums)
-                if step == start + 1:  # it compiles, which is no speed
-                    jax.block_until_ready(sums)
-                    metrics.begin(step)
-                if _due(step, train.log_every, train.steps):
-                    values = _averages(window, config, step) | metrics.speed(step, *_cost(config, stream, mesh))
-                    window.clear()
-                    _require_finite(values, "train/loss", step)
-                    metrics.write(step, values)
-                    metrics.report(step, values)
-                stopping, loss = stop.agreed(step - start), None
-                if _due(step, train.validate_every, train.steps) and (not stopping or step == train.steps):
-                    with metrics.pause(sums):
-                        values = validate(state.params)
-                        _require_finite(values, LOSS, step)
+                describe(config, workdir)
+            train_step, validate = make_train_step(config), _validation(config, stream)
+            batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
+            window: list[Sums] = []
+            with (
+                contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics,
+                Trace(workdir, train.profile_steps) as trace,
+                Stop() as stop,
+            ):
+                metrics.say(_opening(config, stream, mesh, start))
+                for step in range(start + 1, train.steps + 1):
+                    with metrics.wait(window[-1:]):
+                        batch = next(batches)
+                    jax.block_until_ready(window[-1:])  # one step ahead of the device; the host could run away
+                    with trace.step(step, window[-1:]):
+                        state, sums = train_step(state, batch)
+                    window.append(sums)
+                    if step == start + 1:  # it compiles, which is no speed
+                        jax.block_until_ready(sums)
+                        metrics.begin(step)
+                    if _due(step, train.log_every, train.steps):
+                        values = _averages(window, config, step) | metrics.speed(step, *_cost(config, stream, mesh))
+                        window.clear()
+                        _require_finite(values, "train/loss", step)
                         metrics.write(step, values)
-                        metrics.say(f"step {step:,} validation loss {(loss := values[LOSS]):.4f}")
-                if stopping and window:
-                    _require_finite(_averages(window, config, step), "train/grad_norm", step)
-                if _due(step, train.checkpoint_every, train.steps) or stopping:
-                    with metrics.pause(sums):
-                        checkpoints.save(step, state.params, state.optimizer, config, loss)
-                if stopping:
-                    metrics.say(f"{stopping}: saved step {step:,}; the same command goes on from there")
-                    break
+                        metrics.report(step, values)
+                    stopping, loss = stop.agreed(step - start), None
+                    if _due(step, train.validate_every, train.steps) and (not stopping or step == train.steps):
+                        with metrics.pause(sums):
+                            values = validate(state.params)
+                            _require_finite(values, LOSS, step)
+                            metrics.write(step, values)
+                            metrics.say(f"step {step:,} validation loss {(loss := values[LOSS]):.4f}")
+                    if stopping and window:
+                        _require_finite(_averages(window, config, step), "train/grad_norm", step)
+                    if _due(step, train.checkpoint_every, train.steps) or stopping:
+                        with metrics.pause(sums):
+                            checkpoints.save(step, state.params, state.optimizer, config, loss)
+                    if stopping:
+                        metrics.say(f"{stopping}: saved step {step:,}; the same command goes on from there")
+                        break
 
 
 def _due(step: int, every: int, last: int) -> bool:
