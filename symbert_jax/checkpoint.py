@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 
 LOSS = "validation/loss"
+WINDOW = "window/"  # before the names of the sums since the last log point
 FOLDER = "checkpoints"  # of a workdir
 
 
@@ -34,6 +36,7 @@ class Checkpoints:
           UserError: a reader finds no checkpoints in `workdir`.
         """
         self.folder = workdir / FOLDER
+        self.losses: dict[int, float] = {}  # of validations that came after the checkpoint of their step
         writes = train is not None
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
             there = writes or self.folder.exists()
@@ -42,7 +45,7 @@ class Checkpoints:
         self.manager = _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_preservation(train) if train else None,
+                preservation_policy=_preservation(train, self.losses) if train else None,
                 best_fn=_loss,  # the policy decides, but without this Orbax would not store the losses
                 best_mode="min",
                 create=writes,
@@ -55,15 +58,25 @@ class Checkpoints:
     def latest(self) -> int | None:
         return self.manager.latest_step()
 
-    def save(self, step: int, params: Any, optimizer: Any, config: Config, validation_loss: float | None) -> None:
+    def save(
+        self,
+        step: int,
+        params: Any,
+        optimizer: Any,
+        config: Config,
+        validation_loss: float | None,
+        window: Mapping[str, float] | None = None,
+    ) -> None:
         """Copies the arrays off the devices and writes on while training does; every process takes part.
 
         validation_loss: of these parameters in nats, None where it was not measured.
+        window: the sums since the last log point, for `window` to give back.
         """
+        sums = {WINDOW + name: value for name, value in (window or {}).items()}
         self.manager.save(
             step,
             args=ocp.args.Composite(params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)),
-            metrics={LOSS: math.inf if validation_loss is None else validation_loss},
+            metrics={LOSS: math.inf if validation_loss is None else validation_loss} | sums,
             custom_metadata=dataclasses.asdict(config),
             force=True,
         )
@@ -88,6 +101,11 @@ class Checkpoints:
     def config(self, step: int) -> Config:
         """The config of the run that made a step."""
         return from_dict(self.manager.metadata(step).custom_metadata)
+
+    def window(self, step: int) -> dict[str, float]:
+        """The sums that were saved with a step; none by older versions."""
+        found = self.manager.metrics(step) or {}
+        return {name.removeprefix(WINDOW): value for name, value in found.items() if name.startswith(WINDOW)}
 
     def read(self, step: int | None) -> tuple[Any, Config]:
         """The parameters of a step, by default the latest, as numpy arrays, and the config that made them.
@@ -176,10 +194,24 @@ def _loss(metrics: dict[str, float]) -> float:
     return metrics[LOSS]
 
 
-def _preservation(train: Train) -> policies.AnyPreservationPolicy:
+class _Best(policies.PreservationPolicy):
+    """Keeps the step with the lowest validation loss; Orbax's own knows no loss that came after its checkpoint."""
+
+    def __init__(self, losses: dict[int, float]):
+        self.losses = losses
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
+        pairs = zip(checkpoints, stored, strict=True)
+        losses = [self.losses.get(c.step, loss) if loss == math.inf else loss for c, loss in pairs]
+        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal ones the latest
+        return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
+
+
+def _preservation(train: Train, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
     """The latest N, the best by validation loss, and every K-th for ever."""
-    best = policies.BestN(get_metric_fn=_loss, reverse=True, n=1)
-    kept: list[Any] = [policies.LatestN(train.keep_latest), best]
+    kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
     return policies.AnyPreservationPolicy(kept)
