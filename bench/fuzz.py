@@ -11,6 +11,7 @@ each fault, which the second form repeats; exits with 1 if there is a fault.
 import argparse
 import collections
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -77,9 +78,8 @@ def campaign(worker: "Worker", names: list[str], minutes: float, seed: int) -> i
     for name, count in (*counts.items(), ("all", total)):
         print(f"| {name} | " + " | ".join(f"{count[column]:,}" for column in columns) + " |")
     for (name, fault), found in sorted(faults.items()):
-        print(
-            f"\n{name}: {found['count']} x {fault}\n  {found['detail']}\n  --kinds {name} --seed {seed} --only {found['only']}"
-        )
+        print(f"\n{name}: {found['count']} x {fault}\n  {found['detail']}")
+        print(f"  --kinds {name} --seed {seed} --only {found['only']}")
         for line in found["story"]:
             print(f"    {ascii(line)[1:-1][:300]}")
     record(
@@ -123,7 +123,7 @@ class Worker:
 
     def _lost(self, fault: str) -> dict[str, Any]:
         self.close()
-        detail = self.log.read_text(errors="replace")[-300:]
+        detail = " ".join(self.log.read_text(errors="replace")[-1000:].split())
         self._start()
         return {"result": "fault", "story": [], "warned": False, "fault": fault, "detail": detail}
 
@@ -144,6 +144,7 @@ def work(connection: Connection, log: Path) -> None:
     with log.open("ab") as file, open(os.devnull) as nothing:  # what libraries write past Python is not for the screen
         for own, of in ((0, nothing), (1, file), (2, file)):
             os.dup2(of.fileno(), own)
+    faulthandler.enable(2, all_threads=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     connection.send([*fuzz_kinds.KINDS])
     while True:

@@ -105,7 +105,7 @@ class Fields(Kind):
     """Fields of the config of `pretrain`, given as flags to `doctor` and `prepare`."""
 
     tree: Config | Finetune = Config()
-    examples = 50
+    examples = 30
 
     def make(self, folder: Path) -> None:
         write_corpus(folder)
@@ -129,6 +129,8 @@ class Fields(Kind):
 
 class FinetuneFields(Fields):
     """Fields of the config of `finetune`, up to where it trains."""
+
+    examples = 15
 
     tree = Finetune()
 
@@ -277,7 +279,7 @@ class ConfigFiles(Kind):
 class Arguments(Kind):
     """Flags and words of every command."""
 
-    examples = 40
+    examples = 20
     COMMANDS = (
         ("doctor", "--config=tiny.py", "--workdir=new"),
         ("prepare", "--config=tiny.py"),
@@ -396,6 +398,8 @@ class Topologies(Kind):
 class FillTexts(Kind):
     """Texts of `fill`."""
 
+    examples = 8
+
     PARTS = (
         *(
             "[MASK]",
@@ -495,7 +499,7 @@ class TextFiles(JsonLines):
 class Books(Kind):
     """A directory of books."""
 
-    examples = 10
+    examples = 8
 
     def make(self, folder: Path) -> None:
         books = folder / "books"
@@ -572,6 +576,8 @@ class Vocabularies(Kind):
 class GlueFiles(Kind):
     """The TSV files of a task of GLUE."""
 
+    examples = 15
+
     def make(self, folder: Path) -> None:
         for task in TASKS.values():
             label = task.classes[0] if task.classes else "2.5"
@@ -607,7 +613,7 @@ class GlueFiles(Kind):
 class GlueDatasets(Kind):
     """A task of GLUE that TFDS prepared as ArrayRecord."""
 
-    examples = 10
+    examples = 8
 
     def make(self, folder: Path) -> None:
         data = folder / "glue" / "rte" / "2.0.0"
@@ -657,7 +663,7 @@ def read_source(source: epath.Path, workdir: epath.Path) -> None:
 class HuggingFaceFolders(Kind):
     """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
 
-    examples = 40
+    examples = 30
     weights = False  # whether they are changed too
 
     def make(self, folder: Path) -> None:
@@ -705,11 +711,15 @@ class HuggingFaceFolders(Kind):
 class Safetensors(HuggingFaceFolders):
     """The weights of such a folder."""
 
+    examples = 20
+
     weights = True
 
 
 class Workdirs(Kind):
     """config.json, vocab.txt and metrics.jsonl of a run."""
+
+    examples = 12
 
     def make(self, folder: Path) -> None:
         run = folder / "run"
@@ -750,6 +760,8 @@ class Workdirs(Kind):
 class Trials(Kind):
     """trials.jsonl and models of a workdir of `finetune`."""
 
+    examples = 20
+
     def make(self, folder: Path) -> None:
         trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
         log = trials.Log(epath.Path(folder), write=True)
@@ -788,7 +800,7 @@ class Trials(Kind):
 class CheckpointFiles(Kind):
     """The files of a checkpoint, as `fill` and a run that goes on read them."""
 
-    examples = 15
+    examples = 10
 
     def reset(self) -> None:
         self.step: list[str] = []
@@ -829,7 +841,7 @@ class CheckpointFiles(Kind):
 class CorpusFiles(Kind):
     """The files of a corpus, as `doctor` and the training stream read them."""
 
-    examples = 15
+    examples = 12
 
     def make(self, folder: Path) -> None:
         write_corpus(folder)

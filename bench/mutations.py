@@ -427,7 +427,7 @@ SOURCES = (
 
 
 def any_text(random: Random, value: object = "") -> str:
-    """What a user may give a flag, seldom near to `value`."""
+    """What a user may give a flag; `value` is what it is by default."""
     match random.randrange(8):
         case 0:
             return random.choice(PATHS)
@@ -438,5 +438,7 @@ def any_text(random: Random, value: object = "") -> str:
             return random.choice((given, f" {given} ", given * 2, f"-{given}", f"{given}.0", f"{given},{given}"))
         case 3:
             return str(random.choice((1, 2, 8, 16, 32, 64, 128)) * random.choice((1, 1, 1, 2**10, 2**20, 2**31)))
+        case 4 | 5 if isinstance(value, int | float):
+            return str(random.choice((value * 2, value // 2, value / 2, value + 1, 1, 2, 4, 0.5, True, not value)))
         case _:
             return random.choice(TEXTS)
