@@ -118,6 +118,8 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
 
 def _where(error: BaseException) -> str:
     """The type of an exception and the innermost line of the package, or of anything, that it came through."""
+    if isinstance(error, Fault):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/symbert_jax/" in frame.filename]
     frame = (own or frames)[-1]
@@ -206,5 +208,5 @@ def command(*arguments: str, story: list[str]) -> None:
     if code:
         last = error.getvalue().strip().splitlines()[-1:]
         if code not in (1, 2) or not last or not last[0].startswith("error: "):
-            raise Fault(f"exit code {code}, last line {last}")
+            raise Fault(f"exit code {code} without a line that begins with error")
         raise UserError("command", last[0], "success")

@@ -118,6 +118,8 @@ class Worker:
         return outcome
 
     def close(self) -> None:
+        self.connection.close()  # at which it leaves
+        self.process.join(5)
         self.process.kill()
         self.process.join()
 
@@ -148,7 +150,10 @@ def work(connection: Connection, log: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     connection.send([*fuzz_kinds.KINDS])
     while True:
-        name, seed, index = connection.recv()
+        try:
+            name, seed, index = connection.recv()
+        except EOFError:  # the parent closed it
+            return
         os.ftruncate(2, 0)
         outcome = attempt(fuzz_kinds.kind(name), random.Random(f"{seed}/{name}/{index}"))
         connection.send((outcome._asdict(), _grown()))

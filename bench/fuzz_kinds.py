@@ -437,6 +437,22 @@ class FillTexts(Kind):
             command("fill", "--checkpoint=run", *self.arguments, story=story)
 
 
+def write_recipe(folder: Path) -> None:
+    """What `prepare` takes besides a source."""
+    shutil.copyfile(VOCAB, folder / "words")
+    (folder / "tiny.py").write_text(TINY)
+
+
+def read_or_prepare(source: str, random: Random, story: list[str]) -> None:
+    """Reads all documents of a source, and seldom prepares a corpus of it."""
+    if random.randrange(SELDOM):
+        for _ in sources.documents(source):
+            pass
+    else:
+        given = (f"--config.data.sources={source}", "--config.data.vocab=words", "--config.data.validation_fraction=0")
+        command("prepare", "--config=tiny.py", *given, story=story)
+
+
 class JsonLines(Kind):
     """JSON lines as a source, plain and in archives."""
 
@@ -450,8 +466,7 @@ class JsonLines(Kind):
     def write(self, folder: Path, content: str) -> None:
         for suffix, pack in self.ARCHIVES.items():
             (folder / f"{self.name}{suffix}").write_bytes(pack(content.encode()))
-        shutil.copyfile(VOCAB, folder / "words")
-        (folder / "tiny.py").write_text(TINY)
+        write_recipe(folder)
 
     def reset(self) -> None:
         self.source = f"{self.scheme}:{self.name}"
@@ -479,12 +494,7 @@ class JsonLines(Kind):
         return [*told, self.source]
 
     def run(self, folder: Path, random: Random, story: list[str]) -> None:
-        if random.randrange(SELDOM):
-            for _ in sources.documents(self.source):
-                pass
-        else:
-            given = (f"--config.data.sources={self.source}", "--config.data.vocab=words")
-            command("prepare", "--config=tiny.py", *given, story=story)
+        read_or_prepare(self.source, random, story)
 
 
 class TextFiles(JsonLines):
@@ -502,6 +512,7 @@ class Books(Kind):
     examples = 8
 
     def make(self, folder: Path) -> None:
+        write_recipe(folder)
         books = folder / "books"
         books.mkdir()
         write_texts(books, 3)
@@ -511,16 +522,14 @@ class Books(Kind):
         return change_folder(random, folder / "books")
 
     def run(self, folder: Path, random: Random, story: list[str]) -> None:
-        for _ in sources.documents("bookcorpus:books"):
-            pass
+        read_or_prepare("bookcorpus:books", random, story)
 
 
 class ArrayRecords(Kind):
     """A dataset that TFDS prepared as ArrayRecord: its records and its metadata."""
 
-    name = "tfds:./data"
-
     def make(self, folder: Path) -> None:
+        write_recipe(folder)
         (folder / "books").mkdir()
         write_texts(folder / "books")
         built = bookcorpus.build(folder / "books")
@@ -528,15 +537,18 @@ class ArrayRecords(Kind):
         shutil.rmtree(folder / "tfds")
         shutil.rmtree(folder / "books")
 
+    def change(self, folder: Path, random: Random) -> list[str]:
+        return change_folder(random, folder / "data")
+
     def run(self, folder: Path, random: Random, story: list[str]) -> None:
-        for _ in sources.documents(self.name):
-            pass
+        read_or_prepare("tfds:./data", random, story)
 
 
 class TfRecords(ArrayRecords):
     """One of TFRecord."""
 
     def make(self, folder: Path) -> None:
+        write_recipe(folder)
         data = folder / "data"
         data.mkdir()
         features = tfds.features.FeaturesDict({"title": tfds.features.Text(), "text": tfds.features.Text()})
@@ -787,13 +799,12 @@ class Trials(Kind):
     def run(self, folder: Path, random: Random, story: list[str]) -> None:
         if self.model:
             story.append("export.read of a saved model")
-            found = saved.describe(epath.Path(folder) / "model")
-            assert isinstance(found.score, float) and isinstance(found.task, str)
+            assert saved.describe(epath.Path(folder) / "model").score >= 0
             export.read(epath.Path(folder) / "model", None)
             return
         log = trials.Log(epath.Path(folder), write=random.random() < 0.5)
         for trial, result in log.results.items():
-            assert trial.key and isinstance(result.score, float)
+            assert trial.key and result.score >= 0
         log.add([*log.results.values()])
 
 

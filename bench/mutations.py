@@ -29,6 +29,7 @@ OTHERS = {
     "gzip": gzip.compress(b'{"text": "something else"}\n' * 9, mtime=0),
     "half a gzip": gzip.compress(bytes(range(256)) * 40, mtime=0)[:150],
     "a zip": b"PK\x03\x04\x14\x00\x00\x00\x08\x00" + bytes(40),
+    "zstd": b"\x28\xb5\x2f\xfd\x24\x05\x29\x00\x00hello",
     "zeros": bytes(4096),
     "bytes of 255": b"\xff" * 100,
     "a line end": b"\n",
@@ -295,9 +296,13 @@ def change_tf_record(random: Random, content: bytes) -> tuple[bytes, str]:
         at += length + 16
     i = random.randrange(len(records))
     records[i], told = change_bytes(random, records[i])
+    sizes = [len(record) for record in records]
+    if not random.randrange(6):
+        sizes[i] = random.choice((0, sizes[i] + 1, 2**31, 2**40, 2**63, 2**64 - 1))
+        told = f"said to have {sizes[i]} bytes"
     framed = []
-    for record in records:
-        size = struct.pack("<Q", len(record))
+    for record, length in zip(records, sizes, strict=True):
+        size = struct.pack("<Q", length)
         sums = (struct.pack("<I", masked_crc32c(part)) for part in (size, record))
         framed += [size, next(sums), record, next(sums)]
     return b"".join(framed), f"record {i}: {told}"
