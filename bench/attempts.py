@@ -113,7 +113,7 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
         at = text.rindex("Traceback (most recent call last)")
         result, fault, detail = "fault", "a traceback printed", text[at:].strip().splitlines()[-1]
         trace = text
-    return Outcome(result, story, "warning" in text.lower(), fault, ascii(" ".join(detail.split()))[1:301], trace)
+    return Outcome(result, story, "warning" in text.lower(), fault, ascii(" ".join(detail.split()))[1:-1][:300], trace)
 
 
 def _where(error: BaseException) -> str:
