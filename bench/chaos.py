@@ -185,9 +185,10 @@ class Pretrain(Command):
         best = min(steps(wanted), key=lambda step: (losses[step], -step))
         for step in ({best, self.steps} if self.exact else {self.steps}) - steps(mine):
             yield f"checkpoint {step} is not there, only {sorted(steps(mine))}"
-        names = [{path.name for path in (workdir / "checkpoints").iterdir()} for workdir in (mine, wanted)]
-        if left := {name for name in names[0] - names[1] if not name.isdigit()}:
-            yield f"left behind in checkpoints: {sorted(left)}"
+        others = (path for path in (mine / "checkpoints").iterdir() if not path.name.isdigit())
+        for path in others:
+            if not (wanted / "checkpoints" / path.name).exists() and (path.is_file() or any(path.iterdir())):
+                yield f"left behind: {path.name} in checkpoints"
         for step in sorted(steps(mine)):
             try:
                 symbert_jax.load(mine, step)
@@ -332,11 +333,9 @@ def differing_files(mine: Path, wanted: Path, ignored: tuple[str, ...]) -> list[
         paths = {path.relative_to(folder): path for path in folder.rglob("*")}
         kept = {name: path for name, path in paths.items() if not any(part.endswith(ignored) for part in name.parts)}
         found.append({name: digest(path) if path.is_file() else b"" for name, path in kept.items()})
-    names = found[0].keys() & found[1].keys()
-    one_sided = [
-        f"{name} is in {'this' if name in found[0] else 'the other'} run alone" for name in found[0] ^ found[1]
-    ]
-    return sorted(one_sided + [f"{name} differs" for name in names if found[0][name] != found[1][name]])
+    both, one = found[0].keys() & found[1].keys(), found[0].keys() ^ found[1].keys()
+    alone = [f"{name} is in {'this' if name in found[0] else 'the other'} run alone" for name in one]
+    return sorted(alone + [f"{name} differs" for name in both if found[0][name] != found[1][name]])
 
 
 def digest(file: Path) -> bytes:
@@ -655,8 +654,13 @@ class Chaos:
             self.run(stage, f"changes-{next(stage.numbers)}", command, layouts, wanted)
         return stage
 
-    def disk(self, command: Command, fault: Callable[[Path], contextlib.AbstractContextManager], early: bool) -> Run:
-        """A run that a fault of its disk ends, before its start or at a random moment, and that goes on afterwards."""
+    def disk(
+        self, command: Command, fault: Callable[[Path], contextlib.AbstractContextManager], early: bool
+    ) -> tuple[int, Run]:
+        """A run that a fault of its disk ends, before its start or at a random moment, and that goes on afterwards.
+
+        Returns its exit code, and what else happened.
+        """
         name = f"disk-{command.name}-{fault.__name__}-{'before' if early else 'during'}"
         run, rng, folder = Run(), random.Random(f"{self.seed} {name}"), self.folder / name
         with mounted(folder), contextlib.ExitStack() as stack:
@@ -683,7 +687,7 @@ class Chaos:
             report(f"{name}, exit code {code}, {told!r}", run, folder)
             if run.findings:
                 shutil.copytree(folder, folder.with_name(f"{name}.copy"))
-        return run
+        return code, run
 
 
 class Stage:
@@ -854,16 +858,18 @@ def main() -> None:
         stages.append(chaos.stage("prepare", commands, flags.prepare, flags.jobs))
     if "finetune" in chosen:
         stages.append(chaos.stage("finetune", [(chaos.finetune(), ALONE, 4)], flags.finetune, flags.jobs))
-    faults: dict[str, Run] = {}
+    faults: dict[str, tuple[int, Run]] = {}
     if "disk" in chosen and may_mount(chaos.folder):
         for command in (chaos.pretrain(), chaos.prepare("jsonl"), chaos.finetune()):
             for fault, early in itertools.product((full, read_only), (True, False)):
                 when = "before the start" if early else "at a random moment"
-                faults[f"{command.name} | {fault.__name__} {when}"] = chaos.disk(command, fault, early)
+                case = f"{command.arguments(chaos.folder)[0]} | {fault.__name__.replace('_', '-')} {when}"
+                faults[case] = chaos.disk(command, fault, early)
     elif "disk" in chosen:
         print("disk: not run, because this user may not mount")
     table(stages, faults)
-    findings = sum(len(run.findings) for run in [*(run for stage in stages for run in stage.runs), *faults.values()])
+    runs = [run for stage in stages for run in stage.runs] + [run for _, run in faults.values()]
+    findings = sum(len(run.findings) for run in runs)
     minutes = round((time.monotonic() - began) / 60, 1)
     counts = {stage.name: stage.counts() for stage in stages} | ({"disk": len(faults)} if faults else {})
     record("chaos", seed=flags.seed, minutes=minutes, **counts, findings=findings)
@@ -873,7 +879,7 @@ def main() -> None:
     shutil.rmtree(chaos.folder)
 
 
-def table(stages: Sequence[Stage], faults: dict[str, Run]) -> None:
+def table(stages: Sequence[Stage], faults: dict[str, tuple[int, Run]]) -> None:
     """Prints the counts in Markdown."""
     if stages:
         columns = list(stages[0].counts())
@@ -881,9 +887,9 @@ def table(stages: Sequence[Stage], faults: dict[str, Run]) -> None:
         for stage in stages:
             print(f"| {stage.name} | {' | '.join(map(str, stage.counts().values()))} |")
     if faults:
-        print(f"\n| command | disk | {' | '.join(FINDINGS)} |\n|---|---|{'---|' * len(FINDINGS)}")
-        for case, run in faults.items():
-            print(f"| {case} | {' | '.join(str(len(getattr(run, kind))) for kind in FINDINGS)} |")
+        print(f"\n| command | disk | exit code | {' | '.join(FINDINGS)} |\n|---|---|---|{'---|' * len(FINDINGS)}")
+        for case, (code, run) in faults.items():
+            print(f"| {case} | {code} | {' | '.join(str(len(getattr(run, kind))) for kind in FINDINGS)} |")
 
 
 if __name__ == "__main__":
