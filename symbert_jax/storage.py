@@ -71,6 +71,19 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
     new.replace(file)
 
 
+def check_writable(file: epath.Path, field: str) -> None:
+    """For results that take long to make: raises `UserError` unless `file` can be written. Creates its folder."""
+    try:
+        existed = file.exists()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
+            pass
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise UserError(field, f"{file}: {error.strerror or error}", "a file that can be written") from None
+
+
 def append_json(file: epath.Path, value: Any) -> None:
     """Adds a line of JSON to a file, which is created where needed."""
     text = json.dumps(value) + "\n"
@@ -144,6 +157,18 @@ def sha256(file: epath.Path | Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def file_sizes(folder: epath.Path) -> dict[str, int]:
+    """The bytes of every file in a folder and those below it, by its path in the folder."""
+    if is_bucket(folder):
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(os.fspath(folder))
+        system.invalidate_cache()
+        return {name.removeprefix(f"{root}/"): info["size"] for name, info in system.find(root, detail=True).items()}
+    paths = (Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.exists()}
+
+
 @contextlib.contextmanager
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
     """Keeps every other run out of a folder, which is created where needed, for as long as the context lasts.
@@ -202,6 +227,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
     del wait
+    _require_google(folder, field)
     with bucket_errors_as_user_errors(field, folder, "a bucket that can be read and written"):
         import fsspec
 
@@ -318,14 +344,19 @@ def bucket_errors_as_user_errors(what: str, path: epath.PathLike, wanted: str) -
         raise (UserError if refused else Unreached)(what, found, wanted, ACCESS) from error
 
 
+def _require_google(folder: epath.Path, field: str) -> None:
+    """Raises `UserError` for a bucket that Orbax does not write to."""
+    if not os.fspath(folder).startswith("gs://"):
+        raise UserError(field, os.fspath(folder), "a folder of a disk or gs://BUCKET/FOLDER")
+
+
 def require_writable_bucket(workdir: epath.Path) -> None:
     """Makes the requests to a bucket that a run will make; the workdir may not exist yet.
 
     Raises:
       UserError: one of them fails.
     """
-    if not os.fspath(workdir).startswith("gs://"):  # which is all that Orbax writes to
-        raise UserError("workdir", os.fspath(workdir), "a folder of a disk or gs://BUCKET/FOLDER")
+    _require_google(workdir, "workdir")
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):
         from google.cloud import storage  # which TensorBoard's writer and Orbax need
 

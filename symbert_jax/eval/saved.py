@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 
 from symbert_jax.checkpoint import read_params, write_params
-from symbert_jax.config import Model, from_dict
+from symbert_jax.config import Config, Model, check, from_dict
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS
@@ -30,20 +30,37 @@ def is_saved(folder: epath.Path) -> bool:
 
 
 def describe(folder: epath.Path) -> Saved:
-    """Raises `UserError` where its model.json is damaged."""
-    facts: dict[str, Any] = read_json(folder / FACTS, "checkpoint")
+    """What `model.json` says.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    file = folder / FACTS
+    facts = read_json(file, "checkpoint")
+    score, task, trial = facts.get("score"), facts.get("task"), facts.get("trial")
+    if (
+        set(facts) != set(Saved._fields)
+        or type(score) is not float
+        or not abs(score) <= 100
+        or not isinstance(task, str)
+        or task not in TASKS
+        or not isinstance(trial, str)
+    ):
+        raise UserError("checkpoint", f"{file}: {str(facts)[:100]}", f"{', '.join(Saved._fields)} of a saved model")
     try:
-        found = Saved(**facts | {"model": from_dict({"model": facts["model"]}).model})
-        if found.task not in TASKS or not isinstance(found.score, int | float):
-            raise TypeError(f"task {found.task!r}, score {found.score!r}")
-    except (KeyError, TypeError, AttributeError) as error:
-        found_text = f"{folder / FACTS}: {type(error).__name__}: {error}"
-        raise UserError("checkpoint", found_text, "what `finetune` wrote") from None
-    return found
+        model = from_dict({"model": facts["model"]}).model
+        check(Config(model=model))
+    except UserError as error:
+        raise UserError("checkpoint", f"{file}: {error}", "the model that was trained") from None
+    return Saved(score, task, model, trial)
 
 
 def read(folder: epath.Path) -> Params:
-    """The parameters as numpy arrays, the head under `head`."""
+    """The parameters as numpy arrays, the head under `head`. Every process takes part.
+
+    Raises:
+      UserError: they are missing or damaged.
+    """
     return read_params(folder / PARAMS)
 
 
