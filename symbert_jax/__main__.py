@@ -161,7 +161,7 @@ def main(argv: list[str]) -> int:
     """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can correct."""
     sys.stdout, sys.stderr = map(_Unbreakable, (sys.stdout, sys.stderr))
     try:
-        name, *arguments = _parse(argv)
+        name, *arguments = _parse(argv) or [""]
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", did_you_mean(name, COMMANDS))
         _check_limits()
@@ -252,6 +252,8 @@ def _parse(argv: list[str]) -> list[str]:
     quoted = _quote_lists(argv)
     try:
         return flags.FLAGS(["symbert_jax", *quoted])[1:]
+    except SystemExit as stop:
+        raise UserError("config", f"{files[0] if files else ''} exits with {stop.code}", _CONFIG_FILE) from None
     except flags.UnrecognizedFlagError as error:
         known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
         hint = did_you_mean(error.flagname, known)
@@ -290,10 +292,12 @@ def _quote_lists(argv: list[str]) -> list[str]:
 
 def _config_error(error: Exception, file: str) -> UserError:
     """What a config file raised, with its line, or what is wrong with what it returned."""
-    wanted = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
     if line := _line_of(error, file):
-        return UserError("config", f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}", wanted)
-    return UserError("config", f"{file}: {_one_line(error)}", wanted)
+        return UserError("config", f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}", _CONFIG_FILE)
+    return UserError("config", f"{file}: {_one_line(error)}", _CONFIG_FILE)
+
+
+_CONFIG_FILE = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
 
 
 def _line_of(error: Exception, file: str) -> int:
@@ -327,10 +331,13 @@ def _out() -> epath.Path:
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
     """The config file with the command line's changes, checked."""
-    _required("config", _CONFIG.value)
+    if not flags.FLAGS["config"].present:
+        _required("config", None)
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     if not os.path.isfile(file):
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
+    if _CONFIG.value is None:
+        raise UserError("config", f"{file}: get_config() returns nothing", _CONFIG_FILE)
     try:
         return freeze(_CONFIG.value)
     except UserError:
@@ -351,7 +358,10 @@ def _none(arguments: list[str]) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
+    text = str(error.args[0] if error.args else error)
+    if "Traceback (most recent call last)" in text:  # ml-collections passes on what a config file raised
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
 
 
 def _quiet_and_cached(workdir: str) -> None:

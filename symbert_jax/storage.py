@@ -50,7 +50,10 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     if not text or "\0" in text:
         raise UserError(field, repr(text), "a path")
     if is_bucket(text):
-        return epath.Path(text)
+        try:
+            return epath.Path(text)
+        except (KeyError, ValueError, ImportError):  # etils knows none of that scheme
+            raise UserError(field, repr(text), "a path on a disk or gs://BUCKET/FOLDER") from None
     try:
         return epath.Path(os.path.abspath(os.path.realpath(Path(text).expanduser())))
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user
