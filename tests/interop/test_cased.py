@@ -68,7 +68,7 @@ def test_a_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None
     for split in ("train", "dev"):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text(f"sentence\tlabel\n{SENTENCE}\t1\n")
     settings = Finetune((str(workdir),), tasks=("sst2",), glue=Glue(f"tsv:{tmp_path}"))
-    read = inputs.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], [workdir])
+    read = inputs.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
     tokens = read[workdir][TASKS["sst2"]].train.tokens[0]
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):

@@ -125,7 +125,7 @@ def test_a_damaged_vocabulary_or_model_is_one_clear_error(workdirs, tmp_path) ->
     (tmp_path / "workdir" / "vocab.txt").write_text("the\n")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "model.json").write_text('{"task": "mnli", "score": "high", "trial": "", "model": {}}')
-    for name, message in (("workdir", r"no \[PAD\]"), ("saved", "model.json: TypeError: task 'mnli', score 'high'")):
+    for name, message in (("workdir", r"no \[PAD\]"), ("saved", "model.json: .*, wanted score, task, model, trial")):
         with pytest.raises(UserError, match=f"^checkpoint: found .*{message}"):
             export(epath.Path(tmp_path / name), epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "workdir"]
