@@ -367,4 +367,7 @@ def _quiet_and_cached(workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if "symbert_jax.peers" in sys.modules:
+        sys.modules["symbert_jax.peers"].leave(code)
+    sys.exit(code)

@@ -22,7 +22,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
 
 LOSS = "validation/loss"
+WINDOW = "window/"  # before the names of the sums since the last log point
 FOLDER = "checkpoints"  # of a workdir
 ITEMS = ("params", "optimizer")
 
@@ -64,19 +65,20 @@ class Checkpoints:
         """
         self.folder, self.corpus = workdir / FOLDER, corpus
         self._saving: int | None = None  # the step that was saved last
+        self.losses: dict[int, float] = {}  # of validations that came after the checkpoint of their step
         writes = train is not None
-        check_path(self.folder, "workdir" if writes else "checkpoint")
+        check_path(workdir, "workdir" if writes else "checkpoint")
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
             if not (writes or self.folder.exists()):
                 raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
             try:
                 if writes and jax.process_index() == 0:
                     self._empty_deleted()  # what a kill left
-                self.damaged = _damaged_steps(self.folder)
+                self.damaged = _damaged_steps(self.folder)  # and what is wrong with each
                 self.manager = _Manager(
                     self.folder,
                     options=ocp.CheckpointManagerOptions(
-                        preservation_policy=_preservation(train) if train else None,
+                        preservation_policy=_preservation(train, self.losses) if train else None,
                         best_fn=_loss,  # the policy decides, but without this Orbax would not store the losses
                         best_mode="min",
                         create=writes,
@@ -107,14 +109,24 @@ class Checkpoints:
             raise self._damage_error(step, self.damaged[step])
         return step
 
-    def save(self, step: int, params: Any, optimizer: Any, config: Config, validation_loss: float | None) -> None:
+    def save(
+        self,
+        step: int,
+        params: Any,
+        optimizer: Any,
+        config: Config,
+        validation_loss: float | None,
+        window: Mapping[str, float] | None = None,
+    ) -> None:
         """Copies the arrays off the devices and writes on while training does; every process takes part.
 
         validation_loss: of these parameters in nats, None where it was not measured.
+        window: the sums since the last log point, for `window` to give back.
 
         Raises:
           UserError: this checkpoint or the one before it cannot be written.
         """
+        sums = {WINDOW + name: value for name, value in (window or {}).items()}
         with self._written():
             self.manager.wait_until_finished()
             self._confirm()
@@ -124,7 +136,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)
                 ),
-                metrics={LOSS: math.inf if validation_loss is None else validation_loss},
+                metrics={LOSS: math.inf if validation_loss is None else validation_loss} | sums,
                 custom_metadata=dataclasses.asdict(config),
                 force=True,
             )
@@ -182,6 +194,12 @@ class Checkpoints:
         with self._read(step):
             return str((_read_index(self.folder / str(step)) or {}).get("corpus", ""))
 
+    def window(self, step: int) -> dict[str, float]:
+        """The sums that were saved with a step; none by older versions."""
+        with self._read(step):
+            found = self.manager.metrics(step) or {}
+        return {name.removeprefix(WINDOW): value for name, value in found.items() if name.startswith(WINDOW)}
+
     def read(self, step: int | None) -> tuple[Any, Config]:
         """The parameters of a step, by default the latest, as numpy arrays, and the config that made them.
 
@@ -220,11 +238,6 @@ class Checkpoints:
         if step not in (steps := self.manager.all_steps()):
             raise UserError("checkpoint", f"no step {step} in {self.folder}", f"one of {sorted(steps)}")
         return step
-
-    def damage_errors(self) -> Iterator[UserError]:
-        """A `UserError` for each damaged step."""
-        for step, damage in sorted(self.damaged.items()):
-            yield self._damage_error(step, damage)
 
     def _damage_error(self, step: int, damage: str) -> UserError:
         """Names a damaged step and the latest whole one."""
@@ -266,9 +279,9 @@ class Checkpoints:
 
     def _confirm(self) -> None:
         """Looks at the step that Orbax has finished; raises ValueError where it is not whole."""
-        if self._saving is not None and jax.process_index() == 0:
-            if damage := _damage(self.folder / str(self._saving)):
-                raise ValueError(damage)
+        saved, main = self._saving, jax.process_index() == 0
+        if saved is not None and main and (damage := _damage(self.folder / str(saved))):
+            raise ValueError(damage)
         self._saving = None
 
     def _before_commit(self) -> None:
@@ -321,13 +334,14 @@ def check_path(path: epath.Path, field: str) -> None:
         text; a local `gs:/` looks like a bucket to them.
     """
     text = os.fspath(path)
-    wrong = next((repr(character) for character in "*?[\\" if character in text), "")
-    if not is_bucket(text) and "gs:/" in text:
-        wrong = "'gs:'"
-    if not text.isascii() and text.encode(errors="replace").decode() != text:
+    wrong = next((character for character in "*?[\\" if character in text), "")
+    if not is_bucket(text) and "gs:/" in f"{text}/":
+        wrong = "gs:"
+    if text.encode(errors="replace").decode() != text:
         wrong = "bytes that are no text"
     if wrong:
-        raise UserError(field, f"{text} with {wrong}", "a path that checkpoints can be read back from", "rename it")
+        hint = "rename the folder or name another"
+        raise UserError(field, f"{text}, with {wrong} in it", "a path that checkpoints can be read back from", hint)
 
 
 def require_step(workdir: epath.Path, step: int | None) -> int:
@@ -413,10 +427,24 @@ def _loss(metrics: dict[str, float]) -> float:
     return metrics[LOSS]
 
 
-def _preservation(train: Train) -> policies.AnyPreservationPolicy:
+class _Best(policies.PreservationPolicy):
+    """Keeps the step with the lowest validation loss; Orbax's own knows no loss that came after its checkpoint."""
+
+    def __init__(self, losses: dict[int, float]):
+        self.losses = losses
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
+        pairs = zip(checkpoints, stored, strict=True)
+        losses = [self.losses.get(c.step, loss) if loss == math.inf else loss for c, loss in pairs]
+        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal ones the latest
+        return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
+
+
+def _preservation(train: Train, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
     """The latest N, the best by validation loss, and every K-th for ever."""
-    best = policies.BestN(get_metric_fn=_loss, reverse=True, n=1)
-    kept: list[Any] = [policies.LatestN(train.keep_latest), best]
+    kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
     return policies.AnyPreservationPolicy(kept)
@@ -428,7 +456,7 @@ def _write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -
     Raises:
       ValueError: it cannot be read back.
     """
-    metadata = json.loads((folder / _METADATA).read_text())
+    metadata = _read_json(folder / _METADATA)
     index = {
         "corpus": corpus,
         "metadata": _json_sha256(metadata.get("custom_metadata")),
@@ -444,14 +472,21 @@ def _write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -
 
 
 def _read_index(folder: epath.Path) -> dict[str, Any] | None:
-    """The index of a checkpoint, None where it has none; raises ValueError or KeyError where it is damaged."""
+    """The index of a checkpoint, None where it has none; raises an exception of any type where it is damaged."""
     if not (folder / INDEX).exists():
         return None
-    read = json.loads((folder / INDEX).read_text())
-    if read["sha256"] != _json_sha256(read["index"]):
-        raise ValueError(f"{INDEX} has another checksum")
+    read = _read_json(folder / INDEX)
     index: dict[str, Any] = read["index"]
+    if read["sha256"] != _json_sha256(index):
+        raise ValueError(f"{INDEX} has another checksum")
     return index
+
+
+def _read_json(file: epath.Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError:
+        raise ValueError(f"{file.name} is not JSON") from None
 
 
 def _json_sha256(value: Any) -> str:
@@ -464,7 +499,7 @@ def _damaged_steps(folder: epath.Path) -> dict[int, str]:
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
     found = {int(name): _damage(folder / name) for name in names}
-    return {step: damage for step, damage in found.items() if damage}
+    return {step: found[step] for step in sorted(found) if found[step]}
 
 
 def _damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
@@ -500,16 +535,22 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
             read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
             if read and checksum and sha256(folder / name) != checksum:
                 yield f"{name} has another checksum"
-    metadata = json.loads((folder / _METADATA).read_text())
+    if not is_bucket(folder):
+        for name in sizes.keys() & {"metrics/metrics", *(os.path.join(item, "_METADATA") for item in items)}:
+            _read_json(folder / name)
+    metadata = _read_json(folder / _METADATA)
     if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
         yield f"{_METADATA} has another checksum"
     ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it of every step
 
 
 def _one_line(error: Exception) -> str:
-    """What an exception says, without the source positions that TensorStore adds."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return (text if isinstance(error, OSError) else f"{type(error).__name__}: {text}")[:300]
+    """What an exception says, in short: TensorStore puts what the operating system says at the end of a long line."""
+    if system := re.search("os_error_code='([0-9]+)'", str(error)):
+        return os.strerror(int(system[1]))
+    text = " ".join(str(error).split())
+    named = type(error) is ValueError or isinstance(error, OSError)
+    return (text if named else f"{type(error).__name__}: {text}")[:300]
 
 
 def _compare(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -10,9 +10,13 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, found: str, wanted: str, hint: str = ""):
-        self.what = what
+        self.what, self.found, self.wanted, self.hint = what, found, wanted, hint
         line = f"{what}: found {found}, wanted {wanted}" + (f"; {hint}" if hint else "")
         super().__init__(printable(line))
+
+
+class Advice(UserError):
+    """What works but is seldom meant: a warning."""
 
 
 class UserErrors(UserError):

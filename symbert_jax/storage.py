@@ -120,7 +120,20 @@ def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
     Raises:
       UserError: as `read_text`, or the file does not hold a JSON object.
     """
-    return parse_json_object(read_text(file, field), f"{file}", field)
+    text = read_text(file, field)
+    check_download(text[:256].encode(), file, field)
+    return parse_json_object(text, f"{file}", field)
+
+
+def check_download(data: bytes, file: epath.Path | Path, field: str) -> None:
+    """Raises `UserError` for what an incomplete download leaves in place of a file; `data` is its content,
+    or the beginning of it."""
+    start = data[:256].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        hint = f"run `git lfs pull` in {file.parent}"
+        raise UserError(field, f"{file}, a Git LFS pointer", "the file that it points to", hint)
+    if start.startswith((b"<!doctype", b"<html")):
+        raise UserError(field, f"{file}, an HTML page", "the file itself", "download it again")
 
 
 def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
@@ -153,7 +166,7 @@ def file_sizes(folder: epath.Path) -> dict[str, int]:
         system.invalidate_cache()
         return {name.removeprefix(f"{root}/"): info["size"] for name, info in system.find(root, detail=True).items()}
     paths = (Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.exists()}
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from symbert_jax.data.vocabulary import VOCAB as VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
 
 SPLITS = ("train", "validation")
-VOCAB = "vocab.txt"
 MANIFEST = "manifest.json"  # written last: without it there is no corpus
 
 _DATASET = "corpus"

@@ -14,7 +14,6 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import Protocol
-from symbert_jax.storage import sha256
 
 
 class Data(NamedTuple):
@@ -62,16 +61,16 @@ def read_all(
             {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
-    shared: dict[tuple[str, int], dict[Task, Data]] = {}
+    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, Data]] = {}
     found = {}
     for workdir, model in models.items():
-        words = tokenizer.load(workdir / VOCAB, parse_special=False)
-        if (count := words.get_vocab_size()) > model.vocab_size:
+        words = tokenizer.read(workdir / VOCAB)
+        if (count := len(words.tokens)) > model.vocab_size:
             wanted = f"at most {model.vocab_size}, as many as its model has"
             raise UserError("checkpoint", f"{count} tokens in {workdir / VOCAB}", wanted)
-        length = min(protocol.length, model.length)
-        if (same := (sha256(workdir / VOCAB), length)) not in shared:
-            shared[same] = {task: read(task, words, length) for task in trained}
+        if (same := (words, min(protocol.length, model.length))) not in shared:
+            built, length = words.build(parse_special=False), same[1]
+            shared[same] = {task: read(task, built, length) for task in trained}
         found[workdir] = shared[same]
     return found
 

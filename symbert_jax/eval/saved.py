@@ -8,6 +8,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Config, Model, check, from_dict
+from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
@@ -40,7 +41,7 @@ def describe(folder: epath.Path) -> Saved:
     if (
         set(facts) != set(Saved._fields)
         or type(score) is not float
-        or not 0 <= abs(score) <= 100
+        or not abs(score) <= 100
         or not isinstance(task, str)
         or task not in TASKS
         or not isinstance(trial, str)
@@ -70,6 +71,6 @@ def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Pa
         (folder / FACTS).unlink(missing_ok=True)  # or what is said there of the old parameters outlives them
     write_params(folder / PARAMS, params)
     if first:
-        (folder / VOCAB).write_bytes(vocabulary.read_bytes())
+        tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)
         facts = saved._asdict() | {"model": dataclasses.asdict(saved.model)}
         write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
