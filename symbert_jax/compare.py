@@ -1,11 +1,9 @@
 """Several runs side by side: a plot of their validation losses, a table, and what each makes of a [MASK]."""
 
 import io
-import math
-import sys
 from collections.abc import Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 
@@ -15,6 +13,7 @@ from etils import epath
 
 from symbert_jax import config as configs
 from symbert_jax import metrics
+from symbert_jax.checkpoint import LOSS
 from symbert_jax.config import Config
 from symbert_jax.errors import UserError, printable
 from symbert_jax.fill import Filler
@@ -32,7 +31,7 @@ class Run(NamedTuple):
 
     name: str
     config: Config
-    losses: dict[int, float]  # validation loss in nats by step; not finite where the run had diverged
+    losses: dict[int, float]  # validation loss in nats by step
     tokens_per_second: float | None  # median over the log points, None where there are none
 
     @property
@@ -87,35 +86,19 @@ def read(workdir: epath.Path, name: str) -> Run:
     """
     with bucket_errors_as_user_errors("WORKDIR", workdir, "a bucket that can be read"):
         lines = metrics.read(workdir)
-        losses = dict(_numbers(workdir, lines, "validation/loss"))
+        losses = {line["step"]: line[LOSS] for line in lines if LOSS in line}
         if not losses:
             raise UserError(str(workdir), "no validation loss", "the workdir of a pretrain run that has validated")
-        speeds = [speed for _, speed in _numbers(workdir, lines, "speed/tokens_per_second") if math.isfinite(speed)]
+        speeds = [line["speed/tokens_per_second"] for line in lines if "speed/tokens_per_second" in line]
         config = configs.read(workdir)
     for problem in configs.problems(config):
         raise UserError(f"{workdir / 'config.json'}", f"a config that cannot work ({problem})", "that of the run")
     return Run(name, config, losses, median(speeds) if speeds else None)
 
 
-def _numbers(workdir: epath.Path, lines: list[dict[str, Any]], field: str) -> list[tuple[int, float]]:
-    """Steps and the values that a field has there, NaN and infinity included; warns of what is no number."""
-    values = [(line.get("step"), line[field]) for line in lines if field in line]
-    found = [
-        (step, float(value))
-        for step, value in values
-        if type(step) is int and 0 <= step < 2**31 and (type(value) is float or (type(value) is int and value < 2**63))
-    ]
-    if len(found) < len(values):
-        left_out = f"{len(values) - len(found)} of {len(values)} values of {field} are no numbers and left out"
-        print(f"warning: {workdir / 'metrics.jsonl'}: {left_out}", file=sys.stderr)
-    return found
-
-
 def table(runs: list[Run]) -> str:
-    """A Markdown table, a row a run. Losses at which runs are compared are spread between those that are finite."""
-    finals = [run.final for run in runs if math.isfinite(run.final)]
-    losses = [loss for run in runs for loss in run.losses.values() if math.isfinite(loss)]
-    low, high = max(finals, default=math.nan), max(losses, default=math.nan)
+    """A Markdown table, a row a run."""
+    low, high = max(run.final for run in runs), max(max(run.losses.values()) for run in runs)
     fixed = [round(low + (high - low) * part / (CROSSINGS + 1), 1) for part in range(CROSSINGS, 0, -1)]
     head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in fixed), "tokens/s"]
     rows = [

@@ -41,9 +41,8 @@ class Filler:
         """
         if top < 1:
             raise UserError("top", str(top), "at least 1")
-        if any(
-            "\ud800" <= character <= "\udfff" for character in text
-        ):  # as Python reads arguments in another encoding
+        # as Python reads an argument that is not UTF-8
+        if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError("text", repr(text), "text in UTF-8")
         tokens = np.array(self.tokenizer.encode(text).ids)
         positions = np.flatnonzero(tokens == self.tokenizer.token_to_id(MASK))

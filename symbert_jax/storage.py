@@ -67,7 +67,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
         file.write_bytes(data)
         return
     new = file.with_name(file.name + ".new")
-    with new.open("wb") as opened:
+    with _naming(new), new.open("wb") as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
@@ -93,8 +93,18 @@ def append_json(file: epath.Path, value: Any) -> None:
     if is_bucket(file):  # where nothing can be appended
         write_whole(file, (file.read_text(encoding="utf-8") if file.exists() else "") + text)
     else:
-        with file.open("a", encoding="utf-8") as opened:
+        with _naming(file), file.open("a", encoding="utf-8") as opened:
             opened.write(text)
+
+
+@contextlib.contextmanager
+def _naming(file: epath.Path) -> Iterator[None]:
+    """Names a file in what fails inside: an error of a write, as on a full disk, does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(file)
+        raise
 
 
 def read_text(file: epath.Path | Path, field: str) -> str:

@@ -11,7 +11,16 @@ import pytest
 from etils import epath
 
 from symbert_jax.errors import UserError, UserErrors
-from symbert_jax.storage import LOCK, Unreached, absolute, bucket_errors_as_user_errors, lock, read_json
+from symbert_jax.storage import (
+    LOCK,
+    Unreached,
+    absolute,
+    append_json,
+    bucket_errors_as_user_errors,
+    lock,
+    read_json,
+    write_whole,
+)
 
 
 class HttpError(Exception):
@@ -102,6 +111,14 @@ def test_lock_of_what_is_no_folder_is_an_error(path: str, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Not a directory|File exists"), lock(tmp_path / path, "workdir"):
         pass
+
+
+def test_a_full_disk_is_named_by_the_file(tmp_path: Path) -> None:
+    for name, write in (("a", append_json), ("b", write_whole)):
+        file = tmp_path / (name + ".new" * (write == write_whole))
+        file.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+            write(epath.Path(tmp_path / name), "x")
 
 
 def test_json_that_is_no_object_and_text_that_is_no_utf8_are_named(tmp_path: Path) -> None:

@@ -97,9 +97,8 @@ def _tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterat
         if len(fields) != len(header):
             if task.broken_rows and labelled and len(fields) < len(header):
                 continue  # without labels every row counts: its number is its name
-            raise UserError(
-                "glue.source", f"{here}: {len(fields)} columns", f"{len(header)}: {_short(', '.join(header))}"
-            )
+            wanted = f"{len(header)}: {_short(', '.join(header))}"
+            raise UserError("glue.source", f"{here}: {len(fields)} columns", wanted)
         label = _label(task, fields[columns[task.label]], here) if labelled else None
         yield Example(tuple(fields[columns[name]] for name, _ in task.texts), label)
 
@@ -137,10 +136,8 @@ def _text(path: epath.Path) -> str:
             raise UserError("glue.source", f"{here}: a zero byte", "text", "copy or convert the file again")
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        here, hint = (
-            f"{path}, line {_line(content, error.start)}",
-            "convert it, for example by iconv -f latin1 -t utf-8",
-        )
+        here = f"{path}, line {_line(content, error.start)}"
+        hint = "convert it, for example by iconv -f latin1 -t utf-8"
         raise UserError("glue.source", f"{here}: {error.reason}", "UTF-8", hint) from error
 
 
@@ -155,9 +152,8 @@ def _short(text: str) -> str:
 def _label(task: Task, text: str, here: str) -> float:
     if task.classes:
         if text not in task.classes:
-            raise UserError(
-                "glue.source", f"{here}: {task.label} {_short(text)!r}", f"one of {', '.join(task.classes)}"
-            )
+            found = f"{here}: {task.label} {_short(text)!r}"
+            raise UserError("glue.source", found, f"one of {', '.join(task.classes)}")
         return float(task.classes.index(text))
     try:
         number = float(text)

@@ -206,7 +206,8 @@ def _task(run: Run, pretrained: Pretrained, task: Task, datasets: dict[Task, Dat
         groups += [(most, trials[first : first + most]) for first in range(0, len(trials), most)]
     with agreed() as facts:  # each process looks for itself, and must train what the others train
         missing = [
-            (most, [t for t in group if not _finished(run, task, t, data, best_saved)]) for most, group in groups
+            (most, [trial for trial in group if not _finished(run, task, trial, data, best_saved)])
+            for most, group in groups
         ]
         facts[f"trials of {task.name}"] = [(most, [trial.key for trial in group]) for most, group in missing]
     wanted = [trial for _, group in groups for trial in group]

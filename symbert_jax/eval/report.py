@@ -132,9 +132,8 @@ def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
     for number, each in enumerate(scored):
         found = {_name(*key): values for key, values in _scores(each).items()}
         places = [names.index(name) + (number - (len(scored) - 1) / 2) * width for name in found]
-        axes.bar(
-            places, [statistics.mean(values) for values in found.values()], width, label=f" {each.title}", alpha=0.7
-        )
+        heights = [statistics.mean(values) for values in found.values()]
+        axes.bar(places, heights, width, label=f" {each.title}", alpha=0.7)
         for place, values in zip(places, found.values(), strict=True):
             axes.plot([place] * len(values), values, "k.", markersize=4)
     axes.set(ylabel="score (bar: mean, dot: seed)", xticks=range(len(names)), xticklabels=names)

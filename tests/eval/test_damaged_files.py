@@ -33,17 +33,17 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
         head, tail = content[:at], content[at:]
         content = rng.choice(
             [
-                lambda: head + rng.choice(PIECES) + tail,
-                lambda: head + rng.randbytes(size) + tail,
-                lambda: head + tail[size:],
-                lambda: head,
-                lambda: head + bytes(min(size, len(tail))) + tail[size:],
-                lambda: head + bytes([tail[0] ^ 1 << size % 8]) + tail[1:] if tail else head,
-                lambda: gzip.compress(content),
-                lambda: content.replace(b"\n", b"\r"),
-                lambda: b"\xff\xfe" + content,
+                head + rng.choice(PIECES) + tail,
+                head + rng.randbytes(size) + tail,
+                head + tail[size:],
+                head,
+                head + bytes(min(size, len(tail))) + tail[size:],
+                head + bytes(byte ^ 1 << size % 8 for byte in tail[:1]) + tail[1:],
+                gzip.compress(content),
+                content.replace(b"\n", b"\r"),
+                b"\xff\xfe" + content,
             ]
-        )()
+        )
     return content
 
 

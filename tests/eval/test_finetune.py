@@ -252,10 +252,7 @@ def test_a_mistake_is_told(run, changes, message) -> None:
     [
         (None, "vocab.txt"),
         ("[PAD]\n", "vocab.txt"),
-        (
-            "\n".join([*SPECIAL, *map(str, range(200))]),
-            "checkpoint: found 205 tokens in .*vocab.txt, wanted at most 128",
-        ),
+        ("\n".join([*SPECIAL, *map(str, range(200))]), "found 205 tokens in .*vocab.txt, wanted at most 128"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_is_told(run, pretrained, tmp_path, vocabulary, message) -> None:

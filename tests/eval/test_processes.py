@@ -25,7 +25,7 @@ def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp
     def start(name: str) -> subprocess.Popen:
         arguments = [
             *("--config=configs/glue.py", f"--workdir={tmp_path / name}", f"--config.checkpoint={pretrained}"),
-            *("--config.tasks=sst2,rte", "--config.seeds=4", "--config.together=2", "--config.epochs=2"),
+            *("--config.tasks=sst2,rte", "--config.seeds=4", "--config.together=2", "--config.epochs=1"),
             *(f"--config.glue.source={glue.source}", "--config.learning_rates=1e-3"),
         ]
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
