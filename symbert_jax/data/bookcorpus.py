@@ -11,8 +11,9 @@ from etils import epath
 
 from symbert_jax.data import files, tfds_text
 from symbert_jax.errors import UserError
+from symbert_jax.storage import lock
 
-_SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+_ENDINGS = (".txt", ".jsonl")
 
 
 @dataclasses.dataclass
@@ -23,9 +24,9 @@ class Books(tfds.core.BuilderConfig):
 
 
 class Bookcorpus(tfds.core.GeneratorBasedBuilder):
-    """One example a book, in its field `text`: a `.txt` file is a book, so is a line of `.jsonl`."""
+    """One example a document, in its field `text`: as `files.read_text` finds them in `.txt`, or a line of `.jsonl`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # changes with what a document is: datasets are kept between runs
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -51,25 +52,21 @@ def build(directory: Path) -> epath.Path:
       UserError: there are no books, or one cannot be read.
     """
     listing = hashlib.sha256()
-    for path in _paths(directory):
+    for path in files.below(directory, _ENDINGS):
         status = path.stat()
         listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     config = Books(name=listing.hexdigest()[:16], directory=directory)
-    builder = Bookcorpus(config=config, data_dir=tfds_text.data_dir(), file_format=tfds.core.FileFormat.ARRAY_RECORD)
-    builder.download_and_prepare()
+    datasets = tfds_text.data_dir()
+    builder = Bookcorpus(config=config, data_dir=datasets, file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    if not tfds_text.is_dataset(epath.Path(builder.data_dir)):
+        with lock(datasets / "bookcorpus", "TFDS_DATA_DIR", wait=True):  # two corpora may have the same books
+            try:
+                builder.download_and_prepare()
+            except RuntimeError as error:  # ArrayRecord's, of a full disk
+                raise UserError("TFDS_DATA_DIR", f"{datasets}: {error}", "a disk with room for the books") from None
     return epath.Path(builder.data_dir)
 
 
 def _books(directory: Path) -> Iterator[str]:
-    for path in _paths(directory):
-        if ".jsonl" in path.suffixes:
-            yield from files.read_json_lines(path)
-        else:
-            yield files.read_text(path)
-
-
-def _paths(directory: Path) -> list[Path]:
-    paths = sorted(path for path in directory.rglob("*") if path.name.endswith(_SUFFIXES))
-    if not paths:
-        raise UserError("data.sources", f"no books in {directory}", f"files named *{', *'.join(_SUFFIXES)}")
-    return paths
+    for path in files.below(directory, _ENDINGS):
+        yield from files.read_json(path) if ".jsonl" in path.name.lower() else files.read_text(path)

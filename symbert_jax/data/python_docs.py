@@ -1,9 +1,12 @@
 """English that is on every machine: the language topics of `pydoc` and the docstrings of Python code."""
 
 import ast
+import contextlib
 import multiprocessing
 import os
+import signal
 import sysconfig
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,8 +30,11 @@ def documents(*, installed: bool) -> Iterator[str]:
         for folder in sorted({paths["purelib"], paths["platlib"]}):
             modules += _modules(folder, without={"__pycache__"})
     # Spawned, not forked: this process has threads by now.
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from filter(None, pool.map(docstrings, modules, chunksize=64))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_end_with_parent) as pool:
+        with _interrupts_blocked():  # for the workers: an interrupt from the keyboard reaches them too
+            texts = pool.map(docstrings, modules, chunksize=64)
+        yield from filter(None, texts)
 
 
 def docstrings(path: str) -> str:
@@ -40,6 +46,26 @@ def docstrings(path: str) -> str:
         except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, another Python's
             return ""
     return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # escapes can spell half a character
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is gone, killed or not. A pool alone does not: its workers wait for work."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a worker has one
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """SIGINT waits; processes that start meanwhile never see it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:

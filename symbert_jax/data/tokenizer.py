@@ -25,6 +25,7 @@ from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
 from symbert_jax.errors import UserError
 
 _CONTINUES = "##"  # opens a piece that does not begin a word
+_LONGEST = 100  # letters; a longer word is [UNK], as in BERT
 
 
 def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
@@ -37,7 +38,7 @@ def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
       UserError: the file is missing, not UTF-8, holds a token twice or lacks a special one.
     """
     ids = {token: i for i, token in enumerate(vocabulary.read(vocab))}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=100))
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=_LONGEST))
     tokenizer.normalizer, tokenizer.pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
     tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUES)
@@ -88,16 +89,26 @@ def find(vocab: str) -> Path:
 def train(texts: Iterable[str], size: int) -> list[str]:
     """A WordPiece vocabulary of at most `size` tokens learned from `texts`; the same for the same texts.
 
-    Memory grows with the number of distinct words, not with the texts.
+    Memory grows with the number of distinct words, not with the texts. Words that the encoder makes [UNK] because of
+    their length teach nothing.
     """
     normalizer, splitter = _normalizer(), pre_tokenizers.BertPreTokenizer()
     chunks: Counter[str] = Counter()
-    for text in texts:
-        chunks.update(normalizer.normalize_str(text).split())
     words: Counter[str] = Counter()
-    for chunk, count in chunks.items():
+
+    def add(chunk: str, times: int) -> None:
         for word, _ in splitter.pre_tokenize_str(chunk):
-            words[word] += count
+            if len(word) <= _LONGEST:
+                words[word] += times
+
+    for text in texts:
+        parts = normalizer.normalize_str(text).split()
+        chunks.update(parts)
+        for part in [part for part in parts if len(part) > _LONGEST]:
+            add(part, 1)
+            chunks.pop(part, None)  # not kept: it may be of any length
+    for chunk, times in chunks.items():
+        add(chunk, times)
     characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update(dict.fromkeys(word, count))
