@@ -350,11 +350,6 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def list_fields() -> set[str]:
-    """The dotted names of the fields that hold a list."""
-    return {name for tree in (Config(), Finetune()) for name, value in fields(tree).items() if isinstance(value, tuple)}
-
-
 def _build(kind: type, value: Any, path: str) -> Any:
     """An instance of dataclass `kind` from mapping `value`; `path` names it in errors."""
     if not isinstance(value, Mapping):

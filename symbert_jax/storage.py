@@ -71,6 +71,19 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
     new.replace(file)
 
 
+def check_writable(file: epath.Path, field: str) -> None:
+    """For results that take long to make: raises `UserError` unless `file` can be written. Creates its folder."""
+    try:
+        existed = file.exists()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
+            pass
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise UserError(field, f"{file}: {error.strerror or error}", "a file that can be written") from None
+
+
 def append_json(file: epath.Path, value: Any) -> None:
     """Adds a line of JSON to a file, which is created where needed."""
     text = json.dumps(value) + "\n"

@@ -183,7 +183,7 @@ def test_a_bucket_is_looked_for_before_anything_is_written(
         monkeypatch.setenv(name, value)
     result = call("doctor", good, "gs://bukcet/run", "--config.model.length=16")
     assert result.returncode == 2 and not result.stdout
-    line = "error: workdir: found gs://bukcet/run: NotFound: 404 .*The specified bucket does not exist.*; mend.*"
+    line = "error: workdir: found gs://bukcet/run: NotFound: 404 .*The specified bucket does not exist.*; check its.*"
     assert re.fullmatch(line, result.stderr.strip())
     result = call("doctor", good, "gs://bucket/run", "--config.model.length=16")
     assert (result.returncode, result.stdout, result.stderr) == (0, "nothing found that would stop this run\n", "")

@@ -18,6 +18,7 @@ from symbert_jax.config import Config, Data, Model
 from symbert_jax.data import corpus, rows, tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
+from symbert_jax.storage import sha256
 
 VOCABULARY = [*SPECIAL, "a", "b", "c", "##a", "##b", "[", "]", "sep"]
 CLS, SEP = 2, 3

@@ -12,6 +12,7 @@ from tokenizers import BertWordPieceTokenizer
 from symbert_jax.data import tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
+from symbert_jax.storage import sha256
 
 WORDS = "the un ##able ##s want \u00e9 e 中 ! [ ] mask ##k \u03c3 x ##x i"
 PARTS = (
