@@ -10,8 +10,10 @@ import importlib.metadata
 import itertools
 import os
 import shutil
+import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +62,8 @@ def prepare(config: Config) -> None:
         return
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise UserError("data.dir", f"{target}, which is no corpus", "a path where nothing is yet")
+    if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
+        raise UserError("data.dir", f"{target}", "a path in UTF-8, as ArrayRecord needs it")
     if target == Path.cwd() or target.is_mount():
         kind = "a mount point" if target.is_mount() else "the current folder"
         raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name one inside of it")
@@ -69,7 +73,7 @@ def prepare(config: Config) -> None:
         sources.documents(source)  # a missing one fails now, not after hours spent on the others
     work = target.with_name(f"{target.name}.incomplete")
     try:
-        with lock(work, "data.dir"):
+        with _exit_on_sigterm(), lock(work, "data.dir"):
             _empty(work)
             if not _is_prepared(recipe, target):  # by another run, meanwhile
                 try:
@@ -125,6 +129,24 @@ def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
     rows.verify(folder, hashes=False)
     print(f"{folder} is already prepared")
     return True
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise `SystemExit`, so that worker processes end and files are removed. A second one kills."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+
+    def exit_(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, exit_)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _empty(folder: Path) -> None:

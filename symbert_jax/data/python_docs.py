@@ -33,7 +33,7 @@ def documents(*, installed: bool) -> Iterator[str]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_end_with_parent) as pool:
         with _interrupts_blocked():  # for the workers: an interrupt from the keyboard reaches them too
-            texts = pool.map(docstrings, modules, chunksize=64)
+            texts = pool.map(docstrings, modules, chunksize=16)  # few are under way when the run is stopped
         yield from filter(None, texts)
 
 

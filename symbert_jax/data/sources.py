@@ -16,7 +16,7 @@ def documents(source: str) -> Iterator[str]:
 
     source: `tfds:NAME`, `tfds:DIRECTORY`, `bookcorpus:DIRECTORY`, `jsonl:GLOB`, `text:GLOB`, `python-docs` or
       `python-docs:stdlib`. GLOB is a file, a directory (the files below it with such a name) or a pattern. What exists
-      is taken by its name, also if that reads like a pattern. `files.read_text` says what the documents of a text file are.
+      is taken by its name, also if that reads like a pattern. `files.read_text` says what a document of a text file is.
 
     Raises:
       UserError: in the call, there is no such source; while iterating, a text is damaged or there is none.
