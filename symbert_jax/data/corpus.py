@@ -60,7 +60,8 @@ def prepare(config: Config) -> None:
     target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
     if _is_prepared(recipe, target):
         return
-    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+    is_taken = os.path.lexists(target) and (not target.is_dir() or any(target.iterdir()))
+    if is_taken and not rows.is_finished(target):  # by another run, meanwhile
         raise UserError("data.dir", f"{target}, which is no corpus", "a path where nothing is yet")
     if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
         raise UserError("data.dir", f"{target}", "a path in UTF-8, as ArrayRecord needs it")
@@ -75,7 +76,7 @@ def prepare(config: Config) -> None:
     try:
         with _exit_on_sigterm(), lock(work, "data.dir"):
             _empty(work)
-            if not _is_prepared(recipe, target):  # by another run, meanwhile
+            if not _is_prepared(recipe, target):
                 try:
                     _prepare(config, recipe, work, target)
                 except BaseException:

@@ -1,17 +1,17 @@
 """English that is on every machine: the language topics of `pydoc` and the docstrings of Python code."""
 
-import ast
-import contextlib
-import multiprocessing
+import json
 import os
-import signal
+import subprocess
+import sys
 import sysconfig
-import threading
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
+from symbert_jax.data import docstrings
+from symbert_jax.errors import UserError
+
+_CHUNK = 64  # modules that one process parses: a fraction of a second
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -29,51 +29,29 @@ def documents(*, installed: bool) -> Iterator[str]:
     if installed:
         for folder in sorted({paths["purelib"], paths["platlib"]}):
             modules += _modules(folder, without={"__pycache__"})
-    # Spawned, not forked: this process has threads by now.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_end_with_parent) as pool:
-        with _interrupts_blocked():  # for the workers: an interrupt from the keyboard reaches them too
-            texts = pool.map(docstrings, modules, chunksize=16)  # few are under way when the run is stopped
-        yield from filter(None, texts)
-
-
-def docstrings(path: str) -> str:
-    """The docstrings of one module, its classes and its functions, a blank line between them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's escape sequences
+    chunks = [modules[start : start + _CHUNK] for start in range(0, len(modules), _CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            tree = ast.parse(Path(path).read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, another Python's
-            return ""
-    return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # escapes can spell half a character
+            for texts in pool.map(_parse, chunks):
+                yield from filter(None, texts)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone, killed or not. A pool alone does not: its workers wait for work."""
+def _parse(paths: list[str]) -> list[str]:
+    """The docstrings of each module, by a process of its own.
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a worker has one
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """SIGINT waits; processes that start meanwhile never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    if text := ast.get_docstring(node):
-        yield text
-    for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _below(child)
+    Not by one of `multiprocessing`: its workers outlive a run that is killed, and share locks that one that is killed
+    never gives back.
+    """
+    command = [sys.executable, "-P", "-S", docstrings.__file__, *paths]
+    # A group of its own, or a terminal would interrupt it too.
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
+    if process.returncode:
+        found = f"python-docs: exit code {process.returncode} of a process that parses modules"
+        raise UserError("data.sources", found, "0", "it may have been killed for its memory")
+    texts: list[str] = json.loads(process.stdout)
+    return texts
 
 
 def _modules(root: str, without: set[str]) -> list[str]:

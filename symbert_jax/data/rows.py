@@ -198,8 +198,13 @@ class Split:
       UserError: rows that are read are damaged.
     """
 
-    def __init__(self, folder: Path, source: Any):
-        self._folder, self._source = folder, source
+    def __init__(self, folder: Path, split: str):
+        builder = tfds.builder_from_directory(folder)
+        self._source: Any = builder.as_data_source(split)
+        self._files, self._ends = (
+            builder.info.splits[split].filepaths,
+            np.cumsum(builder.info.splits[split].shard_lengths),
+        )
 
     def __len__(self) -> int:
         return len(self._source)
@@ -209,11 +214,14 @@ class Split:
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
         try:
-            found: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
-            return found
-        except Exception as error:  # ArrayRecord and TFDS raise anything for a damaged file; they name it
-            reason = f"{self._folder}, whose rows cannot be read: {error}"
-            raise UserError("data.dir", reason, "intact files", f"if one is damaged, {_AGAIN}") from error
+            rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
+            return rows
+        except Exception as error:  # ArrayRecord and TFDS raise anything for a damaged file, and do not name it
+            if len(indices) > 1:
+                return [self[index] for index in indices]
+            file = self._files[np.searchsorted(self._ends, indices[0], "right")]
+            hint = f"if the file is damaged, {_AGAIN}"
+            raise UserError("data.dir", f"{file}, row {indices[0]}: {error}", "a readable row", hint) from error
 
 
 def open_split(folder: Path, split: str, length: int) -> Split:
@@ -234,7 +242,7 @@ def open_split(folder: Path, split: str, length: int) -> Split:
         raise UserError("data.dir", f"no {split} rows in {folder}", "at least one", hint)
     _verify(folder, manifest, hashes=False, shown=folder)
     try:
-        rows = Split(folder, tfds.builder_from_directory(folder).as_data_source(split))
+        rows = Split(folder, split)
         count = len(rows)
     except Exception as error:  # TFDS raises anything for damaged descriptions
         raise UserError("data.dir", f"{folder}: {type(error).__name__}: {error}", "intact files", _AGAIN) from error

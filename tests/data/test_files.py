@@ -19,7 +19,9 @@ from symbert_jax.errors import UserError
 
 SENTENCES = "The first one ends.\nSo does the second!\nA third, with ümläuts 中."
 BERT = f"{SENTENCES}\n\nAnother document.\nIt has two lines.\n \n\n{SENTENCES}\n"
-WRAPPED = "It was the best of times, it was\nthe worst of times, it was the age\nof wisdom.\n\nIt was the epoch\nof belief.\n"
+WRAPPED = (
+    "It was the best of times, it was\nthe worst of times, it was the age\nof wisdom.\n\nIt was the epoch\nof belief.\n"
+)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-32-be"])
