@@ -91,7 +91,7 @@ def doctor(arguments: list[str]) -> None:
 
     _none(arguments)
     _join(saves=False, patience=25)  # who asks wants to know now
-    examine(_config(configs.freeze_unchecked), _workdir())
+    examine(_config(configs.freeze_unchecked), _workdir(), thorough=True)
     print("nothing found that would stop this run")
 
 

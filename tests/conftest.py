@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, Data, Mesh, Model, Optim, Train, check  # noqa: E402
-from symbert_jax.data.rows import MANIFEST, VOCAB, Writer, write_info  # noqa: E402
+from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
@@ -102,12 +101,12 @@ def write_corpus(folder: Path, *, words: list[str] = WORDS, length: int = 16, ro
     (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))
     rng, writers = np.random.default_rng(0), {}
     for split, count in (("train", rows), ("validation", rows // 4)):
-        writers[split] = Writer(folder, split, length, cls=2, sep=3)
+        writers[split] = Writer(folder, split, length, cls=2, sep=3, unk=1)
         writers[split].add(rng.integers(5, len(words), count * (length - 2), dtype=np.uint16))
         writers[split].close()
     write_info(folder, length, [writer.info() for writer in writers.values()])
     splits = {split: {"rows": writer.rows} for split, writer in writers.items()}
-    (folder / MANIFEST).write_text(json.dumps({"length": length, "splits": splits}))
+    write_manifest(folder, {"length": length, "splits": splits})
     return folder
 
 

@@ -185,16 +185,26 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
 def train(texts: Iterable[str], size: int) -> list[str]:
     """A WordPiece vocabulary of at most `size` tokens learned from `texts`; the same for the same texts.
 
-    Memory grows with the number of distinct words, not with the texts.
+    Memory grows with the number of distinct words, not with the texts. Words that the encoder makes [UNK] because of
+    their length teach nothing.
     """
     normalizer, splitter = _normalizer(), pre_tokenizers.BertPreTokenizer()
     chunks: Counter[str] = Counter()
-    for text in texts:
-        chunks.update(normalizer.normalize_str(text).split())
     words: Counter[str] = Counter()
-    for chunk, count in chunks.items():
+
+    def add(chunk: str, times: int) -> None:
         for word, _ in splitter.pre_tokenize_str(chunk):
-            words[word] += count
+            if len(word) <= _LONGEST:
+                words[word] += times
+
+    for text in texts:
+        parts = normalizer.normalize_str(text).split()
+        chunks.update(parts)
+        for part in [part for part in parts if len(part) > _LONGEST]:
+            add(part, 1)
+            chunks.pop(part, None)  # not kept: it may be of any length
+    for chunk, times in chunks.items():
+        add(chunk, times)
     characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update(dict.fromkeys(word, count))

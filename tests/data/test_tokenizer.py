@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -316,3 +317,13 @@ def test_a_vocabulary_that_is_not_there(tmp_path: Path) -> None:
         tokenizer.place(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt"):
         tokenizer.load(tmp_path / "none.txt", parse_special=True)
+
+
+def test_train_leaves_out_words_that_the_encoder_does() -> None:
+    rng = np.random.default_rng(0)
+    letters = np.array(list("acgtqz"))
+    huge = ["".join(rng.choice(letters, size)) for size in (1_000_000, 101)]  # took minutes
+    texts = ["the quick brown fox, " * 50, "over the lazy dog " * 50]
+    assert tokenizer.train([*texts, *huge, f"the {huge[1]} the"], 60) == tokenizer.train([*texts, "the the"], 60)
+    kept = "z" * 100
+    assert kept in tokenizer.train([f"{kept} " * 9, f"{'q' * 101} " * 9], 60 + 2 * len(kept))
