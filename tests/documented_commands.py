@@ -1,7 +1,7 @@
-"""Runs the scripts of documents: bash does what the shell does, and hands every program over to a rule of `RULES`.
+"""Runs the scripts of documents: bash reads them, and a rule of `RULES` takes the place of every program.
 
-`python -m tests.documented_commands FOLDER` reads scripts as JSON and prints what failed. It fills FOLDER, which stands
-for the user's, and runs all commands there, in forks of this one process.
+`python -m tests.documented_commands FOLDER` reads scripts as JSON and prints what the failed ones said. FOLDER stands
+for the user's: it is filled first, and all commands run there, in forks of this one process.
 """
 
 import argparse
@@ -103,9 +103,14 @@ def parse(words: Words) -> int:
     return run([word for word in words if word != "…"])
 
 
-def parse_after(command: str, words: Words) -> int:
-    """Flags that a document names without their command."""
-    return parse(["python", "-m", "symbert_jax", *command.split(), *words])
+def parse_flags(command: str, words: Words) -> int:
+    """Flags that a document names without their command, or with nothing but its name."""
+    return parse(["python", "-m", "symbert_jax", *command.split(), *words[1:]])
+
+
+def parse_synopsis(words: Words) -> int:
+    """A line of `--help`."""
+    return parse(["python", "-m", *([] if words[0] == "synopsis" else ["symbert_jax"]), *words])
 
 
 def run_python(words: Words) -> int:
@@ -126,6 +131,11 @@ def parse_bench(words: Words) -> int:
     return 1
 
 
+def parse_bench_flags(command: str, words: Words) -> int:
+    """Flags of a bench that a document names without it."""
+    return parse_bench([*command.split(), *words[1:]])
+
+
 def _then_end(read: Callable) -> Callable:
     def read_and_end(*given: object) -> None:
         read(*given)
@@ -142,14 +152,14 @@ def dry_run(words: Words) -> int:
         [ROOT / script, *arguments[:end], "--dry-run", *arguments[end:]], check=True, stdout=subprocess.DEVNULL
     )
     command = f"pretrain --config={os.environ['CONFIG']} --workdir={os.environ['WORKDIR']}"
-    return parse_after(command, arguments[end + 1 :])
+    return parse_flags(command, arguments[end:])
 
 
 def parse_launch(words: Words) -> int:
     """Flags of every launch script."""
     for script in SCRIPTS:
         said = subprocess.check_output([ROOT / "launch" / f"{script}.sh", "--help"], text=True)
-        assert words == ["--help"] or words[0] in said, script
+        assert words[1] in f"--help {said}", script
     return 0
 
 
@@ -183,7 +193,7 @@ def accept(words: Words) -> int:
     return 0
 
 
-FINETUNE = "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
+OF_FINETUNE = "|".join(vars(Finetune()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
 # How a command is checked: by the first rule that matches "DOCUMENT: COMMAND". Each must match some command.
 OURS = r"(?:\.venv/bin/)?python -m symbert_jax"
@@ -192,31 +202,32 @@ RULES: dict[str, Callable[[Words], int]] = {
     rf".*: {OURS} compile .*": parse,
     rf"make demo: {OURS} .*": parse,
     rf"make bench: {OURS} .*": parse,
-    rf"README.md: {OURS} (compare|finetune) .*[=/]runs/python_docs/.*": parse,
+    rf"README.md: {OURS} (compare|finetune) .*runs/python_docs/.*": parse,
     rf"configs/glue.py: {OURS} finetune .*": parse,
     rf"docs/interop.md: {OURS} export --checkpoint=runs/glue/.*": parse,
     rf"docs/interop.md: {OURS} export .* --(format|step)=.*": parse,
     rf"docs/interop.md: {OURS} import --source=bert-base-uncased .*": parse,
-    rf"(?!given).*: {OURS} pretrain (?!--config=configs/mini.py).*": doctor,
-    rf".*: {OURS}( .*)?": run,
+    rf"(README.md: {OURS} pretrain (?!--config=configs/mini.py)|configs/.*: {OURS} pretrain ).*": doctor,
+    rf"(?!symbert_jax).*: {OURS}( .*)?": run,
     r".*: python - .*": run_python,
-    # flags, and commands by their name
-    r"symbert_jax/__main__.py: synopsis .*": lambda words: parse_after("", words[1:]),
-    r"symbert_jax/__main__.py: fill .*": partial(parse_after, ""),
-    r"docs/interop.md: import .*": lambda words: parse_after("import --source=x --workdir=x", words[1:]),
-    r"configs/base_fast.py: compile .*": lambda words: parse_after(COMPILE, words[1:]),
-    r"(README.md|docs/performance.md): --(find-batch|out)\b.*": partial(parse_after, COMPILE),
-    r"docs/interop.md: --text": lambda words: parse_after("import --source=x --workdir=x", [f"{words[0]}=text:x"]),
-    rf".*: --config\.({'|'.join(vars(Finetune()).keys() - vars(Config()).keys())})\b.*": partial(parse_after, FINETUNE),
-    r"docs/launch.md: --(help|dry-run)": parse_launch,
-    r"bench/glue.py: --.*": lambda words: parse_bench(["bench.glue", "--source=x", "--vocab=x", *words]),
-    r"bench/growth.py: --.*": lambda words: parse_bench(["bench.growth", *words]),
-    r"bench/slices.py: --.*": lambda words: parse_bench(["bench.slices", *words]),
-    r"bench/tpu_estimate.py: --.*": lambda words: parse_bench(["bench.tpu_estimate", *words]),
-    r"README.md: --rounds .*": lambda words: parse_bench(["bench.peers", *words]),
-    r"README.md: --config\.section\.field=value": accept,
-    r".*: --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
-        parse_after, "pretrain --config=configs/base.py --workdir=x"
+    # parts of commands
+    r"symbert_jax/__main__.py: (synopsis|fill) .*": parse_synopsis,
+    r"docs/interop.md: import .*": partial(parse_flags, "import --source=x --workdir=x"),
+    r"configs/base_fast.py: compile .*": partial(parse_flags, COMPILE),
+    r"(README.md|docs/performance.md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
+    r"docs/interop.md: flags --text": lambda words: parse_flags("import --source=x --workdir=x", [*words, "x"]),
+    rf".*: flags --config\.({OF_FINETUNE})\b.*": partial(
+        parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
+    ),
+    r"docs/launch.md: flags --(help|dry-run)": parse_launch,
+    r"bench/glue.py: flags .*": partial(parse_bench_flags, "bench.glue --source=x --vocab=x"),
+    r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
+    r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
+    r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
+    r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
+    r"(README.md: flags --config\.section\.field=value|symbert_jax/__main__.py: .* COMMAND \[FLAGS])": accept,
+    r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
+        parse_flags, "pretrain --config=configs/base.py --workdir=x"
     ),
     # what is not a command of symbert_jax
     r".*: ((\.venv/bin/)?python -m )?bench\..*": parse_bench,
@@ -225,13 +236,11 @@ RULES: dict[str, Callable[[Words], int]] = {
     r".*: pip install .*": find_packages,
     r".*: make .*": find_target,
     r"README.md: output": find_labels,
-    r"README.md: export .*": accept,
     r"docs/launch.md: gcloud storage rsync data/corpus_512 gs://BUCKET/corpus_512 --recursive": accept,
     r"docs/.*: (git archive HEAD|xpk config .*|xprof --logdir .*|ulimit -s unlimited)": accept,
     r"configs/wiki_books.py: tfds build wikipedia/20230601.en": accept,
     r"CONTRIBUTING.md: \.venv/bin/pre-commit install": accept,
     r"README.md: \[CLS\] … \[SEP\]": accept,
-    r"make (demo|bench): .*": accept,
 }
 
 
@@ -240,7 +249,7 @@ class Server:
 
     def __init__(self) -> None:
         self.unused = list(RULES)
-        self.failed: list[str] = []
+        self.failed: dict[str, str] = {}
 
     def run(self, name: str, script: str) -> None:
         """Runs the script of a document in bash, and each of its programs in a fork."""
@@ -260,7 +269,7 @@ class Server:
             said.seek(0)
             text = said.read().decode(errors="replace")
             if shell.wait() or "\nFAILED " in f"\n{text}":
-                self.failed.append(f"{name}\n{text}")
+                self.failed[name] = text
 
     def _answer(self, name: str, words: Words, cwd: str, variables: dict[str, str], files: list[int]) -> int:
         """The exit code of a program that a script calls."""
@@ -271,7 +280,7 @@ class Server:
         if not (child := os.fork()):
             for number, file in enumerate(files):
                 os.dup2(file, number)
-            os.environ |= variables | {"PATH": os.environ["PATH"]}
+            os.environ |= variables | {"PATH": os.environ["PATH"], "BASH_ENV": ""}
             os.chdir(cwd)
             sys.path.insert(0, cwd)
             end(partial(_check, rule, words))

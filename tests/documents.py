@@ -58,22 +58,29 @@ def docstring(text: str, name: str) -> str:
     the commands among the code spans; of a config also the first line."""
     last = ast.parse(text).body[0].end_lineno
     script, prose = [], []
-    command = name.startswith("configs/")  # whether a command begins or goes on
+    command = name.startswith("configs/")  # whether a command goes on
     for line in text.replace('"""', "").splitlines()[:last]:
         synopsis = _SYNOPSIS.fullmatch(line)
-        command = command or (line.startswith("    ") and line[4:5] != " ")
-        prose.append("" if command or synopsis else line)
+        begins = re.match(r" {4}\S", line)
+        prose.append("" if command or begins or synopsis else line)
         if synopsis:
             line = f"synopsis {re.sub(r'[][]| [.]{3}', '', synopsis[1])}"
-        script.append(line if command or synopsis else "")
-        command = command and line.endswith("\\")
+        elif not command:
+            line = _flags(line) if begins else ""
+        script.append(line)
+        command = line.endswith("\\")
     return _finish("\n".join(prose), script, name)
 
 
 def recipe(target: str) -> str:
     """The script of a target of the Makefile, where all that it needs is installed."""
     installed = [f"--old-file={stamp}.stamp" for stamp in (".venv/run", ".venv/dev", ".venv-peers/run")]
-    return subprocess.check_output(["make", "--dry-run", *installed, target], cwd=ROOT, text=True)
+    return subprocess.check_output(["make", "--dry-run", "--no-print-directory", *installed, target], cwd=ROOT, text=True)
+
+
+def _flags(command: str) -> str:
+    """Flags alone become a command, as a name with a slash would be a file."""
+    return re.sub(r"^ *(?=--)", "flags ", command)
 
 
 def _finish(prose: str, script: list[str], name: str) -> str:
@@ -81,11 +88,10 @@ def _finish(prose: str, script: list[str], name: str) -> str:
     for span in _SPAN.finditer(prose):
         if re.search(r"\s|^--?\w", span[1]):
             number = prose.count("\n", 0, span.start())
-            script[number] = "; ".join(filter(None, [script[number], " ".join(span[1].split())]))
+            script[number] = "; ".join(filter(None, [script[number], _flags(" ".join(span[1].split()))]))
     prose = _SPAN.sub(lambda span: "\n" * span[0].count("\n"), prose)
     comments = [line.partition(" # ")[2] for line in script]
     for place, lines in (("the prose", prose.splitlines()), ("a comment", comments)):
         stray = [f"{name}:{number}: {line}" for number, line in enumerate(lines, 1) if _STRAY.search(line)]
         assert not stray, f"a command in {place}, where nothing runs it:\n" + "\n".join(stray)
-    # bash does not trap what fails before an &&
-    return "\n".join(script).replace(" && ", "; ")
+    return "\n".join(script).replace(" && ", "; ")  # bash does not trap what fails before an &&
