@@ -316,10 +316,11 @@ def main(folder: Path) -> None:
         Path(program).chmod(0o755)
     server = Server()
     server.run("given", GIVEN)
-    shutil.copytree("runs/phase1", "runs/pairwise")
-    Path("runs/phase1/checkpoints/4").rename("runs/phase1/checkpoints/90000")
-    for name, script in scripts.items():
-        server.run(name, script)
+    if not server.failed:
+        shutil.copytree("runs/phase1", "runs/pairwise")
+        Path("runs/phase1/checkpoints/4").rename("runs/phase1/checkpoints/90000")
+        for name, script in scripts.items():
+            server.run(name, script)
     json.dump({"failed": server.failed, "unused": server.unused}, sys.stdout)
 
 

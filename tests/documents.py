@@ -75,7 +75,8 @@ def docstring(text: str, name: str) -> str:
 def recipe(target: str) -> str:
     """The script of a target of the Makefile, where all that it needs is installed."""
     installed = [f"--old-file={stamp}.stamp" for stamp in (".venv/run", ".venv/dev", ".venv-peers/run")]
-    return subprocess.check_output(["make", "--dry-run", "--no-print-directory", *installed, target], cwd=ROOT, text=True)
+    command = ["make", "--dry-run", "--no-print-directory", *installed, target]
+    return subprocess.check_output(command, cwd=ROOT, text=True)
 
 
 def _flags(command: str) -> str:
