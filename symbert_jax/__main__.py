@@ -7,19 +7,24 @@
                                             GLUE: trains and scores every task over several seeds
   compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
                                             what a run would take on a TPU slice, by the TPU compiler's estimate
-  export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
-  import    --source=DIR --workdir=DIR      such a folder as a workdir; --attention=pairwise converts a standard one
+  export    --checkpoint=WORKDIR --out=DIR [--format=plpi] [--dtype=bfloat16]
+                                            a folder that stock transformers opens, or the paper's own code
+  import    --source=DIR --workdir=DIR [--attention=pairwise]
+                                            such a folder as a workdir, or a standard BERT converted
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
 pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
-elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
-
-Any field of a config is a flag: --config.model.attention=pairwise
+elsewhere each is told, HOST being where process 0 runs:
+    --coordinator=HOST:PORT --process=I --processes=N
+Any field of a config is a flag:
+    --config.model.attention=pairwise
 A field that holds a list takes its parts divided by commas, with double quotes around a part that holds a comma:
-  --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
-An argument that begins with - is put behind --, as in: fill --checkpoint=WORKDIR -- "- the [MASK]"
---xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
+    --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
+A text that begins with - is put behind --:
+    fill --checkpoint=WORKDIR -- "- the [MASK]"
+Compiler flags that are known to suit a chip (v4, v5e, v5p, v6e, h100):
+    --xla_preset=v5e
 """
 
 import contextlib
