@@ -23,7 +23,7 @@ def test_a_pretrain_killed_at_random_moments_leaves_what_an_uninterrupted_one_le
     def strike(number: signal.Signals, start: Start) -> Kill | None:
         saved = command.saved(folder)
         start.wait(PATIENCE, lambda: command.saved(folder) > saved)
-        start.wait(random.uniform(0, chaos.seconds[command.reference][1] / 4))
+        start.wait(random.uniform(0, chaos.seconds[command.reference][1] / 8))
         return start.kill(number, process=0)
 
     for number in (signal.SIGKILL, signal.SIGTERM):
