@@ -27,11 +27,11 @@ from bench.mutations import PATHS, Random, any_text, change_bytes, change_file, 
 from symbert_jax import compare, metrics, slices
 from symbert_jax import config as configs
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Data, Finetune, Mesh, Train
+from symbert_jax.config import Config, Finetune, Mesh, Train
 from symbert_jax.data import bookcorpus, glue, sources, stream, tokenizer
 from symbert_jax.data.tasks import TASKS
 from symbert_jax.eval import saved, trials
-from symbert_jax.interop import architecture, export, folder, import_, tensors
+from symbert_jax.interop import export, import_
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import start
 
@@ -658,19 +658,6 @@ class GlueDatasets(Kind):
         source.read(task, task.test[0], labelled=False)
 
 
-def read_source(source: epath.Path, workdir: epath.Path) -> None:
-    """All that `import` reads and checks before it writes a checkpoint."""
-    found = folder.read(source)
-    where = str(source)
-    model = architecture.to_model(found.config, where)
-    configs.check(Config(model=model, data=Data(dir="")))
-    weights = tensors.canonical(found.tensors, where)
-    workdir.mkdir(parents=True, exist_ok=True)
-    import_._vocabulary(source, None, workdir / "vocab.txt", model)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        import_._params(model, weights, where)
-
-
 class HuggingFaceFolders(Kind):
     """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
 
@@ -714,7 +701,7 @@ class HuggingFaceFolders(Kind):
 
     def run(self, folder: Path, random: Random, story: list[str]) -> None:
         if random.randrange(SELDOM):
-            read_source(epath.Path(folder) / self.source, epath.Path(folder) / "out")
+            import_.read(epath.Path(folder) / self.source, None)
         else:
             command("import", f"--source={self.source}", "--workdir=out", story=story)
 
