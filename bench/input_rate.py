@@ -71,7 +71,7 @@ def need(chip: str, length: int) -> float:
 
 def write(folder: Path, count: int, length: int) -> Rows:
     """A corpus of `count` random rows in `folder`, opened."""
-    writer = rows.Writer(folder, "train", length, 2, 3)
+    writer = rows.Writer(folder, "train", length, cls=2, sep=3, unk=1)
     writer.add(np.random.default_rng(0).integers(5, len(VOCABULARY), count * (length - 2)).astype(np.uint16))
     writer.close()
     rows.write_info(folder, length, [writer.info()])

@@ -7,24 +7,37 @@
                                             GLUE: trains and scores every task over several seeds
   compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
                                             what a run would take on a TPU slice, by the TPU compiler's estimate
-  export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
-  import    --source=DIR --workdir=DIR      such a folder as a workdir; --attention=pairwise converts a standard one
+  export    --checkpoint=WORKDIR --out=DIR [--format=plpi] [--dtype=bfloat16]
+                                            a folder that stock transformers opens, or the paper's own code
+  import    --source=DIR --workdir=DIR [--attention=pairwise]
+                                            such a folder as a workdir, or a standard BERT converted
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
 pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
-elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
-
-Any field of a config is a flag: --config.model.attention=pairwise
---xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
+elsewhere each is told, HOST being where process 0 runs:
+    --coordinator=HOST:PORT --process=I --processes=N
+Any field of a config is a flag:
+    --config.model.attention=pairwise
+A field that holds a list takes its parts divided by commas, with double quotes around a part that holds a comma:
+    --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
+A text that begins with - is put behind --:
+    fill --checkpoint=WORKDIR -- "- the [MASK]"
+Compiler flags that are known to suit a chip (v4, v5e, v5p, v6e, h100):
+    --xla_preset=v5e
 """
 
+import contextlib
+import errno
 import importlib
 import os
+import re
+import resource
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from absl import flags
 from etils import epath
@@ -41,8 +54,8 @@ Frozen = TypeVar("Frozen", Config, Finetune)
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds its checkpoints.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The workdir of a pretrained model.")
-_STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.")
-_TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.")
+_STEP = flags.DEFINE_integer("step", None, "Which checkpoint of it; by default the latest.", lower_bound=0)
+_TOP = flags.DEFINE_integer("top", 5, "How many guesses a [MASK] gets.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Where results go: a folder, of compile a file.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4.")
 _FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Looks for the largest data.batch_size that fits.")
@@ -83,7 +96,7 @@ def doctor(arguments: list[str]) -> None:
 
     _none(arguments)
     _join(saves=False, patience=25)  # who asks wants to know now
-    examine(_config(configs.freeze_unchecked), _workdir())
+    examine(_config(configs.freeze_unchecked), _workdir(), thorough=True)
     print("nothing found that would stop this run")
 
 
@@ -100,16 +113,15 @@ def export(arguments: list[str]) -> None:
     from symbert_jax.interop.export import export
 
     _none(arguments)
-    out = absolute(_required("out", _OUT.value))
     command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
-    export(absolute(_required("checkpoint", _CHECKPOINT.value)), out, _STEP.value, _FORMAT.value, _DTYPE.value, command)
+    export(_checkpoint(), _out(), _STEP.value, _FORMAT.value, _DTYPE.value, command)
 
 
 def import_(arguments: list[str]) -> None:
     from symbert_jax.interop.import_ import import_
 
     _none(arguments)
-    source = absolute(_required("source", _SOURCE.value))
+    source = absolute(_required("source", _SOURCE.value), "source")
     import_(source, _workdir(), _VOCAB.value, _ATTENTION.value, _TEXT.value)
 
 
@@ -117,14 +129,14 @@ def compile(arguments: list[str]) -> None:
     from symbert_jax.compile import report
 
     _none(arguments)
-    out = epath.Path(_OUT.value) if _OUT.value else None
+    out = _out() if _OUT.value is not None else None
     report(_config(configs.freeze), _required("topology", _TOPOLOGY.value), _FIND_BATCH.value, out)
 
 
 def fill(arguments: list[str]) -> None:
     from symbert_jax.fill import Filler
 
-    filler = Filler(absolute(_required("checkpoint", _CHECKPOINT.value)), _STEP.value)
+    filler = Filler(_checkpoint(), _STEP.value)
     for text in arguments or [_required("TEXT", None)]:
         print(filler.describe(text, _TOP.value))
 
@@ -132,12 +144,9 @@ def fill(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     from symbert_jax.compare import compare
 
-    workdirs = [epath.Path(argument) for argument in arguments or [_required("WORKDIR", None)]]
-    compare(workdirs, epath.Path(_required("out", _OUT.value)), _FILL.value)
+    workdirs = [absolute(argument, "WORKDIR") for argument in arguments or [_required("WORKDIR", None)]]
+    compare(workdirs, _out(), _FILL.value)
 
-
-_BROKEN = (TypeError, ImportError, SyntaxError, NameError, OSError)  # what a broken config file raises
-_WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__.rstrip("_"): command
@@ -145,12 +154,22 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
+# what a disk, a path or a permission causes; anything else that the system reports is a fault of the program
+_OF_THE_SYSTEM = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
+    *(errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV, errno.ENODEV, errno.ENXIO),
+}
+
+
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can mend."""
+    """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can correct."""
+    sys.stdout, sys.stderr = map(_Unbreakable, (sys.stdout, sys.stderr))
     try:
-        name, *arguments = _parse(argv)
+        name, *arguments = _parse(argv) or [""]
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", did_you_mean(name, COMMANDS))
+        _check_limits()
         if _XLA_PRESET.value is not None:
             print(xla_presets.apply(_XLA_PRESET.value), flush=True)
         _quiet_and_cached(_WORKDIR.value or "")
@@ -159,27 +178,140 @@ def main(argv: list[str]) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _OF_THE_SYSTEM:
+            raise
+        names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+        print(f"error: {UserError('file', f'{names}: {error.strerror}', 'one that can be used')}", file=sys.stderr)
+        return UserError.exit_code
+    except (MemoryError, RuntimeError) as error:  # the latter is of XLA
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        hint = "lower data.batch_size, raise optim.accumulate or model.remat, or take more devices; see compile"
+        found = " ".join(str(error).split())[:200] or "not enough"
+        print(f"error: {UserError('memory', found, 'a program that fits', hint)}", file=sys.stderr)
+        return UserError.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130  # what shells give a process that SIGINT ended
     return 0
 
 
+class _Unbreakable:
+    """A stream whose end (`| head -1`, a lost terminal, a full disk under a log) does not end the run."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115  None: it was closed before the start
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:  # a terminal of another encoding, or half a surrogate pair in a path
+            return self._stream.write(text.encode("ascii", "backslashreplace").decode())
+        except (OSError, ValueError):  # ValueError: it is closed
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """What is still buffered, and all that follows, goes nowhere."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _check_limits() -> None:
+    """Raises `UserError` where a limit of the shell would make JAX hang or fail far from its cause."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FILES:
+        wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if wanted < _FEWEST_FILES:
+            raise UserError("ulimit -n", f"{hard} open files", f"at least {_FEWEST_FILES}", f"ulimit -n {_FILES}")
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY and space < _SPACE:
+        found = f"{space / 2**30:.1f} GiB of address space"
+        raise UserError("ulimit -v", found, f"at least {_SPACE >> 30} GiB", "ulimit -v unlimited")
+
+
+_FILES, _FEWEST_FILES = 4096, 256
+_SPACE = 8 << 30  # threads and memory maps reserve far more than they use
+
+
 def _parse(argv: list[str]) -> list[str]:
-    """Reads the flags; what absl and ml-collections say of a wrong one becomes one line of ours."""
+    """Reads the flags; what absl, ml-collections and the config file raise becomes one line."""
     if not argv or {"help", "--help", "-h"} & set(argv):
         print(__doc__)
         raise SystemExit(0)
+    files = [flag.removeprefix("--config=").split(":")[0] for flag in argv if flag.startswith("--config=")]
+    sys.path += [os.path.dirname(os.path.abspath(file)) for file in files]  # for modules beside the config file
+    quoted = _quote_lists(argv)
     try:
-        return flags.FLAGS(["symbert_jax", *argv])[1:]
+        return flags.FLAGS(["symbert_jax", *quoted])[1:]
+    except SystemExit as stop:
+        raise UserError("config", f"{files[0] if files else ''} exits with {stop.code}", _CONFIG_FILE) from None
     except flags.UnrecognizedFlagError as error:
         known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
-        raise UserError(
-            "command line", f"--{error.flagname}", "a known flag", did_you_mean(error.flagname, known)
-        ) from None
-    except flags.Error as error:
-        raise UserError("command line", _one_line(error), "a value of the field's type") from None
-    except (AttributeError, KeyError) as error:  # ml-collections names the closest field itself
-        raise UserError("command line", _one_line(error), "a known field of the config") from None
-    except _BROKEN as error:  # an override reads the file at once
-        raise UserError("config", _one_line(error), _WANTED) from None
+        hint = did_you_mean(error.flagname, known)
+        if argv[0] == "fill":
+            hint = "put -- before a text that begins with -"
+        raise UserError("command line", f"--{error.flagname}", "a known flag", hint) from None
+    except Exception as error:  # the config file is read at once
+        file, cause = files[0] if files else "", error
+        while not _line_of(cause, file) and isinstance(cause.__context__, Exception):
+            cause = cause.__context__  # absl raises its own of what it caught
+        if _line_of(cause, file):
+            raise _config_error(cause, file) from None
+        if isinstance(error, flags.Error):
+            raise UserError("command line", _one_line(error), "a value of the field's type") from None
+        if isinstance(error, AttributeError | KeyError):
+            raise UserError("command line", _one_line(error), "a known field of this command's config") from None
+        raise _config_error(error, file) from None
+
+
+def _quote_lists(argv: list[str]) -> list[str]:
+    """The arguments with the values of list fields as Python tuples, the only form that ml-collections takes whole."""
+    known = configs.fields(Config()) | configs.fields(Finetune())
+    lists = {name for name, value in known.items() if isinstance(value, tuple)}
+    quoted, end = list(argv), argv.index("--") if "--" in argv else len(argv)
+    for i, argument in enumerate(argv[:end]):
+        found = re.fullmatch(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if found and found[1] not in known:
+            raise UserError(f"config.{found[1]}", "no such field", "a known one", did_you_mean(found[1], known))
+        if found and found[1] in lists:
+            if found[2] is not None:
+                quoted[i] = f"--config.{found[1]}={tuple(configs.split_list(found[2]))!r}"
+            elif i + 1 < end:
+                quoted[i + 1] = repr(tuple(configs.split_list(argv[i + 1])))
+    return quoted
+
+
+def _config_error(error: Exception, file: str) -> UserError:
+    """What a config file raised, with its line, or what is wrong with what it returned."""
+    if line := _line_of(error, file):
+        return UserError("config", f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}", _CONFIG_FILE)
+    return UserError("config", f"{file}: {_one_line(error)}", _CONFIG_FILE)
+
+
+_CONFIG_FILE = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
+
+
+def _line_of(error: Exception, file: str) -> int:
+    """The last line of a config file on the way to an error, 0 where it was not on the way."""
+    path = os.path.realpath(file)
+    if isinstance(error, SyntaxError) and error.filename and os.path.realpath(error.filename) == path:
+        return error.lineno or 0
+    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if os.path.realpath(at.filename) == path]
+    return (lines[-1] or 0) if lines else 0
 
 
 def _join(*, saves: bool, patience: int | None = None) -> None:
@@ -191,18 +323,32 @@ def _join(*, saves: bool, patience: int | None = None) -> None:
 
 
 def _workdir() -> epath.Path:
-    return absolute(_required("workdir", _WORKDIR.value))
+    return absolute(_required("workdir", _WORKDIR.value), "workdir")
+
+
+def _checkpoint() -> epath.Path:
+    return absolute(_required("checkpoint", _CHECKPOINT.value), "checkpoint")
+
+
+def _out() -> epath.Path:
+    return absolute(_required("out", _OUT.value), "out")
 
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
     """The config file with the command line's changes, checked."""
-    _required("config", _CONFIG.value)
-    if not os.path.exists(file := config_flags.get_config_filename(flags.FLAGS["config"])):
+    if not flags.FLAGS["config"].present:
+        _required("config", None)
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.isfile(file):
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
+    if _CONFIG.value is None:
+        raise UserError("config", f"{file}: get_config() returns nothing", _CONFIG_FILE)
     try:
         return freeze(_CONFIG.value)
-    except (AttributeError, *_BROKEN) as error:
-        raise UserError("config", _one_line(error), _WANTED) from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise _config_error(error, file) from None
 
 
 def _required(flag: str, value: Any) -> Any:
@@ -217,7 +363,10 @@ def _none(arguments: list[str]) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
+    text = str(error.args[0] if error.args else error)
+    if "Traceback (most recent call last)" in text:  # ml-collections passes on what a config file raised
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
 
 
 def _quiet_and_cached(workdir: str) -> None:
@@ -233,4 +382,7 @@ def _quiet_and_cached(workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if "symbert_jax.peers" in sys.modules:
+        sys.modules["symbert_jax.peers"].leave(code)
+    sys.exit(code)

@@ -22,7 +22,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
 
 LOSS = "validation/loss"
+WINDOW = "window/"  # before the names of the sums since the last log point
 FOLDER = "checkpoints"  # of a workdir
 ITEMS = ("params", "optimizer")
 
@@ -64,6 +65,7 @@ class Checkpoints:
         """
         self.folder, self.corpus = workdir / FOLDER, corpus
         self._saving: int | None = None  # the step that was saved last
+        self.losses: dict[int, float] = {}  # of validations that came after the checkpoint of their step
         writes = train is not None
         check_path(workdir, "workdir" if writes else "checkpoint")
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
@@ -76,7 +78,7 @@ class Checkpoints:
                 self.manager = _Manager(
                     self.folder,
                     options=ocp.CheckpointManagerOptions(
-                        preservation_policy=_preservation(train) if train else None,
+                        preservation_policy=_preservation(train, self.losses) if train else None,
                         best_fn=_loss,  # the policy decides, but without this Orbax would not store the losses
                         best_mode="min",
                         create=writes,
@@ -107,14 +109,24 @@ class Checkpoints:
             raise self._damage_error(step, self.damaged[step])
         return step
 
-    def save(self, step: int, params: Any, optimizer: Any, config: Config, validation_loss: float | None) -> None:
+    def save(
+        self,
+        step: int,
+        params: Any,
+        optimizer: Any,
+        config: Config,
+        validation_loss: float | None,
+        window: Mapping[str, float] | None = None,
+    ) -> None:
         """Copies the arrays off the devices and writes on while training does; every process takes part.
 
         validation_loss: of these parameters in nats, None where it was not measured.
+        window: the sums since the last log point, for `window` to give back.
 
         Raises:
           UserError: this checkpoint or the one before it cannot be written.
         """
+        sums = {WINDOW + name: value for name, value in (window or {}).items()}
         with self._written():
             self.manager.wait_until_finished()
             self._confirm()
@@ -124,7 +136,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)
                 ),
-                metrics={LOSS: math.inf if validation_loss is None else validation_loss},
+                metrics={LOSS: math.inf if validation_loss is None else validation_loss} | sums,
                 custom_metadata=dataclasses.asdict(config),
                 force=True,
             )
@@ -181,6 +193,12 @@ class Checkpoints:
         self.require(step)
         with self._read(step):
             return str((_read_index(self.folder / str(step)) or {}).get("corpus", ""))
+
+    def window(self, step: int) -> dict[str, float]:
+        """The sums that were saved with a step; none by older versions."""
+        with self._read(step):
+            found = self.manager.metrics(step) or {}
+        return {name.removeprefix(WINDOW): value for name, value in found.items() if name.startswith(WINDOW)}
 
     def read(self, step: int | None) -> tuple[Any, Config]:
         """The parameters of a step, by default the latest, as numpy arrays, and the config that made them.
@@ -409,10 +427,24 @@ def _loss(metrics: dict[str, float]) -> float:
     return metrics[LOSS]
 
 
-def _preservation(train: Train) -> policies.AnyPreservationPolicy:
+class _Best(policies.PreservationPolicy):
+    """Keeps the step with the lowest validation loss; Orbax's own knows no loss that came after its checkpoint."""
+
+    def __init__(self, losses: dict[int, float]):
+        self.losses = losses
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
+        pairs = zip(checkpoints, stored, strict=True)
+        losses = [self.losses.get(c.step, loss) if loss == math.inf else loss for c, loss in pairs]
+        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal ones the latest
+        return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
+
+
+def _preservation(train: Train, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
     """The latest N, the best by validation loss, and every K-th for ever."""
-    best = policies.BestN(get_metric_fn=_loss, reverse=True, n=1)
-    kept: list[Any] = [policies.LatestN(train.keep_latest), best]
+    kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
     return policies.AnyPreservationPolicy(kept)

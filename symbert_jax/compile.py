@@ -20,6 +20,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.model.flops import train_flops
 from symbert_jax.slices import Slice, compiler_version, find_slice
+from symbert_jax.storage import check_writable, write_whole
 from symbert_jax.train import state as states
 
 
@@ -61,7 +62,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs for other machines back
     target = find_slice(topology)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(out, "out")
     try:
         if find_batch:
             config = with_largest_batch(config, target)
@@ -69,7 +70,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     except DoesNotFit as refusal:
         if out:
             facts = {"topology": topology, "fits": False} | vars(refusal)
-            out.write_text(json.dumps(facts, indent=2) + "\n")
+            write_whole(out, json.dumps(facts, indent=2) + "\n")
         raise UserError(
             "data.batch_size",
             f"{config.data.batch_size}, which takes {refusal.needed / GIB:.2f} GiB a chip of {topology}",
@@ -78,7 +79,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
         ) from None
     print(describe(config, found, target.chip))
     if out:
-        out.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+        write_whole(out, json.dumps(dataclasses.asdict(found), indent=2) + "\n")
 
 
 def estimate(config: Config, target: Slice) -> Report:

@@ -49,7 +49,8 @@ class Range(NamedTuple):
         if value < self.least:
             return UserError(field, str(value), f"at least {self.least}")
         if value > self.most:
-            return UserError(field, f"{value:.3g}" if value > 1e15 else str(value), f"at most {self.most}", self.why)
+            found = str(value) if value <= 1e15 else f"{value:.3g}" if value < 1e308 else f"{len(str(value))} digits"
+            return UserError(field, found, f"at most {self.most}", self.why)
         return None
 
 
@@ -103,7 +104,7 @@ class Model:
 class Data:
     dir: str = "data/wiki_books"  # the prepared corpus; one in a bucket (gs://…) is copied to the local disk
     sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
-    vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
+    vocab: str = "hf:google-bert/bert-base-uncased"  # vocab.txt, tokenizer.json, their folder, hf:REPOSITORY or train
     validation_fraction: Fraction = 0.005  # of the documents, chosen by a hash of their text
     mask_rate: Fraction = 0.15  # of the non-special tokens of a row
     cross_document: bool = True  # whether tokens see the other documents of their row; if not, positions restart
@@ -348,11 +349,6 @@ def split_list(text: str) -> list[str]:
         wanted = "parts divided by commas, double quotes around one that holds a comma"
         raise UserError("command line", repr(text), wanted) from None
     return [part.strip() for part in parts if part.strip()]
-
-
-def list_fields() -> set[str]:
-    """The dotted names of the fields that hold a list."""
-    return {name for tree in (Config(), Finetune()) for name, value in fields(tree).items() if isinstance(value, tuple)}
 
 
 def _build(kind: type, value: Any, path: str) -> Any:

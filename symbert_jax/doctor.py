@@ -8,8 +8,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from etils import epath
@@ -18,12 +17,12 @@ from symbert_jax import config as configs
 from symbert_jax import sharding
 from symbert_jax.checkpoint import FOLDER, check_path
 from symbert_jax.config import Config, Mesh
-from symbert_jax.data import vocabulary
-from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest
+from symbert_jax.data import tokenizer
+from symbert_jax.data.rows import SPLITS, VOCAB, find, open_split, read_manifest, verify
 from symbert_jax.data.stream import read_words
 from symbert_jax.errors import Advice, UserError, UserErrors
 from symbert_jax.model import kernels
-from symbert_jax.storage import file_sizes, is_bucket, require_writable_bucket
+from symbert_jax.storage import absolute, file_sizes, is_bucket, require_writable_bucket
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
@@ -33,13 +32,18 @@ EPOCHS = 40
 RATES = (1e-6, 1e-2)
 
 
-def examine(config: Config, workdir: epath.Path) -> None:
+Check = Callable[[Config, epath.Path], Iterator[UserError]]
+
+
+def examine(config: Config, workdir: epath.Path, *, thorough: bool = False) -> None:
     """Prints a line on stderr for each `Advice`.
+
+    thorough: whether all rows of the corpus are read, to compare them with their checksums.
 
     Raises:
       UserErrors: all other findings.
     """
-    found = findings(config, workdir)
+    found = findings(config, workdir, (*CHECKS, _row_files) if thorough else CHECKS)
     for advice in found:
         if isinstance(advice, Advice) and jax.process_index() == 0:
             print(f"warning: {advice}", file=sys.stderr)
@@ -47,10 +51,10 @@ def examine(config: Config, workdir: epath.Path) -> None:
         raise UserErrors(errors)
 
 
-def findings(config: Config, workdir: epath.Path) -> list[UserError]:
+def findings(config: Config, workdir: epath.Path, checks: Sequence[Check] | None = None) -> list[UserError]:
     """Everything that is wrong with a pretraining run, each thing once."""
     found: dict[str, UserError] = {}
-    for check in CHECKS:
+    for check in checks or CHECKS:
         try:
             for finding in check(config, workdir):
                 found.setdefault(str(finding), finding)
@@ -89,11 +93,14 @@ def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 
 def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
-    words, vocab = read_words(config), Path(config.data.vocab).expanduser()
-    made = read_manifest(find(config.data.dir)).get("vocab", "")
+    read_words(config)
+    named = config.data.vocab
+    made = read_manifest(find(config.data.dir)).vocab
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
-    if vocab.is_file() and words != vocabulary.read(vocab):
-        yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", hint)
+    made_with = tokenizer.read(find(config.data.dir) / VOCAB)
+    there = named != "train" and absolute(named, "data.vocab").exists()
+    if there and tokenizer.read(tokenizer.find(named)) != made_with:
+        yield UserError("data.vocab", f"{named} with other words", f"those of {config.data.dir}", hint)
     elif made.startswith("hf:") and config.data.vocab.startswith("hf:") and config.data.vocab != made:
         yield UserError("data.vocab", config.data.vocab, f"{made}, the vocabulary of {config.data.dir}", hint)
 
@@ -101,7 +108,8 @@ def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
 def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
     batch, steps = config.data.batch_size, config.train.steps
     folder = find(config.data.dir)
-    rows = read_manifest(folder)["splits"]["train"]["rows"]
+    manifest = read_manifest(folder)
+    rows = manifest.rows["train"]
     if batch > rows:
         hint = "a batch would hold the same row twice: prepare more text"
         yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", hint)
@@ -110,6 +118,18 @@ def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
         yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {EPOCHS} epochs", hint)
     for split in SPLITS:
         open_split(folder, split, config.model.length)
+        if round(config.data.mask_rate * manifest.maskable[split]) < 1:
+            found = f"at most {manifest.maskable[split]} tokens of a {split} row of {folder} that are not [UNK]"
+            wanted = f"enough to mask one at data.mask_rate={config.data.mask_rate}"
+            yield UserError("data.dir", found, wanted, "prepare the text with a vocabulary that has its words")
+    if advice := manifest.advice():
+        yield Advice(*advice)
+
+
+def _row_files(config: Config, _: epath.Path) -> Iterator[UserError]:
+    """Yields nothing: raises what is wrong."""
+    verify(find(config.data.dir), hashes=True)
+    yield from ()
 
 
 def _workdir(config: Config, workdir: epath.Path) -> Iterator[UserError]:

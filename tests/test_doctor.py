@@ -1,7 +1,6 @@
 """Each thing that ruins a run is found before it starts, all at once, and a good run is left in peace."""
 
 import dataclasses
-import json
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from etils import epath
 from symbert_jax import doctor
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, Mesh, Train
-from symbert_jax.data.rows import MANIFEST
+from symbert_jax.data.rows import read_manifest, write_manifest
 from symbert_jax.errors import UserErrors
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
@@ -83,7 +82,7 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
     [
         ({"model": {"vocab_size": 96}}, "model.vocab_size: found 96, wanted at least 100, the words of .*vocab.txt"),
         ({"model": {"length": 32}}, "model.length: found 32, wanted 16, the length of the rows in .*prepare"),
-        ({"data": {"dir": "nowhere"}}, "data.dir: found no finished corpus in nowhere, .*prepare"),
+        ({"data": {"dir": "nowhere"}}, "data.dir: found no finished corpus in .*/nowhere, .*prepare"),
         ({"data": {"batch_size": 72}}, "data.batch_size: found 72, wanted at most 64, the rows of the corpus"),
         ({"data": {"batch_size": 12}}, "data.batch_size: found 12, wanted a multiple of 8; 8 devices share"),
         ({"model": {"dim": 36}, "mesh": {"fsdp": True}}, "model.dim: found 36, wanted a multiple of the 8 devices"),
@@ -115,6 +114,39 @@ def test_a_corpus_made_with_another_vocabulary_than_the_config_names(good: Confi
     assert not found(config, tmp_path)
 
 
+def test_changed_rows_are_found_by_the_command(good: Config, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    file, config = folder / "corpus-validation.array_record-00000", changed(good, data={"dir": str(folder)})
+    file.write_bytes(file.read_bytes()[:-1] + b"?")  # of the same size, where no row is
+    assert not found(config, tmp_path / "run")
+    with pytest.raises(UserErrors, match=f"data.dir: found {file}, changed, wanted the checksum in manifest.json; rem"):
+        doctor.examine(config, epath.Path(tmp_path / "run"), thorough=True)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "maskable", "message"),
+    [
+        (0.04, 16, None),
+        (0.06, 16, "data.vocab: found 6.0% of the tokens of a split are [UNK], wanted at most 5%; prepare the text"),
+        (
+            0.04,
+            3,
+            "data.dir: found at most 3 tokens of a train row of {} that are not [UNK], wanted enough to mask one",
+        ),
+    ],
+)
+def test_corpus_of_unknown_words(
+    good: Config, unknown: float, maskable: int, message: str | None, tmp_path: Path
+) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    content = read_manifest(folder).content
+    content["splits"]["train"] |= {"unk_share": unknown, "most_maskable": maskable}
+    write_manifest(folder, content)
+    findings = found(changed(good, data={"dir": str(folder)}), tmp_path / "run")
+    assert len(findings) == (message is not None)
+    assert all(finding.startswith(message.format(folder)) for finding in findings)
+
+
 @pytest.mark.parametrize(
     ("made", "named", "wrong"),
     [
@@ -128,8 +160,7 @@ def test_a_corpus_made_with_the_vocabulary_of_another_repository(
     good: Config, made: str, named: str, wrong: bool, tmp_path: Path
 ) -> None:
     folder = write_corpus(tmp_path / "corpus")
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"vocab": made}))
+    write_manifest(folder, read_manifest(folder).content | {"vocab": made})
     said = found(changed(good, data={"dir": str(folder), "vocab": named}), tmp_path / "run")
     start = f"data.vocab: found {named}, wanted {made}, the vocabulary of {folder}; name the vocabulary that"
     assert len(said) == wrong and all(finding.startswith(start) for finding in said)
@@ -201,7 +232,7 @@ def test_a_bucket_is_looked_for_before_anything_is_written(
         monkeypatch.setenv(name, value)
     result = call("doctor", good, "gs://bukcet/run", "--config.model.length=16")
     assert result.returncode == 2 and not result.stdout
-    line = "error: workdir: found gs://bukcet/run: NotFound: 404 .*The specified bucket does not exist.*; check.*"
+    line = "error: workdir: found gs://bukcet/run: NotFound: 404 .*The specified bucket does not exist.*; check its.*"
     assert re.fullmatch(line, result.stderr.strip())
     result = call("doctor", good, "gs://bucket/run", "--config.model.length=16")
     assert (result.returncode, result.stdout, result.stderr) == (0, "nothing found that would stop this run\n", "")

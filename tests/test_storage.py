@@ -1,12 +1,29 @@
 """Paths, locks, whole files, and exceptions of cloud storage."""
 
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from etils import epath
 
+from symbert_jax import storage
 from symbert_jax.errors import UserError, UserErrors
-from symbert_jax.storage import Unreached, absolute, bucket_errors_as_user_errors
+from symbert_jax.storage import (
+    LOCK,
+    Unreached,
+    absolute,
+    append_json,
+    bucket_errors_as_user_errors,
+    lock,
+    read_json,
+    write_whole,
+)
 
 
 class HttpError(Exception):
@@ -47,6 +64,85 @@ def test_of_several_errors_one_that_stays_is_enough_not_to_start_again() -> None
     assert UserErrors([passes]).exit_code == 1 and UserErrors([passes, stays]).exit_code == 2
 
 
+HOLDER = """
+import sys, time
+from symbert_jax.storage import lock
+with lock(sys.argv[1], "workdir"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        held = f"workdir: found {folder}, in use by process {process.pid} on {socket.gethostname()} since 20"
+        with pytest.raises(UserError, match=re.escape(held)), lock(folder, "workdir"):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    assert (folder / LOCK).exists(), "nobody cleaned up"
+    with lock(folder, "workdir"), pytest.raises(UserError, match=f"by process {os.getpid()}"), lock(folder, "workdir"):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_lock_leaves_no_folder_that_was_not_there_and_keeps_what_was_written(tmp_path: Path) -> None:
+    with lock(tmp_path / "run", "workdir"):
+        pass
+    assert not (tmp_path / "run").exists()
+    with lock(tmp_path / "run", "workdir"):
+        (tmp_path / "run" / "result").write_text("")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
+
+
+def test_lock_is_not_that_of_a_folder_that_was_moved_away(tmp_path: Path) -> None:
+    """A second run that opened the file of the lock just before the first moved its folder holds nothing yet."""
+    first, second = tmp_path / "work", tmp_path / "done"
+    with lock(first, "data.dir"):
+        first.rename(second)
+        with lock(first, "data.dir"):
+            assert (first / LOCK).exists() and (second / LOCK).exists()
+    assert not first.exists()
+
+
+@pytest.mark.parametrize("path", ["file/run", "file"])
+def test_lock_of_what_is_no_folder_is_an_error(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Not a directory|File exists"), lock(tmp_path / path, "workdir"):
+        pass
+
+
+def test_a_full_disk_is_named_by_the_file(tmp_path: Path) -> None:
+    for name, write in (("a", append_json), ("b", write_whole)):
+        file = tmp_path / (name + ".new" * (write == write_whole))
+        file.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+            write(epath.Path(tmp_path / name), "x")
+
+
+def test_json_that_is_no_object_and_text_that_is_no_utf8_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    for content, found in {
+        b"[1]": "a JSON list",
+        b"{": "Expecting property name",
+        b"[" * 100_000: "maximum recursion|Expecting value",
+        b"1" * 5_000: "Exceeds the limit",
+        b"{\xff}": "byte 1 is not UTF-8",
+    }.items():
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"^config: found {file}.*({found})"):
+            read_json(file, "config")
+    file.write_bytes(b"\xef\xbb\xbf{}")
+    assert read_json(file, "config") == {}
+    for missing in (tmp_path / "b", file / "c", tmp_path):
+        with pytest.raises(UserError, match=f"^config: found (no file )?{missing}.*, wanted a readable file"):
+            read_json(missing, "config")
+
+
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
@@ -54,8 +150,48 @@ def test_of_several_errors_one_that_stays_is_enough_not_to_start_again() -> None
         ("~/runs", str(Path.home() / "runs")),
         ("runs/../a", str(Path.cwd() / "a")),
         ("/runs", "/runs"),
+        ("a b/[c]?", str(Path.cwd() / "a b/[c]?")),
     ],
 )
 def test_local_paths_become_absolute_and_buckets_stay_as_they_are(path: str, wanted: str) -> None:
     assert str(absolute(path)) == wanted
     assert absolute(epath.Path(path)) == absolute(path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "~nobody_of_this_name/a"])
+def test_absolute_refuses_what_is_no_path(path: str) -> None:
+    with pytest.raises(UserError, match=r"^data.dir: found .*, wanted a path"):
+        absolute(path, "data.dir")
+
+
+def test_the_lock_of_a_bucket(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Held, left by a process that is gone, left by another host, and lost."""
+    folder, held = epath.Path("gs://b/run"), "gs://b/run/.lock"
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(storage, "LEASE", 0.6)
+    with storage.lock(folder, "workdir"):
+        monkeypatch.setattr(storage, "_host", lambda: "other (pid:[1])")  # from where the next one comes
+        message = rf"^workdir: found gs://b/run, in use by process {os.getpid()} on \S+ since 2.*, wanted a folder that"
+        with pytest.raises(UserError, match=message), storage.lock(folder, "workdir"):
+            pass
+        assert "waiting" in capsys.readouterr().out
+        stale = bucket.cat_file(held)
+    assert not bucket.exists(held) and not ended
+    bucket.pipe_file(held, stale)
+    with storage.lock(folder, "workdir"):
+        assert "waiting" in capsys.readouterr().out and bucket.cat_file(held) != stale
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    bucket.pipe_file(held, json.dumps({"host": "other (pid:[1])", "process": gone.pid}).encode())
+    with storage.lock(folder, "workdir"):
+        assert not capsys.readouterr().out, "it does not wait"
+        bucket.pipe_file(held, stale)
+        while not ended:
+            time.sleep(0.01)
+    assert set(ended) == {1} and f"error: {folder} was taken over by another run" in capsys.readouterr().err
+    with (
+        pytest.raises(UserError, match="s3://b/run, wanted a folder of a disk or gs://"),
+        storage.lock("s3://b/run", "x"),
+    ):
+        pass

@@ -1,75 +1,81 @@
-"""BookCorpus is not in TFDS: our builder of a TFDS dataset over a directory of books."""
+"""BookCorpus is not in TFDS: a directory of books becomes a TFDS dataset."""
 
-import dataclasses
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from symbert_jax.data import files, tfds_text
 from symbert_jax.errors import UserError
+from symbert_jax.storage import is_bucket, lock
 
-_SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
-
-
-@dataclasses.dataclass
-class Books(tfds.core.BuilderConfig):
-    """The books of one directory; `name` changes whenever its files do, so that they are read again."""
-
-    directory: Path = Path()
-
-
-class Bookcorpus(tfds.core.GeneratorBasedBuilder):
-    """One example a book, in its field `text`: a `.txt` file is a book, so is a line of `.jsonl`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Books out of a directory of text files.",
-            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
-            disable_shuffling=True,  # keeps the order of the directory; rows are shuffled in training
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager  # nothing to download
-        return {"train": self._generate_examples(self.builder_config.directory)}
-
-    def _generate_examples(self, directory: Path) -> Iterator[tuple[int, dict[str, str]]]:
-        for key, text in enumerate(_books(directory)):
-            yield key, {"text": text}
+_NAME, _VERSION = "bookcorpus", "1.1.0"  # the version changes with what a document is: datasets outlive a run
+_ENDINGS = (".txt", ".jsonl")
+_SHARD = 1 << 12  # documents of a file
+_BATCH = 1 << 22  # characters written at a time
 
 
 def build(directory: Path) -> epath.Path:
     """The folder of the TFDS dataset of the books in `directory`, built if these files were not built before.
 
+    Its examples, in the order of the files, are the documents that `files.read_text` finds in `.txt` files and the
+    lines of `.jsonl` files, in the field `text`.
+
     Raises:
-      UserError: there are no books, or one cannot be read.
+      UserError: there are no books, one cannot be read, or the dataset cannot be written.
     """
     listing = hashlib.sha256()
-    for path in _paths(directory):
+    for path in files.below(directory, _ENDINGS):
         status = path.stat()
-        listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    config = Books(name=listing.hexdigest()[:16], directory=directory)
-    builder = Bookcorpus(config=config, data_dir=tfds_text.data_dir(), file_format=tfds.core.FileFormat.ARRAY_RECORD)
-    builder.download_and_prepare()
-    return epath.Path(builder.data_dir)
+        listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    datasets = tfds_text.data_dir()
+    if is_bucket(datasets):
+        raise UserError("TFDS_DATA_DIR", os.fspath(datasets), "a folder of a disk, for the dataset of the books")
+    folder = datasets / _NAME / listing.hexdigest()[:16] / _VERSION
+    if not tfds_text.is_dataset(folder):
+        with lock(datasets / _NAME, "TFDS_DATA_DIR", wait=True):  # another corpus may have the same books
+            if not tfds_text.is_dataset(folder):
+                _write(directory, folder)
+    return folder
 
 
-def _books(directory: Path) -> Iterator[str]:
-    for path in _paths(directory):
-        if ".jsonl" in path.suffixes:
-            yield from files.read_json_lines(path)
-        else:
-            yield files.read_text(path)
+def _write(directory: Path, folder: epath.Path) -> None:
+    """Writes one document after the other: TFDS's own builders keep a dataset in memory where its order counts."""
+    print(f"reading the books in {directory} into {folder}", flush=True)
+    work = folder.with_name(f"{folder.name}.incomplete")
+    shutil.rmtree(work, ignore_errors=True)  # of a killed run
+    work.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(
+        name=_NAME, version=tfds.core.Version(_VERSION), data_dir=os.fspath(work), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description="Books out of a directory of text files.",
+        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+    )
+    try:
+        writer = tfds.core.SequentialWriter(info, _SHARD, file_format=tfds.core.FileFormat.ARRAY_RECORD)
+        writer.initialize_splits(["train"])
+        batch, size = list[dict[str, str]](), 0
+        for text in _documents(directory):
+            batch.append({"text": text})
+            size += len(text)
+            if size >= _BATCH:  # a call writes the description of the dataset, too
+                writer.add_examples({"train": batch})
+                batch, size = [], 0
+        writer.add_examples({"train": batch})
+        writer.close_all()
+        work.rename(folder)
+    except RuntimeError as error:  # of ArrayRecord; names the file
+        raise UserError("TFDS_DATA_DIR", str(error), "a disk that can be written, with room") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def _paths(directory: Path) -> list[Path]:
-    paths = sorted(path for path in directory.rglob("*") if path.name.endswith(_SUFFIXES))
-    if not paths:
-        raise UserError("data.sources", f"no books in {directory}", f"files named *{', *'.join(_SUFFIXES)}")
-    return paths
+def _documents(directory: Path) -> Iterator[str]:
+    for path in files.below(directory, _ENDINGS):
+        yield from files.read_json(path) if ".jsonl" in path.name.lower() else files.read_text(path)

@@ -8,10 +8,12 @@ import contextlib
 import hashlib
 import importlib.metadata
 import itertools
-import json
+import os
 import shutil
+import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +28,7 @@ import symbert_jax
 from symbert_jax.config import Config
 from symbert_jax.data import rows, sources, tokenizer, vocabulary
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket, sha256
+from symbert_jax.storage import LOCK, absolute, is_bucket, lock, sha256
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
@@ -45,53 +47,116 @@ Encoded = list[tuple[Document, np.ndarray]]  # ids and a closing [SEP], uint16[a
 def prepare(config: Config) -> None:
     """Writes the corpus of `config.data.sources` to `config.data.dir`, unless it is there already.
 
-    A run that is killed leaves `DIR.incomplete`, which the next one removes; `DIR` appears when all is done.
+    All is written to `DIR.incomplete`, which is locked, and becomes `DIR` when it is whole. What a killed run leaves
+    there is removed by the next one.
 
     Raises:
-      UserError: a source, the vocabulary or the folder cannot be used, or there is too little text for a row.
+      UserError: a source, the vocabulary or the folder cannot be used, another run prepares it, or there is too little
+        text for a row.
     """
-    start = time.monotonic()
     if is_bucket(config.data.dir):
         hint = "prepare into one and copy it to the bucket; training reads it there"
         raise UserError("data.dir", config.data.dir, "a local folder", hint)
-    target, recipe = Path(config.data.dir), _recipe(config)
-    if rows.is_finished(target):
-        _check_same(recipe, target)
-        print(f"{target} is already prepared")
+    target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
+    if _is_prepared(recipe, target):
         return
-    if target.is_file() or any(target.glob("*")):
+    is_taken = os.path.lexists(target) and (not target.is_dir() or any(target.iterdir()))
+    if is_taken and not rows.is_finished(target):  # by another run, meanwhile
         raise UserError("data.dir", f"{target}, which is no corpus", "a path where nothing is yet")
+    if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
+        raise UserError("data.dir", f"{target}", "a path in UTF-8, as ArrayRecord needs it")
+    if target == Path.cwd() or target.is_mount():
+        kind = "a mount point" if target.is_mount() else "the current folder"
+        raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name one inside of it")
     if not config.data.sources:
         raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
     for source in config.data.sources:
         sources.documents(source)  # a missing one fails now, not after hours spent on the others
     work = target.with_name(f"{target.name}.incomplete")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    try:
+        with _exit_on_sigterm(), lock(work, "data.dir"):
+            _empty(work)
+            if not _is_prepared(recipe, target):
+                try:
+                    _prepare(config, recipe, work, target)
+                except BaseException:
+                    _empty(work)  # above all where the disk is full
+                    raise
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()  # where a killed run had left it
 
+
+def _prepare(config: Config, recipe: dict[str, Any], work: Path, target: Path) -> None:
+    start = time.monotonic()
     texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
     tokenizer.place(config.data.vocab, texts, config.model.vocab_size, work / rows.VOCAB)
     counts = write(config, work)
     seconds = time.monotonic() - start
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
-    manifest = {
+    facts = {
         **recipe,
         **counts,
         "vocab_sha256": sha256(work / rows.VOCAB),
         "seconds": round(seconds, 1),
         "versions": {"symbert_jax": symbert_jax.__version__, **versions},
     }
-    (work / rows.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    rows.write_manifest(work, facts)
     work.rename(target)
-    documents, tokens, made = (
-        [counts["splits"][split][name] for split in rows.SPLITS] for name in ("documents", "tokens", "rows")
-    )
+    (target / LOCK).unlink()
+    train, validation = (counts["splits"][split] for split in rows.SPLITS)
+    documents, tokens, unknown = (train[name] + validation[name] for name in ("documents", "tokens", "unk_tokens"))
     print(
-        f"{target}: {made[0]:,} rows of {config.model.length} tokens to train and {made[1]:,} to validate "
-        f"from {sum(documents):,} documents, {sum(counts['duplicates'].values()):,} duplicates dropped, "
-        f"in {seconds:.1f} s "
-        f"({sum(documents) / seconds:,.0f} documents/s, {sum(tokens) / seconds:,.0f} tokens/s)"
+        f"{target}: {train['rows']:,} rows of {config.model.length} tokens to train "
+        f"and {validation['rows']:,} to validate from {documents:,} documents, "
+        f"{sum(counts['duplicates'].values()):,} duplicates dropped, "
+        f"{unknown / tokens:.2%} of the tokens [UNK], in {seconds:.1f} s "
+        f"({documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s)"
     )
+    if advice := rows.read_manifest(target).advice():
+        print(f"warning: {UserError(*advice)}", file=sys.stderr)
+
+
+def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
+    """Whether the corpus is there; raises `UserError` if it is damaged or has another recipe."""
+    if not rows.is_finished(folder):
+        return False
+    content = rows.read_manifest(folder).content
+    for name, value in recipe.items():
+        if content.get(name) != value:
+            field = "model.length" if name == "length" else f"data.{name}"
+            found = f"{value} for {folder}, which is already prepared with another"
+            raise UserError(field, found, str(content.get(name)), "remove that folder, or name another data.dir")
+    rows.verify(folder, hashes=False)
+    print(f"{folder} is already prepared")
+    return True
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise `SystemExit`, so that worker processes end and files are removed. A second one kills."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+
+    def exit_(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, exit_)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _empty(folder: Path) -> None:
+    """Removes all that is in a locked folder, but not the lock."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def write(config: Config, folder: Path) -> dict[str, Any]:
@@ -105,9 +170,9 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
     """
     encoder = tokenizer.load(folder / rows.VOCAB, parse_special=False)
     special = tokenizer.special_ids(encoder)
-    cls, sep = special[vocabulary.CLS], special[vocabulary.SEP]
-    writers = {split: rows.Writer(folder, split, config.model.length, cls, sep) for split in rows.SPLITS}
-    documents, tokens = Counter[str](), Counter[str]()  # of a split
+    cls, sep, unk = (special[token] for token in (vocabulary.CLS, vocabulary.SEP, vocabulary.UNK))
+    writers = {split: rows.Writer(folder, split, config.model.length, cls, sep, unk) for split in rows.SPLITS}
+    documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # of a split
     used, duplicates = Counter[str](), Counter[str]()  # documents of a source
     fresh = _without_duplicates(config, folder / "digests.sqlite", duplicates)
     with contextlib.closing(_Progress()) as progress:
@@ -115,7 +180,9 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
             used.update(document.source for document, _ in batch)
             for split, writer in writers.items():
                 if own := [ids for document, ids in batch if document.split == split]:
-                    writer.add(np.concatenate(own))
+                    stream = np.concatenate(own)
+                    writer.add(stream)
+                    unknown[split] += int(np.count_nonzero(stream == unk))
                     documents[split] += len(own)
                     tokens[split] += sum(len(ids) - 1 for ids in own)
             progress.show(documents.total(), tokens.total())
@@ -137,6 +204,9 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
                 "rows": writer.rows,
                 "tokens": tokens[split],
                 "tail_tokens_dropped": dropped[split],
+                "unk_tokens": unknown[split],
+                "unk_share": round(unknown[split] / max(tokens[split], 1), 4),
+                "most_maskable": writer.most_maskable,
             }
             for split, writer in writers.items()
         },
@@ -174,7 +244,7 @@ def _without_duplicates(config: Config, database: Path, duplicates: Counter[str]
 
     The digests lie on disk, so that memory does not grow with the corpus.
     """
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
+    with _database_errors(database), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
         seen.execute("PRAGMA journal_mode = OFF")
         seen.execute("PRAGMA synchronous = OFF")
         seen.execute("CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
@@ -188,6 +258,15 @@ def _without_duplicates(config: Config, database: Path, duplicates: Counter[str]
                 else:
                     duplicates[source] += 1
     database.unlink()
+
+
+@contextlib.contextmanager
+def _database_errors(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        hint = "make room or name another data.dir, and prepare again"
+        raise UserError("data.dir", f"{database}: {error}", "a disk that can be written, with room", hint) from None
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -247,19 +326,10 @@ def _recipe(config: Config) -> dict[str, Any]:
         case name if name.startswith("hf:"):
             vocab = name
         case name:
-            vocab = f"sha256 {sha256(tokenizer.find(name))}"
+            vocab = f"sha256 {tokenizer.read(tokenizer.find(name)).fingerprint()}"
     return {
         "sources": list(config.data.sources),
         "vocab": vocab,
         "length": config.model.length,
         "validation_fraction": config.data.validation_fraction,
     }
-
-
-def _check_same(recipe: dict[str, Any], folder: Path) -> None:
-    manifest = rows.read_manifest(folder)
-    for name, value in recipe.items():
-        if manifest[name] != value:
-            field = "model.length" if name == "length" else f"data.{name}"
-            found = f"{value} for {folder}, which is already prepared with another"
-            raise UserError(field, found, str(manifest[name]), "remove that folder, or name another data.dir")

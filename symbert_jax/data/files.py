@@ -1,54 +1,252 @@
-"""Texts out of files, plain or gzip, with errors that say where a text is damaged."""
+"""Texts out of files: plain or compressed, in any Unicode encoding, with errors that say where a text is damaged.
 
+What a file holds is told by its first bytes, not by its name. Memory does not grow with a file.
+"""
+
+import bz2
+import codecs
 import gzip
+import io
+import itertools
 import json
+import lzma
+import re
+import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from symbert_jax.errors import UserError
 
+DOCUMENT = 1 << 22  # characters; a longer text is divided into documents
+PART = 1 << 16  # characters, at most, of each of them
 
-def read_text(path: Path) -> str:
-    """A whole file as one text.
+_CHUNK = 1 << 20  # bytes decoded at a time
+_OBJECT = 1 << 28  # characters, at most, of a JSON object
+_READABLE = "UTF-8 text or JSON lines, plain or as .gz, .bz2 or .xz"
+_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")  # blank lines
+_COMPRESSED = (
+    (re.compile(rb"\x1f\x8b"), gzip.open),
+    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.open),
+    (re.compile(rb"\xfd7zXZ\0"), lzma.open),
+)
+_MARKS = (  # in this order: the mark of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+_OTHERS = (
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "Zstandard", "unpack it: zstd -d FILE"),
+    (re.compile(rb"\x04\x22\x4d\x18"), "LZ4", "unpack it: lz4 -d FILE"),
+    (re.compile(rb"PK(?:\x03\x04|\x05\x06)"), "a zip archive (as .docx, .epub and .xlsx are)", "unpack it: unzip FILE"),
+    (re.compile(rb"(?s).{257}ustar"), "a tar archive", "unpack it: tar -xf FILE"),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a"), "a 7z or rar archive", "unpack it"),
+    (re.compile(rb"PAR1"), "Parquet", "write its texts as JSON lines, such as with pandas: to_json(lines=True)"),
+    (re.compile(rb"ARROW1|\xff{4}"), "Arrow", "write its texts as JSON lines, such as with datasets: to_json"),
+    (re.compile(rb"%PDF-"), "PDF", "extract its text: pdftotext FILE"),
+    (re.compile(rb"\xd0\xcf\x11\xe0|\{\\rtf"), "a document of a word processor", "save it as text"),
+    (re.compile(rb"SQLite format 3\0"), "an SQLite database", "write its texts as JSON lines"),
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer instead of the file", "fetch the file: git lfs pull"),
+)
+
+
+def below(directory: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files below a directory with one of these name endings, in any case, compressed or not.
 
     Raises:
-      UserError: the file is damaged or not UTF-8 (names the byte).
+      UserError: there is none.
     """
-    content = b"".join(_lines(path))
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError("data.sources", f"{path}, line {line}: byte {error.start} is no UTF-8", "UTF-8") from error
+    names = tuple(ending + packed for ending in endings for packed in ("", ".gz", ".bz2", ".xz", ".zst"))
+    found = [path for path in directory.rglob("*") if path.name.lower().endswith(names) and path.is_file()]
+    if not found:
+        wanted = f"files named *{' or *'.join(endings)}, plain or as .gz, .bz2 or .xz"
+        raise UserError("data.sources", f"no such file below {directory}", wanted)
+    return sorted(found)
 
 
-def read_json_lines(path: Path) -> Iterator[str]:
-    """The field `text` of every line that is not blank.
+def read_text(path: Path) -> Iterator[str]:
+    """The documents of a text file.
+
+    In BERT's own layout, a sentence a line and blank lines between documents, the blank lines divide it. Any other file
+    is one document, unless it is longer than DOCUMENT characters: then it is cut into parts of at most PART, at a blank
+    line if there is one in the second half of a part, or else at a line end or a space.
 
     Raises:
-      UserError: a line is not UTF-8, not JSON or without text (names the line), or the file is damaged.
+      UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
     """
-    for number, line in enumerate(_lines(path), start=1):
-        if line.isspace():
-            continue
-        here = f"{path}, line {number}"
+    chunks, head, size = _chunks(path), [], 0
+    for chunk in chunks:
+        head.append(chunk)
+        if (size := size + len(chunk)) > DOCUMENT:
+            break
+    start = "".join(head)
+    if _has_bert_layout(start):
+        yield from _divide(itertools.chain([start], chunks), 0, DOCUMENT)
+    elif size > DOCUMENT:
+        yield from _divide(itertools.chain([start], chunks), PART // 2, PART)
+    else:
+        yield start
+
+
+def read_json(path: Path) -> Iterator[str]:
+    """The field `text` of every object of a file: one on every line that is not blank, or all in one array.
+
+    Raises:
+      UserError: the file is damaged or not text, or an object is not JSON or without text (names the line or item).
+    """
+    chunks, start = _chunks(path), ""
+    for chunk in chunks:
+        start += chunk
+        if not start.isspace():
+            break
+    is_array = start.lstrip().startswith("[")
+    values = (_items if is_array else _lines)(path, itertools.chain([start], chunks))
+    for where, value in values:
+        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+            raise UserError("data.sources", f"{where}: {_describe(value)}", 'an object with the string "text"')
         try:
-            text = json.loads(line.decode())["text"]
-            text.encode()  # JSON can escape half a surrogate pair, which is no text
-        except (UnicodeDecodeError, UnicodeEncodeError) as error:
-            raise UserError("data.sources", f"{here}: {error.reason}", "UTF-8") from error
-        except json.JSONDecodeError as error:
-            raise UserError("data.sources", f"{here}: {error}", "one JSON object a line") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            found = f"{here}: {line[:60].decode(errors='replace').strip()}"
-            raise UserError("data.sources", found, 'an object with the string "text"') from error
-        yield text
+            value["text"].encode()  # JSON can escape half a surrogate pair, which is no text
+        except UnicodeEncodeError as error:
+            raise UserError("data.sources", f"{where}: {error.reason}", "Unicode text") from None
+        yield value["text"]
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _has_bert_layout(text: str) -> bool:
+    """Whether blank lines divide blocks of several lines, and lines inside of a block end as sentences do.
+
+    In prose with line breaks, about a fifth of the lines inside of paragraphs end in punctuation.
+    """
+    blocks = [block.split("\n") for block in _BLANK.split(text.strip())]
+    inner = [line.rstrip() for block in blocks for line in block[:-1]]
+    sentences = sum(unicodedata.category(line[-1]).startswith("P") for line in inner if line)
+    return len(inner) >= len(blocks) > 1 and sentences >= 0.75 * len(inner)
+
+
+def _divide(chunks: Iterable[str], least: int, most: int) -> Iterator[str]:
+    """Cuts a text at the first blank line behind `least` characters, or else before it gets longer than `most`."""
+    text = ""
+    for chunk in chunks:
+        text, start = text + chunk, 0
+        while (blank := _BLANK.search(text, start + least, start + most)) or len(text) - start > most:
+            window = start + least, start + most
+            line, space = text.rfind("\n", *window), text.rfind(" ", *window)
+            end = blank.end() if blank else line + 1 or space + 1 or start + most
+            yield text[start:end].strip()
+            start = end
+        text = text[start:]
+    yield text.strip()
+
+
+def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The JSON value of every line that is not blank, and where it stands."""
+    number, pieces = 1, list[str]()
+    for chunk in itertools.chain(chunks, ["\n"]):
+        *ends, rest = chunk.split("\n")
+        for end in ends:
+            line, pieces = "".join((*pieces, end)).strip().lstrip("\ufeff"), []
+            where = f"{path}, line {number}"
+            if line:
+                try:
+                    yield where, json.loads(line)
+                except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
+                    wanted = "one JSON object a line, or an array of objects"
+                    raise UserError("data.sources", f"{where}: {error}", wanted) from None
+            number += 1
+        pieces.append(rest)
+        _check_length(f"{path}, line {number}", sum(map(len, pieces)))
+
+
+def _items(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The items of the JSON array in a file, and where they stand."""
+    chunks, decoder, separator = iter(chunks), json.JSONDecoder(), re.compile(r"[\s,]*")
+    text, start, number = next(chunks).lstrip()[1:], 0, 1
+    while True:
+        where = f"{path}, item {number}"
+        start = separator.match(text, start).end()  # type: ignore[union-attr]  # it matches everywhere
+        if text.startswith("]", start):
+            if "".join((text[start + 1 :], *itertools.islice(chunks, 1))).strip():
+                raise UserError("data.sources", f"{path}: text behind a JSON array", "one array")
+            return
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except RecursionError as error:
+            raise UserError("data.sources", f"{where}: {error}", "an array of JSON objects") from None
+        except ValueError as error:  # the item may go on in the next chunk
+            size = len(text) - start
+            _check_length(where, size)
+            more = "".join(itertools.islice(chunks, 1 + size // _CHUNK))  # doubles it: an item is parsed a few times
+            if not more:
+                reason = getattr(error, "msg", error)
+                raise UserError("data.sources", f"{where}: {reason}", "an array of JSON objects") from None
+            text, start = text[start:] + more, 0
+            continue
+        yield where, value
+        number, start = number + 1, end
+
+
+def _check_length(where: str, size: int) -> None:
+    if size > _OBJECT:
+        raise UserError("data.sources", f"{where}: more than {_OBJECT:,} characters", "shorter JSON objects")
+
+
+def _describe(value: Any) -> str:
+    """A JSON value without a text, for errors."""
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)[:60]
+    if "text" in value:
+        return f'"text" is {json.dumps(value["text"], ensure_ascii=False)[:60]}'
+    return f"an object with {', '.join(map(json.dumps, list(value)[:10])) or 'no field'}"
+
+
+def _chunks(path: Path) -> Iterator[str]:
+    """The text of a file, without a byte order mark, decoded and cut anywhere."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield from file
-    except (OSError, EOFError, zlib.error) as error:
+        with _open(path) as file:
+            content = file.read(_CHUNK)
+            mark, encoding = _encoding(path, content)
+            decoder, line, end = codecs.getincrementaldecoder(encoding)(), 1, len(content)
+            content = content.removeprefix(mark)
+            while True:
+                try:
+                    text = decoder.decode(content, final=not content)
+                except UnicodeDecodeError as error:
+                    line += error.object[: error.start].decode(encoding).count("\n")
+                    byte = end - len(error.object) + error.start
+                    found = f"{path}, line {line}: byte {byte} is not {encoding.upper()}"
+                    hint = "convert another encoding: iconv -f LATIN1 -t UTF-8 FILE"
+                    raise UserError("data.sources", found, _READABLE, hint) from None
+                if text:
+                    yield text
+                if not content:
+                    return
+                line += text.count("\n")
+                content = file.read(_CHUNK)
+                end += len(content)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError("data.sources", f"{path}: {error}", "a readable file") from error
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    with path.open("rb") as file:
+        head = file.read(16)
+    for magic, opener in _COMPRESSED:
+        if magic.match(head):
+            return opener(path)
+    return path.open("rb")
+
+
+def _encoding(path: Path, head: bytes) -> tuple[bytes, str]:
+    """The byte order mark, if any, and the encoding of a file that begins with `head`."""
+    for magic, kind, hint in _OTHERS:
+        if magic.match(head):
+            raise UserError("data.sources", f"{path}, which is {kind}", _READABLE, hint)
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return mark, encoding
+    if head.count(0) * 10 > len(head):
+        found = f"{path}, which is binary, or UTF-16 without a byte order mark"
+        raise UserError("data.sources", found, _READABLE, "convert text: iconv -f UTF-16LE -t UTF-8 FILE")
+    return b"", "utf-8"

@@ -1,14 +1,17 @@
 """English that is on every machine: the language topics of `pydoc` and the docstrings of Python code."""
 
-import ast
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
 import sysconfig
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
+from symbert_jax.data import docstrings
+from symbert_jax.errors import UserError
+
+_CHUNK = 64  # modules that one process parses: a fraction of a second
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -26,28 +29,29 @@ def documents(*, installed: bool) -> Iterator[str]:
     if installed:
         for folder in sorted({paths["purelib"], paths["platlib"]}):
             modules += _modules(folder, without={"__pycache__"})
-    # Spawned, not forked: this process has threads by now.
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from filter(None, pool.map(docstrings, modules, chunksize=64))
-
-
-def docstrings(path: str) -> str:
-    """The docstrings of one module, its classes and its functions, a blank line between them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's escape sequences
+    chunks = [modules[start : start + _CHUNK] for start in range(0, len(modules), _CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            tree = ast.parse(Path(path).read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, another Python's
-            return ""
-    return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # escapes can spell half a character
+            for texts in pool.map(_parse, chunks):
+                yield from filter(None, texts)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    if text := ast.get_docstring(node):
-        yield text
-    for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _below(child)
+def _parse(paths: list[str]) -> list[str]:
+    """The docstrings of each module, by a process of its own.
+
+    Not by one of `multiprocessing`: its workers outlive a run that is killed, and share locks that one that is killed
+    never gives back.
+    """
+    command = [sys.executable, "-P", "-S", docstrings.__file__, *paths]
+    # A group of its own, or a terminal would interrupt it too.
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
+    if process.returncode:
+        found = f"python-docs: exit code {process.returncode} of a process that parses modules"
+        raise UserError("data.sources", found, "0", "it may have been killed for its memory")
+    texts: list[str] = json.loads(process.stdout)
+    return texts
 
 
 def _modules(root: str, without: set[str]) -> list[str]:

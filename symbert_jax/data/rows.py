@@ -1,47 +1,87 @@
 """The rows of a corpus on disk: a TFDS dataset of ArrayRecord files, written once, read by random access."""
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from symbert_jax.data.vocabulary import VOCAB as VOCAB
 from symbert_jax.errors import UserError
-from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
+from symbert_jax.storage import (
+    LOCK,
+    absolute,
+    bucket_errors_as_user_errors,
+    is_bucket,
+    lock,
+    parse_json_object,
+    read_json,
+    sha256,
+    write_whole,
+)
 
 SPLITS = ("train", "validation")
-VOCAB = "vocab.txt"
 MANIFEST = "manifest.json"  # written last: without it there is no corpus
+UNKNOWN = 0.05  # the share of [UNK] above which a vocabulary does not fit its text
 
 _DATASET = "corpus"
 _SHARD = 1 << 26  # bytes of a file, about
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 _PREPARE = "run `python -m symbert_jax prepare` with this config"
+_AGAIN = "remove that folder and prepare the corpus, or copy it, again"
+
+
+class File(NamedTuple):
+    """What the manifest says of a file; an older one does not say the size."""
+
+    bytes: int | None
+    sha256: str
+
+
+class Manifest(NamedTuple):
+    """What `prepare` noted about a corpus."""
+
+    length: int  # T
+    rows: dict[str, int]  # of a split
+    unknown: dict[str, float]  # the share of [UNK] among the tokens of a split
+    maskable: dict[str, int]  # of a split: the most tokens of a row that are not special; T in older corpora
+    vocab: str  # hf:REPOSITORY, sha256 HASH, train SIZE, or nothing in older corpora
+    files: dict[str, File]  # of the whole corpus but the manifest; in older corpora at most the vocabulary
+    content: dict[str, Any]  # all of it
+
+    def advice(self) -> tuple[str, str, str, str] | None:
+        """The parts of a `UserError` about a vocabulary that does not fit the text."""
+        if (share := max(self.unknown.values())) <= UNKNOWN:
+            return None
+        hint = "prepare the text with a vocabulary that has its words, such as data.vocab=train"
+        return "data.vocab", f"{share:.1%} of the tokens of a split are [UNK]", f"at most {UNKNOWN:.0%}", hint
 
 
 def find(folder: str) -> Path:
     """The corpus in `folder` on a local disk, where random access is cheap: one in a bucket is copied, once.
 
     Raises:
-      UserError: there is no finished corpus in the bucket.
+      UserError: there is no finished corpus in the bucket, or it is damaged.
     """
     if not is_bucket(folder):
-        return Path(folder)
+        return Path(absolute(folder, "data.dir"))
     source = epath.Path(folder)
     with bucket_errors_as_user_errors("data.dir", folder, "a bucket that can be read"):
         if not (source / MANIFEST).exists():
             raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
-        manifest = (source / MANIFEST).read_text()  # tells one corpus from a later one of the same name
-    name = hashlib.sha256(f"{folder}\n{manifest}".encode()).hexdigest()[:16]
+        manifest = (source / MANIFEST).read_bytes()  # tells one corpus from a later one of the same name
+        _parse(parse_json_object(manifest.decode(errors="replace"), f"{source / MANIFEST}", "data.dir"), source)
+    name = hashlib.sha256(f"{folder}\n".encode() + manifest).hexdigest()[:16]
     copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
     if not is_finished(copy):
         with bucket_errors_as_user_errors("data.dir", folder, f"a bucket that can be read, and room in {copy.parent}"):
@@ -51,17 +91,20 @@ def find(folder: str) -> Path:
 
 def _copy(source: epath.Path, copy: Path) -> None:
     """Whole or not at all. Of the processes of a host the first copies, and the others wait for it."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with (copy.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back, and so does a kill
+    with lock(copy.parent, "data.dir", wait=True):
         if is_finished(copy):
             return
-        for killed in copy.parent.glob("*.*"):
+        for killed in copy.parent.glob("[!.]*.*"):
             shutil.rmtree(killed)
         print(f"copying {source} to {copy}", flush=True)
         new = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
-        for file in filter(epath.Path.is_file, source.iterdir()):
-            file.copy(new / file.name)
+        try:
+            for file in filter(epath.Path.is_file, source.iterdir()):
+                file.copy(new / file.name)
+            _verify(new, read_manifest(new), hashes=True, shown=source)
+        except Exception:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
         new.rename(copy)
 
 
@@ -69,40 +112,157 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `prepare` noted about the corpus in `folder`: where it came from, counts, vocabulary, versions.
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the manifest of the corpus in `folder`, with the sizes and checksums of its files and its own checksum.
+
+    facts: what `Manifest` names, for people and for `read_manifest`.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, LOCK))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+    content = {name: fact for name, fact in facts.items() if name != "sha256"} | {"files": files}
+    text = json.dumps(content | {"sha256": _checksum(content)}, indent=2) + "\n"
+    write_whole(epath.Path(folder / MANIFEST), text)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the corpus in `folder`.
 
     Raises:
-      UserError: there is no finished corpus in `folder`.
+      UserError: there is no finished corpus in `folder`, or the manifest is damaged.
     """
     if not is_finished(folder):
         raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return _parse(read_json(folder / MANIFEST, "data.dir"), folder)
 
 
-def open_split(folder: Path, split: str, length: int) -> Any:
-    """A random access data source; element i is `{"tokens": uint16[T]}`, [CLS] first and [SEP] last.
+def _parse(content: dict[str, Any], folder: Path | epath.Path) -> Manifest:
+    """The manifest of the corpus in `folder`; raises `UserError`."""
+    checksum = content.pop("sha256", None)
+    if checksum not in (None, _checksum(content)):
+        raise UserError("data.dir", f"{folder / MANIFEST} with a wrong checksum", "an intact manifest", _AGAIN)
+    try:
+        files = {name: File(int(file["bytes"]), str(file["sha256"])) for name, file in content.get("files", {}).items()}
+        if "vocab_sha256" in content:
+            files.setdefault(VOCAB, File(None, str(content["vocab_sha256"])))
+        splits, length = {split: content["splits"][split] for split in SPLITS}, int(content["length"])
+        return Manifest(
+            length=length,
+            rows={split: int(splits[split]["rows"]) for split in SPLITS},
+            unknown={split: float(splits[split].get("unk_share", 0)) for split in SPLITS},
+            maskable={split: int(splits[split].get("most_maskable", length)) for split in SPLITS},
+            vocab=str(content.get("vocab", "")),
+            files=files,
+            content=content,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        found = f"{folder / MANIFEST}: {type(error).__name__}: {error}"
+        raise UserError("data.dir", found, "a manifest that prepare wrote", _AGAIN) from None
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def verify(folder: Path, *, hashes: bool) -> None:
+    """Compares the files of the corpus in `folder` with its manifest.
+
+    hashes: whether the content of the rows is read; their sizes and the content of all other files always are.
+
+    Raises:
+      UserError: a file is missing, or its size or content is not what it was; names it.
+    """
+    _verify(folder, read_manifest(folder), hashes=hashes, shown=folder)
+
+
+def _verify(folder: Path, manifest: Manifest, *, hashes: bool, shown: Path | epath.Path) -> None:
+    """shown: the folder that errors name."""
+
+    def check(item: tuple[str, File]) -> None:
+        (name, file), path = item, folder / item[0]
+        try:
+            if (size := path.stat().st_size) != (file.bytes or size):
+                raise UserError("data.dir", f"{shown / name} of {size:,} bytes", f"{file.bytes:,} bytes", _AGAIN)
+            if (hashes or not name.startswith(f"{_DATASET}-")) and sha256(path) != file.sha256:
+                raise UserError("data.dir", f"{shown / name}, changed", f"the checksum in {MANIFEST}", _AGAIN)
+        except OSError as error:
+            raise UserError("data.dir", f"{shown / name}: {error.strerror}", "a readable file", _AGAIN) from None
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, manifest.files.items()))
+
+
+class Split:
+    """Random access to the rows of one split: element i is `{"tokens": uint16[T]}`, [CLS] first and [SEP] last.
+
+    Raises:
+      UserError: rows that are read are damaged.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        builder = tfds.builder_from_directory(folder)
+        self._source: Any = builder.as_data_source(split)
+        self._files, self._ends = (
+            builder.info.splits[split].filepaths,
+            np.cumsum(builder.info.splits[split].shard_lengths),
+        )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        try:
+            rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
+            return rows
+        except Exception as error:  # ArrayRecord and TFDS raise anything for a damaged file, and do not name it
+            if len(indices) > 1:
+                return [self[index] for index in indices]
+            file = self._files[np.searchsorted(self._ends, indices[0], "right")]
+            hint = f"if the file is damaged, {_AGAIN}"
+            raise UserError("data.dir", f"{file}, row {indices[0]}: {error}", "a readable row", hint) from error
+
+
+def open_split(folder: Path, split: str, length: int) -> Split:
+    """The rows of a split, in files of the sizes that the manifest says.
 
     split: train or validation. length: the T that the model wants.
 
     Raises:
-      UserError: there is no finished corpus in `folder`, its rows have another length, or the split is empty.
+      UserError: there is no finished corpus in `folder`, it is damaged, its rows have another length, or the split is
+        empty.
     """
     manifest = read_manifest(folder)
-    if manifest["length"] != length:
-        wanted = f"{manifest['length']}, the length of the rows in {folder}"
+    if manifest.length != length:
+        wanted = f"{manifest.length}, the length of the rows in {folder}"
         raise UserError("model.length", str(length), wanted, f"or name another data.dir and {_PREPARE}")
-    if not manifest["splits"][split]["rows"]:
+    if not manifest.rows[split]:
         hint = f"raise data.validation_fraction, name another data.dir and {_PREPARE}"
         raise UserError("data.dir", f"no {split} rows in {folder}", "at least one", hint)
-    return tfds.builder_from_directory(folder).as_data_source(split)
+    _verify(folder, manifest, hashes=False, shown=folder)
+    try:
+        rows = Split(folder, split)
+        count = len(rows)
+    except Exception as error:  # TFDS raises anything for damaged descriptions
+        raise UserError("data.dir", f"{folder}: {type(error).__name__}: {error}", "intact files", _AGAIN) from error
+    if count != manifest.rows[split]:
+        wanted = f"{manifest.rows[split]}, as {MANIFEST} says"
+        raise UserError("data.dir", f"{count} {split} rows in {folder}", wanted, _AGAIN)
+    return rows
 
 
 class Writer:
-    """Cuts one split's stream of tokens into rows uint16[T] and writes them to files of bounded size."""
+    """Cuts one split's stream of tokens into rows uint16[T] and writes them to files of bounded size.
 
-    def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int):
+    Raises:
+      UserError: a file cannot be written.
+    """
+
+    def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         self.shards: list[int] = []  # rows of each file
+        self.most_maskable = 0  # of the tokens of a row that are neither [UNK] nor [SEP]
+        self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._tail = np.empty(0, np.uint16)  # tokens that do not fill a row yet
         self._file: ArrayRecordWriter | None = None
@@ -130,13 +290,17 @@ class Writer:
         rows[:, 0], rows[:, -1] = self._frame
         rows[:, 1:-1] = stream[: count * inner].reshape(count, inner)
         self._tail = stream[count * inner :]
-        for row in rows:
-            self._write(self._head + row.tobytes())
+        maskable = (~np.isin(rows[:, 1:-1], self._unmaskable)).sum(axis=1)
+        self.most_maskable = max(self.most_maskable, int(maskable.max(initial=0)))
+        with self._write_errors():
+            for row in rows:
+                self._write(self._head + row.tobytes())
 
     def close(self) -> int:
         """Finishes the last file; returns how many tokens did not fill a row and are dropped."""
         if self._file:
-            self._file.close()
+            with self._write_errors():
+                self._file.close()
         return len(self._tail)
 
     def info(self) -> tfds.core.SplitInfo:
@@ -156,6 +320,14 @@ class Writer:
             self.shards.append(0)
         self._file.write(record)
         self.shards[-1] += 1
+
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # of ArrayRecord; names the file
+            hint = "make room or name another data.dir, and prepare again"
+            raise UserError("data.dir", str(error), "a disk that can be written, with room", hint) from None
 
 
 def write_info(folder: Path, length: int, splits: Iterable[tfds.core.SplitInfo]) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from symbert_jax.data import files, python_docs
 from symbert_jax.errors import UserError, did_you_mean
+from symbert_jax.storage import absolute, is_bucket
 
 
 def documents(source: str) -> Iterator[str]:
     """The documents of `source` that are not blank, one at a time, in the same order every time.
 
     source: `tfds:NAME`, `tfds:DIRECTORY`, `bookcorpus:DIRECTORY`, `jsonl:GLOB`, `text:GLOB`, `python-docs` or
-      `python-docs:stdlib`.
+      `python-docs:stdlib`. GLOB is a file, a directory (the files below it with such a name) or a pattern. What exists
+      is taken by its name, also if that reads like a pattern. `files.read_text` says what a document of a text file is.
 
     Raises:
       UserError: in the call, there is no such source; while iterating, a text is damaged or there is none.
@@ -22,9 +24,10 @@ def documents(source: str) -> Iterator[str]:
     scheme, _, where = source.partition(":")
     match scheme:
         case "jsonl":
-            return _usable(source, itertools.chain.from_iterable(map(files.read_json_lines, _files(where))))
+            paths = _files(where, (".jsonl", ".ndjson", ".json"))
+            return _usable(source, itertools.chain.from_iterable(map(files.read_json, paths)))
         case "text":
-            return _usable(source, map(files.read_text, _files(where)))
+            return _usable(source, itertools.chain.from_iterable(map(files.read_text, _files(where, (".txt",)))))
         case "tfds":
             from symbert_jax.data import tfds_text  # TFDS takes a second to import
 
@@ -32,7 +35,7 @@ def documents(source: str) -> Iterator[str]:
         case "bookcorpus":
             from symbert_jax.data import bookcorpus, tfds_text
 
-            return _usable(source, tfds_text.documents(bookcorpus.build(Path(where).expanduser())))
+            return _usable(source, tfds_text.documents(bookcorpus.build(_directory(where))))
         case "python-docs" if where in ("", "stdlib"):
             return _usable(source, python_docs.documents(installed=not where))
         case _:
@@ -60,8 +63,29 @@ def _usable(source: str, texts: Iterator[str]) -> Iterator[str]:
         raise UserError("data.sources", f"{found} in {source}", "at least one with text")
 
 
-def _files(pattern: str) -> list[Path]:
-    paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-    if not (paths := [path for path in paths if path.is_file()]):
-        raise UserError("data.sources", f"no file {pattern}", "a pattern that matches files")
+def _files(where: str, endings: tuple[str, ...]) -> list[Path]:
+    """The files of a path or pattern."""
+    path = _local(where)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return files.below(path, endings)
+    there = next(parent for parent in path.parents if parent.exists())  # what exists is no pattern
+    pattern = os.path.join(glob.escape(os.fspath(there)), path.relative_to(there))
+    found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+    if not (paths := [match for match in found if match.is_file()]):
+        raise UserError("data.sources", f"no file {where}", "a file, a directory or a pattern that matches files")
     return paths
+
+
+def _directory(where: str) -> Path:
+    if not (path := _local(where)).is_dir():
+        raise UserError("data.sources", f"no directory {where}", "a directory of books")
+    return path
+
+
+def _local(where: str) -> Path:
+    if is_bucket(where):
+        hint = "copy them there, or prepare them with TFDS: tfds:URL"
+        raise UserError("data.sources", where, "files of a disk", hint)
+    return Path(absolute(where, "data.sources"))

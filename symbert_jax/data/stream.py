@@ -98,10 +98,10 @@ def read_words(config: Config) -> list[str]:
     """The vocabulary of the corpus in `config.data.dir`.
 
     Raises:
-      UserError: there is no corpus, or it has more words than the model.
+      UserError: there is no corpus, it is damaged, or it has more words than the model.
     """
     folder = rows.find(config.data.dir)
-    rows.read_manifest(folder)
+    rows.verify(folder, hashes=False)
     words = read_vocabulary(folder / rows.VOCAB)
     if len(words) > config.model.vocab_size:
         wanted = f"at least {len(words)}, the words of {folder / rows.VOCAB}"

@@ -1,25 +1,29 @@
 """Texts out of a prepared TFDS dataset, TFRecord or ArrayRecord, local or in a bucket, without TensorFlow."""
 
+import gzip
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import google_crc32c
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from google.protobuf.message import DecodeError
 
 from symbert_jax.errors import UserError
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
 _BATCH = 64  # records of an ArrayRecord file in memory
 
 
 def data_dir() -> epath.Path:
     """Where prepared datasets are kept: the folder that TFDS itself uses."""
-    return epath.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    return absolute(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def find(name: str, field: str = "data.sources") -> epath.Path:
@@ -31,24 +35,21 @@ def find(name: str, field: str = "data.sources") -> epath.Path:
     Raises:
       UserError: nothing is prepared there.
     """
-    a_path = name.startswith(("/", ".", "~")) or "://" in name
-    folder = epath.Path(name).expanduser() if a_path else data_dir() / name.replace(":", "/")
-    try:
-        if _is_dataset(folder):
-            return folder
-        versions = [path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and _is_dataset(path)]
-    except ImportError as error:
-        raise UserError(field, f"{folder}: {error}", "the library for this bucket") from error
-    except OSError:  # no such folder
-        versions = []
-    if not versions:
-        raise UserError(
-            field,
-            f"no prepared dataset in {folder}",
-            "a folder with dataset_info.json",
-            "prepare it with TFDS, or set TFDS_DATA_DIR, or name its folder: tfds:DIRECTORY",
-        )
-    return max(versions, key=lambda path: tfds.core.Version(path.name))
+    folders = [absolute(name, field)]
+    if not name.startswith(("/", ".", "~")) and not is_bucket(name):
+        folders.insert(0, data_dir() / name.replace(":", "/"))
+    for folder in folders:
+        with bucket_errors_as_user_errors(field, folder, "a bucket that can be read"):
+            if is_dataset(folder):
+                return folder
+            if versions := _versions(folder):
+                return max(versions, key=lambda path: tfds.core.Version(path.name))
+    raise UserError(
+        field,
+        f"no prepared dataset in {folders[0]}",
+        "a folder with dataset_info.json",
+        "prepare it with TFDS, or set TFDS_DATA_DIR, or name its folder: tfds:DIRECTORY",
+    )
 
 
 def documents(folder: epath.Path) -> Iterator[str]:
@@ -57,11 +58,33 @@ def documents(folder: epath.Path) -> Iterator[str]:
     Raises:
       UserError: there is no such split or field, or a file is missing, truncated or damaged (names it).
     """
-    info = tfds.builder_from_directory(folder).info
+    with bucket_errors_as_user_errors("data.sources", folder, "a bucket that can be read"):
+        yield from _documents(folder)
+
+
+def is_dataset(folder: epath.Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+def _versions(folder: epath.Path) -> list[epath.Path]:
+    """The datasets in `folder` that are named as versions are."""
+    try:
+        return [path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and is_dataset(path)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _documents(folder: epath.Path) -> Iterator[str]:
+    try:
+        info = tfds.builder_from_directory(folder).info
+    except Exception as error:  # TFDS raises anything for damaged descriptions
+        found = f"{folder}: {type(error).__name__}: {error}"
+        raise UserError("data.sources", found, "the intact description of a TFDS dataset") from error
     if "train" not in info.splits:
         raise UserError("data.sources", f"splits {sorted(info.splits)} in {folder}", "a split train")
-    if "text" not in info.features or not isinstance(info.features["text"], tfds.features.Text):
-        raise UserError("data.sources", f"fields {sorted(info.features)} in {folder}", "a text field named text")
+    fields = dict(info.features or {})
+    if not isinstance(fields.get("text"), tfds.features.Text):
+        raise UserError("data.sources", f"fields {sorted(fields)} in {folder}", "a text field named text")
     match info.file_format:
         case tfds.core.FileFormat.TFRECORD:
             read = _tf_records
@@ -69,7 +92,7 @@ def documents(folder: epath.Path) -> Iterator[str]:
             read = _array_records
         case other:
             raise UserError("data.sources", f"{other.value} files in {folder}", "tfrecord or array_record")
-    only_text = tfds.features.FeaturesDict({"text": info.features["text"]})
+    only_text = tfds.features.FeaturesDict({"text": fields["text"]})
     split = info.splits["train"]
     for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
         count = 0
@@ -77,7 +100,7 @@ def documents(folder: epath.Path) -> Iterator[str]:
             for record in read(path):
                 count += 1
                 yield only_text.deserialize_example_np(record)["text"].decode()
-        except (OSError, ValueError, DecodeError) as error:  # ValueError: what we and UTF-8 complain with
+        except (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, DecodeError) as error:
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
             raise UserError("data.sources", f"{count} records in {path}", f"the {length} that its dataset counts")
@@ -98,27 +121,31 @@ def _array_records(path: epath.Path) -> Iterator[bytes]:
 
 
 def _tf_records(path: epath.Path) -> Iterator[bytes]:
-    """TFRecord framing: length (8 bytes), its checksum (4), that many bytes, their checksum (4)."""
+    """TFRecord framing: length (8 bytes), its checksum (4), that many bytes, their checksum (4). Plain or gzip."""
     with path.open("rb") as file:
-        while header := file.read(12):
-            if len(header) < 12 or struct.unpack("<I", header[8:]) != (_masked_crc32c(header[:8]),):
-                raise ValueError("no record begins there")
-            (length,) = struct.unpack("<Q", header[:8])
-            record = file.read(length)
-            if len(record) < length or len(file.read(4)) < 4:
-                raise ValueError("the file ends within a record")
-            yield record
+        header = file.read(12)
+        file.seek(0)
+        if header.startswith(b"\x1f\x8b") and header[8:] != _checksum(header[:8]):  # a length may begin like gzip
+            with gzip.open(file) as unpacked:
+                yield from _unframe(unpacked.read)
+        else:
+            yield from _unframe(file.read)
 
 
-def _masked_crc32c(content: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while header := read(12):
+        if len(header) < 12 or header[8:] != _checksum(header[:8]):
+            raise ValueError("no record begins there")
+        (length,) = struct.unpack("<Q", header[:8])
+        record, checksum = read(length), read(4)
+        if len(record) < length or len(checksum) < 4:
+            raise ValueError("the file ends within a record")
+        if checksum != _checksum(record):
+            raise ValueError("the record does not have its checksum")
+        yield record
 
 
-def _is_dataset(folder: epath.Path) -> bool:
-    return (folder / "dataset_info.json").exists()
+def _checksum(content: bytes) -> bytes:
+    """The CRC32C as TFRecord masks it."""
+    crc = google_crc32c.value(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

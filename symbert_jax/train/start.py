@@ -11,9 +11,9 @@ from etils import epath
 
 from symbert_jax.checkpoint import FOLDER, Checkpoints
 from symbert_jax.config import Config, fields
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.data import tokenizer
+from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import open_stream, read_words
-from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
@@ -108,7 +108,8 @@ def _another_run(config: Config, workdir: epath.Path, step: int, checkpoints: Ch
 
 
 def _other_words(config: Config, workdir: epath.Path, hint: str) -> Iterator[UserError]:
-    if read_words(config) != read_vocabulary(workdir / VOCAB):
+    read_words(config)
+    if tokenizer.read(find(config.data.dir) / VOCAB) != tokenizer.read(workdir / VOCAB):
         yield UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", hint)
 
 

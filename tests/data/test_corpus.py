@@ -1,11 +1,19 @@
 """`prepare` from documents to rows and back, its counts, its errors, and what a killed run leaves."""
 
+import contextlib
+import dataclasses
 import json
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,9 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symbert_jax.config import Config, Data, Model
-from symbert_jax.data import corpus, rows, tokenizer
+from symbert_jax.data import corpus, rows, sources, tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
+from symbert_jax.storage import sha256
+from tests.command_line import ROOT, run_commands
 
 VOCABULARY = [*SPECIAL, "a", "b", "c", "##a", "##b", "[", "]", "sep"]
 CLS, SEP = 2, 3
@@ -78,7 +88,7 @@ def test_rows_give_every_document_back_in_order(texts: list[str], batch: int, pi
         wanted, found = expected(folder, texts), stream(folder, "train")
         assert found == wanted[: len(found)]
         assert len(wanted) - len(found) < LENGTH - 2
-        counts = rows.read_manifest(folder / "corpus")["splits"]["train"]
+        counts = manifest(folder)["splits"]["train"]
         assert counts["tail_tokens_dropped"] == len(wanted) - len(found)
         assert counts["documents"] == wanted.count(SEP)
         assert counts["tokens"] == len(wanted) - wanted.count(SEP)
@@ -107,23 +117,44 @@ def test_validation_is_chosen_by_the_text_alone(tmp_path: Path) -> None:
     assert len(set(forth["validation"]) ^ set(back["validation"])) <= 2
 
 
+def manifest(folder: Path) -> dict[str, Any]:
+    """What people read of the corpus in `folder`/corpus."""
+    return rows.read_manifest(folder / "corpus").content
+
+
 def test_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = configure(tmp_path, ["a b", "a b", "c"], ["c", "b " * 30, "\x01"])
+    config = configure(tmp_path, ["a b", "a b", "c"], ["c x", "b " * 30, "\x01"])
     corpus.prepare(config)
-    manifest = rows.read_manifest(tmp_path / "corpus")
+    noted = manifest(tmp_path)
     first, second = config.data.sources
-    assert manifest["sources"] == [first, second]
-    assert manifest["documents"] == {first: 2, second: 1}
-    assert manifest["duplicates"] == {first: 1, second: 1}
-    assert manifest["splits"]["train"] == {"documents": 3, "rows": 6, "tokens": 33, "tail_tokens_dropped": 0}
-    assert manifest["splits"]["validation"]["rows"] == 0
-    assert manifest["length"] == LENGTH
-    assert manifest["vocab_sha256"] == sha256(tmp_path / "corpus" / rows.VOCAB)
-    assert set(manifest["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
-    assert "6 rows of 8 tokens to train and 0 to validate from 3 documents, 2 duplicates" in capsys.readouterr().out
+    assert noted["sources"] == [first, second]
+    assert noted["documents"] == {first: 2, second: 2}
+    assert noted["duplicates"] == {first: 1, second: 0}
+    train = {"documents": 4, "rows": 6, "tokens": 35, "tail_tokens_dropped": 3}
+    assert noted["splits"]["train"] == train | {"unk_tokens": 1, "unk_share": 0.0286, "most_maskable": 6}
+    assert noted["splits"]["validation"]["rows"] == 0
+    assert noted["length"] == LENGTH
+    assert noted["vocab_sha256"] == sha256(tmp_path / "corpus" / rows.VOCAB)
+    assert set(noted["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
+    out, err = capsys.readouterr()
+    assert "6 rows of 8 tokens to train and 0 to validate from 4 documents, 1 duplicates dropped, 2.86% of the" in out
+    assert not err
     assert sorted(path.name for path in tmp_path.glob("corpus*")) == ["corpus"]
-    names = ["corpus-train.array_record-00000", "dataset_info.json", "features.json", "manifest.json", "vocab.txt"]
-    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == names
+    names = ["corpus-train.array_record-00000", "dataset_info.json", "features.json", "vocab.txt"]
+    files = {path.name: path for path in (tmp_path / "corpus").iterdir() if path.name != rows.MANIFEST}
+    assert sorted(files) == names
+    assert noted["files"] == {
+        name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()
+    }
+
+
+def test_vocabulary_that_does_not_know_the_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus.prepare(configure(tmp_path, ["a b c 中文 中文 x", "x y z " * 10]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "warning: data.vocab: found 92.1% of the tokens of a split are [UNK], wanted at most 5%; pre"
+    )
+    assert manifest(tmp_path)["splits"]["train"]["unk_share"] == 0.9211
 
 
 def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,8 +312,8 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
     assert len(rows.open_split(folder, "train", LENGTH)) == 30 * 11 // 6
 
 
-KILLED = """
-import os, signal, sys
+OTHER = """
+import sys
 from pathlib import Path
 from symbert_jax.data import corpus, sources
 sys.path.insert(0, sys.argv[2])
@@ -291,7 +322,8 @@ from test_corpus import configure, many
 def documents(source):
     for number, text in enumerate(many(200)):
         if number == 150:
-            os.kill(os.getpid(), signal.SIGKILL)
+            print("half", flush=True)
+            sys.stdin.readline()
         yield text
 
 config = configure(Path(sys.argv[1]), many(200))
@@ -301,16 +333,164 @@ corpus.prepare(config)
 """
 
 
-def test_a_killed_run_leaves_no_corpus_and_the_next_one_succeeds(tmp_path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, Path(__file__).parent], timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+def test_a_run_is_kept_out_by_another_and_goes_on_when_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OTHER, tmp_path, Path(__file__).parent]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "half\n"
+        message = rf"data.dir: found .*/corpus.incomplete, in use by process {other.pid} on .* since .*; wait until it"
+        with pytest.raises(UserError, match=message):
+            corpus.prepare(configure(tmp_path, many(200)))
+        other.kill()
     assert list(tmp_path.glob("corpus.incomplete/*array_record*"))
     with pytest.raises(UserError, match="no finished corpus"):
         rows.open_split(tmp_path / "corpus", "train", LENGTH)
+    (tmp_path / "corpus.incomplete" / "folder").mkdir()
     corpus.prepare(configure(tmp_path, many(200)))
     found = stream(tmp_path, "train")
     assert found == expected(tmp_path, many(200))[: len(found)]
     assert not (tmp_path / "corpus.incomplete").exists()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a corpus but the manifest, which holds the time it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != rows.MANIFEST}
+
+
+def test_of_two_runs_one_prepares_what_it_prepares_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, half, refused, documents = configure(tmp_path, many(200)), Event(), Event(), sources.documents
+    corpus.prepare(dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(tmp_path / "alone"))))
+
+    def slow(source: str):
+        for number, text in enumerate(documents(source)):
+            if number == 100:
+                half.set()
+                assert refused.wait(60)
+            yield text
+
+    with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
+        patch.setattr(corpus.sources, "documents", slow)
+        other = pool.submit(corpus.prepare, config)
+        assert half.wait(60)
+        with pytest.raises(UserError, match=rf"corpus.incomplete, in use by process {os.getpid()} on "):
+            corpus.prepare(config)
+        refused.set()
+        other.result()
+    assert content(tmp_path / "corpus") == content(tmp_path / "alone")
+
+    # a run that looked before the other was done
+    finished, answers = rows.is_finished, [False]
+    monkeypatch.setattr(rows, "is_finished", lambda folder: answers.pop() if answers else finished(folder))
+    capsys.readouterr()
+    corpus.prepare(config)
+    assert capsys.readouterr().out == f"{tmp_path}/corpus is already prepared\n"
+    assert not (tmp_path / "corpus.incomplete").exists()
+    assert content(tmp_path / "corpus") == content(tmp_path / "alone")
+
+
+def test_a_disk_that_is_full_is_one_line_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, path: str, options: str):
+            del options
+            Path(path).write_bytes(b"half a row")
+            self.path = path
+
+        def write(self, _: bytes) -> None:
+            raise RuntimeError(f"write() failed: No space left on device; writing {self.path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "ArrayRecordWriter", Full)
+        with pytest.raises(UserError, match=r"data.dir: found .* No space left .*array_record-00000, wanted a disk"):
+            corpus.prepare(configure(tmp_path, many(30)))
+    assert not list(tmp_path.glob("corpus*"))
+
+    def full(*_: object, **__: object):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus.sqlite3, "connect", full)
+        with pytest.raises(UserError, match=r"data.dir: found .*digests.sqlite: database or disk is full, wanted a"):
+            corpus.prepare(configure(tmp_path, many(30)))
+    assert not list(tmp_path.glob("corpus*"))
+
+
+def test_paths_of_a_corpus_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(tmp_path, many(30))
+    (tmp_path / "0.jsonl").rename(tmp_path / "a, [b].jsonl")
+    (tmp_path / "file").touch()
+    (tmp_path / "ünïcode [x]").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "corpus")
+    wrong = {
+        ".": f"data.dir: found {tmp_path}, which is no corpus, wanted a path where nothing is yet",
+        "/": "data.dir: found /, which is no corpus, wanted a path where nothing is yet",
+        "": "data.dir: found '', wanted a path",
+        "file": f"data.dir: found {tmp_path}/file, which is no corpus",
+        "file/x": f"data.dir: found {tmp_path}/file/x.incomplete: Not a directory, wanted a folder that can be written",
+        "/proc/x": "data.dir: found /proc/x.incomplete: No such file or directory, wanted a folder that can be written",
+        "~nobody_here/x": "data.dir: found '~nobody_here/x': ",
+        "x" * 250: "File name too long",
+        "not \udcff UTF-8": f"data.dir: found {tmp_path}/not \\udcff UTF-8, wanted a path in UTF-8",
+    }
+    right = {"~/ünïcode [x]/a": "ünïcode [x]/a", "ünïcode [x]/b": "ünïcode [x]/b", "link": "nowhere/corpus"}
+    flags = (
+        "model.length=8",
+        f"model.vocab_size={len(VOCABULARY)}",
+        "data.validation_fraction=0",
+        "data.vocab=~/vocab.txt",
+    )
+    command = ["prepare", f"--config={ROOT}/configs/tiny.py", *(f"--config.{flag}" for flag in flags)]
+    command += ["--config.data.sources", '"jsonl:~/a, [b].jsonl"']
+    results = run_commands(
+        [[*command, f"--config.data.dir={folder}"] for folder in (*wrong, *right)],
+        **{
+            "imports": ["jax", "symbert_jax.data.corpus"],
+            "cwd": tmp_path,
+            "HOME": str(tmp_path),
+            "JAX_PLATFORMS": "cpu",
+        },
+    )
+    for (folder, message), result in zip(wrong.items(), results, strict=False):
+        assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, (folder, result)
+        assert message in result.stderr and not result.stdout, (folder, result)
+    for (folder, path), result in zip(right.items(), results[len(wrong) :], strict=True):
+        assert result.returncode == 0 and not result.stderr, (folder, result)
+        assert rows.is_finished(tmp_path / path)
+    assert not list(tmp_path.glob("**/*.incomplete")) and not (tmp_path / "~").exists()
+
+
+def running(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, owner, *_ = stat.read_text().rsplit(")", 1)[1].split()
+            if int(owner) == session and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "whom", "code"),
+    [(signal.SIGTERM, os.kill, 143), (signal.SIGINT, os.killpg, 130), (signal.SIGKILL, os.kill, -9)],
+)
+def test_workers_end_with_the_run(number: int, whom: Callable[[int, int], None], code: int, tmp_path: Path) -> None:
+    changes = (f"--config.data.dir={tmp_path}/corpus", "--config.data.sources=python-docs:stdlib")
+    command = [sys.executable, "-m", "symbert_jax", "prepare", "--config=configs/tiny.py", *changes]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+        while len(running(process.pid)) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        whom(process.pid, number)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == code
+    assert said == ("error: interrupted\n" if code == 130 else "")
+    deadline = time.monotonic() + 30
+    while running(process.pid):
+        assert time.monotonic() < deadline, "a worker goes on"
+        time.sleep(0.02)
+    assert code < 0 or not list(tmp_path.iterdir())
 
 
 APART = """

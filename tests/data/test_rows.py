@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,20 +44,39 @@ def test_it_is_copied_once_and_is_the_same(
     for name in bucket.ls("gs://bucket/tiny", detail=False):
         if not name.endswith(rows.MANIFEST):
             bucket.rm_file(name)
-    assert rows.find(remote) == found and in_cache(found) == [found.name, "lock"]
+    assert rows.find(remote) == found and in_cache(found) == [found.name]
 
 
-def test_a_corpus_made_anew_is_copied_anew(remote: str, bucket: AbstractFileSystem) -> None:
+def test_a_corpus_made_anew_is_copied_anew(remote: str, bucket: AbstractFileSystem, tmp_path: Path) -> None:
     before = rows.find(remote)
-    bucket.pipe_file(f"gs://bucket/tiny/{rows.MANIFEST}", b"{}")
+    changed = tmp_path / "changed"
+    shutil.copytree(before, changed)
+    rows.write_manifest(changed, rows.read_manifest(changed).content | {"seconds": 0})
+    bucket.pipe_file(f"gs://bucket/tiny/{rows.MANIFEST}", (changed / rows.MANIFEST).read_bytes())
     assert rows.find(remote) != before
+
+
+def test_copy_of_a_damaged_corpus_is_refused_and_leaves_nothing(remote: str, bucket: AbstractFileSystem) -> None:
+    name = "gs://bucket/tiny/corpus-train.array_record-00000"
+    content = bucket.cat_file(name)
+    for damaged in (content[:-9], content[:-9] + b"?" + content[-8:]):
+        bucket.pipe_file(name, damaged)
+        with pytest.raises(UserError, match=rf"data.dir: found {name}(, changed| of .* bytes), wanted"):
+            rows.find(remote)
+    bucket.pipe_file(name, content)
+    manifest = bucket.cat_file(f"gs://bucket/tiny/{rows.MANIFEST}")
+    for damaged in (b"", b"\xff", b"{}", manifest.replace(b'"length": 32', b'"length": 33')):
+        bucket.pipe_file(f"gs://bucket/tiny/{rows.MANIFEST}", damaged)
+        with pytest.raises(UserError, match=f"data.dir: found gs://bucket/tiny/{rows.MANIFEST}"):
+            rows.find(remote)
+    assert not list((Path.home() / ".cache/symbert_jax/corpora").glob("*"))
 
 
 def test_of_several_at_once_one_copies_and_the_others_wait(remote: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each opens the lock for itself, as processes do."""
     with ThreadPoolExecutor(4) as pool:
         first, *others = pool.map(rows.find, [remote] * 4)
-    assert others == [first] * 3 and in_cache(first) == [first.name, "lock"]
+    assert others == [first] * 3 and in_cache(first) == [first.name]
     assert capsys.readouterr().out == f"copying {remote} to {first}\n"
 
 
@@ -73,7 +93,7 @@ def test_what_a_killed_copy_left_is_no_obstacle_and_goes(remote: str, monkeypatc
     (left,) = (Path.home() / ".cache/symbert_jax/corpora").glob("*.*")
     left.with_name(f"{left.stem}.{os.getpid()}").mkdir()  # in a container that starts again, numbers do too
     found = rows.find(remote)
-    assert rows.is_finished(found) and in_cache(found) == [found.name, "lock"]
+    assert rows.is_finished(found) and in_cache(found) == [found.name]
 
 
 @pytest.mark.parametrize("broken", ["exists", "copy"])

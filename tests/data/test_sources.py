@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from fsspec import AbstractFileSystem
 from tensorboardX.record_writer import RecordWriter
 
-from symbert_jax.data import python_docs, sources
+from symbert_jax.data import bookcorpus, python_docs, sources
 from symbert_jax.errors import UserError
 
 TEXTS = ["First document,\nof two lines.", "Zweites, mit ümläuten 中", "third"]
@@ -42,12 +42,45 @@ def test_json_lines(tmp_path: Path) -> None:
     assert read(f"jsonl:{tmp_path}/*.jsonl*") == TEXTS
 
 
+def text_files(folder: Path) -> None:
+    """Files whose documents are TEXTS, and one without a name of text."""
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text(TEXTS[0])
+    (folder / "deep" / "b.TXT").write_text(TEXTS[1])
+    (folder / "deep" / "c.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode()))
+    (folder / "notes.md").write_text("no text")
+
+
 def test_text_files(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "a.txt").write_text(TEXTS[0])
-    (tmp_path / "deep" / "b.txt").write_text(TEXTS[1])
-    (tmp_path / "deep" / "c.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode()))
-    assert read(f"text:{tmp_path}/**/*.txt*") == TEXTS
+    text_files(tmp_path)
+    assert read(f"text:{tmp_path}/**/*.[tT]*") == TEXTS
+    assert read(f"text:{tmp_path}") == TEXTS
+    assert read(f"text:{tmp_path}/a.txt") == TEXTS[:1]
+
+
+def test_paths_are_taken_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my [old] *books*, ünïcode?"
+    text_files(folder)
+    text_files(tmp_path / "my o")
+    name = folder.name
+    for where in (folder, f"~/{name}", f"{name}/**/*.[tT]*", f"./{name}/", f"~/{name}/../{name}/**/*.?[xX]?*"):
+        assert read(f"text:{where}") == TEXTS, where
+    assert read(f"bookcorpus:~/{name}") == TEXTS
+    (folder / "a[1].jsonl").write_text(json.dumps({"text": "of this name"}))
+    (folder / "a1.jsonl").write_text(json.dumps({"text": "of the pattern"}))
+    assert read(f"jsonl:~/{name}/a[1].jsonl") == ["of this name"]
+    (folder / "a[1].jsonl").unlink()
+    assert read(f"jsonl:~/{name}/a[1].jsonl") == ["of the pattern"]
+    tf_records(folder / "1.0.0", TEXTS)
+    monkeypatch.setenv("TFDS_DATA_DIR", f"~/{name}/..")
+    for where in (f"~/{name}", f"~/{name}/1.0.0", f"./{name}", name):
+        assert read(f"tfds:{where}") == TEXTS, where
+    monkeypatch.setenv("TFDS_DATA_DIR", "~nobody_here/x")
+    for source, field in (("tfds:x", "TFDS_DATA_DIR"), ("text:~nobody_here/x", "data.sources")):
+        with pytest.raises(UserError, match=f"^{field}: found '~nobody_here/x': "):
+            sources.documents(source)
 
 
 def test_bookcorpus_is_built_once_for_every_state_of_its_directory(tmp_path: Path, data_dir: Path) -> None:
@@ -104,7 +137,7 @@ def test_array_records_by_path(tmp_path: Path, data_dir: Path) -> None:
 
 
 def test_a_bucket_without_its_library_says_which_one_is_missing() -> None:
-    with pytest.raises(UserError, match=r"s3fs.*, wanted the library for this bucket"):
+    with pytest.raises(UserError, match=r"s3fs.*, wanted the packages for buckets"):
         read("tfds:s3://bucket/wikipedia")
 
 
@@ -136,17 +169,12 @@ def flip_length(content: bytes) -> bytes:
     return bytes([content[0] ^ 1]) + content[1:]
 
 
-def flip_example(content: bytes) -> bytes:
-    return content[:12] + b"\xff" * 4 + content[16:]
-
-
 @pytest.mark.parametrize(
     "damage, message",
     [
         (cut_record, r"record 2: the file ends within a record"),
         (cut_header, r"record 1: no record begins there"),
         (flip_length, r"record 0: no record begins there"),
-        (flip_example, r"record 1: "),
     ],
 )
 def test_damaged_tf_records(damage: Callable[[bytes], bytes], message: str, data_dir: Path) -> None:
@@ -154,6 +182,64 @@ def test_damaged_tf_records(damage: Callable[[bytes], bytes], message: str, data
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, {message}.*, wanted an intact file"):
         read(f"tfds:{data_dir}")
+
+
+def test_every_changed_byte_of_tf_records_is_noticed(data_dir: Path) -> None:
+    path = tf_records(data_dir / "1.0.0", TEXTS)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, record [0-2]: .*, wanted an intact"):
+            read(f"tfds:{data_dir}")
+    path.write_bytes(gzip.compress(content))
+    assert read(f"tfds:{data_dir}") == TEXTS
+    path.write_bytes(gzip.compress(content)[:-20])
+    with pytest.raises(UserError, match=r"record 2: Compressed file ended before"):
+        read(f"tfds:{data_dir}")
+
+
+def test_damaged_array_records_and_descriptions(tmp_path: Path, data_dir: Path) -> None:
+    json_lines(tmp_path / "books.jsonl", *TEXTS)
+    read(f"bookcorpus:{tmp_path}")
+    (folder,) = data_dir.glob("bookcorpus/*/*")
+    (path,) = folder.glob("*array_record*")
+    content = path.read_bytes()
+    start = next(place for place in range(200, len(content)) if content[place])
+    for damaged in (content[: len(content) // 2], content[:start] + b"????" + content[start + 4 :], b"", b"?" * 99):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, record 0: .*, wanted an intact file"):
+            read(f"tfds:{folder}")
+    for name in ("features.json", "dataset_info.json"):
+        before = (folder / name).read_bytes()
+        for damaged in (b"", b"{", b"[]", b"{}", before[:-30], b"\xff"):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(UserError, match=f"data.sources: found .*{folder}"):
+                read(f"tfds:{folder}")
+        (folder / name).write_bytes(before)
+
+
+def test_building_a_dataset_of_books_holds_few_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_so_far = written = most = 0
+
+    class Writer(tfds.core.SequentialWriter):
+        def add_examples(self, examples: dict[str, list[dict[str, str]]]) -> None:
+            nonlocal written, most
+            most = max(most, read_so_far - written)
+            written += len(examples["train"])
+            super().add_examples(examples)
+
+    def documents(_: Path):
+        nonlocal read_so_far
+        for number in range(1000):
+            read_so_far += 1
+            yield f"document {number}"
+
+    monkeypatch.setattr(tfds.core, "SequentialWriter", Writer)
+    monkeypatch.setattr(bookcorpus.files, "read_text", documents)
+    monkeypatch.setattr(bookcorpus, "_BATCH", 1000)
+    (tmp_path / "a.txt").write_text("a book")
+    assert read(f"bookcorpus:{tmp_path}") == [f"document {number}" for number in range(1000)]
+    assert written == 1000 and 0 < most < 100
 
 
 def test_a_missing_record_a_missing_file_and_a_missing_split(data_dir: Path) -> None:
@@ -221,9 +307,12 @@ def test_python_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "python-docs:numpy",
             r"found 'python-docs:numpy', wanted a kind of source; did you mean 'python-docs",
         ),
-        ("jsonl:{}/*.jsonl", r"found no file .*/\*.jsonl, wanted a pattern that matches files"),
-        ("text:{}", r"found no file "),
-        ("bookcorpus:{}", r"found no books in .*, wanted files named \*.txt"),
+        ("jsonl:{}/*.jsonl", r"found no file .*/\*.jsonl, wanted a file, a directory or a pattern that"),
+        ("text:{}", r"found no such file below .*, wanted files named \*.txt, plain or as .gz"),
+        ("text:", r"found '', wanted a path"),
+        ("jsonl:gs://bucket/*.jsonl", r"found gs://bucket/\*.jsonl, wanted files of a disk; copy them there"),
+        ("bookcorpus:{}", r"found no such file below .*, wanted files named \*.txt or \*.jsonl, plain"),
+        ("bookcorpus:{}/none", r"found no directory .*/none, wanted a directory of books"),
         (
             "tfds:{}",
             r"found no prepared dataset in .*, wanted a folder with dataset_info.json; prepare it with TFDS",
@@ -243,33 +332,14 @@ def test_no_such_source_is_said_at_once(source: str, message: str, tmp_path: Pat
         ("a.jsonl", b'{"text": " "}\n{"text": ""}\n', r"found 2 documents, all blank in jsonl:"),
         (
             "a.jsonl",
-            b'{"text": "a"}\n{"text": "\xff"}\n',
-            r"a.jsonl, line 2: invalid start byte, wanted UTF-8",
-        ),
-        (
-            "a.jsonl",
             b'{"text": "a"}\n\n{"text": "\\ud800"}\n',
-            r"a.jsonl, line 3: surrogates not allowed, wanted UTF-8",
+            r"a.jsonl, line 3: surrogates not allowed, wanted Unicode text",
         ),
         (
             "a.jsonl",
             b'{"text": "a"\n',
             r"a.jsonl, line 1: Expecting ',' delimiter.*, wanted one JSON object a line",
         ),
-        (
-            "a.jsonl",
-            b'{"body": "a"}\n',
-            r"a.jsonl, line 1: {\"body\": \"a\"}, wanted an object with the string",
-        ),
-        ("a.jsonl", b'{"text": 1}\n', r"a.jsonl, line 1: {\"text\": 1}, wanted an object with the string"),
-        ("a.jsonl", b'["text"]\n', r"a.jsonl, line 1: \[\"text\"\], wanted an object with the string"),
-        (
-            "a.jsonl.gz",
-            gzip.compress(b'{"text": "a"}\n', mtime=0)[:-9],
-            r"a.jsonl.gz: .*ended.*, wanted a readable file",
-        ),
-        ("a.jsonl.gz", b"not gzip", r"a.jsonl.gz: Not a gzipped file .*, wanted a readable file"),
-        ("a.txt", b"one\ntwo \xc3(", r"a.txt, line 2: byte 8 is no UTF-8, wanted UTF-8"),
         ("a.txt", b" \n\t", r"found 1 documents, all blank in text:"),
     ],
 )
@@ -281,5 +351,5 @@ def test_damaged_texts(name: str, content: bytes, message: str, tmp_path: Path) 
 
 def test_a_damaged_book_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff")
-    with pytest.raises(UserError, match=r"data.sources: found .*a.txt, line 1: byte 0 is no UTF-8"):
+    with pytest.raises(UserError, match=r"data.sources: found .*a.txt, line 1: byte 0 is not UTF-8"):
         read(f"bookcorpus:{tmp_path}")

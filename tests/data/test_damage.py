@@ -1,0 +1,154 @@
+"""A damaged corpus is one line that names the file, and never other numbers."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from symbert_jax import storage
+from symbert_jax.data import rows
+from symbert_jax.data.stream import open_stream, read_words
+from symbert_jax.errors import UserError
+from tests.conftest import TINY, write_corpus
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "sound")
+
+
+def read(folder: Path) -> list[Any]:
+    """The vocabulary and all rows of a corpus, as training opens it."""
+    config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, dir=str(folder)))
+    splits = [rows.open_split(folder, split, TINY.model.length) for split in rows.SPLITS]
+    read = [split.__getitems__(range(len(split))) for split in splits]
+    return [read_words(config), *([row["tokens"].tobytes() for row in found] for found in read)]
+
+
+def damage(content: bytes, rng: random.Random) -> bytes:
+    """A changed bit, mostly of what is not padding, or a file that is cut short or longer."""
+    kind = rng.randrange(10)
+    if kind < 2:
+        return content[: rng.randrange(len(content))]
+    if kind == 2:
+        return content + b"\0"
+    places = [place for place, byte in enumerate(content) if byte] if kind < 9 else range(len(content))
+    changed = bytearray(content)
+    changed[rng.choice(places)] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def test_random_damage_is_noticed_and_names_the_file(sound: Path) -> None:
+    rng, whole, silent = random.Random(0), read(sound), 0
+    files = sorted(sound.iterdir())
+    contents = [file.read_bytes() for file in files]
+    assert len(files) == 6
+    for _ in range(200):
+        file, content = rng.choice(list(zip(files, contents, strict=True)))
+        file.write_bytes(damage(content, rng))
+        try:
+            found = read(sound)
+        except UserError as error:  # anything else is a traceback
+            assert str(error).startswith("data.dir: found ") and file.name in str(error)
+        else:
+            assert found == whole
+            silent += 1  # in what training does not read
+        try:
+            rows.verify(sound, hashes=True)
+        except UserError as error:
+            assert file.name in str(error)
+        else:  # where no checksum reaches: white space and the name of the checksum
+            assert file.name == rows.MANIFEST and found == whole
+        file.write_bytes(content)
+    assert silent < 20 and read(sound) == whole
+
+
+def test_missing_file_is_named(sound: Path) -> None:
+    for file in sorted(sound.iterdir()):
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(UserError, match=rf"data.dir: found .*({file.name}: No such file|no finished corpus)"):
+            read(sound)
+        file.write_bytes(content)
+
+
+def test_damaged_row_reaches_the_reader_of_batches(sound: Path) -> None:
+    file = sound / "corpus-train.array_record-00000"
+    content = bytearray(file.read_bytes())
+    stream = open_stream(dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, dir=str(sound))), np.arange(16))
+    row = rows.open_split(sound, "train", 16)[40]["tokens"].tobytes()
+    content[content.index(row) + 9] ^= 2
+    with file.open("r+b") as opened:
+        opened.write(content)
+    with pytest.raises(UserError, match=rf"data.dir: found {file}, row 40: Corrupted .*, wanted a readable row"):
+        list(stream.batches(0, 4, threads=2))
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    """Changes the manifest to an older one, without checksums; None removes a key."""
+    content = json.loads((folder / rows.MANIFEST).read_text()) | {"files": None, "sha256": None} | changes
+    content = {name: value for name, value in content.items() if value is not None}
+    (folder / rows.MANIFEST).write_text(json.dumps(content))
+
+
+def test_older_corpus_is_opened_and_checked_as_far_as_it_can_be(sound: Path) -> None:
+    whole = read(sound)
+    rewrite(sound)
+    assert read(sound) == whole
+    rewrite(sound, vocab_sha256=storage.sha256(sound / rows.VOCAB))
+    assert read(sound) == whole
+    (sound / rows.VOCAB).write_text((sound / rows.VOCAB).read_text().replace("w7\n", "word\n"))
+    with pytest.raises(UserError, match=r"data.dir: found .*vocab.txt, changed, wanted the checksum in manifest.json"):
+        read(sound)
+    (sound / rows.VOCAB).write_text((sound / rows.VOCAB).read_text().replace("word\n", "w7\n"))
+    rewrite(sound, splits={"train": {"rows": 63}, "validation": {"rows": 16}})
+    with pytest.raises(UserError, match=r"data.dir: found 64 train rows in .*, wanted 63, as manifest.json says"):
+        read(sound)
+    rewrite(sound)
+    for name in ("features.json", "dataset_info.json"):
+        content = (sound / name).read_text()
+        for other in ("", "[]", "{}", content[:-9]):
+            (sound / name).write_text(other)
+            with pytest.raises(UserError, match=f"^data.dir: found {sound}"):
+                read(sound)
+        (sound / name).write_text(content)
+
+
+SPLITS = {"train": {"rows": 64}, "validation": {"rows": 16}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff{}",
+        b"[" * 100_000,
+        *(
+            {"length": 16, "splits": SPLITS} | change
+            for change in (
+                {"length": "sixteen"},
+                {"length": None},
+                {"length": 1e999},
+                {"splits": []},
+                {"splits": {"train": {"rows": 64}}},
+                {"splits": SPLITS | {"train": 64}},
+                {"splits": SPLITS | {"train": {"rows": [64]}}},
+                {"splits": SPLITS | {"train": {"rows": 64, "unk_share": {}}}},
+                {"files": []},
+                {"files": {"vocab.txt": 5}},
+                {"files": {"vocab.txt": {"bytes": 5}}},
+                {"sha256": 5},
+            )
+        ),
+    ],
+)
+def test_manifest_of_another_form_is_one_line(content: bytes | dict, sound: Path) -> None:
+    (sound / rows.MANIFEST).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(UserError, match=r"^data.dir: found .*manifest.json"):
+        read(sound)
