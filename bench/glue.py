@@ -7,7 +7,7 @@ that has warmed up, in alternating turns. Seconds of a whole trial are training 
 epochs, plus the prediction. The Trainer runs twice: as Hugging Face's run_glue.py has it, which pads every row to
 128, and with each batch padded to its longest row. All have the same batch size and start from random weights, which
 cost the same as trained ones. A sample of few batches fills few lengths, and pads more than the whole task does: of 640
-examples 4% (MRPC) and 6% (RTE) more tokens, of 1,280 none and 2%. RTE has 2,490: --examples=2490 is all of it.
+examples 4% (MRPC) and 6% (RTE) more tokens, of 1,280 none and 2%. RTE has 2,490: `--examples=2490` is all of it.
 """
 
 import argparse

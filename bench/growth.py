@@ -2,10 +2,11 @@
 
     .venv/bin/python -m bench.growth
 
-Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in --out; what is there is not
-compiled again, so an interrupted run goes on. Each sweep changes one size of BERT-base in the fast config, cut to few
-layers that are all unrolled, so that a program compiles in a minute or two, all of them in an hour on 2 idle cores. The
-sweep over lengths keeps the tokens of a chip. What the numbers are and are not: `bench/estimate.py`.
+Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in `--out=runs/growth`; what
+is there is not compiled again, so an interrupted run goes on. Each sweep changes one size of BERT-base in the fast
+config, cut to few layers that are all unrolled, so that a program compiles in a minute or two, all of them in an hour
+on 2 idle cores. The sweep over lengths keeps the tokens of a chip. What the numbers are and are not:
+`bench/estimate.py`.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     .venv/bin/python -m bench.slices
 
-Records one line a compilation, and prints the table. The reports stay in --out; what is there is not compiled again, so
-an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle cores.
+Records one line a compilation, and prints the table. The reports stay in `--out=runs/slices`; what is there is not
+compiled again, so an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle
+cores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Seconds from the start of `python -m symbert_jax pretrain` to the end of its first step, with a cold and with a warm
+"""Seconds from the start of `pretrain` to the end of its first step, with a cold and with a warm
 compilation cache.
 
     .venv/bin/python -m bench.startup --config=configs/tiny.py

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.tpu_estimate
 
-Records each program, and prints what differs from the committed numbers by more than 1%; --commit replaces them. Three
-to ten CPU minutes a program. What the numbers are and are not: `bench/estimate.py`.
+Records each program, and prints what differs from the committed numbers by more than 1%; `--commit` replaces them.
+Three to ten CPU minutes a program. What the numbers are and are not: `bench/estimate.py`.
 """
 
 import argparse

@@ -2,7 +2,10 @@
 
 The paper's recipe for BERT-base to the letter (its section 4 and shell scripts): 200,000 steps of 256 rows of
 512 tokens, AdamW at 1e-4, warmup 10,000, dropout 0.1, 15% dynamic masking, no NSP, bert-base-uncased words.
-Every value is a default of symbert_jax/config.py; what differs is the corpus, which here is the user's.
+Every value is a default of symbert_jax/config.py; what differs is the corpus, which here is the user's. To prepare it:
+
+    python -m symbert_jax prepare --config=configs/base.py \
+      --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
 
 Model FLOPs of the run: standard 1.54e19, symmetric 1.43e19, pairwise 1.44e19. What a step takes on TPUs, by their
 compiler's estimate: docs/performance.md.

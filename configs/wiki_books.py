@@ -5,8 +5,8 @@ The paper's recipe on BERT's own kind of corpus: English Wikipedia and a directo
     python -m symbert_jax prepare --config=configs/wiki_books.py
 
 reads Wikipedia as TFDS prepared it (`tfds build wikipedia/20230601.en`, or a copy in a bucket, by
---config.data.sources=tfds:gs://BUCKET/wikipedia/20230601.en/1.0.0,...) and the `.txt`, `.txt.gz` or `.jsonl.gz`
-files in `books/`. Never run at full size by its authors: no expected score.
+`--config.data.sources=tfds:gs://BUCKET/wikipedia/20230601.en/1.0.0,bookcorpus:books`) and the `.txt`, `.txt.gz` or
+`.jsonl.gz` files in `books/`. Never run at full size by its authors: no expected score.
 """
 
 from ml_collections import ConfigDict

@@ -7,19 +7,24 @@
                                             GLUE: trains and scores every task over several seeds
   compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
                                             what a run would take on a TPU slice, by the TPU compiler's estimate
-  export    --checkpoint=WORKDIR --out=DIR  a folder that stock transformers opens (--format=plpi: the paper's code)
-  import    --source=DIR --workdir=DIR      such a folder as a workdir; --attention=pairwise converts a standard one
+  export    --checkpoint=WORKDIR --out=DIR [--format=plpi] [--dtype=bfloat16]
+                                            a folder that stock transformers opens, or the paper's own code
+  import    --source=DIR --workdir=DIR [--attention=pairwise]
+                                            such a folder as a workdir, or a standard BERT converted
   fill      --checkpoint=WORKDIR TEXT ...   what a model expects at each [MASK] of TEXT
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
 pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
-elsewhere each is told --coordinator=HOST:PORT --process=I --processes=N, HOST being where process 0 runs.
-
-Any field of a config is a flag: --config.model.attention=pairwise
+elsewhere each is told, HOST being where process 0 runs:
+    --coordinator=HOST:PORT --process=I --processes=N
+Any field of a config is a flag:
+    --config.model.attention=pairwise
 A field that holds a list takes its parts divided by commas, with double quotes around a part that holds a comma:
-  --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
-An argument that begins with - is put behind --, as in: fill --checkpoint=WORKDIR -- "- the [MASK]"
---xla_preset=v5e sets compiler flags that are known to suit a chip: v4, v5e, v5p, v6e, h100
+    --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
+A text that begins with - is put behind --:
+    fill --checkpoint=WORKDIR -- "- the [MASK]"
+Compiler flags that are known to suit a chip (v4, v5e, v5p, v6e, h100):
+    --xla_preset=v5e
 """
 
 import contextlib
@@ -161,7 +166,7 @@ def main(argv: list[str]) -> int:
     """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can correct."""
     sys.stdout, sys.stderr = map(_Unbreakable, (sys.stdout, sys.stderr))
     try:
-        name, *arguments = _parse(argv)
+        name, *arguments = _parse(argv) or [""]
         if name not in COMMANDS:
             raise UserError("command", repr(name), "a known one", did_you_mean(name, COMMANDS))
         _check_limits()
@@ -252,6 +257,8 @@ def _parse(argv: list[str]) -> list[str]:
     quoted = _quote_lists(argv)
     try:
         return flags.FLAGS(["symbert_jax", *quoted])[1:]
+    except SystemExit as stop:
+        raise UserError("config", f"{files[0] if files else ''} exits with {stop.code}", _CONFIG_FILE) from None
     except flags.UnrecognizedFlagError as error:
         known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
         hint = did_you_mean(error.flagname, known)
@@ -290,10 +297,12 @@ def _quote_lists(argv: list[str]) -> list[str]:
 
 def _config_error(error: Exception, file: str) -> UserError:
     """What a config file raised, with its line, or what is wrong with what it returned."""
-    wanted = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
     if line := _line_of(error, file):
-        return UserError("config", f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}", wanted)
-    return UserError("config", f"{file}: {_one_line(error)}", wanted)
+        return UserError("config", f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}", _CONFIG_FILE)
+    return UserError("config", f"{file}: {_one_line(error)}", _CONFIG_FILE)
+
+
+_CONFIG_FILE = "a file whose get_config() changes known fields of the defaults in symbert_jax/config.py"
 
 
 def _line_of(error: Exception, file: str) -> int:
@@ -327,10 +336,13 @@ def _out() -> epath.Path:
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
     """The config file with the command line's changes, checked."""
-    _required("config", _CONFIG.value)
+    if not flags.FLAGS["config"].present:
+        _required("config", None)
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     if not os.path.isfile(file):
         raise UserError("config", f"no file {file}", "one of configs/ or of yours")
+    if _CONFIG.value is None:
+        raise UserError("config", f"{file}: get_config() returns nothing", _CONFIG_FILE)
     try:
         return freeze(_CONFIG.value)
     except UserError:
@@ -351,7 +363,10 @@ def _none(arguments: list[str]) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
+    text = str(error.args[0] if error.args else error)
+    if "Traceback (most recent call last)" in text:  # ml-collections passes on what a config file raised
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
 
 
 def _quiet_and_cached(workdir: str) -> None:
@@ -367,4 +382,7 @@ def _quiet_and_cached(workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if "symbert_jax.peers" in sys.modules:
+        sys.modules["symbert_jax.peers"].leave(code)
+    sys.exit(code)

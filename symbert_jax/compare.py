@@ -1,5 +1,7 @@
 """Several runs side by side: a plot of their validation losses, a table, and what each makes of a [MASK]."""
 
+import io
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -9,11 +11,16 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from etils import epath
 
+from symbert_jax import config as configs
 from symbert_jax import metrics
-from symbert_jax.config import Config, from_json
-from symbert_jax.errors import UserError
+from symbert_jax.checkpoint import LOSS
+from symbert_jax.config import Config
+from symbert_jax.errors import UserError, printable
 from symbert_jax.fill import Filler
 from symbert_jax.model import bert
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
+
+plt.rcParams["text.parse_math"] = False  # a path may hold dollar signs
 
 CROSSINGS = 3  # fixed losses, evenly spread between the worst final loss and the highest first one
 GUESSES = 5
@@ -25,7 +32,7 @@ class Run(NamedTuple):
     name: str
     config: Config
     losses: dict[int, float]  # validation loss in nats by step
-    tokens_per_second: float  # median over the log points
+    tokens_per_second: float | None  # median over the log points, None where there are none
 
     @property
     def final(self) -> float:
@@ -37,31 +44,56 @@ class Run(NamedTuple):
 
 
 def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> None:
-    """Prints the table and leaves `loss.png` and `table.md` in `out`.
+    """Prints the table and leaves `loss.png` and `table.md` in `out`. A workdir that is named twice counts once.
 
     Raises:
-      UserError: a workdir holds no validated run.
+      UserError: a workdir holds no validated run, a text cannot be filled, or `out` cannot be written.
     """
-    runs = [read(workdir) for workdir in workdirs]
-    out.mkdir(parents=True, exist_ok=True)
+    workdirs = list(dict.fromkeys(absolute(workdir, "WORKDIR") for workdir in workdirs))
+    runs = [read(workdir, name) for workdir, name in zip(workdirs, names(workdirs), strict=True)]
     sections = [table(runs)]
     if texts:
         fillers = [(run.name, Filler(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
         sections += [guesses(text, fillers) for text in texts]
-    (out / "table.md").write_text("\n".join(sections))
-    plot(runs, out / "loss.png")
+    out = absolute(out, "out")
+    with bucket_errors_as_user_errors("out", out, "a bucket that can be written"):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError("out", f"{out}, which is or lies in a file", "a folder") from None
+        write_whole(out / "table.md", "\n".join(sections))
+        write_whole(out / "loss.png", plot(runs))
     print("\n".join(sections) + f"\nWrote {out}/table.md and {out}/loss.png")
 
 
-def read(workdir: epath.Path) -> Run:
-    """The run in `workdir`."""
-    lines = metrics.read(workdir)
-    losses = {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line}
-    if not losses:
-        raise UserError(str(workdir), "no validation loss", "the workdir of a pretrain run that has validated")
-    speeds = [line["speed/tokens_per_second"] for line in lines if "speed/tokens_per_second" in line]
-    config = from_json((workdir / "config.json").read_text())
-    return Run(workdir.name, config, losses, median(speeds) if speeds else float("nan"))
+def names(workdirs: Sequence[epath.Path]) -> list[str]:
+    """For each of several absolute paths the fewest of its last parts that no other one ends with."""
+    paths = [f"{workdir}".split("/") for workdir in workdirs]
+    found = []
+    for i, path in enumerate(paths):
+        others = paths[:i] + paths[i + 1 :]
+        endings = (path[-count:] for count in range(1, len(path) + 1))
+        ending = next(end for end in endings if end == path or all(other[-len(end) :] != end for other in others))
+        found.append(printable("/".join(ending)))
+    return found
+
+
+def read(workdir: epath.Path, name: str) -> Run:
+    """The run in `workdir`, under this name.
+
+    Raises:
+      UserError: there is none, it has not validated, or its files are damaged.
+    """
+    with bucket_errors_as_user_errors("WORKDIR", workdir, "a bucket that can be read"):
+        lines = metrics.read(workdir)
+        losses = {line["step"]: line[LOSS] for line in lines if LOSS in line}
+        if not losses:
+            raise UserError(str(workdir), "no validation loss", "the workdir of a pretrain run that has validated")
+        speeds = [line["speed/tokens_per_second"] for line in lines if "speed/tokens_per_second" in line]
+        config = configs.read(workdir)
+    for problem in configs.problems(config):
+        raise UserError(f"{workdir / 'config.json'}", f"a config that cannot work ({problem})", "that of the run")
+    return Run(name, config, losses, median(speeds) if speeds else None)
 
 
 def table(runs: list[Run]) -> str:
@@ -71,11 +103,11 @@ def table(runs: list[Run]) -> str:
     head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in fixed), "tokens/s"]
     rows = [
         [
-            run.name,
+            run.name.replace("|", "\\|"),
             f"{bert.size(run.config.model):,}",
             f"{run.final:.3f}",
             *(str(run.crossing(loss) or "-") for loss in fixed),
-            f"{run.tokens_per_second:,.0f}",
+            "-" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
         ]
         for run in runs
     ]
@@ -91,13 +123,17 @@ def guesses(text: str, fillers: list[tuple[str, Filler]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(runs: list[Run], path: epath.Path) -> None:
-    """Validation loss over steps, one line a run."""
+def plot(runs: list[Run]) -> bytes:
+    """Validation loss over steps, one line a run, as a PNG."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for run in runs:
-        axes.plot(*zip(*sorted(run.losses.items()), strict=True), label=f"{run.name} ({run.final:.2f})")
+        # a run that validated once is a point; the space: a legend leaves out a label that begins with an underscore
+        marker = "o" if len(run.losses) == 1 else None
+        axes.plot(*zip(*sorted(run.losses.items()), strict=True), marker=marker, label=f" {run.name} ({run.final:.2f})")
     axes.set(xlabel="step", ylabel="validation loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend(title="run (final loss)", loc="upper right")
-    figure.savefig(str(path), dpi=150)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150)
     plt.close(figure)
+    return buffer.getvalue()

@@ -49,7 +49,8 @@ class Range(NamedTuple):
         if value < self.least:
             return UserError(field, str(value), f"at least {self.least}")
         if value > self.most:
-            return UserError(field, f"{value:.3g}" if value > 1e15 else str(value), f"at most {self.most}", self.why)
+            found = str(value) if value <= 1e15 else f"{value:.3g}" if value < 1e308 else f"{len(str(value))} digits"
+            return UserError(field, found, f"at most {self.most}", self.why)
         return None
 
 
@@ -103,7 +104,7 @@ class Model:
 class Data:
     dir: str = "data/wiki_books"  # the prepared corpus; one in a bucket (gs://…) is copied to the local disk
     sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
-    vocab: str = "hf:google-bert/bert-base-uncased"  # a vocab.txt, hf:REPOSITORY, or train
+    vocab: str = "hf:google-bert/bert-base-uncased"  # vocab.txt, tokenizer.json, their folder, hf:REPOSITORY or train
     validation_fraction: Fraction = 0.005  # of the documents, chosen by a hash of their text
     mask_rate: Fraction = 0.15  # of the non-special tokens of a row
     cross_document: bool = True  # whether tokens see the other documents of their row; if not, positions restart

@@ -1,15 +1,12 @@
-"""This process's place among the others of a run: it joins them, compares notes with them, stops with them."""
+"""This process's place among the others of a run: it joins them and compares notes with them."""
 
 import atexit
 import contextlib
 import hashlib
 import os
 import re
-import signal
-import sys
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -19,7 +16,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
+from symbert_jax import peers
 from symbert_jax.errors import UserError
+from symbert_jax.storage import lock
 
 
 class Absent(UserError):
@@ -70,7 +69,11 @@ def join(
 
     waiting = threading.Thread(target=initialize, daemon=True)
     waiting.start()
-    waiting.join(timeout)
+    try:
+        waiting.join(timeout)
+    except KeyboardInterrupt:
+        atexit.register(os._exit, 130)  # as below
+        raise
     if waiting.is_alive():
         atexit.register(os._exit, Absent.exit_code)  # the thread stays inside JAX, whose own way out is loud
         found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
@@ -81,7 +84,7 @@ def join(
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
         kind = UserError if isinstance(failed[0], ValueError) else Absent  # the latter is worth another start
         raise kind("processes", found, f"the way to the others, {', '.join(place)}", hint)
-    sys.excepthook = _leave_at_once
+    peers.watch()
     wait_for_all("joined")
 
 
@@ -109,6 +112,8 @@ def agreed() -> Iterator[dict[str, Any]]:
     if failures.any():
         number = failures.argmax()
         raise UserError(f"process {number}", "an error", "none", "that process says which")
+    if not facts:
+        return
     digests = np.stack(
         [np.frombuffer(hashlib.sha256(repr(fact).encode()).digest(), np.uint8) for fact in facts.values()]
     )
@@ -117,6 +122,21 @@ def agreed() -> Iterator[dict[str, Any]]:
         if (other := (digest != digest[0]).any(axis=-1)).any():
             found = f"{facts[name]!r} on process {jax.process_index()}"
             raise UserError(name, found, "the same everywhere", f"processes 0 and {other.argmax()} differ")
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps every other run out of `workdir` for as long as the context lasts; the main process holds the lock.
+
+    Raises:
+      UserError: on every process, when another run holds it.
+    """
+    with contextlib.ExitStack() as held:
+        with agreed():
+            if first():
+                held.enter_context(lock(workdir, "workdir"))
+                peers.before_end.callback(held.close)
+        yield
 
 
 def connect() -> None:
@@ -128,6 +148,11 @@ def connect() -> None:
         axes = jax.sharding.get_mesh().shape
         ones = jnp.ones(tuple(axes.values()), out_sharding=PartitionSpec(*axes))
         jax.block_until_ready(jax.jit(lambda ones: (ones.sum(0), ones.sum(1), ones.sum()))(ones))
+
+
+def from_first(value: bool) -> bool:
+    """What the first process passes; every process takes part."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def wait_for_all(what: str) -> None:
@@ -152,37 +177,6 @@ def require_shared(folder: epath.Path) -> None:
         raise UserError("workdir", found, "one that all processes see", "a shared disk or a bucket")
 
 
-class Stop:
-    """Notes a SIGTERM or a first Ctrl-C instead of dying of it, for as long as the context lasts."""
-
-    received = ""  # the signal's name
-
-    def __enter__(self) -> "Stop":
-        # among several processes SIGTERM is JAX's, which tells the others
-        noted = [signal.SIGINT] if jax.distributed.is_initialized() else [signal.SIGINT, signal.SIGTERM]
-        self.before = {number: signal.signal(number, self._note) for number in noted}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def agreed(self, step: int) -> str:
-        """The signal's name if all processes are to stop after this step, else nothing: the same on all of them.
-
-        step: the steps since the start of this process; to be asked after each. Costs nothing before a signal.
-        """
-        if not jax.distributed.is_initialized():
-            return self.received
-        return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
-
-    def _note(self, number: int, _: object) -> None:
-        self.received = signal.Signals(number).name
-        signal.signal(signal.SIGINT, self.before[signal.SIGINT])  # a second Ctrl-C is meant
-        if jax.distributed.is_initialized():
-            signal.raise_signal(signal.SIGTERM)
-
-
 def _started_with_others() -> bool:
     """Whether a launcher says that this process is one of several.
 
@@ -198,11 +192,3 @@ def _started_with_others() -> bool:
 
 def _on_tpu() -> bool:
     return "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it where there are chips
-
-
-def _leave_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ends a process that failed alone: an ordinary exit would wait for the others, and they for it."""
-    sys.__excepthook__(kind, error, trace)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)

@@ -9,21 +9,20 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import jax
 from etils import epath
 
 from symbert_jax import config as configs
 from symbert_jax import sharding
-from symbert_jax.checkpoint import FOLDER
+from symbert_jax.checkpoint import FOLDER, check_path
 from symbert_jax.config import Config, Mesh
-from symbert_jax.data import vocabulary
-from symbert_jax.data.rows import SPLITS, find, open_split, read_manifest, verify
+from symbert_jax.data import tokenizer
+from symbert_jax.data.rows import SPLITS, VOCAB, find, open_split, read_manifest, verify
 from symbert_jax.data.stream import read_words
-from symbert_jax.errors import UserError, UserErrors
+from symbert_jax.errors import Advice, UserError, UserErrors
 from symbert_jax.model import kernels
-from symbert_jax.storage import absolute, is_bucket, require_writable_bucket
+from symbert_jax.storage import absolute, file_sizes, is_bucket, require_writable_bucket
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
@@ -31,10 +30,6 @@ from symbert_jax.train import state as states
 EPOCHS = 40
 # RoBERTa (2019) and LAMB (2020) went up to 6e-3, with batches of 32k rows; BERT-base wants 1e-4.
 RATES = (1e-6, 1e-2)
-
-
-class Advice(UserError):
-    """What works but is seldom meant."""
 
 
 Check = Callable[[Config, epath.Path], Iterator[UserError]]
@@ -98,11 +93,14 @@ def _devices(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 
 def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
-    words, vocab = read_words(config), absolute(config.data.vocab, "data.vocab")
+    read_words(config)
+    named = config.data.vocab
     made = read_manifest(find(config.data.dir)).vocab
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
-    if vocab.is_file() and words != vocabulary.read(vocab):
-        yield UserError("data.vocab", f"{vocab} with other words", f"those of {config.data.dir}", hint)
+    made_with = tokenizer.read(find(config.data.dir) / VOCAB)
+    there = named != "train" and absolute(named, "data.vocab").exists()
+    if there and tokenizer.read(tokenizer.find(named)) != made_with:
+        yield UserError("data.vocab", f"{named} with other words", f"those of {config.data.dir}", hint)
     elif made.startswith("hf:") and config.data.vocab.startswith("hf:") and config.data.vocab != made:
         yield UserError("data.vocab", config.data.vocab, f"{made}, the vocabulary of {config.data.dir}", hint)
 
@@ -135,21 +133,23 @@ def _row_files(config: Config, _: epath.Path) -> Iterator[UserError]:
 
 
 def _workdir(config: Config, workdir: epath.Path) -> Iterator[UserError]:
+    check_path(workdir, "workdir")
     if is_bucket(workdir):
         require_writable_bucket(workdir)  # or there is no more to say
     else:
-        yield from _folder(_existing(workdir))
+        for folder in sorted({_existing(workdir), _existing(workdir / FOLDER)}):
+            _require_writable(folder)
     yield from _checkpoints(config, workdir)
 
 
-def _folder(there: epath.Path) -> Iterator[UserError]:
-    probe = there / f".symbert_jax_{uuid.uuid4().hex}"
+def _require_writable(folder: epath.Path) -> None:
+    probe = folder / f".symbert_jax_{uuid.uuid4().hex}"
     try:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        found, hint = f"{there}: {error.strerror or error}", "mend its permissions or name another --workdir"
-        yield UserError("workdir", found, "a folder that can be written", hint)
+        found, hint = f"{folder}: {error.strerror or error}", "mend its permissions or name another --workdir"
+        raise UserError("workdir", found, "a folder that can be written", hint) from None
 
 
 def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:
@@ -170,7 +170,7 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     made = -(-train.steps // train.checkpoint_every)
     count = min(kept + 1, made)  # one is written before another goes
     free = shutil.disk_usage(_existing(workdir)).free
-    free += sum(file.stat().st_size for file in Path(workdir / FOLDER).rglob("*") if file.is_file())
+    free += sum(file_sizes(workdir / FOLDER).values())
     if free < count * each:
         yield UserError(
             "workdir",
@@ -191,5 +191,15 @@ def _require_sizes(config: Config) -> None:
 
 
 def _existing(folder: epath.Path) -> epath.Path:
-    """`folder`, on a disk, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    """`folder`, on a disk, or the nearest one above it that is there; a link that leads nowhere counts.
+
+    Raises:
+      UserError: it cannot be one.
+    """
+    try:
+        os.lstat(folder)
+        return folder
+    except (FileNotFoundError, NotADirectoryError):
+        return _existing(folder.parent)
+    except OSError as error:
+        raise UserError("workdir", f"{folder}: {error.strerror}", "a folder that can be written") from None

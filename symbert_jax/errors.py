@@ -10,10 +10,13 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, found: str, wanted: str, hint: str = ""):
-        self.what = what
+        self.what, self.found, self.wanted, self.hint = what, found, wanted, hint
         line = f"{what}: found {found}, wanted {wanted}" + (f"; {hint}" if hint else "")
-        # What a user wrote may hold line ends, control characters or half a surrogate pair, which no terminal prints.
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
+        super().__init__(printable(line))
+
+
+class Advice(UserError):
+    """What works but is seldom meant: a warning."""
 
 
 class UserErrors(UserError):
@@ -22,6 +25,11 @@ class UserErrors(UserError):
     def __init__(self, errors: Sequence[UserError]):
         Exception.__init__(self, "\n".join(map(str, errors)))
         self.exit_code = max(error.exit_code for error in errors)
+
+
+def printable(text: str) -> str:
+    """A text with escapes for what no terminal prints: line ends, control characters, half a surrogate pair."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

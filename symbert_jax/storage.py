@@ -50,7 +50,10 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     if not text or "\0" in text:
         raise UserError(field, repr(text), "a path")
     if is_bucket(text):
-        return epath.Path(text)
+        try:
+            return epath.Path(text)
+        except (KeyError, ValueError, ImportError):  # etils knows none of that scheme
+            raise UserError(field, repr(text), "a path on a disk or gs://BUCKET/FOLDER") from None
     try:
         return epath.Path(os.path.abspath(os.path.realpath(Path(text).expanduser())))
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user
@@ -64,7 +67,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
         file.write_bytes(data)
         return
     new = file.with_name(file.name + ".new")
-    with new.open("wb") as opened:
+    with _naming(new), new.open("wb") as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
@@ -90,8 +93,18 @@ def append_json(file: epath.Path, value: Any) -> None:
     if is_bucket(file):  # where nothing can be appended
         write_whole(file, (file.read_text(encoding="utf-8") if file.exists() else "") + text)
     else:
-        with file.open("a", encoding="utf-8") as opened:
+        with _naming(file), file.open("a", encoding="utf-8") as opened:
             opened.write(text)
+
+
+@contextlib.contextmanager
+def _naming(file: epath.Path) -> Iterator[None]:
+    """Names a file in what fails inside: an error of a write, as on a full disk, does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(file)
+        raise
 
 
 def read_text(file: epath.Path | Path, field: str) -> str:
@@ -120,7 +133,20 @@ def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
     Raises:
       UserError: as `read_text`, or the file does not hold a JSON object.
     """
-    return parse_json_object(read_text(file, field), f"{file}", field)
+    text = read_text(file, field)
+    check_download(text[:256].encode(), file, field)
+    return parse_json_object(text, f"{file}", field)
+
+
+def check_download(data: bytes, file: epath.Path | Path, field: str) -> None:
+    """Raises `UserError` for what an incomplete download leaves in place of a file; `data` is its content,
+    or the beginning of it."""
+    start = data[:256].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        hint = f"run `git lfs pull` in {file.parent}"
+        raise UserError(field, f"{file}, a Git LFS pointer", "the file that it points to", hint)
+    if start.startswith((b"<!doctype", b"<html")):
+        raise UserError(field, f"{file}, an HTML page", "the file itself", "download it again")
 
 
 def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
@@ -142,6 +168,18 @@ def sha256(file: epath.Path | Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def file_sizes(folder: epath.Path) -> dict[str, int]:
+    """The bytes of every file in a folder and those below it, by its path in the folder."""
+    if is_bucket(folder):
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(os.fspath(folder))
+        system.invalidate_cache()
+        return {name.removeprefix(f"{root}/"): info["size"] for name, info in system.find(root, detail=True).items()}
+    paths = (Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.exists()}
 
 
 @contextlib.contextmanager
@@ -202,6 +240,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
     del wait
+    _require_google(folder, field)
     with bucket_errors_as_user_errors(field, folder, "a bucket that can be read and written"):
         import fsspec
 
@@ -318,14 +357,19 @@ def bucket_errors_as_user_errors(what: str, path: epath.PathLike, wanted: str) -
         raise (UserError if refused else Unreached)(what, found, wanted, ACCESS) from error
 
 
+def _require_google(folder: epath.Path, field: str) -> None:
+    """Raises `UserError` for a bucket that Orbax does not write to."""
+    if not os.fspath(folder).startswith("gs://"):
+        raise UserError(field, os.fspath(folder), "a folder of a disk or gs://BUCKET/FOLDER")
+
+
 def require_writable_bucket(workdir: epath.Path) -> None:
     """Makes the requests to a bucket that a run will make; the workdir may not exist yet.
 
     Raises:
       UserError: one of them fails.
     """
-    if not os.fspath(workdir).startswith("gs://"):  # which is all that Orbax writes to
-        raise UserError("workdir", os.fspath(workdir), "a folder of a disk or gs://BUCKET/FOLDER")
+    _require_google(workdir, "workdir")
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):
         from google.cloud import storage  # which TensorBoard's writer and Orbax need
 

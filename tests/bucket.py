@@ -21,6 +21,7 @@ class Bucket(MemoryFileSystem):
 @pytest.fixture
 def bucket() -> AbstractFileSystem:
     """What stands behind gs:// for now."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    for protocol in Bucket.protocol:
+        fsspec.register_implementation(protocol, Bucket, clobber=True)
     Bucket.store.clear()
     return Bucket()

@@ -51,7 +51,7 @@ def _serve() -> None:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 sys.argv = ["symbert_jax", *command]
-                _end(lambda command=command: main(command))
+                end(lambda command=command: main(command))
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             texts = []
             for file in (out, err):
@@ -61,7 +61,7 @@ def _serve() -> None:
     json.dump(found, sys.stdout)
 
 
-def _end(run: Callable[[], int]) -> NoReturn:
+def end(run: Callable[[], int]) -> NoReturn:
     """Ends a fork as Python ends, without its clean-up, which takes longer than most commands."""
     code: object = 1
     try:

@@ -31,7 +31,7 @@ install_import_hook("symbert_jax", "beartype.beartype")
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, Data, Mesh, Model, Optim, Train, check  # noqa: E402
 from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
-from symbert_jax.data.vocabulary import SPECIAL  # noqa: E402
+from symbert_jax.data.vocabulary import SPECIAL, UNK  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
 from symbert_jax.slices import Slice, find_slice  # noqa: E402
@@ -95,14 +95,21 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
     return MlmBatch(tokens, positions, np.take_along_axis(tokens, positions, axis=1), weights)
 
 
-def write_corpus(folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64) -> Path:
-    """A prepared corpus of random rows, a quarter as many to validate."""
+def write_corpus(
+    folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64, unknown: tuple[int, int] = (0, 0)
+) -> Path:
+    """A prepared corpus of random rows, a quarter as many to validate.
+
+    unknown: how many of the rows to train and to validate hold nothing but [UNK].
+    """
     folder.mkdir()
     (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))
     rng, writers = np.random.default_rng(0), {}
-    for split, count in (("train", rows), ("validation", rows // 4)):
+    for split, count, empty in (("train", rows, unknown[0]), ("validation", rows // 4, unknown[1])):
         writers[split] = Writer(folder, split, length, cls=2, sep=3, unk=1)
-        writers[split].add(rng.integers(5, len(words), count * (length - 2), dtype=np.uint16))
+        tokens = rng.integers(5, len(words), count * (length - 2), dtype=np.uint16)
+        tokens[: empty * (length - 2)] = SPECIAL.index(UNK)
+        writers[split].add(tokens)
         writers[split].close()
     write_info(folder, length, [writer.info() for writer in writers.values()])
     splits = {split: {"rows": writer.rows} for split, writer in writers.items()}

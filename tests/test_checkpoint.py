@@ -1,7 +1,13 @@
 """What is kept, what comes back, and what is said when it does not fit."""
 
+import contextlib
 import dataclasses
+import errno
+import logging
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +16,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 import symbert_jax
-from symbert_jax.checkpoint import Checkpoints
+from symbert_jax import checkpoint
+from symbert_jax.checkpoint import Checkpoints, read_params, write_params
 from symbert_jax.config import Config, Mesh, Train, from_json
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import UserError
@@ -100,6 +107,228 @@ def test_a_missing_checkpoint_is_one_clear_error(saved, tmp_path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="wanted a finished one"):
         symbert_jax.load(tmp_path)
+
+
+CONFIG = configure()
+
+
+def tree(step: int) -> dict[str, Any]:
+    """Small arrays to save, other ones for each step."""
+    rng = np.random.default_rng(step)
+    return {"a": {"b": rng.normal(size=(6, 4)).astype(np.float32)}, "c": rng.normal(size=7).astype(np.float32)}
+
+
+def save(workdir: epath.Path, *steps: int, keep: int = 9) -> epath.Path:
+    checkpoints = Checkpoints(workdir, Train(keep_latest=keep))
+    for step in steps:
+        checkpoints.save(step, tree(step), tree(-step % 100), CONFIG, None)
+    checkpoints.close()
+    return workdir
+
+
+def restored(workdir: epath.Path, step: int | None) -> int:
+    """The step whose arrays and config came back, unchanged, where `step` was asked for; raises what reading raises."""
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        step = checkpoints.require(step)
+        found = checkpoints.restore(step, params=tree(step), optimizer=tree(step))
+        assert checkpoints.config(step) == CONFIG
+        assert checkpoints.corpus_of(step) == ""
+    jax.tree.map(np.testing.assert_array_equal, found, {"params": tree(step), "optimizer": tree(-step % 100)})
+    return step
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
+    """A workdir with small checkpoints 10 and 20."""
+    return save(epath.Path(tmp_path_factory.mktemp("two")), 10, 20)
+
+
+def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(two, capfd) -> None:
+    files = sorted(path for path in Path(two).rglob("*") if path.is_file())
+    rng, damaged = np.random.default_rng(0), 0
+    for _ in range(200):
+        file = files[rng.integers(len(files))]
+        before = file.read_bytes()
+        at, step = int(rng.integers(len(before))), int(file.relative_to(two).parts[1])
+        flipped = bytes([before[at] ^ int(rng.integers(1, 256))]) + before[at + 1 :]
+        file.write_bytes(before[:at] + (flipped if rng.random() < 0.7 else b""))
+        try:
+            assert restored(two, None if step == 20 else step) == step
+        except UserError as error:
+            damaged += 1
+            assert str(error).startswith(f"checkpoint: found {two}/checkpoints/{step} damaged: ")
+            assert f"; the latest whole step is {30 - step}: take it with --step={30 - step} " in str(error)
+            assert "\n" not in str(error)
+        finally:
+            file.write_bytes(before)
+    assert 150 < damaged < 200, "nothing reads commit_success.txt"
+    assert restored(two, None) == 20 and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda step: [path.unlink() if path.is_file() else shutil.rmtree(path) for path in step.iterdir()],
+            "it is empty",
+        ),
+        (lambda step: shutil.rmtree(step / "optimizer"), "it has no optimizer"),
+        (lambda step: shutil.rmtree(step / "params"), "it has no params"),
+        (lambda step: (step / "_CHECKPOINT_METADATA").unlink(), "_CHECKPOINT_METADATA is missing"),
+        (lambda step: (step / "_CHECKPOINT_METADATA").write_text("[]"), "AttributeError: .*"),
+        (
+            lambda step: replace(step / "_CHECKPOINT_METADATA", '"batch_size": 16', '"batch_size": 17'),
+            "_CHECKPOINT_METADATA has another checksum",
+        ),
+        (
+            lambda step: replace(step / "index.json", '"corpus": ""', '"corpus": "x"'),
+            "index.json has another checksum",
+        ),
+        (lambda step: (step / "params/manifest.ocdbt").write_bytes(b""), "params/manifest.ocdbt is empty"),
+        (lambda step: os.truncate(max(step.glob("params/d/*")), 50), r"params/d/\S* has 50 bytes instead of \d+"),
+        (lambda step: max(step.glob("optimizer/ocdbt*/d/*")).unlink(), r"optimizer/ocdbt\S* is missing"),
+    ],
+)
+def test_a_half_copied_checkpoint_is_named_with_the_latest_whole_one(two, damage, message: str, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+    step = Path(workdir) / "checkpoints" / "20"
+    damage(step)
+    hint = rf"the latest whole step is 10: .*--step=10 .*, or move {step} away and run the same command again"
+    line = f"checkpoint: found {step} damaged: {message}, wanted a whole checkpoint; {hint}"
+    for read in (restored, symbert_jax.load, checkpoint.require_step):
+        for asked in (None, 20):
+            with pytest.raises(UserError, match=line):
+                read(workdir, asked)
+    with contextlib.closing(Checkpoints(workdir, Train())) as checkpoints, pytest.raises(UserError, match=line):
+        checkpoints.latest()
+    assert restored(workdir, 10) == 10
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_a_run_goes_on_once_a_damaged_checkpoint_is_moved_away(two, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+    step = Path(workdir) / "checkpoints" / "20"
+    shutil.rmtree(step / "params")
+    step.rename(tmp_path / "away")
+    assert restored(workdir, None) == 10
+    save(workdir, 20)
+    assert restored(workdir, None) == 20
+
+
+def test_without_an_index_what_cannot_be_read_is_still_named(two, tmp_path: Path) -> None:
+    """Older checkpoints have none."""
+    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+    step = Path(workdir) / "checkpoints" / "20"
+    (step / "index.json").unlink()
+    assert restored(workdir, None) == 20
+    (step / "metrics" / "metrics").write_text("{")
+    with pytest.raises(UserError, match=f"{step} damaged: metrics is not JSON, .* latest whole step is 10"):
+        restored(workdir, None)
+    shutil.rmtree(step / "metrics")
+    os.truncate(max(step.glob("params/d/*")), 50)
+    with pytest.raises(UserError, match=f"{step} damaged: .*params.*, .* latest whole step is 10"):
+        restored(workdir, None)
+
+
+def test_what_is_no_checkpoint_is_left_alone(two, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+    folder = Path(workdir) / "checkpoints"
+    for name in ("notes", "007", "-1", "²", "30.orbax-checkpoint-tmp", "3 0"):
+        (folder / name).mkdir()
+    (folder / "40").write_text("a file")
+    (folder / "50").symlink_to("nowhere")
+    assert restored(workdir, None) == 20
+    save(workdir, 60)
+    assert restored(workdir, None) == 60
+    assert not (folder / "30.orbax-checkpoint-tmp").exists() and (folder / "notes").exists()
+
+
+def test_a_kill_during_a_deletion_leaves_no_half_of_a_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    workdir = save(epath.Path(tmp_path), 10, 20)
+
+    def killed(folder: Any, *_: Any, **__: Any) -> None:
+        for path in Path(folder).rglob("params"):
+            remove(path)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    save(workdir, 30, keep=1)
+    assert not {path.name for path in (workdir / "checkpoints").iterdir()} & {"10", "20"}
+    assert {path.name for path in (workdir / "checkpoints" / "deleted").iterdir()} == {"10", "20"}
+    with pytest.raises(UserError, match=r"no step 20 in .*, wanted one of \[30\]"):
+        restored(workdir, 20)
+    assert restored(workdir, None) == 30
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    Checkpoints(workdir, Train()).close()
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["30"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_others_stand(tmp_path, monkeypatch, caplog) -> None:
+    workdir = save(epath.Path(tmp_path), 10)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def torn(folder: epath.Path, *more: Any) -> None:
+        min(Path(folder).rglob("manifest.ocdbt"), key=lambda path: len(path.parts)).unlink()
+        write_index(folder, *more)
+
+    write_index = checkpoint._write_index
+    for fault, message in (
+        (full, ".*No space left on device"),
+        (torn, ".*manifest.ocdbt is missing"),
+    ):
+        monkeypatch.setattr(checkpoint, "_write_index", fault)
+        checkpoints = Checkpoints(workdir, Train(keep_latest=1))
+        checkpoints.save(20, tree(20), tree(20), CONFIG, None)
+        with pytest.raises(
+            UserError, match=f"checkpoint: found step 20 not saved in .*: {message}, wanted a disk with"
+        ):
+            checkpoints.save(30, tree(30), tree(30), CONFIG, None)
+        checkpoints.close()
+        with pytest.raises(UserError, match=f"/params not saved: {message}, wanted a disk with"):
+            write_params(workdir / "params", {"params": tree(0)})
+        assert restored(workdir, None) == 10
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_parameters_alone_are_checked_too(tmp_path: Path) -> None:
+    folder = epath.Path(tmp_path) / "params"
+    write_params(folder, tree(1))
+    jax.tree.map(np.testing.assert_array_equal, read_params(folder), tree(1))
+    for file in [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "commit_success.txt"]:
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(UserError, match=f"checkpoint: found {folder} damaged: .*, wanted whole parameters"):
+            read_params(folder)
+        file.write_bytes(before)
+    jax.tree.map(np.testing.assert_array_equal, read_params(folder), tree(1))
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*", "a?", "a\\b", "gs:", "\udcff"])
+def test_a_path_that_orbax_does_not_read_back_is_refused(two, name: str, tmp_path: Path) -> None:
+    workdir = epath.Path(tmp_path / name)
+    message = r"workdir: found .*, with .* in it, wanted a path that checkpoints can be read back from"
+    for write in (lambda: save(workdir, 1), lambda: write_params(workdir, tree(1))):
+        with pytest.raises(UserError, match=message):
+            write()
+    assert not list(tmp_path.iterdir())
+    shutil.copytree(two, workdir)
+    for read in (symbert_jax.load, read_params):
+        with pytest.raises(UserError, match=message.replace("workdir", "checkpoint")):
+            read(workdir)
+
+
+@pytest.mark.parametrize("name", ["-a b#%20é: '\"$HOME{x}", "a\nb\t~@2 "])
+def test_other_paths_work(name: str, tmp_path: Path) -> None:
+    workdir = save(epath.Path(tmp_path / name), 1)
+    assert restored(workdir, None) == 1
+    write_params(workdir / "params", tree(1))
+    jax.tree.map(np.testing.assert_array_equal, read_params(workdir / "params"), tree(1))
 
 
 def test_an_old_checkpoint_loads_for_ever() -> None:

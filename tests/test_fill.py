@@ -1,14 +1,16 @@
 """fill and compare on the runs that they are for."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
+from symbert_jax import fill
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.compare import compare
+from symbert_jax.compare import compare, names
 from symbert_jax.config import Config, Mesh, Model, Train, to_json
 from symbert_jax.errors import UserError
 from symbert_jax.fill import Filler
@@ -57,6 +59,22 @@ def test_a_text_that_cannot_be_filled_is_one_clear_error(workdirs) -> None:
         filler.guesses("the cat", 5)
     with pytest.raises(UserError, match="found 9 tokens, wanted at most 8"):
         filler.guesses("[MASK] " * 7, 5)
+    with pytest.raises(UserError, match=r"text: found '', wanted at least one \[MASK\] in it$"):
+        filler.guesses("", 5)
+    with pytest.raises(UserError, match=r"wanted at least one \[MASK\] in it; write \[MASK\] in capitals"):
+        filler.guesses("the [Mask]", 5)
+    with pytest.raises(UserError, match=r"text: found 'the \\udcff \[MASK\]', wanted text in UTF-8"):
+        filler.guesses("the \udcff [MASK]", 5)
+    with pytest.raises(UserError, match="top: found 0, wanted at least 1"):
+        filler.guesses("[MASK]", 0)
+    assert len(filler.guesses("- \0\n[MASK]", 100)[0]) == len(WORDS)
+
+
+def test_a_vocabulary_that_does_not_fit_the_model_is_told(workdirs, monkeypatch, tmp_path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, *map(str, range(8))]))
+    monkeypatch.setattr(fill, "load", lambda *_: ({}, CONFIG))
+    with pytest.raises(UserError, match=f"checkpoint: found 17 tokens in {tmp_path}/vocab.txt, wanted at most 16"):
+        Filler(epath.Path(tmp_path))
 
 
 def test_compare_leaves_a_table_and_a_plot(workdirs, tmp_path, capsys) -> None:
@@ -69,6 +87,66 @@ def test_compare_leaves_a_table_and_a_plot(workdirs, tmp_path, capsys) -> None:
     assert "- one: cat" in text
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert text.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (["/a/run", "/b/run"], ["a/run", "b/run"]),
+        (["/x/a/run", "/y/a/run", "/x/b/run", "/x/c"], ["x/a/run", "y/a/run", "b/run", "c"]),
+        (["/run", "/a/run"], ["/run", "a/run"]),
+        (["/run/1", "/run/2"], ["1", "2"]),
+        (["gs://bucket/run", "/bucket/run"], ["gs://bucket/run", "/bucket/run"]),
+        (["/a/\udcff\n"], ["\\udcff\\n"]),
+    ],
+)
+def test_runs_are_named_by_what_tells_them_apart(paths, wanted) -> None:
+    assert names([epath.Path(path) for path in paths]) == wanted
+
+
+def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.Path:
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(to_json(CONFIG) if config is None else config)
+    (workdir / "metrics.jsonl").write_text(metrics)
+    return epath.Path(workdir)
+
+
+def test_odd_runs_are_compared(tmp_path, monkeypatch, capsys, bucket) -> None:
+    """One validation, lines without numbers, and names that a plot or a table might take for its own; the same workdir
+    three times."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    odd = (
+        '{"step": 10, "validation/loss": 4.0, "speed/tokens_per_second": NaN}',
+        *('{"step": 20, "validation/loss": 3.0}', '{"step": 30, "validation/loss": "2.0"}', '{"validation/loss": 1.0}'),
+        '{"step": true, "validation/loss": 1.0}',
+        *('{"step": 30, "validation/loss": [1]}', '{"step": 40, "validation/loss": NaN}'),
+        f'{{"step": 1{"0" * 400}, "validation/loss": 1{"0" * 400}}}',
+    )
+    one = write_run(tmp_path / "a/_$x|", '{"step": 10, "validation/loss": 5.0}\n')
+    other = write_run(tmp_path / "b/_$x|", "".join(f"{line}\n" for line in odd))
+    compare([one, epath.Path("~/b/_$x|"), epath.Path(f"{one}/"), other / "../_$x|"], epath.Path("gs://bucket/out"), [])
+    table = bucket.cat("gs://bucket/out/table.md").decode()
+    _, _, *rows = ([cell.strip() for cell in line.split(" | ")] for line in table.splitlines())
+    assert [row[0] for row in rows] == [r"| a/_$x\|", r"| b/_$x\|"]
+    assert [row[2] for row in rows] == ["5.000", "3.000"] and [row[-1] for row in rows] == ["- |", "- |"]
+    assert bucket.cat("gs://bucket/out/loss.png").startswith(b"\x89PNG")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {other}/metrics.jsonl: line 1 and 6 others left out, ")
+
+
+@pytest.mark.parametrize("config", ["", "[]", '{"model": {"heads": 0}}', '{"model": {"dim": "16"}}'])
+def test_a_broken_config_of_a_run_is_one_line(tmp_path, config) -> None:
+    workdir = write_run(tmp_path / "run", '{"step": 10, "validation/loss": 5.0}\n', config)
+    with pytest.raises(UserError, match=f"{workdir}/config.json"):
+        compare([workdir], epath.Path(tmp_path / "out"), [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_need_a_folder(workdirs, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/in"):
+        with pytest.raises(UserError, match=f"out: found {out}, which is or lies in a file, wanted a folder"):
+            compare(workdirs, epath.Path(out), [])
 
 
 def test_a_run_without_validation_cannot_be_compared(tmp_path) -> None:

@@ -54,6 +54,7 @@ MISTAKES = [
     (["fill", "--checkpoint=nowhere", "--", "-a [MASK]"], "nowhere"),
     (["fill", "--checkpoint=nowhere", "--top=0", "a [MASK]"], "--top=0"),
     (["fill", "--checkpoint=nowhere", "--step=-1", "a [MASK]"], "--step=-1"),
+    (["import", "--source=README.md", "--workdir=x"], "README.md, a file, wanted the folder that holds it"),
     (["compare", "--out=there"], "no WORKDIR"),
 ]
 CONFIG_FILES = {

@@ -1,10 +1,12 @@
 import json
+import sys
 import time
+import types
 
 import pytest
 from etils import epath
 
-from symbert_jax.metrics import Metrics
+from symbert_jax.metrics import Metrics, read
 
 VALUES = {
     "train/loss": 2.0,
@@ -34,6 +36,47 @@ def test_a_resumed_run_drops_what_was_logged_past_its_checkpoint(tmp_path) -> No
         {"step": 30, "train/loss": 1.0},
     ]
     assert list((workdir / "tensorboard").iterdir())
+
+
+def test_lines_that_are_no_metrics_are_left_out_with_one_warning(tmp_path, capsys) -> None:
+    good = [{"step": 1, "train/loss": 1.5}, {"step": 2}, {"step": 4, "validation/loss": 3}]
+    bad = [b"\xff\x00\x80", b"[1, 2]", b'"step"', b"", b"{}", b'{"step": "3"}', b'{"step": 3.0}', b'{"step": true}']
+    bad += [b'{"step": -1}', b'{"step": 3, "train/loss": NaN}', b'{"step": 3, "train/loss": "1"}', b"[" * 100_000]
+    bad += [b'{"step": 3, "train/loss": {"a": 1}}', b'{"step": 3, "train/loss": 1%s}' % (b"0" * 400), b'{"step": 3']
+    bad += [b'{"step": 3, "train/loss": null}', b'{"step": %s}' % (b"9" * 5000), b'{"step": 3, "train/loss": 1e999}']
+    file = epath.Path(tmp_path) / "metrics.jsonl"
+    file.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in good[:2]) + b'{"step": 9, "tr')
+    assert read(file.parent) == good[:2] and not capsys.readouterr().err, "a kill while it was written"
+    for line in bad:
+        lines = [json.dumps(line).encode() for line in good]
+        file.write_bytes(b"\n".join([*lines[:2], line, lines[2], b""]))
+        assert read(file.parent) == good, line
+        assert capsys.readouterr().err.startswith(f"warning: {file}: line 3 left out"), line
+    file.write_bytes(b"\n".join([*bad, b""]))
+    assert read(file.parent) == []
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"line 1 and {len(bad) - 1} others left out" in warning
+
+
+def test_a_copy_of_the_metrics_that_fails_does_not_end_the_run(tmp_path, capsys, monkeypatch) -> None:
+    """TensorBoard's folder is a file from the start, Weights & Biases loses its network later."""
+    workdir, logged = epath.Path(tmp_path), []
+
+    def log(values: dict, step: int) -> None:
+        logged.append(step)
+        raise ConnectionError("no network")
+
+    run = types.SimpleNamespace(log=log, finish=lambda: pytest.fail("it is given up"))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+    (workdir / "tensorboard").write_text("")
+    metrics = Metrics(workdir, 0, 100, "project")
+    for step in (1, 2):
+        metrics.write(step, {"train/loss": 1.0})
+    metrics.close()
+    assert [line["step"] for line in read(workdir)] == [1, 2] and logged == [1]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: TensorBoard: FileExistsError: ") and first.endswith("the run goes on without it")
+    assert second == "warning: Weights & Biases: ConnectionError: no network; the run goes on without it"
 
 
 def test_speed_leaves_pauses_out_and_reports_waits(tmp_path) -> None:

@@ -1,17 +1,29 @@
 """Paths, locks, whole files, and exceptions of cloud storage."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from etils import epath
 
+from symbert_jax import storage
 from symbert_jax.errors import UserError, UserErrors
-from symbert_jax.storage import LOCK, Unreached, absolute, bucket_errors_as_user_errors, lock, read_json
+from symbert_jax.storage import (
+    LOCK,
+    Unreached,
+    absolute,
+    append_json,
+    bucket_errors_as_user_errors,
+    lock,
+    read_json,
+    write_whole,
+)
 
 
 class HttpError(Exception):
@@ -104,6 +116,14 @@ def test_lock_of_what_is_no_folder_is_an_error(path: str, tmp_path: Path) -> Non
         pass
 
 
+def test_a_full_disk_is_named_by_the_file(tmp_path: Path) -> None:
+    for name, write in (("a", append_json), ("b", write_whole)):
+        file = tmp_path / (name + ".new" * (write == write_whole))
+        file.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+            write(epath.Path(tmp_path / name), "x")
+
+
 def test_json_that_is_no_object_and_text_that_is_no_utf8_are_named(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     for content, found in {
@@ -142,3 +162,36 @@ def test_local_paths_become_absolute_and_buckets_stay_as_they_are(path: str, wan
 def test_absolute_refuses_what_is_no_path(path: str) -> None:
     with pytest.raises(UserError, match=r"^data.dir: found .*, wanted a path"):
         absolute(path, "data.dir")
+
+
+def test_the_lock_of_a_bucket(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Held, left by a process that is gone, left by another host, and lost."""
+    folder, held = epath.Path("gs://b/run"), "gs://b/run/.lock"
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(storage, "LEASE", 0.6)
+    with storage.lock(folder, "workdir"):
+        monkeypatch.setattr(storage, "_host", lambda: "other (pid:[1])")  # from where the next one comes
+        message = rf"^workdir: found gs://b/run, in use by process {os.getpid()} on \S+ since 2.*, wanted a folder that"
+        with pytest.raises(UserError, match=message), storage.lock(folder, "workdir"):
+            pass
+        assert "waiting" in capsys.readouterr().out
+        stale = bucket.cat_file(held)
+    assert not bucket.exists(held) and not ended
+    bucket.pipe_file(held, stale)
+    with storage.lock(folder, "workdir"):
+        assert "waiting" in capsys.readouterr().out and bucket.cat_file(held) != stale
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    bucket.pipe_file(held, json.dumps({"host": "other (pid:[1])", "process": gone.pid}).encode())
+    with storage.lock(folder, "workdir"):
+        assert not capsys.readouterr().out, "it does not wait"
+        bucket.pipe_file(held, stale)
+        while not ended:
+            time.sleep(0.01)
+    assert set(ended) == {1} and f"error: {folder} was taken over by another run" in capsys.readouterr().err
+    with (
+        pytest.raises(UserError, match="s3://b/run, wanted a folder of a disk or gs://"),
+        storage.lock("s3://b/run", "x"),
+    ):
+        pass

@@ -326,7 +326,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         case name if name.startswith("hf:"):
             vocab = name
         case name:
-            vocab = f"sha256 {sha256(tokenizer.find(name))}"
+            vocab = f"sha256 {tokenizer.read(tokenizer.find(name)).fingerprint()}"
     return {
         "sources": list(config.data.sources),
         "vocab": vocab,

@@ -87,8 +87,9 @@ def training_plan(examples: Examples, batch_size: int, fill: int, seed: int, epo
 
     Which examples meet is the seed's; which length comes when is the same for all seeds, so that they can train
     side by side. One batch may have fewer examples, as the last one of an epoch usually does. Batches are filled up
-    to one number of rows, a multiple of `fill`.
+    to one number of rows, a multiple of `fill`; where `batch_size` is more than there are, that is how many there are.
     """
+    batch_size = min(batch_size, len(examples))
     rng = np.random.default_rng([seed, epoch])
     rows = -(-batch_size // fill) * fill
     places, left = [], np.empty(0, np.int64)

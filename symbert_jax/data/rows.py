@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from symbert_jax.data.vocabulary import VOCAB as VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import (
     LOCK,
@@ -30,7 +31,6 @@ from symbert_jax.storage import (
 )
 
 SPLITS = ("train", "validation")
-VOCAB = "vocab.txt"
 MANIFEST = "manifest.json"  # written last: without it there is no corpus
 UNKNOWN = 0.05  # the share of [UNK] above which a vocabulary does not fit its text
 

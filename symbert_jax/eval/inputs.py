@@ -1,12 +1,12 @@
 """What fine-tuning reads: every task's examples, tokenised once for all checkpoints of the same words."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from etils import epath
 
-from symbert_jax.config import Finetune, from_json
+from symbert_jax.config import Finetune, Model
 from symbert_jax.data import tokenizer
 from symbert_jax.data.examples import Examples, encode
 from symbert_jax.data.glue import Source
@@ -14,7 +14,6 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import Protocol
-from symbert_jax.storage import sha256
 
 
 class Data(NamedTuple):
@@ -38,12 +37,14 @@ def _sha256(parts: Iterable[Examples]) -> str:
 
 
 def read_all(
-    config: Finetune, protocol: Protocol, tasks: Sequence[Task], workdirs: Sequence[epath.Path]
+    config: Finetune, protocol: Protocol, tasks: Sequence[Task], models: Mapping[epath.Path, Model]
 ) -> dict[epath.Path, dict[Task, Data]]:
     """For every pretraining workdir the data of each of `tasks` that has a model of its own.
 
+    models: of each workdir.
+
     Raises:
-      UserError: a task has no data, or damaged data.
+      UserError: a task has no data, or damaged data, or a workdir has no vocabulary that fits its model.
     """
     source, trained = Source(config.glue.source), [task for task in tasks if not task.model]
     _require(source, trained)
@@ -60,13 +61,16 @@ def read_all(
             {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
-    shared: dict[tuple[str, int], dict[Task, Data]] = {}
+    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, Data]] = {}
     found = {}
-    for workdir in dict.fromkeys(workdirs):
-        length = min(protocol.length, from_json((workdir / "config.json").read_text()).model.length)
-        if (same := (sha256(workdir / VOCAB), length)) not in shared:
-            words = tokenizer.load(workdir / VOCAB, parse_special=False)
-            shared[same] = {task: read(task, words, length) for task in trained}
+    for workdir, model in models.items():
+        words = tokenizer.read(workdir / VOCAB)
+        if (count := len(words.tokens)) > model.vocab_size:
+            wanted = f"at most {model.vocab_size}, as many as its model has"
+            raise UserError("checkpoint", f"{count} tokens in {workdir / VOCAB}", wanted)
+        if (same := (words, min(protocol.length, model.length))) not in shared:
+            built, length = words.build(parse_special=False), same[1]
+            shared[same] = {task: read(task, built, length) for task in trained}
         found[workdir] = shared[same]
     return found
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from tqdm import tqdm
 
@@ -13,14 +13,21 @@ QUIET = 60.0  # seconds between two signs of life where there is no terminal
 
 
 class Progress:
-    """Counts trials, and their work in tokens of training."""
+    """Counts trials, and their work in tokens of training.
+
+    The time that is left comes from windows of steps, each ended by the devices having caught up. A window in which a
+    program ran for the first time does not count: it was compiled in it.
+    """
 
     def __init__(self, trials: int, work: int):
         self.trials, self.work, self.done, self.worked = trials, work, 0, 0
-        self.began = self.said = time.perf_counter()
+        self.said = time.perf_counter()
+        self.programs: set[Hashable] = set()
+        self.measured, self.seconds = 0, 0.0  # tokens, and the time that they took
+        self.begin()
         self.bar = tqdm(
             total=work,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             disable=not (first() and sys.stderr.isatty()),
             dynamic_ncols=True,
         )
@@ -30,11 +37,27 @@ class Progress:
         self.trials, self.work = self.trials - trials, self.work - work
         self.bar.total = self.work
 
-    def advance(self, tokens: int) -> None:
+    def begin(self) -> None:
+        """Starts a window."""
+        self.began, self.tokens, self.compiled = time.perf_counter(), 0, False
+
+    def advance(self, tokens: int, program: Hashable) -> None:
+        """Counts a step of `tokens` tokens by `program`."""
         self.worked += tokens
+        self.tokens += tokens
+        self.compiled |= program not in self.programs
+        self.programs.add(program)
         self.bar.update(tokens)
         if self.bar.disable and time.perf_counter() - self.said > QUIET:
             self._say(f"{self.worked / self.work:.0%}")
+
+    def end(self) -> None:
+        """Ends a window: the devices are done with its steps. Starts the next one."""
+        if not self.compiled:
+            self.measured += self.tokens
+            self.seconds += time.perf_counter() - self.began
+            self.bar.set_postfix_str(self._eta(), refresh=False)
+        self.begin()
 
     def report(self, results: Sequence[Result]) -> None:
         """A line a finished trial."""
@@ -58,6 +81,12 @@ class Progress:
         self.said = time.perf_counter()
         if not first():
             return
-        left = (self.said - self.began) * max(0.0, self.work / max(self.worked, 1) - 1)
-        tqdm.write(f"{line}  ({self.done}/{self.trials} trials, eta {left / 60:.0f} min)", file=sys.stdout)
+        standing = ", ".join(filter(None, (f"{self.done}/{self.trials} trials", self._eta())))
+        tqdm.write(f"{line}  ({standing})", file=sys.stdout)
         sys.stdout.flush()
+
+    def _eta(self) -> str:
+        """The time that the rest of the training takes; empty before any speed is measured."""
+        if not self.measured:
+            return ""
+        return f"eta {(self.work - self.worked) * self.seconds / self.measured / 60:.0f} min"

@@ -91,8 +91,8 @@ def resolve(config: Finetune) -> Protocol:
         raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
     changed: dict[str, Any] = {
         "epochs": config.epochs,
-        "learning_rates": config.learning_rates,
-        "batch_sizes": config.batch_sizes,
+        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # each once, or seeds would count twice
+        "batch_sizes": tuple(dict.fromkeys(config.batch_sizes)),
         "seeds": config.seeds,
         "select": config.select,
     }

@@ -1,6 +1,7 @@
 """What a fine-tuning run leaves: results.json, results.md, plots, and the files for the GLUE server."""
 
 import dataclasses
+import io
 import json
 import statistics
 from collections.abc import Sequence
@@ -19,13 +20,15 @@ from symbert_jax.eval.scores import PAPER, Predictions, means, score
 from symbert_jax.eval.trials import Result
 from symbert_jax.storage import write_whole
 
+plt.rcParams["text.parse_math"] = False  # a path may hold dollar signs
+
 CROSSING = 75.0  # the GLUE mean whose step the paper's last figure marks
 
 
 class Scored(NamedTuple):
     """A checkpoint and every trial made from it."""
 
-    name: str  # of the workdir, as the config gave it
+    name: str  # of the workdir, as the config gave it but printable
     step: int
     sha256: str
     model: Model
@@ -125,10 +128,12 @@ def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
     names = list(dict.fromkeys(_name(*key) for each in scored for key in _scores(each)))
     figure, axes = plt.subplots(figsize=(1.5 + 0.9 * len(names), 4.5), layout="constrained")
     width = 0.8 / len(scored)
+    # the space before a label: a legend leaves out one that begins with an underscore
     for number, each in enumerate(scored):
         found = {_name(*key): values for key, values in _scores(each).items()}
         places = [names.index(name) + (number - (len(scored) - 1) / 2) * width for name in found]
-        axes.bar(places, [statistics.mean(values) for values in found.values()], width, label=each.title, alpha=0.7)
+        heights = [statistics.mean(values) for values in found.values()]
+        axes.bar(places, heights, width, label=f" {each.title}", alpha=0.7)
         for place, values in zip(places, found.values(), strict=True):
             axes.plot([place] * len(values), values, "k.", markersize=4)
     axes.set(ylabel="score (bar: mean, dot: seed)", xticks=range(len(names)), xticklabels=names)
@@ -144,7 +149,7 @@ def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
         line = {each.step: _mean(each) for each in scored if each.name == name}
         step = crossing(line)
         where = f"{CROSSING:g} at step {step:,.0f}" if step else f"below {CROSSING:g}"
-        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=f"{name}: {where}")
+        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=f" {name}: {where}")
         if step:
             axes.plot([step], [CROSSING], "kx")
     axes.set(xlabel="pretraining step", ylabel=_mean_name("mean", scored[0]))
@@ -214,9 +219,10 @@ def _scores(each: Scored) -> dict[tuple[Task, str], list[float]]:
 
 
 def _save(figure: plt.Figure, path: epath.Path) -> None:
-    with path.open("wb") as file:
-        figure.savefig(file, dpi=150)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150)
     plt.close(figure)
+    write_whole(path, buffer.getvalue())
 
 
 def _mean(each: Scored) -> float:
@@ -239,4 +245,5 @@ def _name(task: Task, split: str) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, ["---"] * len(head), *rows])
+    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in [head, ["---"] * len(head), *rows])
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)

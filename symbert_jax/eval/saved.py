@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 
 from symbert_jax.checkpoint import read_params, write_params
-from symbert_jax.config import Model, from_dict
+from symbert_jax.config import Config, Model, check, from_dict
+from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.tasks import TASKS
+from symbert_jax.errors import UserError
 from symbert_jax.model.tree import Params
-from symbert_jax.storage import write_whole
+from symbert_jax.storage import read_json, write_whole
 
 PARAMS, FACTS = "params", "model.json"
 
@@ -27,12 +30,37 @@ def is_saved(folder: epath.Path) -> bool:
 
 
 def describe(folder: epath.Path) -> Saved:
-    facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
-    return Saved(**facts | {"model": from_dict({"model": facts["model"]}).model})
+    """What `model.json` says.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    file = folder / FACTS
+    facts = read_json(file, "checkpoint")
+    score, task, trial = facts.get("score"), facts.get("task"), facts.get("trial")
+    if (
+        set(facts) != set(Saved._fields)
+        or type(score) is not float
+        or not abs(score) <= 100
+        or not isinstance(task, str)
+        or task not in TASKS
+        or not isinstance(trial, str)
+    ):
+        raise UserError("checkpoint", f"{file}: {str(facts)[:100]}", f"{', '.join(Saved._fields)} of a saved model")
+    try:
+        model = from_dict({"model": facts["model"]}).model
+        check(Config(model=model))
+    except UserError as error:
+        raise UserError("checkpoint", f"{file}: {error}", "the model that was trained") from None
+    return Saved(score, task, model, trial)
 
 
 def read(folder: epath.Path) -> Params:
-    """The parameters as numpy arrays, the head under `head`."""
+    """The parameters as numpy arrays, the head under `head`. Every process takes part.
+
+    Raises:
+      UserError: they are missing or damaged.
+    """
     return read_params(folder / PARAMS)
 
 
@@ -43,6 +71,6 @@ def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Pa
         (folder / FACTS).unlink(missing_ok=True)  # or what is said there of the old parameters outlives them
     write_params(folder / PARAMS, params)
     if first:
-        (folder / VOCAB).write_bytes(vocabulary.read_bytes())
+        tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)
         facts = saved._asdict() | {"model": dataclasses.asdict(saved.model)}
         write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")

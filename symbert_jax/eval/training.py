@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from symbert_jax.data.examples import Examples, Place, prediction_plan, steps_pe
 from symbert_jax.data.tasks import Task
 from symbert_jax.eval import scores, steps
 from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.model.tree import Params
@@ -42,12 +43,12 @@ def train(
     encoder: Params,
     task: Task,
     data: Data,
-    advance: Callable[[int], object],
+    progress: Progress,
 ) -> tuple[list[Trained], Params]:
     """Trains trials of one batch size, each from `encoder` with a head of its own.
 
     together: R, how many the program trains; fewer are made up to it by the last again, or there were two programs.
-    advance: told after every step how many tokens the wanted trials together have seen in it.
+    progress: is told of every step, with the tokens that the wanted trials together have seen in it.
 
     Returns what each trial came to, and the parameters at the epochs that count, with a leading dimension R.
     """
@@ -65,14 +66,17 @@ def train(
     number = 0
     for epoch in range(1, protocol.epochs + 1):
         plans = [training_plan(data.train, size, fill, trial.seed, epoch) for trial in trials]
+        progress.begin()
         for places in zip(*plans, strict=True):
             rows = [data.train.batch(_here(place)) for place in places]
             batch = put_batch(jax.tree.map(lambda *parts: np.stack(parts), *rows), "RB")
             state, sums = train_step(state, batch, seeds, rates[number])
             number += 1
+            tokens = sum(data.train.count(place) for place in places[: len(wanted)])
+            progress.advance(tokens, (train_step, batch.tokens.shape))
             if number % AHEAD == 0:
                 jax.block_until_ready(sums)
-            advance(sum(data.train.count(place) for place in places[: len(wanted)]))
+                progress.end()
         if epoch == protocol.epochs or protocol.select == "best":
             logits = predict(state.params, model, task, data.validation)
             new = [_judge(trial, task, found, data, epoch) for trial, found in zip(trials, logits, strict=True)]

@@ -8,10 +8,15 @@ written at once: after a kill either all of them are there or none.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
+from symbert_jax.data.tasks import TASKS
 from symbert_jax.eval.scores import score
 from symbert_jax.storage import append_json, write_whole
 
@@ -51,22 +56,71 @@ class Result:
 
 
 class Log:
-    """The finished trials of a workdir; one process alone writes."""
+    """The finished trials of a workdir; one process alone writes.
+
+    Every result carries a checksum. A damaged line counts as none: it stays in the file, and its trials train again.
+    """
 
     def __init__(self, workdir: epath.Path, *, write: bool):
         self.file, self.write = workdir / FILE, write
         self.results: dict[Trial, Result] = {}
-        lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
-        if lines and not lines[-1].endswith("\n"):  # a kill cut it short
+        lines = self.file.open("rb").readlines() if self.file.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):  # a kill cut it short
             lines.pop()
             if write:
-                write_whole(self.file, "".join(lines))
-        for line in lines:
-            for found in json.loads(line):
-                trial = Trial(**found.pop("trial"))
-                self.results[trial] = Result(trial, **found)
+                write_whole(self.file, b"".join(lines))
+        for number, line in enumerate(lines, start=1):
+            try:
+                self.results |= {result.trial: result for result in _parse(line)}
+            except (ValueError, RecursionError) as error:
+                if write:
+                    reason = " ".join(str(error).split())[:200]
+                    print(f"warning: {self.file}, line {number}: {reason}; its trials train again", file=sys.stderr)
 
     def add(self, results: Sequence[Result]) -> None:
         self.results |= {result.trial: result for result in results}
         if self.write:
-            append_json(self.file, [dataclasses.asdict(result) for result in results])
+            facts = [dataclasses.asdict(result) for result in results]
+            append_json(self.file, [each | {"checksum": _checksum(each)} for each in facts])
+
+
+def _parse(line: bytes) -> Iterator[Result]:
+    """The results of a line.
+
+    Raises:
+      ValueError: it is not what `Log.add` writes.
+    """
+    found = json.loads(line)
+    _require(isinstance(found, list), "no list of results")
+    for facts in found:
+        _require(isinstance(facts, dict), "no result")
+        if "checksum" in facts:  # which earlier versions did not write
+            _require(facts.pop("checksum") == _checksum(facts), "a checksum that does not fit")
+        trial, scores = _build(Trial, facts.get("trial")), facts.get("scores")
+        _require(trial.task in TASKS, f"no task {trial.task!r}")
+        task = TASKS[trial.task]
+        _require(isinstance(scores, dict) and set(scores) == {split.name for split in task.validation}, "other splits")
+        for metrics in scores.values():
+            _require(isinstance(metrics, dict) and set(metrics) == set(task.metrics), "other metrics")
+            _require(all(type(value) is float and -1 <= value <= 1 for value in metrics.values()), "no score")
+        yield _build(Result, facts | {"trial": trial})
+
+
+def _build(kind: type, facts: Any) -> Any:
+    """An instance of a dataclass of scalars and dicts, from a mapping that has exactly its fields."""
+    types = typing.get_type_hints(kind)
+    _require(isinstance(facts, dict) and set(facts) == set(types), f"other fields than {', '.join(types)}")
+    for name, value in facts.items():
+        wanted = typing.get_origin(types[name]) or types[name]
+        _require(type(value) is wanted, f"{name} is no {wanted.__name__}")
+        _require(wanted is not float or math.isfinite(value), f"{name} is not finite")
+    return kind(**facts)
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _checksum(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

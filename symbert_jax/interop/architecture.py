@@ -1,9 +1,10 @@
 """A `config.json` of Hugging Face's BERT, or of the paper's `plpi/bert`, and our `Model`."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from symbert_jax.config import Model
+from symbert_jax.config import Config, Model, problems
 from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.model.encoder import TOKEN_TYPES
 from symbert_jax.model.layers import LayerNorm
@@ -11,16 +12,19 @@ from symbert_jax.model.layers import LayerNorm
 AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # ours, the paper's
 HUGGING_FACE, PLPI = "bert", "plpi/bert"  # the names of the architecture, `model_type`
 
-_FIELDS = {
+_SIZES = {
     "vocab_size": "vocab_size",
     "layers": "num_hidden_layers",
     "dim": "hidden_size",
     "heads": "num_attention_heads",
     "mlp_dim": "intermediate_size",
     "length": "max_position_embeddings",
+}
+_RATES = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
+_FIELDS = _SIZES | _RATES
 _CONSTANT: dict[str, Any] = {  # what BERT leaves open and our model does not
     "hidden_act": "gelu",
     "layer_norm_eps": LayerNorm.epsilon,
@@ -37,21 +41,63 @@ def to_model(config: Mapping[str, Any], where: str) -> Model:
     where: names the file in errors.
 
     Raises:
-      UserError: it is no BERT, or one that our model does not cover.
+      UserError: it is no BERT, one that our model does not cover, or a field is of a wrong type or out of its limits.
     """
-    if (kind := config.get("model_type")) not in (HUGGING_FACE, PLPI):
-        raise UserError(where, f"model_type {kind!r}", f"{HUGGING_FACE} or {PLPI}")
+    kind = _kind(config, where)
     for field, value in _CONSTANT.items():
-        if (found := config.get(field, value)) != value:
-            raise UserError(where, f"{field} {found!r}", f"{value!r}, the only one that this model has")
+        found = config.get(field)
+        if found is not None and (found != value or isinstance(found, bool) != isinstance(value, bool)):
+            wanted = f"{value!r}, the only one that this model has"
+            raise UserError(where, f"{field} {reprlib.repr(found)}", wanted)
     if missing := [name for name in _FIELDS.values() if name not in config]:
         raise UserError(where, f"no {', '.join(missing)}", "every size of the model")
     theirs = config.get("plpi_affinity_function", "vanilla") if kind == PLPI else "vanilla"
     attentions = {name: ours for ours, name in AFFINITY.items()}
-    if theirs not in attentions:
-        raise UserError(where, f"plpi_affinity_function {theirs!r}", "a known one", did_you_mean(theirs, attentions))
-    fields = {ours: config[name] for ours, name in _FIELDS.items()}
-    return Model(attention=attentions[theirs], dtype="float32", **fields)
+    if not isinstance(theirs, str) or theirs not in attentions:
+        found = f"plpi_affinity_function {reprlib.repr(theirs)}"
+        raise UserError(where, found, "a known one", did_you_mean(f"{theirs}", attentions))
+    fields: dict[str, Any] = {ours: _whole(config, name, where) for ours, name in _SIZES.items()}
+    fields |= {ours: _real(config, name, where) for ours, name in _RATES.items()}
+    model = Model(attention=attentions[theirs], dtype="float32", **fields)
+    for problem in problems(Config(model=model)):
+        name, wanted = problem.what, problem.wanted
+        for ours, theirs in _FIELDS.items():
+            name, wanted = name.replace(f"model.{ours}", theirs), wanted.replace(f"model.{ours}=", f"{theirs}=")
+        raise UserError(where, f"{name} {problem.found}", wanted, problem.hint)
+    return model
+
+
+def _kind(config: Mapping[str, Any], where: str) -> str:
+    """The `model_type`; where there is none, old files name the class of the model or nothing."""
+    kind = config.get("model_type")
+    if kind is None and config.get("plpi_affinity_function") is not None:
+        return PLPI
+    if kind is None:
+        names = config.get("architectures")
+        names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        if all(name.startswith("Bert") for name in names):
+            return HUGGING_FACE
+        raise UserError(where, f"no model_type, and architectures {reprlib.repr(names)}", "one of BERT")
+    if kind not in (HUGGING_FACE, PLPI):
+        raise UserError(where, f"model_type {reprlib.repr(kind)}", f"{HUGGING_FACE} or {PLPI}")
+    return str(kind)
+
+
+def _whole(config: Mapping[str, Any], name: str, where: str) -> int:
+    """A whole number, which some programs write as 12.0."""
+    value = config[name]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 1 << 63:
+        raise UserError(where, f"{name} {reprlib.repr(config[name])}", "a whole number of a model's size")
+    return value
+
+
+def _real(config: Mapping[str, Any], name: str, where: str) -> float:
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UserError(where, f"{name} {reprlib.repr(value)}", "a fraction of at least 0 and below 1")
+    return float(value)
 
 
 def to_config(model: Model, kind: str, classes: Sequence[str] | None, pad: int, dtype: str) -> dict[str, Any]:

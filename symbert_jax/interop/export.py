@@ -11,7 +11,7 @@ from etils import epath
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, load, require_step
 from symbert_jax.config import Mesh, Model
-from symbert_jax.data import vocabulary
+from symbert_jax.data import tokenizer, vocabulary
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
@@ -52,21 +52,19 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
     for field, value, known in (("format", form, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise UserError(field, repr(value), f"one of {', '.join(known)}")
-    if out.exists() and any(out.iterdir()):
-        raise UserError("out", f"{out}, which is not empty", "a new folder", "nothing was changed in it")
+    folder.check_new(out, "out")
+    if out == workdir or workdir in out.parents:
+        raise UserError("out", f"{out}, inside the checkpoint's folder", "a folder elsewhere")
     trained = read(workdir, step)
     folded = FORMATS[form] == HUGGING_FACE
     model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
-    pad = vocabulary.read(workdir / VOCAB).index(vocabulary.PAD)
-    config = to_config(model, FORMATS[form], trained.classes, pad, dtype)
+    words = tokenizer.read(workdir / VOCAB, "checkpoint")
+    config = to_config(model, FORMATS[form], trained.classes, words.tokens.index(vocabulary.PAD), dtype)
     written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     text = card(trained.model, trained.facts, folded, trained.classes is None, command)
-    new = out.with_name(f"{out.name}.incomplete")
-    folder.write(new, config, written, workdir / VOCAB, text)
-    difference = verify(trained, new, dtype)
-    if out.exists():
-        out.rmdir()
-    new.rename(out)
+    with folder.new_folder(out, "out") as new:
+        folder.write(new, config, written, words, text)
+        difference = verify(trained, new, dtype)
     print(f"{out}: {model.attention} BERT, {len(written)} tensors; logits differ by {difference:.1e} at most")
 
 
@@ -82,7 +80,7 @@ def read(workdir: epath.Path, step: int | None) -> Trained:
         return Trained(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
     step = require_step(workdir, step)
     params, config = load(workdir, step)
-    losses = [line[LOSS] for line in metrics.read(workdir) if line["step"] == step and LOSS in line]
+    losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]
     facts = {
         "corpus": ", ".join(config.data.sources) or config.data.dir or "unknown",
         "steps": f"{step:,} of {config.data.batch_size} rows" if step else "0",

@@ -1,9 +1,11 @@
 """A folder as `transformers` knows it: `config.json`, weights, the tokenizer's files."""
 
+import contextlib
 import importlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +14,34 @@ import safetensors.numpy
 from etils import epath
 from jax import numpy as jnp
 
-from symbert_jax.data import tokenizer, vocabulary
+from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.data.vocabulary import CLS, MASK, PAD, SEP, UNK
+from symbert_jax.data.tokenizer import ROLES, SETTINGS, TOKENIZER, WordPiece
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
+from symbert_jax.storage import LOCK, check_download, is_bucket, lock, read_json
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
-_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64}
-_SPECIAL = {"unk_token": UNK, "sep_token": SEP, "pad_token": PAD, "cls_token": CLS, "mask_token": MASK}
+_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
+    "BOOL": np.bool_,
+} | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
+# what other programs and other ways of training leave in a folder
+_FOREIGN = (
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "model.ckpt.index",
+    "bert_model.ckpt.index",
+    "pytorch_model.bin.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
 
 
 class Folder(NamedTuple):
@@ -35,49 +55,65 @@ def read(folder: epath.Path) -> Folder:
     Raises:
       UserError: a file is missing or damaged, or weights are pickled and torch is not installed.
     """
+    if not folder.exists():
+        hint = "a model of the hub is downloaded first: hf download OWNER/NAME --local-dir DIR"
+        raise UserError("source", f"no folder {folder}", "a folder of Hugging Face's BERT or of plpi/bert", hint)
+    if not folder.is_dir():
+        raise UserError("source", f"{folder}, a file", "the folder that holds it, with its config.json")
     if not (folder / CONFIG).exists():
         raise UserError("source", f"no {folder / CONFIG}", "a folder of Hugging Face's BERT or of plpi/bert")
-    return Folder(_read_json(folder / CONFIG), _read_tensors(folder))
+    return Folder(read_json(folder / CONFIG, "source"), _read_tensors(folder))
 
 
-def read_vocabulary(folder: epath.Path) -> str | None:
-    """The text of `vocab.txt`, or what `tokenizer.json` says it is; None where the folder has neither.
+def check_new(path: epath.Path, field: str) -> None:
+    """Raises `UserError` unless a folder can be made at `path` without touching anything."""
+    if path.exists() and not path.is_dir():
+        raise UserError(field, f"{path}, which is a file", "a new folder")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(field, f"{path}, which is not empty", "a new folder", "nothing was changed in it")
 
-    Raises:
-      UserError: it is of a tokenizer that keeps upper case.
+
+@contextlib.contextmanager
+def new_folder(path: epath.Path, field: str) -> Iterator[epath.Path]:
+    """A folder to write to, PATH.incomplete, which becomes `path` when the context ends without an error.
+
+    What an earlier run left there is removed. No other run can write the same folder meanwhile.
     """
-    settings = folder / "tokenizer_config.json"
-    if settings.exists() and not _read_json(settings).get("do_lower_case", True):
-        raise UserError("source", f"do_lower_case false in {settings}", "an uncased vocabulary, the only kind there is")
-    if (folder / VOCAB).exists():
-        return (folder / VOCAB).read_text(encoding="utf-8")
-    if not (whole := folder / "tokenizer.json").exists():
-        return None
-    ids = _read_json(whole).get("model", {}).get("vocab", {})
-    return "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__))
+    work = path.with_name(f"{path.name}.incomplete")
+    with contextlib.nullcontext() if is_bucket(work) else lock(work, field):
+        work.mkdir(parents=True, exist_ok=True)
+        for left in work.iterdir():
+            if left.name != LOCK:
+                left.rmtree() if left.is_dir() else left.unlink()
+        check_new(path, field)  # another run may have made it since
+        yield work
+        if path.exists():
+            path.rmdir()
+        work.rename(path)
+        (path / LOCK).unlink(missing_ok=True)
 
 
-def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, vocab: epath.Path, card: str) -> None:
+def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, words: WordPiece, card: str) -> None:
     """Writes all that `AutoModel` and `AutoTokenizer` open."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = vocabulary.read(vocab)
+    lowercase, strip_accents, handle_chinese_chars, clean_text = words.normalization
     settings = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": True,
+        "do_lower_case": lowercase,
         "model_max_length": config["max_position_embeddings"],
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
+        "strip_accents": None if strip_accents == lowercase else strip_accents,
+        "tokenize_chinese_chars": handle_chinese_chars,
+        **({} if clean_text else {"clean_text": False}),
         "clean_up_tokenization_spaces": True,
         "added_tokens_decoder": {
-            str(words.index(token)): {"content": token, "special": True} | dict.fromkeys(_FLAGS, False)
-            for token in sorted(_SPECIAL.values(), key=words.index)
+            str(words.tokens.index(token)): {"content": token, "special": True} | dict.fromkeys(_FLAGS, False)
+            for token in sorted(ROLES.values(), key=words.tokens.index)
         },
-        **_SPECIAL,
+        **ROLES,
     }
-    for name, content in ((CONFIG, config), ("tokenizer_config.json", settings), ("special_tokens_map.json", _SPECIAL)):
+    for name, content in ((CONFIG, config), (SETTINGS, settings), ("special_tokens_map.json", ROLES)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    (folder / "tokenizer.json").write_text(tokenizer.load(vocab, parse_special=True).to_str(pretty=True))
-    (folder / VOCAB).write_bytes(vocab.read_bytes())
+    tokenizer.write(words, folder / VOCAB)
+    (folder / TOKENIZER).write_text(words.build(parse_special=True).to_str(pretty=True))
     (folder / "README.md").write_text(card)
     (folder / SAFE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
@@ -85,39 +121,69 @@ def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, vocab
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("source", f"{path}: {error}", "JSON") from None
-
-
 def _read_tensors(folder: epath.Path) -> Tensors:
-    if (index := folder / INDEX).exists():
-        files = sorted({folder / name for name in _read_json(index)["weight_map"].values()})
-        return {name: tensor for file in files for name, tensor in _read_safe(file).items()}
     if (folder / SAFE).exists():
         return _read_safe(folder / SAFE)
+    if (index := folder / INDEX).exists():
+        return {name: tensor for file in _parts(index) for name, tensor in _read_safe(file).items()}
     if (folder / PICKLED).exists():
         return _read_pickled(folder / PICKLED)
-    raise UserError("source", f"no weights in {folder}", f"{SAFE}, {INDEX} or {PICKLED}")
+    wanted = f"{SAFE}, {INDEX} or {PICKLED}"
+    if foreign := [name for name in _FOREIGN if (folder / name).exists()]:
+        hint = f"convert it with transformers: from_pretrained, then save_pretrained, which writes {SAFE}"
+        raise UserError("source", f"only {foreign[0]} in {folder}", wanted, hint)
+    raise UserError("source", f"no weights in {folder}", wanted)
+
+
+def _parts(index: epath.Path) -> list[epath.Path]:
+    """The files of weights that an index names, all of them beside it."""
+    names = read_json(index, "source").get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise UserError("source", f"no usable weight_map in {index}", "the name of a file for each tensor")
+    for name in sorted(set(names.values())):
+        if not name or PurePosixPath(name).name != name or "\0" in name or "\\" in name:
+            raise UserError("source", f"{name!r} in {index}", "the name of a file beside it")
+        if not (index.parent / name).exists():
+            raise UserError("source", f"no {index.parent / name}, which {index.name} names", "all parts of the weights")
+    return [index.parent / name for name in sorted(set(names.values()))]
+
+
+def _read_bytes(file: epath.Path) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError("source", f"{file}: {error.strerror or error}", "a readable file") from None
+    check_download(data, file, "source")
+    return data
 
 
 def _read_safe(file: epath.Path) -> Tensors:
     try:
-        entries = safetensors.deserialize(file.read_bytes())
-    except (safetensors.SafetensorError, OSError) as error:
+        entries = safetensors.deserialize(_read_bytes(file))
+    except safetensors.SafetensorError as error:
         raise UserError("source", f"{file}: {error}", "a whole safetensors file") from None
+    for name, entry in entries:
+        if entry["dtype"] not in _TYPES:
+            raise UserError("source", f"{name} of type {entry['dtype']} in {file}", "floating-point numbers")
     return {
         name: np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries
     }
 
 
 def _read_pickled(file: epath.Path) -> Tensors:
+    data = _read_bytes(file)
     try:
         torch = importlib.import_module("torch")
     except ImportError:
         hint = "pip install torch, or convert it to safetensors where torch is"
         raise UserError("source", f"{file}, which only torch reads", SAFE, hint) from None
-    tensors = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    try:
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            for name, tensor in tensors.items()
+            if isinstance(name, str)
+        }
+    except Exception as error:  # zip's, pickle's, torch's, or those of what is no tensor
+        reason = f"{error}".partition("\n")[0] or type(error).__name__
+        raise UserError("source", f"{file}: {reason}", "a file of tensors that torch.load reads") from None

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,10 +11,11 @@ from etils import epath
 from jaxtyping import UInt16
 
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import ATTENTIONS, Config, Data, Mesh, Model, Train, check, to_json
+from symbert_jax.config import ATTENTIONS, Config, Data, Mesh, Model, Train, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.tokenizer import TOKENIZER, WordPiece
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
 from symbert_jax.interop.architecture import to_model
@@ -25,6 +28,15 @@ from symbert_jax.train.step import loss
 ROWS, LENGTH = 64, 128  # of text, for a warm start: half of the rows to fit, half to judge
 
 
+class Source(NamedTuple):
+    """What a folder holds, checked."""
+
+    model: Model
+    params: Params  # those of a plain encoder have no `head`
+    words: WordPiece
+    left_out: list[str]  # modules of the folder that masked-language modelling has no use for
+
+
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
     """Leaves checkpoint 0 of `workdir` with the parameters of `source` and a fresh optimizer.
 
@@ -34,70 +46,75 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     Raises:
       UserError: `source` is no BERT that our model covers, is damaged or incomplete, or `workdir` is not empty.
     """
-    if workdir.exists() and any(workdir.iterdir()):
-        raise UserError("workdir", f"{workdir}, which is not empty", "a new folder", "nothing was changed in it")
-    found = folder.read(source)
-    where = str(source)
-    model = to_model(found.config, where)
-    config = Config(model=model, data=Data(dir=""))
-    check(config)
-    if attention not in (None, model.attention) and (attention not in ATTENTIONS or model.attention != "standard"):
-        wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
-        raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
-    weights = tensors.canonical(found.tensors, where)
-    new = workdir.with_name(f"{workdir.name}.incomplete")
-    if new.exists():
-        new.rmtree()
-    new.mkdir(parents=True)
-    _vocabulary(source, vocab, new / VOCAB, model)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        params = _params(model, weights, where)
-        if attention not in (None, model.attention):
-            assert attention
-            params = _warm_start(model, params, attention, text, new / VOCAB)
-            config = dataclasses.replace(config, model=dataclasses.replace(model, attention=attention))
+    folder.check_new(workdir, "workdir")
+    if attention not in (None, *ATTENTIONS):
+        raise UserError("attention", repr(attention), f"one of {', '.join(ATTENTIONS)}")
+    found = read(source, vocab)
+    model, params = found.model, found.params
+    if attention not in (None, model.attention):
+        if model.attention != "standard":
+            wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
+            raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
+        _documents(text)
+    config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=Data(dir=""))
+    if found.left_out:
+        print(f"{source}: left out {', '.join(found.left_out)}, which predict no masked words")
+    with folder.new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        tokenizer.write(found.words, new / VOCAB)
+        if "head" not in params:
+            print(f"{source} is a plain encoder: its head for masked words is a fresh one")
+            head = bert.init(model, Mesh(), jax.random.key(0))["head"]
+            params |= {"head": jax.tree.map(np.asarray, head)}
+        if config.model != model:
+            params = _warm_start(model, params, config.model.attention, text, found.words)
         state = states.begin(config, params)
         checkpoints = Checkpoints(new, Train())
         checkpoints.save(0, state.params, state.optimizer, config, None)
         checkpoints.close()
-    (new / "config.json").write_text(to_json(config))
-    if workdir.exists():
-        workdir.rmdir()
-    new.rename(workdir)
+        (new / "config.json").write_text(to_json(config))
     print(f"{workdir}: {config.model.attention} BERT, {bert.size(config.model):,} parameters, as checkpoint 0")
 
 
-def _vocabulary(source: epath.Path, vocab: str | None, path: epath.Path, model: Model) -> None:
-    """Writes the vocabulary of the source, or the one asked for, to `path`."""
-    if vocab:
-        path.write_bytes(tokenizer.find(vocab).read_bytes())
-    elif text := folder.read_vocabulary(source):
-        path.write_text(text, encoding="utf-8")
-    else:
-        raise UserError("source", f"no vocab.txt or tokenizer.json in {source}", "one", "--vocab=FILE names another")
-    if (count := len(vocabulary.read(path))) > model.vocab_size:
+def read(source: epath.Path, vocab: str | None) -> Source:
+    """The model, the parameters and the tokenizer of a folder; nothing is computed and nothing written.
+
+    vocab: names another tokenizer than the folder's, as `config.data.vocab`.
+
+    Raises:
+      UserError: `source` is no BERT that our model covers, or is damaged or incomplete.
+    """
+    where = str(source)
+    found = folder.read(source)
+    model = to_model(found.config, str(source / folder.CONFIG))
+    words = _words(source, vocab)
+    if (count := len(words.tokens)) > model.vocab_size:
         raise UserError("source", f"a vocabulary of {count} words", f"{model.vocab_size}, its vocab_size, at most")
+    weights, left_out = tensors.canonical(found.tensors, where)
+    tensors.check_sizes(weights, model, where)
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        shapes = bert.abstract(model, Mesh())
+    if not tensors.has_head(weights):
+        del shapes["head"]
+    return Source(model, tensors.from_torch(weights, shapes, where), words, left_out)
 
 
-def _params(model: Model, weights: tensors.Tensors, where: str) -> Params:
-    """The parameters of the source; a plain encoder gets the head of a new model."""
-    shapes = bert.abstract(model, Mesh())
-    if tensors.has_head(weights):
-        return tensors.from_torch(weights, shapes, where)
-    print(f"{where} is a plain encoder: its head for masked words is a fresh one")
-    encoder = {part: shape for part, shape in shapes.items() if part != "head"}
-    head = bert.init(model, Mesh(), jax.random.key(0))["head"]
-    return tensors.from_torch(weights, encoder, where) | {"head": jax.tree.map(np.asarray, head)}
+def _words(source: epath.Path, vocab: str | None) -> WordPiece:
+    """The tokenizer of the source, or the one asked for."""
+    if vocab is not None:
+        return tokenizer.read(tokenizer.find(vocab, "vocab"), "vocab")
+    if not any((source / name).exists() for name in (VOCAB, TOKENIZER)):
+        raise UserError("source", f"no {VOCAB} or {TOKENIZER} in {source}", "one", "--vocab=FILE names another")
+    return tokenizer.read(source, "source")
 
 
-def _warm_start(model: Model, params: Params, attention: str, text: str, vocab: epath.Path) -> Params:
+def _warm_start(model: Model, params: Params, attention: str, text: str, words: WordPiece) -> Params:
     """The parameters with another attention; prints what that changes on text that it was not fitted to."""
-    rows = _rows(text, vocab, min(LENGTH, model.length))
+    rows = _rows(text, words, min(LENGTH, model.length))
     converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))
     for layer, heads in enumerate(moved):
         print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
     held = rows[ROWS // 2 :]
-    masking = Masking(vocabulary.read(vocab), held.shape[1], rate=0.15, seed=0)
+    masking = Masking(words.tokens, held.shape[1], rate=0.15, seed=0)
     batch = masking(held, np.arange(len(held)), np.zeros(len(held), np.int64))
     losses = []
     for name, weights in (("standard", params), (attention, converted)):
@@ -107,12 +124,18 @@ def _warm_start(model: Model, params: Params, attention: str, text: str, vocab: 
     return converted
 
 
-def _rows(text: str, vocab: epath.Path, length: int) -> UInt16[np.ndarray, "B T"]:
+def _documents(text: str) -> Iterator[str]:
+    try:
+        return sources.documents(text)
+    except UserError as error:
+        raise UserError("text", error.found, error.wanted, error.hint) from None
+
+
+def _rows(text: str, words: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
     """The first rows of a source, framed as a corpus frames them."""
-    words, inner = tokenizer.load(vocab, parse_special=False), length - 2
-    special = tokenizer.special_ids(words)
-    cls, sep = special[vocabulary.CLS], special[vocabulary.SEP]
-    documents = (words.encode(document, add_special_tokens=False).ids for document in sources.documents(text))
+    encoder, inner = words.build(parse_special=False), length - 2
+    cls, sep = words.tokens.index(vocabulary.CLS), words.tokens.index(vocabulary.SEP)
+    documents = (encoder.encode(document, add_special_tokens=False).ids for document in _documents(text))
     stream = itertools.chain.from_iterable((*ids, sep) for ids in documents)
     tokens = np.fromiter(itertools.islice(stream, ROWS * inner), np.uint16)
     if len(tokens) < ROWS * inner:

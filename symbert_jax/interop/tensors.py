@@ -5,12 +5,14 @@ A linear weight there is [out, in], layers are tensors of their own, and heads a
 """
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from symbert_jax.config import Model
 from symbert_jax.errors import UserError
 from symbert_jax.model.tree import Params
 
@@ -44,8 +46,13 @@ _TIED = {
     "cls.predictions.decoder.weight": _WHOLE["embeddings.word"],
     "cls.predictions.decoder.bias": _WHOLE["head.bias"],
 }
-# what a pretraining checkpoint holds besides: buffers, and heads that masked-language modelling has no use for
-_UNUSED = ("bert.embeddings.position_ids", "bert.pooler.", "cls.seq_relationship.")
+# what the encoder of a checkpoint holds besides: buffers, and the pooler of its other heads
+_BUFFERS = "bert.embeddings"
+_UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
+_PARTS = ("embeddings.", "encoder.", "pooler.")
+_TABLE = "embeddings.word_embeddings.weight"
+# what names begin with where a BERT is part of another module: DataParallel, torch.compile, Lightning, …
+_WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
 
 
 def to_torch(params: Params) -> Tensors:
@@ -88,24 +95,75 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, where: str) ->
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def canonical(tensors: Mapping[str, np.ndarray], where: str) -> Tensors:
-    """The tensors of masked-language modelling in float32, by today's names.
+def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, list[str]]:
+    """The tensors of masked-language modelling in float32, by today's names, and the modules that were left out.
 
-    Old checkpoints say `gamma` and `beta`, plain encoders leave out the prefix `bert.`, and some hold the tied table
-    twice. What masked-language modelling has no use for is left out.
+    Old checkpoints say `gamma` and `beta`, plain encoders leave out the prefix `bert.`, wrappers of models add
+    prefixes, and some hold the tied table twice. What masked-language modelling has no use for is left out: other
+    heads, the pooler, buffers.
 
     Raises:
-      UserError: a table that ought to be tied is not.
+      UserError: there is no encoder of BERT, a tensor is there twice, is not of floating-point numbers or not finite,
+        or a table that ought to be tied is not.
     """
+    encoder, outer = _prefixes(tensors, where)
     found: Tensors = {}
+    left = set()
     for name, tensor in tensors.items():
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):
-            name = f"bert.{name}"
-        found[name.replace(".gamma", ".weight").replace(".beta", ".bias")] = tensor.astype(np.float32)
+        rest = name.removeprefix(encoder)
+        inside = name.startswith(encoder) and (encoder != outer or rest.startswith(_PARTS))
+        today = f"bert.{rest}" if inside else name.removeprefix(outer)
+        today = today.replace(".gamma", ".weight").replace(".beta", ".bias")
+        if today.startswith(_UNUSED) or not today.startswith(("bert.", "cls.predictions.")):
+            left.add(today.rpartition(".")[0] or today)
+        elif today in found:
+            raise UserError(where, f"{today} twice, as {name} too", "every tensor once")
+        else:
+            found[today] = _as_float32(name, tensor, where)
     for copy, name in _TIED.items():
         if copy in found and not np.array_equal(found[copy], found.setdefault(name, found[copy])):
             raise UserError(where, f"{copy} that differs from {name}", "tied ones: BERT's head uses the word table")
-    return {name: tensor for name, tensor in found.items() if name not in _TIED and not name.startswith(_UNUSED)}
+    return {name: tensor for name, tensor in found.items() if name not in _TIED}, sorted(left - {_BUFFERS})
+
+
+def check_sizes(tensors: Mapping[str, np.ndarray], model: Model, where: str) -> None:
+    """Compares canonical tensors with the sizes that cost time or memory if a config.json exaggerates them.
+
+    Raises:
+      UserError: a table has another shape, or the encoder another number of layers.
+    """
+    for name, wanted in (
+        (_WHOLE["embeddings.word"], [model.vocab_size, model.dim]),
+        (_WHOLE["embeddings.position"], [model.length, model.dim]),
+    ):
+        if name in tensors and (shape := list(tensors[name].shape)) != wanted:
+            raise UserError(where, f"{name} of shape {shape}", f"{wanted}, by its config.json")
+    prefix = _LAYER.format("")
+    layers = {name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)}
+    if len(layers) != model.layers:
+        raise UserError(where, f"{len(layers)} layers", f"num_hidden_layers={model.layers}, by its config.json")
+
+
+def _prefixes(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, str]:
+    """What the names of the encoder's tensors begin with, and those of its heads."""
+    prefixes = [name.removesuffix(_TABLE) for name in tensors if f".{name}".endswith(f".{_TABLE}")]
+    if len(prefixes) != 1:
+        found = f"{len(prefixes)} tables {_TABLE}" if prefixes else f"no table {_TABLE}"
+        raise UserError(where, found, "the tensors of one BERT")
+    (prefix,) = prefixes
+    if strange := [part for part in prefix.split(".")[:-1] if part not in _WRAPPERS]:
+        raise UserError(where, f"the tensors of {reprlib.repr('.'.join(strange))}", "those of BERT")
+    return prefix, prefix.removesuffix("bert.")
+
+
+def _as_float32(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
+    if not jax.numpy.issubdtype(tensor.dtype, jax.numpy.floating):
+        raise UserError(where, f"{name} of type {tensor.dtype}", "floating-point numbers")
+    with np.errstate(over="ignore"):  # told below
+        weights = tensor.astype(np.float32)
+    if not np.isfinite(weights).all():
+        raise UserError(where, f"{name} with NaN, infinite or too large values", "finite ones of float32")
+    return weights
 
 
 def has_head(tensors: Mapping[str, np.ndarray]) -> bool:

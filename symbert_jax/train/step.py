@@ -40,14 +40,16 @@ def make_update(
 
     loss: of (params, batch, key): a sum over the batch, and the sums to report with the `count` it is of.
 
-    Sums are over the batch and over steps (`grad_norm` before clipping); ratios are the reader's to form.
+    Sums are over the batch and over steps (`grad_norm` before clipping); ratios are the reader's to form. A batch whose
+    `count` is 0 changes neither parameters nor moments nor the optimizer's own count of updates; the step number, and
+    with it the learning rate and the data, go on.
     """
     optimizer = make_optimizer(optim)
     gradient = jax.grad(loss, has_aux=True)
 
     def mean(params: bert.Params, batch: Any, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
         total, sums = loss(params, batch, key)
-        return total / sums["count"], sums
+        return total / jnp.maximum(sums["count"], 1), sums
 
     def update(state: State, batch: Any, key: PRNGKeyArray, rate: Array) -> tuple[State, Sums]:
         key = jax.random.fold_in(key, state.step)
@@ -64,11 +66,13 @@ def make_update(
             nothing = jax.tree.map(jnp.zeros_like, state.params)
             empty = {name: jnp.zeros(()) for name in jax.eval_shape(gradient, state.params, batch, key)[1]}
             (gradients, sums), _ = jax.lax.scan(add, (nothing, empty), (cut, keys))
-            gradients = jax.tree.map(lambda leaf: leaf / sums["count"], gradients)
+            gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(sums["count"], 1), gradients)
         with jax.named_scope("optimizer"):
             updates, moments = optimizer.update(gradients, state.optimizer, state.params)
             sums["grad_norm"] = optax.tree.norm(gradients)
             params = jax.tree.map(lambda weight, change: weight - rate * change, state.params, updates)
+            new, old = (params, moments), (state.params, state.optimizer)
+            params, moments = jax.tree.map(functools.partial(jnp.where, sums["count"] > 0), new, old)
         return State(state.step + 1, params, moments), sums
 
     return update

@@ -62,7 +62,7 @@ def test_an_epoch_has_every_example_once_at_a_length_that_holds_it(count) -> Non
     rows = np.concatenate([place.rows for place in plan])
     assert sorted(rows[rows != FILLER]) == list(range(count)) and len(plan) == steps_per_epoch(data, 16)
     assert all(data.lengths[place.rows].max() <= place.length for place in plan)
-    assert {len(place.rows) for place in plan} == {16}
+    assert {len(place.rows) for place in plan} == {min(count, 16)}  # a batch above what there is takes no memory
 
 
 def test_short_examples_do_not_pay_for_long_ones() -> None:

@@ -24,7 +24,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" and raw[:2] != b"\x1f\x8b" else raw)
     return folder
 
 
@@ -81,6 +81,31 @@ def test_no_row_is_left_out_of_what_is_predicted(tmp_path) -> None:
         read(tmp_path, "qqp", "test", labelled=False)
 
 
+ROWS = "index\tsentence1\tsentence2\tlabel\n0\té\tb\tentailment\n1\tc\td\tnot_entailment\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("RTE/dev.tsv", ROWS.encode("utf-16")),  # with a byte order mark, as Windows writes it
+        ("RTE/dev.tsv", b"\xfe\xff" + ROWS.encode("utf-16-be")),
+        ("RTE/dev.tsv", ROWS.replace("\n", "\r")),
+        ("RTE/dev.tsv", ROWS.replace("\n", "\r\r\n")),
+        ("RTE/dev.tsv", gzip.compress(b"\xef\xbb\xbf" + ROWS.encode(), mtime=0)),
+        ("RTE/dev.tsv", "label\tsentence2\tsentence1\nentailment\tb\té\n\nnot_entailment\td\tc"),
+        ("rte/Dev.TSV", ROWS),
+        ("Rte/dev.TSV.GZ", gzip.compress(ROWS.encode(), mtime=0)),
+    ],
+)
+def test_what_is_read(tmp_path, path, content) -> None:
+    write(tmp_path, path, content)
+    assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
+    if path == "RTE/dev.tsv":
+        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # whatever its suffix says
+        (tmp_path / "rte").mkdir()  # the right case comes first
+        assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -105,18 +130,40 @@ def test_no_row_is_left_out_of_what_is_predicted(tmp_path) -> None:
         ("STS-B", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: score 'nan', wanted a number"),
         ("STS-B", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\tb\t1\n", "line 3: invalid start byte, wanted UTF-8"),
         ("CoLA", "gj04\t2\t\tThe sailors rode.\n", "line 1: label '2', wanted one of 0, 1"),
+        ("RTE", "0\ta\tb\tentailment\n", "among them sentence1, sentence2, label; the first line names the columns"),
+        ("RTE", ROWS.encode("latin-1"), "line 2: invalid continuation byte, wanted UTF-8; convert it"),
+        ("RTE", ROWS.encode("utf-16-le"), "line 1: a zero byte, wanted text"),
+        ("RTE", ROWS.encode()[:-9] + bytes(9), "line 3: a zero byte, wanted text"),
+        ("RTE", gzip.compress(ROWS.encode(), mtime=0)[:-9], "Compressed file ended before the end-of-stream marker"),
+        ("RTE", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git-LFS pointer, wanted a TSV file"),
+        ("RTE", " <!DOCTYPE html><html></html>", "a web page, wanted a TSV file; download"),
+        ("RTE", "<?xml version='1.0'?><Error><Code>AccessDenied", "an XML file, wanted a TSV file; download"),
+        ("RTE", b"PK\x03\x04\x14", "a ZIP archive, wanted a TSV file; unpack it"),
+        ("RTE", None, "Is a directory"),
+        ("RTE", "x" * 10**7 + "\n", f"line 1: columns {'x' * 100}…, wanted among them"),
+        ("STS-B", f"sentence1\tsentence2\tscore\na\tb\t{'9' * 10**6}x\n", f"score '{'9' * 100}…', wanted a number"),
     ],
 )
 def test_damage_is_named_by_file_and_line(tmp_path, name, content, message) -> None:
-    write(tmp_path, f"{name}/dev.tsv", content)
+    if content is None:
+        (tmp_path / name / "dev.tsv").mkdir(parents=True)
+    else:
+        write(tmp_path, f"{name}/dev.tsv", content)
     task = next(task.name for task in TASKS.values() if task.folders[0] == name)
     with pytest.raises(UserError) as error:
         read(tmp_path, task)
     assert message in str(error.value) and ("dev.tsv" in str(error.value) or "no example" in message)
 
 
-def test_what_is_not_there(tmp_path) -> None:
+def test_what_is_not_there(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
     for source, message in (
+        (f"{tmp_path}", f"found '{tmp_path}', wanted tsv:DIR or tfds:DIR"),
+        ("tsv:", "found 'tsv:', wanted tsv:DIR or tfds:DIR"),
+        ("tsv:~/none", f"no folder {tmp_path}/none"),
+        ("tsv:~nobody_here/none", "found '~nobody_here/none'"),
+        ("tsv:~/file", f"no folder {tmp_path}/file"),
         ("", "found '', wanted tsv:DIR or tfds:DIR"),
         ("csv:x", "found 'csv:x', wanted tsv:DIR or tfds:DIR"),
         (f"tsv:{tmp_path}/none", "no folder"),
@@ -170,6 +217,14 @@ def test_tfds_prepared_as_array_record(tmp_path) -> None:
             source.read(task, task.test[0], labelled=True)
         with pytest.raises(UserError, match="wanted a split validation"):
             source.read(task, task.validation[0], labelled=True)
+    for name, content in (
+        ("rte-train.array_record-00000-of-00001", b""),
+        ("features.json", b'{"pythonClassName": "x"}'),
+        ("dataset_info.json", b"\xff"),
+    ):
+        (tmp_path / "glue/rte/2.0.0" / name).write_bytes(content)
+        with pytest.raises(UserError, match="wanted an intact dataset of GLUE; prepare it again"):
+            source.read(task, task.train, labelled=True)
 
 
 def test_tasks_are_found_by_any_spelling_in_the_order_of_the_table() -> None:

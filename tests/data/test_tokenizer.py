@@ -1,6 +1,8 @@
 """Our tokenizer against the library's own BERT pipeline; vocabularies found, trained and refused."""
 
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -8,14 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from symbert_jax.data import tokenizer
+from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from symbert_jax.storage import sha256
 
-WORDS = "the un ##able ##s want \u00e9 e 中 ! [ ] mask ##k \u03c3 x ##x i"
+WORDS = "the The un ##able ##s want \u00e9 e 中 ! [ ] mask ##k \u03c3 x ##x i"
 PARTS = (
     "The unable WANTS e\u0301 \u00e9 \u00c9 中国 \u03a3\u0391\u03a3 \u0130 ß \ufb01 don't ... $ 👍🏽 שָׁלוֹם "
     f"mask {'x' * 100} {'x' * 101} \u200b \x00 \ufffd \t \r\n \n \u2028 \u3000 \xa0"
@@ -25,7 +28,10 @@ ODD = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5))
 
 @pytest.fixture(scope="module")
 def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("vocab") / "vocab.txt", [*SPECIAL, *WORDS.split(" ")])
+    return write(tmp_path_factory.mktemp("vocab") / "vocab.txt", [*SPECIAL, *WORDS.replace("The ", "").split(" ")])
+
+
+CASED = Normalization(lowercase=False, strip_accents=False)
 
 
 def write(path: Path, tokens: list[str]) -> Path:
@@ -33,11 +39,38 @@ def write(path: Path, tokens: list[str]) -> Path:
     return path
 
 
-@given(words=ODD, separator=st.sampled_from(["", " "]), special=st.booleans())
-def test_encodes_as_bert_does(vocab: Path, words: list[str], separator: str, special: bool) -> None:
+KINDS = (Normalization(), CASED, Normalization(strip_accents=False), CASED._replace(handle_chinese_chars=False))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]]:
+    """The tokenizer of a corpus that was prepared with a tokenizer.json, and the library's own pipeline for it."""
+    found = {}
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp("kind")
+        theirs = BertWordPieceTokenizer(
+            str(write(folder / "words.txt", [*SPECIAL, *WORDS.split(" ")])),
+            lowercase=kind.lowercase,
+            strip_accents=kind.strip_accents,
+            handle_chinese_chars=kind.handle_chinese_chars,
+        )
+        theirs.save(str(folder / "tokenizer.json"))
+        (folder / "corpus").mkdir()
+        tokenizer.place(f"{folder}/tokenizer.json", [], 100, folder / "corpus" / "vocab.txt")
+        found[kind] = tokenizer.load(folder / "corpus" / "vocab.txt", parse_special=True), theirs
+    return found
+
+
+@given(kind=st.sampled_from(KINDS), words=ODD, separator=st.sampled_from(["", " "]), special=st.booleans())
+def test_encodes_as_bert_does(
+    sources: dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]],
+    kind: Normalization,
+    words: list[str],
+    separator: str,
+    special: bool,
+) -> None:
     text = separator.join([*words, "[MASK]", "i"] if special else words)
-    theirs = BertWordPieceTokenizer(str(vocab), lowercase=True)
-    ours = tokenizer.load(vocab, parse_special=True)
+    ours, theirs = sources[kind]
     assert ours.encode(text).ids == theirs.encode(text).ids
     assert ours.encode(text, "want").type_ids == theirs.encode(text, "want").type_ids
 
@@ -85,29 +118,172 @@ def test_a_trained_vocabulary_spells_its_texts(tmp_path: Path) -> None:
 
 def test_place_copies_a_file_to_the_byte(vocab: Path, tmp_path: Path) -> None:
     tokenizer.place(str(vocab), [], 100, tmp_path / "copy.txt")
-    assert sha256(tmp_path / "copy.txt") == sha256(vocab)
+    assert (tmp_path / "copy.txt").read_bytes() == vocab.read_bytes()
+    assert tokenizer.read(vocab).fingerprint() == sha256(vocab)
 
 
-def test_windows_line_ends_are_no_part_of_a_token(vocab: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data.replace(b"\n", b"\r"),
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: data.removesuffix(b"\n"),
+        lambda data: data + b"\n\n\r\n",
+    ],
+)
+def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_token(change: Callable, vocab: Path, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
-    path.write_bytes(vocab.read_bytes().replace(b"\n", b"\r\n"))
-    assert tokenizer.load(path, parse_special=True).get_vocab() == tokenizer.load(vocab, parse_special=True).get_vocab()
+    path.write_bytes(change(vocab.read_bytes()))
+    assert tokenizer.read(path) == tokenizer.read(vocab)
+
+
+def test_an_id_without_a_token_shifts_no_other(tmp_path: Path) -> None:
+    tokens = [*SPECIAL, "a", "", "b", "c"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    whole = WordPiece((*SPECIAL, "a", "x", "b", "c"), CASED).build(parse_special=True)
+    parsed = json.loads(whole.to_str())
+    del parsed["model"]["vocab"]["x"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parsed))
+    found = tokenizer.read(tmp_path)
+    assert found == WordPiece((*SPECIAL, "a", "[unused-hole-6]", "b", "c"), CASED)
+    tokenizer.write(found, tmp_path / "vocab.txt")
+    assert (tmp_path / "vocab.txt").read_text().split("\n").index("b") == 7
+    encode = tokenizer.load(tmp_path / "vocab.txt", parse_special=True).encode
+    assert encode("b [unused-hole-6]", add_special_tokens=False).ids[0] == 7
+    assert 6 not in encode("[unused-hole-6]").ids
+
+
+def test_settings_beside_a_vocabulary_decide(vocab: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "vocab.txt", [*SPECIAL, *WORDS.split(" ")])
+    with pytest.raises(UserError, match=r"1 tokens with capitals in .*vocab.txt, such as 'The', .*do_lower_case"):
+        tokenizer.read(path)
+    for settings, wanted in (
+        ({"do_lower_case": False}, CASED),
+        ({"do_lower_case": True, "strip_accents": False}, Normalization(strip_accents=False)),
+        ({"do_lower_case": True, "tokenize_chinese_chars": False}, Normalization(handle_chinese_chars=False)),
+        ({"do_lower_case": True}, Normalization()),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"strip_accents": None} | settings))
+        found = tokenizer.read(path)
+        assert found.normalization == wanted and tokenizer.read(tmp_path) == found
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        tokenizer.write(found, tmp_path / "copy" / "vocab.txt")
+        assert tokenizer.read(tmp_path / "copy" / "vocab.txt") == found
+    tokenizer.write(tokenizer.read(vocab), tmp_path / "copy" / "vocab.txt")
+    assert not (tmp_path / "copy" / "tokenizer.json").exists(), "a plain tokenizer is its vocab.txt alone"
+    assert len({WordPiece(found.tokens, kind).fingerprint() for kind in KINDS}) == len(KINDS)
+
+
+def set_in(*path: str, value: object) -> Callable[[dict], object]:
+    """Sets a value deep in a parsed JSON file."""
+
+    def change(parsed: dict) -> None:
+        for key in path[:-1]:
+            parsed = parsed[key]
+        parsed[path[-1]] = value
+
+    return change
+
+
+def add(**token: object) -> Callable[[dict], object]:
+    return lambda parsed: parsed["added_tokens"].append(parsed["added_tokens"][0] | token)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_in("model", value={"type": "BPE", "vocab": {}, "merges": []}), "model BPE in .*, wanted WordPiece"),
+        (
+            set_in("model", "vocab", value=[]),
+            "tokenizer.json: .*, wanted a tokenizer that the package tokenizers reads",
+        ),
+        (set_in("model", "vocab", "the", value=70000), "id 70000 of 'the' in .*, wanted ids below 65536"),
+        (set_in("model", "vocab", "the", value=7), "id 7 for .*'the'.*, wanted an id for each token"),
+        (set_in("model", "vocab", "a b", value=30), "a token 'a b' in .*, wanted tokens without blanks"),
+        (set_in("model", "unk_token", value="the"), r"unk_token 'the' in .*, wanted '\[UNK\]'"),
+        (set_in("model", "max_input_chars_per_word", value=200), "max_input_chars_per_word 200 in .*, wanted 100"),
+        (set_in("model", "continuing_subword_prefix", value="@@"), "continuing_subword_prefix '@@' in .*, wanted '##'"),
+        (set_in("normalizer", value=None), "normalizer none in .*, wanted BertNormalizer"),
+        (set_in("normalizer", value={"type": "Lowercase"}), "normalizer Lowercase in .*, wanted BertNormalizer"),
+        (set_in("pre_tokenizer", value={"type": "Whitespace"}), "pre_tokenizer Whitespace in .*, wanted BertPreT"),
+        (set_in("post_processor", value=None), r"another post_processor in .*, wanted one that makes \[CLS\] A"),
+        (add(id=30, content="<e1>"), "added token '<e1>' in .*, wanted no other than"),
+        (add(id=5, content="the"), "added token 'the' in .*, wanted no other than"),
+        (set_in("added_tokens", value=[]), ""),
+        (lambda parsed: parsed["added_tokens"][4].update(single_word=True), r"makes of 'the \[MASK\] o\[MASK\]f"),
+        (lambda parsed: parsed["added_tokens"][4].update(normalized=True), r"makes of 'the \[MASK\] o\[MASK\]f"),
+    ],
+)
+def test_a_tokenizer_that_would_run_otherwise_is_refused(change: Callable, message: str, tmp_path: Path) -> None:
+    whole = WordPiece((*SPECIAL, *WORDS.replace("The ", "").split(" ")), Normalization())
+    parsed = json.loads(whole.build(parse_special=True).to_str())
+    change(parsed)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parsed))
+    if not message:
+        assert tokenizer.read(tmp_path) == whole
+        return
+    with pytest.raises(UserError, match=f"^data.vocab: found .*{message}"):
+        tokenizer.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        (
+            "tokenizer_config.json",
+            {"do_lower_case": False},
+            "lowercase False in .*, wanted True, as in .*tokenizer.json",
+        ),
+        (
+            "tokenizer_config.json",
+            {"strip_accents": False},
+            "strip_accents False in .*, wanted True, as in .*; make the",
+        ),
+        ("tokenizer_config.json", {"do_lower_case": "no"}, "do_lower_case 'no' in .*, wanted true or false"),
+        ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize False in .*, wanted True"),
+        ("tokenizer_config.json", {"never_split": ["x"]}, r"never_split \['x'\] in .*, wanted none"),
+        ("tokenizer_config.json", {"pad_token": {"content": "<pad>"}}, r"pad_token .*<pad>.* in .*, wanted \[PAD\]"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": {"content": "<e>"}}}, "added token '<e>' in .*"),
+        ("tokenizer_config.json", [], "tokenizer_config.json: a JSON list, wanted a JSON object"),
+        ("special_tokens_map.json", {"mask_token": "<mask>"}, r"mask_token '<mask>' in .*, wanted \[MASK\]"),
+        ("added_tokens.json", {"<e>": 99}, "added token '<e>' in .*added_tokens.json"),
+        ("vocab.txt", [*SPECIAL, "the", "x"], "token 6 is 'x' in .*vocab.txt, wanted 'un', as in .*tokenizer.json"),
+        ("vocab.txt", [*SPECIAL, "the"], "token 6 is None in .*vocab.txt, wanted 'un', as in .*tokenizer.json"),
+    ],
+)
+def test_files_that_contradict_a_tokenizer_are_refused(
+    file: str, content: object, message: str, tmp_path: Path
+) -> None:
+    whole = WordPiece((*SPECIAL, *WORDS.replace("The ", "").split(" ")), Normalization())
+    (tmp_path / "tokenizer.json").write_text(whole.build(parse_special=True).to_str())
+    (tmp_path / file).write_text("\n".join(content) if file == "vocab.txt" else json.dumps(content))
+    with pytest.raises(UserError, match=f"^data.vocab: found .*{message}"):
+        tokenizer.read(tmp_path)
+    assert tokenizer.read(tmp_path / "tokenizer.json") == whole, "named itself, it is read alone"
+
+
+def test_a_vocabulary_of_another_tokenizer_is_refused(vocab: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes(vocab.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    with pytest.raises(UserError, match=r"tokenizer_class 'BertJapaneseTokenizer' in .*, wanted BertTokenizer"):
+        tokenizer.read(tmp_path)
 
 
 def test_a_vocabulary_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *names: asked.append(names) or str(vocab))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(vocab.parent))
     tokenizer.place("hf:some/bert", [], 100, tmp_path / "vocab.txt")
-    assert asked == [("some/bert", "vocab.txt")]
+    assert asked == ["some/bert"]
     assert (tmp_path / "vocab.txt").read_bytes() == vocab.read_bytes()
 
 
 @pytest.mark.parametrize("error", ["LocalEntryNotFoundError", "HFValidationError", "OfflineModeIsEnabled"])
 def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*names: str) -> None:
+    def fail(*_: str, **__: object) -> None:
         raise getattr(huggingface_hub.errors, error)("no connection\nand a long story")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=r"data.vocab: found hf:some/bert \(no connection\), wanted"):
         tokenizer.place("hf:some/bert", [], 100, tmp_path / "vocab.txt")
 
@@ -125,6 +301,8 @@ def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.Mo
             b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n",
             r"7 tokens in .*vocab.txt, wanted at most model.vocab_size=6",
         ),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe 12\n", r"a token 'the 12' in .*vocab.txt, wanted tokens without"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"vocab.txt, a Git LFS pointer"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path: Path) -> None:
@@ -135,9 +313,9 @@ def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path
 
 
 def test_a_vocabulary_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, hf:REPOSITORY"):
+    with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, a tokenizer.json"):
         tokenizer.place(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
-    with pytest.raises(UserError, match=r"No such file"):
+    with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt"):
         tokenizer.load(tmp_path / "none.txt", parse_special=True)
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ from sklearn.metrics import accuracy_score
 
 from symbert_jax import sharding
 from symbert_jax.config import Finetune, Mesh
+from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as module
 from symbert_jax.eval import saved, training
@@ -87,7 +90,7 @@ def test_it_learns_and_reports(run, capsys) -> None:
     assert found["means"]["mean"] == pytest.approx(found["tasks"]["sst2"]["scores"]["validation"]["mean"])
     assert "| SST-2 | accuracy |" in (workdir / "results.md").read_text()
     said = capsys.readouterr().out
-    assert "| checkpoint | SST-2 | mean of 1 |" in said and "(2/2 trials, eta 0 min)" in said
+    assert "| checkpoint | SST-2 | mean of 1 |" in said and "(2/2 trials" in said
     assert (workdir / "scores.png").stat().st_size > 1000
 
 
@@ -145,6 +148,26 @@ def test_what_is_wanted_besides_is_made_when_its_trials_are_finished(run, whole)
     assert len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
+def test_what_is_damaged_is_made_again(run, whole, pretrained, tmp_path, capsys) -> None:
+    workdir, start = tmp_path / "run", tmp_path / "_a, $b$ | c"
+    shutil.copytree(whole, workdir)
+    shutil.copytree(pretrained, start)
+    (start / "config.json").write_text("[]")  # which a checkpoint does not need
+    (predictions,) = workdir.glob("predictions/*.npz")
+    predictions.write_bytes(before := predictions.read_bytes()[:-30])
+    (model,) = workdir.glob("models/*/sst2-*")
+    array = max((path for path in model.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    array.write_bytes(array.read_bytes()[:-1])
+    run(predictions=True, save_models=True, checkpoint=(str(start), f"{start}/", f"{tmp_path}/run/../{start.name}"))
+    first, again = trials(workdir)  # the three are one checkpoint, and that of `whole`
+    assert first["trial"] == again["trial"] and first["scores"] == again["scores"]
+    assert predictions.read_bytes().startswith(before) and predictions.stat().st_size > len(before)
+    assert saved.read(epath.Path(model))["head"]["classifier"]["kernel"].shape == (32, 2)
+    assert f"warning: checkpoint: found {model}/params damaged: " in capsys.readouterr().err
+    (row,) = (line for line in (workdir / "results.md").read_text().splitlines() if "@ 20 |" in line)
+    assert row.startswith(f"| {tmp_path}/_a, $b$ \\| c @ 20 | ")
+
+
 def test_a_bucket_takes_what_a_disk_takes(usual, whole, bucket) -> None:
     for seeds in (1, 2):
         finetune(Finetune(**usual | {"seeds": seeds, "predictions": True}), epath.Path("gs://bucket/run"))
@@ -164,7 +187,7 @@ def test_the_best_epoch_is_at_least_the_last(run) -> None:
 
 
 def test_a_grid_reports_its_best_setting(run) -> None:
-    workdir = run(learning_rates=(1e-6, 3e-3), batch_sizes=(16, 32))
+    workdir = run(learning_rates=(1e-6, 3e-3, 3e-3), batch_sizes=(16, 32, 16))  # the same twice counts once
     found = tasks(workdir)["sst2"]
     assert len(found["trials"]) == 4 and found["learning_rate"] == 3e-3
     assert found["scores"]["validation"]["mean"] == max(
@@ -213,11 +236,48 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
         ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
         ({"mesh": Mesh(model=8)}, "model.heads: found 4, wanted a multiple of mesh.model=8"),
         ({"mesh": Mesh(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),
+        ({"checkpoint": ("~nobody_here/x",)}, "checkpoint: found '~nobody_here/x'"),
+        ({"checkpoint": ("",)}, "checkpoint: found '', wanted a path"),
+        ({"name": "run[1]", "save_models": True}, r"workdir: found .*/run\[1\] with '\[', wanted a path"),
+        ({"name": "/dev/null"}, "workdir: found /dev/null: "),
     ],
 )
 def test_a_mistake_is_told(run, changes, message) -> None:
     with pytest.raises(UserError, match=message):
         run(**changes)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (None, "vocab.txt"),
+        ("[PAD]\n", "vocab.txt"),
+        ("\n".join([*SPECIAL, *map(str, range(200))]), "found 205 tokens in .*vocab.txt, wanted at most 128"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_told(run, pretrained, tmp_path, vocabulary, message) -> None:
+    shutil.copytree(pretrained, tmp_path / "start")
+    (tmp_path / "start/vocab.txt").unlink()
+    if vocabulary is not None:
+        (tmp_path / "start/vocab.txt").write_text(vocabulary)
+    with pytest.raises(UserError, match=message):
+        run(checkpoint=(f"{tmp_path}/start",))
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_ends_it_with_one_line(monkeypatch, capfd, name, code) -> None:
+    before = signal.getsignal(signal.Signals[name])
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with module._ending_at_signals():
+        signal.raise_signal(signal.Signals[name])
+    assert ended == [code] and capfd.readouterr().err == f"\n{name}: the same command trains what is missing\n"
+    assert signal.getsignal(signal.Signals[name]) == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup sets it
+    with module._ending_at_signals():
+        signal.raise_signal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert ended == [code]
 
 
 def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:

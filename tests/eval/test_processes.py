@@ -1,5 +1,6 @@
 """Fine-tuning as processes of their own: killed, and several of them, they leave what one leaves."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,42 +8,60 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from etils import epath
 
+from symbert_jax.config import Finetune
+from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
+from symbert_jax.eval.finetune import finetune
 from tests.eval.conftest import results, sentence
 from tests.processes import PATIENCE, ROOT, ends, own_lines, several
 
 
 def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp_path) -> None:
-    def start(name: str) -> tuple[subprocess.Popen, Path]:
+    started = contextlib.ExitStack()
+
+    def start(name: str) -> subprocess.Popen:
         arguments = [
             *("--config=configs/glue.py", f"--workdir={tmp_path / name}", f"--config.checkpoint={pretrained}"),
-            *("--config.tasks=sst2,rte", "--config.seeds=4", "--config.together=2", "--config.epochs=2"),
+            *("--config.tasks=sst2,rte", "--config.seeds=4", "--config.together=2", "--config.epochs=1"),
             *(f"--config.glue.source={glue.source}", "--config.learning_rates=1e-3"),
         ]
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         command = [sys.executable, "-m", "symbert_jax", "finetune", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        return process, tmp_path / name
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        process = started.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+        started.callback(process.kill)
+        return process
 
-    process, killed = start("killed")
-    while not (killed / "trials.jsonl").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "results.json").exists(), "killed too late to show anything"
-    with (killed / "trials.jsonl").open("a") as file:
-        file.write('[{"trial": {"checkp')  # as a kill in the middle of a write leaves it
-    before = (killed / "trials.jsonl").read_text().splitlines()[:-1]
-    whole, again = start("whole"), start("killed")
-    assert whole[0].wait() == again[0].wait() == 0
-    assert len(before) < len((killed / "trials.jsonl").read_text().splitlines())
-    one, other = (re.sub(r'"seconds": .*', "", (path / "results.json").read_text()) for path in (killed, whole[1]))
+    killed, log = tmp_path / "killed", tmp_path / "killed" / "trials.jsonl"
+    with started:
+        whole = start("whole")
+        for finished, kill in ((1, signal.SIGTERM), (2, signal.SIGKILL)):
+            process = start("killed")
+            while not (log.exists() and log.read_text().count("\n") >= finished) and process.poll() is None:
+                time.sleep(0.01)
+            if kill == signal.SIGTERM:
+                with pytest.raises(UserError, match=f"workdir: found {killed}, in use by process {process.pid} on "):
+                    finetune(Finetune((str(pretrained),), glue=glue), epath.Path(killed))
+            process.send_signal(kill)
+            _, said = process.communicate()
+            assert not (killed / "results.json").exists(), "killed too late to show anything"
+            if kill == signal.SIGTERM:
+                assert (process.returncode, said) == (143, "\nSIGTERM: the same command trains what is missing\n")
+            with log.open("a") as file:
+                file.write('[{"trial": {"checkp')  # as a kill in the middle of a write leaves it
+        before = log.read_text().splitlines()[:-1]
+        again = start("killed")
+        assert whole.wait() == again.wait() == 0
+        assert len(before) < len(log.read_text().splitlines())
+    one, other = (
+        re.sub(r'"seconds": .*', "", (tmp_path / name / "results.json").read_text()) for name in ("killed", "whole")
+    )
     assert one == other
 
 

@@ -1,11 +1,13 @@
-"""Tables and files from known results."""
+"""Tables, files and progress from known results."""
+
+import json
 
 import numpy as np
 import pytest
 from etils import epath
 
 from symbert_jax.data.tasks import TASKS
-from symbert_jax.eval import report
+from symbert_jax.eval import progress, report, trials
 from symbert_jax.eval.trials import Log, Result, Trial
 from tests.eval.conftest import CONFIG
 
@@ -38,9 +40,9 @@ def test_details_have_deviation_median_and_collapsed_runs() -> None:
 
 
 def test_the_best_setting_is_the_one_with_the_best_mean() -> None:
-    trials = [result("rte", seed, rate, accuracy=value) for rate, seed, value in
+    results = [result("rte", seed, rate, accuracy=value) for rate, seed, value in
               ((1e-5, 0, 0.9), (1e-5, 1, 0.5), (2e-5, 0, 0.8), (2e-5, 1, 0.7))]  # fmt: skip
-    best = report.summarise(trials)
+    best = report.summarise(results)
     assert best.learning_rate == 2e-5 and best.scores["validation"] == pytest.approx([80, 70])
 
 
@@ -57,13 +59,13 @@ def test_where_a_line_crosses_75() -> None:
 
 def test_plots_of_several_workdirs(tmp_path) -> None:
     tmp_path = epath.Path(tmp_path)
-    both = [scored(step, name) for name in ("runs/a", "runs/b") for step in (10, 20)]
+    both = [scored(step, name) for name in ("runs/$a", "_runs/b$") for step in (10, 20)]
     report.plot_sweep(both, tmp_path / "sweep.png")
     report.plot_tasks(both, tmp_path / "scores.png")
     assert min(len(path.read_bytes()) for path in tmp_path.iterdir()) > 1000
 
 
-def test_the_log_remembers_and_mends_a_cut_line(tmp_path) -> None:
+def test_the_log_remembers_and_drops_a_cut_line(tmp_path) -> None:
     tmp_path = epath.Path(tmp_path)
     Log(tmp_path, write=True).add([result("rte", 0, accuracy=0.5), result("rte", 1, accuracy=0.6)])
     with (tmp_path / "trials.jsonl").open("a") as file:
@@ -72,3 +74,78 @@ def test_the_log_remembers_and_mends_a_cut_line(tmp_path) -> None:
     assert [each.trial.seed for each in log.results.values()] == [0, 1]
     log.add([result("rte", 2, accuracy=0.7)])
     assert len(Log(tmp_path, write=False).results) == 3
+
+
+def _change(facts: dict, **changes: object) -> str:
+    """A line of trials.jsonl whose checksum fits, as if a program had written it so."""
+    facts |= changes
+    return json.dumps([facts | {"checksum": trials._checksum(facts)}])
+
+
+DAMAGE = {
+    "a flipped digit": lambda line, _: line.replace("0.625", "0.725"),
+    "a flipped key": lambda line, _: line.replace("checksum", "checksun"),
+    "no JSON": lambda line, _: line[: len(line) // 2],
+    "no UTF-8": lambda line, _: line.replace("rte", "r\udcffe"),
+    "no list": lambda _, facts: json.dumps(facts),
+    "no objects": lambda *_: "[1]",
+    "too deep": lambda *_: "[" * 100_000,
+    "other fields": lambda _, facts: _change(facts, more=1),
+    "a string for a number": lambda _, facts: _change(facts, seconds="1.5"),
+    "a list for an object": lambda _, facts: _change(facts, scores=[0.625]),
+    "NaN": lambda _, facts: _change(facts, seconds=float("nan")),
+    "a score above 1": lambda _, facts: _change(facts, scores={"validation": {"accuracy": 1.5}}),
+    "a score without metric": lambda _, facts: _change(facts, scores={"validation": 0.5}),
+    "another split": lambda _, facts: _change(facts, scores={"test": {"accuracy": 0.5}}),
+    "another task": lambda _, facts: _change(facts, trial=facts["trial"] | {"task": "rtf"}),
+    "no trial": lambda _, facts: _change(facts, trial=None),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_line_is_no_result_and_stays(tmp_path, capsys, name) -> None:
+    file = tmp_path / "trials.jsonl"
+    for seed, accuracy in ((0, 0.5), (1, 0.625), (2, 0.75)):
+        Log(epath.Path(tmp_path), write=True).add([result("rte", seed, accuracy=accuracy)])
+    first, damaged, last = file.read_text().splitlines()
+    (facts,) = json.loads(damaged)
+    del facts["checksum"]
+    damaged = DAMAGE[name](damaged, facts)
+    content = "\n".join([first, damaged, last, ""]).encode(errors="surrogateescape")
+    file.write_bytes(content)
+    log = Log(epath.Path(tmp_path), write=True)
+    assert [each.trial.seed for each in log.results.values()] == [0, 2] and file.read_bytes() == content
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {file}, line 2: ") and line.endswith("; its trials train again")
+
+
+def test_a_result_without_checksum_counts(tmp_path) -> None:
+    """As earlier versions wrote it."""
+    Log(epath.Path(tmp_path), write=True).add([result("rte", 0, accuracy=0.5)])
+    (facts,) = json.loads((tmp_path / "trials.jsonl").read_text())
+    del facts["checksum"]
+    (tmp_path / "trials.jsonl").write_text(json.dumps([facts]) + "\n")
+    assert list(Log(epath.Path(tmp_path), write=False).results.values()) == [result("rte", 0, accuracy=0.5)]
+
+
+def test_the_time_that_is_left_comes_from_steps_without_compilation(monkeypatch, capsys) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    shown = progress.Progress(2, 1000)
+
+    def window(seconds: float, *programs: str) -> None:
+        for program in programs:
+            shown.advance(50, program)
+        clock[0] += seconds
+        shown.end()
+
+    window(5000, "short", "short")
+    shown.report([result("rte", 0, accuracy=0.5)])
+    assert capsys.readouterr().out.endswith("accuracy 50.0  2 s  (1/2 trials)\n")
+    window(5000, "short", "long")
+    window(60, "long", "short")
+    clock[0] += 5000  # predictions
+    shown.begin()
+    window(60, "short", "short")
+    shown.report([result("rte", 1, accuracy=0.5)])
+    assert capsys.readouterr().out.endswith("(2/2 trials, eta 6 min)\n")  # 600 tokens at 100 a minute

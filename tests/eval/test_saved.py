@@ -1,9 +1,13 @@
 """A fine-tuned model on disk is whole, or it is not there."""
 
+import json
+
 import numpy as np
 import pytest
 from etils import epath
 
+from symbert_jax.config import Model
+from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from tests.eval.conftest import CONFIG
 
@@ -25,3 +29,26 @@ def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         write(60.0)
     assert not saved.is_saved(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": "50"}, "wanted score, task, model, trial of a saved model"),
+        ({"score": float("nan")}, "wanted score, task, model, trial of a saved model"),
+        ({"task": ["sst2"]}, "wanted score, task, model, trial of a saved model"),
+        ({"task": "sst"}, "wanted score, task, model, trial of a saved model"),
+        ({"trial": None}, "wanted score, task, model, trial of a saved model"),
+        ({"more": 1}, "wanted score, task, model, trial of a saved model"),
+        ({"model": []}, "wanted the model that was trained"),
+        ({"model": {"heads": 0}}, "wanted the model that was trained"),
+        ({"model": {"dim": 10**400}}, "wanted the model that was trained"),
+    ],
+)
+def test_a_damaged_description_is_one_line(tmp_path, changes, message) -> None:
+    facts = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    assert saved.describe(epath.Path(tmp_path)) == (50.0, "sst2", Model(), "key")
+    (tmp_path / "model.json").write_text(json.dumps(facts | changes))
+    with pytest.raises(UserError, match=f"checkpoint: found {tmp_path}/model.json: .*{message}"):
+        saved.describe(epath.Path(tmp_path))

@@ -1,6 +1,7 @@
 """`export`: what is written, what is refused, and that a folder that computes something else is no success."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from symbert_jax.interop import folder
 from symbert_jax.interop.architecture import AFFINITY
 from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
+from symbert_jax.storage import lock
 from tests.interop.ours import FIXTURES, VOCAB
 
 
@@ -91,6 +93,7 @@ def test_a_folder_that_computes_something_else_is_no_success(workdirs, tmp_path,
         ({"form": "onnx"}, "format: found 'onnx', wanted one of huggingface, plpi"),
         ({"dtype": "int4"}, "dtype: found 'int4', wanted one of float32, bfloat16"),
         ({"out": epath.Path(FIXTURES)}, "out: found .* not empty"),
+        ({"out": epath.Path(FIXTURES) / "plpi" / "vanilla" / "config.json"}, "out: found .* which is a file"),
         ({"workdir": epath.Path(FIXTURES)}, "wanted the workdir of a pretrain run"),
     ],
 )
@@ -99,3 +102,30 @@ def test_what_cannot_be_exported_is_one_clear_error(change, message, workdirs, t
     with pytest.raises(UserError, match=message):
         export(**wanted | {"form": "huggingface", "dtype": "float32", "command": ""} | change)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_takes_the_place_of_a_killed_one_and_never_writes_into_its_source(workdirs, tmp_path) -> None:
+    out, left = epath.Path(tmp_path / "a [b] é"), tmp_path / "a [b] é.incomplete"
+    (left / "old").mkdir(parents=True)
+    (left / "added_tokens.json").write_text("{}")
+    export(workdirs["standard"], out, None, "huggingface", "float32", "")
+    assert not left.exists() and {"old", "added_tokens.json", ".lock"}.isdisjoint(path.name for path in out.iterdir())
+    with (
+        lock(epath.Path(tmp_path / "held.incomplete"), "out"),
+        pytest.raises(UserError, match=r"out: found .* in use by"),
+    ):
+        export(workdirs["standard"], epath.Path(tmp_path / "held"), None, "huggingface", "float32", "")
+    for inside in (workdirs["standard"] / "out", workdirs["standard"] / "checkpoints" / "out"):
+        with pytest.raises(UserError, match=r"out: found .*, inside the checkpoint's folder"):
+            export(workdirs["standard"], inside, None, "huggingface", "float32", "")
+
+
+def test_a_damaged_vocabulary_or_model_is_one_clear_error(workdirs, tmp_path) -> None:
+    shutil.copytree(workdirs["standard"], tmp_path / "workdir")
+    (tmp_path / "workdir" / "vocab.txt").write_text("the\n")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "model.json").write_text('{"task": "mnli", "score": "high", "trial": "", "model": {}}')
+    for name, message in (("workdir", r"no \[PAD\]"), ("saved", "model.json: .*, wanted score, task, model, trial")):
+        with pytest.raises(UserError, match=f"^checkpoint: found .*{message}"):
+            export(epath.Path(tmp_path / name), epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "workdir"]

@@ -1,7 +1,10 @@
 """`import`: every way in which a BERT comes, and what is refused."""
 
 import json
+import os
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,9 +15,10 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, load
 from symbert_jax.config import Config, Mesh, Train
+from symbert_jax.data import tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
-from symbert_jax.interop.import_ import import_
+from symbert_jax.interop.import_ import Source, import_, read
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train.start import restore
 from tests.interop.ours import FIXTURES, VOCAB
@@ -42,8 +46,14 @@ def bring(source: Path, tmp_path: Path, **changes):
     return load(tmp_path / "workdir")
 
 
-def wanted(tmp_path: Path):
-    return bring(SOURCE, tmp_path / "wanted", vocab=str(VOCAB))[0]
+def look(source: Path, vocab: str | None = None) -> Source:
+    """What `import` finds in a source, without the workdir that it makes of it."""
+    return read(epath.Path(source), vocab)
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    return look(SOURCE, str(VOCAB)).params
 
 
 def without_prefix(tensors: dict) -> dict:
@@ -69,45 +79,78 @@ VARIANTS = {
     "tied bias under the other name": lambda tensors: {
         name.replace("predictions.bias", "predictions.decoder.bias"): tensor for name, tensor in tensors.items()
     },
+    "data parallel": lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
+    "compiled in a wrapper": lambda tensors: {f"_orig_mod.model.{name}": tensor for name, tensor in tensors.items()},
+    "float64": lambda tensors: {name: tensor.astype(np.float64) for name, tensor in tensors.items()},
+    "a classifier besides": lambda tensors: tensors | {"classifier.weight": np.zeros((3, 32), np.float32)},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_masked_language_model_comes_in_whatever_its_names(variant, tmp_path) -> None:
-    params, config = bring(folder(tmp_path, VARIANTS[variant](TENSORS)), tmp_path)
-    assert config.model.attention == "standard" and config.model.layers == 2
-    jax.tree.map(np.testing.assert_array_equal, params, wanted(tmp_path))
+def test_a_masked_language_model_comes_in_whatever_its_names(variant, wanted, tmp_path) -> None:
+    found = look(folder(tmp_path, VARIANTS[variant](TENSORS)))
+    assert found.model.attention == "standard" and found.model.layers == 2
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
 
 
-def test_a_plain_encoder_gets_a_fresh_head_and_says_so(tmp_path, capsys) -> None:
-    params, _ = bring(folder(tmp_path, without_prefix(TENSORS)), tmp_path)
-    assert "plain encoder: its head for masked words is a fresh one" in capsys.readouterr().out
-    whole = wanted(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, params["layers"], whole["layers"])
+def test_a_plain_encoder_gets_a_fresh_head_and_says_so(wanted, tmp_path, capsys) -> None:
+    heads = {"qa_outputs.weight": np.zeros((2, 32), np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
+    params, _ = bring(folder(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("left out bert.pooler.dense, qa_outputs, which predict no masked words")
+    assert told[1].endswith("is a plain encoder: its head for masked words is a fresh one")
+    jax.tree.map(np.testing.assert_array_equal, params["layers"], wanted["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
 
-def test_half_precision_is_widened(tmp_path) -> None:
-    short = {name: tensor.astype(jax.numpy.bfloat16) for name, tensor in TENSORS.items()}
-    params, _ = bring(folder(tmp_path, short), tmp_path)
-    rounded = np.asarray(short["bert.embeddings.word_embeddings.weight"], np.float32)
-    np.testing.assert_array_equal(params["embeddings"]["word"], rounded)
+def test_narrow_types_are_widened(tmp_path) -> None:
+    for name, dtype in (("bf16", jax.numpy.bfloat16), ("f8", jax.numpy.float8_e4m3fn)):
+        (tmp_path / name).mkdir()
+        short = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
+        params = look(folder(tmp_path / name, short)).params
+        rounded = np.asarray(short["bert.embeddings.word_embeddings.weight"], np.float32)
+        np.testing.assert_array_equal(params["embeddings"]["word"], rounded)
 
 
-def test_weights_in_several_files_and_a_vocabulary_in_tokenizer_json(tmp_path) -> None:
-    source = folder(tmp_path, TENSORS, words=None)
-    (source / "model.safetensors").unlink()
+OLD = {"model_type": None, "plpi_affinity_function": None}  # as files before 2020 are
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        OLD | {"architectures": ["BertForMaskedLM"]},
+        OLD | {"architectures": None},
+        {"model_type": None, "architectures": None, "plpi_affinity_function": "vanilla"},
+        {"num_hidden_layers": 2.0, "position_embedding_type": None},
+    ],
+)
+def test_a_config_may_leave_out_what_can_be_told(changes, wanted, tmp_path) -> None:
+    source = folder(tmp_path, TENSORS, changes)
+    (source / "config.json").write_bytes(b"\xef\xbb\xbf" + (source / "config.json").read_bytes())
+    found = look(source)
+    assert found.model.layers == 2 and type(found.model.layers) is int
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
+
+
+def split(source: Path) -> Path:
+    """The weights of a source in two files with an index."""
     names = sorted(TENSORS)
     files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for file, part in files.items():
         safetensors.numpy.save_file({name: TENSORS[name] for name in part}, source / file)
     index = {"weight_map": {name: file for file, part in files.items() for name in part}}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
-    ids = {word: i for i, word in enumerate(VOCAB.read_text().splitlines())}
-    (source / "tokenizer.json").write_text(json.dumps({"model": {"vocab": ids}}))
-    params, _ = bring(source, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, params, wanted(tmp_path))
-    assert (tmp_path / "workdir" / "vocab.txt").read_text() == VOCAB.read_text()
+    (source / "model.safetensors").unlink()
+    return source
+
+
+def test_weights_in_several_files_and_a_vocabulary_in_tokenizer_json(wanted, tmp_path) -> None:
+    source = split(folder(tmp_path, TENSORS, words=None))
+    words = tokenizer.read(VOCAB)
+    (source / "tokenizer.json").write_text(words.build(parse_special=True).to_str())
+    found = look(source)
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
+    assert found.words == words
 
 
 def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -> None:
@@ -123,46 +166,171 @@ def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -
 
 
 @pytest.mark.parametrize(
-    ("config", "tensors", "words", "message"),
+    ("config", "tensors", "message"),
     [
-        ({"model_type": "roberta"}, {}, None, "found model_type 'roberta', wanted bert or plpi/bert"),
-        ({"hidden_act": "gelu_new"}, {}, None, "found hidden_act 'gelu_new', wanted 'gelu'"),
-        ({"num_hidden_layers": 3}, {}, None, r"found no bert.encoder.layer.2.* and 12 more, wanted the tensors"),
-        ({}, {"bert.odd": np.zeros(1, np.float32)}, None, "found unknown bert.odd, wanted the tensors"),
-        ({"intermediate_size": 48}, {}, None, r"output.dense.weight of shape \[32, 64\], wanted \[32, 48\]"),
-        ({}, {"cls.predictions.decoder.weight": np.zeros((120, 32), np.float32)}, None, "wanted tied ones"),
-        ({"model_type": "plpi/bert", "plpi_affinity_function": "pairwse"}, {}, None, "did you mean 'pairwise'"),
-        ({"heads": 1, "num_attention_heads": 5}, {}, None, "a multiple of model.heads=5"),
-        ({}, {}, "\n".join((*SPECIAL, *map(str, range(200)))), "a vocabulary of 205 words, wanted 120"),
-        ({}, {}, "the\ncat\n", r"no \[PAD\]"),
+        ({"model_type": "roberta"}, {}, "found model_type 'roberta', wanted bert or plpi/bert"),
+        (OLD | {"architectures": ["RobertaModel"]}, {}, "no model_type, and architectures .'RobertaM"),
+        ({"hidden_act": "gelu_new"}, {}, "found hidden_act 'gelu_new', wanted 'gelu'"),
+        ({"num_hidden_layers": 3}, {}, "found 2 layers, wanted num_hidden_layers=3"),
+        ({"num_hidden_layers": "2"}, {}, "config.json: found num_hidden_layers '2', wanted a whole number"),
+        ({"num_hidden_layers": True}, {}, "found num_hidden_layers True, wanted a whole number"),
+        ({"num_hidden_layers": 10**400}, {}, "found num_hidden_layers 1000.*, wanted a whole number"),
+        ({"num_hidden_layers": 0}, {}, "found num_hidden_layers 0, wanted at least 1"),
+        ({"hidden_size": [32]}, {}, r"found hidden_size \[32\], wanted a whole number"),
+        ({"hidden_size": 2**20, "num_hidden_layers": 2**20}, {}, r"shape \[120, 32\], wanted \[120, 1048576\]"),
+        ({"vocab_size": 119547}, {}, "found vocab_size 119547, wanted at most 65536; rows are stored as uint16"),
+        ({"max_position_embeddings": 7}, {}, "found max_position_embeddings 7, wanted at least 8"),
+        ({"hidden_dropout_prob": "0.1"}, {}, "found hidden_dropout_prob '0.1', wanted a fraction"),
+        ({"num_attention_heads": 5}, {}, "found hidden_size 32, wanted a multiple of num_attention_heads=5"),
+        ({"intermediate_size": 48}, {}, r"output.dense.weight of shape \[32, 64\], wanted \[32, 48\]"),
+        ({"model_type": "plpi/bert", "plpi_affinity_function": "pairwse"}, {}, "did you mean 'pairwise'"),
+        ({"model_type": "plpi/bert", "plpi_affinity_function": []}, {}, r"found plpi_affinity_function \[\]"),
+        ({}, {"bert.odd": np.zeros(1, np.float32)}, "found unknown bert.odd, wanted the tensors"),
+        ({}, {"cls.predictions.bias": np.full(120, np.nan, np.float32)}, "found cls.predictions.bias with NaN"),
+        ({}, {"cls.predictions.bias": np.full(120, 1e300)}, "found cls.predictions.bias with NaN, infinite or too l"),
+        ({}, {"cls.predictions.bias": np.zeros(120, np.int32)}, "cls.predictions.bias of type int32, wanted floating"),
+        ({}, {"cls.predictions.bias": np.zeros(120, np.complex64)}, "cls.predictions.bias of type C64"),
+        ({}, {"cls.predictions.decoder.weight": np.zeros((120, 32), np.float32)}, "wanted tied ones"),
+        ({}, {"b.embeddings.word_embeddings.weight": np.zeros((9, 9), np.float32)}, "found 2 tables embeddings.word"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_error(config, tensors, words, message, tmp_path) -> None:
-    source = folder(tmp_path, TENSORS | tensors, config, words or VOCAB.read_text())
+def test_what_does_not_fit_is_one_clear_error(config, tensors, message, tmp_path) -> None:
+    source = folder(tmp_path, TENSORS | tensors, config)
     with pytest.raises(UserError, match=message):
-        bring(source, tmp_path)
+        look(source)
+
+
+def test_another_architecture_is_one_clear_error(tmp_path) -> None:
+    renamed = {name.replace("bert.", "roberta."): tensor for name, tensor in TENSORS.items()}
+    with pytest.raises(UserError, match="found the tensors of 'roberta', wanted those of BERT"):
+        look(folder(tmp_path, renamed))
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (
+        lambda source: (source / "config.json").unlink(),
+        "no .*config.json, wanted a folder of Hugging Face",
+    ),
+    "a list": (lambda source: (source / "config.json").write_text("[]"), "config.json: a JSON list, wanted a JSON obj"),
+    "a pointer for a config": (lambda source: (source / "config.json").write_text(LFS), "a Git LFS pointer.*lfs pull"),
+    "a pointer for weights": (
+        lambda source: (source / "model.safetensors").write_text(LFS),
+        "model.safetensors, a Git LFS pointer, wanted the file that it points to; run `git lfs pull` in",
+    ),
+    "a pointer for words": (lambda source: (source / "vocab.txt").write_text(LFS), "vocab.txt, a Git LFS pointer"),
+    "a page": (
+        lambda source: (source / "model.safetensors").write_text("<!DOCTYPE html><html></html>"),
+        "an HTML page, wanted the file itself; download it again",
+    ),
+    "cut short": (
+        lambda source: os.truncate(source / "model.safetensors", 5000),
+        "model.safetensors: .*, wanted a whole safetensors file",
+    ),
+    "TensorFlow's": (
+        lambda source: (source / "model.safetensors").rename(source / "tf_model.h5"),
+        "only tf_model.h5 in .*; convert it with transformers",
+    ),
+    "pickled": (
+        lambda source: (source / "model.safetensors").rename(source / "pytorch_model.bin"),
+        "which only torch reads, wanted model.safetensors; pip install torch",
+    ),
+    "no part": (lambda source: (split(source) / "b.safetensors").unlink(), "no .*b.safetensors, which .*index.json na"),
+    "an index that is a list": (
+        lambda source: (split(source) / "model.safetensors.index.json").write_text("[]"),
+        "index.json: a JSON list, wanted a JSON object",
+    ),
+    "an index without a map": (
+        lambda source: (split(source) / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}'),
+        "no usable weight_map in .*index.json",
+    ),
+    "an index that leads elsewhere": (
+        lambda source: (split(source) / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x"}}'),
+        "'../x' in .*, wanted the name of a file beside it",
+    ),
+    "no words": (lambda source: (source / "vocab.txt").unlink(), "no vocab.txt or tokenizer.json .* --vocab=FILE"),
+    "other words": (lambda source: (source / "vocab.txt").write_text("the\ncat\n"), r"no \[PAD\]"),
+    "too many words": (
+        lambda source: (source / "vocab.txt").write_text("\n".join((*SPECIAL, *map(str, range(200))))),
+        "a vocabulary of 205 words, wanted 120",
+    ),
+    "a file": (lambda source: (shutil.rmtree(source), source.touch()), "source, a file, wanted the folder that holds"),
+    "nothing": (shutil.rmtree, "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_one_clear_error(damage, tmp_path) -> None:
+    source = folder(tmp_path, TENSORS)
+    spoil, message = DAMAGES[damage]
+    spoil(source)
+    with pytest.raises(UserError, match=f"^source: found .*{message}"):
+        look(source)
+
+
+def test_wrong_flags_are_one_clear_error_and_leave_nothing(tmp_path) -> None:
+    source = folder(tmp_path, TENSORS)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    for flags, message in (
+        ({"attention": "symetric"}, "attention: found 'symetric', wanted one of standard, symmetric, pairwise"),
+        ({"attention": "pairwise", "text": "txt:x"}, "text: found 'txt:x', wanted a kind of source"),
+        ({"attention": "pairwise", "text": f"text:{VOCAB}"}, "text: found .* tokens in text:.*, wanted at least"),
+        ({"vocab": ""}, "vocab: found '', wanted a path"),
+        ({"vocab": f"{tmp_path}/none"}, "vocab: found no file .*none, wanted a vocab.txt"),
+        ({"vocab": f"{tmp_path}/full"}, "vocab: found no vocab.txt or tokenizer.json in .*full"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            bring(source, tmp_path, **flags)
+    with pytest.raises(UserError, match="attention: found symmetric from a pairwise source"):
+        bring(FIXTURES / "plpi" / "pairwise", tmp_path, vocab=str(VOCAB), attention="symmetric")
+    for name, message in (("full", "not empty"), ("full/mine", "a file")):
+        with pytest.raises(UserError, match=f"workdir: found .* which is {message}, wanted a new folder"):
+            import_(epath.Path(source), epath.Path(tmp_path / name), None, None, "")
     assert not (tmp_path / "workdir").exists()
 
 
-def test_what_is_missing_is_one_clear_error(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"no .*config.json, wanted a folder of Hugging Face's BERT"):
-        bring(tmp_path, tmp_path)
-    with pytest.raises(UserError, match=r"no vocab.txt or tokenizer.json .* --vocab=FILE"):
-        bring(SOURCE, tmp_path)
-    with pytest.raises(UserError, match="attention: found symmetric from a pairwise source"):
-        bring(FIXTURES / "plpi" / "pairwise", tmp_path, vocab=str(VOCAB), attention="symmetric")
-    source = folder(tmp_path, TENSORS)
-    (source / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    with pytest.raises(UserError, match=r"do_lower_case false .*, wanted an uncased vocabulary"):
-        bring(source, tmp_path)
-    whole = (source / "model.safetensors").read_bytes()
-    (source / "model.safetensors").write_bytes(whole[:-9])
-    with pytest.raises(UserError, match="wanted a whole safetensors file"):
-        bring(source, tmp_path)
-    shutil.move(source / "model.safetensors", source / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"which only torch reads, wanted model.safetensors; pip install torch"):
-        bring(source, tmp_path)
-    (tmp_path / "workdir").mkdir()
-    (tmp_path / "workdir" / "mine").touch()
-    with pytest.raises(UserError, match=r"workdir: found .* which is not empty"):
-        bring(source, tmp_path)
+ODD = (None, True, 0, -1, 12.5, 10**40, 1e308, "", "x", "\0", "\ud800", [], {}, [[]], {"a": 1})
+
+
+def mutate(generator: random.Random, file: Path) -> None:
+    """Changes a few bytes of a file, cuts it short, or sets a field of its JSON to something odd."""
+    data = bytearray(file.read_bytes())
+    if file.suffix == ".json" and generator.random() < 0.7:
+        node = root = json.loads(data)
+        while isinstance(node, dict) and node:
+            key = generator.choice(list(node))
+            if not isinstance(node[key], dict) or generator.random() < 0.3:
+                node[key] = generator.choice(ODD)
+                break
+            node = node[key]
+        data = bytearray(json.dumps(root).encode())
+    elif generator.random() < 0.3:
+        del data[generator.randrange(len(data)) :]
+    else:
+        for _ in range(3):
+            data[min(generator.randrange(len(data)), generator.randrange(4000))] = generator.randrange(256)
+    file.write_bytes(data)
+
+
+def test_no_mutated_folder_is_a_traceback(tmp_path) -> None:
+    whole = split(folder(tmp_path, TENSORS))
+    tokenizer.write(tokenizer.read(VOCAB), whole / "vocab.txt")
+    words = tokenizer.read(VOCAB).build(parse_special=True)
+    (whole / "tokenizer.json").write_text(words.to_str())
+    settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
+    (whole / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert look(whole).words == tokenizer.read(VOCAB)
+    refused, files = 0, sorted(path.name for path in whole.iterdir())
+    for seed in range(400):
+        generator = random.Random(seed)
+        file = whole / generator.choice(files)
+        before = file.read_bytes()
+        mutate(generator, file)
+        try:
+            look(whole)
+        except UserError as error:
+            assert "\n" not in str(error), seed
+            refused += 1
+        file.write_bytes(before)
+    assert refused > 200

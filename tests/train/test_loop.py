@@ -1,8 +1,10 @@
 """Whole runs in processes of their own: they learn, and whatever stops them, they go on bit by bit the same."""
 
+import functools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from tests.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
+LOG = 7  # steps; a checkpoint comes between two log points
 
 
 def start(workdir: Path | str, corpus: Path, *flags: str, **variables: str) -> subprocess.Popen:
@@ -30,6 +33,7 @@ def start(workdir: Path | str, corpus: Path, *flags: str, **variables: str) -> s
         f"--config.data.dir={corpus}",
         "--config.model.attention=pairwise",
         "--config.train.keep_latest=9",
+        f"--config.train.log_every={LOG}",
         *flags,
     ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla")}
@@ -81,12 +85,10 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def losses(workdir: Path, last: int) -> list[tuple[int, float | None, float | None]]:
-    return [
-        (line["step"], line.get("train/loss"), line.get("validation/loss"))
-        for line in metrics(workdir)
-        if line["step"] <= last
-    ]
+def curve(workdir: Path, last: int = STEPS) -> list[dict]:
+    """The lines of metrics.jsonl up to a step, in their order, without what depends on the machine."""
+    lines = [line for line in metrics(workdir) if line["step"] <= last]
+    return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
 
 
 def same_state(workdir: Path, whole: Path, step: int) -> None:
@@ -98,39 +100,60 @@ def same_state(workdir: Path, whole: Path, step: int) -> None:
 
 
 def same_run(workdir: Path, whole: Path) -> None:
-    """The same state, and the same losses at the same steps, each once."""
+    """The same state, and the same metrics in the same lines."""
     same_state(workdir, whole, STEPS)
-    assert losses(workdir, STEPS) == losses(whole, STEPS)
+    assert curve(workdir) == curve(whole)
 
 
 def test_killed_at_a_random_moment_it_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    """Although nobody reads what it says, another run wants its workdir, and its metrics are damaged afterwards."""
     process = start(tmp_path, corpus)
-    wait_for(tmp_path / "checkpoints" / "100", process)
+    process.stdout.readline()
+    process.stdout.close()  # as `| head -1`
+    other = start(tmp_path, corpus)
+    output, _ = other.communicate(timeout=200)
+    holder = rf"{tmp_path}, in use by process {process.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d .*"
+    assert other.returncode == 2 and re.fullmatch(f"error: workdir: found {holder}, wanted .*\n", output), output
+    while not (tmp_path / "checkpoints" / "100").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
     time.sleep(random.Random().uniform(0, 0.5))  # any moment must do, so it is not fixed by a seed
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    broken = (b"\xff\xfe\n", b"[1]\n", b'{"step": "1"}\n', b'{"step": 1, "train/loss": NaN}\n')
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([*lines[:2], *broken, *lines[2:]]))
     output = finish(start(tmp_path, corpus))
-    assert "from step 0" not in output
+    assert "from step 0" not in output and output.count("warning") == 1
+    assert f"warning: {tmp_path}/metrics.jsonl: line 3 and 3 others left out, no object with a step" in output
     same_run(tmp_path, whole)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
+def test_sighup_saves_and_the_same_command_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
     process = start(tmp_path, corpus)
-    while "step 40/" not in (line := process.stdout.readline()):
+    while "step 42/" not in (line := process.stdout.readline()):
         assert line, "the run ended early"
-    process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # at a moment when the run saves already
     output = finish(process)
-    assert time.monotonic() - began < 30
     (saved,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
-    assert f"SIGTERM: saved step {saved}" in output and 40 <= saved < 100
+    assert f"SIGHUP: saved step {saved}" in output and 42 <= saved < 100 and "Traceback" not in output
+    assert output.count("SIGINT: the run is saving already; a third signal ends it at once\n") == 1
     output = finish(start(tmp_path, corpus))
     assert f"from step {saved}" in output
-    found, wanted = arrays(tmp_path), arrays(whole)
-    for name in wanted:
-        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    same_run(tmp_path, whole)
+
+
+def test_a_signal_before_the_first_step_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    process = start(tmp_path / "run", corpus)
+    wait_for(tmp_path / "run" / ".lock", process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert output == "error: ended by SIGTERM before the first step; nothing is lost\n"
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_killed_in_a_bucket_it_goes_on_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
@@ -157,7 +180,7 @@ def test_killed_in_a_bucket_it_goes_on_bitwise(whole: Path, corpus: Path, storag
     assert "Warning" not in output and "WARNING" not in output
     storage.copy_to(tmp_path / "run", "run/")
     same_state(tmp_path / "run", whole, 200)
-    assert losses(tmp_path / "run", 200) == losses(whole, 200)
+    assert curve(tmp_path / "run", 200) == curve(whole, 200)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2, "one of each start"
     assert any(name.startswith("xla/") for name in storage.objects)
@@ -194,14 +217,29 @@ def test_a_finished_run_says_so(whole: Path, corpus: Path) -> None:
     assert "is at step 400 of 400 already: nothing to do" in finish(start(whole, corpus))
 
 
-def test_a_signal_at_the_last_step_leaves_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody goes on from there, so nobody else would measure what was saved."""
-    monkeypatch.setattr(loop.Stop, "agreed", lambda self, step: "SIGTERM" if step == 2 else "")
-    train = {"steps": 2, "log_every": 1, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
-    corpus = write_corpus(tmp_path / "corpus")
-    config = configure(data={"dir": str(corpus)}, optim={"warmup_steps": 1}, train=train)
-    loop.pretrain(config, epath.Path(tmp_path / "run"))
-    assert "validation/loss" in metrics(tmp_path / "run")[-1]
+def test_a_run_that_stops_at_any_step_has_the_curve_of_one_that_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a validation is due, between log points and at the last step; some batches have no token to predict."""
+    train = {"steps": 8, "log_every": 3, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
+    corpus = write_corpus(tmp_path / "corpus", unknown=(56, 0))
+    data = {"dir": str(corpus), "batch_size": 8}
+    config = configure(data=data, optim={"warmup_steps": 1}, train=train | {"keep_latest": 1})
+    for make in ("make_train_step", "make_validation_step"):  # to compile once
+        monkeypatch.setattr(loop, make, functools.cache(getattr(loop, make)))
+    loop.pretrain(config, epath.Path(tmp_path / "whole"))
+    for steps in (4, 1, 3):  # of each start: it stops at 4, 5 and 8
+        monkeypatch.setattr(loop.Stop, "agreed", lambda self, step, steps=steps: "SIGTERM" * (step == steps))
+        loop.pretrain(config, epath.Path(tmp_path / "run"))
+    lines = curve(tmp_path / "whole")
+    assert curve(tmp_path / "run") == lines
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 6, 8, 8]
+    assert [line.get("train/empty_steps", 0) for line in lines] == [0, 2, 0, 0, 0, 1, 0]
+    found = {line["validation/loss"]: line["step"] for line in lines if "validation/loss" in line}
+    assert found[min(found)] == 4, "whose loss is known only after its checkpoint"
+    for name in ("run", "whole"):
+        assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == {"4", "8"}
+    same_state(tmp_path / "run", tmp_path / "whole", 8)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(corpus: Path, tmp_path: Path) -> None:
@@ -226,7 +264,7 @@ def test_it_learns_what_no_unigram_model_can(whole: Path, corpus: Path) -> None:
 def test_the_metrics_of_a_run(whole: Path) -> None:
     lines = metrics(whole)
     train = [line for line in lines if "train/loss" in line]
-    assert [line["step"] for line in train] == list(range(20, STEPS + 1, 20))
+    assert [line["step"] for line in train] == [*range(LOG, STEPS, LOG), STEPS]
     assert set(train[0]) == {
         "step",
         "train/loss",
@@ -237,7 +275,7 @@ def test_the_metrics_of_a_run(whole: Path) -> None:
         "speed/data_wait_fraction",
     }
     rates = {line["step"]: line["train/learning_rate"] for line in train}
-    assert rates[20] == pytest.approx(5e-3 * 19 / 20) and rates[40] > rates[STEPS] > 0
+    assert rates[14] == pytest.approx(5e-3 * 13 / 20) and rates[42] > rates[STEPS] > 0
     assert [line["step"] for line in lines if "validation/loss" in line] == [100, 200, 300, 400]
     assert {path.name for path in whole.iterdir()} == {
         "checkpoints",

@@ -93,6 +93,18 @@ def test_accumulating_micro_batches_equals_one_batch() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), params, params4)
 
 
+def test_a_batch_without_targets_changes_nothing_but_the_step(mesh) -> None:
+    config = configure(optim={"name": "lamb", "accumulate": 4})
+    batch = make_batch(config)
+    step = make_train_step(config)
+    state, _ = step(states.init(config), put_batch(batch))  # moments are no longer 0
+    before = jax.tree.map(np.array, state)
+    state, sums = step(state, put_batch(batch._replace(weights=np.zeros_like(batch.weights))))
+    assert int(state.step) == int(before.step) + 1
+    jax.tree.map(np.testing.assert_array_equal, state[1:], before[1:])
+    assert {name: float(value) for name, value in sums.items()} == dict.fromkeys(sums, 0)
+
+
 def test_the_loss_is_cross_entropy_over_the_weighted_positions(mesh) -> None:
     config = configure()
     batch, params = make_batch(config), born(config.model)

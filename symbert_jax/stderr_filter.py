@@ -1,0 +1,54 @@
+"""Passes on the stderr of one of several processes, with one line for the page in which XLA says that another is gone.
+
+A program of its own, because XLA ends the process that wrote the page.
+"""
+
+import os
+import re
+import sys
+
+ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")  # the head of a message of XLA
+COORDINATION = re.compile(
+    rb"coordination_|preemption_|distributed|client\.(h|cc)$"
+)  # the files of messages about peers
+OURS = re.compile(rb"error: |warning: |Traceback ")
+TOLD = b"; start the same command again"
+
+
+def main() -> None:
+    messages, skipping, told = b"", False, False
+    for line in sys.stdin.buffer:
+        if entry := ENTRY.match(line):
+            skipping = bool(COORDINATION.search(entry[2]))
+        elif OURS.match(line):
+            skipping = False
+        if skipping:
+            messages += line
+        else:
+            told |= TOLD in line
+            write(line)
+    if b"Terminating process because" in messages and not told:
+        write(b"error: %s%s\n" % (gone(messages), TOLD))
+
+
+def gone(messages: bytes) -> bytes:
+    """Which process is gone, as far as XLA says."""
+    if found := re.search(rb"stopped sending heartbeats\):\s*([\d\s,]+)|/task:(\d+)", messages):
+        numbers = (found[1] or found[2]).replace(b",", b" ").split()
+        return (
+            b"processes %s are gone" % b", ".join(numbers) if len(numbers) > 1 else b"process %s is gone" % numbers[0]
+        )
+    return b"process 0 is gone" if b"Failed to send RPC" in messages else b"another process is gone"
+
+
+def write(line: bytes) -> None:
+    """A stderr that has gone away must not end the process whose it was."""
+    try:
+        while line:
+            line = line[os.write(2, line) :]
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Whatever happens to the bytes of a file that fine-tuning reads: it is read, left out or told in one line."""
+
+import dataclasses
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from symbert_jax.data.examples import Examples
+from symbert_jax.data.glue import Source
+from symbert_jax.data.tasks import TASKS
+from symbert_jax.errors import UserError
+from symbert_jax.eval import finetune, saved
+from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.trials import Log, Result, Trial
+from tests.eval.conftest import CONFIG
+
+MUTANTS = 100  # of each file
+TRIAL = Trial("c", "d", "sst2", 16, 1e-5, 0, "{}")
+RESULT = Result(TRIAL, {"validation": {"accuracy": 0.625}}, False, 3, 1.5)
+PIECES = [b"\0", b"\n", b"\r", b"\t", b'"', b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"NaN", b"1e999", b"[[", b"null"]
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at, size = rng.randrange(len(content) + 1), rng.randrange(1, 20)
+        head, tail = content[:at], content[at:]
+        content = rng.choice(
+            [
+                head + rng.choice(PIECES) + tail,
+                head + rng.randbytes(size) + tail,
+                head + tail[size:],
+                head,
+                head + bytes(min(size, len(tail))) + tail[size:],
+                head + bytes(byte ^ 1 << size % 8 for byte in tail[:1]) + tail[1:],
+                gzip.compress(content),
+                content.replace(b"\n", b"\r"),
+                b"\xff\xfe" + content,
+            ]
+        )
+    return content
+
+
+def glue(folder: Path, name: str, header: str, row: str) -> tuple[Path, Callable[[], object]]:
+    task = TASKS[name]
+    file = folder / task.folders[0] / "dev.tsv"
+    file.parent.mkdir()
+    file.write_text(header + row * 3)
+    return file, lambda: Source(f"tsv:{folder}").read(task, task.validation[0], labelled=True)
+
+
+def trials(folder: Path) -> tuple[Path, Callable[[], object]]:
+    Log(epath.Path(folder), write=True).add([RESULT])
+
+    def read() -> None:
+        for trial, result in Log(epath.Path(folder), write=True).results.items():
+            assert trial != TRIAL or result == RESULT, "a damaged result counted"
+
+    return folder / "trials.jsonl", read
+
+
+def model(folder: Path) -> tuple[Path, Callable[[], object]]:
+    facts = saved.Saved(50.0, "sst2", CONFIG.model, "key")._asdict() | {"model": dataclasses.asdict(CONFIG.model)}
+    (folder / "model.json").write_text(json.dumps(facts))
+    return folder / "model.json", lambda: saved.describe(epath.Path(folder))
+
+
+def predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
+    part = Examples(np.zeros((7, 4), np.int32), *np.ones((2, 7), np.int32), np.zeros(7, np.float32))
+    data, logits = Data(part, {}, {"SST-2.tsv": part}), np.arange(14, dtype=np.float32).reshape(7, 2)
+    file = finetune._predictions(epath.Path(folder), TRIAL, data)
+    file.parent.mkdir()
+    archive = io.BytesIO()
+    np.savez(archive, **{"SST-2.tsv": logits})
+    file.write_bytes(archive.getvalue())
+
+    def read() -> None:
+        found = finetune._read_predictions(epath.Path(folder), TASKS["sst2"], TRIAL, data)
+        assert found is None or (found["SST-2.tsv"] == logits).all(), "damaged predictions counted"
+
+    read()
+    return Path(file), read
+
+
+FILES: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
+    "a pair": lambda path: glue(path, "rte", "index\tsentence1\tsentence2\tlabel\n", "0\ta\tb\tentailment\n"),
+    "without header": lambda path: glue(path, "cola", "", "gj04\t1\t\tThe sailors rode.\n"),
+    "a regression": lambda path: glue(path, "stsb", "sentence1\tsentence2\tscore\n", "a\tb\t3.25\n"),
+    "trials.jsonl": trials,
+    "model.json": model,
+    "predictions": predictions,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mutated_file_is_read_left_out_or_told_in_one_line(tmp_path, name) -> None:
+    file, read = FILES[name](tmp_path)
+    read()
+    rng, content = random.Random(0), file.read_bytes()
+    for _ in range(MUTANTS):
+        file.write_bytes(mutate(content, rng))
+        try:
+            read()
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600

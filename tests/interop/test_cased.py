@@ -1,0 +1,83 @@
+"""A cased model: every command from `import` to `export` runs the tokenizer that came with it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from symbert_jax.config import Finetune, Glue, Mesh
+from symbert_jax.data import tokenizer
+from symbert_jax.data.corpus import prepare
+from symbert_jax.data.rows import open_split
+from symbert_jax.data.tasks import TASKS
+from symbert_jax.data.tokenizer import Normalization, WordPiece
+from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.eval import inputs, saved
+from symbert_jax.eval.protocols import PROTOCOLS
+from symbert_jax.fill import Filler
+from symbert_jax.interop import folder, tensors
+from symbert_jax.interop.architecture import to_config
+from symbert_jax.interop.export import export
+from symbert_jax.interop.import_ import import_
+from symbert_jax.model import classifier
+from symbert_jax.sharding import make_mesh
+from symbert_jax.train import start
+from symbert_jax.train.loop import pretrain
+from tests.conftest import born, configure
+
+TOKENS = (*SPECIAL, "The", "the", "Dog", "dog", "e", "\u00e9", *(f"w{i}" for i in range(89)))
+WORDS = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
+SENTENCE = "The dog e \u00e9"
+
+
+def test_a_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
+    source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
+    source.mkdir()
+    model = configure().model  # of a shape that other tests compile too
+    folder.write(source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(born(model)), WORDS, "")
+    import_(source, workdir, None, None, "")
+
+    lines = [json.dumps({"text": f"{SENTENCE} [SEP] w{i} w1 w2 " * 20}) for i in range(80)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    data = {"dir": f"{tmp_path}/corpus", "sources": (f"jsonl:{tmp_path}/text.jsonl",), "validation_fraction": 0.3}
+    train = {"steps": 2, "log_every": 1, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
+    config = configure(data=data | {"vocab": f"{workdir}/vocab.txt"}, optim={"warmup_steps": 1}, train=train)
+    prepare(config)
+    rows = open_split(Path(config.data.dir), "train", 16)
+    ids = np.stack([row["tokens"] for row in rows.__getitems__(range(len(rows)))])
+    shown = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
+    assert {*SENTENCE.split()} < shown and "[UNK]" in shown and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
+
+    pretrain(config, workdir)
+    (tmp_path / "lowered").mkdir()
+    for name in ("vocab.txt", "manifest.json"):
+        (tmp_path / "lowered" / name).write_bytes((tmp_path / "corpus" / name).read_bytes())
+    (tmp_path / "lowered" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    lowered = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=f"{tmp_path}/lowered"))
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        assert [problem.what for problem in start.problems(lowered, workdir)] == ["data.dir"]
+
+    filler = Filler(workdir)
+    assert filler.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]
+    assert len(filler.guesses("The [MASK]", 1)) == 1
+
+    (tmp_path / "SST-2").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / "SST-2" / f"{split}.tsv").write_text(f"sentence\tlabel\n{SENTENCE}\t1\n")
+    settings = Finetune((str(workdir),), tasks=("sst2",), glue=Glue(f"tsv:{tmp_path}"))
+    read = inputs.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
+    tokens = read[workdir][TASKS["sst2"]].train.tokens[0]
+    assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
+    tuned, described = epath.Path(tmp_path / "tuned"), saved.Saved(0.0, "sst2", model, "none")
+    saved.write(tuned, described, born(model) | {"head": head}, workdir / "vocab.txt", True)
+
+    for checkpoint in (workdir, tuned):
+        out = epath.Path(f"{checkpoint}.out")
+        export(checkpoint, out, None, "huggingface", "float32", "")
+        assert tokenizer.read(out) == tokenizer.read(checkpoint) == WORDS
+        assert json.loads((out / "tokenizer_config.json").read_text())["do_lower_case"] is False

@@ -1,0 +1,47 @@
+"""Whatever a user gives ends in success or in a user error: `bench/fuzz.py` in small, always on the same inputs."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+
+from bench.attempts import attempt
+from bench.fuzz_kinds import KINDS, kind
+from bench.mutations import Random
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All files are written below one folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", os.fspath(tmp_path_factory.mktemp("fuzz")))
+        yield
+    kind.cache_clear()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_valid_input_succeeds(name: str) -> None:
+    outcome = attempt(kind(name), Random(0), changed=False)
+    assert outcome.result == "success", outcome
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_changed_input_ends_in_success_or_a_user_error(name: str) -> None:
+    @settings(
+        max_examples=KINDS[name].examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def change(random: Random) -> None:
+        outcome = attempt(kind(name), random)
+        note("\n".join(outcome.story))
+        assert outcome.result in ("success", "user error"), outcome.fault
+
+    change()

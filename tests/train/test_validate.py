@@ -1,0 +1,23 @@
+"""What can be validated on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from symbert_jax.data.stream import open_stream
+from symbert_jax.errors import UserError
+from symbert_jax.train.validate import check_targets
+from tests.conftest import configure, write_corpus
+
+
+def test_validation_rows_without_a_token_to_predict_are_told_before_training(tmp_path: Path) -> None:
+    for name, unknown in (("some", 15), ("none", 16)):
+        corpus = write_corpus(tmp_path / name, unknown=(0, unknown))
+        config = configure(data={"dir": str(corpus), "batch_size": 8})
+        stream = open_stream(config, np.arange(0))  # another process holds the rows
+        if name == "some":
+            check_targets(config, stream)
+            continue
+        with pytest.raises(UserError, match=f"data.dir: found no token to predict in the validation rows of {corpus}"):
+            check_targets(config, stream)
