@@ -36,6 +36,7 @@ import resource
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, TextIO, TypeVar
 
@@ -46,7 +47,7 @@ from ml_collections import ConfigDict, config_flags
 from symbert_jax import config as configs
 from symbert_jax import xla_presets
 from symbert_jax.config import Config, Finetune
-from symbert_jax.errors import UserError, did_you_mean
+from symbert_jax.errors import UserError, closest, did_you_mean
 from symbert_jax.storage import absolute, is_bucket
 
 Frozen = TypeVar("Frozen", Config, Finetune)
@@ -262,7 +263,7 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)]
         hint = did_you_mean(error.flagname, known)
-        if argv[0] == "fill":
+        if argv[0] == "fill" and not closest(error.flagname, known):
             hint = "put -- before a text that begins with -"
         raise UserError("command line", f"--{error.flagname}", "a known flag", hint) from None
     except Exception as error:  # the config file is read at once
@@ -375,6 +376,7 @@ def _quiet_and_cached(workdir: str) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")  # a full disk
     importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would miss aloud what only a TPU host knows
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")

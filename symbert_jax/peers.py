@@ -45,9 +45,9 @@ def watch() -> None:
     listener = threading.Thread(target=_listen, daemon=True)
     listener.start()
     atexit.register(_take_leave, listener)
-    libc = ctypes.CDLL(None)  # XLA aborts this process where process 0 is gone: nobody wants its memory on the disk
+    libc = ctypes.CDLL(None)  # JAX may abort this process first: as exit code 6, without its memory on the disk
     libc.signal(signal.SIGABRT, libc._exit)
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in ("0", "1"):  # with these, all that XLA says is wanted
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # with which all that XLA says is wanted
         _filter_stderr()
 
 

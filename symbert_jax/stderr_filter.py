@@ -8,21 +8,20 @@ import re
 import sys
 
 ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")  # the head of a message of XLA
-COORDINATION = re.compile(
-    rb"coordination_|preemption_|distributed|client\.(h|cc)$"
-)  # the files of messages about peers
-OURS = re.compile(rb"error: |warning: |Traceback ")
+COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # files about peers
+CONTINUED = re.compile(rb"Additional GRPC|:UNKNOWN:|[\d, ]+$|The (following )?tasks ")  # further lines of a message
+OURS = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")
 TOLD = b"; start the same command again"
 
 
 def main() -> None:
-    messages, skipping, told = b"", False, False
+    messages, kind, told = b"", b"", False  # kind: of the message about peers that the line may belong to
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
-            skipping = bool(COORDINATION.search(entry[2]))
-        elif OURS.match(line):
-            skipping = False
-        if skipping:
+            kind = entry[1] if COORDINATION.search(entry[2]) else b""
+        elif OURS.match(line) or (kind != b"F" and not CONTINUED.match(line)):  # a fatal message is the last
+            kind = b""
+        if kind:
             messages += line
         else:
             told |= TOLD in line

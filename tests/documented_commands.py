@@ -61,10 +61,11 @@ PRELUDE = r"""
 PATH=/nowhere
 command_not_found_handle() { "$PYTHON" -IS client.py "$@"; }
 ulimit() { command_not_found_handle ulimit "$@"; }
-says() { # compares its input with file 9
+says() { # compares its input with file 9; documents leave out where the working directory is
   local found wanted
   IFS= read -r -d '' found
   IFS= read -r -d '' -u 9 wanted
+  found=${found//"$PWD/"/}
   [[ $found == "$wanted" ]] || { printf 'found:\n%s\nwanted:\n%s\n' "$found" "$wanted" >&2; return 1; }
 }
 trap 'echo "FAILED $PAGE:$LINENO: $BASH_COMMAND" >&2' ERR
@@ -212,10 +213,10 @@ RULES: dict[str, Callable[[Words], int]] = {
     r".*: python - .*": run_python,
     # parts of commands
     r"symbert_jax/__main__.py: (synopsis|fill) .*": parse_synopsis,
-    r"docs/interop.md: import .*": partial(parse_flags, "import --source=x --workdir=x"),
+    r"docs/interop.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
     r"configs/base_fast.py: compile .*": partial(parse_flags, COMPILE),
     r"(README.md|docs/performance.md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
-    r"docs/interop.md: flags --text": lambda words: parse_flags("import --source=x --workdir=x", [*words, "x"]),
+    r"docs/interop.md: (flags|import) --\w+": lambda words: parse_flags("import --source=x --workdir=x", [*words, "x"]),
     rf".*: flags --config\.({OF_FINETUNE})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
     ),
@@ -240,7 +241,8 @@ RULES: dict[str, Callable[[Words], int]] = {
     r"docs/.*: (git archive HEAD|xpk config .*|xprof --logdir .*|ulimit -s unlimited)": accept,
     r"configs/wiki_books.py: tfds build wikipedia/20230601.en": accept,
     r"CONTRIBUTING.md: \.venv/bin/pre-commit install": accept,
-    r"README.md: \[CLS\] … \[SEP\]": accept,
+    r"docs/interop.md: hf download OWNER/NAME --local-dir DIR": accept,
+    r"(README.md: \[CLS\] … \[SEP\]|docs/interop.md: (\[PAD\] .*|{do_lower_case: false}))": accept,
 }
 
 

@@ -143,7 +143,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     return save(epath.Path(tmp_path_factory.mktemp("two")), 10, 20)
 
 
-def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(two, capfd) -> None:
+def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(two, monkeypatch, capfd) -> None:
     files = sorted(path for path in Path(two).rglob("*") if path.is_file())
     rng, damaged = np.random.default_rng(0), 0
     for _ in range(200):
@@ -152,6 +152,7 @@ def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(t
         at, step = int(rng.integers(len(before))), int(file.relative_to(two).parts[1])
         flipped = bytes([before[at] ^ int(rng.integers(1, 256))]) + before[at + 1 :]
         file.write_bytes(before[:at] + (flipped if rng.random() < 0.7 else b""))
+        monkeypatch.setattr(checkpoint, "_SMALL", rng.choice([0, 1 << 20]))  # as if files were large, and as they are
         try:
             assert restored(two, None if step == 20 else step) == step
         except UserError as error:

@@ -10,7 +10,7 @@ import pytest
 
 from symbert_jax.distributed import join
 from symbert_jax.errors import UserError
-from tests.processes import PATIENCE, ends, own_lines, port, pretrain, several
+from tests.processes import PATIENCE, own_lines, port, pretrain, several
 
 
 def test_a_process_that_does_not_come_is_one_line_after_the_time_given(corpus: Path, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ AGREEMENTS = """
 import jax
 import numpy as np
 from symbert_jax.errors import UserError
-from symbert_jax.distributed import agreed, connect, join
+from symbert_jax.distributed import agreed, connect, join, wait_for_all
 from symbert_jax.sharding import AXES, put_batch, rows_here
 
 join(None, None, None, 100, 100, saves=False)
@@ -72,11 +72,15 @@ with jax.set_mesh(mesh):
     connect()
     batch = put_batch(rows[rows_here(8, mesh)])
 right = all((shard.data == rows[shard.index]).all() for shard in batch.addressable_shards)
-print(rows_here(8, mesh), batch.shape, right)
+print(rows_here(8, mesh), batch.shape, right, flush=True)
+if me == 1:
+    raise UserError("disk", "none", "one")
+wait_for_all("who has failed")
 """
 
 
-def test_processes_find_each_other_on_slurm_and_compare_what_they_found() -> None:
+def test_processes_find_each_other_on_slurm_compare_what_they_found_and_end_together() -> None:
+    """The second one fails alone, while the first one waits for it."""
     place = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
     place |= {"JAX_COORDINATOR_PORT": str(port())}
     with contextlib.ExitStack() as stack:
@@ -86,7 +90,8 @@ def test_processes_find_each_other_on_slurm_and_compare_what_they_found() -> Non
             )[0]
             for number in (0, 1)
         ]
-        outputs = ends(processes)
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], outputs
     assert all("is connected to 3 peer ranks" in said for said in outputs), (
         "before anything is compiled for all devices"
     )
@@ -97,8 +102,10 @@ def test_processes_find_each_other_on_slurm_and_compare_what_they_found() -> Non
         differ.format(0, 0),
         "process 1: found an error, wanted none; that process says which",
         "[0 1 6 7] (8,) True",
+        "error: process 1 ended with an error, which it names; start the same command again",
     ]
-    assert one == ["alike", differ.format(1, 1), "data.dir: found nothing, wanted a corpus", "[2 3 4 5] (8,) True"]
+    wanted = ["alike", differ.format(1, 1), "data.dir: found nothing, wanted a corpus", "[2 3 4 5] (8,) True"]
+    assert one[:4] == wanted and one[-1] == "symbert_jax.errors.UserError: disk: found none, wanted one"
 
 
 def test_another_corpus_on_one_process_is_found_before_the_first_step(corpus: Path, tmp_path: Path) -> None:

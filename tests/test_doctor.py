@@ -195,6 +195,24 @@ def test_a_workdir_that_cannot_be_written(good: Config, tmp_path: Path) -> None:
     assert finding == f"workdir: found {tmp_path}/file: Not a directory, wanted {wanted}"
 
 
+def test_an_odd_workdir_is_one_finding(good: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "checkpoints").symlink_to("nowhere")
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "checkpoints").write_text("")
+    for name, message in (
+        ("file", "/file: Not a directory, wanted a folder that can be written"),
+        ("link", "/link/checkpoints: No such file or directory, wanted a folder"),
+        ("blocked", "/blocked/checkpoints: Not a directory, wanted a folder"),
+        ("x" * 300, "x: File name too long, wanted a folder"),
+        ("[x]", r"/\[x\], with \[ in it, wanted a path that checkpoints can be read back from"),
+        ("a\\b", r", with \\ in it, wanted a path that"),
+    ):
+        (finding,) = found(good, tmp_path / name)
+        assert re.match(f"workdir: found {tmp_path}.*{message}", finding), finding
+
+
 def test_the_packages_for_buckets_are_named_where_they_are_missing(good: Config, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "google.cloud", None)
     (finding,) = found(good, epath.Path("gs://bucket/run"))
@@ -282,12 +300,30 @@ def call(command: str, good: Config, workdir: Path | str, *flags: str) -> subpro
 
 
 def test_a_run_begins_with_it(good: Config, tmp_path: Path) -> None:
-    result = call("pretrain", good, tmp_path, "--config.model.length=8", "--config.mesh.data=3")
+    workdir = tmp_path / "[x]"
+    result = call("pretrain", good, workdir, "--config.model.length=8", "--config.mesh.data=3")
     assert result.returncode == 2 and not result.stdout
-    first, second = result.stderr.splitlines()
+    first, second, third = result.stderr.splitlines()
     assert first.startswith("error: mesh: found mesh.data=3")
     assert second.startswith("error: model.length: found 8, wanted 16")
+    assert third.startswith(
+        f"error: workdir: found {workdir}, with [ in it, wanted a path that checkpoints can be read"
+    )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_that_its_latest_checkpoint_is_damaged_and_nothing_else(
+    good: Config, begun: epath.Path, tmp_path: Path
+) -> None:
+    workdir = Path(shutil.copytree(begun, tmp_path / "run"))
+    shutil.copytree(workdir / "checkpoints" / "7", workdir / "checkpoints" / "9")
+    shutil.rmtree(workdir / "checkpoints" / "9" / "optimizer")
+    result = call("pretrain", good, workdir, "--config.model.length=16")
+    assert result.returncode == 2 and not result.stdout
+    step = workdir / "checkpoints" / "9"
+    hint = f"--step=7 (finetune: --config.checkpoint_steps=7), or move {step} away and run the same command again"
+    line = f"{step} damaged: it has no optimizer, wanted a whole checkpoint; the latest whole step is 7: take it with"
+    assert result.stderr == f"error: checkpoint: found {line} {hint}\n"
 
 
 def test_the_command_says_that_nothing_was_found(good: Config, tmp_path: Path) -> None:

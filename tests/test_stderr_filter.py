@@ -35,6 +35,8 @@ AGAIN = "; start the same command again\n"
         (POLLED + FATAL.format(SILENT.format("3\n12")), f"error: processes 3, 12 are gone{AGAIN}"),
         (FATAL.format("what nobody knows"), f"error: another process is gone{AGAIN}"),
         (POLLED + f"error: process 2 is gone{AGAIN}" + FATAL.format(LEADER), f"error: process 2 is gone{AGAIN}"),
+        ("W1127 01:29:40.9    9441 preemption_notifier.cc:90] SIGTERM caught\nSIGTERM: ours\n", "SIGTERM: ours\n"),
+        (POLLED + "3\nany line\n", "any line\n"),
         (POLLED + OTHER + "warning: ours\nhalf a line", OTHER + "warning: ours\nhalf a line"),
     ],
 )

@@ -79,7 +79,7 @@ def _train(
 ) -> None:
     """The steps from `start` on. What happens after a step, and in which order, is what the loop at the end says."""
     train, train_step, validation = config.train, make_train_step(config), _validation(config, stream)
-    window = Window(checkpoints.window(start))
+    window = Window(checkpoints.window(start) if start else {})
     if first():
         describe(config, workdir)
     with (

@@ -238,7 +238,7 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
         ({"mesh": Mesh(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),
         ({"checkpoint": ("~nobody_here/x",)}, "checkpoint: found '~nobody_here/x'"),
         ({"checkpoint": ("",)}, "checkpoint: found '', wanted a path"),
-        ({"name": "run[1]", "save_models": True}, r"workdir: found .*/run\[1\] with '\[', wanted a path"),
+        ({"name": "run[1]", "save_models": True}, r"workdir: found .*/run\[1\], with \[ in it, wanted"),
         ({"name": "/dev/null"}, "workdir: found /dev/null: "),
     ],
 )

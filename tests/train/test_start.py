@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from etils import epath
 
+from symbert_jax import checkpoint
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Mesh, Train
-from symbert_jax.errors import UserError
+from symbert_jax.config import Config, Mesh, Train, fields
+from symbert_jax.data.stream import open_stream
+from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
+from symbert_jax.train import start
 from symbert_jax.train import state as states
 from symbert_jax.train.start import first_state, inherit, problems
 from tests.conftest import WORDS, born, configure, write_corpus
@@ -36,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory):
             step: states.begin(config, jax.tree.map(lambda leaf, by=step: leaf * (1 + by / 50), params))
             for step in (5, 6)
         }
-        checkpoints = Checkpoints(workdir, Train())
+        checkpoints = Checkpoints(workdir, Train(), open_stream(config, np.arange(0)).fingerprint())
         for step, state in saved.items():
             checkpoints.save(step, state.params, state.optimizer, config, None)
         checkpoints.close()
@@ -111,6 +114,86 @@ def test_other_words_are_one_clear_error(source, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other", words=[*WORDS[:-1], "other"])
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(other)), init_from=str(workdir))
     refused(config, f"data.dir: found another vocabulary in {other}, wanted that of {workdir}/vocab.txt", tmp_path)
+
+
+def found(config: Config, workdir: Path | epath.Path) -> list[UserError]:
+    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        return list(problems(config, epath.Path(workdir)))
+
+
+def test_a_recipe_that_changed_is_told_field_by_field(source) -> None:
+    workdir, _, config = source
+    other = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, dropout=0.2, dtype="bfloat16", remat="full", kernel="xla"),
+        data=dataclasses.replace(config.data, cross_document=False, reader_threads=9, vocab="train"),
+        optim=dataclasses.replace(config.optim, schedule="cosine", weight_decay=0.1, accumulate=2),
+        train=dataclasses.replace(config.train, steps=300, validate_every=5, log_every=7, keep_latest=2, wandb="x"),
+        mesh=Mesh(data=2),
+    )
+    told = found(other, workdir)
+    assert all(isinstance(each, Advice) for each in told)
+    assert [each.what for each in told] == [
+        *("model.dropout", "model.dtype", "data.cross_document", "optim.schedule", "optim.weight_decay"),
+        *("optim.accumulate", "train.steps", "train.validate_every"),
+    ]
+    came = f"with which {workdir} came to step 6; the run goes on with the new value"
+    assert str(told[3]) == f"optim.schedule: found cosine, wanted linear, {came}"
+    assert not found(config, workdir)
+
+
+def test_every_field_is_told_or_refused_or_free_to_change() -> None:
+    """A new field is told; whether it may change without a word, or not at all, is for who adds it to say."""
+    free = {field for field in fields(Config()) if start._FREE.fullmatch(field)}
+    assert len(free) == 18 and not free & set(start._FIXED) and set(start._FIXED) < set(fields(Config()))
+
+
+def test_another_corpus_is_refused_and_a_moved_one_is_not(source, tmp_path: Path) -> None:
+    workdir, _, config = source
+    for rows, same in ((64, True), (63, False)):
+        data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
+        told = [str(each) for each in found(dataclasses.replace(config, data=data), workdir)]
+        assert same == (told == [])
+    hint = f"name that, or begin another run from here with a new --workdir and --config.init_from={workdir}@6"
+    wanted = f"the one with which {workdir} came to step 6; {hint}"
+    assert told == [f"data.dir: found another corpus in {data.dir}, wanted {wanted}"]
+    assert not found(dataclasses.replace(config, data=data, init_from=f"{workdir}@6"), tmp_path / "new")
+
+
+def test_damage_is_told_before_anything_else(source, tmp_path: Path, monkeypatch) -> None:
+    workdir, _, config = source
+    copy = Path(shutil.copytree(workdir, tmp_path / "run"))
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
+    (copy / "checkpoints" / "3" / "optimizer").mkdir(parents=True)
+    (told,) = found(config, copy)
+    wanted = "damaged: it is empty, wanted a whole checkpoint; it is left aside; remove it"
+    assert isinstance(told, Advice) and str(told) == f"checkpoint: found {copy}/checkpoints/3 {wanted}"
+    (copy / "checkpoints" / "7").mkdir()
+    damaged = f"checkpoint: found {copy}/checkpoints/7 damaged: it is empty, wanted a whole .* whole step is 6: "
+    with pytest.raises(UserError, match=damaged):
+        found(other, copy)
+    (copy / "checkpoints" / "7").rmdir()
+    for file in (copy / "checkpoints" / "6" / "params" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[::-1])
+    damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* another checksum, .* whole step is 5: "
+    monkeypatch.setattr(checkpoint, "_SMALL", 0)  # the files of real checkpoints are large
+    after = dataclasses.replace(config, init_from=str(copy))
+    for read in (lambda: found(other, copy), lambda: found(after, tmp_path / "new"), lambda: inherit(after)):
+        with pytest.raises(UserError, match=damaged):
+            read()
+
+
+def test_init_from_takes_a_path_as_it_is_written(source, mesh, tmp_path: Path, monkeypatch) -> None:
+    workdir, _, config = source
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    shutil.copytree(workdir, tmp_path / "run@7")
+    named = (f"~/{workdir.name}", 6), (f"~/{workdir.name}@5", 5), (f"{tmp_path}/run@7", 6), (f"{tmp_path}/run@7@5", 5)
+    for init_from, step in named:
+        with start._source(dataclasses.replace(config, init_from=init_from)) as (_, found_step, _):
+            assert found_step == step
+    for init_from in (f"{workdir}@²", f"{workdir}@-5", f"{workdir}@", f"{workdir}@5@", "@5", f"{workdir}@{10**30}"):
+        with pytest.raises(UserError, match="checkpoint: found no "):
+            inherit(dataclasses.replace(config, init_from=init_from))
 
 
 def refused(config: Config, message: str, workdir: Path) -> None:
