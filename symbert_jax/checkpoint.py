@@ -195,7 +195,9 @@ class Checkpoints:
             return str((_read_index(self.folder / str(step)) or {}).get("corpus", ""))
 
     def window(self, step: int) -> dict[str, float]:
-        """The sums that were saved with a step; none by older versions."""
+        """The sums that were saved with a step; none by older versions, or without a checkpoint of it."""
+        if step not in self.manager.all_steps():
+            return {}
         with self._read(step):
             found = self.manager.metrics(step) or {}
         return {name.removeprefix(WINDOW): value for name, value in found.items() if name.startswith(WINDOW)}

@@ -44,7 +44,8 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     field: names the path in errors.
 
     Raises:
-      UserError: the path is empty, cannot be a path, or has a `~user` who does not exist.
+      UserError: the path is empty, cannot be a path, or has a `~user` who does not exist, or etils takes it for one of
+        a bucket: /gs/… is gs://… to it.
     """
     text = os.fspath(path)
     if not text or "\0" in text:
@@ -55,9 +56,12 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
         except (KeyError, ValueError, ImportError):  # etils knows none of that scheme
             raise UserError(field, repr(text), "a path on a disk or gs://BUCKET/FOLDER") from None
     try:
-        return epath.Path(os.path.abspath(os.path.realpath(Path(text).expanduser())))
+        full = os.path.abspath(os.path.realpath(Path(text).expanduser()))
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user
         raise UserError(field, f"{text!r}: {error}", "a path") from None
+    if is_bucket(found := epath.Path(full)):
+        raise UserError(field, f"{full}, which reads as {found}", "a path on a disk", "mount the disk elsewhere")
+    return found
 
 
 def write_whole(file: epath.Path, content: str | bytes) -> None:

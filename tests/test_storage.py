@@ -158,6 +158,12 @@ def test_local_paths_become_absolute_and_buckets_stay_as_they_are(path: str, wan
     assert absolute(epath.Path(path)) == absolute(path)
 
 
+@pytest.mark.parametrize("folder", ["gs", "s3"])
+def test_a_path_that_reads_as_one_of_a_bucket_is_refused(folder: str) -> None:
+    with pytest.raises(UserError, match=f"workdir: found /{folder}/a/b, which reads as {folder}://a/b, wanted "):
+        absolute(f"/{folder}/a/b", "workdir")
+
+
 @pytest.mark.parametrize("path", ["", "a\0b", "~nobody_of_this_name/a"])
 def test_absolute_refuses_what_is_no_path(path: str) -> None:
     with pytest.raises(UserError, match=r"^data.dir: found .*, wanted a path"):

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt16
 
-from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.checkpoint import Checkpoints, check_path
 from symbert_jax.config import ATTENTIONS, Config, Data, Mesh, Model, Train, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
@@ -47,6 +47,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
       UserError: `source` is no BERT that our model covers, is damaged or incomplete, or `workdir` is not empty.
     """
     folder.check_new(workdir, "workdir")
+    check_path(workdir, "workdir")
     if attention not in (None, *ATTENTIONS):
         raise UserError("attention", repr(attention), f"one of {', '.join(ATTENTIONS)}")
     found = read(source, vocab)
