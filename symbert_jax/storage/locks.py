@@ -49,10 +49,11 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
+        try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another run has just removed the folder, or renamed it
-            if not os.path.isdir(path.parent.parent):
-                raise UserError(field, f"{folder}: no such folder", "a folder that can be written") from None
             continue
         except OSError as error:
             raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
