@@ -38,7 +38,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from absl import flags
 from etils import epath
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
 class _Unbreakable:
     """A stream whose end (`| head -1`, a lost terminal, a full disk under a log) does not end the run."""
 
-    def __init__(self, stream: TextIO | None):
+    def __init__(self, stream: Any):
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115  None: it was closed before the start
 
     def write(self, text: str) -> int:
