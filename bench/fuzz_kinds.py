@@ -26,7 +26,7 @@ from bench.attempts import Kind, Reached, command
 from bench.mutations import PATHS, Random, any_text, change_bytes, change_file, change_folder, change_lines, words
 from symbert_jax import compare, metrics, slices
 from symbert_jax import config as configs
-from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.checkpoint import Checkpoints, load, write_params
 from symbert_jax.config import Config, Finetune, Mesh, Train
 from symbert_jax.data import bookcorpus, glue, sources, stream, tokenizer
 from symbert_jax.data.tasks import TASKS
@@ -751,7 +751,7 @@ class Workdirs(Kind):
                 export.read(workdir, None)
             case _:
                 story.append("compare.read and compare.table")
-                run = compare.read(workdir)
+                run = compare.read(workdir, "run")
                 compare.table([run, run])
 
 
@@ -772,7 +772,7 @@ class Trials(Kind):
         model.mkdir()
         (model / saved.FACTS).write_text(json.dumps(facts))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
-        shutil.copytree(PRETRAINED / "checkpoints" / "40" / "params", model / saved.PARAMS)
+        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
 
     def reset(self) -> None:
         self.model = True

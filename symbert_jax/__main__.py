@@ -206,12 +206,12 @@ class _Unbreakable:
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            self._stream.write(text)
         except UnicodeEncodeError:  # a terminal of another encoding, or half a surrogate pair in a path
-            return self._stream.write(text.encode("ascii", "backslashreplace").decode())
+            self._stream.write(text.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError):  # ValueError: it is closed
             self._give_up()
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         try:

@@ -20,7 +20,7 @@ def write_params(folder: epath.Path, params: Any) -> None:
       UserError: they cannot be written.
     """
     check_path(folder, "workdir")
-    new = folder if is_bucket(folder) else folder.withname_of(folder.name + ocp.utils.TMP_DIR_SUFFIX)
+    new = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
     options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(new, ("",)))
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be written"):
         try:
