@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -40,6 +42,19 @@ _DELETED = "deleted"  # of FOLDER
 logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
 )
+
+
+def _without_closed_loops(hook: Callable[..., object]) -> Callable[..., object]:
+    """TensorStore finishes writes that failed after Orbax has closed their loop, and prints a traceback for each."""
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    return report
+
+
+sys.excepthook = _without_closed_loops(sys.excepthook)
 
 
 class Checkpoints:
