@@ -839,6 +839,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="after these no further kill is begun")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     flags = parser.parse_args()
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if (
+            signal.getsignal(number) is signal.SIG_IGN
+        ):  # as in the background (`nohup`); so would be all that this starts
+            signal.signal(number, handler)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process reads checkpoints
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns where an item is read without its checkpoint

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -17,6 +18,11 @@ if version("jaxlib").startswith("0.10."):  # newer ones no longer have this
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+
+# A suite in the background (`nohup make test &`) inherits that these are ignored, and so would all that it starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 import jax
 import numpy as np
