@@ -19,15 +19,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
-# A suite in the background (`nohup make test &`) inherits that these are ignored, and so would all that it starts.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
-
 import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+# A suite in the background (`nohup make test &`) inherits that these are ignored, and so would all that it starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
