@@ -36,7 +36,8 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-# Not here: glue and bag_of_words want GLUE's folders; tpu_estimate, growth and slices an hour or more. See --help of each.
+# Not here: glue and bag_of_words want GLUE's folders; tpu_estimate, growth, slices, fuzz and chaos half an hour or more.
+# See --help of each.
 bench: $(VENV)/dev.stamp peers-env
 	@$(BIN)/python -m bench.peers
 	@$(BIN)/python -m bench.step_time --config=configs/mini.py

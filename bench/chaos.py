@@ -226,7 +226,8 @@ class Prepare(Command):
     def differences(self, folder: Path) -> list[str]:
         found = differing_files(folder, self.reference, ignored=("manifest.json",))
         files = (where / "corpus" / "manifest.json" for where in (folder, self.reference))
-        mine, wanted = (json.loads(file.read_text()) | {"seconds": 0} for file in files)
+        timed = {"seconds": 0, "sha256": ""}  # the latter is of the manifest itself, with its seconds
+        mine, wanted = (json.loads(file.read_text()) | timed for file in files)
         names = mine.keys() | wanted.keys()
         return found + [f"manifest.json: {name} differs" for name in names if mine.get(name) != wanted.get(name)]
 
@@ -838,6 +839,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="after these no further kill is begun")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     flags = parser.parse_args()
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if (
+            signal.getsignal(number) is signal.SIG_IGN
+        ):  # as in the background (`nohup`); so would be all that this starts
+            signal.signal(number, handler)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process reads checkpoints
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns where an item is read without its checkpoint

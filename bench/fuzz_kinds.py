@@ -26,7 +26,7 @@ from bench.attempts import Kind, Reached, command
 from bench.mutations import PATHS, Random, any_text, change_bytes, change_file, change_folder, change_lines, words
 from symbert_jax import compare, metrics, slices
 from symbert_jax import config as configs
-from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.checkpoint import Checkpoints, load, write_params
 from symbert_jax.config import Config, Finetune, Mesh, Train
 from symbert_jax.data import bookcorpus, glue, sources, stream, tokenizer
 from symbert_jax.data.tasks import TASKS
@@ -629,21 +629,23 @@ class GlueDatasets(Kind):
     def make(self, folder: Path) -> None:
         data = folder / "glue" / "rte" / "2.0.0"
 
-        class Rte(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("2.0.0")
+        with tfds.core.registered.skip_registration():  # a test may have one of that name
 
-            def _info(self) -> tfds.core.DatasetInfo:
-                features = {"sentence1": tfds.features.Text(), "sentence2": tfds.features.Text()}
-                label = tfds.features.ClassLabel(names=["entailment", "not_entailment"])
-                features |= {"label": label, "idx": np.int32}
-                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            class Rte(tfds.core.GeneratorBasedBuilder):
+                VERSION = tfds.core.Version("2.0.0")
 
-            def _split_generators(self, _: object) -> dict[str, Iterator]:
-                return {name: self._generate_examples() for name in ("train", "validation", "test")}
+                def _info(self) -> tfds.core.DatasetInfo:
+                    features = {"sentence1": tfds.features.Text(), "sentence2": tfds.features.Text()}
+                    label = tfds.features.ClassLabel(names=["entailment", "not_entailment"])
+                    features |= {"label": label, "idx": np.int32}
+                    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-            def _generate_examples(self) -> Iterator:
-                for i in range(4):
-                    yield i, {"sentence1": "a cat", "sentence2": "no cat", "label": i % 2, "idx": i}
+                def _split_generators(self, _: object) -> dict[str, Iterator]:
+                    return {name: self._generate_examples() for name in ("train", "validation", "test")}
+
+                def _generate_examples(self) -> Iterator:
+                    for i in range(4):
+                        yield i, {"sentence1": "a cat", "sentence2": "no cat", "label": i % 2, "idx": i}
 
         builder = Rte(data_dir=folder / "built", file_format=tfds.core.FileFormat.ARRAY_RECORD)
         builder.download_and_prepare()
@@ -751,7 +753,7 @@ class Workdirs(Kind):
                 export.read(workdir, None)
             case _:
                 story.append("compare.read and compare.table")
-                run = compare.read(workdir)
+                run = compare.read(workdir, "run")
                 compare.table([run, run])
 
 
@@ -772,7 +774,7 @@ class Trials(Kind):
         model.mkdir()
         (model / saved.FACTS).write_text(json.dumps(facts))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
-        shutil.copytree(PRETRAINED / "checkpoints" / "40" / "params", model / saved.PARAMS)
+        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
 
     def reset(self) -> None:
         self.model = True

@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = write(Path(folder), arguments.rows, arguments.length)
         masking = Masking(VOCABULARY, arguments.length, RATE, 0)
-        stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch))
+        stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch), False)
         rates = []
         for turn in range(arguments.rounds):
             first = turn * arguments.batches

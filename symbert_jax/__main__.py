@@ -38,7 +38,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from absl import flags
 from etils import epath
@@ -201,17 +201,17 @@ def main(argv: list[str]) -> int:
 class _Unbreakable:
     """A stream whose end (`| head -1`, a lost terminal, a full disk under a log) does not end the run."""
 
-    def __init__(self, stream: TextIO | None):
+    def __init__(self, stream: Any):
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115  None: it was closed before the start
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            self._stream.write(text)
         except UnicodeEncodeError:  # a terminal of another encoding, or half a surrogate pair in a path
-            return self._stream.write(text.encode("ascii", "backslashreplace").decode())
+            self._stream.write(text.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError):  # ValueError: it is closed
             self._give_up()
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         try:

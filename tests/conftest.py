@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -22,6 +23,11 @@ import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+# A suite in the background (`nohup make test &`) inherits that these are ignored, and so would all that it starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")

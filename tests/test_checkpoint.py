@@ -16,8 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 import symbert_jax
-from symbert_jax import checkpoint
-from symbert_jax.checkpoint import Checkpoints, read_params, write_params
+from symbert_jax.checkpoint import Checkpoints, index, params, read_params, require_step, steps, write_params
 from symbert_jax.config import Config, Mesh, Train, from_json
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import UserError
@@ -152,7 +151,7 @@ def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(t
         at, step = int(rng.integers(len(before))), int(file.relative_to(two).parts[1])
         flipped = bytes([before[at] ^ int(rng.integers(1, 256))]) + before[at + 1 :]
         file.write_bytes(before[:at] + (flipped if rng.random() < 0.7 else b""))
-        monkeypatch.setattr(checkpoint, "_SMALL", rng.choice([0, 1 << 20]))  # as if files were large, and as they are
+        monkeypatch.setattr(index, "_SMALL", rng.choice([0, 1 << 20]))  # as if files were large, and as they are
         try:
             assert restored(two, None if step == 20 else step) == step
         except UserError as error:
@@ -196,7 +195,7 @@ def test_a_half_copied_checkpoint_is_named_with_the_latest_whole_one(two, damage
     damage(step)
     hint = rf"the latest whole step is 10: .*--step=10 .*, or move {step} away and run the same command again"
     line = f"checkpoint: found {step} damaged: {message}, wanted a whole checkpoint; {hint}"
-    for read in (restored, symbert_jax.load, checkpoint.require_step):
+    for read in (restored, symbert_jax.load, require_step):
         for asked in (None, 20):
             with pytest.raises(UserError, match=line):
                 read(workdir, asked)
@@ -278,12 +277,13 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_others_stand(tm
         min(Path(folder).rglob("manifest.ocdbt"), key=lambda path: len(path.parts)).unlink()
         write_index(folder, *more)
 
-    write_index = checkpoint._write_index
+    write_index = index.write_index
     for fault, message in (
         (full, ".*No space left on device"),
         (torn, ".*manifest.ocdbt is missing"),
     ):
-        monkeypatch.setattr(checkpoint, "_write_index", fault)
+        monkeypatch.setattr(steps, "write_index", fault)
+        monkeypatch.setattr(params, "write_index", fault)
         checkpoints = Checkpoints(workdir, Train(keep_latest=1))
         checkpoints.save(20, tree(20), tree(20), CONFIG, None)
         with pytest.raises(

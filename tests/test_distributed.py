@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from symbert_jax.data.rows import read_manifest, write_manifest
 from symbert_jax.distributed import join
 from symbert_jax.errors import UserError
 from tests.processes import PATIENCE, own_lines, port, pretrain, several
@@ -112,6 +113,7 @@ def test_another_corpus_on_one_process_is_found_before_the_first_step(corpus: Pa
     other = Path(shutil.copytree(corpus, tmp_path / "other", ignore=shutil.ignore_patterns("xla")))
     words = (other / "vocab.txt").read_text().splitlines()
     (other / "vocab.txt").write_text("\n".join([*words[:-2], *reversed(words[-2:])]))
+    write_manifest(other, read_manifest(other).content)
     with several(2, 1, pretrain(tmp_path / "run", corpus), {1: [f"--config.data.dir={other}"]}) as processes:
         outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]

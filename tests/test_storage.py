@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from symbert_jax import storage
 from symbert_jax.errors import UserError, UserErrors
 from symbert_jax.storage import (
     LOCK,
@@ -21,6 +20,7 @@ from symbert_jax.storage import (
     append_json,
     bucket_errors_as_user_errors,
     lock,
+    locks,
     read_json,
     write_whole,
 )
@@ -175,22 +175,22 @@ def test_the_lock_of_a_bucket(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -
     folder, held = epath.Path("gs://b/run"), "gs://b/run/.lock"
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    monkeypatch.setattr(storage, "LEASE", 0.6)
-    with storage.lock(folder, "workdir"):
-        monkeypatch.setattr(storage, "_host", lambda: "other (pid:[1])")  # from where the next one comes
+    monkeypatch.setattr(locks, "LEASE", 0.6)
+    with lock(folder, "workdir"):
+        monkeypatch.setattr(locks, "_host", lambda: "other (pid:[1])")  # from where the next one comes
         message = rf"^workdir: found gs://b/run, in use by process {os.getpid()} on \S+ since 2.*, wanted a folder that"
-        with pytest.raises(UserError, match=message), storage.lock(folder, "workdir"):
+        with pytest.raises(UserError, match=message), lock(folder, "workdir"):
             pass
         assert "waiting" in capsys.readouterr().out
         stale = bucket.cat_file(held)
     assert not bucket.exists(held) and not ended
     bucket.pipe_file(held, stale)
-    with storage.lock(folder, "workdir"):
+    with lock(folder, "workdir"):
         assert "waiting" in capsys.readouterr().out and bucket.cat_file(held) != stale
     gone = subprocess.Popen(["true"])
     gone.wait()
     bucket.pipe_file(held, json.dumps({"host": "other (pid:[1])", "process": gone.pid}).encode())
-    with storage.lock(folder, "workdir"):
+    with lock(folder, "workdir"):
         assert not capsys.readouterr().out, "it does not wait"
         bucket.pipe_file(held, stale)
         while not ended:
@@ -198,6 +198,6 @@ def test_the_lock_of_a_bucket(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -
     assert set(ended) == {1} and f"error: {folder} was taken over by another run" in capsys.readouterr().err
     with (
         pytest.raises(UserError, match="s3://b/run, wanted a folder of a disk or gs://"),
-        storage.lock("s3://b/run", "x"),
+        lock("s3://b/run", "x"),
     ):
         pass

@@ -207,6 +207,7 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
                 "unk_tokens": unknown[split],
                 "unk_share": round(unknown[split] / max(tokens[split], 1), 4),
                 "most_maskable": writer.most_maskable,
+                "fewest_maskable": writer.fewest_maskable,
             }
             for split, writer in writers.items()
         },

@@ -55,6 +55,7 @@ class Manifest(NamedTuple):
     rows: dict[str, int]  # of a split
     unknown: dict[str, float]  # the share of [UNK] among the tokens of a split
     maskable: dict[str, int]  # of a split: the most tokens of a row that are not special; T in older corpora
+    fewest_maskable: dict[str, int]  # of a split: the fewest of them; 0 in older corpora
     vocab: str  # hf:REPOSITORY, sha256 HASH, train SIZE, or nothing in older corpora
     files: dict[str, File]  # of the whole corpus but the manifest; in older corpora at most the vocabulary
     content: dict[str, Any]  # all of it
@@ -150,6 +151,7 @@ def _parse(content: dict[str, Any], folder: Path | epath.Path) -> Manifest:
             rows={split: int(splits[split]["rows"]) for split in SPLITS},
             unknown={split: float(splits[split].get("unk_share", 0)) for split in SPLITS},
             maskable={split: int(splits[split].get("most_maskable", length)) for split in SPLITS},
+            fewest_maskable={split: int(splits[split].get("fewest_maskable", 0)) for split in SPLITS},
             vocab=str(content.get("vocab", "")),
             files=files,
             content=content,
@@ -261,7 +263,7 @@ class Writer:
 
     def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         self.shards: list[int] = []  # rows of each file
-        self.most_maskable = 0  # of the tokens of a row that are neither [UNK] nor [SEP]
+        self.most_maskable, self.fewest_maskable = 0, length  # of the tokens of a row that are neither [UNK] nor [SEP]
         self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._tail = np.empty(0, np.uint16)  # tokens that do not fill a row yet
@@ -292,6 +294,7 @@ class Writer:
         self._tail = stream[count * inner :]
         maskable = (~np.isin(rows[:, 1:-1], self._unmaskable)).sum(axis=1)
         self.most_maskable = max(self.most_maskable, int(maskable.max(initial=0)))
+        self.fewest_maskable = min(self.fewest_maskable, int(maskable.min(initial=self._length)))
         with self._write_errors():
             for row in rows:
                 self._write(self._head + row.tobytes())

@@ -38,6 +38,7 @@ class Stream:
     masking: Masking
     batch_size: int
     here: Int[np.ndarray, " here"]
+    may_lack_targets: bool  # whether a training row may have no token to predict, and so a batch
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
@@ -91,7 +92,9 @@ def open_stream(config: Config, here: Int[np.ndarray, " here"]) -> Stream:
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
     vocabulary = read_words(config)
     masking = Masking(vocabulary, length, config.data.mask_rate, config.seed)
-    return Stream(train, validation, masking, config.data.batch_size, here)
+    fewest = rows.read_manifest(folder).fewest_maskable["train"]
+    may_lack_targets = round(config.data.mask_rate * fewest) < 1
+    return Stream(train, validation, masking, config.data.batch_size, here, may_lack_targets)
 
 
 def read_words(config: Config) -> list[str]:

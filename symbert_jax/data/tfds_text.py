@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
+_LONGEST = 1 << 30  # bytes of a record
 _BATCH = 64  # records of an ArrayRecord file in memory
 
 
@@ -77,11 +78,14 @@ def _versions(folder: epath.Path) -> list[epath.Path]:
 def _documents(folder: epath.Path) -> Iterator[str]:
     try:
         info = tfds.builder_from_directory(folder).info
+        files = {
+            name: list(zip(split.filepaths, split.shard_lengths, strict=True)) for name, split in info.splits.items()
+        }
     except Exception as error:  # TFDS raises anything for damaged descriptions
         found = f"{folder}: {type(error).__name__}: {error}"
         raise UserError("data.sources", found, "the intact description of a TFDS dataset") from error
-    if "train" not in info.splits:
-        raise UserError("data.sources", f"splits {sorted(info.splits)} in {folder}", "a split train")
+    if "train" not in files:
+        raise UserError("data.sources", f"splits {sorted(files)} in {folder}", "a split train")
     fields = dict(info.features or {})
     if not isinstance(fields.get("text"), tfds.features.Text):
         raise UserError("data.sources", f"fields {sorted(fields)} in {folder}", "a text field named text")
@@ -93,8 +97,7 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         case other:
             raise UserError("data.sources", f"{other.value} files in {folder}", "tfrecord or array_record")
     only_text = tfds.features.FeaturesDict({"text": fields["text"]})
-    split = info.splits["train"]
-    for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+    for path, length in files["train"]:
         count = 0
         try:
             for record in read(path):
@@ -137,6 +140,8 @@ def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
         if len(header) < 12 or header[8:] != _checksum(header[:8]):
             raise ValueError("no record begins there")
         (length,) = struct.unpack("<Q", header[:8])
+        if length > _LONGEST:
+            raise ValueError(f"a record of {length:,} bytes")
         record, checksum = read(length), read(4)
         if len(record) < length or len(checksum) < 4:
             raise ValueError("the file ends within a record")

@@ -23,6 +23,7 @@ from symbert_jax.interop.fold import fold
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
+from symbert_jax.storage import check_new, new_folder
 
 FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}
 DTYPES = ("float32", "bfloat16")
@@ -52,7 +53,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
     for field, value, known in (("format", form, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise UserError(field, repr(value), f"one of {', '.join(known)}")
-    folder.check_new(out, "out")
+    check_new(out, "out")
     if out == workdir or workdir in out.parents:
         raise UserError("out", f"{out}, inside the checkpoint's folder", "a folder elsewhere")
     trained = read(workdir, step)
@@ -62,7 +63,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
     config = to_config(model, FORMATS[form], trained.classes, words.tokens.index(vocabulary.PAD), dtype)
     written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     text = card(trained.model, trained.facts, folded, trained.classes is None, command)
-    with folder.new_folder(out, "out") as new:
+    with new_folder(out, "out") as new:
         folder.write(new, config, written, words, text)
         difference = verify(trained, new, dtype)
     print(f"{out}: {model.attention} BERT, {len(written)} tensors; logits differ by {difference:.1e} at most")

@@ -1,10 +1,9 @@
 """A folder as `transformers` knows it: `config.json`, weights, the tokenizer's files."""
 
-import contextlib
 import importlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import ROLES, SETTINGS, TOKENIZER, WordPiece
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
-from symbert_jax.storage import LOCK, check_download, is_bucket, lock, read_json
+from symbert_jax.storage import check_download, read_json
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
@@ -63,34 +62,6 @@ def read(folder: epath.Path) -> Folder:
     if not (folder / CONFIG).exists():
         raise UserError("source", f"no {folder / CONFIG}", "a folder of Hugging Face's BERT or of plpi/bert")
     return Folder(read_json(folder / CONFIG, "source"), _read_tensors(folder))
-
-
-def check_new(path: epath.Path, field: str) -> None:
-    """Raises `UserError` unless a folder can be made at `path` without touching anything."""
-    if path.exists() and not path.is_dir():
-        raise UserError(field, f"{path}, which is a file", "a new folder")
-    if path.exists() and any(path.iterdir()):
-        raise UserError(field, f"{path}, which is not empty", "a new folder", "nothing was changed in it")
-
-
-@contextlib.contextmanager
-def new_folder(path: epath.Path, field: str) -> Iterator[epath.Path]:
-    """A folder to write to, PATH.incomplete, which becomes `path` when the context ends without an error.
-
-    What an earlier run left there is removed. No other run can write the same folder meanwhile.
-    """
-    work = path.with_name(f"{path.name}.incomplete")
-    with contextlib.nullcontext() if is_bucket(work) else lock(work, field):
-        work.mkdir(parents=True, exist_ok=True)
-        for left in work.iterdir():
-            if left.name != LOCK:
-                left.rmtree() if left.is_dir() else left.unlink()
-        check_new(path, field)  # another run may have made it since
-        yield work
-        if path.exists():
-            path.rmdir()
-        work.rename(path)
-        (path / LOCK).unlink(missing_ok=True)
 
 
 def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, words: WordPiece, card: str) -> None:

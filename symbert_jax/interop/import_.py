@@ -22,6 +22,7 @@ from symbert_jax.interop.architecture import to_model
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
+from symbert_jax.storage import check_new, new_folder
 from symbert_jax.train import state as states
 from symbert_jax.train.step import loss
 
@@ -46,7 +47,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     Raises:
       UserError: `source` is no BERT that our model covers, is damaged or incomplete, or `workdir` is not empty.
     """
-    folder.check_new(workdir, "workdir")
+    check_new(workdir, "workdir")
     check_path(workdir, "workdir")
     if attention not in (None, *ATTENTIONS):
         raise UserError("attention", repr(attention), f"one of {', '.join(ATTENTIONS)}")
@@ -60,7 +61,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=Data(dir=""))
     if found.left_out:
         print(f"{source}: left out {', '.join(found.left_out)}, which predict no masked words")
-    with folder.new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
         tokenizer.write(found.words, new / VOCAB)
         if "head" not in params:
             print(f"{source} is a plain encoder: its head for masked words is a fresh one")

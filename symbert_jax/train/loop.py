@@ -78,7 +78,8 @@ def _train(
     config: Config, workdir: epath.Path, stream: Stream, checkpoints: Checkpoints, state: State, start: int, stop: Stop
 ) -> None:
     """The steps from `start` on. What happens after a step, and in which order, is what the loop at the end says."""
-    train, train_step, validation = config.train, make_train_step(config), _validation(config, stream)
+    train, validation = config.train, _validation(config, stream)
+    train_step = make_train_step(config, stream.may_lack_targets)
     window = Window(checkpoints.window(start) if start else {})
     if first():
         describe(config, workdir)

@@ -21,9 +21,13 @@ Sums = dict[str, Float[Array, ""]]
 Total = tuple[bert.Params, Sums]  # gradients and sums
 
 
-def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
-    """The compiled step of pretraining. It consumes the state it is given; batch i takes state i to state i + 1."""
-    update = make_update(functools.partial(loss, config.model, cross_document=config.data.cross_document), config.optim)
+def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
+    """The compiled step of pretraining. It consumes the state it is given; batch i takes state i to state i + 1.
+
+    may_lack_targets: whether a batch may have no token to predict.
+    """
+    of_model = functools.partial(loss, config.model, cross_document=config.data.cross_document)
+    update = make_update(of_model, config.optim, may_lack_targets)
     rate = schedule(config.optim, config.train.steps)
 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
@@ -34,15 +38,18 @@ def make_train_step(config: Config) -> Callable[[State, MlmBatch], tuple[State, 
 
 
 def make_update(
-    loss: Callable[[bert.Params, Any, PRNGKeyArray], tuple[Float[Array, ""], Sums]], optim: Optim
+    loss: Callable[[bert.Params, Any, PRNGKeyArray], tuple[Float[Array, ""], Sums]],
+    optim: Optim,
+    may_be_empty: bool = False,
 ) -> Callable[[State, Any, PRNGKeyArray, Array], tuple[State, Sums]]:
     """The pure update (state, batch, key of dropout, learning rate) -> (state, sums).
 
     loss: of (params, batch, key): a sum over the batch, and the sums to report with the `count` it is of.
 
-    Sums are over the batch and over steps (`grad_norm` before clipping); ratios are the reader's to form. A batch whose
-    `count` is 0 changes neither parameters nor moments nor the optimizer's own count of updates; the step number, and
-    with it the learning rate and the data, go on.
+    may_be_empty: whether the `count` of a batch may be 0. Such a batch changes neither parameters nor moments nor the
+      optimizer's own count of updates; the step number, and with it the learning rate and the data, go on.
+
+    Sums are over the batch and over steps (`grad_norm` before clipping); ratios are the reader's to form.
     """
     optimizer = make_optimizer(optim)
     gradient = jax.grad(loss, has_aux=True)
@@ -71,8 +78,9 @@ def make_update(
             updates, moments = optimizer.update(gradients, state.optimizer, state.params)
             sums["grad_norm"] = optax.tree.norm(gradients)
             params = jax.tree.map(lambda weight, change: weight - rate * change, state.params, updates)
-            new, old = (params, moments), (state.params, state.optimizer)
-            params, moments = jax.tree.map(functools.partial(jnp.where, sums["count"] > 0), new, old)
+            if may_be_empty:  # by the TPU compiler's estimate this costs 6% of a step, so it is not done in vain
+                new, old = (params, moments), (state.params, state.optimizer)
+                params, moments = jax.tree.map(functools.partial(jnp.where, sums["count"] > 0), new, old)
         return State(state.step + 1, params, moments), sums
 
     return update

@@ -131,7 +131,8 @@ def test_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert noted["documents"] == {first: 2, second: 2}
     assert noted["duplicates"] == {first: 1, second: 0}
     train = {"documents": 4, "rows": 6, "tokens": 35, "tail_tokens_dropped": 3}
-    assert noted["splits"]["train"] == train | {"unk_tokens": 1, "unk_share": 0.0286, "most_maskable": 6}
+    shares = {"unk_tokens": 1, "unk_share": 0.0286, "most_maskable": 6, "fewest_maskable": 4}
+    assert noted["splits"]["train"] == train | shares
     assert noted["splits"]["validation"]["rows"] == 0
     assert noted["length"] == LENGTH
     assert noted["vocab_sha256"] == sha256(tmp_path / "corpus" / rows.VOCAB)

@@ -31,7 +31,7 @@ class FakeRows:
 
 def make(process: int = 0, processes: int = 1, seed: int = 0, rows: int = 50, batch: int = 8) -> Stream:
     masking = Masking(VOCABULARY, LENGTH, 0.15, seed)
-    return Stream(FakeRows(rows), FakeRows(21), masking, batch, np.split(np.arange(batch), processes)[process])
+    return Stream(FakeRows(rows), FakeRows(21), masking, batch, np.split(np.arange(batch), processes)[process], False)
 
 
 def same(a, b) -> bool:
@@ -115,7 +115,7 @@ def test_a_limited_validation_is_spread_over_the_split() -> None:
     assert (seen - 5).tolist() == [i * 21 // 8 for i in range(8)]
 
 
-def test_a_corpus_that_does_not_fit_is_one_clear_error(corpus) -> None:
+def test_a_corpus_is_opened_with_what_it_may_lack_or_refused_in_one_line(corpus) -> None:
     from configs.tiny import get_config
 
     config = get_config()
@@ -123,6 +123,11 @@ def test_a_corpus_that_does_not_fit_is_one_clear_error(corpus) -> None:
     fits = freeze(config)
     here = np.arange(64)
     stream = open_stream(fits, here)
+    rows = [row["tokens"] for row in stream.train.__getitems__(range(len(stream.train)))]
+    fewest = int((np.stack(rows) >= len(SPECIAL)).sum(axis=1).min())
+    assert stream.may_lack_targets == (round(fits.data.mask_rate * fewest) < 1)
+    rare = dataclasses.replace(fits, data=dataclasses.replace(fits.data, mask_rate=0.4 / max(fewest, 1)))
+    assert open_stream(rare, here).may_lack_targets
     assert stream.batch(0).tokens.shape == (64, 32)
     small = dataclasses.replace(fits, model=dataclasses.replace(fits.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):

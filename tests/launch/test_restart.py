@@ -59,4 +59,4 @@ def test_the_program_itself_refuses_a_mistake_once(project: Project) -> None:
     python.chmod(0o755)
     result = launch(project, "local", "run", CONFIG=str(ROOT / "configs" / "tiny.py"), PYTHONPATH=str(ROOT))
     assert result.returncode == 2 and not project.calls()
-    assert result.stderr.startswith("error: command line: found ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: config.wandb: found no such field") and result.stderr.count("\n") == 1

@@ -29,7 +29,7 @@ def plpi(attention):
     assert config.attention == attention
     with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
         shapes = bert.abstract(config, Mesh())
-    params = tensors.from_torch(tensors.canonical(found.tensors, str(source)), shapes, str(source))
+    params = tensors.from_torch(tensors.canonical(found.tensors, str(source))[0], shapes, str(source))
     return config, params, np.load(source / "expected.npz")
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax import checkpoint
-from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.checkpoint import Checkpoints, index
 from symbert_jax.config import Config, Mesh, Train, fields
 from symbert_jax.data.stream import open_stream
 from symbert_jax.errors import Advice, UserError
@@ -176,7 +175,7 @@ def test_damage_is_told_before_anything_else(source, tmp_path: Path, monkeypatch
     for file in (copy / "checkpoints" / "6" / "params" / "d").iterdir():
         file.write_bytes(file.read_bytes()[::-1])
     damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* another checksum, .* whole step is 5: "
-    monkeypatch.setattr(checkpoint, "_SMALL", 0)  # the files of real checkpoints are large
+    monkeypatch.setattr(index, "_SMALL", 0)  # the files of real checkpoints are large
     after = dataclasses.replace(config, init_from=str(copy))
     for read in (lambda: found(other, copy), lambda: found(after, tmp_path / "new"), lambda: inherit(after)):
         with pytest.raises(UserError, match=damaged):

@@ -1,28 +1,15 @@
-"""The only door to Orbax. Checkpoint s holds the state after s updates, as items `params` and `optimizer`.
-
-Knows trees and steps, not models. A workdir keeps its checkpoints in `checkpoints/<step>/`; each carries
-the config that made it, so that `load` needs nothing else.
-
-Orbax stores no checksum of array values, and takes any folder with a number for a checkpoint. So every checkpoint gets
-an index of its files (name, bytes, SHA-256) before Orbax commits it with a rename, and is checked against it before it
-counts. In a bucket the index holds sizes alone: Cloud Storage keeps a checksum of each object itself. A checkpoint
-without an index, from before there was one, is whole as far as its metadata can be read.
-
-A checkpoint that is no longer kept is renamed to `checkpoints/deleted/` before its files go, so that a kill leaves no
-half of one. In a bucket, which cannot rename, a kill may leave half; the index shows it.
-"""
+"""The checkpoints of a run, by step: saved in the background, restored, kept and found again."""
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import logging
 import math
 import os
-import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -31,25 +18,43 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from symbert_jax.checkpoint.index import (
+    ITEMS,
+    METADATA,
+    check_path,
+    damaged_steps,
+    find_damage,
+    one_line,
+    read_index,
+    write_index,
+)
+from symbert_jax.checkpoint.params import name_of
 from symbert_jax.config import Config, Train, from_dict
 from symbert_jax.errors import UserError
-from symbert_jax.storage import absolute, bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
 LOSS = "validation/loss"
 WINDOW = "window/"  # before the names of the sums since the last log point
 FOLDER = "checkpoints"  # of a workdir
-ITEMS = ("params", "optimizer")
-
-INDEX = "index.json"
-_METADATA = "_CHECKPOINT_METADATA"
-_COMMIT = (INDEX, _METADATA, "commit_success.txt")  # are written after the files are indexed
 _DELETED = "deleted"  # of FOLDER
-_SMALL = 1 << 20  # bytes of a file whose content is checked whenever a checkpoint is looked at
 
 # Orbax logs what it raises, with a traceback.
 logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
 )
+
+
+def _without_closed_loops(hook: Callable[..., object]) -> Callable[..., object]:
+    """TensorStore finishes writes that failed after Orbax has closed their loop, and prints a traceback for each."""
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    return report
+
+
+sys.excepthook = _without_closed_loops(sys.excepthook)
 
 
 class Checkpoints:
@@ -74,7 +79,7 @@ class Checkpoints:
             try:
                 if writes and jax.process_index() == 0:
                     self._empty_deleted()  # what a kill left
-                self.damaged = _damaged_steps(self.folder)  # and what is wrong with each
+                self.damaged = damaged_steps(self.folder)  # and what is wrong with each
                 self.manager = _Manager(
                     self.folder,
                     options=ocp.CheckpointManagerOptions(
@@ -169,7 +174,7 @@ class Checkpoints:
           UserError: there is no such checkpoint, or it is damaged.
         """
         self.require(step)
-        if jax.process_index() == 0 and (damage := _damage(self.folder / str(step), contents=items)):
+        if jax.process_index() == 0 and (damage := find_damage(self.folder / str(step), contents=items)):
             raise self._damage_error(step, damage)
 
     def config(self, step: int) -> Config:
@@ -186,13 +191,13 @@ class Checkpoints:
                 raise UserError("config", "none", "that of its run")
             return from_dict(made_by)
         except UserError as error:
-            raise self._damage_error(step, f"{_METADATA}: {error}") from None
+            raise self._damage_error(step, f"{METADATA}: {error}") from None
 
     def corpus_of(self, step: int) -> str:
         """The fingerprint of the corpus that a step was trained on; empty where it is not known."""
         self.require(step)
         with self._read(step):
-            return str((_read_index(self.folder / str(step)) or {}).get("corpus", ""))
+            return str((read_index(self.folder / str(step)) or {}).get("corpus", ""))
 
     def window(self, step: int) -> dict[str, float]:
         """The sums that were saved with a step; none by older versions, or without a checkpoint of it."""
@@ -245,7 +250,7 @@ class Checkpoints:
         """Names a damaged step and the latest whole one."""
         folder = self.folder / str(step)
         others = sorted(set(self.manager.all_steps()) - {step}, reverse=True)
-        whole = next((other for other in others if not _damage(self.folder / str(other), contents=ITEMS)), None)
+        whole = next((other for other in others if not find_damage(self.folder / str(other), contents=ITEMS)), None)
         hint = "no other step is whole: begin in a new workdir"
         if whole is not None:
             hint = (
@@ -263,7 +268,7 @@ class Checkpoints:
             except Exception as error:
                 if is_bucket(self.folder):
                     raise
-                raise self._damage_error(step, _one_line(error)) from error
+                raise self._damage_error(step, one_line(error)) from error
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -275,14 +280,14 @@ class Checkpoints:
                 step, self._saving = self._saving, None
                 if is_bucket(self.folder):
                     raise
-                found = f"step {step} not saved in {self.folder}: {_one_line(error)}"
+                found = f"step {step} not saved in {self.folder}: {one_line(error)}"
                 hint = "earlier checkpoints stand, and the same command goes on from the latest of them"
                 raise UserError("checkpoint", found, "a disk with room that can be written", hint) from error
 
     def _confirm(self) -> None:
         """Looks at the step that Orbax has finished; raises ValueError where it is not whole."""
         saved, main = self._saving, jax.process_index() == 0
-        if saved is not None and main and (damage := _damage(self.folder / str(saved))):
+        if saved is not None and main and (damage := find_damage(self.folder / str(saved))):
             raise ValueError(damage)
         self._saving = None
 
@@ -290,7 +295,7 @@ class Checkpoints:
         """Indexes the files of a step before it gets its name; called in the background, on the main process."""
         name = str(self._saving)
         folder = self.folder / (name if is_bucket(self.folder) else name + ocp.utils.TMP_DIR_SUFFIX)
-        _write_index(folder, ITEMS, self.corpus)
+        write_index(folder, ITEMS, self.corpus)
 
     def _empty_deleted(self) -> None:
         if not is_bucket(self.folder):
@@ -328,24 +333,6 @@ class _WholeSteps:
         return (found for found in self._all.find_all(base_path) if found.step not in self._damaged)
 
 
-def check_path(path: epath.Path, field: str) -> None:
-    """Checks that Orbax reads back what it writes to a path.
-
-    Raises:
-      UserError: it does not. Orbax takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, and both want
-        text; a local `gs:/` looks like a bucket to them.
-    """
-    text = os.fspath(path)
-    wrong = next((character for character in "*?[\\" if character in text), "")
-    if not is_bucket(text) and "gs:/" in f"{text}/":
-        wrong = "gs:"
-    if text.encode(errors="replace").decode() != text:
-        wrong = "bytes that are no text"
-    if wrong:
-        hint = "rename the folder or name another"
-        raise UserError(field, f"{text}, with {wrong} in it", "a path that checkpoints can be read back from", hint)
-
-
 def require_step(workdir: epath.Path, step: int | None) -> int:
     """The step of a checkpoint that is there, by default the latest.
 
@@ -372,57 +359,6 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
         return checkpoints.read(step)
     finally:
         checkpoints.close()
-
-
-def write_params(folder: epath.Path, params: Any) -> None:
-    """Parameters alone, whole or not at all; every process takes part.
-
-    Raises:
-      UserError: they cannot be written.
-    """
-    check_path(folder, "workdir")
-    new = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
-    options = ocp.AsyncOptions(post_finalization_callback=lambda: _write_index(new, ("",)))
-    with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be written"):
-        try:
-            with ocp.StandardCheckpointer(async_options=options) as checkpointer:
-                checkpointer.save(folder, params, force=True)
-        except Exception as error:
-            if is_bucket(folder):
-                raise
-            found = f"{folder} not saved: {_one_line(error)}"
-            raise UserError("checkpoint", found, "a disk with room that can be written") from error
-
-
-def read_params(folder: epath.Path) -> Any:
-    """What `write_params` wrote, as numpy arrays.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    check_path(folder, "checkpoint")
-    with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
-        damage = _damage(folder, ("",), contents=("",)) if jax.process_index() == 0 else ""
-        if not damage:
-            try:
-                with ocp.StandardCheckpointer() as checkpointer:
-                    shapes = dict(checkpointer.metadata(folder).item_metadata)
-                    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-                    return checkpointer.restore(folder, target)
-            except Exception as error:
-                if is_bucket(folder):
-                    raise
-                damage = _one_line(error)
-        raise UserError("checkpoint", f"{folder} damaged: {damage}", "whole parameters", "run the same finetune again")
-
-
-def digest(params: Any) -> str:
-    """SHA-256 of the names and values of all arrays."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(params):
-        found.update(_name(path).encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
 
 
 def _loss(metrics: dict[str, float]) -> float:
@@ -452,109 +388,6 @@ def _preservation(train: Train, losses: dict[int, float]) -> policies.AnyPreserv
     return policies.AnyPreservationPolicy(kept)
 
 
-def _write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -> None:
-    """Writes the index of a checkpoint whose items are written and which is not committed yet.
-
-    Raises:
-      ValueError: it cannot be read back.
-    """
-    metadata = _read_json(folder / _METADATA)
-    index = {
-        "corpus": corpus,
-        "metadata": _json_sha256(metadata.get("custom_metadata")),
-        "files": {
-            name: [size, None if is_bucket(folder) else sha256(folder / name)]
-            for name, size in sorted(file_sizes(folder).items())
-            if name not in _COMMIT
-        },
-    }
-    write_whole(folder / INDEX, json.dumps({"index": index, "sha256": _json_sha256(index)}))
-    if damage := _damage(folder, items):
-        raise ValueError(damage)
-
-
-def _read_index(folder: epath.Path) -> dict[str, Any] | None:
-    """The index of a checkpoint, None where it has none; raises an exception of any type where it is damaged."""
-    if not (folder / INDEX).exists():
-        return None
-    read = _read_json(folder / INDEX)
-    index: dict[str, Any] = read["index"]
-    if read["sha256"] != _json_sha256(index):
-        raise ValueError(f"{INDEX} has another checksum")
-    return index
-
-
-def _read_json(file: epath.Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except ValueError:
-        raise ValueError(f"{file.name} is not JSON") from None
-
-
-def _json_sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """What is wrong with each damaged step in `folder`; in a bucket steps are looked at when they are read."""
-    if is_bucket(folder) or not folder.is_dir():
-        return {}
-    names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
-    found = {int(name): _damage(folder / name) for name in names}
-    return {step: found[step] for step in sorted(found) if found[step]}
-
-
-def _damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
-    """What is wrong with a checkpoint; empty if it is whole.
-
-    items: the folders in it that hold arrays. contents: those of them whose large files are read too.
-    """
-    with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
-        try:
-            return next(_damages(folder, items, contents), "")
-        except Exception as error:  # what is damaged may raise anything
-            if is_bucket(folder):
-                raise
-            return _one_line(error)
-
-
-def _damages(folder: epath.Path, items: Collection[str], contents: Collection[str]) -> Iterator[str]:
-    sizes = file_sizes(folder)
-    if not sizes:
-        yield "it is empty"
-    for item in items:
-        if item and not any(name.startswith(f"{item}/") for name in sizes):
-            yield f"it has no {item}"
-    for name in (_METADATA, *(os.path.join(item, name) for item in items for name in ("_METADATA", "manifest.ocdbt"))):
-        if not sizes.get(name):
-            yield f"{name} is {'empty' if name in sizes else 'missing'}"
-    if (index := _read_index(folder)) is not None:
-        for name, (size, checksum) in index["files"].items():
-            if name not in sizes:
-                yield f"{name} is missing"
-            if sizes[name] != size:
-                yield f"{name} has {sizes[name]:,} bytes instead of {size:,}"
-            read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
-            if read and checksum and sha256(folder / name) != checksum:
-                yield f"{name} has another checksum"
-    if not is_bucket(folder):
-        for name in sizes.keys() & {"metrics/metrics", *(os.path.join(item, "_METADATA") for item in items)}:
-            _read_json(folder / name)
-    metadata = _read_json(folder / _METADATA)
-    if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
-        yield f"{_METADATA} has another checksum"
-    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it of every step
-
-
-def _one_line(error: Exception) -> str:
-    """What an exception says, in short: TensorStore puts what the operating system says at the end of a long line."""
-    if system := re.search("os_error_code='([0-9]+)'", str(error)):
-        return os.strerror(int(system[1]))
-    text = " ".join(str(error).split())
-    named = type(error) is ValueError or isinstance(error, OSError)
-    return (text if named else f"{type(error).__name__}: {text}")[:300]
-
-
 def _compare(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises `UserError` with the first array in which two trees differ, before Orbax says it its way."""
     hint = "set model.* and optim.name as in the config.json of that workdir, or take another"
@@ -565,13 +398,8 @@ def _compare(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {name_of(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _describe(shape: tuple[int, ...] | None, name: str) -> str:
     return f"no {name}" if shape is None else f"{name} of shape {list(shape)}"
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """Orbax lists namedtuples and tuples as mappings: a path names its keys only, whatever holds them."""
-    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path)

@@ -1,0 +1,141 @@
+"""What makes a checkpoint whole: the index of its files, and what is wrong where they differ from it."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from symbert_jax.errors import UserError
+from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
+
+ITEMS = ("params", "optimizer")
+INDEX = "index.json"
+METADATA = "_CHECKPOINT_METADATA"
+_COMMIT = (INDEX, METADATA, "commit_success.txt")  # are written after the files are indexed
+_SMALL = 1 << 20  # bytes of a file whose content is checked whenever a checkpoint is looked at
+
+
+def check_path(path: epath.Path, field: str) -> None:
+    """Checks that Orbax reads back what it writes to a path.
+
+    Raises:
+      UserError: it does not. Orbax takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, and both want
+        text; a local `gs:/` looks like a bucket to them.
+    """
+    text = os.fspath(path)
+    wrong = next((character for character in "*?[\\" if character in text), "")
+    if not is_bucket(text) and "gs:/" in f"{text}/":
+        wrong = "gs:"
+    if text.encode(errors="replace").decode() != text:
+        wrong = "bytes that are no text"
+    if wrong:
+        hint = "rename the folder or name another"
+        raise UserError(field, f"{text}, with {wrong} in it", "a path that checkpoints can be read back from", hint)
+
+
+def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -> None:
+    """Writes the index of a checkpoint whose items are written and which is not committed yet.
+
+    Raises:
+      ValueError: it cannot be read back.
+    """
+    metadata = _read_json(folder / METADATA)
+    index = {
+        "corpus": corpus,
+        "metadata": _json_sha256(metadata.get("custom_metadata")),
+        "files": {
+            name: [size, None if is_bucket(folder) else sha256(folder / name)]
+            for name, size in sorted(file_sizes(folder).items())
+            if name not in _COMMIT
+        },
+    }
+    write_whole(folder / INDEX, json.dumps({"index": index, "sha256": _json_sha256(index)}))
+    if damage := find_damage(folder, items):
+        raise ValueError(damage)
+
+
+def read_index(folder: epath.Path) -> dict[str, Any] | None:
+    """The index of a checkpoint, None where it has none; raises an exception of any type where it is damaged."""
+    if not (folder / INDEX).exists():
+        return None
+    read = _read_json(folder / INDEX)
+    index: dict[str, Any] = read["index"]
+    if read["sha256"] != _json_sha256(index):
+        raise ValueError(f"{INDEX} has another checksum")
+    return index
+
+
+def _read_json(file: epath.Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError:
+        raise ValueError(f"{file.name} is not JSON") from None
+
+
+def _json_sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def damaged_steps(folder: epath.Path) -> dict[int, str]:
+    """What is wrong with each damaged step in `folder`; in a bucket steps are looked at when they are read."""
+    if is_bucket(folder) or not folder.is_dir():
+        return {}
+    names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
+    found = {int(name): find_damage(folder / name) for name in names}
+    return {step: found[step] for step in sorted(found) if found[step]}
+
+
+def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
+    """What is wrong with a checkpoint; empty if it is whole.
+
+    items: the folders in it that hold arrays. contents: those of them whose large files are read too.
+    """
+    with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
+        try:
+            return next(_damages(folder, items, contents), "")
+        except Exception as error:  # what is damaged may raise anything
+            if is_bucket(folder):
+                raise
+            return one_line(error)
+
+
+def _damages(folder: epath.Path, items: Collection[str], contents: Collection[str]) -> Iterator[str]:
+    sizes = file_sizes(folder)
+    if not sizes:
+        yield "it is empty"
+    for item in items:
+        if item and not any(name.startswith(f"{item}/") for name in sizes):
+            yield f"it has no {item}"
+    for name in (METADATA, *(os.path.join(item, name) for item in items for name in ("_METADATA", "manifest.ocdbt"))):
+        if not sizes.get(name):
+            yield f"{name} is {'empty' if name in sizes else 'missing'}"
+    if (index := read_index(folder)) is not None:
+        for name, (size, checksum) in index["files"].items():
+            if name not in sizes:
+                yield f"{name} is missing"
+            if sizes[name] != size:
+                yield f"{name} has {sizes[name]:,} bytes instead of {size:,}"
+            read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
+            if read and checksum and sha256(folder / name) != checksum:
+                yield f"{name} has another checksum"
+    if not is_bucket(folder):
+        for name in sizes.keys() & {"metrics/metrics", *(os.path.join(item, "_METADATA") for item in items)}:
+            _read_json(folder / name)
+    metadata = _read_json(folder / METADATA)
+    if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
+        yield f"{METADATA} has another checksum"
+    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it of every step
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, in short: TensorStore puts what the operating system says at the end of a long line."""
+    if system := re.search("os_error_code='([0-9]+)'", str(error)):
+        return os.strerror(int(system[1]))
+    text = " ".join(str(error).split())
+    named = type(error) is ValueError or isinstance(error, OSError)
+    return (text if named else f"{type(error).__name__}: {text}")[:300]

@@ -1,0 +1,179 @@
+"""The lock of a folder: one run at a time writes there."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from etils import epath
+
+from symbert_jax.errors import UserError
+from symbert_jax.storage.buckets import bucket_errors_as_user_errors, require_google
+from symbert_jax.storage.paths import is_bucket
+
+LOCK = ".lock"  # the file of a folder's lock
+LEASE = 60.0  # seconds without a renewal after which the lock of a folder in a bucket may be taken over
+
+
+@contextlib.contextmanager
+def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
+    """Keeps every other run out of a folder, which is created where needed, for as long as the context lasts.
+
+    A disk: `flock` on FOLDER/.lock. The kernel releases it when its process ends, also by `kill -9`, so no lock is ever
+    stale. On NFS it holds between hosts since Linux 2.6.12; on Lustre with the mount option `flock`. A file system
+    without `flock` gets a warning instead of a lock.
+    A bucket: FOLDER/.lock is an object that is created only where there is none, and renewed every 20 s. One that has
+    not changed for 60 s, or whose process on this host is gone, is taken over.
+
+    field: names the folder in errors. wait: for the other run to end, instead of an error; on a disk only.
+
+    Raises:
+      UserError: another run holds the lock; names its host and process, and since when.
+    """
+    with (_bucket_lock if is_bucket(folder) else _disk_lock)(epath.Path(folder), field, wait):
+        yield
+
+
+@contextlib.contextmanager
+def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
+    path, created = Path(folder) / LOCK, not folder.exists()
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another run has just removed the folder, or renamed it
+            continue
+        except OSError as error:
+            raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            found = os.read(file, 1 << 12).decode(errors="replace")
+            os.close(file)
+            _raise_held(folder, field, found)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            print(f"warning: {folder} is on a file system without locks: let only one run use it", file=sys.stderr)
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            break
+        os.close(file)  # the run that held it removed or moved the file before it let go
+    try:
+        with contextlib.suppress(OSError):  # a full disk must not keep anyone from finishing
+            os.ftruncate(file, 0)
+            os.write(file, _holder().encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # gone with its folder, or moved to where it is no longer needed
+            if os.path.samestat(os.fstat(file), path.stat()):
+                path.unlink()
+                if created:
+                    path.parent.rmdir()  # where nothing else was written
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
+    del wait
+    require_google(folder, field)
+    with bucket_errors_as_user_errors(field, folder, "a bucket that can be read and written"):
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(os.fspath(folder / LOCK))
+        mine = {"token": uuid.uuid4().hex, "count": 0} | json.loads(_holder())
+        while True:
+            try:
+                system.pipe_file(path, json.dumps(mine).encode(), mode="create")
+                break
+            except FileExistsError:
+                _wait_until_stale(system, path, folder, field)
+                with contextlib.suppress(FileNotFoundError):
+                    system.rm_file(path)
+    released = threading.Event()
+
+    def renew() -> None:
+        while not released.wait(LEASE / 3):
+            mine["count"] += 1
+            try:
+                if json.loads(system.cat_file(path))["token"] == mine["token"]:
+                    system.pipe_file(path, json.dumps(mine).encode())
+                    continue
+            except FileNotFoundError:
+                pass
+            except Exception:  # an outage of the bucket: the run meets it too
+                continue
+            print(f"error: {folder} was taken over by another run while this one stood still", file=sys.stderr)
+            os._exit(1)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        released.set()
+        thread.join()
+        with contextlib.suppress(Exception):  # it will be stale soon
+            system.rm_file(path)
+
+
+def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) -> None:
+    """Returns once the lock in a bucket is stale; raises `UserError` when it is renewed meanwhile."""
+    try:
+        before = system.cat_file(path)
+        holder = json.loads(before)
+    except FileNotFoundError:
+        return
+    except ValueError:
+        holder = {}
+    same_host = holder.get("host") == _host()
+    if same_host and (holder.get("process") == os.getpid() or not Path(f"/proc/{holder.get('process')}").exists()):
+        return
+    print(f"{folder} is locked by {_describe(before.decode(errors='replace'))}: waiting {LEASE:.0f} s for a sign of it")
+    end = time.monotonic() + LEASE
+    while time.monotonic() < end:
+        time.sleep(LEASE / 60)
+        try:
+            now = system.cat_file(path)
+        except FileNotFoundError:
+            return
+        if now != before:
+            _raise_held(folder, field, now.decode(errors="replace"))
+
+
+def _raise_held(folder: epath.Path, field: str, holder: str) -> NoReturn:
+    hint = "wait until it ends, stop it, or name another folder"
+    raise UserError(field, f"{folder}, in use by {_describe(holder)}", "a folder that no other run writes", hint)
+
+
+def _holder() -> str:
+    """This process, as the lock names it."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return json.dumps({"host": _host(), "process": os.getpid(), "since": since}) + "\n"
+
+
+def _host() -> str:
+    """The host and, in a container, its process namespace: where a process number means something."""
+    try:
+        return f"{socket.gethostname()} ({os.readlink('/proc/self/ns/pid')})"
+    except OSError:
+        return socket.gethostname()
+
+
+def _describe(holder: str) -> str:
+    try:
+        found = json.loads(holder)
+        return f"process {found['process']} on {found['host'].split()[0]} since {found['since']}"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return "another run"

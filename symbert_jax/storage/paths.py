@@ -1,0 +1,39 @@
+"""Paths as users write them."""
+
+import os
+from pathlib import Path
+
+from etils import epath
+
+from symbert_jax.errors import UserError
+
+
+def is_bucket(path: epath.PathLike) -> bool:
+    """Whether a path is of a bucket (gs://…) rather than of a disk."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
+    """A path as a user writes it, absolute and with `~` expanded. Paths of buckets are absolute already.
+
+    field: names the path in errors.
+
+    Raises:
+      UserError: the path is empty, cannot be a path, or has a `~user` who does not exist, or etils takes it for one of
+        a bucket: /gs/… is gs://… to it.
+    """
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise UserError(field, repr(text), "a path")
+    if is_bucket(text):
+        try:
+            return epath.Path(text)
+        except (KeyError, ValueError, ImportError):  # etils knows none of that scheme
+            raise UserError(field, repr(text), "a path on a disk or gs://BUCKET/FOLDER") from None
+    try:
+        full = os.path.abspath(os.path.realpath(Path(text).expanduser()))
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user
+        raise UserError(field, f"{text!r}: {error}", "a path") from None
+    if is_bucket(found := epath.Path(full)):
+        raise UserError(field, f"{full}, which reads as {found}", "a path on a disk", "mount the disk elsewhere")
+    return found
