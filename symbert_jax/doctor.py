@@ -22,7 +22,7 @@ from symbert_jax.data.rows import SPLITS, VOCAB, find, open_split, read_manifest
 from symbert_jax.data.stream import read_words
 from symbert_jax.errors import Advice, UserError, UserErrors
 from symbert_jax.model import kernels
-from symbert_jax.storage import absolute, file_sizes, is_bucket, require_writable_bucket
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, file_sizes, is_bucket, require_writable_bucket
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
@@ -98,7 +98,8 @@ def _words(config: Config, _: epath.Path) -> Iterator[UserError]:
     made = read_manifest(find(config.data.dir)).vocab
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
     made_with = tokenizer.read(find(config.data.dir) / VOCAB)
-    there = named != "train" and absolute(named, "data.vocab").exists()
+    with bucket_errors_as_user_errors("data.vocab", named, "a vocabulary that can be read"):
+        there = named != "train" and absolute(named, "data.vocab").exists()
     if there and tokenizer.read(tokenizer.find(named)) != made_with:
         yield UserError("data.vocab", f"{named} with other words", f"those of {config.data.dir}", hint)
     elif made.startswith("hf:") and config.data.vocab.startswith("hf:") and config.data.vocab != made:

@@ -198,6 +198,8 @@ def _tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Itera
     fields = [name for _, name in task.texts] + ["label"] * labelled + ["idx"] * (not labelled)
     rows = _rows(builder, split, fields, here)
     if not labelled:  # TFDS stores rows by a hash; the GLUE server knows each by its number
+        if any(row["idx"] is None for row in rows):
+            raise UserError("glue.source", f"{here}: a row without idx", "the number of every row")
         rows.sort(key=lambda row: row["idx"])
         if lacking := set(range(len(rows))).difference(row["idx"] for row in rows):
             raise UserError(

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, UInt16, UInt64
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.data.vocabulary import MASK, SPECIAL
+from symbert_jax.errors import UserError
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -47,7 +48,14 @@ class Masking:
     def __call__(
         self, tokens: UInt16[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
     ) -> MlmBatch:
-        """`tokens` of row numbers `rows` as they are masked in `epochs`."""
+        """`tokens` of row numbers `rows` as they are masked in `epochs`.
+
+        Raises:
+          UserError: a token is not of the vocabulary.
+        """
+        if (largest := int(tokens.max(initial=0))) >= len(self.vocabulary):
+            wanted = f"tokens below {len(self.vocabulary)}, the size of its vocabulary"
+            raise UserError("data.dir", f"token {largest} in a row", wanted, "the corpus is damaged: prepare it again")
         row_key = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
         special = self._special[tokens]
         # A random number a token with the token's place in its low 16 bits: sorting one array picks places.

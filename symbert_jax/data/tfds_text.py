@@ -103,7 +103,16 @@ def _documents(folder: epath.Path) -> Iterator[str]:
             for record in read(path):
                 count += 1
                 yield only_text.deserialize_example_np(record)["text"].decode()
-        except (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, DecodeError) as error:
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            zlib.error,
+            RuntimeError,
+            LookupError,
+            AttributeError,
+            DecodeError,
+        ) as error:
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
             raise UserError("data.sources", f"{count} records in {path}", f"the {length} that its dataset counts")

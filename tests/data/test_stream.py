@@ -132,3 +132,14 @@ def test_a_corpus_is_opened_with_what_it_may_lack_or_refused_in_one_line(corpus)
     small = dataclasses.replace(fits, model=dataclasses.replace(fits.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):
         open_stream(small, here)
+
+
+def test_a_token_beyond_the_vocabulary_is_told(corpus) -> None:
+    from configs.tiny import get_config
+
+    config = get_config()
+    config.data.dir = str(corpus)
+    stream = open_stream(freeze(config), np.arange(64))
+    masking = dataclasses.replace(stream.masking, vocabulary=stream.masking.vocabulary[:100])
+    with pytest.raises(UserError, match=r"data.dir: found token \d+ in a row, wanted tokens below 100"):
+        dataclasses.replace(stream, masking=masking).batch(0)
