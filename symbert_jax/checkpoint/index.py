@@ -1,4 +1,4 @@
-"""What makes a checkpoint whole: the index of its files, and what is wrong where they differ from it."""
+"""The index of a checkpoint's files, and the damage where they differ from it."""
 
 import hashlib
 import json
@@ -13,26 +13,26 @@ from etils import epath
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
 
-ITEMS = ("params", "optimizer")
+ITEMS = ("params", "optimizer")  # of a step, one folder each
 INDEX = "index.json"
 METADATA = "_CHECKPOINT_METADATA"
-_COMMIT = (INDEX, METADATA, "commit_success.txt")  # are written after the files are indexed
-_SMALL = 1 << 20  # bytes of a file whose content is checked whenever a checkpoint is looked at
+_COMMIT = (INDEX, METADATA, "commit_success.txt")  # written with the index or after it
+_SMALL = 1 << 20  # bytes; every look at a checkpoint reads the files up to this size
 
 
 def check_path(path: epath.Path, field: str) -> None:
     """Checks that Orbax reads back what it writes to a path.
 
     Raises:
-      UserError: it does not. Orbax takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, and both want
-        text; a local `gs:/` looks like a bucket to them.
+      UserError: Orbax does not. It takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, both need a
+        path in UTF-8, and both take a local `gs:/` for a bucket.
     """
     text = os.fspath(path)
     wrong = next((character for character in "*?[\\" if character in text), "")
     if not is_bucket(text) and "gs:/" in f"{text}/":
         wrong = "gs:"
     if text.encode(errors="replace").decode() != text:
-        wrong = "bytes that are no text"
+        wrong = "bytes that are not UTF-8"
     if wrong:
         hint = "rename the folder or name another"
         raise UserError(field, f"{text}, with {wrong} in it", "a path that checkpoints can be read back from", hint)
@@ -42,7 +42,7 @@ def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") ->
     """Writes the index of a checkpoint whose items are written and which is not committed yet.
 
     Raises:
-      ValueError: it cannot be read back.
+      ValueError: the checkpoint is damaged already.
     """
     metadata = _read_json(folder / METADATA)
     index = {
@@ -60,7 +60,7 @@ def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") ->
 
 
 def read_index(folder: epath.Path) -> dict[str, Any] | None:
-    """The index of a checkpoint, None where it has none; raises an exception of any type where it is damaged."""
+    """Returns the index of a checkpoint, None where it has none; raises any exception where it is damaged."""
     if not (folder / INDEX).exists():
         return None
     read = _read_json(folder / INDEX)
@@ -82,23 +82,23 @@ def _json_sha256(value: Any) -> str:
 
 
 def damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """What is wrong with each damaged step in `folder`; in a bucket steps are looked at when they are read."""
+    """Returns the damage of each damaged step in `folder`; steps in a bucket are checked when they are read."""
     if is_bucket(folder) or not folder.is_dir():
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
-    found = {int(name): find_damage(folder / name) for name in names}
-    return {step: found[step] for step in sorted(found) if found[step]}
+    return {int(name): damage for name in names if (damage := find_damage(folder / name))}
 
 
 def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
-    """What is wrong with a checkpoint; empty if it is whole.
+    """Returns the first damage of a checkpoint, empty if it is whole.
 
-    items: the folders in it that hold arrays. contents: those of them whose large files are read too.
+    items: the folders in it that hold arrays; "" is the checkpoint itself. contents: the items whose large files are
+      read too.
     """
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         try:
             return next(_damages(folder, items, contents), "")
-        except Exception as error:  # what is damaged may raise anything
+        except Exception as error:  # damaged files raise anything
             if is_bucket(folder):
                 raise
             return one_line(error)
@@ -133,7 +133,7 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
 
 
 def one_line(error: Exception) -> str:
-    """What an exception says, in short: TensorStore puts what the operating system says at the end of a long line."""
+    """Returns the message of an exception, shortened: TensorStore ends long ones with the error of the system."""
     if system := re.search("os_error_code='([0-9]+)'", str(error)):
         return os.strerror(int(system[1]))
     text = " ".join(str(error).split())

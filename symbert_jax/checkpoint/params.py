@@ -1,4 +1,4 @@
-"""Parameters alone, as `finetune` keeps them, and what identifies them."""
+"""Parameters alone, as `finetune` keeps them, and their digest."""
 
 import hashlib
 from typing import Any
@@ -9,16 +9,18 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from symbert_jax.checkpoint.index import check_path, find_damage, one_line, write_index
+from symbert_jax.checkpoint.manager import hide_late_callbacks
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
 
 
 def write_params(folder: epath.Path, params: Any) -> None:
-    """Parameters alone, whole or not at all; every process takes part.
+    """Writes parameters to `folder`, whole or not at all; every process takes part.
 
     Raises:
       UserError: they cannot be written.
     """
+    hide_late_callbacks()
     check_path(folder, "workdir")
     new = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
     options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(new, ("",)))
@@ -34,11 +36,12 @@ def write_params(folder: epath.Path, params: Any) -> None:
 
 
 def read_params(folder: epath.Path) -> Any:
-    """What `write_params` wrote, as numpy arrays.
+    """Returns what `write_params` wrote, as numpy arrays; every process takes part.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the folder is damaged.
     """
+    hide_late_callbacks()
     check_path(folder, "checkpoint")
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         damage = find_damage(folder, ("",), contents=("",)) if jax.process_index() == 0 else ""
@@ -56,7 +59,7 @@ def read_params(folder: epath.Path) -> Any:
 
 
 def digest(params: Any) -> str:
-    """SHA-256 of the names and values of all arrays."""
+    """Returns the SHA-256 of the names and values of all arrays."""
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         found.update(name_of(path).encode())
@@ -65,5 +68,5 @@ def digest(params: Any) -> str:
 
 
 def name_of(path: tuple[Any, ...]) -> str:
-    """Orbax lists namedtuples and tuples as mappings: a path names its keys only, whatever holds them."""
+    """Returns a path of `jax.tree` as text: keys alone, as Orbax restores namedtuples and tuples as mappings."""
     return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path)

@@ -1,0 +1,149 @@
+"""Orbax's checkpoint manager as this project uses it: which steps it finds and keeps, and what it prints."""
+
+import logging
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from symbert_jax.checkpoint.index import ITEMS
+from symbert_jax.config import Train
+from symbert_jax.storage import is_bucket
+
+LOSS = "validation/loss"  # among the metrics of a step; infinite where it was not measured
+_DELETED = "deleted"  # the subfolder to which steps are renamed before their files are removed
+
+# Orbax logs every exception that it raises, with a traceback.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+)
+
+
+class Manager(ocp.CheckpointManager):
+    """Saves, finds, restores and deletes the steps in a folder; each holds the trees of `ITEMS`."""
+
+    def __init__(
+        self,
+        folder: epath.Path,
+        train: Train | None,
+        losses: dict[int, float],
+        damaged: Collection[int],
+        before_commit: Callable[[], None],
+    ):
+        """`train` says which steps are kept; None only reads, and changes nothing on disk.
+
+        losses: by step, of validations that followed the checkpoint of their step; the caller adds to it.
+        damaged: the steps that are ignored.
+        before_commit: called in the background on the main process when the files of a step are written, before the
+          step gets its name.
+        """
+        hide_late_callbacks()
+        writes = train is not None
+        if writes:
+            _remove_deleted(folder)  # a killed run may have left some
+        super().__init__(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preservation(train, losses) if train else None,
+                best_fn=_loss,  # the policy decides, but without this Orbax would not store the losses
+                best_mode="min",
+                create=writes,
+                cleanup_tmp_directories=writes,
+                # waits for all processes, and a reader may be alone in finding a folder
+                save_root_metadata=writes,
+                step_name_format=_WholeSteps(damaged),
+                todelete_subdir=_DELETED,
+                async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
+            ),
+            item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
+        )
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False: the loop handles preemption. JAX counts the calls, and Orbax's would come in between."""
+        return False
+
+    def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
+        """In the background, commits a step, renames the steps that are no longer kept, and removes their files."""
+        super()._finalize(step, steps_to_remove)
+        if steps_to_remove:
+            _remove_deleted(self.directory)
+
+
+def _remove_deleted(folder: epath.Path) -> None:
+    if jax.process_index() == 0 and not is_bucket(folder):
+        shutil.rmtree(folder / _DELETED, ignore_errors=True)
+
+
+class _WholeSteps:
+    """Orbax's format of step names, which does not find damaged steps: they are never offered, read or deleted."""
+
+    def __init__(self, damaged: Collection[int]):
+        self._standard, self._damaged = ocp.path.step.standard_name_format(), damaged
+
+    def build_name(self, step: int) -> str:
+        return self._standard.build_name(step)
+
+    def find_step(self, base_path: epath.PathLike, step: int) -> Any:
+        return self._standard.find_step(base_path, step)
+
+    def find_all(self, base_path: epath.PathLike) -> Iterator[Any]:
+        return (found for found in self._standard.find_all(base_path) if found.step not in self._damaged)
+
+
+def _preservation(train: Train, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
+    """Keeps the latest N steps, the best one by validation loss, and every K-th for ever."""
+    kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
+    if train.keep_every:
+        kept.append(policies.EveryNSteps(train.keep_every))
+    return policies.AnyPreservationPolicy(kept)
+
+
+class _Best(policies.PreservationPolicy):
+    """Keeps the step with the lowest validation loss; Orbax's own policy ignores losses measured after a save."""
+
+    def __init__(self, losses: dict[int, float]):
+        self.losses = losses
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
+        pairs = zip(checkpoints, stored, strict=True)
+        losses = [self.losses.get(c.step, loss) if loss == math.inf else loss for c, loss in pairs]
+        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal ones the latest
+        return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics[LOSS]
+
+
+def hide_late_callbacks() -> None:
+    """Keeps the exceptions of TensorStore's late callbacks off stderr, from now on.
+
+    Where one array fails, Orbax raises and closes its event loop while TensorStore still reads or writes the others.
+    As each of them ends, its callback finds a closed loop, and TensorStore hands that exception, which says nothing
+    that the first one did not, to `sys.excepthook`, at any later time. Orbax offers no way to wait for them.
+    """
+    if not isinstance(sys.excepthook, _LateCallbackFilter):
+        sys.excepthook = _LateCallbackFilter(sys.excepthook)
+
+
+class _LateCallbackFilter:
+    """An exception hook that passes on everything but what `hide_late_callbacks` describes."""
+
+    def __init__(self, hook: Callable[..., object]):
+        self._hook = hook
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # Only C++ calls asyncio directly: any Python caller would be the outermost frame.
+        is_callback = trace is not None and trace.tb_frame.f_code.co_name.endswith("call_soon_threadsafe")
+        if not (is_callback and str(error) == "Event loop is closed"):
+            self._hook(kind, error, trace)
