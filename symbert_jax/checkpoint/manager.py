@@ -1,18 +1,18 @@
 """Orbax's checkpoint manager as this project uses it: which steps it finds and keeps, and what it prints."""
 
+import asyncio
 import logging
 import math
 import os
 import shutil
-import sys
-from collections.abc import Callable, Collection, Iterator
-from types import TracebackType
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint._src import asyncio_utils
 
 from symbert_jax.checkpoint.index import ITEMS
 from symbert_jax.config import Train
@@ -25,6 +25,26 @@ _DELETED = "deleted"  # the subfolder to which steps are renamed before their fi
 logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
 )
+
+
+def _finish_all_tasks(run_sync: Callable[[Coroutine[Any, Any, Any]], Any]) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Makes Orbax finish what it has begun before it closes an event loop.
+
+    Where an array fails, as on a full disk, Orbax closes the loop at once, while TensorStore still reads or writes the
+    other arrays. Each of them would print a traceback later, about a closed loop or an exception never retrieved.
+    """
+
+    async def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await coroutine
+        finally:
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.gather(*others, return_exceptions=True)
+
+    return lambda coroutine: run_sync(run(coroutine))
+
+
+asyncio_utils.run_sync = _finish_all_tasks(asyncio_utils.run_sync)
 
 
 class Manager(ocp.CheckpointManager):
@@ -45,7 +65,6 @@ class Manager(ocp.CheckpointManager):
         before_commit: called in the background on the main process when the files of a step are written, before the
           step gets its name.
         """
-        hide_late_callbacks()
         writes = train is not None
         if writes:
             _remove_deleted(folder)  # a killed run may have left some
@@ -123,27 +142,3 @@ class _Best(policies.PreservationPolicy):
 
 def _loss(metrics: dict[str, float]) -> float:
     return metrics[LOSS]
-
-
-def hide_late_callbacks() -> None:
-    """Keeps the exceptions of TensorStore's late callbacks off stderr, from now on.
-
-    Where one array fails, Orbax raises and closes its event loop while TensorStore still reads or writes the others.
-    As each of them ends, its callback finds a closed loop, and TensorStore hands that exception, which says nothing
-    that the first one did not, to `sys.excepthook`, at any later time. Orbax offers no way to wait for them.
-    """
-    if not isinstance(sys.excepthook, _LateCallbackFilter):
-        sys.excepthook = _LateCallbackFilter(sys.excepthook)
-
-
-class _LateCallbackFilter:
-    """An exception hook that passes on everything but what `hide_late_callbacks` describes."""
-
-    def __init__(self, hook: Callable[..., object]):
-        self._hook = hook
-
-    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # Only C++ calls asyncio directly: any Python caller would be the outermost frame.
-        is_callback = trace is not None and trace.tb_frame.f_code.co_name.endswith("call_soon_threadsafe")
-        if not (is_callback and str(error) == "Event loop is closed"):
-            self._hook(kind, error, trace)

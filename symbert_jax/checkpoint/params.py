@@ -9,7 +9,6 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from symbert_jax.checkpoint.index import check_path, find_damage, one_line, write_index
-from symbert_jax.checkpoint.manager import hide_late_callbacks
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
 
@@ -20,7 +19,6 @@ def write_params(folder: epath.Path, params: Any) -> None:
     Raises:
       UserError: they cannot be written.
     """
-    hide_late_callbacks()
     check_path(folder, "workdir")
     new = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
     options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(new, ("",)))
@@ -41,7 +39,6 @@ def read_params(folder: epath.Path) -> Any:
     Raises:
       UserError: the folder is damaged.
     """
-    hide_late_callbacks()
     check_path(folder, "checkpoint")
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         damage = find_damage(folder, ("",), contents=("",)) if jax.process_index() == 0 else ""

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from etils import epath
 
 from symbert_jax.data import files, tfds_text
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket, lock
+from symbert_jax.storage import is_bucket, new_folder
 
 _NAME, _VERSION = "bookcorpus", "1.1.0"  # the version changes with what a document is: datasets outlive a run
 _ENDINGS = (".txt", ".jsonl")
@@ -20,7 +19,7 @@ _BATCH = 1 << 22  # characters written at a time
 
 
 def build(directory: Path) -> epath.Path:
-    """The folder of the TFDS dataset of the books in `directory`, built if these files were not built before.
+    """Returns the folder of the TFDS dataset of the books in `directory`; builds it if these files are new or changed.
 
     Its examples, in the order of the files, are the documents that `files.read_text` finds in `.txt` files and the
     lines of `.jsonl` files, in the field `text`.
@@ -37,20 +36,17 @@ def build(directory: Path) -> epath.Path:
         raise UserError("TFDS_DATA_DIR", os.fspath(datasets), "a folder of a disk, for the dataset of the books")
     folder = datasets / _NAME / listing.hexdigest()[:16] / _VERSION
     if not tfds_text.is_dataset(folder):
-        with lock(datasets / _NAME, "TFDS_DATA_DIR", wait=True):  # another corpus may have the same books
-            if not tfds_text.is_dataset(folder):
-                _write(directory, folder)
+        with new_folder(folder, "TFDS_DATA_DIR", wait=True, remove_failed=True) as work:
+            if not tfds_text.is_dataset(folder):  # another run may have read the same books meanwhile
+                print(f"reading the books in {directory} into {folder}", flush=True)
+                _write(directory, work)
     return folder
 
 
 def _write(directory: Path, folder: epath.Path) -> None:
     """Writes one document after the other: TFDS's own builders keep a dataset in memory where its order counts."""
-    print(f"reading the books in {directory} into {folder}", flush=True)
-    work = folder.with_name(f"{folder.name}.incomplete")
-    shutil.rmtree(work, ignore_errors=True)  # of a killed run
-    work.mkdir(parents=True)
     identity = tfds.core.DatasetIdentity(
-        name=_NAME, version=tfds.core.Version(_VERSION), data_dir=os.fspath(work), module_name=__name__
+        name=_NAME, version=tfds.core.Version(_VERSION), data_dir=os.fspath(folder), module_name=__name__
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
@@ -69,11 +65,8 @@ def _write(directory: Path, folder: epath.Path) -> None:
                 batch, size = [], 0
         writer.add_examples({"train": batch})
         writer.close_all()
-        work.rename(folder)
     except RuntimeError as error:  # of ArrayRecord; names the file
         raise UserError("TFDS_DATA_DIR", str(error), "a disk that can be written, with room") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _documents(directory: Path) -> Iterator[str]:

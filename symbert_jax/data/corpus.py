@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import itertools
 import os
-import shutil
 import signal
 import sqlite3
 import sys
@@ -22,13 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 import symbert_jax
 from symbert_jax.config import Config
 from symbert_jax.data import rows, sources, tokenizer, vocabulary
 from symbert_jax.errors import UserError
-from symbert_jax.storage import LOCK, absolute, is_bucket, lock, sha256
+from symbert_jax.storage import absolute, is_bucket, new_folder, sha256
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
@@ -47,12 +47,11 @@ Encoded = list[tuple[Document, np.ndarray]]  # ids and a closing [SEP], uint16[a
 def prepare(config: Config) -> None:
     """Writes the corpus of `config.data.sources` to `config.data.dir`, unless it is there already.
 
-    All is written to `DIR.incomplete`, which is locked, and becomes `DIR` when it is whole. What a killed run leaves
-    there is removed by the next one.
+    Everything is written to `DIR.incomplete`, which becomes `DIR` when it is whole (see `storage.new_folder`).
 
     Raises:
-      UserError: a source, the vocabulary or the folder cannot be used, another run prepares it, or there is too little
-        text for a row.
+      UserError: a source, the vocabulary or the folder cannot be used, another run writes the folder, or there is too
+        little text for a row.
     """
     if is_bucket(config.data.dir):
         hint = "prepare into one and copy it to the bucket; training reads it there"
@@ -61,7 +60,7 @@ def prepare(config: Config) -> None:
     if _is_prepared(recipe, target):
         return
     is_taken = os.path.lexists(target) and (not target.is_dir() or any(target.iterdir()))
-    if is_taken and not rows.is_finished(target):  # by another run, meanwhile
+    if is_taken and not rows.is_finished(target):  # another run may have finished it since
         raise UserError("data.dir", f"{target}, which is no corpus", "a path where nothing is yet")
     if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
         raise UserError("data.dir", f"{target}", "a path in UTF-8, as ArrayRecord needs it")
@@ -72,22 +71,17 @@ def prepare(config: Config) -> None:
         raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
     for source in config.data.sources:
         sources.documents(source)  # a missing one fails now, not after hours spent on the others
-    work = target.with_name(f"{target.name}.incomplete")
-    try:
-        with _exit_on_sigterm(), lock(work, "data.dir"):
-            _empty(work)
-            if not _is_prepared(recipe, target):
-                try:
-                    _prepare(config, recipe, work, target)
-                except BaseException:
-                    _empty(work)  # above all where the disk is full
-                    raise
-    finally:
-        with contextlib.suppress(OSError):
-            work.rmdir()  # where a killed run had left it
+    with _exit_on_sigterm(), new_folder(epath.Path(target), "data.dir", remove_failed=True) as work:
+        if _is_prepared(recipe, target):  # since the lock, by another run
+            return
+        summary = _prepare(config, recipe, Path(work))
+    print(f"{target}: {summary}")
+    if advice := rows.read_manifest(target).advice():
+        print(f"warning: {UserError(*advice)}", file=sys.stderr)
 
 
-def _prepare(config: Config, recipe: dict[str, Any], work: Path, target: Path) -> None:
+def _prepare(config: Config, recipe: dict[str, Any], work: Path) -> str:
+    """Writes the corpus to the folder `work`; returns a summary of it for people."""
     start = time.monotonic()
     texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
     tokenizer.place(config.data.vocab, texts, config.model.vocab_size, work / rows.VOCAB)
@@ -102,23 +96,19 @@ def _prepare(config: Config, recipe: dict[str, Any], work: Path, target: Path) -
         "versions": {"symbert_jax": symbert_jax.__version__, **versions},
     }
     rows.write_manifest(work, facts)
-    work.rename(target)
-    (target / LOCK).unlink()
     train, validation = (counts["splits"][split] for split in rows.SPLITS)
     documents, tokens, unknown = (train[name] + validation[name] for name in ("documents", "tokens", "unk_tokens"))
-    print(
-        f"{target}: {train['rows']:,} rows of {config.model.length} tokens to train "
+    return (
+        f"{train['rows']:,} rows of {config.model.length} tokens to train "
         f"and {validation['rows']:,} to validate from {documents:,} documents, "
         f"{sum(counts['duplicates'].values()):,} duplicates dropped, "
         f"{unknown / tokens:.2%} of the tokens [UNK], in {seconds:.1f} s "
         f"({documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s)"
     )
-    if advice := rows.read_manifest(target).advice():
-        print(f"warning: {UserError(*advice)}", file=sys.stderr)
 
 
 def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
-    """Whether the corpus is there; raises `UserError` if it is damaged or has another recipe."""
+    """Returns whether `folder` holds a finished corpus; raises `UserError` if it is damaged or has another recipe."""
     if not rows.is_finished(folder):
         return False
     content = rows.read_manifest(folder).content
@@ -148,15 +138,6 @@ def _exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _empty(folder: Path) -> None:
-    """Removes all that is in a locked folder, but not the lock."""
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
 
 
 def write(config: Config, folder: Path) -> dict[str, Any]:
@@ -320,7 +301,7 @@ def _ahead(encode: Callable[[list[Document]], Encoded], batches: Iterable[list[D
 
 
 def _recipe(config: Config) -> dict[str, Any]:
-    """What decides the rows of a corpus, apart from the content of its sources."""
+    """Returns the fields that decide the rows of a corpus, apart from the content of its sources."""
     match config.data.vocab:
         case "train":
             vocab = f"train {config.model.vocab_size}"

@@ -1,6 +1,6 @@
-"""A program: writes the docstrings of the Python modules that it is given to stdout, as a JSON list.
+"""A program that writes the docstrings of the given Python modules to stdout, as a JSON list.
 
-It imports the standard library only, so that a process of it starts at once.
+It imports the standard library only, so that it starts at once.
 """
 
 import ast
@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def docstrings(path: str) -> str:
-    """The docstrings of one module, its classes and its functions, a blank line between them."""
+    """Returns the docstrings of a module, its classes and its functions, with a blank line between them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's escape sequences
         try:
             tree = ast.parse(Path(path).read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, another Python's
+        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for another Python
             return ""
     return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # escapes can spell half a character
 
@@ -32,6 +32,6 @@ def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunction
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a supervisor sends it to all; this ends soon
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of a parent that is gone
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a supervisor sends it to all processes; this one ends soon anyway
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # raised when the parent is gone
     json.dump([docstrings(path) for path in sys.argv[1:]], sys.stdout)

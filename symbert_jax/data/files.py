@@ -1,6 +1,6 @@
 """Texts out of files: plain or compressed, in any Unicode encoding, with errors that say where a text is damaged.
 
-What a file holds is told by its first bytes, not by its name. Memory does not grow with a file.
+The format of a file is recognised by its first bytes, not by its name. Memory does not grow with the size of a file.
 """
 
 import bz2
@@ -54,10 +54,10 @@ _OTHERS = (
 
 
 def below(directory: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The files below a directory with one of these name endings, in any case, compressed or not.
+    """Returns the files below a directory with one of these name endings, in any case, compressed or not.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such file.
     """
     names = tuple(ending + packed for ending in endings for packed in ("", ".gz", ".bz2", ".xz", ".zst"))
     found = [path for path in directory.rglob("*") if path.name.lower().endswith(names) and path.is_file()]
@@ -68,11 +68,11 @@ def below(directory: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def read_text(path: Path) -> Iterator[str]:
-    """The documents of a text file.
+    """Yields the documents of a text file.
 
-    In BERT's own layout, a sentence a line and blank lines between documents, the blank lines divide it. Any other file
-    is one document, unless it is longer than DOCUMENT characters: then it is cut into parts of at most PART, at a blank
-    line if there is one in the second half of a part, or else at a line end or a space.
+    In BERT's own layout, one sentence a line, blank lines divide the documents. Any other file is one document, unless
+    it is longer than DOCUMENT characters: then it is cut into parts of at most PART, at a blank line if there is one in
+    the second half of a part, or else at a line end or a space.
 
     Raises:
       UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
@@ -92,7 +92,7 @@ def read_text(path: Path) -> Iterator[str]:
 
 
 def read_json(path: Path) -> Iterator[str]:
-    """The field `text` of every object of a file: one on every line that is not blank, or all in one array.
+    """Yields the field `text` of every JSON object in a file: one a line, blank lines aside, or all in one array.
 
     Raises:
       UserError: the file is damaged or not text, or an object is not JSON or without text (names the line or item).
@@ -115,7 +115,7 @@ def read_json(path: Path) -> Iterator[str]:
 
 
 def _has_bert_layout(text: str) -> bool:
-    """Whether blank lines divide blocks of several lines, and lines inside of a block end as sentences do.
+    """Returns whether blank lines divide blocks of several lines and most lines inside of a block end as sentences do.
 
     In prose with line breaks, about a fifth of the lines inside of paragraphs end in punctuation.
     """
@@ -126,7 +126,7 @@ def _has_bert_layout(text: str) -> bool:
 
 
 def _divide(chunks: Iterable[str], least: int, most: int) -> Iterator[str]:
-    """Cuts a text at the first blank line behind `least` characters, or else before it gets longer than `most`."""
+    """Yields the parts of a text, cut at the first blank line after `least` characters or before `most` characters."""
     text = ""
     for chunk in chunks:
         text, start = text + chunk, 0
@@ -141,7 +141,7 @@ def _divide(chunks: Iterable[str], least: int, most: int) -> Iterator[str]:
 
 
 def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """The JSON value of every line that is not blank, and where it stands."""
+    """Yields the position, for errors, and the JSON value of every line that is not blank."""
     number, pieces = 1, list[str]()
     for chunk in itertools.chain(chunks, ["\n"]):
         *ends, rest = chunk.split("\n")
@@ -151,7 +151,7 @@ def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
             if line:
                 try:
                     yield where, json.loads(line)
-                except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
+                except (ValueError, RecursionError) as error:  # a number with thousands of digits is a ValueError, too
                     wanted = "one JSON object a line, or an array of objects"
                     raise UserError("data.sources", f"{where}: {error}", wanted) from None
             number += 1
@@ -160,7 +160,7 @@ def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _items(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """The items of the JSON array in a file, and where they stand."""
+    """Yields the position, for errors, and the value of every item of the JSON array in a file."""
     chunks, decoder, separator = iter(chunks), json.JSONDecoder(), re.compile(r"[\s,]*")
     text, start, number = next(chunks).lstrip()[1:], 0, 1
     while True:
@@ -168,7 +168,7 @@ def _items(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
         start = separator.match(text, start).end()  # type: ignore[union-attr]  # it matches everywhere
         if text.startswith("]", start):
             if "".join((text[start + 1 :], *itertools.islice(chunks, 1))).strip():
-                raise UserError("data.sources", f"{path}: text behind a JSON array", "one array")
+                raise UserError("data.sources", f"{path}: text after a JSON array", "one array")
             return
         try:
             value, end = decoder.raw_decode(text, start)
@@ -193,7 +193,7 @@ def _check_length(where: str, size: int) -> None:
 
 
 def _describe(value: Any) -> str:
-    """A JSON value without a text, for errors."""
+    """Describes a JSON value without a text, for errors."""
     if not isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)[:60]
     if "text" in value:
@@ -202,7 +202,7 @@ def _describe(value: Any) -> str:
 
 
 def _chunks(path: Path) -> Iterator[str]:
-    """The text of a file, without a byte order mark, decoded and cut anywhere."""
+    """Yields the decoded text of a file, without a byte order mark, cut at any character."""
     try:
         with _open(path) as file:
             content = file.read(_CHUNK)
@@ -239,7 +239,7 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 
 def _encoding(path: Path, head: bytes) -> tuple[bytes, str]:
-    """The byte order mark, if any, and the encoding of a file that begins with `head`."""
+    """Returns the byte order mark, if any, and the encoding of a file that begins with `head`."""
     for magic, kind, hint in _OTHERS:
         if magic.match(head):
             raise UserError("data.sources", f"{path}, which is {kind}", _READABLE, hint)

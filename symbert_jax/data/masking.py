@@ -51,10 +51,10 @@ class Masking:
         """`tokens` of row numbers `rows` as they are masked in `epochs`.
 
         Raises:
-          UserError: a token is not of the vocabulary.
+          UserError: a token is not in the vocabulary.
         """
         if (largest := int(tokens.max(initial=0))) >= len(self.vocabulary):
-            wanted = f"tokens below {len(self.vocabulary)}, the size of its vocabulary"
+            wanted = f"tokens below {len(self.vocabulary)}, the size of the vocabulary"
             raise UserError("data.dir", f"token {largest} in a row", wanted, "the corpus is damaged: prepare it again")
         row_key = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
         special = self._special[tokens]

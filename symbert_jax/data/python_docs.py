@@ -39,13 +39,13 @@ def documents(*, installed: bool) -> Iterator[str]:
 
 
 def _parse(paths: list[str]) -> list[str]:
-    """The docstrings of each module, by a process of its own.
+    """Returns the docstrings of each module, parsed by another process.
 
-    Not by one of `multiprocessing`: its workers outlive a run that is killed, and share locks that one that is killed
-    never gives back.
+    A process of `multiprocessing` would outlive a run that is killed, and if one of them were killed, the others would
+    wait for a lock for ever.
     """
     command = [sys.executable, "-P", "-S", docstrings.__file__, *paths]
-    # A group of its own, or a terminal would interrupt it too.
+    # In a process group of its own, or Ctrl-C in a terminal would interrupt it too.
     process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
     if process.returncode:
         found = f"python-docs: exit code {process.returncode} of a process that parses modules"

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from symbert_jax.storage import (
     bucket_errors_as_user_errors,
     is_bucket,
     lock,
+    new_folder,
     parse_json_object,
     read_json,
     sha256,
@@ -42,26 +42,26 @@ _AGAIN = "remove that folder and prepare the corpus, or copy it, again"
 
 
 class File(NamedTuple):
-    """What the manifest says of a file; an older one does not say the size."""
+    """The size and checksum of a file in the manifest; older ones have no size."""
 
     bytes: int | None
     sha256: str
 
 
 class Manifest(NamedTuple):
-    """What `prepare` noted about a corpus."""
+    """The manifest of a corpus: what `prepare` recorded about it."""
 
     length: int  # T
     rows: dict[str, int]  # of a split
     unknown: dict[str, float]  # the share of [UNK] among the tokens of a split
-    maskable: dict[str, int]  # of a split: the most tokens of a row that are not special; T in older corpora
-    fewest_maskable: dict[str, int]  # of a split: the fewest of them; 0 in older corpora
+    maskable: dict[str, int]  # of a split: the most tokens in one row that masking may choose; T in older corpora
+    fewest_maskable: dict[str, int]  # of a split: the fewest such tokens in one row; 0 in older corpora
     vocab: str  # hf:REPOSITORY, sha256 HASH, train SIZE, or nothing in older corpora
-    files: dict[str, File]  # of the whole corpus but the manifest; in older corpora at most the vocabulary
-    content: dict[str, Any]  # all of it
+    files: dict[str, File]  # every file of the corpus but the manifest; in older corpora at most the vocabulary
+    content: dict[str, Any]  # the whole JSON object
 
     def advice(self) -> tuple[str, str, str, str] | None:
-        """The parts of a `UserError` about a vocabulary that does not fit the text."""
+        """Returns the arguments of a `UserError` if the vocabulary does not fit the text, else None."""
         if (share := max(self.unknown.values())) <= UNKNOWN:
             return None
         hint = "prepare the text with a vocabulary that has its words, such as data.vocab=train"
@@ -69,7 +69,7 @@ class Manifest(NamedTuple):
 
 
 def find(folder: str) -> Path:
-    """The corpus in `folder` on a local disk, where random access is cheap: one in a bucket is copied, once.
+    """Returns the corpus in `folder` on a local disk, where random access is cheap: one in a bucket is copied once.
 
     Raises:
       UserError: there is no finished corpus in the bucket, or it is damaged.
@@ -80,8 +80,9 @@ def find(folder: str) -> Path:
     with bucket_errors_as_user_errors("data.dir", folder, "a bucket that can be read"):
         if not (source / MANIFEST).exists():
             raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", _PREPARE)
-        manifest = (source / MANIFEST).read_bytes()  # tells one corpus from a later one of the same name
+        manifest = (source / MANIFEST).read_bytes()
         _parse(parse_json_object(manifest.decode(errors="replace"), f"{source / MANIFEST}", "data.dir"), source)
+    # of the manifest too: another corpus may be written under the same name
     name = hashlib.sha256(f"{folder}\n".encode() + manifest).hexdigest()[:16]
     copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
     if not is_finished(copy):
@@ -91,22 +92,17 @@ def find(folder: str) -> Path:
 
 
 def _copy(source: epath.Path, copy: Path) -> None:
-    """Whole or not at all. Of the processes of a host the first copies, and the others wait for it."""
+    """Copies a corpus, whole or not at all. One process of a host copies, and the others wait for it."""
     with lock(copy.parent, "data.dir", wait=True):
         if is_finished(copy):
             return
-        for killed in copy.parent.glob("[!.]*.*"):
-            shutil.rmtree(killed)
+        for unfinished in copy.parent.glob("[!.]*.*"):  # copies that were killed, of this and of other corpora
+            shutil.rmtree(unfinished)
         print(f"copying {source} to {copy}", flush=True)
-        new = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
-        try:
+        with new_folder(epath.Path(copy), "data.dir", remove_failed=True) as new:
             for file in filter(epath.Path.is_file, source.iterdir()):
                 file.copy(new / file.name)
-            _verify(new, read_manifest(new), hashes=True, shown=source)
-        except Exception:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-        new.rename(copy)
+            _verify(Path(new), read_manifest(Path(new)), hashes=True, shown=source)
 
 
 def is_finished(folder: Path) -> bool:
@@ -116,7 +112,7 @@ def is_finished(folder: Path) -> bool:
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes the manifest of the corpus in `folder`, with the sizes and checksums of its files and its own checksum.
 
-    facts: what `Manifest` names, for people and for `read_manifest`.
+    facts: the fields of `Manifest`, and others for people.
     """
     paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, LOCK))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
@@ -126,7 +122,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the corpus in `folder`.
+    """Reads the manifest of the corpus in `folder`.
 
     Raises:
       UserError: there is no finished corpus in `folder`, or the manifest is damaged.
@@ -137,7 +133,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _parse(content: dict[str, Any], folder: Path | epath.Path) -> Manifest:
-    """The manifest of the corpus in `folder`; raises `UserError`."""
+    """Returns the manifest of the corpus in `folder` with this content; raises `UserError` if it is damaged."""
     checksum = content.pop("sha256", None)
     if checksum not in (None, _checksum(content)):
         raise UserError("data.dir", f"{folder / MANIFEST} with a wrong checksum", "an intact manifest", _AGAIN)
@@ -168,21 +164,21 @@ def _checksum(content: dict[str, Any]) -> str:
 def verify(folder: Path, *, hashes: bool) -> None:
     """Compares the files of the corpus in `folder` with its manifest.
 
-    hashes: whether the content of the rows is read; their sizes and the content of all other files always are.
+    hashes: whether the content of the rows is compared; their sizes and the content of all other files always are.
 
     Raises:
-      UserError: a file is missing, or its size or content is not what it was; names it.
+      UserError: a file is missing, or its size or content differs; names the file.
     """
     _verify(folder, read_manifest(folder), hashes=hashes, shown=folder)
 
 
 def _verify(folder: Path, manifest: Manifest, *, hashes: bool, shown: Path | epath.Path) -> None:
-    """shown: the folder that errors name."""
+    """As `verify`, with the folder that errors name in `shown`."""
 
     def check(item: tuple[str, File]) -> None:
         (name, file), path = item, folder / item[0]
         try:
-            if (size := path.stat().st_size) != (file.bytes or size):
+            if (size := path.stat().st_size) != file.bytes and file.bytes is not None:
                 raise UserError("data.dir", f"{shown / name} of {size:,} bytes", f"{file.bytes:,} bytes", _AGAIN)
             if (hashes or not name.startswith(f"{_DATASET}-")) and sha256(path) != file.sha256:
                 raise UserError("data.dir", f"{shown / name}, changed", f"the checksum in {MANIFEST}", _AGAIN)
@@ -203,10 +199,8 @@ class Split:
     def __init__(self, folder: Path, split: str):
         builder = tfds.builder_from_directory(folder)
         self._source: Any = builder.as_data_source(split)
-        self._files, self._ends = (
-            builder.info.splits[split].filepaths,
-            np.cumsum(builder.info.splits[split].shard_lengths),
-        )
+        info = builder.info.splits[split]
+        self._files, self._ends = info.filepaths, np.cumsum(info.shard_lengths)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -227,9 +221,9 @@ class Split:
 
 
 def open_split(folder: Path, split: str, length: int) -> Split:
-    """The rows of a split, in files of the sizes that the manifest says.
+    """Opens the rows of a split, whose files must have the sizes in the manifest.
 
-    split: train or validation. length: the T that the model wants.
+    split: train or validation. length: the T of the model.
 
     Raises:
       UserError: there is no finished corpus in `folder`, it is damaged, its rows have another length, or the split is
@@ -263,7 +257,7 @@ class Writer:
 
     def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         self.shards: list[int] = []  # rows of each file
-        self.most_maskable, self.fewest_maskable = 0, length  # of the tokens of a row that are neither [UNK] nor [SEP]
+        self.most_maskable, self.fewest_maskable = 0, length  # tokens of a row that are neither [UNK] nor [SEP]
         self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._tail = np.empty(0, np.uint16)  # tokens that do not fill a row yet
@@ -300,7 +294,7 @@ class Writer:
                 self._write(self._head + row.tobytes())
 
     def close(self) -> int:
-        """Finishes the last file; returns how many tokens did not fill a row and are dropped."""
+        """Finishes the last file; returns how many tokens are dropped because they fill no row."""
         if self._file:
             with self._write_errors():
                 self._file.close()
@@ -326,9 +320,10 @@ class Writer:
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
+        """Converts ArrayRecord's exceptions to `UserError`."""
         try:
             yield
-        except RuntimeError as error:  # of ArrayRecord; names the file
+        except RuntimeError as error:  # it names the file
             hint = "make room or name another data.dir, and prepare again"
             raise UserError("data.dir", str(error), "a disk that can be written, with room", hint) from None
 

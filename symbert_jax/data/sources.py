@@ -15,8 +15,8 @@ def documents(source: str) -> Iterator[str]:
     """The documents of `source` that are not blank, one at a time, in the same order every time.
 
     source: `tfds:NAME`, `tfds:DIRECTORY`, `bookcorpus:DIRECTORY`, `jsonl:GLOB`, `text:GLOB`, `python-docs` or
-      `python-docs:stdlib`. GLOB is a file, a directory (the files below it with such a name) or a pattern. What exists
-      is taken by its name, also if that reads like a pattern. `files.read_text` says what a document of a text file is.
+      `python-docs:stdlib`. GLOB is a file, a directory (all files below it with a matching ending) or a pattern. A path
+      that exists is never a pattern, whatever characters it has. `files.read_text` divides a text file into documents.
 
     Raises:
       UserError: in the call, there is no such source; while iterating, a text is damaged or there is none.
@@ -51,7 +51,7 @@ def documents(source: str) -> Iterator[str]:
 
 
 def _usable(source: str, texts: Iterator[str]) -> Iterator[str]:
-    """`texts` without the blank ones; it is an error if that leaves nothing."""
+    """Yields the texts that are not blank; raises `UserError` if there is none."""
     read = used = 0
     for text in texts:
         read += 1
@@ -64,14 +64,14 @@ def _usable(source: str, texts: Iterator[str]) -> Iterator[str]:
 
 
 def _files(where: str, endings: tuple[str, ...]) -> list[Path]:
-    """The files of a path or pattern."""
+    """Returns the files of a path or pattern, sorted by name."""
     path = _local(where)
     if path.is_file():
         return [path]
     if path.is_dir():
         return files.below(path, endings)
-    there = next(parent for parent in path.parents if parent.exists())  # what exists is no pattern
-    pattern = os.path.join(glob.escape(os.fspath(there)), path.relative_to(there))
+    existing = next(parent for parent in path.parents if parent.exists())  # taken literally
+    pattern = os.path.join(glob.escape(os.fspath(existing)), path.relative_to(existing))
     found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
     if not (paths := [match for match in found if match.is_file()]):
         raise UserError("data.sources", f"no file {where}", "a file, a directory or a pattern that matches files")

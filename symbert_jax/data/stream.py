@@ -38,7 +38,7 @@ class Stream:
     masking: Masking
     batch_size: int
     here: Int[np.ndarray, " here"]
-    may_lack_targets: bool  # whether a training row may have no token to predict, and so a batch
+    may_lack_targets: bool  # whether all rows of a training batch may be without a token to predict
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
@@ -86,14 +86,14 @@ def open_stream(config: Config, here: Int[np.ndarray, " here"]) -> Stream:
     """The stream over the corpus in `config.data.dir`; `here` are the rows of each batch that this process holds.
 
     Raises:
-      UserError: the corpus is not there, or was made for another length or vocabulary.
+      UserError: the corpus is missing or damaged, or was prepared for another length or vocabulary.
     """
     folder, length = rows.find(config.data.dir), config.model.length
     train, validation = (rows.open_split(folder, split, length) for split in ("train", "validation"))
     vocabulary = read_words(config)
     masking = Masking(vocabulary, length, config.data.mask_rate, config.seed)
     fewest = rows.read_manifest(folder).fewest_maskable["train"]
-    may_lack_targets = round(config.data.mask_rate * fewest) < 1
+    may_lack_targets = round(config.data.mask_rate * fewest) < 1  # as `Masking` rounds
     return Stream(train, validation, masking, config.data.batch_size, here, may_lack_targets)
 
 

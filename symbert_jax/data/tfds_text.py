@@ -20,21 +20,23 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucke
 
 _LONGEST = 1 << 30  # bytes of a record
 _BATCH = 64  # records of an ArrayRecord file in memory
+# What damaged files make the readers and decoders raise. An outage of a bucket raises other exceptions, too.
+_DAMAGE = (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, AttributeError, DecodeError)
 
 
 def data_dir() -> epath.Path:
-    """Where prepared datasets are kept: the folder that TFDS itself uses."""
+    """Returns the folder of prepared datasets, the same that TFDS itself uses."""
     return absolute(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def find(name: str, field: str = "data.sources") -> epath.Path:
-    """The folder of a prepared dataset, its newest version where `name` leaves that open.
+    """Returns the folder of a prepared dataset, of its newest version if `name` has none.
 
     name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()`, or a path or bucket URL.
     field: of the config that named it, for errors.
 
     Raises:
-      UserError: nothing is prepared there.
+      UserError: there is no prepared dataset.
     """
     folders = [absolute(name, field)]
     if not name.startswith(("/", ".", "~")) and not is_bucket(name):
@@ -54,7 +56,7 @@ def find(name: str, field: str = "data.sources") -> epath.Path:
 
 
 def documents(folder: epath.Path) -> Iterator[str]:
-    """The field `text` of the examples of split `train`, in stored order.
+    """Yields the field `text` of the examples of split `train`, in stored order.
 
     Raises:
       UserError: there is no such split or field, or a file is missing, truncated or damaged (names it).
@@ -68,7 +70,7 @@ def is_dataset(folder: epath.Path) -> bool:
 
 
 def _versions(folder: epath.Path) -> list[epath.Path]:
-    """The datasets in `folder` that are named as versions are."""
+    """Returns the subfolders with a dataset that are named as a version, such as 1.0.0."""
     try:
         return [path for path in folder.iterdir() if tfds.core.Version.is_valid(path.name) and is_dataset(path)]
     except (FileNotFoundError, NotADirectoryError):
@@ -103,16 +105,7 @@ def _documents(folder: epath.Path) -> Iterator[str]:
             for record in read(path):
                 count += 1
                 yield only_text.deserialize_example_np(record)["text"].decode()
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            zlib.error,
-            RuntimeError,
-            LookupError,
-            AttributeError,
-            DecodeError,
-        ) as error:
+        except _DAMAGE as error:
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
             raise UserError("data.sources", f"{count} records in {path}", f"the {length} that its dataset counts")
@@ -160,6 +153,6 @@ def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def _checksum(content: bytes) -> bytes:
-    """The CRC32C as TFRecord masks it."""
+    """Returns the CRC32C in the masked form of TFRecord."""
     crc = google_crc32c.value(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,7 +1,7 @@
-"""Everything that touches a file system. Paths may be of a disk or of a bucket (gs://…).
+"""Access to file systems: disks and buckets (gs://…).
 
-To read in this order: `paths`, as users write them; `buckets`, whose exceptions become `UserError`; `locks`, so that
-one run at a time writes a folder; `files`, written whole or not at all.
+Reading order: `paths`, as users write them; `buckets`, whose exceptions become `UserError`; `locks`, so that one run at
+a time writes a folder; `files`, which are written whole or not at all.
 """
 
 from symbert_jax.storage.buckets import Unreached, bucket_errors_as_user_errors, require_writable_bucket

@@ -1,4 +1,4 @@
-"""Buckets: what their libraries raise is a `UserError`."""
+"""Buckets, and the conversion of their libraries' exceptions to `UserError`."""
 
 import contextlib
 import logging
@@ -20,14 +20,17 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises 
 
 
 class Unreached(UserError):
-    """A bucket that did not answer. A launcher that starts the command again does right."""
+    """A bucket that did not answer. The exit code asks a launcher to start the command again."""
 
     exit_code = 1
 
 
 @contextlib.contextmanager
 def bucket_errors_as_user_errors(what: str, path: epath.PathLike, wanted: str) -> Iterator[None]:
-    """Converts exceptions of cloud storage to `UserError`; with a path on a disk it changes nothing."""
+    """Converts exceptions of cloud storage to `UserError`; exceptions about a path on a disk pass through.
+
+    what, path, wanted: the parts of the error.
+    """
     try:
         yield
     except UserError:
@@ -51,10 +54,10 @@ def require_google(folder: epath.Path, field: str) -> None:
 
 
 def require_writable_bucket(workdir: epath.Path) -> None:
-    """Makes the requests to a bucket that a run will make; the workdir may not exist yet.
+    """Checks that a bucket answers the requests that a run makes; the workdir may not exist yet.
 
     Raises:
-      UserError: one of them fails.
+      UserError: a request fails.
     """
     require_google(workdir, "workdir")
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):

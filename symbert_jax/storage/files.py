@@ -30,7 +30,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
 
 
 def check_writable(file: epath.Path, field: str) -> None:
-    """For results that take long to make: raises `UserError` unless `file` can be written. Creates its folder."""
+    """Raises `UserError` unless `file` can be written: call before long computations. Creates the folder of `file`."""
     try:
         existed = file.exists()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +43,9 @@ def check_writable(file: epath.Path, field: str) -> None:
 
 
 def append_json(file: epath.Path, value: Any) -> None:
-    """Adds a line of JSON to a file, which is created where needed."""
+    """Appends a line of JSON to a file; creates the file if it is missing."""
     text = json.dumps(value) + "\n"
-    if is_bucket(file):  # where nothing can be appended
+    if is_bucket(file):  # objects cannot be appended to
         write_whole(file, (file.read_text(encoding="utf-8") if file.exists() else "") + text)
     else:
         with _naming(file), file.open("a", encoding="utf-8") as opened:
@@ -54,7 +54,7 @@ def append_json(file: epath.Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def _naming(file: epath.Path) -> Iterator[None]:
-    """Names a file in what fails inside: an error of a write, as on a full disk, does not."""
+    """Adds the file name to an `OSError`: that of a failed write, as on a full disk, has none."""
     try:
         yield
     except OSError as error:
@@ -63,7 +63,7 @@ def _naming(file: epath.Path) -> Iterator[None]:
 
 
 def read_text(file: epath.Path | Path, field: str) -> str:
-    """A file of UTF-8 text, without a byte order mark.
+    """Returns the content of a file of UTF-8 text, without a byte order mark.
 
     field: names the file in errors.
 
@@ -83,7 +83,7 @@ def read_text(file: epath.Path | Path, field: str) -> str:
 
 
 def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Returns the JSON object in a file.
 
     Raises:
       UserError: as `read_text`, or the file does not hold a JSON object.
@@ -94,8 +94,10 @@ def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
 
 
 def check_download(data: bytes, file: epath.Path | Path, field: str) -> None:
-    """Raises `UserError` for what an incomplete download leaves in place of a file; `data` is its content,
-    or the beginning of it."""
+    """Raises `UserError` if a file is a Git LFS pointer or an HTML page instead of what was to be downloaded.
+
+    data: the content of the file, or the beginning of it.
+    """
     start = data[:256].lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         hint = f"run `git lfs pull` in {file.parent}"
@@ -105,14 +107,14 @@ def check_download(data: bytes, file: epath.Path | Path, field: str) -> None:
 
 
 def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
-    """A JSON object; `where` and `field` name it in errors.
+    """Returns the JSON object in a text; `where` and `field` name it in errors.
 
     Raises:
       UserError: the text is something else.
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits is a ValueError, too
         raise UserError(field, f"{where}: {error}", "a JSON object") from None
     if not isinstance(value, dict):
         raise UserError(field, f"{where}: a JSON {type(value).__name__}", "a JSON object")
@@ -120,13 +122,13 @@ def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
 
 
 def sha256(file: epath.Path | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def file_sizes(folder: epath.Path) -> dict[str, int]:
-    """The bytes of every file in a folder and those below it, by its path in the folder."""
+    """Returns the size in bytes of every file in a folder and its subfolders, by its path in the folder."""
     if is_bucket(folder):
         import fsspec
 
@@ -138,7 +140,7 @@ def file_sizes(folder: epath.Path) -> dict[str, int]:
 
 
 def check_new(path: epath.Path, field: str) -> None:
-    """Raises `UserError` unless a folder can be made at `path` without touching anything."""
+    """Raises `UserError` if `path` is a file or a folder that is not empty."""
     if path.exists() and not path.is_dir():
         raise UserError(field, f"{path}, which is a file", "a new folder")
     if path.exists() and any(path.iterdir()):
@@ -146,20 +148,50 @@ def check_new(path: epath.Path, field: str) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: epath.Path, field: str) -> Iterator[epath.Path]:
-    """A folder to write to, PATH.incomplete, which becomes `path` when the context ends without an error.
+def new_folder(
+    path: epath.Path, field: str, *, wait: bool = False, remove_failed: bool = False
+) -> Iterator[epath.Path]:
+    """Yields a folder to write to, PATH.incomplete, which becomes `path` when the context ends without an error.
 
-    What an earlier run left there is removed. No other run can write the same folder meanwhile.
+    No other run can write the same folder meanwhile. What an earlier run left in it is removed. If nothing is written,
+    it is removed and `path` stays as it is: so a caller may find inside of the context that another run has finished
+    `path` before, and return.
+
+    field: names the folder in errors.
+    wait: for another run that writes the folder, instead of an error; on a disk only.
+    remove_failed: removes what was written before an error; else it stays, to be looked at, until the next run.
+
+    Raises:
+      UserError: another run writes the folder, or `path` is not empty when the context ends.
     """
     work = path.with_name(f"{path.name}.incomplete")
-    with contextlib.nullcontext() if is_bucket(work) else lock(work, field):
-        work.mkdir(parents=True, exist_ok=True)
-        for left in work.iterdir():
-            if left.name != LOCK:
-                left.rmtree() if left.is_dir() else left.unlink()
-        check_new(path, field)  # another run may have made it since
-        yield work
-        if path.exists():
-            path.rmdir()
-        work.rename(path)
-        (path / LOCK).unlink(missing_ok=True)
+    try:
+        with contextlib.nullcontext() if is_bucket(work) else lock(work, field, wait=wait):
+            work.mkdir(parents=True, exist_ok=True)
+            _empty(work)
+            try:
+                yield work
+            except BaseException:
+                if remove_failed:
+                    with contextlib.suppress(OSError):  # the next run tries again
+                        _empty(work)
+                raise
+            if any(file.name != LOCK for file in work.iterdir()):
+                check_new(path, field)
+                if path.exists():
+                    path.rmdir()
+                work.rename(path)
+                (path / LOCK).unlink(missing_ok=True)
+    finally:
+        if not is_bucket(work):
+            with contextlib.suppress(OSError):  # it is gone, or not empty
+                os.rmdir(work)
+
+
+def _empty(folder: epath.Path) -> None:
+    """Removes everything in a folder but its lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not os.path.islink(path):
+            path.rmtree()
+        elif path.name != LOCK:
+            path.unlink()

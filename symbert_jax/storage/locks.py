@@ -26,13 +26,13 @@ LEASE = 60.0  # seconds without a renewal after which the lock of a folder in a 
 
 @contextlib.contextmanager
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
-    """Keeps every other run out of a folder, which is created where needed, for as long as the context lasts.
+    """Keeps every other run out of a folder for as long as the context lasts; creates the folder if it is missing.
 
-    A disk: `flock` on FOLDER/.lock. The kernel releases it when its process ends, also by `kill -9`, so no lock is ever
-    stale. On NFS it holds between hosts since Linux 2.6.12; on Lustre with the mount option `flock`. A file system
-    without `flock` gets a warning instead of a lock.
-    A bucket: FOLDER/.lock is an object that is created only where there is none, and renewed every 20 s. One that has
-    not changed for 60 s, or whose process on this host is gone, is taken over.
+    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when its process ends, also by `kill -9`, so
+    no lock is ever stale. On NFS it holds between hosts since Linux 2.6.12, on Lustre with the mount option `flock`. On
+    a file system without `flock` there is a warning instead of a lock.
+    In a bucket, FOLDER/.lock is an object that is created only if it does not exist, and renewed every 20 s. A lock
+    that has not changed for 60 s, or whose process on this host is gone, is taken over.
 
     field: names the folder in errors. wait: for the other run to end, instead of an error; on a disk only.
 
@@ -76,11 +76,11 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
             os.write(file, _holder().encode())
         yield
     finally:
-        with contextlib.suppress(OSError):  # gone with its folder, or moved to where it is no longer needed
+        with contextlib.suppress(OSError):  # removed or moved with its folder
             if os.path.samestat(os.fstat(file), path.stat()):
                 path.unlink()
                 if created:
-                    path.parent.rmdir()  # where nothing else was written
+                    path.parent.rmdir()  # if nothing else was written
         os.close(file)
 
 
@@ -112,9 +112,9 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
                     continue
             except FileNotFoundError:
                 pass
-            except Exception:  # an outage of the bucket: the run meets it too
+            except Exception:  # an outage of the bucket: the run itself will report it
                 continue
-            print(f"error: {folder} was taken over by another run while this one stood still", file=sys.stderr)
+            print(f"error: {folder} was taken over by another run while this one was suspended", file=sys.stderr)
             os._exit(1)
 
     thread = threading.Thread(target=renew, daemon=True)
@@ -129,18 +129,19 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
 
 
 def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) -> None:
-    """Returns once the lock in a bucket is stale; raises `UserError` when it is renewed meanwhile."""
+    """Returns as soon as the lock in a bucket is stale or gone; raises `UserError` if its holder renews it."""
     try:
         before = system.cat_file(path)
-        holder = json.loads(before)
+        content = json.loads(before)
     except FileNotFoundError:
         return
     except ValueError:
-        holder = {}
-    same_host = holder.get("host") == _host()
-    if same_host and (holder.get("process") == os.getpid() or not Path(f"/proc/{holder.get('process')}").exists()):
+        content = {}
+    process, on_this_host = content.get("process"), content.get("host") == _host()
+    if on_this_host and (process == os.getpid() or not Path(f"/proc/{process}").exists()):
         return
-    print(f"{folder} is locked by {_describe(before.decode(errors='replace'))}: waiting {LEASE:.0f} s for a sign of it")
+    holder = _describe(before.decode(errors="replace"))
+    print(f"{folder} is locked by {holder}: waiting {LEASE:.0f} s for a renewal of the lock")
     end = time.monotonic() + LEASE
     while time.monotonic() < end:
         time.sleep(LEASE / 60)
@@ -158,13 +159,13 @@ def _raise_held(folder: epath.Path, field: str, holder: str) -> NoReturn:
 
 
 def _holder() -> str:
-    """This process, as the lock names it."""
+    """Returns the JSON line that identifies this process in a lock."""
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return json.dumps({"host": _host(), "process": os.getpid(), "since": since}) + "\n"
 
 
 def _host() -> str:
-    """The host and, in a container, its process namespace: where a process number means something."""
+    """Returns the host and its process namespace: process numbers of another container are other processes."""
     try:
         return f"{socket.gethostname()} ({os.readlink('/proc/self/ns/pid')})"
     except OSError:

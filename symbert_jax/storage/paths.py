@@ -9,18 +9,18 @@ from symbert_jax.errors import UserError
 
 
 def is_bucket(path: epath.PathLike) -> bool:
-    """Whether a path is of a bucket (gs://…) rather than of a disk."""
+    """Returns whether a path is in a bucket (gs://…) rather than on a disk."""
     return "://" in os.fspath(path)
 
 
 def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
-    """A path as a user writes it, absolute and with `~` expanded. Paths of buckets are absolute already.
+    """Makes a path of a user absolute: expands `~` and resolves symbolic links. Bucket paths stay as they are.
 
     field: names the path in errors.
 
     Raises:
-      UserError: the path is empty, cannot be a path, or has a `~user` who does not exist, or etils takes it for one of
-        a bucket: /gs/… is gs://… to it.
+      UserError: the path is empty, contains a null character or a `~user` who does not exist, or etils takes it for a
+        path in a bucket, as /gs/… for gs://….
     """
     text = os.fspath(path)
     if not text or "\0" in text:
@@ -31,7 +31,7 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
         except (KeyError, ValueError, ImportError):  # etils knows none of that scheme
             raise UserError(field, repr(text), "a path on a disk or gs://BUCKET/FOLDER") from None
     try:
-        full = os.path.abspath(os.path.realpath(Path(text).expanduser()))
+        full = os.path.realpath(Path(text).expanduser())
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user
         raise UserError(field, f"{text!r}: {error}", "a path") from None
     if is_bucket(found := epath.Path(full)):

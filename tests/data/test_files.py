@@ -80,7 +80,7 @@ def test_file_that_is_no_text_is_one_line(content: bytes, message: str, tmp_path
         ('{"a": ' + "1" * 5000 + "}", "line 1: Exceeds the limit"),
         ('[{"text": "a"}, {"text": "b"]', "item 2: Expecting ',' delimiter, wanted an array"),
         ('[{"text": "a"}', "item 2: Expecting value, wanted an array"),
-        ('[{"text": "a"}] [{"text": "b"}]', "text behind a JSON array"),
+        ('[{"text": "a"}] [{"text": "b"}]', "text after a JSON array"),
         ('{"text": "' + "a" * 5000, "line 1: more than 2,000 characters"),
         ('[{"text": "' + "a" * 5000, "item 1: more than 2,000 characters"),
     ],
