@@ -385,6 +385,6 @@ def _quiet_and_cached(workdir: str) -> None:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    if "symbert_jax.peers" in sys.modules:
-        sys.modules["symbert_jax.peers"].leave(code)
+    if distributed := sys.modules.get("symbert_jax.distributed"):  # of commands that may run in several processes
+        distributed.leave(code)
     sys.exit(code)

@@ -20,15 +20,13 @@ from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.distributed import agreed, connect, first, from_first, locked, require_shared
+from symbert_jax.distributed import Stop, agreed, connect, fail_together, first, from_first, locked, require_shared
 from symbert_jax.doctor import examine
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Metrics, Values
 from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import train_flops
-from symbert_jax.peers import fail_together
 from symbert_jax.sharding import make_mesh, put_batch, rows_here
-from symbert_jax.stop import Stop
 from symbert_jax.storage import write_whole
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import first_state

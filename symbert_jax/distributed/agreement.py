@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
-from symbert_jax import peers
+from symbert_jax.distributed import shutdown
 from symbert_jax.errors import UserError
 from symbert_jax.storage import lock
 
@@ -84,7 +84,7 @@ def join(
         found = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
         kind = UserError if isinstance(failed[0], ValueError) else Absent  # the latter is worth another start
         raise kind("processes", found, f"the way to the others, {', '.join(place)}", hint)
-    peers.watch()
+    shutdown.watch()
     wait_for_all("joined")
 
 
@@ -135,7 +135,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         with agreed():
             if first():
                 held.enter_context(lock(workdir, "workdir"))
-                peers.before_end.callback(held.close)
+                shutdown.before_end.callback(held.close)
         yield
 
 

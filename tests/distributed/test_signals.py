@@ -6,15 +6,14 @@ import time
 
 import pytest
 
-from symbert_jax import stop
-from symbert_jax.stop import Stop
+from symbert_jax.distributed import Stop, signals
 
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """What would have ended this process: exit code, line, what other processes are told."""
     calls: list[tuple] = []
-    monkeypatch.setattr(stop, "end_at_once", lambda *call: calls.append(call))
+    monkeypatch.setattr(signals, "end_at_once", lambda *call: calls.append(call))
     return calls
 
 
@@ -27,7 +26,7 @@ def send(stop: Stop, number: signal.Signals) -> None:
 
 
 def test_a_third_signal_ends_the_run_at_once(ended: list[tuple], capsys) -> None:
-    handlers = [signal.getsignal(number) for number in stop.STOPS]
+    handlers = [signal.getsignal(number) for number in signals.STOPS]
     with Stop() as asked:
         assert asked.agreed(1) == ""
         send(asked, signal.SIGHUP)
@@ -39,7 +38,7 @@ def test_a_third_signal_ends_the_run_at_once(ended: list[tuple], capsys) -> None
         ((code, line, why),) = ended
         assert (code, why) == (130, "was ended by SIGINT") and "\n" not in line
         assert asked.agreed(3) == "SIGHUP" and asked.count == 3, "each signal counts once"
-    assert [signal.getsignal(number) for number in stop.STOPS] == handlers
+    assert [signal.getsignal(number) for number in signals.STOPS] == handlers
 
 
 def test_a_signal_before_the_first_step_ends_the_run(ended: list[tuple]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from jax._src.distributed import global_state
 from jax.errors import JaxRuntimeError
 
-from symbert_jax import stderr_filter
+from symbert_jax.distributed import stderr_filter
 
 CALL, HERE, LEFT = (f"symbert_jax/{what}/" for what in ("call", "here", "left"))
 PATIENCE = 5.0  # seconds in which a process that runs answers a call

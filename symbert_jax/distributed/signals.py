@@ -11,7 +11,7 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from symbert_jax.peers import STOPS, end_at_once
+from symbert_jax.distributed.shutdown import STOPS, end_at_once
 
 HANDLED = 128  # marks the bytes of Python's handler among those of the signals
 
