@@ -1,8 +1,11 @@
-"""How the processes of a run end together: where one is gone or fails alone, the others say so in one line and end.
+"""How the processes of a run end together: where one is lost or fails alone, the others print one line and exit.
 
-JAX ends them too, but with pages of C++, and on devices that do not notice only after `--lost_after` seconds.
-Processes exchange keys through the store that process 0 serves for JAX: `call/I` tells process I that another one ends,
-which and why; `here/I` says that process I knows and will end too; `left/I` that it does nothing more.
+JAX ends them too, but with pages of C++, and on devices that do not notice a lost process only after `--lost_after`
+seconds. Here processes write keys to the store that process 0 serves for JAX:
+
+  notice/I        to process I: another process ends, which one and why. Empty where I itself ends as it should.
+  acknowledged/I  Process I knows that the run ends, and will exit too.
+  done/I          Process I reads and writes no more keys.
 """
 
 import atexit
@@ -19,122 +22,125 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
-from jax._src.distributed import global_state
+from jax._src.distributed import global_state  # the store has no public name; process numbers need no device here
 from jax.errors import JaxRuntimeError
 
 from symbert_jax.distributed import stderr_filter
 
-CALL, HERE, LEFT = (f"symbert_jax/{what}/" for what in ("call", "here", "left"))
-PATIENCE = 5.0  # seconds in which a process that runs answers a call
+NOTICE, ACKNOWLEDGED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "done"))
+PATIENCE = 5.0  # seconds within which a process that runs acknowledges a notice
 DAY = 86_400_000  # milliseconds
 FAILED = "ended with an error, which it names"
-AGAIN = "; start the same command again"
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a run to end
-BROKEN = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "cancelled")  # of errors between processes
+HINT = "; start the same command again"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "cancelled")  # of errors between peers
 
-before_end = contextlib.ExitStack()  # what is done even where the stack is not unwound
-_ending = threading.Lock()  # held by the thread that ends this process
+before_exit = contextlib.ExitStack()  # closed where a process exits without unwinding its stack
+_exiting = threading.Lock()  # acquired, for good, by the thread that ends this process
 _watching = False
-_filter: subprocess.Popen | None = None
+_filter: subprocess.Popen | None = None  # referenced, or Python warns that it still runs
 
 
-def watch() -> None:
-    """From now on this process, one of several that JAX has connected, ends where another one does."""
+def watch_peers() -> None:
+    """Starts to watch the other processes that JAX has connected: this one exits when one of them is lost or fails."""
     global _watching
-    _watching, sys.excepthook = True, _end_after
+    _watching, sys.excepthook = True, _exit_after
     listener = threading.Thread(target=_listen, daemon=True)
     listener.start()
-    atexit.register(_take_leave, listener)
-    libc = ctypes.CDLL(None)  # JAX may abort this process first: as exit code 6, without its memory on the disk
+    atexit.register(_stop_listening, listener)
+    # JAX aborts this process where it notices first, which would dump the whole memory to the disk. The C function
+    # `_exit` as the handler, called with the number of the signal, makes it exit code 6; one of Python's runs too late.
+    libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # with which all that XLA says is wanted
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all that XLA says
         _filter_stderr()
 
 
 @contextlib.contextmanager
-def fail_together() -> Iterator[None]:
-    """Ends this process where an error inside may come from a process that is gone: to unwind could wait for it."""
+def exit_on_lost_peer() -> Iterator[None]:
+    """Exits where an error of JAX inside may come from a lost process: unwinding the stack could wait for that one."""
     try:
         yield
     except JaxRuntimeError as error:
         if _watching and "RESOURCE_EXHAUSTED" not in str(error):  # which every process meets
-            _end_after_jax(error)
+            _exit_after_jax_error(error)
         raise
 
 
 def leave(code: int) -> None:
-    """To be called at the end of a command with its exit code; returns where all went well or this process is alone.
+    """Call at the end of a command with its exit code. Returns if it is 0 or this process is alone.
 
-    Where one of several failed, it tells the others, unless they have come to their end too, and ends.
+    Else notifies the other processes, unless they have come to their end too, and exits.
     """
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # what there was to save is saved
     if code and _watching:
-        _ending.acquire()
-        _set(HERE, global_state.process_id)
-        if _missing():
-            _call(FAILED)
-        end(code)
+        _exiting.acquire()
+        _set(ACKNOWLEDGED, global_state.process_id)
+        if _unresponsive():
+            _notify(FAILED)
+        exit_now(code)
 
 
-def end_at_once(code: int, line: str, why: str) -> NoReturn:
-    """Ends this process with a line on stderr; the others of its run say `why`, and end."""
-    _ending.acquire()
-    _say(line)
+def notify_and_exit(code: int, line: str, why: str) -> NoReturn:
+    """Exits with a line on stderr; the other processes print `why`, and exit too."""
+    _exiting.acquire()
+    _print(line)
     if _watching:
-        _call(why)
-    end(code)
+        _notify(why)
+    exit_now(code)
 
 
-def end(code: int) -> NoReturn:
-    """Ends this process without unwinding its stack; process 0, which serves the keys, outlives those that know."""
+def exit_now(code: int) -> NoReturn:
+    """Exits without unwinding the stack. Process 0, which serves the keys, waits for those that know of the end."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     with contextlib.suppress(Exception):
-        before_end.close()
+        before_exit.close()
     if _watching:
-        _set(LEFT, global_state.process_id)
-        until = time.monotonic() + PATIENCE
-        while global_state.process_id == 0 and _those(HERE) - _those(LEFT) and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(0.2 * (global_state.process_id == 0))
+        _set(DONE, global_state.process_id)
+        if global_state.process_id == 0:
+            until = time.monotonic() + PATIENCE
+            while _processes(ACKNOWLEDGED) - _processes(DONE) and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(0.2)  # the last of them still waits for the answer to its `done`
     os._exit(code)
 
 
 def _listen() -> None:
-    """Ends this process when another one calls it."""
-    call = None
-    while call is None:
+    """Exits when this process gets a notice, or cannot reach process 0."""
+    notice = None
+    while notice is None:
         try:
-            call = _store().blocking_key_value_get(f"{CALL}{global_state.process_id}", DAY)
+            notice = _store().blocking_key_value_get(f"{NOTICE}{global_state.process_id}", DAY)
         except JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                _ending.acquire()
-                _say(_gone({0}))
-                os._exit(1)
-    if call:
-        _ending.acquire()
-        _set(HERE, global_state.process_id)
-        caller, why = call.split(maxsplit=1)
-        _say(_gone(_missing()) or f"error: process {caller} {why}{AGAIN}")
-        end(1)
+                _exiting.acquire()
+                _print(_lost_message({0}))
+                os._exit(1)  # at once: JAX is about to abort this process
+    if notice:
+        _exiting.acquire()
+        _set(ACKNOWLEDGED, global_state.process_id)
+        sender, why = notice.split(maxsplit=1)
+        _print(_lost_message(_unresponsive()) or f"error: process {sender} {why}{HINT}")
+        exit_now(1)
 
 
-def _call(why: str) -> set[int]:
-    """Tells all others that this process ends; returns those that do not answer."""
-    _set(HERE, global_state.process_id)
+def _notify(why: str) -> set[int]:
+    """Sends a notice to all other processes; returns those that do not acknowledge it."""
+    _set(ACKNOWLEDGED, global_state.process_id)
     for process in range(global_state.num_processes):
         if process != global_state.process_id:
-            _set(CALL, process, f"{global_state.process_id} {why}")
-    return _missing()
+            _set(NOTICE, process, f"{global_state.process_id} {why}")
+    return _unresponsive()
 
 
-def _missing() -> set[int]:
-    """The processes that do not say within `PATIENCE` that they know of an end."""
+def _unresponsive() -> set[int]:
+    """Returns the processes that do not acknowledge within `PATIENCE` that the run ends."""
     until, everyone = time.monotonic() + PATIENCE, set(range(global_state.num_processes))
     try:
-        while (missing := everyone - _those(HERE)) and time.monotonic() < until:
+        while (missing := everyone - _processes(ACKNOWLEDGED)) and time.monotonic() < until:
             time.sleep(0.05)
     except JaxRuntimeError:
         return {0}
@@ -145,56 +151,58 @@ def _store() -> Any:
     return global_state.client
 
 
-def _set(what: str, process: int, value: str = "-") -> None:
-    with contextlib.suppress(JaxRuntimeError):  # process 0 is gone
-        _store().key_value_set(f"{what}{process}", value, allow_overwrite=True)
+def _set(key: str, process: int, value: str = "-") -> None:
+    with contextlib.suppress(JaxRuntimeError):  # process 0 is lost
+        _store().key_value_set(f"{key}{process}", value, allow_overwrite=True)
 
 
-def _those(what: str) -> set[int]:
-    return {int(key.rsplit("/", 1)[1]) for key, _ in _store().key_value_dir_get(what)}
+def _processes(key: str) -> set[int]:
+    """Returns the processes for which the key is set."""
+    return {int(name.rsplit("/", 1)[1]) for name, _ in _store().key_value_dir_get(key)}
 
 
-def _end_after(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ends a process that failed: an ordinary exit would wait for the others, and they for it."""
+def _exit_after(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Exits after an exception that nobody caught: an ordinary exit would wait for the others, and they for it."""
     if isinstance(error, JaxRuntimeError):
-        _end_after_jax(error)
+        _exit_after_jax_error(error)
     sys.__excepthook__(kind, error, trace)
     leave(1)
 
 
-def _end_after_jax(error: JaxRuntimeError) -> NoReturn:
-    _ending.acquire()
-    gone = _gone(_call(FAILED))
-    if gone or any(word in str(error).lower() for word in BROKEN):
-        _say(gone or f"error: the connection to another process broke{AGAIN}")
+def _exit_after_jax_error(error: JaxRuntimeError) -> NoReturn:
+    _exiting.acquire()
+    lost = _lost_message(_notify(FAILED))
+    if lost or any(word in str(error).lower() for word in CONNECTION):
+        _print(lost or f"error: the connection to another process broke{HINT}")
     else:
         traceback.print_exception(error)
-    end(1)
+    exit_now(1)
 
 
-def _gone(processes: set[int]) -> str:
+def _lost_message(processes: set[int]) -> str:
+    """Returns the error line for lost processes, empty where there are none."""
     if len(processes) < 2:
-        return "".join(f"error: process {process} is gone{AGAIN}" for process in processes)
-    return f"error: processes {', '.join(map(str, sorted(processes)))} are gone{AGAIN}"
+        return "".join(f"error: process {process} is gone{HINT}" for process in processes)
+    return f"error: processes {', '.join(map(str, sorted(processes)))} are gone{HINT}"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _take_leave(listener: threading.Thread) -> None:
-    """At an ordinary exit: tells the others, and ends the listener, in which Python could not end."""
-    for what, value in ((HERE, "-"), (LEFT, "-"), (CALL, "")):
-        _set(what, global_state.process_id, value)
+def _stop_listening(listener: threading.Thread) -> None:
+    """Ends the listener at an ordinary exit, as Python could not end while it waits for a notice."""
+    for key, value in ((ACKNOWLEDGED, "-"), (DONE, "-"), (NOTICE, "")):
+        _set(key, global_state.process_id, value)
     listener.join(PATIENCE)
 
 
 def _filter_stderr() -> None:
-    """Lets `stderr_filter` read what this process writes to stderr, XLA's messages included."""
+    """Sends what this process writes to stderr, XLA's messages included, through `stderr_filter`."""
     global _filter
     reading, writing = os.pipe()
     command = [sys.executable, "-I", "-S", stderr_filter.__file__]
-    with contextlib.suppress(OSError):  # no process to spare: the messages stay as they are
+    with contextlib.suppress(OSError):  # where no process can be started, the messages stay as they are
         _filter = subprocess.Popen(command, stdin=reading, stdout=subprocess.DEVNULL, start_new_session=True)
         os.dup2(writing, 2)
     os.close(reading)

@@ -1,6 +1,6 @@
-"""Passes on the stderr of one of several processes, with one line for the page in which XLA says that another is gone.
+"""Copies stdin, the stderr of one of several processes, to stderr; XLA's page about a lost process becomes one line.
 
-A program of its own, because XLA ends the process that wrote the page.
+A program of its own, because XLA ends the process that wrote the page. Imports nothing of this package, to start fast.
 """
 
 import os
@@ -8,40 +8,39 @@ import re
 import sys
 
 ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")  # the head of a message of XLA
-COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # files about peers
+COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # XLA's files about processes
 CONTINUED = re.compile(rb"Additional GRPC|:UNKNOWN:|[\d, ]+$|The (following )?tasks ")  # further lines of a message
-OURS = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")
-TOLD = b"; start the same command again"
+OWN = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")  # lines of this project and of Python
+HINT = b"; start the same command again"
 
 
 def main() -> None:
-    messages, kind, told = b"", b"", False  # kind: of the message about peers that the line may belong to
+    dropped, severity, reported = b"", b"", False  # severity: of the dropped message that the line may belong to
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
-            kind = entry[1] if COORDINATION.search(entry[2]) else b""
-        elif OURS.match(line) or (kind != b"F" and not CONTINUED.match(line)):  # a fatal message is the last
-            kind = b""
-        if kind:
-            messages += line
+            severity = entry[1] if COORDINATION.search(entry[2]) else b""
+        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # a fatal message is the last
+            severity = b""
+        if severity:
+            dropped += line
         else:
-            told |= TOLD in line
+            reported |= HINT in line
             write(line)
-    if b"Terminating process because" in messages and not told:
-        write(b"error: %s%s\n" % (gone(messages), TOLD))
+    if b"Terminating process because" in dropped and not reported:
+        write(b"error: %s%s\n" % (lost_processes(dropped), HINT))
 
 
-def gone(messages: bytes) -> bytes:
-    """Which process is gone, as far as XLA says."""
+def lost_processes(messages: bytes) -> bytes:
+    """Returns which processes are gone, as far as XLA's messages say."""
     if found := re.search(rb"stopped sending heartbeats\):\s*([\d\s,]+)|/task:(\d+)", messages):
         numbers = (found[1] or found[2]).replace(b",", b" ").split()
-        return (
-            b"processes %s are gone" % b", ".join(numbers) if len(numbers) > 1 else b"process %s is gone" % numbers[0]
-        )
+        plural = len(numbers) > 1
+        return (b"processes %s are gone" if plural else b"process %s is gone") % b", ".join(numbers)
     return b"process 0 is gone" if b"Failed to send RPC" in messages else b"another process is gone"
 
 
 def write(line: bytes) -> None:
-    """A stderr that has gone away must not end the process whose it was."""
+    """Writes to stderr. One that has gone away must not end the filter, and so the process that writes to it."""
     try:
         while line:
             line = line[os.write(2, line) :]

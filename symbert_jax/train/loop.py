@@ -20,7 +20,7 @@ from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.distributed import Stop, agreed, connect, fail_together, first, from_first, locked, require_shared
+from symbert_jax.distributed import Stop, agreed, connect, exit_on_lost_peer, first, from_first, locked, require_shared
 from symbert_jax.doctor import examine
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Metrics, Values
@@ -59,7 +59,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         with (
             jax.set_mesh(mesh),
             contextlib.closing(Checkpoints(workdir, config.train, stream.fingerprint())) as checkpoints,
-            fail_together(),
+            exit_on_lost_peer(),
         ):
             connect()
             require_shared(workdir)
@@ -126,7 +126,7 @@ def _train(
                 metrics.begin(step)
             if _due(step, train.log_every, train.steps):
                 log(step)
-            loss, stopping = None, stop.agreed(step - start)
+            loss, stopping = None, stop.should_stop(step - start)
             if _due(step, train.validate_every, train.steps) and (not stopping or step == train.steps):
                 loss = validate(step)  # before the checkpoint, which is kept if it is the best
             if _due(step, train.checkpoint_every, train.steps) or stopping:
