@@ -51,6 +51,8 @@ MISTAKES = [
     (["fill", "--checkpoint=nowhere", "a [MASK]"], "nowhere"),
     (["fill", "--checkpoint=nowhere", "-a [MASK]"], "put -- before a text that begins with -"),
     (["fill", "--checkpoint=nowhere", "--", "-a [MASK]"], "nowhere"),
+    (["fill", "--checkpoint=nowhere", "help [MASK]", "help"], "nowhere"),
+    (["fill", "--checkpoint=nowhere", "--", "--help"], "nowhere"),
     (["fill", "--checkpoint=nowhere", "--top=0", "a [MASK]"], "--top=0"),
     (["fill", "--checkpoint=nowhere", "--step=-1", "a [MASK]"], "--step=-1"),
     (["import", "--source=README.md", "--workdir=x"], "README.md, a file, wanted the folder that holds it"),
@@ -78,7 +80,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, Re
     for name, (text, message) in CONFIG_FILES.items():
         (folder / f"{name}.py").write_text(text)
         command = ["prepare", f"--config={folder}/{name}.py"]
-        cases += [(command, message), ([*command, "--config.seed=1"], message)]  # an override reads the file earlier
+        cases += [(command, message), (["prepare", "--config", f"{folder}/{name}.py"], message)]
+        cases += [([*command, "--config.seed=1"], message)]  # an override reads the file earlier
     imports = ["symbert_jax.compare", "symbert_jax.eval.finetune"]
     found = run_commands([arguments for arguments, _ in cases], imports=imports)
     return [(" ".join(arguments), message, result) for (arguments, message), result in zip(cases, found, strict=True)]
