@@ -14,8 +14,8 @@ from symbert_jax.errors import UserError, UserErrors
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_start_checks_its_limits_and_survives_its_output() -> None:
-    """Too few files and too little address space are told; a lost stdout or a full disk under it ends nothing."""
+def test_command_checks_limits_and_survives_lost_streams() -> None:
+    """Too few files and too little address space are errors; a lost stdout or a full disk under it ends nothing."""
     command = f"exec {sys.executable} -m symbert_jax"
     cases = {
         f"ulimit -n 32; {command} compare --out=x y": (2, "error: ulimit -n: found 32 open files, wanted at least 256"),
@@ -32,8 +32,8 @@ def test_a_start_checks_its_limits_and_survives_its_output() -> None:
         assert said in result.stderr
 
 
-def test_a_machine_without_a_tpu_hears_nothing_of_libtpu() -> None:
-    """Which is installed for `compile`, and which jax tries first where nothing names a platform."""
+def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
+    """libtpu is installed for `compile`; JAX tries it first where nothing names a platform."""
     program = (
         "from symbert_jax.process import configure_libraries as c; c(''); import jax; print(jax.devices()[0].platform)"
     )
@@ -47,7 +47,7 @@ def test_a_machine_without_a_tpu_hears_nothing_of_libtpu() -> None:
 @pytest.mark.parametrize(
     ("workdir", "wanted"), [("gs://b/run/", "gs://b/run/xla"), ("runs/a", str(Path.home() / ".cache/symbert_jax/xla"))]
 )
-def test_compiled_programs_outlive_the_process_and_beside_a_bucket_the_machine(workdir: str, wanted: str) -> None:
+def test_configure_libraries_caches_programs_in_the_home_or_beside_a_workdir_in_a_bucket(workdir: str, wanted: str) -> None:
     program = f"import os, symbert_jax.process as p; p.configure_libraries('{workdir}'); "
     program += "print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
