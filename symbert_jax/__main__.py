@@ -1,12 +1,12 @@
 """The command line: `python -m symbert_jax COMMAND [FLAGS]`.
 
   prepare   --config=FILE                   text to a tokenised corpus in config.data.dir
-  pretrain  --config=FILE --workdir=DIR     trains, or goes on where DIR stands
-  doctor    --config=FILE --workdir=DIR     everything that would ruin that run
+  pretrain  --config=FILE --workdir=DIR     trains, from the latest checkpoint in DIR if there is one
+  doctor    --config=FILE --workdir=DIR     reports everything that would ruin that run
   finetune  --config=configs/glue.py --workdir=DIR --config.checkpoint=PRETRAIN_WORKDIR
                                             GLUE: trains and scores every task over several seeds
   compile   --config=FILE --topology=v5e:4x4 [--find_batch] [--out=FILE.json]
-                                            what a run would take on a TPU slice, by the TPU compiler's estimate
+                                            memory and time on a TPU slice, by the TPU compiler's estimate
   export    --checkpoint=WORKDIR --out=DIR [--format=plpi] [--dtype=bfloat16]
                                             a folder that stock transformers opens, or the paper's own code
   import    --source=DIR --workdir=DIR [--attention=pairwise]
@@ -15,7 +15,7 @@
   compare   --out=DIR WORKDIR ...           table and plot of several runs
 
 pretrain and finetune run on several hosts: the same command on each. On Cloud TPU, GKE and SLURM they find each other;
-elsewhere each is told, HOST being where process 0 runs:
+elsewhere each gets these flags, HOST being where process 0 runs:
     --coordinator=HOST:PORT --process=I --processes=N
 Any field of a config is a flag:
     --config.model.attention=pairwise
@@ -27,16 +27,11 @@ Compiler flags that are known to suit a chip (v4, v5e, v5p, v6e, h100):
     --xla_preset=v5e
 """
 
-import contextlib
-import errno
-import importlib
 import os
 import re
-import resource
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -45,10 +40,10 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
-from symbert_jax import xla_presets
+from symbert_jax import process, xla_presets
 from symbert_jax.config import Config, Finetune
 from symbert_jax.errors import UserError, closest, did_you_mean
-from symbert_jax.storage import absolute, is_bucket
+from symbert_jax.storage import absolute
 
 Frozen = TypeVar("Frozen", Config, Finetune)
 
@@ -68,23 +63,23 @@ _VOCAB = flags.DEFINE_string("vocab", None, "The vocabulary of a source that has
 _ATTENTION = flags.DEFINE_string("attention", None, "What a standard source becomes: symmetric | pairwise.")
 _TEXT = flags.DEFINE_string("text", "python-docs:stdlib", "The documents that this conversion is fitted to.")
 _XLA_PRESET = flags.DEFINE_string("xla_preset", None, "Compiler flags for a chip: a name of xla_presets.py.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else tells.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which process this is, from 0.", lower_bound=0)
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
-_JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds in which all processes must come.", lower_bound=1)
-_LOST_AFTER = flags.DEFINE_integer("lost_after", 100, "Seconds of silence that end a process.", lower_bound=1)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher sets it.")
+_PROCESS = flags.DEFINE_integer("process", None, "The index of this process, from 0.", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "The number of processes.", lower_bound=1)
+_JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds for all processes to join.", lower_bound=1)
+_LOST_AFTER = flags.DEFINE_integer("lost_after", 100, "Seconds without a heartbeat from a lost process.", lower_bound=1)
 _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every compared model completes.")
 
 
 def prepare(arguments: list[str]) -> None:
     from symbert_jax.data.corpus import prepare
 
-    _none(arguments)
+    _check_no_arguments(arguments)
     prepare(_config(configs.freeze))
 
 
 def pretrain(arguments: list[str]) -> None:
-    _none(arguments)
+    _check_no_arguments(arguments)
     config, workdir = _config(configs.freeze), _workdir()
     _join(saves=True)
     from symbert_jax.train.loop import pretrain
@@ -95,14 +90,14 @@ def pretrain(arguments: list[str]) -> None:
 def doctor(arguments: list[str]) -> None:
     from symbert_jax.doctor import examine
 
-    _none(arguments)
-    _join(saves=False, patience=25)  # who asks wants to know now
+    _check_no_arguments(arguments)
+    _join(saves=False, timeout=25)  # who asks waits for the answer
     examine(_config(configs.freeze_unchecked), _workdir(), thorough=True)
     print("nothing found that would stop this run")
 
 
 def finetune(arguments: list[str]) -> None:
-    _none(arguments)
+    _check_no_arguments(arguments)
     config, workdir = _config(configs.freeze_finetune), _workdir()
     _join(saves=False)
     from symbert_jax.eval.finetune import finetune
@@ -113,7 +108,7 @@ def finetune(arguments: list[str]) -> None:
 def export(arguments: list[str]) -> None:
     from symbert_jax.interop.export import export
 
-    _none(arguments)
+    _check_no_arguments(arguments)
     command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
     export(_checkpoint(), _out(), _STEP.value, _FORMAT.value, _DTYPE.value, command)
 
@@ -121,7 +116,7 @@ def export(arguments: list[str]) -> None:
 def import_(arguments: list[str]) -> None:
     from symbert_jax.interop.import_ import import_
 
-    _none(arguments)
+    _check_no_arguments(arguments)
     source = absolute(_required("source", _SOURCE.value), "source")
     import_(source, _workdir(), _VOCAB.value, _ATTENTION.value, _TEXT.value)
 
@@ -129,7 +124,7 @@ def import_(arguments: list[str]) -> None:
 def compile(arguments: list[str]) -> None:
     from symbert_jax.compile import report
 
-    _none(arguments)
+    _check_no_arguments(arguments)
     out = _out() if _OUT.value is not None else None
     report(_config(configs.freeze), _required("topology", _TOPOLOGY.value), _FIND_BATCH.value, out)
 
@@ -155,105 +150,34 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-# what a disk, a path or a permission causes; anything else that the system reports is a fault of the program
-_OF_THE_SYSTEM = {
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
-    *(errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV, errno.ENODEV, errno.ENXIO),
-}
-
-
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 on success, 2 with a line on stderr for each mistake that the user can correct."""
-    sys.stdout, sys.stderr = map(_Unbreakable, (sys.stdout, sys.stderr))
-    try:
-        name, *arguments = _parse(argv) or [""]
-        if name not in COMMANDS:
-            raise UserError("command", repr(name), "a known one", did_you_mean(name, COMMANDS))
-        _check_limits()
-        if _XLA_PRESET.value is not None:
-            print(xla_presets.apply(_XLA_PRESET.value), flush=True)
-        _quiet_and_cached(_WORKDIR.value or "")
-        COMMANDS[name](arguments)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in _OF_THE_SYSTEM:
-            raise
-        names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
-        print(f"error: {UserError('file', f'{names}: {error.strerror}', 'one that can be used')}", file=sys.stderr)
-        return UserError.exit_code
-    except (MemoryError, RuntimeError) as error:  # the latter is of XLA
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        hint = "lower data.batch_size, raise optim.accumulate or model.remat, or take more devices; see compile"
-        found = " ".join(str(error).split())[:200] or "not enough"
-        print(f"error: {UserError('memory', found, 'a program that fits', hint)}", file=sys.stderr)
-        return UserError.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130  # what shells give a process that SIGINT ended
-    return 0
+    """Runs one command; returns its exit code, see `process.run_command`."""
+    process.protect_streams()
+    return process.run_command(lambda: _run(argv))
 
 
-class _Unbreakable:
-    """A stream whose end (`| head -1`, a lost terminal, a full disk under a log) does not end the run."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115  None: it was closed before the start
-
-    def write(self, text: str) -> int:
-        try:
-            self._stream.write(text)
-        except UnicodeEncodeError:  # a terminal of another encoding, or half a surrogate pair in a path
-            self._stream.write(text.encode("ascii", "backslashreplace").decode())
-        except (OSError, ValueError):  # ValueError: it is closed
-            self._give_up()
-        return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """What is still buffered, and all that follows, goes nowhere."""
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _check_limits() -> None:
-    """Raises `UserError` where a limit of the shell would make JAX hang or fail far from its cause."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _FILES:
-        wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        if wanted < _FEWEST_FILES:
-            raise UserError("ulimit -n", f"{hard} open files", f"at least {_FEWEST_FILES}", f"ulimit -n {_FILES}")
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY and space < _SPACE:
-        found = f"{space / 2**30:.1f} GiB of address space"
-        raise UserError("ulimit -v", found, f"at least {_SPACE >> 30} GiB", "ulimit -v unlimited")
-
-
-_FILES, _FEWEST_FILES = 4096, 256
-_SPACE = 8 << 30  # threads and memory maps reserve far more than they use
+def _run(argv: list[str]) -> None:
+    name, *arguments = _parse(argv) or [""]
+    if name not in COMMANDS:
+        raise UserError("command", repr(name), "a known one", did_you_mean(name, COMMANDS))
+    process.check_limits()
+    if _XLA_PRESET.value is not None:
+        print(xla_presets.apply(_XLA_PRESET.value), flush=True)
+    process.configure_libraries(_WORKDIR.value or "")
+    COMMANDS[name](arguments)
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Reads the flags; what absl, ml-collections and the config file raise becomes one line."""
-    if not argv or {"help", "--help", "-h"} & set(argv):
+    """Reads the flags and returns all other arguments.
+
+    Raises:
+      UserError: instead of what absl, ml-collections and the config file raise.
+    """
+    own = argv[: argv.index("--")] if "--" in argv else argv  # a text behind -- may look like a flag
+    if not own or own[0] == "help" or {"--help", "-h"} & set(own):
         print(__doc__)
         raise SystemExit(0)
-    files = [flag.removeprefix("--config=").split(":")[0] for flag in argv if flag.startswith("--config=")]
+    files = _config_files(own)
     sys.path += [os.path.dirname(os.path.abspath(file)) for file in files]  # for modules beside the config file
     quoted = _quote_lists(argv)
     try:
@@ -279,8 +203,18 @@ def _parse(argv: list[str]) -> list[str]:
         raise _config_error(error, file) from None
 
 
+def _config_files(argv: list[str]) -> list[str]:
+    """Returns the path that each --config names, without the parameter that may follow a colon."""
+    files = []
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        if found := re.fullmatch(r"--?config(?:=(.*))?", flag, re.DOTALL):
+            value = following if found[1] is None else found[1]
+            files.append(value.partition(":")[0])
+    return files
+
+
 def _quote_lists(argv: list[str]) -> list[str]:
-    """The arguments with the values of list fields as Python tuples, the only form that ml-collections takes whole."""
+    """Returns the arguments with list fields as Python tuples, the only form that ml-collections does not split."""
     known = configs.fields(Config()) | configs.fields(Finetune())
     lists = {name for name, value in known.items() if isinstance(value, tuple)}
     quoted, end = list(argv), argv.index("--") if "--" in argv else len(argv)
@@ -297,7 +231,7 @@ def _quote_lists(argv: list[str]) -> list[str]:
 
 
 def _config_error(error: Exception, file: str) -> UserError:
-    """What a config file raised, with its line, or what is wrong with what it returned."""
+    """Returns the error for an exception: in the config file, with the line, or over what the file returned."""
     if line := _line_of(error, file):
         return UserError("config", f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}", _CONFIG_FILE)
     return UserError("config", f"{file}: {_one_line(error)}", _CONFIG_FILE)
@@ -307,7 +241,7 @@ _CONFIG_FILE = "a file whose get_config() changes known fields of the defaults i
 
 
 def _line_of(error: Exception, file: str) -> int:
-    """The last line of a config file on the way to an error, 0 where it was not on the way."""
+    """Returns the last line of a config file in the traceback of an error, 0 where none of it is there."""
     path = os.path.realpath(file)
     if isinstance(error, SyntaxError) and error.filename and os.path.realpath(error.filename) == path:
         return error.lineno or 0
@@ -315,11 +249,11 @@ def _line_of(error: Exception, file: str) -> int:
     return (lines[-1] or 0) if lines else 0
 
 
-def _join(*, saves: bool, patience: int | None = None) -> None:
-    """Makes this process one of several where it was started so; before any device is touched."""
+def _join(*, saves: bool, timeout: int | None = None) -> None:
+    """Joins the other processes of the run, if there are any, within the shorter of `timeout` and --join_timeout."""
     from symbert_jax.distributed import join
 
-    timeout = min(_JOIN_TIMEOUT.value, patience or _JOIN_TIMEOUT.value)
+    timeout = min(_JOIN_TIMEOUT.value, timeout or _JOIN_TIMEOUT.value)
     join(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, timeout, _LOST_AFTER.value, saves=saves)
 
 
@@ -336,7 +270,7 @@ def _out() -> epath.Path:
 
 
 def _config(freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
-    """The config file with the command line's changes, checked."""
+    """Returns the config of the file and the command line, checked by `freeze`."""
     if not flags.FLAGS["config"].present:
         _required("config", None)
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -358,7 +292,7 @@ def _required(flag: str, value: Any) -> Any:
     return value
 
 
-def _none(arguments: list[str]) -> None:
+def _check_no_arguments(arguments: list[str]) -> None:
     if arguments:
         raise UserError("command line", repr(arguments[0]), "only flags", "flags look like --config.seed=1")
 
@@ -370,21 +304,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _quiet_and_cached(workdir: str) -> None:
-    """Compiled programs outlive the process, in a bucket the machine; libraries speak only when something is wrong."""
-    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")  # a full disk
-    importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none
-    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would miss aloud what only a TPU host knows
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-
-
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    if "symbert_jax.peers" in sys.modules:
-        sys.modules["symbert_jax.peers"].leave(code)
+    if distributed := sys.modules.get("symbert_jax.distributed"):  # of commands that may run in several processes
+        distributed.leave(code)
     sys.exit(code)

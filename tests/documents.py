@@ -1,4 +1,14 @@
-"""Documents as bash scripts. What a reader would type keeps its line, so that bash names it in errors."""
+"""Makes bash scripts of the documents: README, docs, docstrings of configs, benches and `--help`, and Make targets.
+
+What a reader would type keeps its line, so that bash names the line of the document in errors. What is no whole command
+gets a name in front, which a rule of `tests/documented_commands.py` knows:
+
+  flags --a=b …              flags without their command
+  synopsis prepare …         a line of `--help`
+  python - DOCUMENT:LINE     a block of Python, which comes on stdin
+  output                     quoted output without its command, which comes on stdin
+  … | expect_output          a command of a console, with the output that the document shows as file 9
+"""
 
 import ast
 import re
@@ -15,7 +25,7 @@ _STRAY = re.compile(r"python -m|pip install|(?<!\w)--\w")
 
 
 def scripts() -> dict[str, str]:
-    """The bash script of every document that holds commands, by its path from the root.
+    """Returns the bash script of every document that holds commands, by its path from the root.
 
     Raises:
       AssertionError: a document holds a command in a place where no reader of commands looks.
@@ -31,9 +41,9 @@ def scripts() -> dict[str, str]:
 
 
 def markdown(text: str, name: str) -> str:
-    """The script of a page: blocks of shell, Python and consoles, and the commands among the code spans.
+    """Returns the script of a page: blocks of shell, Python and consoles, and the commands among the code spans.
 
-    Python and the output of a command go to their command as its input, or as file 9 of `says`.
+    Python and the output of a command go to their command as its input, or as file 9 of `expect_output`.
     """
     script = [""] * (text.count("\n") + 1)
     for block in _BLOCK.finditer(text):
@@ -45,7 +55,7 @@ def markdown(text: str, name: str) -> str:
             script[first : last + 1] = [f"python - {name}:{first + 1} <<'END'", *body, "END"]
         elif body[0].startswith("$ "):
             end = next(i for i, line in enumerate(body) if not line.endswith("\\"))
-            body[0], body[end] = body[0].removeprefix("$ "), f"{body[end]} 2>&1 | says 9<<'END'"
+            body[0], body[end] = body[0].removeprefix("$ "), f"{body[end]} 2>&1 | expect_output 9<<'END'"
             script[first + 1 : last + 1] = [*body, "END"]
         else:
             script[first : last + 1] = ["output <<'END'", *body, "END"]
@@ -54,8 +64,8 @@ def markdown(text: str, name: str) -> str:
 
 
 def docstring(text: str, name: str) -> str:
-    """The script of a module: of its docstring the lines indented by four, those of a synopsis (indented by two) and
-    the commands among the code spans; of a config also the first line."""
+    """Returns the script of a module: of its docstring the lines indented by four, those of a synopsis, indented by
+    two, and the commands among the code spans; of a config also the first line."""
     last = ast.parse(text).body[0].end_lineno
     script, prose = [], []
     command = name.startswith("configs/")  # whether a command goes on
@@ -73,14 +83,14 @@ def docstring(text: str, name: str) -> str:
 
 
 def recipe(target: str) -> str:
-    """The script of a target of the Makefile, where all that it needs is installed."""
+    """Returns the script of a target of the Makefile, as if all that it needs were installed."""
     installed = [f"--old-file={stamp}.stamp" for stamp in (".venv/run", ".venv/dev", ".venv-peers/run")]
     command = ["make", "--dry-run", "--no-print-directory", *installed, target]
     return subprocess.check_output(command, cwd=ROOT, text=True)
 
 
 def _flags(command: str) -> str:
-    """Flags alone become a command, as a name with a slash would be a file."""
+    """Puts `flags` before flags alone: bash takes a name with a slash for a file."""
     return re.sub(r"^ *(?=--)", "flags ", command)
 
 
@@ -92,7 +102,7 @@ def _finish(prose: str, script: list[str], name: str) -> str:
             script[number] = "; ".join(filter(None, [script[number], _flags(" ".join(span[1].split()))]))
     prose = _SPAN.sub(lambda span: "\n" * span[0].count("\n"), prose)
     comments = [line.partition(" # ")[2] for line in script]
-    for place, lines in (("the prose", prose.splitlines()), ("a comment", comments)):
+    for where, lines in (("the prose", prose.splitlines()), ("a comment", comments)):
         stray = [f"{name}:{number}: {line}" for number, line in enumerate(lines, 1) if _STRAY.search(line)]
-        assert not stray, f"a command in {place}, where nothing runs it:\n" + "\n".join(stray)
+        assert not stray, f"a command in {where}, where nothing runs it:\n" + "\n".join(stray)
     return "\n".join(script).replace(" && ", "; ")  # bash does not trap what fails before an &&

@@ -1,5 +1,5 @@
-"""A folder that stands for the user's: texts, books, TSVs, a vocabulary, and the documented configs cut to a size at
-which a step costs nothing."""
+"""A folder that stands for the user's when documented commands run: texts, books, GLUE's TSVs, a vocabulary, and the
+documented configs cut to a size at which a step takes no time."""
 
 import gzip
 import itertools
@@ -22,7 +22,7 @@ from tests.stand_in import shrink
 def get_config():
     return shrink(documented())
 """
-# Stands for a package that is not installed here; it takes what `export` wrote.
+# A fake of the package, which is not installed here: it checks that `export` wrote what the real one needs.
 TRANSFORMERS = """from pathlib import Path
 
 class AutoModelForMaskedLM:
@@ -34,7 +34,7 @@ AutoTokenizer = AutoModelForMaskedLM
 
 
 def shrink(c: ConfigDict) -> ConfigDict:
-    """A documented config with its folders, and a model, texts and a run that cost nothing."""
+    """Changes a documented config to a tiny model, local texts and a short run; keeps its folders. Returns it."""
     if "tasks" in c:
         c.update(tasks=("rte",), seeds=1, epochs=1)
         return c
@@ -53,7 +53,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
 
 
 def write(folder: Path) -> None:
-    """Fills `folder`; what TFDS has is in its `tfds`."""
+    """Fills `folder`. Its `tfds` is the data directory of TFDS."""
     words = ["".join(syllables) for syllables in itertools.product(("ka", "to", "mi", "su"), repeat=4)]
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=50)) for _ in range(80)]

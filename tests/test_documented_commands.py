@@ -41,13 +41,17 @@ WRONG_LINES = {*range(2, 13), 14, 15, 19, 22}
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What the failed documents said, and the rules that no command needs."""
+    """The output of the documents that failed, and the rules that no command needs."""
     scripts = documents.scripts() | {"wrong": documents.markdown(WRONG, "wrong")}
     environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONWARNINGS": "ignore:os.fork"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.documented_commands", tmp_path_factory.mktemp("stand_in")],
-        **{"input": json.dumps(scripts), "capture_output": True, "text": True, "timeout": 600},
-        **{"cwd": documents.ROOT, "env": os.environ | {"PYTHONPATH": str(documents.ROOT)} | environment},
+        input=json.dumps(scripts),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=documents.ROOT,
+        env=os.environ | {"PYTHONPATH": str(documents.ROOT)} | environment,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -58,11 +62,11 @@ def test_documented_commands_work(found: dict) -> None:
     assert not failed, "\n".join(failed)
 
 
-def test_rules_of_documented_commands_are_all_needed(found: dict) -> None:
+def test_rules_each_match_a_documented_command(found: dict) -> None:
     assert not found["unused"]
 
 
-def test_wrong_commands_of_a_document_are_found(found: dict) -> None:
+def test_documented_commands_that_are_wrong_are_found(found: dict) -> None:
     said = found["failed"]["wrong"]
     assert {int(line) for line in re.findall(r"^FAILED wrong:(\d+)", said, re.MULTILINE)} == WRONG_LINES, said
 
@@ -70,6 +74,6 @@ def test_wrong_commands_of_a_document_are_found(found: dict) -> None:
 @pytest.mark.parametrize(
     "page", ["Run python -m symbert_jax.", "Or with --seed=1.", "```sh\nmake demo  # or with --jobs=2\n```"]
 )
-def test_commands_where_nothing_runs_them_are_refused(page: str) -> None:
+def test_documents_refuse_commands_where_nothing_runs_them(page: str) -> None:
     with pytest.raises(AssertionError, match=r"page:[12]: "):
         documents.markdown(f"{page}\n", "page")

@@ -38,7 +38,7 @@ def test_a_resumed_run_drops_what_was_logged_past_its_checkpoint(tmp_path) -> No
     assert list((workdir / "tensorboard").iterdir())
 
 
-def test_lines_that_are_no_metrics_are_left_out_with_one_warning(tmp_path, capsys) -> None:
+def test_read_leaves_lines_that_are_no_metrics_out_with_one_warning(tmp_path, capsys) -> None:
     good = [{"step": 1, "train/loss": 1.5}, {"step": 2}, {"step": 4, "validation/loss": 3}]
     bad = [b"\xff\x00\x80", b"[1, 2]", b'"step"', b"", b"{}", b'{"step": "3"}', b'{"step": 3.0}', b'{"step": true}']
     bad += [b'{"step": -1}', b'{"step": 3, "train/loss": NaN}', b'{"step": 3, "train/loss": "1"}', b"[" * 100_000]
@@ -58,7 +58,7 @@ def test_lines_that_are_no_metrics_are_left_out_with_one_warning(tmp_path, capsy
     assert f"line 1 and {len(bad) - 1} others left out" in warning
 
 
-def test_a_copy_of_the_metrics_that_fails_does_not_end_the_run(tmp_path, capsys, monkeypatch) -> None:
+def test_metrics_go_on_without_a_copy_that_fails(tmp_path, capsys, monkeypatch) -> None:
     """TensorBoard's folder is a file from the start, Weights & Biases loses its network later."""
     workdir, logged = epath.Path(tmp_path), []
 
@@ -66,7 +66,7 @@ def test_a_copy_of_the_metrics_that_fails_does_not_end_the_run(tmp_path, capsys,
         logged.append(step)
         raise ConnectionError("no network")
 
-    run = types.SimpleNamespace(log=log, finish=lambda: pytest.fail("it is given up"))
+    run = types.SimpleNamespace(log=log, finish=lambda: pytest.fail("a failed copy is not used again"))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
     (workdir / "tensorboard").write_text("")
     metrics = Metrics(workdir, 0, 100, "project")

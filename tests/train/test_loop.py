@@ -229,7 +229,7 @@ def test_a_run_that_stops_at_any_step_has_the_curve_of_one_that_does_not(
         monkeypatch.setattr(loop, make, functools.cache(getattr(loop, make)))
     loop.pretrain(config, epath.Path(tmp_path / "whole"))
     for steps in (4, 1, 3):  # of each start: it stops at 4, 5 and 8
-        monkeypatch.setattr(loop.Stop, "agreed", lambda self, step, steps=steps: "SIGTERM" * (step == steps))
+        monkeypatch.setattr(loop.Stop, "should_stop", lambda self, step, steps=steps: "SIGTERM" * (step == steps))
         loop.pretrain(config, epath.Path(tmp_path / "run"))
     lines = curve(tmp_path / "whole")
     assert curve(tmp_path / "run") == lines

@@ -120,7 +120,7 @@ def found(config: Config, workdir: Path | epath.Path) -> list[UserError]:
         return list(problems(config, epath.Path(workdir)))
 
 
-def test_a_recipe_that_changed_is_told_field_by_field(source) -> None:
+def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
     workdir, _, config = source
     other = dataclasses.replace(
         config,
@@ -130,43 +130,43 @@ def test_a_recipe_that_changed_is_told_field_by_field(source) -> None:
         train=dataclasses.replace(config.train, steps=300, validate_every=5, log_every=7, keep_latest=2, wandb="x"),
         mesh=Mesh(data=2),
     )
-    told = found(other, workdir)
-    assert all(isinstance(each, Advice) for each in told)
-    assert [each.what for each in told] == [
+    reported = found(other, workdir)
+    assert all(isinstance(each, Advice) for each in reported)
+    assert [each.what for each in reported] == [
         *("model.dropout", "model.dtype", "data.cross_document", "optim.schedule", "optim.weight_decay"),
         *("optim.accumulate", "train.steps", "train.validate_every"),
     ]
     came = f"with which {workdir} came to step 6; the run goes on with the new value"
-    assert str(told[3]) == f"optim.schedule: found cosine, wanted linear, {came}"
+    assert str(reported[3]) == f"optim.schedule: found cosine, wanted linear, {came}"
     assert not found(config, workdir)
 
 
-def test_every_field_is_told_or_refused_or_free_to_change() -> None:
-    """A new field is told; whether it may change without a word, or not at all, is for who adds it to say."""
+def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
+    """A new field is reported, unless who adds it lists it as free or fixed."""
     free = {field for field in fields(Config()) if start._FREE.fullmatch(field)}
     assert len(free) == 18 and not free & set(start._FIXED) and set(start._FIXED) < set(fields(Config()))
 
 
-def test_another_corpus_is_refused_and_a_moved_one_is_not(source, tmp_path: Path) -> None:
+def test_problems_refuse_another_corpus_and_take_a_moved_one(source, tmp_path: Path) -> None:
     workdir, _, config = source
     for rows, same in ((64, True), (63, False)):
         data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
-        told = [str(each) for each in found(dataclasses.replace(config, data=data), workdir)]
-        assert same == (told == [])
+        reported = [str(each) for each in found(dataclasses.replace(config, data=data), workdir)]
+        assert same == (reported == [])
     hint = f"name that, or begin another run from here with a new --workdir and --config.init_from={workdir}@6"
     wanted = f"the one with which {workdir} came to step 6; {hint}"
-    assert told == [f"data.dir: found another corpus in {data.dir}, wanted {wanted}"]
+    assert reported == [f"data.dir: found another corpus in {data.dir}, wanted {wanted}"]
     assert not found(dataclasses.replace(config, data=data, init_from=f"{workdir}@6"), tmp_path / "new")
 
 
-def test_damage_is_told_before_anything_else(source, tmp_path: Path, monkeypatch) -> None:
+def test_problems_report_damage_before_anything_else(source, tmp_path: Path, monkeypatch) -> None:
     workdir, _, config = source
     copy = Path(shutil.copytree(workdir, tmp_path / "run"))
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
     (copy / "checkpoints" / "3" / "optimizer").mkdir(parents=True)
-    (told,) = found(config, copy)
+    (reported,) = found(config, copy)
     wanted = "damaged: it is empty, wanted a whole checkpoint; it is left aside; remove it"
-    assert isinstance(told, Advice) and str(told) == f"checkpoint: found {copy}/checkpoints/3 {wanted}"
+    assert isinstance(reported, Advice) and str(reported) == f"checkpoint: found {copy}/checkpoints/3 {wanted}"
     (copy / "checkpoints" / "7").mkdir()
     damaged = f"checkpoint: found {copy}/checkpoints/7 damaged: it is empty, wanted a whole .* whole step is 6: "
     with pytest.raises(UserError, match=damaged):

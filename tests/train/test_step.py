@@ -93,7 +93,7 @@ def test_accumulating_micro_batches_equals_one_batch() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), params, params4)
 
 
-def test_a_batch_without_targets_changes_nothing_but_the_step(mesh) -> None:
+def test_step_without_targets_changes_nothing_but_the_step_number(mesh) -> None:
     config = configure(optim={"name": "lamb", "accumulate": 4})
     batch = make_batch(config)
     step = make_train_step(config, may_lack_targets=True)

@@ -18,7 +18,7 @@ def filled(window: Window, sums: list[dict[str, float]]) -> Window:
     return window
 
 
-def test_averages_weigh_tokens_alike_and_leave_empty_steps_out() -> None:
+def test_averages_weigh_every_token_the_same_and_leave_empty_steps_out() -> None:
     window = filled(Window({}), SUMS)
     assert window.averages() == {
         "train/loss": pytest.approx(0.6 / 24),
@@ -31,7 +31,7 @@ def test_averages_weigh_tokens_alike_and_leave_empty_steps_out() -> None:
     assert filled(window, SUMS[2:3]).averages() == {"train/empty_steps": 1}
 
 
-def test_a_window_that_was_saved_goes_on_with_the_same_bits() -> None:
+def test_saved_window_goes_on_with_the_same_bits() -> None:
     whole = filled(Window({}), SUMS).averages()
     for cut in range(len(SUMS)):
         saved = json.loads(json.dumps(filled(Window({}), SUMS[:cut]).total()))

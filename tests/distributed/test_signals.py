@@ -6,15 +6,14 @@ import time
 
 import pytest
 
-from symbert_jax import stop
-from symbert_jax.stop import Stop
+from symbert_jax.distributed import Stop, signals
 
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """What would have ended this process: exit code, line, what other processes are told."""
+    """The calls that would have ended this process: exit code, line, what other processes print."""
     calls: list[tuple] = []
-    monkeypatch.setattr(stop, "end_at_once", lambda *call: calls.append(call))
+    monkeypatch.setattr(signals, "notify_and_exit", lambda *call: calls.append(call))
     return calls
 
 
@@ -27,19 +26,19 @@ def send(stop: Stop, number: signal.Signals) -> None:
 
 
 def test_a_third_signal_ends_the_run_at_once(ended: list[tuple], capsys) -> None:
-    handlers = [signal.getsignal(number) for number in stop.STOPS]
+    handlers = [signal.getsignal(number) for number in signals.STOP_SIGNALS]
     with Stop() as asked:
-        assert asked.agreed(1) == ""
+        assert asked.should_stop(1) == ""
         send(asked, signal.SIGHUP)
-        assert (asked.agreed(2), capsys.readouterr().err) == ("SIGHUP", "")
+        assert (asked.should_stop(2), capsys.readouterr().err) == ("SIGHUP", "")
         send(asked, signal.SIGTERM)
         assert capsys.readouterr().err == "SIGTERM: the run is saving already; a third signal ends it at once\n"
         assert not ended
         send(asked, signal.SIGINT)
         ((code, line, why),) = ended
         assert (code, why) == (130, "was ended by SIGINT") and "\n" not in line
-        assert asked.agreed(3) == "SIGHUP" and asked.count == 3, "each signal counts once"
-    assert [signal.getsignal(number) for number in stop.STOPS] == handlers
+        assert asked.should_stop(3) == "SIGHUP" and asked.count == 3, "each signal counts once"
+    assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == handlers
 
 
 def test_a_signal_before_the_first_step_ends_the_run(ended: list[tuple]) -> None:
@@ -54,7 +53,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     try:
         with Stop() as asked:
             os.kill(os.getpid(), signal.SIGHUP)
-            asked.agreed(1)
+            asked.should_stop(1)
             send(asked, signal.SIGTERM)
             assert (asked.count, asked.received) == (1, "SIGTERM")
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -14,7 +14,7 @@ from symbert_jax.errors import UserError
 from tests.processes import PATIENCE, own_lines, port, pretrain, several
 
 
-def test_a_process_that_does_not_come_is_one_line_after_the_time_given(corpus: Path, tmp_path: Path) -> None:
+def test_process_without_the_others_exits_with_one_line_after_the_join_timeout(corpus: Path, tmp_path: Path) -> None:
     """Process 0 waits for the other, process 1 for process 0."""
     with contextlib.ExitStack() as stack:
         for number in (0, 1):
@@ -29,7 +29,7 @@ def test_a_process_that_does_not_come_is_one_line_after_the_time_given(corpus: P
 
 
 @pytest.mark.parametrize(("error", "code"), [(ValueError("no such place"), 2), (RuntimeError("connection lost"), 1)])
-def test_what_another_start_may_mend_has_an_exit_code_of_its_own(
+def test_join_exit_code_says_whether_another_start_may_help(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A launcher starts again after 1 and not after 2."""
@@ -59,7 +59,7 @@ def find(corpus, mistaken):
             facts |= {"seed": 1, "data.dir": corpus}
             if mistaken:
                 raise UserError("data.dir", "nothing", "a corpus")
-        print("alike")
+        print("the same")
     except UserError as error:
         print(error)
 
@@ -99,13 +99,13 @@ def test_processes_find_each_other_on_slurm_compare_what_they_found_and_end_toge
     zero, one = map(own_lines, outputs)
     differ = "data.dir: found 'corpus {}' on process {}, wanted the same everywhere; processes 0 and 1 differ"
     assert zero == [
-        "alike",
+        "the same",
         differ.format(0, 0),
         "process 1: found an error, wanted none; that process says which",
         "[0 1 6 7] (8,) True",
         "error: process 1 ended with an error, which it names; start the same command again",
     ]
-    wanted = ["alike", differ.format(1, 1), "data.dir: found nothing, wanted a corpus", "[2 3 4 5] (8,) True"]
+    wanted = ["the same", differ.format(1, 1), "data.dir: found nothing, wanted a corpus", "[2 3 4 5] (8,) True"]
     assert one[:4] == wanted and one[-1] == "symbert_jax.errors.UserError: disk: found none, wanted one"
 
 

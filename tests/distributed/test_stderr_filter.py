@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from symbert_jax import stderr_filter
+from symbert_jax.distributed import stderr_filter
 
 POLLED = (
     "E1127 00:22:47.208333   21830 coordination_service_agent.cc:289] Polled an error from coordination service (this"

@@ -1,0 +1,110 @@
+"""How the processes of a run compare what each of them found, and wait for each other.
+
+Every function here is collective, all processes call it in the same order, but `first`, which asks nobody.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import PartitionSpec
+
+from symbert_jax.distributed import shutdown
+from symbert_jax.errors import UserError
+from symbert_jax.storage import lock
+
+
+def first() -> bool:
+    """Whether this is the main process, which alone prints and writes."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[dict[str, Any]]:
+    """Yields a dict; on exit, raises on all processes if its values differ between them.
+
+    The keys are the fields that the values come from, the same on all processes.
+
+    Raises:
+      UserError: on every process, when one of them met a `UserError` inside, or a value differs.
+    """
+    facts: dict[str, Any] = {}
+    own_error = None
+    try:
+        yield facts
+    except UserError as error:
+        own_error = error
+    failed = multihost_utils.process_allgather(np.array(own_error is not None)).reshape(-1)
+    if own_error:
+        raise own_error
+    if failed.any():
+        raise UserError(f"process {failed.argmax()}", "an error", "none", "that process says which")
+    if not facts:
+        return
+    digests = np.stack(
+        [np.frombuffer(hashlib.sha256(repr(fact).encode()).digest(), np.uint8) for fact in facts.values()]
+    )
+    all_digests = multihost_utils.process_allgather(digests).reshape(-1, *digests.shape)  # process, fact, byte
+    for name, digest in zip(facts, all_digests.swapaxes(0, 1), strict=True):
+        if (differs := (digest != digest[0]).any(axis=-1)).any():
+            found = f"{facts[name]!r} on process {jax.process_index()}"
+            raise UserError(name, found, "the same everywhere", f"processes 0 and {differs.argmax()} differ")
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps every other run out of `workdir` for as long as the context lasts; the main process holds the lock.
+
+    Raises:
+      UserError: on every process, when another run holds it.
+    """
+    with contextlib.ExitStack() as held:
+        with agreed():
+            if first():
+                held.enter_context(lock(workdir, "workdir"))
+                shutdown.before_exit.callback(held.close)
+        yield
+
+
+def connect() -> None:
+    """Lets the devices along every axis of the current mesh exchange something now, when all processes have come.
+
+    The first exchange of a group of CPUs ends in an error after 30 s; one process may compile longer than another.
+    """
+    if jax.process_count() > 1:
+        axes = jax.sharding.get_mesh().shape
+        ones = jnp.ones(tuple(axes.values()), out_sharding=PartitionSpec(*axes))
+        jax.block_until_ready(jax.jit(lambda ones: (ones.sum(0), ones.sum(1), ones.sum()))(ones))
+
+
+def from_first(value: bool) -> bool:
+    """Returns the `value` of the main process, on all processes."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has called it with this name: what any of them has written is visible to all."""
+    multihost_utils.sync_global_devices(name)
+
+
+def require_shared(folder: epath.Path) -> None:
+    """Raises `UserError` on every process if one of them does not see in `folder` what the main one writes there."""
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.random.default_rng().integers(2**31, dtype=np.int32))
+    probe = folder / f".seen_by_all_{number}"  # a new name, for which no file system has a cached answer
+    if first():
+        probe.write_text("")
+    wait_for_all("probe written")
+    seen = multihost_utils.process_allgather(np.array(probe.exists())).reshape(-1)
+    if first():
+        probe.unlink()
+    if not seen.all():
+        found = f"another {folder} on process {seen.argmin()} than on process 0"
+        raise UserError("workdir", found, "one that all processes see", "a shared disk or a bucket")

@@ -1,0 +1,97 @@
+"""How a process joins the others of its run: by its flags, or by what Cloud TPU, Kubernetes or SLURM set."""
+
+import atexit
+import os
+import re
+import threading
+
+import jax
+
+from symbert_jax.distributed.agreement import wait_for_all
+from symbert_jax.distributed.shutdown import watch_peers
+from symbert_jax.errors import UserError
+
+
+class JoinError(UserError):
+    """The other processes did not join. They may still come, so a launcher that starts this one again is right."""
+
+    exit_code = 1
+
+
+def join(
+    coordinator: str | None, process: int | None, processes: int | None, timeout: int, lost_after: int, *, saves: bool
+) -> None:
+    """Initializes `jax.distributed` in a run of several processes. Call before touching devices.
+
+    coordinator, process, processes: HOST:PORT of process 0, the index of this process, and the number of processes.
+      Where none is given, JAX looks for them on Cloud TPU, Kubernetes and SLURM; a machine alone stays one process.
+    timeout: seconds within which all processes must join.
+    lost_after: seconds without a heartbeat after which a process counts as lost, which ends the others.
+    saves: whether the command uses `Stop`, which SIGTERM then waits for; else SIGTERM ends this process.
+
+    Raises:
+      UserError: a flag is missing or wrong, or the other processes cannot be found.
+      JoinError: not all of them joined in time.
+    """
+    flags = {"--coordinator": coordinator, "--process": process, "--processes": processes}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if processes == 1 or (len(missing) == 3 and not _has_launcher()):
+        return
+    if 0 < len(missing) < 3:
+        raise UserError("command line", f"no {' and no '.join(missing)}", f"all or none of {', '.join(flags)}")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError("--coordinator", repr(coordinator), "HOST:PORT of process 0")
+    if process is not None and processes is not None and process >= processes:
+        raise UserError("--process", str(process), f"at most {processes - 1}, the last of --processes={processes}")
+    jax.config.update("jax_enable_preemption_service", saves)
+    errors: list[Exception] = []
+
+    def initialize() -> None:
+        try:  # JAX is given more time, because where its own runs out it aborts the process
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=2 * timeout + 60,
+                heartbeat_timeout_seconds=lost_after,
+            )
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    try:
+        thread.join(timeout)
+    except KeyboardInterrupt:
+        atexit.register(os._exit, 130)  # as below
+        raise
+    if thread.is_alive():
+        atexit.register(os._exit, JoinError.exit_code)  # the thread stays inside JAX, which would abort at the exit
+        found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
+        hint = "start the others, let them reach process 0, or raise --join_timeout"
+        raise JoinError("processes", found, f"all of them within {timeout} s", hint)
+    if errors:
+        hint = "" if _on_tpu() else "or --processes=1 for this process alone"  # a host of a slice cannot be alone
+        found = " ".join(f"{type(errors[0]).__name__}: {errors[0]}".split())
+        # JAX raises ValueError for wrong settings; another start may do away with all else
+        kind = UserError if isinstance(errors[0], ValueError) else JoinError
+        raise kind("processes", found, f"the way to the others, {', '.join(flags)}", hint)
+    watch_peers()
+    wait_for_all("joined")
+
+
+def _has_launcher() -> bool:
+    """Whether a launcher says that this process is one of several.
+
+    JAX itself is asked only then: elsewhere it warns of Kubernetes, or asks servers that do not exist.
+    """
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return (
+        _on_tpu()
+        or "JOB_COMPLETION_INDEX" in os.environ  # an indexed job of Kubernetes
+        or any(int(os.environ.get(name, 1)) > 1 for name in counts)
+    )
+
+
+def _on_tpu() -> bool:
+    return "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it where there are chips

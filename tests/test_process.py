@@ -1,0 +1,88 @@
+"""What happens around a command: the limits of the shell, lost streams, the environment of JAX, and exit codes."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symbert_jax import process
+from symbert_jax.errors import UserError, UserErrors
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_command_checks_limits_and_survives_lost_streams() -> None:
+    """Too few files and too little address space are errors; a lost stdout or a full disk under it ends nothing."""
+    command = f"exec {sys.executable} -m symbert_jax"
+    cases = {
+        f"ulimit -n 32; {command} compare --out=x y": (2, "error: ulimit -n: found 32 open files, wanted at least 256"),
+        f"ulimit -v 1500000; {command} compare --out=x y": (2, "error: ulimit -v: found 1.4 GiB of address space"),
+        f"ulimit -Sn 64; {command} compare --out=x y": (2, "no validation loss"),
+        f"{command} --help >/dev/full": (0, ""),
+        f"{command} --help >&-": (0, ""),
+        f"{command} compare --out=x 2>&-": (2, ""),
+        f"({command[5:]} --help; echo code $? >&2) | true": (0, "code 0"),
+    }
+    for line, (code, said) in cases.items():
+        result = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert (result.returncode, result.stderr.count("\n")) == (code, bool(said)), (line, result)
+        assert said in result.stderr
+
+
+def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
+    """libtpu is installed for `compile`; JAX tries it first where nothing names a platform."""
+    program = (
+        "from symbert_jax.process import configure_libraries as c; c(''); import jax; print(jax.devices()[0].platform)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout and not result.stderr
+
+
+@pytest.mark.parametrize(
+    ("workdir", "wanted"), [("gs://b/run/", "gs://b/run/xla"), ("runs/a", str(Path.home() / ".cache/symbert_jax/xla"))]
+)
+def test_configure_libraries_caches_programs_in_the_home_or_beside_a_workdir_in_a_bucket(workdir: str, wanted: str) -> None:
+    program = f"import os, symbert_jax.process as p; p.configure_libraries('{workdir}'); "
+    program += "print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("field", "1", "2"), 2, "error: field: found 1, wanted 2\n"),
+        (
+            UserErrors([UserError("a", "1", "2"), UserError("b", "1", "2")]),
+            2,
+            "error: a: found 1, wanted 2\nerror: b: ",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), 2, "error: file: found No space left, wanted one that can be used\n"),
+        (OSError(errno.EACCES, "Permission denied", "/x"), 2, "error: file: found /x: Permission denied, wanted "),
+        (MemoryError(), 2, "error: memory: found not enough, wanted a program that fits; lower data.batch_size"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), 2, "error: memory: found RESOURCE_EXHAUSTED: 9 GiB, wanted "),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_run_command_prints_what_the_user_can_correct(error: BaseException, code: int, said: str, capsys) -> None:
+    def command() -> None:
+        raise error
+
+    assert process.run_command(command) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "Bad file descriptor"), RuntimeError("a fault"), ValueError()])
+def test_run_command_raises_faults_of_the_program(error: Exception) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        process.run_command(command)
