@@ -7,7 +7,7 @@ from pathlib import Path
 from etils import epath
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import check_download, read_text
+from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -24,9 +24,7 @@ def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
     Raises:
       UserError: the file cannot be read, is not UTF-8, or its tokens cannot be used (see `from_ids`).
     """
-    text = read_text(path, field)
-    check_download(text[:256].encode(), path, field)
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
+    lines = read_text(path, field).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
     return _checked([line or _hole(i) for i, line in enumerate(lines)], path, field)
 
 

@@ -18,7 +18,7 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import ROLES, SETTINGS, TOKENIZER, WordPiece
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
-from symbert_jax.storage import check_download, read_json
+from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
@@ -124,7 +124,7 @@ def _read_bytes(file: epath.Path) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise UserError("source", f"{file}: {error.strerror or error}", "a readable file") from None
-    check_download(data, file, "source")
+    check_format(data[:HEAD], (LFS_POINTER, *MARKUP), file, "source", "the file itself")
     return data
 
 

@@ -302,7 +302,7 @@ def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.Mo
             r"7 tokens in .*vocab.txt, wanted at most model.vocab_size=6",
         ),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe 12\n", r"a token 'the 12' in .*vocab.txt, wanted tokens without"),
-        (b"version https://git-lfs.github.com/spec/v1\n", r"vocab.txt, a Git LFS pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"vocab.txt, which is a Git LFS pointer"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path: Path) -> None:

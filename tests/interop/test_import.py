@@ -216,12 +216,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pointer for a config": (lambda source: (source / "config.json").write_text(LFS), "a Git LFS pointer.*lfs pull"),
     "a pointer for weights": (
         lambda source: (source / "model.safetensors").write_text(LFS),
-        "model.safetensors, a Git LFS pointer, wanted the file that it points to; run `git lfs pull` in",
+        "model.safetensors, which is a Git LFS pointer .*, wanted the file itself; .*git lfs pull, in its folder",
     ),
-    "a pointer for words": (lambda source: (source / "vocab.txt").write_text(LFS), "vocab.txt, a Git LFS pointer"),
+    "a pointer for words": (
+        lambda source: (source / "vocab.txt").write_text(LFS),
+        "vocab.txt, which is a Git LFS",
+    ),
     "a page": (
         lambda source: (source / "model.safetensors").write_text("<!DOCTYPE html><html></html>"),
-        "an HTML page, wanted the file itself; download it again",
+        "which is an HTML page, wanted the file itself; download it again",
     ),
     "cut short": (
         lambda source: os.truncate(source / "model.safetensors", 5000),
