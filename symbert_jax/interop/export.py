@@ -12,7 +12,6 @@ from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, load, require_step
 from symbert_jax.config import Mesh, Model
 from symbert_jax.data import tokenizer, vocabulary
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
@@ -59,12 +58,12 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
     trained = read(workdir, step)
     folded = FORMATS[form] == HUGGING_FACE
     model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
-    words = tokenizer.read(workdir / VOCAB, "checkpoint")
-    config = to_config(model, FORMATS[form], trained.classes, words.tokens.index(vocabulary.PAD), dtype)
+    wordpiece = tokenizer.read_for_model(workdir, model.vocab_size)
+    config = to_config(model, FORMATS[form], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     text = card(trained.model, trained.facts, folded, trained.classes is None, command)
     with new_folder(out, "out") as new:
-        folder.write(new, config, written, words, text)
+        folder.write(new, config, written, wordpiece, text)
         difference = verify(trained, new, dtype)
     print(f"{out}: {model.attention} BERT, {len(written)} tensors; logits differ by {difference:.1e} at most")
 

@@ -97,8 +97,8 @@ def test_a_plain_encoder_gets_a_fresh_head_and_says_so(wanted, tmp_path, capsys)
     heads = {"qa_outputs.weight": np.zeros((2, 32), np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
     params, _ = bring(folder(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
     told = capsys.readouterr().out.splitlines()
-    assert told[0].endswith("left out bert.pooler.dense, qa_outputs, which predict no masked words")
-    assert told[1].endswith("is a plain encoder: its head for masked words is a fresh one")
+    assert told[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
+    assert told[1].endswith("is a plain encoder: its masked-language head is a new one")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], wanted["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
@@ -150,7 +150,7 @@ def test_weights_in_several_files_and_a_vocabulary_in_tokenizer_json(wanted, tmp
     (source / "tokenizer.json").write_text(words.build(parse_special=True).to_str())
     found = look(source)
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
-    assert found.words == words
+    assert found.wordpiece == words
 
 
 def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -> None:
@@ -255,7 +255,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other words": (lambda source: (source / "vocab.txt").write_text("the\ncat\n"), r"no \[PAD\]"),
     "too many words": (
         lambda source: (source / "vocab.txt").write_text("\n".join((*SPECIAL, *map(str, range(200))))),
-        "a vocabulary of 205 words, wanted 120",
+        "a vocabulary of 205 tokens, wanted at most 120",
     ),
     "a file": (lambda source: (shutil.rmtree(source), source.touch()), "source, a file, wanted the folder that holds"),
     "nothing": (shutil.rmtree, "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME"),
@@ -323,7 +323,7 @@ def test_no_mutated_folder_is_a_traceback(tmp_path) -> None:
     (whole / "tokenizer.json").write_text(words.to_str())
     settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
     (whole / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert look(whole).words == tokenizer.read(VOCAB)
+    assert look(whole).wordpiece == tokenizer.read(VOCAB)
     refused, files = 0, sorted(path.name for path in whole.iterdir())
     for seed in range(400):
         generator = random.Random(seed)
