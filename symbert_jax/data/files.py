@@ -15,7 +15,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from etils import epath
 
@@ -229,7 +229,8 @@ def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
         raise UserError(field, f"{path}: {error}", "a readable file") from error
 
 
-def _decompressed(file: IO[bytes]) -> IO[bytes] | io.BufferedIOBase:
+def _decompressed(file: Any) -> io.IOBase:
+    """A binary file, or the content of a compressed one."""
     head = file.read(16)
     file.seek(0)
     for magic, opener in _COMPRESSED:

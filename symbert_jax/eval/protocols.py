@@ -23,8 +23,8 @@ class Protocol:
     dropout: float = 0.1  # of every kind
 
     @property
-    def rest(self) -> str:
-        """All but what tells its trials from each other, as JSON."""
+    def fingerprint(self) -> str:
+        """The fields that all its trials share, as JSON: all but learning rates, batch sizes and seeds."""
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
 
     def schedule(self, learning_rate: float, steps: int) -> Optim:

@@ -269,12 +269,12 @@ def test_a_signal_ends_it_with_one_line(monkeypatch, capfd, name, code) -> None:
     before = signal.getsignal(signal.Signals[name])
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    with module._ending_at_signals():
+    with module._end_at_signals():
         signal.raise_signal(signal.Signals[name])
     assert ended == [code] and capfd.readouterr().err == f"\n{name}: the same command trains what is missing\n"
     assert signal.getsignal(signal.Signals[name]) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup sets it
-    with module._ending_at_signals():
+    with module._end_at_signals():
         signal.raise_signal(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     assert ended == [code]
@@ -284,8 +284,8 @@ def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() 
     from tests.eval.conftest import CONFIG
 
     with jax.set_mesh(module.make_mesh(Mesh())):
-        assert module.together(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
-        assert module.together(Finetune(), CONFIG.model, 1000, 16, 32) == 1
+        assert module.parallel_trials(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
+        assert module.parallel_trials(Finetune(), CONFIG.model, 1000, 16, 32) == 1
 
 
 def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
@@ -301,5 +301,5 @@ def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
     with jax.set_mesh(module.make_mesh(Mesh(data=1), jax.devices()[:1])):
         found = []
         for Device.limit in (0, 1e6, 1e9, 2e9):
-            found.append(module.together(Finetune(), CONFIG.model, 1000, 16, 32))
+            found.append(module.parallel_trials(Finetune(), CONFIG.model, 1000, 16, 32))
     assert found[:2] == [1, 1] and found[2] > 100 and found[3] == pytest.approx(2 * found[2], abs=1)
