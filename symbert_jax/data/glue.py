@@ -1,4 +1,4 @@
-"""GLUE's examples out of TSV folders or TFDS datasets prepared as ArrayRecord, without TensorFlow."""
+"""Reads the examples of GLUE from TSV folders or TFDS datasets prepared as ArrayRecord, without TensorFlow."""
 
 import dataclasses
 import math
@@ -177,9 +177,12 @@ def _tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Itera
     for number, row in enumerate(rows):
         if labelled and task.classes and row["label"] not in range(len(task.classes)):
             raise UserError("glue.source", f"{where} {number}: label {row['label']}", f"0 to {len(task.classes) - 1}")
-        if labelled and not math.isfinite(row["label"]):
-            raise UserError("glue.source", f"{where} {number}: label {row['label']}", "a number")
-        yield Example(tuple(row[name] for _, name in task.texts), float(row["label"]) if labelled else None)
+        if labelled and not (isinstance(row["label"], int | float) and math.isfinite(row["label"])):
+            raise UserError("glue.source", f"{where} {number}: label {_short(str(row['label']))}", "a number")
+        texts = {name: row[name] for _, name in task.texts}
+        if others := [name for name, text in texts.items() if not isinstance(text, str)]:
+            raise UserError("glue.source", f"{where} {number}: {others[0]} {texts[others[0]]}", "text")
+        yield Example(tuple(texts.values()), float(row["label"]) if labelled else None)
 
 
 def _builder(folder: epath.Path) -> tfds.core.DatasetBuilder:

@@ -31,7 +31,7 @@ _TYPES = {
     "F8_E5M2": jnp.float8_e5m2,
     "BOOL": np.bool_,
 } | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
-# what other programs and other ways of training leave in a folder
+# weights in the formats of other programs, and adapters
 _FOREIGN = (
     "tf_model.h5",
     "flax_model.msgpack",
@@ -49,7 +49,7 @@ class Folder(NamedTuple):
 
 
 def read(folder: epath.Path) -> Folder:
-    """Config and tensors as they are.
+    """The config and the tensors of a folder, unchanged.
 
     Raises:
       UserError: a file is missing or damaged, or weights are pickled and torch is not installed.

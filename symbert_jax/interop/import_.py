@@ -1,4 +1,4 @@
-"""`import`: a folder of Hugging Face's BERT, or of the paper's code, as a workdir that every other command takes."""
+"""`import`: a folder of Hugging Face's BERT, or of the paper's code, becomes a workdir for every other command."""
 
 import dataclasses
 import itertools
@@ -30,12 +30,12 @@ ROWS, LENGTH = 64, 128  # of text, for a warm start: half of the rows to fit, ha
 
 
 class Source(NamedTuple):
-    """What a folder holds, checked."""
+    """The checked contents of a folder."""
 
     model: Model
-    params: Params  # those of a plain encoder have no `head`
+    params: Params  # without `head` if the source is a plain encoder
     wordpiece: WordPiece
-    left_out: list[str]  # modules of the folder that masked-language modelling has no use for
+    left_out: list[str]  # modules of the folder that are not imported: other heads, the pooler
 
 
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
@@ -78,12 +78,12 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
 
 
 def read(source: epath.Path, vocab: str | None) -> Source:
-    """The model, the parameters and the tokenizer of a folder; nothing is computed and nothing written.
+    """The model, the parameters and the tokenizer of a folder. Writes nothing.
 
     vocab: names another tokenizer than the folder's, as `config.data.vocab`.
 
     Raises:
-      UserError: `source` is no BERT that our model covers, or is damaged or incomplete.
+      UserError: `source` is not a BERT that our model covers, or is damaged or incomplete.
     """
     where = str(source)
     found = folder.read(source)
@@ -110,7 +110,7 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 
 
 def _warm_start(model: Model, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
-    """The parameters with another attention; prints what that changes on text that it was not fitted to."""
+    """The parameters with another attention. Prints the loss before and after on held-out text."""
     rows = _rows(text, wordpiece, min(LENGTH, model.length))
     converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))
     for layer, heads in enumerate(moved):

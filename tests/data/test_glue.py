@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from symbert_jax.data import glue
 from symbert_jax.data.glue import Source
 from symbert_jax.data.tasks import TASKS, find
 from symbert_jax.errors import UserError
@@ -217,7 +218,7 @@ class Rte(tfds.core.GeneratorBasedBuilder):
                 yield i, {"sentence1": f"é {i}", "sentence2": "b", "label": label, "idx": i}
 
 
-def test_tfds_prepared_as_array_record(tmp_path) -> None:
+def test_tfds_prepared_as_array_record(tmp_path, monkeypatch) -> None:
     builder = Rte(data_dir=tmp_path / "glue", file_format="array_record")
     builder.download_and_prepare()
     task = TASKS["rte"]
@@ -232,6 +233,13 @@ def test_tfds_prepared_as_array_record(tmp_path) -> None:
             source.read(task, task.test[0], labelled=True)
         with pytest.raises(UserError, match="wanted a split validation"):
             source.read(task, task.validation[0], labelled=True)
+    for row, message in (
+        ({"sentence1": 1, "sentence2": "b", "label": 0}, "train 0: sentence1 1, wanted text"),
+        ({"sentence1": "a", "sentence2": "b", "label": "x"}, "train 0: label x, wanted 0 to 1"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            patch.setattr(glue, "_rows", lambda *_, row=row: [row])
+            source.read(task, task.train, labelled=True)
     for name, content in (
         ("rte-train.array_record-00000-of-00001", b""),
         ("features.json", b'{"pythonClassName": "x"}'),
