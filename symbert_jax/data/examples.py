@@ -60,9 +60,9 @@ class Examples:
         """The tokens of a planned batch, without padding."""
         return int(self.lengths[planned.rows[planned.rows != FILLER]].sum())
 
-    @functools.cached_property  # every trial asks
+    @functools.cached_property  # every trial needs it
     def fingerprint(self) -> str:
-        """A SHA-256 of everything in here."""
+        """A SHA-256 of all arrays."""
         digest = hashlib.sha256()
         for array in (self.tokens, self.lengths, self.seconds, self.labels):
             digest.update(np.ascontiguousarray(array).tobytes())

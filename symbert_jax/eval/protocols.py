@@ -91,7 +91,7 @@ def resolve(config: Finetune) -> Protocol:
         raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
     changed: dict[str, Any] = {
         "epochs": config.epochs,
-        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # each once, or seeds would count twice
+        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # a duplicate would count its seeds twice
         "batch_sizes": tuple(dict.fromkeys(config.batch_sizes)),
         "seeds": config.seeds,
         "select": config.select,

@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk: `params`, `vocab.txt`, and `model.json`, which says what it is and comes last."""
+"""A fine-tuned model on disk: `params`, `vocab.txt`, and `model.json`, which describes it and is written last."""
 
 import dataclasses
 import json

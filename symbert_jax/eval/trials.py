@@ -1,8 +1,8 @@
-"""What has been tried: a trial is one task, batch size, learning rate and seed on one checkpoint's parameters.
+"""Finished trials. A trial is one task, batch size, learning rate and seed on the parameters of one checkpoint.
 
-A finished trial is never repeated: `trials.jsonl` in the workdir remembers it with everything that decides its
-result, so a changed protocol, checkpoint or dataset is another trial. Trials that trained together are one line,
-written at once: after a kill either all of them are there or none.
+A finished trial is never repeated: `trials.jsonl` in the workdir records it with everything that decides its
+result, so a changed protocol, checkpoint or dataset is another trial. Trials that trained side by side are one line,
+written at once: after a kill the file has all of them or none.
 """
 
 import dataclasses

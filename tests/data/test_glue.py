@@ -218,7 +218,7 @@ class Rte(tfds.core.GeneratorBasedBuilder):
                 yield i, {"sentence1": f"é {i}", "sentence2": "b", "label": label, "idx": i}
 
 
-def test_tfds_prepared_as_array_record(tmp_path, monkeypatch) -> None:
+def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
     builder = Rte(data_dir=tmp_path / "glue", file_format="array_record")
     builder.download_and_prepare()
     task = TASKS["rte"]

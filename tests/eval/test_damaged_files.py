@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a file that fine-tuning reads: it is read, left out or told in one line."""
+"""A file that fine-tuning reads and whose bytes are mutated is read, ignored, or refused in one line."""
 
 import dataclasses
 import gzip
@@ -101,7 +101,7 @@ FILES: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_mutated_file_is_read_left_out_or_told_in_one_line(tmp_path, name) -> None:
+def test_mutated_file_is_read_ignored_or_one_line(tmp_path, name) -> None:
     file, read = FILES[name](tmp_path)
     read()
     rng, content = random.Random(0), file.read_bytes()

@@ -148,7 +148,7 @@ def test_what_is_wanted_besides_is_made_when_its_trials_are_finished(run, whole)
     assert len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
-def test_what_is_damaged_is_made_again(run, whole, pretrained, tmp_path, capsys) -> None:
+def test_finetune_replaces_damaged_predictions_and_models(run, whole, pretrained, tmp_path, capsys) -> None:
     workdir, start = tmp_path / "run", tmp_path / "_a, $b$ | c"
     shutil.copytree(whole, workdir)
     shutil.copytree(pretrained, start)
@@ -255,7 +255,7 @@ def test_a_mistake_is_told(run, changes, message) -> None:
         ("\n".join([*SPECIAL, *map(str, range(200))]), "found 205 tokens in .*vocab.txt, wanted at most 128"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_is_told(run, pretrained, tmp_path, vocabulary, message) -> None:
+def test_finetune_refuses_unusable_vocabulary(run, pretrained, tmp_path, vocabulary, message) -> None:
     shutil.copytree(pretrained, tmp_path / "start")
     (tmp_path / "start/vocab.txt").unlink()
     if vocabulary is not None:
@@ -265,7 +265,7 @@ def test_a_vocabulary_that_cannot_be_is_told(run, pretrained, tmp_path, vocabula
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
-def test_a_signal_ends_it_with_one_line(monkeypatch, capfd, name, code) -> None:
+def test_signal_ends_finetune_with_one_line(monkeypatch, capfd, name, code) -> None:
     before = signal.getsignal(signal.Signals[name])
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)

@@ -87,18 +87,18 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_masked_language_model_comes_in_whatever_its_names(variant, wanted, tmp_path) -> None:
+def test_import_reads_tensors_of_every_naming(variant, wanted, tmp_path) -> None:
     found = look(folder(tmp_path, VARIANTS[variant](TENSORS)))
     assert found.model.attention == "standard" and found.model.layers == 2
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
 
 
-def test_a_plain_encoder_gets_a_fresh_head_and_says_so(wanted, tmp_path, capsys) -> None:
+def test_plain_encoder_gets_new_head_and_a_line(wanted, tmp_path, capsys) -> None:
     heads = {"qa_outputs.weight": np.zeros((2, 32), np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
     params, _ = bring(folder(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
-    assert told[1].endswith("is a plain encoder: its masked-language head is a new one")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
+    assert lines[1].endswith("is a plain encoder: its masked-language head is a new one")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], wanted["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
@@ -124,7 +124,7 @@ OLD = {"model_type": None, "plpi_affinity_function": None}  # as files before 20
         {"num_hidden_layers": 2.0, "position_embedding_type": None},
     ],
 )
-def test_a_config_may_leave_out_what_can_be_told(changes, wanted, tmp_path) -> None:
+def test_config_with_missing_fields_is_completed(changes, wanted, tmp_path) -> None:
     source = folder(tmp_path, TENSORS, changes)
     (source / "config.json").write_bytes(b"\xef\xbb\xbf" + (source / "config.json").read_bytes())
     found = look(source)
@@ -144,7 +144,7 @@ def split(source: Path) -> Path:
     return source
 
 
-def test_weights_in_several_files_and_a_vocabulary_in_tokenizer_json(wanted, tmp_path) -> None:
+def test_import_reads_sharded_weights_and_tokenizer_json(wanted, tmp_path) -> None:
     source = split(folder(tmp_path, TENSORS, words=None))
     words = tokenizer.read(VOCAB)
     (source / "tokenizer.json").write_text(words.build(parse_special=True).to_str())
@@ -194,13 +194,13 @@ def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -
         ({}, {"b.embeddings.word_embeddings.weight": np.zeros((9, 9), np.float32)}, "found 2 tables embeddings.word"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_error(config, tensors, message, tmp_path) -> None:
+def test_mismatched_config_or_tensor_is_one_clear_error(config, tensors, message, tmp_path) -> None:
     source = folder(tmp_path, TENSORS | tensors, config)
     with pytest.raises(UserError, match=message):
         look(source)
 
 
-def test_another_architecture_is_one_clear_error(tmp_path) -> None:
+def test_other_architecture_is_one_clear_error(tmp_path) -> None:
     renamed = {name.replace("bert.", "roberta."): tensor for name, tensor in TENSORS.items()}
     with pytest.raises(UserError, match="found the tensors of 'roberta', wanted those of BERT"):
         look(folder(tmp_path, renamed))
@@ -263,7 +263,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_folder_is_one_clear_error(damage, tmp_path) -> None:
+def test_damaged_folder_is_one_clear_error(damage, tmp_path) -> None:
     source = folder(tmp_path, TENSORS)
     spoil, message = DAMAGES[damage]
     spoil(source)
@@ -316,7 +316,7 @@ def mutate(generator: random.Random, file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_no_mutated_folder_is_a_traceback(tmp_path) -> None:
+def test_mutated_folder_is_never_a_traceback(tmp_path) -> None:
     whole = split(folder(tmp_path, TENSORS))
     tokenizer.write(tokenizer.read(VOCAB), whole / "vocab.txt")
     words = tokenizer.read(VOCAB).build(parse_special=True)
