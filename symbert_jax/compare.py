@@ -1,18 +1,14 @@
-"""Several runs side by side: a plot of their validation losses, a table, and what each makes of a [MASK]."""
+"""Compares runs: a plot of their validation losses, a table, and the tokens that each predicts for a [MASK]."""
 
-import io
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from etils import epath
 
 from symbert_jax import config as configs
-from symbert_jax import metrics
+from symbert_jax import metrics, render
 from symbert_jax.checkpoint import LOSS
 from symbert_jax.config import Config
 from symbert_jax.errors import UserError, printable
@@ -20,14 +16,12 @@ from symbert_jax.fill import Filler
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 
-plt.rcParams["text.parse_math"] = False  # a path may hold dollar signs
-
 CROSSINGS = 3  # fixed losses, evenly spread between the worst final loss and the highest first one
 GUESSES = 5
 
 
-class Run(NamedTuple):
-    """A workdir as its files tell it."""
+class RunCurve(NamedTuple):
+    """A run as the files of its workdir describe it."""
 
     name: str
     config: Config
@@ -39,23 +33,23 @@ class Run(NamedTuple):
         return self.losses[max(self.losses)]
 
     def crossing(self, loss: float) -> int | None:
-        """The first validated step at which the loss was down to `loss`."""
+        """The first step at which the validation loss was at most `loss`."""
         return next((step for step, found in sorted(self.losses.items()) if found <= loss), None)
 
 
 def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> None:
-    """Prints the table and leaves `loss.png` and `table.md` in `out`. A workdir that is named twice counts once.
+    """Prints the table and leaves `loss.png` and `table.md` in `out`. A workdir that is given twice counts once.
 
     Raises:
       UserError: a workdir holds no validated run, a text cannot be filled, or `out` cannot be written.
     """
+    out = absolute(out, "out")
     workdirs = list(dict.fromkeys(absolute(workdir, "WORKDIR") for workdir in workdirs))
     runs = [read(workdir, name) for workdir, name in zip(workdirs, names(workdirs), strict=True)]
     sections = [table(runs)]
     if texts:
         fillers = [(run.name, Filler(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
         sections += [guesses(text, fillers) for text in texts]
-    out = absolute(out, "out")
     with bucket_errors_as_user_errors("out", out, "a bucket that can be written"):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +61,7 @@ def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> No
 
 
 def names(workdirs: Sequence[epath.Path]) -> list[str]:
-    """For each of several absolute paths the fewest of its last parts that no other one ends with."""
+    """The shortest unique name of each path: as many of its last parts as no other path ends with."""
     paths = [f"{workdir}".split("/") for workdir in workdirs]
     found = []
     for i, path in enumerate(paths):
@@ -78,7 +72,7 @@ def names(workdirs: Sequence[epath.Path]) -> list[str]:
     return found
 
 
-def read(workdir: epath.Path, name: str) -> Run:
+def read(workdir: epath.Path, name: str) -> RunCurve:
     """The run in `workdir`, under this name.
 
     Raises:
@@ -93,17 +87,17 @@ def read(workdir: epath.Path, name: str) -> Run:
         config = configs.read(workdir)
     for problem in configs.problems(config):
         raise UserError(f"{workdir / 'config.json'}", f"a config that cannot work ({problem})", "that of the run")
-    return Run(name, config, losses, median(speeds) if speeds else None)
+    return RunCurve(name, config, losses, median(speeds) if speeds else None)
 
 
-def table(runs: list[Run]) -> str:
+def table(runs: list[RunCurve]) -> str:
     """A Markdown table, a row a run."""
     low, high = max(run.final for run in runs), max(max(run.losses.values()) for run in runs)
     fixed = [round(low + (high - low) * part / (CROSSINGS + 1), 1) for part in range(CROSSINGS, 0, -1)]
     head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in fixed), "tokens/s"]
     rows = [
         [
-            run.name.replace("|", "\\|"),
+            run.name,
             f"{bert.size(run.config.model):,}",
             f"{run.final:.3f}",
             *(str(run.crossing(loss) or "-") for loss in fixed),
@@ -111,29 +105,26 @@ def table(runs: list[Run]) -> str:
         ]
         for run in runs
     ]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, ["---"] * len(head), *rows])
+    return render.table(head, rows)
 
 
 def guesses(text: str, fillers: list[tuple[str, Filler]]) -> str:
-    """What each model expects at each [MASK] of `text`, as a Markdown list."""
+    """The most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
     lines = [f"> {text}\n"]
     for name, filler in fillers:
-        places = ("; ".join(f"{word} {p:.0%}" for word, p in place) for place in filler.guesses(text, GUESSES))
-        lines.append(f"- {name}: " + " | ".join(places))
+        masks = ("; ".join(f"{word} {p:.0%}" for word, p in found) for found in filler.guesses(text, GUESSES))
+        lines.append(f"- {name}: " + " | ".join(masks))
     return "\n".join(lines) + "\n"
 
 
-def plot(runs: list[Run]) -> bytes:
+def plot(runs: list[RunCurve]) -> bytes:
     """Validation loss over steps, one line a run, as a PNG."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for run in runs:
-        # a run that validated once is a point; the space: a legend leaves out a label that begins with an underscore
-        marker = "o" if len(run.losses) == 1 else None
-        axes.plot(*zip(*sorted(run.losses.items()), strict=True), marker=marker, label=f" {run.name} ({run.final:.2f})")
+        marker = "o" if len(run.losses) == 1 else None  # a line of one point is invisible
+        label = render.legend_label(f"{run.name} ({run.final:.2f})")
+        axes.plot(*zip(*sorted(run.losses.items()), strict=True), marker=marker, label=label)
     axes.set(xlabel="step", ylabel="validation loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend(title="run (final loss)", loc="upper right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=150)
-    plt.close(figure)
-    return buffer.getvalue()
+    return render.png(figure)

@@ -70,7 +70,7 @@ def test_a_text_that_cannot_be_filled_is_one_clear_error(workdirs) -> None:
     assert len(filler.guesses("- \0\n[MASK]", 100)[0]) == len(WORDS)
 
 
-def test_a_vocabulary_that_does_not_fit_the_model_is_told(workdirs, monkeypatch, tmp_path) -> None:
+def test_filler_refuses_vocabulary_larger_than_model(workdirs, monkeypatch, tmp_path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, *map(str, range(8))]))
     monkeypatch.setattr(fill, "load", lambda *_: ({}, CONFIG))
     with pytest.raises(UserError, match=f"checkpoint: found 17 tokens in {tmp_path}/vocab.txt, wanted at most 16"):
@@ -100,7 +100,7 @@ def test_compare_leaves_a_table_and_a_plot(workdirs, tmp_path, capsys) -> None:
         (["/a/\udcff\n"], ["\\udcff\\n"]),
     ],
 )
-def test_runs_are_named_by_what_tells_them_apart(paths, wanted) -> None:
+def test_names_are_shortest_unique_endings(paths, wanted) -> None:
     assert names([epath.Path(path) for path in paths]) == wanted
 
 
@@ -111,7 +111,7 @@ def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.P
     return epath.Path(workdir)
 
 
-def test_odd_runs_are_compared(tmp_path, monkeypatch, capsys, bucket) -> None:
+def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, capsys, bucket) -> None:
     """One validation, lines without numbers, and names that a plot or a table might take for its own; the same workdir
     three times."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -135,14 +135,14 @@ def test_odd_runs_are_compared(tmp_path, monkeypatch, capsys, bucket) -> None:
 
 
 @pytest.mark.parametrize("config", ["", "[]", '{"model": {"heads": 0}}', '{"model": {"dim": "16"}}'])
-def test_a_broken_config_of_a_run_is_one_line(tmp_path, config) -> None:
+def test_compare_refuses_broken_config_in_one_line(tmp_path, config) -> None:
     workdir = write_run(tmp_path / "run", '{"step": 10, "validation/loss": 5.0}\n', config)
     with pytest.raises(UserError, match=f"{workdir}/config.json"):
         compare([workdir], epath.Path(tmp_path / "out"), [])
     assert not (tmp_path / "out").exists()
 
 
-def test_results_need_a_folder(workdirs, tmp_path) -> None:
+def test_compare_refuses_file_as_out(workdirs, tmp_path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file/in"):
         with pytest.raises(UserError, match=f"out: found {out}, which is or lies in a file, wanted a folder"):

@@ -47,7 +47,7 @@ def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
 @pytest.mark.parametrize(
     ("workdir", "wanted"), [("gs://b/run/", "gs://b/run/xla"), ("runs/a", str(Path.home() / ".cache/symbert_jax/xla"))]
 )
-def test_configure_libraries_caches_programs_in_the_home_or_beside_a_workdir_in_a_bucket(workdir: str, wanted: str) -> None:
+def test_configure_libraries_caches_programs_at_home_or_in_bucket(workdir: str, wanted: str) -> None:
     program = f"import os, symbert_jax.process as p; p.configure_libraries('{workdir}'); "
     program += "print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}

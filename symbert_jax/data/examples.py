@@ -21,8 +21,8 @@ ORDER = 0  # seeds the order of the lengths within an epoch, which all seeds of 
 FILLER = -1  # the row that only fills a batch
 
 
-class Place(NamedTuple):
-    """One batch of a plan."""
+class PlannedBatch(NamedTuple):
+    """One batch of a plan: the rows of `Examples` that it takes."""
 
     length: int  # T
     rows: Int[np.ndarray, " B"]
@@ -45,24 +45,24 @@ class Examples:
         """Tokens, without padding."""
         return int(self.lengths.sum())
 
-    def batch(self, place: Place) -> GlueBatch:
-        """The rows of `place`, at its length; a filler weighs nothing."""
-        rows = place.rows
+    def batch(self, planned: PlannedBatch) -> GlueBatch:
+        """The rows of a planned batch, at its length; a filler has weight 0."""
+        rows = planned.rows
         return GlueBatch(
-            tokens=self.tokens[rows, : place.length],
+            tokens=self.tokens[rows, : planned.length],
             lengths=self.lengths[rows],
             seconds=self.seconds[rows],
             labels=self.labels[rows],
             weights=(rows != FILLER).astype(np.float32),
         )
 
-    def count(self, place: Place) -> int:
-        """The tokens of `place` without padding."""
-        return int(self.lengths[place.rows[place.rows != FILLER]].sum())
+    def count(self, planned: PlannedBatch) -> int:
+        """The tokens of a planned batch, without padding."""
+        return int(self.lengths[planned.rows[planned.rows != FILLER]].sum())
 
-    @functools.cached_property  # every trial asks
+    @functools.cached_property  # every trial needs it
     def fingerprint(self) -> str:
-        """A SHA-256 of everything in here."""
+        """A SHA-256 of all arrays."""
         digest = hashlib.sha256()
         for array in (self.tokens, self.lengths, self.seconds, self.labels):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -82,35 +82,36 @@ def encode(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> Ex
     return Examples(tokens, lengths, seconds, np.array([each.label or 0.0 for each in examples], np.float32))
 
 
-def training_plan(examples: Examples, batch_size: int, fill: int, seed: int, epoch: int) -> list[Place]:
+def training_plan(examples: Examples, batch_size: int, row_multiple: int, seed: int, epoch: int) -> list[PlannedBatch]:
     """One epoch: every example once, in batches of `batch_size` examples of similar length.
 
-    Which examples meet is the seed's; which length comes when is the same for all seeds, so that they can train
-    side by side. One batch may have fewer examples, as the last one of an epoch usually does. Batches are filled up
-    to one number of rows, a multiple of `fill`; where `batch_size` is more than there are, that is how many there are.
+    The seed shuffles examples within a length bucket; the order of buckets is the same for all seeds, so that they can
+    train side by side. One batch may have fewer examples, as the last one of an epoch usually does. All batches are
+    filled to the same number of rows, a multiple of `row_multiple`; a `batch_size` above the number of examples counts
+    as that number.
     """
     batch_size = min(batch_size, len(examples))
     rng = np.random.default_rng([seed, epoch])
-    rows = -(-batch_size // fill) * fill
-    places, left = [], np.empty(0, np.int64)
+    rows = -(-batch_size // row_multiple) * row_multiple
+    batches, left = [], np.empty(0, np.int64)
     for length, members in _buckets(examples, FEW * batch_size):
         members = np.concatenate([left, rng.permutation(members)])
         full = len(members) // batch_size * batch_size
-        places += [Place(length, _filled(group, rows)) for group in members[:full].reshape(-1, batch_size)]
+        batches += [PlannedBatch(length, _filled(group, rows)) for group in members[:full].reshape(-1, batch_size)]
         left = members[full:]
     if len(left):
-        places.append(Place(length, _filled(left, rows)))
-    return [places[i] for i in np.random.default_rng([ORDER, epoch]).permutation(len(places))]
+        batches.append(PlannedBatch(length, _filled(left, rows)))
+    return [batches[i] for i in np.random.default_rng([ORDER, epoch]).permutation(len(batches))]
 
 
 def steps_per_epoch(examples: Examples, batch_size: int) -> int:
     return -(-len(examples) // batch_size)
 
 
-def prediction_plan(examples: Examples, batch_size: int) -> list[Place]:
+def prediction_plan(examples: Examples, batch_size: int) -> list[PlannedBatch]:
     """Every example once, in batches of exactly `batch_size` rows."""
     return [
-        Place(length, _filled(members[first : first + batch_size], batch_size))
+        PlannedBatch(length, _filled(members[first : first + batch_size], batch_size))
         for length, members in _buckets(examples, batch_size)
         for first in range(0, len(members), batch_size)
     ]

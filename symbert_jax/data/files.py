@@ -17,7 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from symbert_jax.errors import UserError
+from symbert_jax.storage import BINARY, LFS_POINTER, check_format
 
 DOCUMENT = 1 << 22  # characters; a longer text is divided into documents
 PART = 1 << 16  # characters, at most, of each of them
@@ -37,19 +40,6 @@ _MARKS = (  # in this order: the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
     (codecs.BOM_UTF8, "utf-8"),
-)
-_OTHERS = (
-    (re.compile(rb"\x28\xb5\x2f\xfd"), "Zstandard", "unpack it: zstd -d FILE"),
-    (re.compile(rb"\x04\x22\x4d\x18"), "LZ4", "unpack it: lz4 -d FILE"),
-    (re.compile(rb"PK(?:\x03\x04|\x05\x06)"), "a zip archive (as .docx, .epub and .xlsx are)", "unpack it: unzip FILE"),
-    (re.compile(rb"(?s).{257}ustar"), "a tar archive", "unpack it: tar -xf FILE"),
-    (re.compile(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a"), "a 7z or rar archive", "unpack it"),
-    (re.compile(rb"PAR1"), "Parquet", "write its texts as JSON lines, such as with pandas: to_json(lines=True)"),
-    (re.compile(rb"ARROW1|\xff{4}"), "Arrow", "write its texts as JSON lines, such as with datasets: to_json"),
-    (re.compile(rb"%PDF-"), "PDF", "extract its text: pdftotext FILE"),
-    (re.compile(rb"\xd0\xcf\x11\xe0|\{\\rtf"), "a document of a word processor", "save it as text"),
-    (re.compile(rb"SQLite format 3\0"), "an SQLite database", "write its texts as JSON lines"),
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer instead of the file", "fetch the file: git lfs pull"),
 )
 
 
@@ -202,11 +192,22 @@ def _describe(value: Any) -> str:
 
 
 def _chunks(path: Path) -> Iterator[str]:
-    """Yields the decoded text of a file, without a byte order mark, cut at any character."""
+    """Yields the decoded text of a source file; see `decode`."""
+    return decode(path, "data.sources", _READABLE)
+
+
+def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
+    """Yields the text of a file, decompressed and decoded, without a byte order mark, cut at any character.
+
+    field, wanted: the first and the third part of errors, as in `UserError`.
+
+    Raises:
+      UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
+    """
     try:
-        with _open(path) as file:
+        with path.open("rb") as raw, _decompressed(raw) as file:
             content = file.read(_CHUNK)
-            mark, encoding = _encoding(path, content)
+            mark, encoding = _encoding(content, path, field, wanted)
             decoder, line, end = codecs.getincrementaldecoder(encoding)(), 1, len(content)
             content = content.removeprefix(mark)
             while True:
@@ -217,7 +218,7 @@ def _chunks(path: Path) -> Iterator[str]:
                     byte = end - len(error.object) + error.start
                     found = f"{path}, line {line}: byte {byte} is not {encoding.upper()}"
                     hint = "convert another encoding: iconv -f LATIN1 -t UTF-8 FILE"
-                    raise UserError("data.sources", found, _READABLE, hint) from None
+                    raise UserError(field, found, wanted, hint) from None
                 if text:
                     yield text
                 if not content:
@@ -226,27 +227,26 @@ def _chunks(path: Path) -> Iterator[str]:
                 content = file.read(_CHUNK)
                 end += len(content)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError("data.sources", f"{path}: {error}", "a readable file") from error
+        raise UserError(field, f"{path}: {error}", "a readable file") from error
 
 
-def _open(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as file:
-        head = file.read(16)
+def _decompressed(file: Any) -> io.IOBase:
+    """Returns the file, or a reader of its content if it is compressed."""
+    head = file.read(16)
+    file.seek(0)
     for magic, opener in _COMPRESSED:
         if magic.match(head):
-            return opener(path)
-    return path.open("rb")
+            return opener(file)
+    return file
 
 
-def _encoding(path: Path, head: bytes) -> tuple[bytes, str]:
+def _encoding(head: bytes, path: Path | epath.Path, field: str, wanted: str) -> tuple[bytes, str]:
     """Returns the byte order mark, if any, and the encoding of a file that begins with `head`."""
-    for magic, kind, hint in _OTHERS:
-        if magic.match(head):
-            raise UserError("data.sources", f"{path}, which is {kind}", _READABLE, hint)
+    check_format(head, (LFS_POINTER, *BINARY), path, field, wanted)
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return mark, encoding
     if head.count(0) * 10 > len(head):
         found = f"{path}, which is binary, or UTF-16 without a byte order mark"
-        raise UserError("data.sources", found, _READABLE, "convert text: iconv -f UTF-16LE -t UTF-8 FILE")
+        raise UserError(field, found, wanted, "convert text: iconv -f UTF-16LE -t UTF-8 FILE")
     return b"", "utf-8"

@@ -1,10 +1,7 @@
-"""GLUE's examples out of TSV folders or TFDS datasets prepared as ArrayRecord, without TensorFlow."""
+"""Reads the examples of GLUE from TSV folders or TFDS datasets prepared as ArrayRecord, without TensorFlow."""
 
-import codecs
 import dataclasses
-import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,38 +9,27 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.data import tfds_text
+from symbert_jax.data import files, tfds_text
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
-from symbert_jax.storage import absolute, bucket_errors_as_user_errors
+from symbert_jax.storage import HEAD, MARKUP, absolute, bucket_errors_as_user_errors, check_format
 
-# The first bytes of files that are no TSV, in lower case, what they are, and the way out.
-_OTHER_FORMATS = {
-    b"version https://git-lfs": ("a Git-LFS pointer", "run git lfs pull"),
-    b"<!doctype": ("a web page", "download the file itself"),
-    b"<html": ("a web page", "download the file itself"),
-    b"<?xml": ("an XML file", "download the file itself"),
-    b"pk\x03\x04": ("a ZIP archive", "unpack it"),
-    b"bzh": ("a bzip2 file", "unpack it"),
-    b"\xfd7zxz": ("an xz file", "unpack it"),
-    b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it"),
-    b"par1": ("a Parquet file", "write its rows as TSV"),
-}
+_READABLE = "a TSV file in UTF-8, plain or as .gz, .bz2 or .xz"
 
 
 class Example(NamedTuple):
     texts: tuple[str, ...]  # one sentence or two
-    label: float | None  # the class id, or the value of a regression; None where the file tells none
+    label: float | None  # the class id, or the value of a regression; None where the file has none
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a task's splits are: `tsv:DIR` or `tfds:DIR`."""
+    """The splits of tasks in `tsv:DIR` or `tfds:DIR`."""
 
     name: str
 
     def has(self, task: Task, split: Split) -> bool:
-        """Whether the split is there."""
+        """Whether the split exists."""
         kind, folder = self._open()
         with bucket_errors_as_user_errors("glue.source", folder, "a bucket that can be read"):
             if kind == "tfds":
@@ -93,13 +79,13 @@ def _tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterat
         wanted = f"among them {', '.join(lacking)}"
         raise UserError("glue.source", found, wanted, "the first line names the columns, divided by tabs")
     for number, fields in lines:
-        here = f"{path}, line {number}"
+        where = f"{path}, line {number}"
         if len(fields) != len(header):
             if task.broken_rows and labelled and len(fields) < len(header):
                 continue  # without labels every row counts: its number is its name
             wanted = f"{len(header)}: {_short(', '.join(header))}"
-            raise UserError("glue.source", f"{here}: {len(fields)} columns", wanted)
-        label = _label(task, fields[columns[task.label]], here) if labelled else None
+            raise UserError("glue.source", f"{where}: {len(fields)} columns", wanted)
+        label = _label(task, fields[columns[task.label]], where) if labelled else None
         yield Example(tuple(fields[columns[name]] for name, _ in task.texts), label)
 
 
@@ -113,46 +99,27 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _text(path: epath.Path) -> str:
-    """A file of UTF-8, or of UTF-16 with a byte order mark; gzip is known by its first bytes, whatever the suffix.
+    """The text of a file, whole in memory: the largest of GLUE, MNLI's train.tsv, has a few hundred megabytes.
 
     Raises:
-      UserError: the file is damaged, of another encoding or of another format (says which).
+      UserError: the file is damaged, of another encoding than Unicode or of another format (says which).
     """
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError("glue.source", f"{path}: {error}", "a readable file") from error
-    start = content[:64].removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    for sign, (name, hint) in _OTHER_FORMATS.items():
-        if start.startswith(sign):
-            raise UserError("glue.source", f"{path}: {name}", "a TSV file", hint)
-    try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            content = content.decode("utf-16").encode()
-        if (zero := content.find(b"\0")) >= 0:
-            here = f"{path}, line {_line(content, zero)}"
-            raise UserError("glue.source", f"{here}: a zero byte", "text", "copy or convert the file again")
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        here = f"{path}, line {_line(content, error.start)}"
-        hint = "convert it, for example by iconv -f latin1 -t utf-8"
-        raise UserError("glue.source", f"{here}: {error.reason}", "UTF-8", hint) from error
-
-
-def _line(content: bytes, position: int) -> int:
-    return content.count(b"\n", 0, position) + 1
+    text = "".join(files.decode(path, "glue.source", _READABLE))
+    check_format(text[:HEAD].encode(), MARKUP, path, "glue.source", _READABLE)
+    if (zero := text.find("\0")) >= 0:
+        where = f"{path}, line {text.count(chr(10), 0, zero) + 1}"
+        raise UserError("glue.source", f"{where}: a zero byte", "text", "copy or convert the file again")
+    return text
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _label(task: Task, text: str, here: str) -> float:
+def _label(task: Task, text: str, where: str) -> float:
     if task.classes:
         if text not in task.classes:
-            found = f"{here}: {task.label} {_short(text)!r}"
+            found = f"{where}: {task.label} {_short(text)!r}"
             raise UserError("glue.source", found, f"one of {', '.join(task.classes)}")
         return float(task.classes.index(text))
     try:
@@ -160,7 +127,7 @@ def _label(task: Task, text: str, here: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError("glue.source", f"{here}: {task.label} {_short(text)!r}", "a number")
+        raise UserError("glue.source", f"{where}: {task.label} {_short(text)!r}", "a number")
     return number
 
 
@@ -175,7 +142,7 @@ def _file(folder: epath.Path, task: Task, split: Split) -> epath.Path | None:
 
 
 def _child(folder: epath.Path, name: str) -> epath.Path | None:
-    """What has this name in a folder, in other case only where nothing has exactly this name."""
+    """The entry of a folder with this name, or else with this name in other upper and lower case."""
     if (folder / name).exists():
         return folder / name
     if not folder.is_dir():
@@ -194,25 +161,28 @@ def _tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Itera
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         hint = "prepare it with file_format='array_record'"
         raise UserError("glue.source", f"{builder.info.file_format.value} files in {found}", "array_record", hint)
-    here = f"{found}, {split.name}"
+    where = f"{found}, {split.name}"
     fields = [name for _, name in task.texts] + ["label"] * labelled + ["idx"] * (not labelled)
-    rows = _rows(builder, split, fields, here)
+    rows = _rows(builder, split, fields, where)
     if not labelled:  # TFDS stores rows by a hash; the GLUE server knows each by its number
         if any(row["idx"] is None for row in rows):
-            raise UserError("glue.source", f"{here}: a row without idx", "the number of every row")
+            raise UserError("glue.source", f"{where}: a row without idx", "the number of every row")
         rows.sort(key=lambda row: row["idx"])
         if lacking := set(range(len(rows))).difference(row["idx"] for row in rows):
             raise UserError(
                 "glue.source",
-                f"{here}: {len(rows)} rows and none with idx {min(lacking)}",
+                f"{where}: {len(rows)} rows and none with idx {min(lacking)}",
                 "every row, or answers would go to other questions",
             )
     for number, row in enumerate(rows):
         if labelled and task.classes and row["label"] not in range(len(task.classes)):
-            raise UserError("glue.source", f"{here} {number}: label {row['label']}", f"0 to {len(task.classes) - 1}")
-        if labelled and not math.isfinite(row["label"]):
-            raise UserError("glue.source", f"{here} {number}: label {row['label']}", "a number")
-        yield Example(tuple(row[name] for _, name in task.texts), float(row["label"]) if labelled else None)
+            raise UserError("glue.source", f"{where} {number}: label {row['label']}", f"0 to {len(task.classes) - 1}")
+        if labelled and not (isinstance(row["label"], int | float) and math.isfinite(row["label"])):
+            raise UserError("glue.source", f"{where} {number}: label {_short(str(row['label']))}", "a number")
+        texts = {name: row[name] for _, name in task.texts}
+        if others := [name for name, text in texts.items() if not isinstance(text, str)]:
+            raise UserError("glue.source", f"{where} {number}: {others[0]} {texts[others[0]]}", "text")
+        yield Example(tuple(texts.values()), float(row["label"]) if labelled else None)
 
 
 def _builder(folder: epath.Path) -> tfds.core.DatasetBuilder:
@@ -222,27 +192,27 @@ def _builder(folder: epath.Path) -> tfds.core.DatasetBuilder:
         raise _damaged(f"{folder}", error) from error
 
 
-def _rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str], here: str) -> list[dict[str, Any]]:
+def _rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str], where: str) -> list[dict[str, Any]]:
     """The `fields` of every row, text as str."""
     try:
         source = builder.as_data_source(split.name)
         rows = (source[number] for number in range(len(source)))
         return [{name: _value(row[name]) for name in fields} for row in rows]
     except Exception as error:  # likewise of ArrayRecord
-        raise _damaged(here, error) from error
+        raise _damaged(where, error) from error
 
 
 def _value(value: Any) -> str | int | float:
     return value.decode() if isinstance(value, bytes) else np.asarray(value).item()
 
 
-def _damaged(here: str, error: Exception) -> UserError:
+def _damaged(where: str, error: Exception) -> UserError:
     found = _short(" ".join(f"{type(error).__name__}: {error}".split()))
-    return UserError("glue.source", f"{here}: {found}", "an intact dataset of GLUE", "prepare it again")
+    return UserError("glue.source", f"{where}: {found}", "an intact dataset of GLUE", "prepare it again")
 
 
 def _find(folder: epath.Path, task: Task) -> Iterator[epath.Path]:
     """The task's dataset, whether `folder` is TFDS's data directory or the folder of the tasks."""
-    for place in (folder / "glue" / task.name, folder / task.name):
-        if place.is_dir():
-            yield tfds_text.find(str(absolute(place)), "glue.source")
+    for path in (folder / "glue" / task.name, folder / task.name):
+        if path.is_dir():
+            yield tfds_text.find(str(absolute(path)), "glue.source")

@@ -1,4 +1,4 @@
-"""A `vocab.txt`: one token a line, its line number is its id."""
+"""A `vocab.txt`: one token on each line; the line number, from 0, is its id."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from etils import epath
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import check_download, read_text
+from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -24,10 +24,8 @@ def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
     Raises:
       UserError: the file cannot be read, is not UTF-8, or its tokens cannot be used (see `from_ids`).
     """
-    text = read_text(path, field)
-    check_download(text[:256].encode(), path, field)
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
-    return _checked([line or _hole(i) for i, line in enumerate(lines)], path, field)
+    lines = read_text(path, field).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
+    return _checked([line or _unused(i) for i, line in enumerate(lines)], path, field)
 
 
 def from_ids(ids: Mapping[str, int], where: Path | epath.Path, field: str) -> list[str]:
@@ -36,8 +34,8 @@ def from_ids(ids: Mapping[str, int], where: Path | epath.Path, field: str) -> li
     where, field: name the vocabulary in errors.
 
     Raises:
-      UserError: an id is too large or of two tokens, a token is there twice or holds a blank, or a special one is
-        lacking.
+      UserError: an id is too large or has two tokens, a token occurs twice or contains a blank, or a special token is
+        missing.
     """
     tokens: dict[int, str] = {}
     for token, i in ids.items():
@@ -46,7 +44,7 @@ def from_ids(ids: Mapping[str, int], where: Path | epath.Path, field: str) -> li
         if i in tokens:
             raise UserError(field, f"id {i} for {tokens[i]!r} and {token!r} in {where}", "an id for each token")
         tokens[i] = token
-    return _checked([tokens.get(i) or _hole(i) for i in range(max(tokens, default=-1) + 1)], where, field)
+    return _checked([tokens.get(i) or _unused(i) for i in range(max(tokens, default=-1) + 1)], where, field)
 
 
 def to_text(tokens: Sequence[str]) -> str:
@@ -64,6 +62,6 @@ def _checked(tokens: list[str], where: Path | epath.Path, field: str) -> list[st
     return tokens
 
 
-def _hole(i: int) -> str:
-    """A token for an id that has none: texts are split at its brackets, so none produces it."""
+def _unused(i: int) -> str:
+    """A token for an id that has none. Texts are split at its brackets, so no text contains it."""
     return f"[unused-hole-{i}]"

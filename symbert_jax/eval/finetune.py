@@ -6,13 +6,11 @@ same command, run again, trains what is missing and writes the same results.
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import math
 import os
 import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -22,20 +20,19 @@ from etils import epath
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import Finetune, Model, fields
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.data.tasks import TASKS, Task, find
-from symbert_jax.distributed import agreed, connect, first, locked, require_shared, wait_for_all
+from symbert_jax.data.tasks import Task, find
+from symbert_jax.distributed import agreed, connect, locked, require_shared, wait_for_all
 from symbert_jax.errors import UserError, printable
-from symbert_jax.eval import report, saved, scores
+from symbert_jax.eval import report, saved
 from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
-from symbert_jax.eval.training import Logits, Trained, train
-from symbert_jax.eval.trials import Log, Result, Trial
+from symbert_jax.eval.training import train
+from symbert_jax.eval.trials import Result, Trial
+from symbert_jax.eval.workdir import Workdir
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import check_split, make_mesh
-from symbert_jax.storage import absolute, write_whole
-
-MODELS, PREDICTIONS = "models", "predictions"
+from symbert_jax.storage import absolute
 
 
 class Pretrained(NamedTuple):
@@ -47,14 +44,13 @@ class Pretrained(NamedTuple):
     sha256: str
 
 
-class Run(NamedTuple):
-    """What all tasks share."""
+class FinetuneRun(NamedTuple):
+    """The arguments that all tasks share."""
 
     config: Finetune
     protocol: Protocol
     tasks: list[Task]
-    workdir: epath.Path
-    log: Log
+    workdir: Workdir
     progress: Progress
 
 
@@ -65,7 +61,7 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
       UserError: checkpoints, data, protocol and mesh do not fit each other, or are not the same on every process, or
         another run writes to `workdir`.
     """
-    with _ending_at_signals():
+    with _end_at_signals():
         with agreed() as facts:
             facts |= fields(config)
             protocol, tasks = resolve(config), find(config.tasks)
@@ -74,33 +70,32 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
             if config.from_mnli or config.save_models:
                 check_path(workdir, "workdir")
         with locked(workdir):
-            _finetune(config, protocol, tasks, workdir)
+            _run_trials(config, protocol, tasks, workdir)
 
 
-def _finetune(config: Finetune, protocol: Protocol, tasks: list[Task], workdir: epath.Path) -> None:
+def _run_trials(config: Finetune, protocol: Protocol, tasks: list[Task], path: epath.Path) -> None:
     trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
     with agreed() as facts:
-        starts: dict[tuple[epath.Path, int], str] = {}  # the names of checkpoints
+        starts: dict[tuple[epath.Path, int], str] = {}  # the names of checkpoints, as the config gives them
         models = {}
         mesh = make_mesh(config.mesh)
         for name in config.checkpoint:
             folder = absolute(name, "checkpoint")
-            for wanted in config.checkpoint_steps or (None,):
-                step, models[folder] = _look_up(folder, wanted)
+            for requested in config.checkpoint_steps or (None,):
+                step, models[folder] = _read_model(folder, requested)
                 starts.setdefault((folder, step), printable(name))
             check_split(models[folder], config.mesh, mesh)
-        # all checkpoints and all data now: what is missing or damaged must not come out after hours of training
+        # All checkpoints and all data are read now: an error about them must not come after hours of training.
         data = read_all(config, protocol, tasks, models)
-        workdir.mkdir(parents=True, exist_ok=True)
-        log = Log(workdir, write=first())
+        workdir = Workdir(path)
         facts["checkpoint"] = [step for _, step in starts]
         facts["glue.source"] = [part.fingerprint() for folder, _ in starts for part in data[folder].values()]
-        facts["workdir"] = [trial.key for trial in log.results]
-    require_shared(workdir)
+        facts["workdir"] = [trial.key for trial in workdir.log.results]
+    require_shared(path)
     each = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
     sizes = [part.train.size for folder, _ in starts for part in data[folder].values()]
     progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))
-    run = Run(config, protocol, tasks, workdir, log, progress)
+    run = FinetuneRun(config, protocol, tasks, workdir, progress)
     scored = []
     with jax.set_mesh(mesh), contextlib.closing(progress):
         connect()
@@ -109,37 +104,37 @@ def _finetune(config: Finetune, protocol: Protocol, tasks: list[Task], workdir: 
             found = {task: _task(run, pretrained, task, data[folder]) for task in trained}
             results = {task: found[task] for task in tasks if task in found}
             scored.append(report.Scored(name, step, pretrained.sha256, pretrained.model, results))
-    if run.log.write:
-        report.write(config, protocol, scored, workdir)
-        _submit(workdir, scored[-1].results, data[folder])
+    if workdir.writes:
+        report.write(config, protocol, scored, path)
+        workdir.write_submission(scored[-1].results, data[folder])
 
 
 @contextlib.contextmanager
-def _ending_at_signals() -> Iterator[None]:
-    """Ends this process with one line at SIGTERM, SIGHUP or Ctrl-C: whatever it has written is whole.
+def _end_at_signals() -> Iterator[None]:
+    """Ends this process with one line at SIGTERM, SIGHUP or Ctrl-C; every file that it has written is whole.
 
-    It ends at once, as by SIGKILL: among several processes an ordinary exit would wait for the others.
+    It ends at once, as by SIGKILL: an ordinary exit would wait for the other processes of the run.
     """
 
     def end(number: int, _: object) -> None:
-        with contextlib.suppress(OSError):  # print cannot be used: the signal may have come in the middle of one
+        with contextlib.suppress(OSError):  # not `print`: the signal may have interrupted one
             os.write(2, f"\n{signal.Signals(number).name}: the same command trains what is missing\n".encode())
         os._exit(128 + number)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {each: signal.getsignal(each) for each in signals}
-    noted = [each for each, handler in before.items() if handler != signal.SIG_IGN]  # nohup ignores SIGHUP
-    for each in noted:
-        signal.signal(each, end)
+    before = {number: signal.getsignal(number) for number in signals}
+    handled = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as nohup sets it
+    for number in handled:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        for each in noted:
-            signal.signal(each, before[each])
+        for number, handler in handled.items():
+            signal.signal(number, handler)
 
 
-def _look_up(workdir: epath.Path, step: int | None) -> tuple[int, Model]:
-    """The step of a checkpoint that is there, by default the latest, and its model.
+def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, Model]:
+    """The step and the model of a checkpoint, by default the latest.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -166,8 +161,8 @@ def read(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrained:
     return Pretrained(workdir, encoder, model, digest(encoder))
 
 
-def together(config: Finetune, model: Model, parameters: int, batch_size: int, length: int) -> int:
-    """How many trials train side by side: as many as half the memory of a device holds.
+def parallel_trials(config: Finetune, model: Model, parameters: int, batch_size: int, length: int) -> int:
+    """The number of trials that train side by side: as many as half the memory of a device holds.
 
     On a CPU it is one: three trials of 4 layers side by side took as long as one after the other.
     """
@@ -183,30 +178,31 @@ def together(config: Finetune, model: Model, parameters: int, batch_size: int, l
     return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
-def _task(run: Run, pretrained: Pretrained, task: Task, datasets: dict[Task, Data]) -> list[Result]:
+def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[Task, Data]) -> list[Result]:
     """The results of every trial of a task; those that are missing are trained."""
-    protocol, data, same = run.protocol, datasets[task], _template(run, pretrained, task, datasets[task])
-    encoder = pretrained.params
+    protocol, workdir, data = run.protocol, run.workdir, datasets[task]
+    base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
     if run.config.from_mnli and task.warm:
         (other,) = find((task.warm,))
-        best = saved.read(_model(run, pretrained, _template(run, pretrained, other, datasets[other])))
+        other_trial = _base_trial(run, pretrained, other, datasets[other])
+        best = saved.read(workdir.model_folder(pretrained.sha256, other_trial))
         encoder = {part: weights for part, weights in best.items() if part != "head"}
-        same = dataclasses.replace(same, checkpoint=digest(encoder))
-    folder = _model(run, pretrained, same)
-    best_saved = _saved_score(folder) if _keeps_model(run, task.name) else math.inf
+        base_trial = dataclasses.replace(base_trial, checkpoint=digest(encoder))
+    folder = workdir.model_folder(pretrained.sha256, base_trial)
+    best_score = workdir.saved_score(folder) if _keeps_model(run, task.name) else math.inf
     count = sum(leaf.size for leaf in jax.tree.leaves(encoder))
-    groups: list[tuple[int, list[Trial]]] = []  # how many its program trains, and what
+    groups: list[tuple[int, list[Trial]]] = []  # the trials per program, and those of the group
     for size in protocol.batch_sizes:
         trials = [
-            dataclasses.replace(same, batch_size=size, learning_rate=rate, seed=seed)
+            dataclasses.replace(base_trial, batch_size=size, learning_rate=rate, seed=seed)
             for rate, seed in itertools.product(protocol.learning_rates, range(protocol.seeds))
         ]
-        most = together(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
-        most = -(-len(trials) // -(-len(trials) // most))  # as many groups, of like size
-        groups += [(most, trials[first : first + most]) for first in range(0, len(trials), most)]
-    with agreed() as facts:  # each process looks for itself, and must train what the others train
+        most = parallel_trials(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
+        most = -(-len(trials) // -(-len(trials) // most))  # as many groups, of similar size
+        groups += [(most, trials[start : start + most]) for start in range(0, len(trials), most)]
+    with agreed() as facts:  # each process reads the files itself, and must train the same trials as the others
         missing = [
-            (most, [trial for trial in group if not _finished(run, task, trial, data, best_saved)])
+            (most, [trial for trial in group if not workdir.is_finished(trial, data, best_score)])
             for most, group in groups
         ]
         facts[f"trials of {task.name}"] = [(most, [trial.key for trial in group]) for most, group in missing]
@@ -216,7 +212,7 @@ def _task(run: Run, pretrained: Pretrained, task: Task, datasets: dict[Task, Dat
     for most, group in missing:
         if not group:
             continue
-        trained, params = train(
+        outcomes, params = train(
             group,
             most,
             protocol,
@@ -227,14 +223,18 @@ def _task(run: Run, pretrained: Pretrained, task: Task, datasets: dict[Task, Dat
             data,
             run.progress,
         )
-        best_saved = _keep(run, pretrained, folder, data, trained, params, best_saved)
-        run.log.add([each.result for each in trained])
-        run.progress.report([each.result for each in trained])
-    return [run.log.results[trial] for trial in wanted]
+        workdir.write_predictions(outcomes, data)
+        vocabulary = pretrained.workdir / VOCAB
+        best_score = workdir.save_if_better(folder, best_score, outcomes, params, pretrained.model, vocabulary)
+        wait_for_all("models and predictions")  # which the next task may start from
+        results = [outcome.result for outcome in outcomes]
+        workdir.log.add(results)  # last: with its result a trial counts as finished
+        run.progress.report(results)
+    return [workdir.log.results[trial] for trial in wanted]
 
 
-def _template(run: Run, pretrained: Pretrained, task: Task, data: Data) -> Trial:
-    """What all trials of a task on a checkpoint share, without batch size, learning rate and seed."""
+def _base_trial(run: FinetuneRun, pretrained: Pretrained, task: Task, data: Data) -> Trial:
+    """The fields that all trials of a task on a checkpoint share; batch size, learning rate and seed are 0."""
     return Trial(
         checkpoint=pretrained.sha256,
         data=data.fingerprint(),
@@ -242,102 +242,10 @@ def _template(run: Run, pretrained: Pretrained, task: Task, data: Data) -> Trial
         batch_size=0,
         learning_rate=0.0,
         seed=0,
-        protocol=run.protocol.rest,
+        protocol=run.protocol.fingerprint,
     )
 
 
-def _finished(run: Run, task: Task, trial: Trial, data: Data, best_saved: float) -> bool:
-    """Whether a trial has left all that is wanted of it: its result, its predictions, a model at least as good."""
-    if trial not in run.log.results or best_saved < run.log.results[trial].score:
-        return False
-    return not data.test or _read_predictions(run.workdir, task, trial, data) is not None
-
-
-def _saved_score(folder: epath.Path) -> float:
-    """The score of the saved model in a folder, the same on every process; a damaged model is as good as none."""
-    try:
-        with agreed() as facts:
-            facts["saved model"] = saved.describe(folder).score if saved.is_saved(folder) else -math.inf
-            if saved.is_saved(folder):
-                saved.read(folder)
-    except UserError as error:
-        if first():
-            print(f"warning: {error}; it trains again", file=sys.stderr)
-        return -math.inf
-    score: float = facts["saved model"]
-    return score
-
-
-def _keeps_model(run: Run, task: str) -> bool:
+def _keeps_model(run: FinetuneRun, task: str) -> bool:
+    """Whether the best model of a task is saved, for the user or for another task that starts from it."""
     return run.config.save_models or (run.config.from_mnli and any(other.warm == task for other in run.tasks))
-
-
-def _keep(
-    run: Run,
-    pretrained: Pretrained,
-    folder: epath.Path,
-    data: Data,
-    trained: Sequence[Trained],
-    params: Params,
-    best_saved: float,
-) -> float:
-    """Writes what outlives the trials beside their results: predictions, and in `folder` the best model so far.
-
-    best_saved: the score of the model that is in `folder`. Returns it as it is afterwards.
-    """
-    if data.test and run.log.write:
-        for result, logits in trained:
-            path = _predictions(run.workdir, result.trial, data)
-            path.parent.mkdir(exist_ok=True)
-            buffer = io.BytesIO()
-            np.savez(buffer, **{name: logits[name] for name in data.test})  # type: ignore[arg-type]
-            write_whole(path, buffer.getvalue())
-    best = max(range(len(trained)), key=lambda i: trained[i].result.score)
-    score, trial = trained[best].result.score, trained[best].result.trial
-    if score > best_saved:
-        best_saved, model = score, saved.Saved(score, trial.task, pretrained.model, trial.key)
-        weights = jax.tree.map(lambda leaf: leaf[best], params)
-        saved.write(folder, model, weights, pretrained.workdir / VOCAB, run.log.write)
-    wait_for_all("models and predictions")  # which the next task may start from
-    return best_saved
-
-
-def _model(run: Run, pretrained: Pretrained, template: Trial) -> epath.Path:
-    """Where the best model of a task is kept; another protocol or other data have another best."""
-    return run.workdir / MODELS / pretrained.sha256[:8] / f"{template.task}-{template.key[:8]}"
-
-
-def _predictions(workdir: epath.Path, trial: Trial, data: Data) -> epath.Path:
-    return workdir / PREDICTIONS / f"{trial.task}-{trial.key}-{data.test_fingerprint()[:8]}.npz"
-
-
-def _read_predictions(workdir: epath.Path, task: Task, trial: Trial, data: Data) -> Logits | None:
-    """The logits of all that is to be predicted besides; None where they are missing or damaged."""
-    path = _predictions(workdir, trial, data)
-    if not path.exists():
-        return None
-    wanted = {name: ((len(part), task.outputs), np.dtype(np.float32)) for name, part in data.test.items()}
-    try:
-        found = dict(np.load(io.BytesIO(path.read_bytes())).items())
-        same = {name: (array.shape, array.dtype) for name, array in found.items()} == wanted
-    except Exception:  # what a damaged archive raises has no type in common
-        return None
-    return found if same else None
-
-
-def _submit(workdir: epath.Path, found: dict[Task, list[Result]], datasets: dict[Task, Data]) -> None:
-    """The files for the GLUE server, by the best trial of each task on the last of the checkpoints."""
-    owners = {split.server: task for task in TASKS.values() for split in task.test}
-    folder = workdir / "submission"
-    for task, results in found.items():
-        if not datasets[task].test:
-            continue
-        best = max(results, key=lambda result: result.score)
-        folder.mkdir(exist_ok=True)
-        predictions = _read_predictions(workdir, task, best.trial, datasets[task])
-        if predictions is None:  # they were there when the trial counted as finished
-            path = _predictions(workdir, best.trial, datasets[task])
-            raise UserError("workdir", f"no predictions in {path}", "those of this run", "start the same command again")
-        for name, logits in predictions.items():
-            answers = scores.decide(owners[name], logits)
-            write_whole(folder / name, report.submission(owners[name], answers))

@@ -1,4 +1,4 @@
-"""What fine-tuning reads: every task's examples, tokenised once for all checkpoints of the same words."""
+"""What fine-tuning reads: the examples of every task, tokenised once for all checkpoints of the same tokenizer."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,6 @@ from symbert_jax.config import Finetune, Model
 from symbert_jax.data import tokenizer
 from symbert_jax.data.examples import Examples, encode
 from symbert_jax.data.glue import Source
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import Protocol
@@ -41,17 +40,17 @@ def read_all(
 ) -> dict[epath.Path, dict[Task, Data]]:
     """For every pretraining workdir the data of each of `tasks` that has a model of its own.
 
-    models: of each workdir.
+    models: the model of each workdir.
 
     Raises:
       UserError: a task has no data, or damaged data, or a workdir has no vocabulary that fits its model.
     """
     source, trained = Source(config.glue.source), [task for task in tasks if not task.model]
-    _require(source, trained)
+    _check_complete(source, trained)
 
-    def read(task: Task, words: tokenizer.Tokenizer, length: int) -> Data:
+    def read(task: Task, built: tokenizer.Tokenizer, length: int) -> Data:
         def examples(task: Task, split: Split, labelled: bool) -> Examples:
-            return encode(words, source.read(task, split, labelled=labelled), length)
+            return encode(built, source.read(task, split, labelled=labelled), length)
 
         # its model also predicts those of the tasks that have none
         predicted = [task] * config.predictions + [other for other in tasks if other.model == task.name]
@@ -64,21 +63,18 @@ def read_all(
     shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, Data]] = {}
     found = {}
     for workdir, model in models.items():
-        words = tokenizer.read(workdir / VOCAB)
-        if (count := len(words.tokens)) > model.vocab_size:
-            wanted = f"at most {model.vocab_size}, as many as its model has"
-            raise UserError("checkpoint", f"{count} tokens in {workdir / VOCAB}", wanted)
-        if (same := (words, min(protocol.length, model.length))) not in shared:
-            built, length = words.build(parse_special=False), same[1]
-            shared[same] = {task: read(task, built, length) for task in trained}
-        found[workdir] = shared[same]
+        wordpiece, length = tokenizer.read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
+        if (wordpiece, length) not in shared:
+            built = wordpiece.build(parse_special=False)
+            shared[wordpiece, length] = {task: read(task, built, length) for task in trained}
+        found[workdir] = shared[wordpiece, length]
     return found
 
 
-def _require(source: Source, tasks: Sequence[Task]) -> None:
+def _check_complete(source: Source, tasks: Sequence[Task]) -> None:
     """Raises `UserError` with the names of all tasks that have no data."""
-    there = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
-    if lacking := [task.name for task in tasks if task not in there]:
-        hint = f"--config.tasks={','.join(task.name for task in there)} leaves them out" if there else ""
+    complete = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
+    if lacking := [task.name for task in tasks if task not in complete]:
+        hint = f"--config.tasks={','.join(task.name for task in complete)} leaves them out" if complete else ""
         found = f"no train and validation data of {', '.join(lacking)} in {source.name}"
         raise UserError("glue.source", found, "some of every task", hint)

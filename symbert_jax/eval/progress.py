@@ -1,4 +1,4 @@
-"""Where a fine-tuning run stands: a bar over all tasks and seeds on a terminal, a plain line a trial elsewhere."""
+"""Progress of a fine-tuning run: a bar over all tasks and seeds on a terminal, elsewhere a line for each trial."""
 
 import sys
 import time
@@ -9,14 +9,14 @@ from tqdm import tqdm
 from symbert_jax.distributed import first
 from symbert_jax.eval.trials import Result
 
-QUIET = 60.0  # seconds between two signs of life where there is no terminal
+QUIET = 60.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
     """Counts trials, and their work in tokens of training.
 
-    The time that is left comes from windows of steps, each ended by the devices having caught up. A window in which a
-    program ran for the first time does not count: it was compiled in it.
+    The remaining time is estimated from windows of steps; at the end of a window the devices have finished its steps. A
+    window in which a program runs for the first time does not count, because it includes the compilation.
     """
 
     def __init__(self, trials: int, work: int):
@@ -33,7 +33,7 @@ class Progress:
         )
 
     def skip(self, trials: int, work: int) -> None:
-        """Leaves out what an earlier run has finished."""
+        """Subtracts the trials that an earlier run has finished, and their work."""
         self.trials, self.work = self.trials - trials, self.work - work
         self.bar.total = self.work
 
@@ -52,7 +52,7 @@ class Progress:
             self._say(f"{self.worked / self.work:.0%}")
 
     def end(self) -> None:
-        """Ends a window: the devices are done with its steps. Starts the next one."""
+        """Ends a window, whose steps the devices have finished, and starts the next one."""
         if not self.compiled:
             self.measured += self.tokens
             self.seconds += time.perf_counter() - self.began
@@ -60,7 +60,7 @@ class Progress:
         self.begin()
 
     def report(self, results: Sequence[Result]) -> None:
-        """A line a finished trial."""
+        """Prints a line for each finished trial."""
         self.done += len(results)
         self.bar.set_description_str(f"{self.done}/{self.trials} trials")
         for result in results:
@@ -86,7 +86,7 @@ class Progress:
         sys.stdout.flush()
 
     def _eta(self) -> str:
-        """The time that the rest of the training takes; empty before any speed is measured."""
+        """The remaining time of training; empty before any speed is measured."""
         if not self.measured:
             return ""
         return f"eta {(self.work - self.worked) * self.seconds / self.measured / 60:.0f} min"

@@ -23,8 +23,8 @@ class Protocol:
     dropout: float = 0.1  # of every kind
 
     @property
-    def rest(self) -> str:
-        """All but what tells its trials from each other, as JSON."""
+    def fingerprint(self) -> str:
+        """The fields that all its trials share, as JSON: all but learning rates, batch sizes and seeds."""
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
 
     def schedule(self, learning_rate: float, steps: int) -> Optim:
@@ -91,7 +91,7 @@ def resolve(config: Finetune) -> Protocol:
         raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
     changed: dict[str, Any] = {
         "epochs": config.epochs,
-        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # each once, or seeds would count twice
+        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # a duplicate would count its seeds twice
         "batch_sizes": tuple(dict.fromkeys(config.batch_sizes)),
         "seeds": config.seeds,
         "select": config.select,

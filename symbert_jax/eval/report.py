@@ -1,26 +1,21 @@
 """What a fine-tuning run leaves: results.json, results.md, plots, and the files for the GLUE server."""
 
 import dataclasses
-import io
 import json
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from etils import epath
 
+from symbert_jax import render
 from symbert_jax.config import Finetune, Model
 from symbert_jax.data.tasks import Task
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.scores import PAPER, Predictions, means, score
 from symbert_jax.eval.trials import Result
 from symbert_jax.storage import write_whole
-
-plt.rcParams["text.parse_math"] = False  # a path may hold dollar signs
 
 CROSSING = 75.0  # the GLUE mean whose step the paper's last figure marks
 
@@ -89,7 +84,7 @@ def table(scored: Sequence[Scored]) -> str:
             cells[_mean_name(name, each)] = f"{value:.2f}"
         columns |= dict.fromkeys(cells, "")
         rows.append(cells)
-    return _markdown(list(columns), [[cells.get(column, "") for column in columns] for cells in rows])
+    return render.table(list(columns), [[cells.get(column, "") for column in columns] for cells in rows])
 
 
 def details(each: Scored) -> str:
@@ -114,13 +109,13 @@ def details(each: Scored) -> str:
                     ]
                 )
     kind = f"{each.model.attention}, {each.model.layers} x {each.model.dim}, {each.name} step {each.step}"
-    return f"## {each.title}\n\n{kind}, SHA-256 {each.sha256[:16]}\n\n" + _markdown(head, rows)
+    return f"## {each.title}\n\n{kind}, SHA-256 {each.sha256[:16]}\n\n" + render.table(head, rows)
 
 
 def submission(task: Task, answers: Predictions) -> str:
     """A file that the GLUE server takes: class names as the task's files write them, similarities from 0 to 5."""
-    words = [task.classes[int(answer)] if task.classes else f"{min(max(answer, 0), 5):.3f}" for answer in answers]
-    return "index\tprediction\n" + "".join(f"{index}\t{word}\n" for index, word in enumerate(words))
+    labels = [task.classes[int(answer)] if task.classes else f"{min(max(answer, 0), 5):.3f}" for answer in answers]
+    return "index\tprediction\n" + "".join(f"{index}\t{label}\n" for index, label in enumerate(labels))
 
 
 def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
@@ -128,18 +123,17 @@ def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
     names = list(dict.fromkeys(_name(*key) for each in scored for key in _scores(each)))
     figure, axes = plt.subplots(figsize=(1.5 + 0.9 * len(names), 4.5), layout="constrained")
     width = 0.8 / len(scored)
-    # the space before a label: a legend leaves out one that begins with an underscore
     for number, each in enumerate(scored):
         found = {_name(*key): values for key, values in _scores(each).items()}
-        places = [names.index(name) + (number - (len(scored) - 1) / 2) * width for name in found]
+        centers = [names.index(name) + (number - (len(scored) - 1) / 2) * width for name in found]
         heights = [statistics.mean(values) for values in found.values()]
-        axes.bar(places, heights, width, label=f" {each.title}", alpha=0.7)
-        for place, values in zip(places, found.values(), strict=True):
-            axes.plot([place] * len(values), values, "k.", markersize=4)
+        axes.bar(centers, heights, width, label=render.legend_label(each.title), alpha=0.7)
+        for center, values in zip(centers, found.values(), strict=True):
+            axes.plot([center] * len(values), values, "k.", markersize=4)
     axes.set(ylabel="score (bar: mean, dot: seed)", xticks=range(len(names)), xticklabels=names)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(title="checkpoint @ step", fontsize="small", loc="outside upper left")
-    _save(figure, path)
+    write_whole(path, render.png(figure))
 
 
 def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
@@ -149,13 +143,13 @@ def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
         line = {each.step: _mean(each) for each in scored if each.name == name}
         step = crossing(line)
         where = f"{CROSSING:g} at step {step:,.0f}" if step else f"below {CROSSING:g}"
-        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=f" {name}: {where}")
+        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=render.legend_label(f"{name}: {where}"))
         if step:
             axes.plot([step], [CROSSING], "kx")
     axes.set(xlabel="pretraining step", ylabel=_mean_name("mean", scored[0]))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    _save(figure, path)
+    write_whole(path, render.png(figure))
 
 
 def crossing(line: dict[int, float]) -> float | None:
@@ -218,13 +212,6 @@ def _scores(each: Scored) -> dict[tuple[Task, str], list[float]]:
     }
 
 
-def _save(figure: plt.Figure, path: epath.Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=150)
-    plt.close(figure)
-    write_whole(path, buffer.getvalue())
-
-
 def _mean(each: Scored) -> float:
     found = means({key: statistics.mean(values) for key, values in _scores(each).items()})
     return found.get("mean", found.get("mean_with_wnli", 0.0))
@@ -242,8 +229,3 @@ def _mean_name(name: str, each: Scored) -> str:
 def _name(task: Task, split: str) -> str:
     title = next(part.title for part in task.validation if part.name == split)
     return f"{task.folders[0]}-{title}" if title else task.folders[0]
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in [head, ["---"] * len(head), *rows])
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)

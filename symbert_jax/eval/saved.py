@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk: `params`, `vocab.txt`, and `model.json`, which says what it is and comes last."""
+"""A fine-tuned model on disk: `params`, `vocab.txt`, and `model.json`, which describes it and is written last."""
 
 import dataclasses
 import json
@@ -30,25 +30,21 @@ def is_saved(folder: epath.Path) -> bool:
 
 
 def describe(folder: epath.Path) -> Saved:
-    """What `model.json` says.
+    """The content of `model.json`.
 
     Raises:
       UserError: the file is missing or damaged.
     """
     file = folder / FACTS
-    facts = read_json(file, "checkpoint")
-    score, task, trial = facts.get("score"), facts.get("task"), facts.get("trial")
-    if (
-        set(facts) != set(Saved._fields)
-        or type(score) is not float
-        or not abs(score) <= 100
-        or not isinstance(task, str)
-        or task not in TASKS
-        or not isinstance(trial, str)
-    ):
-        raise UserError("checkpoint", f"{file}: {str(facts)[:100]}", f"{', '.join(Saved._fields)} of a saved model")
+    match read_json(file, "checkpoint"):
+        case {"score": float(score), "task": str(task), "model": fields, "trial": str(trial), **rest} if (
+            not rest and abs(score) <= 100 and task in TASKS
+        ):
+            pass
+        case facts:
+            raise UserError("checkpoint", f"{file}: {str(facts)[:100]}", f"{', '.join(Saved._fields)} of a saved model")
     try:
-        model = from_dict({"model": facts["model"]}).model
+        model = from_dict({"model": fields}).model
         check(Config(model=model))
     except UserError as error:
         raise UserError("checkpoint", f"{file}: {error}", "the model that was trained") from None
@@ -68,7 +64,7 @@ def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Pa
     """Every process takes part in the parameters; the `first` of them writes the rest."""
     folder.mkdir(parents=True, exist_ok=True)
     if first:
-        (folder / FACTS).unlink(missing_ok=True)  # or what is said there of the old parameters outlives them
+        (folder / FACTS).unlink(missing_ok=True)  # it describes the old parameters
     write_params(folder / PARAMS, params)
     if first:
         tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)

@@ -1,8 +1,8 @@
-"""What has been tried: a trial is one task, batch size, learning rate and seed on one checkpoint's parameters.
+"""Finished trials. A trial is one task, batch size, learning rate and seed on the parameters of one checkpoint.
 
-A finished trial is never repeated: `trials.jsonl` in the workdir remembers it with everything that decides its
-result, so a changed protocol, checkpoint or dataset is another trial. Trials that trained together are one line,
-written at once: after a kill either all of them are there or none.
+A finished trial is never repeated: `trials.jsonl` in the workdir records it with everything that decides its
+result, so a changed protocol, checkpoint or dataset is another trial. Trials that trained side by side are one line,
+written at once: after a kill the file has all of them or none.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Trial:
     batch_size: int
     learning_rate: float
     seed: int
-    protocol: str  # all else of the protocol, as JSON
+    protocol: str  # the fields of the protocol that all its trials share, as JSON
 
     @property
     def key(self) -> str:
@@ -58,17 +58,16 @@ class Result:
 class Log:
     """The finished trials of a workdir; one process alone writes.
 
-    Every result carries a checksum. A damaged line counts as none: it stays in the file, and its trials train again.
+    Every result carries a checksum. A damaged line stays in the file, but none of its results counts: its trials train
+    again.
     """
 
     def __init__(self, workdir: epath.Path, *, write: bool):
         self.file, self.write = workdir / FILE, write
         self.results: dict[Trial, Result] = {}
-        lines = self.file.open("rb").readlines() if self.file.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):  # a kill cut it short
-            lines.pop()
-            if write:
-                write_whole(self.file, b"".join(lines))
+        *lines, rest = self.file.read_bytes().split(b"\n") if self.file.exists() else [b""]
+        if rest and write:  # a kill cut the last line short
+            write_whole(self.file, b"".join(line + b"\n" for line in lines))
         for number, line in enumerate(lines, start=1):
             try:
                 self.results |= {result.trial: result for result in _parse(line)}
@@ -88,36 +87,39 @@ def _parse(line: bytes) -> Iterator[Result]:
     """The results of a line.
 
     Raises:
-      ValueError: it is not what `Log.add` writes.
+      ValueError: `Log.add` does not write such a line.
     """
     found = json.loads(line)
-    _require(isinstance(found, list), "no list of results")
+    _check(isinstance(found, list), "not a list of results")
     for facts in found:
-        _require(isinstance(facts, dict), "no result")
-        if "checksum" in facts:  # which earlier versions did not write
-            _require(facts.pop("checksum") == _checksum(facts), "a checksum that does not fit")
+        _check(isinstance(facts, dict), "a result that is not an object")
+        if "checksum" in facts:  # earlier versions did not write one
+            _check(facts.pop("checksum") == _checksum(facts), "a checksum that does not match")
         trial, scores = _build(Trial, facts.get("trial")), facts.get("scores")
-        _require(trial.task in TASKS, f"no task {trial.task!r}")
+        _check(trial.task in TASKS, f"unknown task {trial.task!r}")
         task = TASKS[trial.task]
-        _require(isinstance(scores, dict) and set(scores) == {split.name for split in task.validation}, "other splits")
+        splits = {split.name for split in task.validation}
+        _check(isinstance(scores, dict) and set(scores) == splits, f"scores of other splits than {task.name} has")
         for metrics in scores.values():
-            _require(isinstance(metrics, dict) and set(metrics) == set(task.metrics), "other metrics")
-            _require(all(type(value) is float and -1 <= value <= 1 for value in metrics.values()), "no score")
+            is_complete = isinstance(metrics, dict) and set(metrics) == set(task.metrics)
+            _check(is_complete, f"scores of other metrics than {task.name} has")
+            in_range = all(type(value) is float and -1 <= value <= 1 for value in metrics.values())
+            _check(in_range, "a score that is not a number from -1 to 1")
         yield _build(Result, facts | {"trial": trial})
 
 
 def _build(kind: type, facts: Any) -> Any:
     """An instance of a dataclass of scalars and dicts, from a mapping that has exactly its fields."""
     types = typing.get_type_hints(kind)
-    _require(isinstance(facts, dict) and set(facts) == set(types), f"other fields than {', '.join(types)}")
+    _check(isinstance(facts, dict) and set(facts) == set(types), f"other fields than {', '.join(types)}")
     for name, value in facts.items():
         wanted = typing.get_origin(types[name]) or types[name]
-        _require(type(value) is wanted, f"{name} is no {wanted.__name__}")
-        _require(wanted is not float or math.isfinite(value), f"{name} is not finite")
+        _check(type(value) is wanted, f"{name} is not of type {wanted.__name__}")
+        _check(wanted is not float or math.isfinite(value), f"{name} is not finite")
     return kind(**facts)
 
 
-def _require(condition: bool, otherwise: str) -> None:
+def _check(condition: bool, otherwise: str) -> None:
     if not condition:
         raise ValueError(otherwise)
 

@@ -25,7 +25,7 @@ _RATES = {
     "attention_dropout": "attention_probs_dropout_prob",
 }
 _FIELDS = _SIZES | _RATES
-_CONSTANT: dict[str, Any] = {  # what BERT leaves open and our model does not
+_CONSTANT: dict[str, Any] = {  # fields of BERT that have one value in our model
     "hidden_act": "gelu",
     "layer_norm_eps": LayerNorm.epsilon,
     "type_vocab_size": TOKEN_TYPES,
@@ -41,7 +41,8 @@ def to_model(config: Mapping[str, Any], where: str) -> Model:
     where: names the file in errors.
 
     Raises:
-      UserError: it is no BERT, one that our model does not cover, or a field is of a wrong type or out of its limits.
+      UserError: the architecture is not BERT, or a variant that our model does not cover, or a field has a wrong type
+        or is out of its limits.
     """
     kind = _kind(config, where)
     for field, value in _CONSTANT.items():
@@ -56,19 +57,19 @@ def to_model(config: Mapping[str, Any], where: str) -> Model:
     if not isinstance(theirs, str) or theirs not in attentions:
         found = f"plpi_affinity_function {reprlib.repr(theirs)}"
         raise UserError(where, found, "a known one", did_you_mean(f"{theirs}", attentions))
-    fields: dict[str, Any] = {ours: _whole(config, name, where) for ours, name in _SIZES.items()}
-    fields |= {ours: _real(config, name, where) for ours, name in _RATES.items()}
+    fields: dict[str, Any] = {ours: _to_int(config, name, where) for ours, name in _SIZES.items()}
+    fields |= {ours: _to_fraction(config, name, where) for ours, name in _RATES.items()}
     model = Model(attention=attentions[theirs], dtype="float32", **fields)
     for problem in problems(Config(model=model)):
         name, wanted = problem.what, problem.wanted
-        for ours, theirs in _FIELDS.items():
-            name, wanted = name.replace(f"model.{ours}", theirs), wanted.replace(f"model.{ours}=", f"{theirs}=")
+        for ours, field in _FIELDS.items():
+            name, wanted = name.replace(f"model.{ours}", field), wanted.replace(f"model.{ours}=", f"{field}=")
         raise UserError(where, f"{name} {problem.found}", wanted, problem.hint)
     return model
 
 
 def _kind(config: Mapping[str, Any], where: str) -> str:
-    """The `model_type`; where there is none, old files name the class of the model or nothing."""
+    """The `model_type`. Old files have none: they name the class of the model, or nothing."""
     kind = config.get("model_type")
     if kind is None and config.get("plpi_affinity_function") is not None:
         return PLPI
@@ -83,17 +84,17 @@ def _kind(config: Mapping[str, Any], where: str) -> str:
     return str(kind)
 
 
-def _whole(config: Mapping[str, Any], name: str, where: str) -> int:
+def _to_int(config: Mapping[str, Any], name: str, where: str) -> int:
     """A whole number, which some programs write as 12.0."""
     value = config[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 1 << 63:
-        raise UserError(where, f"{name} {reprlib.repr(config[name])}", "a whole number of a model's size")
+        raise UserError(where, f"{name} {reprlib.repr(config[name])}", "a whole number")
     return value
 
 
-def _real(config: Mapping[str, Any], name: str, where: str) -> float:
+def _to_fraction(config: Mapping[str, Any], name: str, where: str) -> float:
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise UserError(where, f"{name} {reprlib.repr(value)}", "a fraction of at least 0 and below 1")

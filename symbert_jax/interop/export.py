@@ -12,7 +12,6 @@ from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, load, require_step
 from symbert_jax.config import Mesh, Model
 from symbert_jax.data import tokenizer, vocabulary
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
@@ -31,7 +30,7 @@ DTYPES = ("float32", "bfloat16")
 _LIMIT = {"float32": (1e-4, 0.0), "bfloat16": (0.0, 0.05)}
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """A model as it was trained."""
 
     workdir: epath.Path
@@ -59,17 +58,17 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
     trained = read(workdir, step)
     folded = FORMATS[form] == HUGGING_FACE
     model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
-    words = tokenizer.read(workdir / VOCAB, "checkpoint")
-    config = to_config(model, FORMATS[form], trained.classes, words.tokens.index(vocabulary.PAD), dtype)
+    wordpiece = tokenizer.read_for_model(workdir, model.vocab_size)
+    config = to_config(model, FORMATS[form], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     text = card(trained.model, trained.facts, folded, trained.classes is None, command)
     with new_folder(out, "out") as new:
-        folder.write(new, config, written, words, text)
+        folder.write(new, config, written, wordpiece, text)
         difference = verify(trained, new, dtype)
     print(f"{out}: {model.attention} BERT, {len(written)} tensors; logits differ by {difference:.1e} at most")
 
 
-def read(workdir: epath.Path, step: int | None) -> Trained:
+def read(workdir: epath.Path, step: int | None) -> TrainedModel:
     """The model of a workdir, or one that `finetune` saved.
 
     Raises:
@@ -78,7 +77,7 @@ def read(workdir: epath.Path, step: int | None) -> Trained:
     if saved.is_saved(workdir):
         described = saved.describe(workdir)
         facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
-        return Trained(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
+        return TrainedModel(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
     step = require_step(workdir, step)
     params, config = load(workdir, step)
     losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]
@@ -87,14 +86,14 @@ def read(workdir: epath.Path, step: int | None) -> Trained:
         "steps": f"{step:,} of {config.data.batch_size} rows" if step else "0",
         "validation loss": f"{losses[-1]:.4f} nats" if losses else "not measured at this step",
     }
-    return Trained(workdir, config.model, params, None, facts)
+    return TrainedModel(workdir, config.model, params, None, facts)
 
 
-def verify(trained: Trained, written: epath.Path, dtype: str) -> float:
-    """The largest difference between the logits of `trained` and of what stands in the folder `written`.
+def verify(trained: TrainedModel, written: epath.Path, dtype: str) -> float:
+    """The largest difference between the logits of `trained` and those of the folder `written`.
 
     Raises:
-      UserError: it is too large; the folder stays for inspection.
+      UserError: the difference is too large; the folder stays for inspection.
     """
     found = folder.read(written)
     model = to_model(found.config, str(written))
@@ -115,18 +114,18 @@ def verify(trained: Trained, written: epath.Path, dtype: str) -> float:
     return difference
 
 
-def _logits(trained: Trained) -> np.ndarray:
-    """What the model says of a few random rows, one of them padded, in float32."""
+def _logits(trained: TrainedModel) -> np.ndarray:
+    """The logits of a few random rows, one of them padded, in float32."""
     model = dataclasses.replace(trained.model, dtype="float32")
     rng, length = np.random.default_rng(0), min(model.length, 64)
     tokens = rng.integers(0, model.vocab_size, (2, length), dtype=np.int32)
     mask = np.arange(length) < np.array([[length], [length // 2]])
     types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
     if trained.classes is None:
-        places = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
         run = jax.jit(bert.logits, static_argnums=0)
         return np.asarray(
-            run(model, trained.params, tokens, places, token_types=types, segments=mask.astype(np.int32))
+            run(model, trained.params, tokens, positions, token_types=types, segments=mask.astype(np.int32))
         )[mask]
     classify, count = jax.jit(classifier.logits, static_argnums=(0, 1)), len(trained.classes) or 1
     return np.asarray(classify(model, count, trained.params, tokens, token_types=types, mask=mask))

@@ -15,10 +15,10 @@ from jax import numpy as jnp
 
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.data.tokenizer import ROLES, SETTINGS, TOKENIZER, WordPiece
+from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, WordPiece
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
-from symbert_jax.storage import check_download, read_json
+from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
@@ -31,7 +31,7 @@ _TYPES = {
     "F8_E5M2": jnp.float8_e5m2,
     "BOOL": np.bool_,
 } | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
-# what other programs and other ways of training leave in a folder
+# weights in the formats of other programs, and adapters
 _FOREIGN = (
     "tf_model.h5",
     "flax_model.msgpack",
@@ -49,7 +49,7 @@ class Folder(NamedTuple):
 
 
 def read(folder: epath.Path) -> Folder:
-    """Config and tensors as they are.
+    """The config and the tensors of a folder, unchanged.
 
     Raises:
       UserError: a file is missing or damaged, or weights are pickled and torch is not installed.
@@ -64,32 +64,15 @@ def read(folder: epath.Path) -> Folder:
     return Folder(read_json(folder / CONFIG, "source"), _read_tensors(folder))
 
 
-def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, words: WordPiece, card: str) -> None:
+def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, wordpiece: WordPiece, card: str) -> None:
     """Writes all that `AutoModel` and `AutoTokenizer` open."""
-    lowercase, strip_accents, handle_chinese_chars, clean_text = words.normalization
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lowercase,
-        "model_max_length": config["max_position_embeddings"],
-        "strip_accents": None if strip_accents == lowercase else strip_accents,
-        "tokenize_chinese_chars": handle_chinese_chars,
-        **({} if clean_text else {"clean_text": False}),
-        "clean_up_tokenization_spaces": True,
-        "added_tokens_decoder": {
-            str(words.tokens.index(token)): {"content": token, "special": True} | dict.fromkeys(_FLAGS, False)
-            for token in sorted(ROLES.values(), key=words.tokens.index)
-        },
-        **ROLES,
-    }
-    for name, content in ((CONFIG, config), (SETTINGS, settings), ("special_tokens_map.json", ROLES)):
+    settings = tokenizer.to_settings(wordpiece, config["max_position_embeddings"])
+    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS, ROLES)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    tokenizer.write(words, folder / VOCAB)
-    (folder / TOKENIZER).write_text(words.build(parse_special=True).to_str(pretty=True))
+    tokenizer.write(wordpiece, folder / VOCAB)
+    (folder / TOKENIZER).write_text(wordpiece.build(parse_special=True).to_str(pretty=True))
     (folder / "README.md").write_text(card)
     (folder / SAFE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-
-
-_FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
 def _read_tensors(folder: epath.Path) -> Tensors:
@@ -124,7 +107,7 @@ def _read_bytes(file: epath.Path) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise UserError("source", f"{file}: {error.strerror or error}", "a readable file") from None
-    check_download(data, file, "source")
+    check_format(data[:HEAD], (LFS_POINTER, *MARKUP), file, "source", "the file itself")
     return data
 
 

@@ -1,4 +1,4 @@
-"""`import`: a folder of Hugging Face's BERT, or of the paper's code, as a workdir that every other command takes."""
+"""`import`: a folder of Hugging Face's BERT, or of the paper's code, becomes a workdir for every other command."""
 
 import dataclasses
 import itertools
@@ -30,12 +30,12 @@ ROWS, LENGTH = 64, 128  # of text, for a warm start: half of the rows to fit, ha
 
 
 class Source(NamedTuple):
-    """What a folder holds, checked."""
+    """The checked contents of a folder."""
 
     model: Model
-    params: Params  # those of a plain encoder have no `head`
-    words: WordPiece
-    left_out: list[str]  # modules of the folder that masked-language modelling has no use for
+    params: Params  # without `head` if the source is a plain encoder
+    wordpiece: WordPiece
+    left_out: list[str]  # modules of the folder that are not imported: other heads, the pooler
 
 
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
@@ -60,15 +60,15 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         _documents(text)
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=Data(dir=""))
     if found.left_out:
-        print(f"{source}: left out {', '.join(found.left_out)}, which predict no masked words")
+        print(f"{source}: left out {', '.join(found.left_out)}, which do not predict masked tokens")
     with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        tokenizer.write(found.words, new / VOCAB)
+        tokenizer.write(found.wordpiece, new / VOCAB)
         if "head" not in params:
-            print(f"{source} is a plain encoder: its head for masked words is a fresh one")
+            print(f"{source} is a plain encoder: its masked-language head is a new one")
             head = bert.init(model, Mesh(), jax.random.key(0))["head"]
             params |= {"head": jax.tree.map(np.asarray, head)}
         if config.model != model:
-            params = _warm_start(model, params, config.model.attention, text, found.words)
+            params = _warm_start(model, params, config.model.attention, text, found.wordpiece)
         state = states.begin(config, params)
         checkpoints = Checkpoints(new, Train())
         checkpoints.save(0, state.params, state.optimizer, config, None)
@@ -78,30 +78,30 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
 
 
 def read(source: epath.Path, vocab: str | None) -> Source:
-    """The model, the parameters and the tokenizer of a folder; nothing is computed and nothing written.
+    """The model, the parameters and the tokenizer of a folder. Writes nothing.
 
     vocab: names another tokenizer than the folder's, as `config.data.vocab`.
 
     Raises:
-      UserError: `source` is no BERT that our model covers, or is damaged or incomplete.
+      UserError: `source` is not a BERT that our model covers, or is damaged or incomplete.
     """
     where = str(source)
     found = folder.read(source)
     model = to_model(found.config, str(source / folder.CONFIG))
-    words = _words(source, vocab)
-    if (count := len(words.tokens)) > model.vocab_size:
-        raise UserError("source", f"a vocabulary of {count} words", f"{model.vocab_size}, its vocab_size, at most")
+    wordpiece = _read_tokenizer(source, vocab)
+    if (count := len(wordpiece.tokens)) > model.vocab_size:
+        raise UserError("source", f"a vocabulary of {count} tokens", f"at most {model.vocab_size}, its vocab_size")
     weights, left_out = tensors.canonical(found.tensors, where)
     tensors.check_sizes(weights, model, where)
     with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
         shapes = bert.abstract(model, Mesh())
     if not tensors.has_head(weights):
         del shapes["head"]
-    return Source(model, tensors.from_torch(weights, shapes, where), words, left_out)
+    return Source(model, tensors.from_torch(weights, shapes, where), wordpiece, left_out)
 
 
-def _words(source: epath.Path, vocab: str | None) -> WordPiece:
-    """The tokenizer of the source, or the one asked for."""
+def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
+    """The tokenizer that `vocab` names, or else that of the source."""
     if vocab is not None:
         return tokenizer.read(tokenizer.find(vocab, "vocab"), "vocab")
     if not any((source / name).exists() for name in (VOCAB, TOKENIZER)):
@@ -109,14 +109,14 @@ def _words(source: epath.Path, vocab: str | None) -> WordPiece:
     return tokenizer.read(source, "source")
 
 
-def _warm_start(model: Model, params: Params, attention: str, text: str, words: WordPiece) -> Params:
-    """The parameters with another attention; prints what that changes on text that it was not fitted to."""
-    rows = _rows(text, words, min(LENGTH, model.length))
+def _warm_start(model: Model, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
+    """The parameters with another attention. Prints the loss before and after on held-out text."""
+    rows = _rows(text, wordpiece, min(LENGTH, model.length))
     converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))
     for layer, heads in enumerate(moved):
         print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
     held = rows[ROWS // 2 :]
-    masking = Masking(words.tokens, held.shape[1], rate=0.15, seed=0)
+    masking = Masking(wordpiece.tokens, held.shape[1], rate=0.15, seed=0)
     batch = masking(held, np.arange(len(held)), np.zeros(len(held), np.int64))
     losses = []
     for name, weights in (("standard", params), (attention, converted)):
@@ -133,10 +133,10 @@ def _documents(text: str) -> Iterator[str]:
         raise UserError("text", error.found, error.wanted, error.hint) from None
 
 
-def _rows(text: str, words: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
+def _rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
     """The first rows of a source, framed as a corpus frames them."""
-    encoder, inner = words.build(parse_special=False), length - 2
-    cls, sep = words.tokens.index(vocabulary.CLS), words.tokens.index(vocabulary.SEP)
+    encoder, inner = wordpiece.build(parse_special=False), length - 2
+    cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
     documents = (encoder.encode(document, add_special_tokens=False).ids for document in _documents(text))
     stream = itertools.chain.from_iterable((*ids, sep) for ids in documents)
     tokens = np.fromiter(itertools.islice(stream, ROWS * inner), np.uint16)

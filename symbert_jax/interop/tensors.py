@@ -46,12 +46,12 @@ _TIED = {
     "cls.predictions.decoder.weight": _WHOLE["embeddings.word"],
     "cls.predictions.decoder.bias": _WHOLE["head.bias"],
 }
-# what the encoder of a checkpoint holds besides: buffers, and the pooler of its other heads
+# other tensors of an encoder: buffers, and the pooler of other heads
 _BUFFERS = "bert.embeddings"
 _UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
 _PARTS = ("embeddings.", "encoder.", "pooler.")
 _TABLE = "embeddings.word_embeddings.weight"
-# what names begin with where a BERT is part of another module: DataParallel, torch.compile, Lightning, …
+# prefixes of names where a BERT is part of another module: DataParallel, torch.compile, Lightning, …
 _WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
 
 
@@ -98,13 +98,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, where: str) ->
 def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, list[str]]:
     """The tensors of masked-language modelling in float32, by today's names, and the modules that were left out.
 
-    Old checkpoints say `gamma` and `beta`, plain encoders leave out the prefix `bert.`, wrappers of models add
-    prefixes, and some hold the tied table twice. What masked-language modelling has no use for is left out: other
-    heads, the pooler, buffers.
+    Old checkpoints use the names `gamma` and `beta`, plain encoders omit the prefix `bert.`, wrappers of models add
+    prefixes, and some checkpoints hold the tied table twice. Other heads, the pooler and buffers are left out.
 
     Raises:
-      UserError: there is no encoder of BERT, a tensor is there twice, is not of floating-point numbers or not finite,
-        or a table that ought to be tied is not.
+      UserError: there is no encoder of BERT, a tensor occurs twice, is not of floating-point numbers or not finite,
+        or a table that must be tied is not.
     """
     encoder, outer = _prefixes(tensors, where)
     found: Tensors = {}
@@ -127,7 +126,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
 
 
 def check_sizes(tensors: Mapping[str, np.ndarray], model: Model, where: str) -> None:
-    """Compares canonical tensors with the sizes that cost time or memory if a config.json exaggerates them.
+    """Compares canonical tensors with a model before anything of the model's size is allocated.
 
     Raises:
       UserError: a table has another shape, or the encoder another number of layers.
@@ -145,21 +144,21 @@ def check_sizes(tensors: Mapping[str, np.ndarray], model: Model, where: str) -> 
 
 
 def _prefixes(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, str]:
-    """What the names of the encoder's tensors begin with, and those of its heads."""
+    """The prefixes of the names of the encoder's tensors and of its heads' tensors."""
     prefixes = [name.removesuffix(_TABLE) for name in tensors if f".{name}".endswith(f".{_TABLE}")]
     if len(prefixes) != 1:
         found = f"{len(prefixes)} tables {_TABLE}" if prefixes else f"no table {_TABLE}"
         raise UserError(where, found, "the tensors of one BERT")
     (prefix,) = prefixes
-    if strange := [part for part in prefix.split(".")[:-1] if part not in _WRAPPERS]:
-        raise UserError(where, f"the tensors of {reprlib.repr('.'.join(strange))}", "those of BERT")
+    if unknown := [part for part in prefix.split(".")[:-1] if part not in _WRAPPERS]:
+        raise UserError(where, f"the tensors of {reprlib.repr('.'.join(unknown))}", "those of BERT")
     return prefix, prefix.removesuffix("bert.")
 
 
 def _as_float32(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
     if not jax.numpy.issubdtype(tensor.dtype, jax.numpy.floating):
         raise UserError(where, f"{name} of type {tensor.dtype}", "floating-point numbers")
-    with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # such values are refused below
         weights = tensor.astype(np.float32)
     if not np.isfinite(weights).all():
         raise UserError(where, f"{name} with NaN, infinite or too large values", "finite ones of float32")
@@ -167,7 +166,7 @@ def _as_float32(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
 
 
 def has_head(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether canonical tensors bring a masked-language head, or are of a plain encoder."""
+    """Whether canonical tensors include a masked-language head; those of a plain encoder do not."""
     return any(name.startswith("cls.predictions.") for name in tensors)
 
 

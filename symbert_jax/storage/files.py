@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from symbert_jax.errors import UserError
+from symbert_jax.storage.formats import HEAD, LFS_POINTER, MARKUP, check_format
 from symbert_jax.storage.locks import LOCK, lock
 from symbert_jax.storage.paths import is_bucket
 
@@ -68,10 +69,12 @@ def read_text(file: epath.Path | Path, field: str) -> str:
     field: names the file in errors.
 
     Raises:
-      UserError: the file is missing, cannot be read, or is not UTF-8.
+      UserError: the file is missing, cannot be read, is not UTF-8, or is what a failed download leaves in its place.
     """
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        data = file.read_bytes()
+        check_format(data[:HEAD], (LFS_POINTER, *MARKUP), file, field, "the file itself")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(field, f"{file}: byte {error.start} is not UTF-8", "UTF-8 text") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -88,22 +91,7 @@ def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
     Raises:
       UserError: as `read_text`, or the file does not hold a JSON object.
     """
-    text = read_text(file, field)
-    check_download(text[:256].encode(), file, field)
-    return parse_json_object(text, f"{file}", field)
-
-
-def check_download(data: bytes, file: epath.Path | Path, field: str) -> None:
-    """Raises `UserError` if a file is a Git LFS pointer or an HTML page instead of what was to be downloaded.
-
-    data: the content of the file, or the beginning of it.
-    """
-    start = data[:256].lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        hint = f"run `git lfs pull` in {file.parent}"
-        raise UserError(field, f"{file}, a Git LFS pointer", "the file that it points to", hint)
-    if start.startswith((b"<!doctype", b"<html")):
-        raise UserError(field, f"{file}, an HTML page", "the file itself", "download it again")
+    return parse_json_object(read_text(file, field), f"{file}", field)
 
 
 def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from symbert_jax.data import glue
 from symbert_jax.data.glue import Source
 from symbert_jax.data.tasks import TASKS, find
 from symbert_jax.errors import UserError
@@ -91,13 +93,15 @@ ROWS = "index\tsentence1\tsentence2\tlabel\n0\té\tb\tentailment\n1\tc\td\tnot_e
         ("RTE/dev.tsv", b"\xfe\xff" + ROWS.encode("utf-16-be")),
         ("RTE/dev.tsv", ROWS.replace("\n", "\r")),
         ("RTE/dev.tsv", ROWS.replace("\n", "\r\r\n")),
+        ("RTE/dev.tsv", ROWS.encode("utf-32")),
         ("RTE/dev.tsv", gzip.compress(b"\xef\xbb\xbf" + ROWS.encode(), mtime=0)),
+        ("RTE/dev.tsv", lzma.compress(ROWS.encode("utf-16"))),
         ("RTE/dev.tsv", "label\tsentence2\tsentence1\nentailment\tb\té\n\nnot_entailment\td\tc"),
         ("rte/Dev.TSV", ROWS),
         ("Rte/dev.TSV.GZ", gzip.compress(ROWS.encode(), mtime=0)),
     ],
 )
-def test_what_is_read(tmp_path, path, content) -> None:
+def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, content) -> None:
     write(tmp_path, path, content)
     assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
     if path == "RTE/dev.tsv":
@@ -128,17 +132,29 @@ def test_what_is_read(tmp_path, path, content) -> None:
         ("RTE", "index\tsentence1\tsentence2\tlabel\n", "no example of rte validation"),
         ("STS-B", "sentence1\tsentence2\tscore\na\tb\thigh\n", "line 2: score 'high', wanted a number"),
         ("STS-B", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: score 'nan', wanted a number"),
-        ("STS-B", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\tb\t1\n", "line 3: invalid start byte, wanted UTF-8"),
+        (
+            "STS-B",
+            b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\tb\t1\n",
+            "line 3: byte 32 is not UTF-8, wanted a TSV",
+        ),
         ("CoLA", "gj04\t2\t\tThe sailors rode.\n", "line 1: label '2', wanted one of 0, 1"),
         ("RTE", "0\ta\tb\tentailment\n", "among them sentence1, sentence2, label; the first line names the columns"),
-        ("RTE", ROWS.encode("latin-1"), "line 2: invalid continuation byte, wanted UTF-8; convert it"),
-        ("RTE", ROWS.encode("utf-16-le"), "line 1: a zero byte, wanted text"),
-        ("RTE", ROWS.encode()[:-9] + bytes(9), "line 3: a zero byte, wanted text"),
+        (
+            "RTE",
+            ROWS.encode("latin-1"),
+            ".xz; convert another encoding: iconv",
+        ),
+        ("RTE", ROWS.encode("utf-16-le"), "which is binary, or UTF-16 without a byte order mark, wanted a TSV file"),
+        ("RTE", ROWS.encode()[:-5] + bytes(5), "line 3: a zero byte, wanted text"),
         ("RTE", gzip.compress(ROWS.encode(), mtime=0)[:-9], "Compressed file ended before the end-of-stream marker"),
-        ("RTE", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git-LFS pointer, wanted a TSV file"),
-        ("RTE", " <!DOCTYPE html><html></html>", "a web page, wanted a TSV file; download"),
-        ("RTE", "<?xml version='1.0'?><Error><Code>AccessDenied", "an XML file, wanted a TSV file; download"),
-        ("RTE", b"PK\x03\x04\x14", "a ZIP archive, wanted a TSV file; unpack it"),
+        (
+            "RTE",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "which is a Git LFS pointer instead",
+        ),
+        ("RTE", " <!DOCTYPE html><html></html>", "which is an HTML page, wanted a TSV file"),
+        ("RTE", "<?xml version='1.0'?><Error><Code>AccessDenied", "which is an XML file, wanted a TSV file"),
+        ("RTE", b"PK\x03\x04\x14", "which is a zip archive"),
         ("RTE", None, "Is a directory"),
         ("RTE", "x" * 10**7 + "\n", f"line 1: columns {'x' * 100}…, wanted among them"),
         ("STS-B", f"sentence1\tsentence2\tscore\na\tb\t{'9' * 10**6}x\n", f"score '{'9' * 100}…', wanted a number"),
@@ -155,7 +171,7 @@ def test_damage_is_named_by_file_and_line(tmp_path, name, content, message) -> N
     assert message in str(error.value) and ("dev.tsv" in str(error.value) or "no example" in message)
 
 
-def test_what_is_not_there(tmp_path, monkeypatch) -> None:
+def test_missing_source_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").touch()
     for source, message in (
@@ -202,7 +218,7 @@ class Rte(tfds.core.GeneratorBasedBuilder):
                 yield i, {"sentence1": f"é {i}", "sentence2": "b", "label": label, "idx": i}
 
 
-def test_tfds_prepared_as_array_record(tmp_path) -> None:
+def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
     builder = Rte(data_dir=tmp_path / "glue", file_format="array_record")
     builder.download_and_prepare()
     task = TASKS["rte"]
@@ -217,6 +233,13 @@ def test_tfds_prepared_as_array_record(tmp_path) -> None:
             source.read(task, task.test[0], labelled=True)
         with pytest.raises(UserError, match="wanted a split validation"):
             source.read(task, task.validation[0], labelled=True)
+    for row, message in (
+        ({"sentence1": 1, "sentence2": "b", "label": 0}, "train 0: sentence1 1, wanted text"),
+        ({"sentence1": "a", "sentence2": "b", "label": "x"}, "train 0: label x, wanted 0 to 1"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            patch.setattr(glue, "_rows", lambda *_, row=row: [row])
+            source.read(task, task.train, labelled=True)
     for name, content in (
         ("rte-train.array_record-00000-of-00001", b""),
         ("features.json", b'{"pythonClassName": "x"}'),

@@ -132,13 +132,13 @@ def test_place_copies_a_file_to_the_byte(vocab: Path, tmp_path: Path) -> None:
         lambda data: data + b"\n\n\r\n",
     ],
 )
-def test_line_ends_and_a_byte_order_mark_are_no_part_of_a_token(change: Callable, vocab: Path, tmp_path: Path) -> None:
+def test_vocabulary_strips_line_ends_and_byte_order_mark(change: Callable, vocab: Path, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(change(vocab.read_bytes()))
     assert tokenizer.read(path) == tokenizer.read(vocab)
 
 
-def test_an_id_without_a_token_shifts_no_other(tmp_path: Path) -> None:
+def test_missing_id_shifts_no_other_token(tmp_path: Path) -> None:
     tokens = [*SPECIAL, "a", "", "b", "c"]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens))
     whole = WordPiece((*SPECIAL, "a", "x", "b", "c"), CASED).build(parse_special=True)
@@ -154,7 +154,7 @@ def test_an_id_without_a_token_shifts_no_other(tmp_path: Path) -> None:
     assert 6 not in encode("[unused-hole-6]").ids
 
 
-def test_settings_beside_a_vocabulary_decide(vocab: Path, tmp_path: Path) -> None:
+def test_settings_beside_vocabulary_set_normalization(vocab: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "vocab.txt", [*SPECIAL, *WORDS.split(" ")])
     with pytest.raises(UserError, match=r"1 tokens with capitals in .*vocab.txt, such as 'The', .*do_lower_case"):
         tokenizer.read(path)
@@ -215,7 +215,7 @@ def add(**token: object) -> Callable[[dict], object]:
         (lambda parsed: parsed["added_tokens"][4].update(normalized=True), r"makes of 'the \[MASK\] o\[MASK\]f"),
     ],
 )
-def test_a_tokenizer_that_would_run_otherwise_is_refused(change: Callable, message: str, tmp_path: Path) -> None:
+def test_tokenizer_with_other_ids_is_refused(change: Callable, message: str, tmp_path: Path) -> None:
     whole = WordPiece((*SPECIAL, *WORDS.replace("The ", "").split(" ")), Normalization())
     parsed = json.loads(whole.build(parse_special=True).to_str())
     change(parsed)
@@ -252,7 +252,7 @@ def test_a_tokenizer_that_would_run_otherwise_is_refused(change: Callable, messa
         ("vocab.txt", [*SPECIAL, "the"], "token 6 is None in .*vocab.txt, wanted 'un', as in .*tokenizer.json"),
     ],
 )
-def test_files_that_contradict_a_tokenizer_are_refused(
+def test_files_that_contradict_tokenizer_json_are_refused(
     file: str, content: object, message: str, tmp_path: Path
 ) -> None:
     whole = WordPiece((*SPECIAL, *WORDS.replace("The ", "").split(" ")), Normalization())
@@ -263,7 +263,7 @@ def test_files_that_contradict_a_tokenizer_are_refused(
     assert tokenizer.read(tmp_path / "tokenizer.json") == whole, "named itself, it is read alone"
 
 
-def test_a_vocabulary_of_another_tokenizer_is_refused(vocab: Path, tmp_path: Path) -> None:
+def test_vocabulary_of_another_class_is_refused(vocab: Path, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(vocab.read_bytes())
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
     with pytest.raises(UserError, match=r"tokenizer_class 'BertJapaneseTokenizer' in .*, wanted BertTokenizer"):
@@ -302,7 +302,7 @@ def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.Mo
             r"7 tokens in .*vocab.txt, wanted at most model.vocab_size=6",
         ),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe 12\n", r"a token 'the 12' in .*vocab.txt, wanted tokens without"),
-        (b"version https://git-lfs.github.com/spec/v1\n", r"vocab.txt, a Git LFS pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"vocab.txt, which is a Git LFS pointer"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_vocabulary_that_is_not_there(tmp_path: Path) -> None:
         tokenizer.load(tmp_path / "none.txt", parse_special=True)
 
 
-def test_train_leaves_out_words_that_the_encoder_does() -> None:
+def test_train_ignores_words_above_length_limit() -> None:
     rng = np.random.default_rng(0)
     letters = np.array(list("acgtqz"))
     huge = ["".join(rng.choice(letters, size)) for size in (1_000_000, 101)]  # took minutes

@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a file that fine-tuning reads: it is read, left out or told in one line."""
+"""A file that fine-tuning reads and whose bytes are mutated is read, ignored, or refused in one line."""
 
 import dataclasses
 import gzip
@@ -16,9 +16,10 @@ from symbert_jax.data.examples import Examples
 from symbert_jax.data.glue import Source
 from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
-from symbert_jax.eval import finetune, saved
+from symbert_jax.eval import saved
 from symbert_jax.eval.inputs import Data
 from symbert_jax.eval.trials import Log, Result, Trial
+from symbert_jax.eval.workdir import Workdir
 from tests.eval.conftest import CONFIG
 
 MUTANTS = 100  # of each file
@@ -74,14 +75,15 @@ def model(folder: Path) -> tuple[Path, Callable[[], object]]:
 def predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
     part = Examples(np.zeros((7, 4), np.int32), *np.ones((2, 7), np.int32), np.zeros(7, np.float32))
     data, logits = Data(part, {}, {"SST-2.tsv": part}), np.arange(14, dtype=np.float32).reshape(7, 2)
-    file = finetune._predictions(epath.Path(folder), TRIAL, data)
+    workdir = Workdir(epath.Path(folder))
+    file = workdir.predictions_file(TRIAL, data)
     file.parent.mkdir()
     archive = io.BytesIO()
     np.savez(archive, **{"SST-2.tsv": logits})
     file.write_bytes(archive.getvalue())
 
     def read() -> None:
-        found = finetune._read_predictions(epath.Path(folder), TASKS["sst2"], TRIAL, data)
+        found = workdir.read_predictions(TRIAL, data)
         assert found is None or (found["SST-2.tsv"] == logits).all(), "damaged predictions counted"
 
     read()
@@ -99,7 +101,7 @@ FILES: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_mutated_file_is_read_left_out_or_told_in_one_line(tmp_path, name) -> None:
+def test_mutated_file_is_read_ignored_or_one_line(tmp_path, name) -> None:
     file, read = FILES[name](tmp_path)
     read()
     rng, content = random.Random(0), file.read_bytes()

@@ -148,7 +148,7 @@ def test_what_is_wanted_besides_is_made_when_its_trials_are_finished(run, whole)
     assert len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
-def test_what_is_damaged_is_made_again(run, whole, pretrained, tmp_path, capsys) -> None:
+def test_finetune_replaces_damaged_predictions_and_models(run, whole, pretrained, tmp_path, capsys) -> None:
     workdir, start = tmp_path / "run", tmp_path / "_a, $b$ | c"
     shutil.copytree(whole, workdir)
     shutil.copytree(pretrained, start)
@@ -255,7 +255,7 @@ def test_a_mistake_is_told(run, changes, message) -> None:
         ("\n".join([*SPECIAL, *map(str, range(200))]), "found 205 tokens in .*vocab.txt, wanted at most 128"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_is_told(run, pretrained, tmp_path, vocabulary, message) -> None:
+def test_finetune_refuses_unusable_vocabulary(run, pretrained, tmp_path, vocabulary, message) -> None:
     shutil.copytree(pretrained, tmp_path / "start")
     (tmp_path / "start/vocab.txt").unlink()
     if vocabulary is not None:
@@ -265,16 +265,16 @@ def test_a_vocabulary_that_cannot_be_is_told(run, pretrained, tmp_path, vocabula
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
-def test_a_signal_ends_it_with_one_line(monkeypatch, capfd, name, code) -> None:
+def test_signal_ends_finetune_with_one_line(monkeypatch, capfd, name, code) -> None:
     before = signal.getsignal(signal.Signals[name])
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    with module._ending_at_signals():
+    with module._end_at_signals():
         signal.raise_signal(signal.Signals[name])
     assert ended == [code] and capfd.readouterr().err == f"\n{name}: the same command trains what is missing\n"
     assert signal.getsignal(signal.Signals[name]) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup sets it
-    with module._ending_at_signals():
+    with module._end_at_signals():
         signal.raise_signal(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     assert ended == [code]
@@ -284,8 +284,8 @@ def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() 
     from tests.eval.conftest import CONFIG
 
     with jax.set_mesh(module.make_mesh(Mesh())):
-        assert module.together(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
-        assert module.together(Finetune(), CONFIG.model, 1000, 16, 32) == 1
+        assert module.parallel_trials(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
+        assert module.parallel_trials(Finetune(), CONFIG.model, 1000, 16, 32) == 1
 
 
 def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
@@ -301,5 +301,5 @@ def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
     with jax.set_mesh(module.make_mesh(Mesh(data=1), jax.devices()[:1])):
         found = []
         for Device.limit in (0, 1e6, 1e9, 2e9):
-            found.append(module.together(Finetune(), CONFIG.model, 1000, 16, 32))
+            found.append(module.parallel_trials(Finetune(), CONFIG.model, 1000, 16, 32))
     assert found[:2] == [1, 1] and found[2] > 100 and found[3] == pytest.approx(2 * found[2], abs=1)

@@ -48,8 +48,8 @@ def test_a_run_of_one_step_has_no_warmup() -> None:
 
 
 def test_trials_of_one_protocol_share_all_but_their_settings() -> None:
-    assert resolve(Finetune(seeds=2)).rest == resolve(Finetune(seeds=5, batch_sizes=(32,))).rest
-    assert resolve(Finetune(epochs=2)).rest != resolve(Finetune()).rest
+    assert resolve(Finetune(seeds=2)).fingerprint == resolve(Finetune(seeds=5, batch_sizes=(32,))).fingerprint
+    assert resolve(Finetune(epochs=2)).fingerprint != resolve(Finetune()).fingerprint
 
 
 def test_an_unknown_one() -> None:

@@ -65,7 +65,7 @@ def test_plots_of_several_workdirs(tmp_path) -> None:
     assert min(len(path.read_bytes()) for path in tmp_path.iterdir()) > 1000
 
 
-def test_the_log_remembers_and_drops_a_cut_line(tmp_path) -> None:
+def test_log_keeps_results_and_drops_cut_line(tmp_path) -> None:
     tmp_path = epath.Path(tmp_path)
     Log(tmp_path, write=True).add([result("rte", 0, accuracy=0.5), result("rte", 1, accuracy=0.6)])
     with (tmp_path / "trials.jsonl").open("a") as file:
@@ -103,7 +103,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_line_is_no_result_and_stays(tmp_path, capsys, name) -> None:
+def test_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> None:
     file = tmp_path / "trials.jsonl"
     for seed, accuracy in ((0, 0.5), (1, 0.625), (2, 0.75)):
         Log(epath.Path(tmp_path), write=True).add([result("rte", seed, accuracy=accuracy)])
@@ -119,7 +119,7 @@ def test_a_damaged_line_is_no_result_and_stays(tmp_path, capsys, name) -> None:
     assert line.startswith(f"warning: {file}, line 2: ") and line.endswith("; its trials train again")
 
 
-def test_a_result_without_checksum_counts(tmp_path) -> None:
+def test_log_accepts_result_without_checksum(tmp_path) -> None:
     """As earlier versions wrote it."""
     Log(epath.Path(tmp_path), write=True).add([result("rte", 0, accuracy=0.5)])
     (facts,) = json.loads((tmp_path / "trials.jsonl").read_text())
@@ -128,7 +128,7 @@ def test_a_result_without_checksum_counts(tmp_path) -> None:
     assert list(Log(epath.Path(tmp_path), write=False).results.values()) == [result("rte", 0, accuracy=0.5)]
 
 
-def test_the_time_that_is_left_comes_from_steps_without_compilation(monkeypatch, capsys) -> None:
+def test_eta_excludes_compilation(monkeypatch, capsys) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     shown = progress.Progress(2, 1000)

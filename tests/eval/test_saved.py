@@ -45,7 +45,7 @@ def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch
         ({"model": {"dim": 10**400}}, "wanted the model that was trained"),
     ],
 )
-def test_a_damaged_description_is_one_line(tmp_path, changes, message) -> None:
+def test_describe_refuses_damaged_model_json(tmp_path, changes, message) -> None:
     facts = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
     (tmp_path / "model.json").write_text(json.dumps(facts))
     assert saved.describe(epath.Path(tmp_path)) == (50.0, "sst2", Model(), "key")

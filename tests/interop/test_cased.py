@@ -32,7 +32,7 @@ WORDS = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
 SENTENCE = "The dog e \u00e9"
 
 
-def test_a_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
+def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
     source.mkdir()
     model = configure().model  # of a shape that other tests compile too

@@ -104,7 +104,7 @@ def test_what_cannot_be_exported_is_one_clear_error(change, message, workdirs, t
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_takes_the_place_of_a_killed_one_and_never_writes_into_its_source(workdirs, tmp_path) -> None:
+def test_export_replaces_killed_one_and_never_writes_into_its_source(workdirs, tmp_path) -> None:
     out, left = epath.Path(tmp_path / "a [b] é"), tmp_path / "a [b] é.incomplete"
     (left / "old").mkdir(parents=True)
     (left / "added_tokens.json").write_text("{}")
@@ -120,7 +120,7 @@ def test_an_export_takes_the_place_of_a_killed_one_and_never_writes_into_its_sou
             export(workdirs["standard"], inside, None, "huggingface", "float32", "")
 
 
-def test_a_damaged_vocabulary_or_model_is_one_clear_error(workdirs, tmp_path) -> None:
+def test_export_refuses_damaged_vocabulary_or_model(workdirs, tmp_path) -> None:
     shutil.copytree(workdirs["standard"], tmp_path / "workdir")
     (tmp_path / "workdir" / "vocab.txt").write_text("the\n")
     (tmp_path / "saved").mkdir()

@@ -87,18 +87,18 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_masked_language_model_comes_in_whatever_its_names(variant, wanted, tmp_path) -> None:
+def test_import_reads_tensors_of_every_naming(variant, wanted, tmp_path) -> None:
     found = look(folder(tmp_path, VARIANTS[variant](TENSORS)))
     assert found.model.attention == "standard" and found.model.layers == 2
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
 
 
-def test_a_plain_encoder_gets_a_fresh_head_and_says_so(wanted, tmp_path, capsys) -> None:
+def test_plain_encoder_gets_new_head_and_a_line(wanted, tmp_path, capsys) -> None:
     heads = {"qa_outputs.weight": np.zeros((2, 32), np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
     params, _ = bring(folder(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].endswith("left out bert.pooler.dense, qa_outputs, which predict no masked words")
-    assert told[1].endswith("is a plain encoder: its head for masked words is a fresh one")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
+    assert lines[1].endswith("is a plain encoder: its masked-language head is a new one")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], wanted["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
@@ -124,7 +124,7 @@ OLD = {"model_type": None, "plpi_affinity_function": None}  # as files before 20
         {"num_hidden_layers": 2.0, "position_embedding_type": None},
     ],
 )
-def test_a_config_may_leave_out_what_can_be_told(changes, wanted, tmp_path) -> None:
+def test_config_with_missing_fields_is_completed(changes, wanted, tmp_path) -> None:
     source = folder(tmp_path, TENSORS, changes)
     (source / "config.json").write_bytes(b"\xef\xbb\xbf" + (source / "config.json").read_bytes())
     found = look(source)
@@ -144,13 +144,13 @@ def split(source: Path) -> Path:
     return source
 
 
-def test_weights_in_several_files_and_a_vocabulary_in_tokenizer_json(wanted, tmp_path) -> None:
+def test_import_reads_sharded_weights_and_tokenizer_json(wanted, tmp_path) -> None:
     source = split(folder(tmp_path, TENSORS, words=None))
     words = tokenizer.read(VOCAB)
     (source / "tokenizer.json").write_text(words.build(parse_special=True).to_str())
     found = look(source)
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
-    assert found.words == words
+    assert found.wordpiece == words
 
 
 def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -> None:
@@ -194,13 +194,13 @@ def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -
         ({}, {"b.embeddings.word_embeddings.weight": np.zeros((9, 9), np.float32)}, "found 2 tables embeddings.word"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_error(config, tensors, message, tmp_path) -> None:
+def test_mismatched_config_or_tensor_is_one_clear_error(config, tensors, message, tmp_path) -> None:
     source = folder(tmp_path, TENSORS | tensors, config)
     with pytest.raises(UserError, match=message):
         look(source)
 
 
-def test_another_architecture_is_one_clear_error(tmp_path) -> None:
+def test_other_architecture_is_one_clear_error(tmp_path) -> None:
     renamed = {name.replace("bert.", "roberta."): tensor for name, tensor in TENSORS.items()}
     with pytest.raises(UserError, match="found the tensors of 'roberta', wanted those of BERT"):
         look(folder(tmp_path, renamed))
@@ -216,12 +216,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pointer for a config": (lambda source: (source / "config.json").write_text(LFS), "a Git LFS pointer.*lfs pull"),
     "a pointer for weights": (
         lambda source: (source / "model.safetensors").write_text(LFS),
-        "model.safetensors, a Git LFS pointer, wanted the file that it points to; run `git lfs pull` in",
+        "model.safetensors, which is a Git LFS pointer .*, wanted the file itself; .*git lfs pull, in its folder",
     ),
-    "a pointer for words": (lambda source: (source / "vocab.txt").write_text(LFS), "vocab.txt, a Git LFS pointer"),
+    "a pointer for words": (
+        lambda source: (source / "vocab.txt").write_text(LFS),
+        "vocab.txt, which is a Git LFS",
+    ),
     "a page": (
         lambda source: (source / "model.safetensors").write_text("<!DOCTYPE html><html></html>"),
-        "an HTML page, wanted the file itself; download it again",
+        "which is an HTML page, wanted the file itself; download it again",
     ),
     "cut short": (
         lambda source: os.truncate(source / "model.safetensors", 5000),
@@ -252,7 +255,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other words": (lambda source: (source / "vocab.txt").write_text("the\ncat\n"), r"no \[PAD\]"),
     "too many words": (
         lambda source: (source / "vocab.txt").write_text("\n".join((*SPECIAL, *map(str, range(200))))),
-        "a vocabulary of 205 words, wanted 120",
+        "a vocabulary of 205 tokens, wanted at most 120",
     ),
     "a file": (lambda source: (shutil.rmtree(source), source.touch()), "source, a file, wanted the folder that holds"),
     "nothing": (shutil.rmtree, "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME"),
@@ -260,7 +263,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_folder_is_one_clear_error(damage, tmp_path) -> None:
+def test_damaged_folder_is_one_clear_error(damage, tmp_path) -> None:
     source = folder(tmp_path, TENSORS)
     spoil, message = DAMAGES[damage]
     spoil(source)
@@ -313,14 +316,14 @@ def mutate(generator: random.Random, file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_no_mutated_folder_is_a_traceback(tmp_path) -> None:
+def test_mutated_folder_is_never_a_traceback(tmp_path) -> None:
     whole = split(folder(tmp_path, TENSORS))
     tokenizer.write(tokenizer.read(VOCAB), whole / "vocab.txt")
     words = tokenizer.read(VOCAB).build(parse_special=True)
     (whole / "tokenizer.json").write_text(words.to_str())
     settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
     (whole / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert look(whole).words == tokenizer.read(VOCAB)
+    assert look(whole).wordpiece == tokenizer.read(VOCAB)
     refused, files = 0, sorted(path.name for path in whole.iterdir())
     for seed in range(400):
         generator = random.Random(seed)

@@ -1,0 +1,150 @@
+"""Tokenizers on disk.
+
+A corpus and a workdir hold `vocab.txt`, and beside it `tokenizer.json` where the vocabulary alone would not say how the
+tokenizer prepares a text.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from etils import epath
+from tokenizers import Tokenizer
+
+from symbert_jax.data import vocabulary
+from symbert_jax.data.tokenizer.hugging_face import (
+    ADDED_TOKENS,
+    SETTINGS,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    check_class,
+    read_settings,
+    read_tokenizer_json,
+    to_normalization,
+)
+from symbert_jax.data.tokenizer.training import train
+from symbert_jax.data.tokenizer.wordpiece import UNCASED, Normalization, WordPiece, tokens_with_capitals
+from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.errors import UserError
+from symbert_jax.storage import absolute, write_whole
+
+_ALONE = "make them agree, or name the tokenizer.json itself as the vocabulary: it is then read alone"
+
+
+def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
+    """The tokenizer of the corpus or workdir that holds the file `vocab`; see `read` and `WordPiece.build`."""
+    return read(vocab).build(parse_special=parse_special)
+
+
+def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
+    """The tokenizer of a vocab.txt, of a tokenizer.json, or of a folder that holds one or both.
+
+    A tokenizer.json is read alone. A vocab.txt and a folder are read with the files of Hugging Face in the same folder:
+    the tokenizer follows their settings, and they must not contradict each other.
+
+    field: names the tokenizer in errors.
+
+    Raises:
+      UserError: a file is missing or damaged, two of them differ, or the tokenizer is not WordPiece as BERT does it.
+    """
+    if path.is_dir():
+        return _read_folder(path, field)
+    if path.suffix == ".json":
+        return read_tokenizer_json(path, field)
+    return _read_folder(path.parent, field) if path.name == VOCAB else _read_vocabulary(path, {}, field)
+
+
+def read_for_model(workdir: epath.Path, vocab_size: int) -> WordPiece:
+    """The tokenizer of a workdir whose model has `vocab_size` tokens.
+
+    Raises:
+      UserError: as `read`, or it has more tokens than the model.
+    """
+    vocab = workdir / VOCAB
+    found = read(vocab, "checkpoint")
+    if (count := len(found.tokens)) > vocab_size:
+        raise UserError("checkpoint", f"{count} tokens in {vocab}", f"at most {vocab_size}, as many as its model has")
+    return found
+
+
+def write(found: WordPiece, vocab: Path | epath.Path) -> None:
+    """Writes the vocab.txt of a corpus or a workdir, and a tokenizer.json beside it unless the tokenizer is the plain
+    uncased one."""
+    whole = epath.Path(vocab).parent / TOKENIZER
+    if found.normalization != UNCASED or tokens_with_capitals(found.tokens):
+        write_whole(whole, found.build(parse_special=True).to_str(pretty=True))
+    else:
+        whole.unlink(missing_ok=True)
+    write_whole(epath.Path(vocab), vocabulary.to_text(found.tokens))
+
+
+def place(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
+    """Writes the tokenizer that `vocab` names (see `find`), or a trained one for "train", to the vocab.txt `path`.
+
+    texts: what `train` learns from, read once; untouched otherwise.
+    size: most tokens the model has room for, and how many `train` makes.
+
+    Raises:
+      UserError: there is no such tokenizer, it cannot be used (see `read`), or it has more tokens than `size`.
+    """
+    found = WordPiece(tuple(train(texts, size)), UNCASED) if vocab == "train" else read(find(vocab))
+    if (count := len(found.tokens)) > size:
+        raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
+    write(found, path)
+
+
+def find(vocab: str, field: str = "data.vocab") -> epath.Path:
+    """The path of the tokenizer that a user names, for `read`; downloads hf:REPOSITORY from the Hugging Face hub.
+
+    field: names the tokenizer in errors.
+
+    Raises:
+      UserError: it does not exist or cannot be fetched.
+    """
+    if not vocab.startswith("hf:"):
+        absolute(vocab, field)  # raises on what is no path
+        # Links are not resolved: in the hub's cache the files are links, and the files beside them count.
+        path = epath.Path(os.path.abspath(Path(vocab).expanduser()))
+        if not path.exists():
+            wanted = "a vocab.txt, a tokenizer.json, a folder with one of them, hf:REPOSITORY or train"
+            raise UserError(field, f"no file {vocab}", wanted)
+        return path
+    from huggingface_hub import snapshot_download  # a second of import that a local file does not need
+
+    try:
+        files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS]
+        return epath.Path(snapshot_download(vocab.removeprefix("hf:"), allow_patterns=files))
+    except (OSError, ValueError) as error:  # the hub's errors are all one or the other
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = "name a repository that has one, or download it and give its path"
+        raise UserError(field, f"{vocab} ({reason})", "a tokenizer on the Hugging Face hub", hint) from error
+
+
+def _read_folder(folder: Path | epath.Path, field: str) -> WordPiece:
+    vocab, whole = folder / VOCAB, folder / TOKENIZER
+    settings = read_settings(folder, field)
+    if not whole.exists():
+        if not vocab.exists():
+            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "one of them")
+        check_class(settings, folder, field)
+        return _read_vocabulary(vocab, settings.normalization, field)
+    found = read_tokenizer_json(whole, field)
+    merged = to_normalization(found.normalization._asdict() | settings.normalization)
+    for name, stated, used in zip(Normalization._fields, merged, found.normalization, strict=True):
+        if stated != used:
+            raise UserError(field, f"{name} {stated} in {folder / SETTINGS}", f"{used}, as in {whole}", _ALONE)
+    if vocab.exists() and (tokens := tuple(vocabulary.read(vocab, field))) != found.tokens:
+        pairs = zip((*tokens, None), (*found.tokens, None), strict=False)
+        i, (token, wanted) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise UserError(field, f"token {i} is {token!r} in {vocab}", f"{wanted!r}, as in {whole}", _ALONE)
+    return found
+
+
+def _read_vocabulary(vocab: Path | epath.Path, stated: Mapping[str, bool | None], field: str) -> WordPiece:
+    """The tokenizer of a vocab.txt, with the fields of `Normalization` that are stated beside it."""
+    found = WordPiece(tuple(vocabulary.read(vocab, field)), to_normalization(stated))
+    if "lowercase" not in stated and (capitals := tokens_with_capitals(found.tokens)):
+        hint = f'put it, as {VOCAB}, in a folder with a {SETTINGS} of {{"do_lower_case": false}} (or true)'
+        some = f"{len(capitals)} tokens with capitals in {vocab}, such as {capitals[0]!r}"
+        raise UserError(field, some, "a setting that says whether texts are lower-cased", hint)
+    return found

@@ -1,0 +1,90 @@
+"""The tokenizer: its tokens and its normalization, and how the library runs them."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from symbert_jax.data import vocabulary
+from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
+
+PREFIX = "##"  # of a token that does not begin a word
+LONGEST = 100  # characters of a word; a longer one is [UNK]
+
+
+class Normalization(NamedTuple):
+    """How a text is prepared before it is cut into tokens. The defaults are those of BERT's uncased models."""
+
+    lowercase: bool = True
+    strip_accents: bool = True  # follows `lowercase` where a source does not say
+    handle_chinese_chars: bool = True  # each is a word
+    clean_text: bool = True  # control characters vanish, white space becomes a blank
+
+
+UNCASED = Normalization()
+
+
+class WordPiece(NamedTuple):
+    """A tokenizer: all that decides the ids of a text."""
+
+    tokens: tuple[str, ...]  # by id
+    normalization: Normalization
+
+    def build(self, *, parse_special: bool) -> Tokenizer:
+        """The tokenizer as the library runs it.
+
+        parse_special: whether "[MASK]" in a text is the special token (a person's prompt) or ordinary text
+        (a corpus, where no text may forge a document boundary).
+        """
+        ids = {token: i for i, token in enumerate(self.tokens)}
+        tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=LONGEST))
+        tokenizer.normalizer = make_normalizer(self.normalization)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.post_processor = post_processors(ids[CLS], ids[SEP])[0]
+        tokenizer.decoder = decoders.WordPiece(prefix=PREFIX)
+        tokenizer.add_special_tokens([special_token(token) for token in SPECIAL])
+        tokenizer.encode_special_tokens = not parse_special
+        return tokenizer
+
+    def fingerprint(self) -> str:
+        """A SHA-256; of a plain uncased tokenizer that of its vocab.txt."""
+        rest = "" if self.normalization == UNCASED else f"{self.normalization}"
+        return hashlib.sha256(f"{vocabulary.to_text(self.tokens)}{rest}".encode()).hexdigest()
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The id of each special token."""
+    ids = tokenizer.get_vocab()
+    return {token: ids[token] for token in SPECIAL}
+
+
+def make_normalizer(normalization: Normalization = UNCASED) -> normalizers.Normalizer:
+    lowercase, strip_accents, handle_chinese_chars, clean_text = normalization
+    return normalizers.BertNormalizer(
+        clean_text=clean_text,
+        handle_chinese_chars=handle_chinese_chars,
+        strip_accents=None if strip_accents == lowercase else strip_accents,
+        lowercase=lowercase,
+    )
+
+
+def special_token(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)
+
+
+def tokens_with_capitals(tokens: Iterable[str]) -> list[str]:
+    """The ordinary tokens that no lower-cased text contains."""
+    lower = normalizers.Lowercase()  # Python's knows other letters than the library's
+    found = [token for token in tokens if token.lower() != token and not (token[0] == "[" and token[-1] == "]")]
+    return [token for token in found if lower.normalize_str(token) != token]
+
+
+def post_processors(cls: int, sep: int) -> tuple[processors.PostProcessor, ...]:
+    """The two forms in which tokenizer.json files say how BERT frames texts."""
+    return (
+        processors.BertProcessing((SEP, sep), (CLS, cls)),
+        processors.TemplateProcessing(
+            single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B:1 {SEP}:1", special_tokens=[(CLS, cls), (SEP, sep)]
+        ),
+    )
