@@ -1,0 +1,34 @@
+"""The first losses of fine-tuning, which a refactoring must not change: see tests/test_golden.py."""
+
+import jax
+import pytest
+from etils import epath
+
+from symbert_jax import sharding
+from symbert_jax.config import Finetune
+from symbert_jax.eval import finetune, steps
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_first_losses_of_finetune_are_unchanged(devices, pretrained, glue, tmp_path, monkeypatch) -> None:
+    """As of `pretrain`, for the head, the batches and the schedule of fine-tuning."""
+    found, make = [], steps.make_train_step
+
+    def make_recording(*arguments):
+        train_step = make(*arguments)
+
+        def step(*arguments):
+            state, sums = train_step(*arguments)
+            found.append(float(sums["loss"][0] / sums["count"][0]))
+            if len(found) == 3:
+                raise InterruptedError
+            return state, sums
+
+        return step
+
+    monkeypatch.setattr(steps, "make_train_step", make_recording)
+    monkeypatch.setattr(finetune, "make_mesh", lambda mesh: sharding.make_mesh(mesh, jax.devices()[:devices]))
+    config = Finetune(checkpoint=(str(pretrained),), glue=glue, tasks=("sst2",), learning_rates=(3e-3,), seeds=1)
+    with pytest.raises(InterruptedError):
+        finetune.finetune(config, epath.Path(tmp_path))
+    assert found == pytest.approx([0.693956, 0.691110, 0.699690], abs=1e-5), found
