@@ -5,7 +5,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from bench.chaos import ALONE, PATIENCE, Chaos, Kill, Run, Start
+from bench.chaos.stages import ALONE, PATIENCE, Chaos, Kill, Run, Start
 
 
 def test_a_pretrain_killed_at_random_moments_leaves_what_an_uninterrupted_one_leaves(

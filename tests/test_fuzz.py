@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from bench.attempts import attempt
-from bench.fuzz_kinds import KINDS, kind
-from bench.mutations import Random
+from bench.fuzz.attempts import attempt
+from bench.fuzz.kinds.command_line import KINDS, kind
+from bench.fuzz.mutations.content import Random
 
 
 @pytest.fixture(scope="module", autouse=True)

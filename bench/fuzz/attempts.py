@@ -21,7 +21,7 @@ from unittest import mock
 import jax
 from absl import flags
 
-from bench.mutations import Random, change_folder
+from bench.fuzz.mutations.content import Random, change_folder
 from symbert_jax import __main__ as command_line
 from symbert_jax.data import python_docs
 from symbert_jax.errors import UserError

@@ -47,7 +47,7 @@ import numpy as np
 
 from bench.record import record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ("pretrain", "changes", "prepare", "finetune", "disk")
 SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 2, signal.SIGINT: 1, signal.SIGHUP: 1}  # with their weights
 MOMENTS = BEFORE, BETWEEN, AFTER = "before the first step", "in between", "after the last step"

@@ -140,8 +140,8 @@ class Worker:
 
 def work(connection: Connection, log: Path) -> None:
     """What a worker does: answers the names of the kinds, then every (kind, seed, index) with its outcome."""
-    from bench import fuzz_kinds
-    from bench.attempts import attempt
+    from bench.fuzz.attempts import attempt
+    from bench.fuzz.kinds import command_line as fuzz_kinds
 
     with log.open("ab") as file, open(os.devnull) as nothing:  # what libraries write past Python is not for the screen
         for own, of in ((0, nothing), (1, file), (2, file)):

@@ -22,8 +22,17 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorboardX.record_writer import RecordWriter
 
-from bench.attempts import Kind, Reached, command
-from bench.mutations import PATHS, Random, any_text, change_bytes, change_file, change_folder, change_lines, words
+from bench.fuzz.attempts import Kind, Reached, command
+from bench.fuzz.mutations.content import (
+    PATHS,
+    Random,
+    any_text,
+    change_bytes,
+    change_file,
+    change_folder,
+    change_lines,
+    words,
+)
 from symbert_jax import compare, metrics, slices
 from symbert_jax import config as configs
 from symbert_jax.checkpoint import Checkpoints, load, write_params
@@ -35,7 +44,7 @@ from symbert_jax.interop import export, import_
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import start
 
-FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
+FIXTURES = Path(__file__).parents[3] / "tests" / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
 PRETRAINED = FIXTURES / "checkpoint" / "workdir"  # 2 layers of 16, rows of 16 tokens, step 40
 SELDOM = 50  # what takes long is tried once in so many inputs

@@ -1,0 +1,1 @@
+"""Kills of real runs at random moments."""

@@ -1,0 +1,5 @@
+"""Kills of real runs."""
+
+from bench.chaos.stages import main
+
+main()

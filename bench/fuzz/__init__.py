@@ -1,0 +1,1 @@
+"""Random changes of what a user gives."""

@@ -1,0 +1,1 @@
+"""Changes of bytes and files."""
