@@ -33,7 +33,7 @@ def scripts() -> dict[str, str]:
     found = {f"make {target}": recipe(target) for target in RECIPES}
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
         found[str(path.relative_to(ROOT))] = markdown(path.read_text(), str(path.relative_to(ROOT)))
-    modules = [path for folder in ("configs", "bench") for path in sorted((ROOT / folder).glob("*.py"))]
+    modules = [path for folder in ("configs", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
     for path in (*modules, ROOT / "symbert_jax" / "__main__.py"):
         name = str(path.relative_to(ROOT))
         found[name] = docstring(path.read_text(), name)

@@ -1,32 +1,32 @@
-"""The short version of bench/chaos.py: what a pretrain that is killed leaves is what an uninterrupted one leaves."""
+"""The short version of bench.chaos: a pretrain that is killed ends with the files of an uninterrupted one."""
 
 import random
 import signal
 from functools import partial
 from pathlib import Path
 
-from bench.chaos import ALONE, PATIENCE, Chaos, Kill, Run, Start
+from bench.chaos.references import References
+from bench.chaos.runs import Run
+from bench.chaos.starts import ONE_PROCESS, Kill, Start
 
 
-def test_a_pretrain_killed_at_random_moments_leaves_what_an_uninterrupted_one_leaves(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_killed_pretrain_ends_with_the_files_of_an_uninterrupted_one(corpus: Path, tmp_path: Path) -> None:
     """Compares parameters and moments bit for bit, metrics and validations, after a SIGKILL and a SIGTERM.
 
-    Any moment must do, so none is fixed by a seed. Both signals come after a new checkpoint, from which the next
-    start goes on.
+    The result must not depend on the moment of a kill, so no seed fixes it. Both signals come after a new checkpoint,
+    from which the next start continues.
     """
-    chaos, run, folder = Chaos(tmp_path, None, corpus), Run(), tmp_path / "run"
-    command = chaos.pretrain(steps=120)
-    folder.mkdir()
+    command = References(tmp_path, corpus).pretrain_command(steps=120)
+    run = Run(command, tmp_path / "run")
+    run.folder.mkdir()
 
-    def strike(number: signal.Signals, start: Start) -> Kill | None:
-        saved = command.saved(folder)
-        start.wait(PATIENCE, lambda: command.saved(folder) > saved)
-        start.wait(random.uniform(0, chaos.seconds[command.reference][1] / 8))
+    def kill_after_save(start: Start, number: signal.Signals) -> Kill | None:
+        start.wait_for_save()
+        start.wait(random.uniform(0, command.reference.seconds_after / 8))
         return start.kill(number, process=0)
 
     for number in (signal.SIGKILL, signal.SIGTERM):
-        assert not chaos.attempt(command, ALONE, folder, run, partial(strike, number)), "it ended before the signal"
-    assert chaos.attempt(command, ALONE, folder, run, lambda start: None)
-    assert not run.findings + command.differences(folder)
+        assert not run.start(ONE_PROCESS, partial(kill_after_save, number=number)), "it ended before the signal"
+    assert run.start(ONE_PROCESS)
+    run.compare()
+    assert not run.findings

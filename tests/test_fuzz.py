@@ -1,16 +1,17 @@
-"""Whatever a user gives ends in success or in a user error: `bench/fuzz.py` in small, always on the same inputs."""
+"""Whatever a user gives ends in success or in a user error: `bench.fuzz` in small, always on the same inputs."""
 
 import os
 import tempfile
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from bench.attempts import attempt
-from bench.fuzz_kinds import KINDS, kind
-from bench.mutations import Random
+from bench.fuzz.attempts import attempt
+from bench.fuzz.kinds import KINDS, find
+from bench.fuzz.kinds.inputs import prepared_corpus
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,12 +20,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", os.fspath(tmp_path_factory.mktemp("fuzz")))
         yield
-    kind.cache_clear()
+    for made in (find, prepared_corpus):  # their folders may be gone
+        made.cache_clear()
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_valid_input_succeeds(name: str) -> None:
-    outcome = attempt(kind(name), Random(0), changed=False)
+    outcome = attempt(find(name), Random(0), changed=False)
     assert outcome.result == "success", outcome
 
 
@@ -40,8 +42,8 @@ def test_changed_input_ends_in_success_or_a_user_error(name: str) -> None:
     )
     @given(st.randoms(use_true_random=False))
     def change(random: Random) -> None:
-        outcome = attempt(kind(name), random)
-        note("\n".join(outcome.story))
+        outcome = attempt(find(name), random)
+        note("\n".join(outcome.history))
         assert outcome.result in ("success", "user error"), outcome.fault
 
     change()

@@ -1,0 +1,243 @@
+"""The commands that are killed: their arguments, their progress, and which of their files must be the same."""
+
+import abc
+import collections
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.chaos.comparisons import (
+    differing_arrays,
+    differing_files,
+    read_checkpoint,
+    read_metrics,
+    read_params,
+    read_reference_checkpoint,
+    saved_steps,
+)
+
+PHASES = BEFORE_STEPS, IN_STEPS, AFTER_STEPS = "before the first step", "in between", "after the last step"
+TOLERANCE = 1e-3  # of losses on another mesh
+
+
+class Reference(NamedTuple):
+    """An uninterrupted run."""
+
+    folder: Path
+    seconds_before: float  # from its start to its first step
+    seconds_after: float  # from its first step to its end
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(abc.ABC):
+    """A command of the package. A run writes into one folder only."""
+
+    name: str
+    reference: Reference | None = None
+    saves_at_signals = False  # whether SIGTERM, SIGINT and SIGHUP end it with exit code 0 after its first step
+
+    @abc.abstractmethod
+    def arguments(self, folder: Path) -> list[str]:
+        """Returns what follows `python -m symbert_jax`."""
+
+    @abc.abstractmethod
+    def phase(self, folder: Path, output: str) -> str:
+        """Returns which of PHASES a process with this output is in."""
+
+    @abc.abstractmethod
+    def saved(self, folder: Path) -> object:
+        """Returns the progress that the next start must find. No process may be running."""
+
+    @abc.abstractmethod
+    def lost(self, saved: object, folder: Path, output: str) -> str:
+        """Describes which part of `saved` a start with this output lost; empty if none."""
+
+    @abc.abstractmethod
+    def differences(self, folder: Path) -> list[str]:
+        """Describes how the files of a finished run differ from those of the reference."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(Command):
+    """A small model with many checkpoints."""
+
+    corpus: Path = Path()
+    steps: int = 200
+    log_every: int = 3  # neither checkpoints nor validations fall on its multiples
+    keep: str = "keep_latest=2"
+    exact: bool = True  # whether results are compared bit for bit, or only losses within TOLERANCE
+    saves_at_signals = True
+
+    def arguments(self, folder: Path) -> list[str]:
+        fields = {
+            "data.dir": self.corpus,
+            "data.batch_size": 16,
+            "model.attention": "pairwise",
+            "model.layers": 1,
+            "optim.warmup_steps": 5,
+            "train.steps": self.steps,
+            "train.log_every": self.log_every,
+            "train.validate_every": 5,
+            "train.validate_batches": 1,
+            "train.checkpoint_every": 10,
+        }
+        config = ["--config=configs/tiny.py", *_flags(fields), f"--config.train.{self.keep}"]
+        return ["pretrain", f"--workdir={folder / 'run'}", *config]
+
+    def phase(self, folder: Path, output: str) -> str:
+        if f"\nstep {self.steps}/" in output or "nothing to do" in output:
+            return AFTER_STEPS
+        # "step 20 validation loss" may come before the first step: of a checkpoint that a signal left without it
+        return IN_STEPS if re.search(r"\nstep \d+/", output) else BEFORE_STEPS
+
+    def saved(self, folder: Path) -> int:
+        return max(saved_steps(folder / "run"), default=0)
+
+    def lost(self, saved: object, folder: Path, output: str) -> str:
+        found = re.search(r"(?:from|is at) step ([\d,]+)", output)
+        start = int(found[1].replace(",", "")) if found else saved
+        return "" if start == saved else f"it continued from step {start}, although step {saved} was saved"
+
+    def differences(self, folder: Path) -> list[str]:
+        actual, expected = folder / "run", self.reference.folder / "run"
+        names = [sorted(path.name for path in workdir.iterdir()) for workdir in (actual, expected)]
+        found = [] if names[0] == names[1] else [f"the workdir holds {names[0]}, not {names[1]}"]
+        return [*found, *self._differing_metrics(actual, expected), *self._differing_checkpoints(actual, expected)]
+
+    def _differing_metrics(self, actual: Path, expected: Path) -> Iterator[str]:
+        try:
+            lines = [read_metrics(workdir) for workdir in (actual, expected)]
+        except ValueError as error:
+            yield f"metrics.jsonl is damaged: {error}"
+            return
+        keys = [[(line["step"], *sorted(line.keys() - {"step"})) for line in run] for run in lines]
+        if keys[0] != keys[1]:
+            once = [collections.Counter(run) for run in keys]
+            missing, repeated = [str(list((a - b).elements())[:3]) for a, b in (once[::-1], once)]
+            yield f"metrics.jsonl: missing {missing}, more than in the other run {repeated}"
+            return
+        far = []
+        for line, other in zip(*lines, strict=True):
+            for name, value in other.items():
+                close = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
+                if not (line[name] == value if self.exact else close):
+                    far.append(f"{name} of step {line['step']} is {line[name]}, not {value}")
+        if far:
+            yield f"metrics.jsonl: {len(far)} values differ, the first: {far[0]}"
+
+    def _differing_checkpoints(self, actual: Path, expected: Path) -> Iterator[str]:
+        losses = {line["step"]: line["validation/loss"] for line in read_metrics(expected) if "validation/loss" in line}
+        best = min(saved_steps(expected), key=lambda step: (losses[step], -step))
+        for step in ({best, self.steps} if self.exact else {self.steps}) - saved_steps(actual):
+            yield f"checkpoint {step} is not there, only {sorted(saved_steps(actual))}"
+        for path in (actual / "checkpoints").iterdir():
+            if path.name.isdigit():
+                continue
+            if not (expected / "checkpoints" / path.name).exists() and (path.is_file() or any(path.iterdir())):
+                yield f"left behind: {path.name} in checkpoints"
+        for step in sorted(saved_steps(actual)):
+            try:
+                found = read_checkpoint(actual, step)
+            except Exception as error:  # Orbax has many kinds
+                yield f"checkpoint {step} cannot be read: {' '.join(str(error).split())[:200]}"
+                continue
+            if self.exact and step in saved_steps(expected):
+                different = differing_arrays(found, read_reference_checkpoint(expected, step))
+                if different:
+                    yield f"checkpoint {step}: {len(different)} arrays differ, the first: {different[0]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare(Command):
+    """A corpus of several thousand documents."""
+
+    source: str = ""
+
+    def arguments(self, folder: Path) -> list[str]:
+        fields = {"data.dir": folder / "corpus", "data.sources": self.source}
+        return ["prepare", "--config=configs/tiny.py", *_flags(fields)]
+
+    def phase(self, folder: Path, output: str) -> str:
+        """The first step creates the folder in which the corpus grows, the last one renames it."""
+        if (folder / "corpus" / "manifest.json").exists():
+            return AFTER_STEPS
+        return IN_STEPS if (folder / "corpus.incomplete").exists() else BEFORE_STEPS
+
+    def saved(self, folder: Path) -> bool:
+        return (folder / "corpus" / "manifest.json").exists()
+
+    def lost(self, saved: object, folder: Path, output: str) -> str:
+        return "the finished corpus is gone" if saved and not self.saved(folder) else ""
+
+    def differences(self, folder: Path) -> list[str]:
+        found = differing_files(folder, self.reference.folder, ignored=("manifest.json",))
+        files = (where / "corpus" / "manifest.json" for where in (folder, self.reference.folder))
+        timed = {"seconds": 0, "sha256": ""}  # the latter is of the manifest itself, with its seconds
+        actual, expected = (json.loads(file.read_text()) | timed for file in files)
+        names = sorted(actual.keys() | expected.keys())
+        return found + [f"manifest.json: {name} differs" for name in names if actual.get(name) != expected.get(name)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(Command):
+    """Tiny GLUE: two seeds of three tasks, of which RTE starts from the model of MNLI."""
+
+    checkpoint: Path = Path()
+    glue: Path = Path()
+
+    def arguments(self, folder: Path) -> list[str]:
+        fields = {
+            "checkpoint": self.checkpoint,
+            "glue.source": f"tsv:{self.glue}",
+            "tasks": "('cola','mnli','rte')",
+            "seeds": 2,
+            "epochs": 4,
+            "learning_rates": 3e-3,
+            "from_mnli": True,
+            "save_models": True,
+            "predictions": True,
+        }
+        return ["finetune", "--config=configs/glue.py", f"--workdir={folder / 'run'}", *_flags(fields)]
+
+    def phase(self, folder: Path, output: str) -> str:
+        """The first step is the end of the first group of trials, the last one the end of all trials."""
+        if re.search(r"\((\d+)/\1 trials|Wrote ", output):  # of those that this start has to train
+            return AFTER_STEPS
+        return IN_STEPS if " trials, " in output else BEFORE_STEPS
+
+    def saved(self, folder: Path) -> set[str]:
+        """Returns the whole lines of trials.jsonl."""
+        file = folder / "run" / "trials.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return {line for line in lines if line.endswith("\n")}
+
+    def lost(self, saved: object, folder: Path, output: str) -> str:
+        missing = len(saved - self.saved(folder))
+        return f"{missing} lines of trials.jsonl are gone" if missing else ""
+
+    def differences(self, folder: Path) -> list[str]:
+        actual, expected = folder / "run", self.reference.folder / "run"
+        files = (workdir / "results.json" for workdir in (actual, expected))
+        one, other = (re.sub(r'"seconds": [\d.e-]+', "", file.read_text()) for file in files)
+        found = [] if one == other else ["results.json differs"]
+        # results.md, the figures and trials.jsonl hold times; arrays are compared below
+        ignored = ("results.json", "results.md", "trials.jsonl", ".png", "params", ".npz")
+        found += differing_files(actual, expected, ignored)
+        for path in sorted([*expected.glob("predictions/*.npz"), *expected.glob("models/*/*/params")]):
+            name = path.relative_to(expected)
+            read = read_params if path.is_dir() else np.load
+            if not (actual / name).exists():
+                found.append(f"there is no {name}")
+            elif different := differing_arrays(dict(read(actual / name)), dict(read(path))):
+                found.append(f"{name}: {len(different)} arrays differ, the first: {different[0]}")
+        return found
+
+
+def _flags(fields: dict[str, object]) -> list[str]:
+    return [f"--config.{name}={value}" for name, value in fields.items()]

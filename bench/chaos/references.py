@@ -1,0 +1,84 @@
+"""Uninterrupted runs, and the commands that are compared with them."""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+
+from bench.chaos.commands import Command, Finetune, Prepare, Pretrain, Reference
+from bench.chaos.inputs import write_documents, write_glue
+from bench.chaos.starts import ONE_PROCESS, Layout, Start
+
+
+class References:
+    """The uninterrupted runs below one folder. Each is made when a command first needs it.
+
+    corpus: a corpus of configs/tiny.py; by default one is prepared.
+    """
+
+    def __init__(self, folder: Path, corpus: Path | None = None):
+        self.folder = folder
+        self._given_corpus = corpus
+        self._made: dict[tuple[Command, Layout], Reference] = {}
+
+    @functools.cached_property
+    def documents(self) -> Path:
+        """The source of `prepare`."""
+        file = self.folder / "documents.jsonl"
+        write_documents(file)
+        return file
+
+    @functools.cached_property
+    def corpus(self) -> Path:
+        """The corpus of `pretrain`."""
+        return self._given_corpus or self.prepare_command("jsonl").reference.folder / "corpus"
+
+    @functools.cached_property
+    def glue(self) -> Path:
+        """The tasks of `finetune`."""
+        folder = self.folder / "glue"
+        write_glue(folder, (self.corpus / "vocab.txt").read_text().split())
+        return folder
+
+    def prepare_command(self, source: str) -> Prepare:
+        """Returns a `prepare` with its reference.
+
+        source: `jsonl` or `python-docs`, which `prepare` reads with worker processes.
+        """
+        spec = f"jsonl:{self.documents}" if source == "jsonl" else "python-docs:stdlib"
+        command = Prepare(f"prepare-{source}", source=spec)
+        return dataclasses.replace(command, reference=self._reference(command))
+
+    def pretrain_command(self, layout: Layout = ONE_PROCESS, name: str = "", **fields: object) -> Pretrain:
+        """Returns a `pretrain` with its reference, which keeps every checkpoint.
+
+        fields: of `Pretrain`.
+        """
+        command = Pretrain(name or f"pretrain-{layout.processes}", corpus=self.corpus, **fields)
+        reference = self._reference(dataclasses.replace(command, keep="keep_every=10"), layout)
+        return dataclasses.replace(command, reference=reference)
+
+    def finetune_command(self) -> Finetune:
+        """Returns a `finetune` of the model of `pretrain` with its reference."""
+        checkpoint = self.pretrain_command().reference.folder / "run"
+        command = Finetune("finetune", checkpoint=checkpoint, glue=self.glue)
+        # fills the compilation cache, without which the times of the reference were those of compilations
+        self._reference(dataclasses.replace(command, name="finetune-first"))
+        return dataclasses.replace(command, reference=self._reference(command))
+
+    def _reference(self, command: Command, layout: Layout = ONE_PROCESS) -> Reference:
+        """Runs a command to its end, unless it was before; raises `RuntimeError` where it fails."""
+        if (command, layout) not in self._made:
+            self._made[command, layout] = self._run(command, layout)
+        return self._made[command, layout]
+
+    def _run(self, command: Command, layout: Layout) -> Reference:
+        folder = self.folder / f"{command.name}-whole"
+        folder.mkdir()
+        started = time.monotonic()
+        with Start(command, folder, layout) as start:
+            start.wait_for_first_step()
+            stepped = time.monotonic()
+            if problems := start.end(None):
+                raise RuntimeError(f"{command.name} without a kill: {problems}; see {start.logs[0]}")
+        return Reference(folder, stepped - started, time.monotonic() - stepped)

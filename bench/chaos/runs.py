@@ -1,0 +1,59 @@
+"""One run of a command: as many starts in one folder as it takes, and the faults that were found."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.chaos.commands import Command
+from bench.chaos.starts import Kill, Layout, Start
+
+FINDINGS = ("lost", "different", "unexpected")  # the fields of `Run` that describe faults
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of a command, with its kills and the faults that were found."""
+
+    command: Command
+    folder: Path
+    kills: list[Kill] = dataclasses.field(default_factory=list)
+    lost: list[str] = dataclasses.field(default_factory=list)
+    different: list[str] = dataclasses.field(default_factory=list)
+    unexpected: list[str] = dataclasses.field(default_factory=list)  # output, exit codes, processes left running
+
+    @property
+    def findings(self) -> list[str]:
+        """All faults of the run."""
+        return self.lost + self.different + self.unexpected
+
+    def start(self, layout: Layout, send_kill: Callable[[Start], Kill | None] = lambda start: None) -> bool:
+        """Starts the command once and records its kill and its faults; returns whether it ended without a kill.
+
+        send_kill: kills the start at some time, or returns None; by default the start is left alone.
+        """
+        saved = self.command.saved(self.folder)
+        with Start(self.command, self.folder, layout) as start:
+            kill = send_kill(start)
+            self.unexpected += start.end(kill)
+        if problem := self.command.lost(saved, self.folder, start.output()):
+            self.lost.append(problem)
+        if kill:
+            self.kills.append(kill)
+        return not kill
+
+    def compare(self) -> None:
+        """Records how the files of the finished run differ from those of the reference."""
+        try:
+            self.different += self.command.differences(self.folder)
+        except Exception as error:  # whatever a missing or damaged file leads to
+            self.different.append(f"it cannot be compared: {type(error).__name__}: {error}")
+
+    def report(self, title: str) -> None:
+        """Prints the outcome and removes the files of the run if there are no findings."""
+        print(f"{title}: {f'see {self.folder}*' if self.findings else 'nothing lost, nothing different'}", flush=True)
+        for finding in self.findings:
+            print(f"  FOUND {finding}", flush=True)
+        if not self.findings:
+            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder.with_name(f"{self.folder.name}.logs"))

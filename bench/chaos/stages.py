@@ -1,0 +1,137 @@
+"""Runs of commands that are killed at random times, as many as it takes for a number of kills."""
+
+import concurrent.futures
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.chaos.commands import Command
+from bench.chaos.runs import Run
+from bench.chaos.starts import ONE_PROCESS, SIGNALS, Kill, Layout, Start
+
+SHARE_AT_ANY_TIME, SHARE_AFTER_STEPS = 0.3, 0.1  # of the kills; the others come between the first and the last step
+LAYOUTS = (  # each differs from the next in the number of processes or in the mesh
+    ONE_PROCESS,
+    Layout(2, 1),
+    Layout(1, 4, ("--config.mesh.model=2",)),
+    Layout(4, 1, ("--config.mesh.fsdp=True",)),
+    Layout(1, 2, ("--config.mesh.fsdp=True",)),
+    Layout(2, 2, ("--config.mesh.model=2", "--config.mesh.fsdp=True")),
+    Layout(4, 1),
+)
+
+
+class Case(NamedTuple):
+    """A command to kill, its processes and the most kills of one run."""
+
+    command: Command
+    layout: Layout
+    max_kills: int
+
+
+class Stage:
+    """Runs below a folder until `kills` are done or the deadline is over; several threads share it.
+
+    deadline: by `time.monotonic()`; no further kill is begun after it.
+    """
+
+    def __init__(self, name: str, folder: Path, seed: int, kills: int, deadline: float):
+        self.name, self.folder, self.seed, self.kills, self.deadline = name, folder, seed, kills, deadline
+        self.runs: list[Run] = []
+        self._reserved, self._lock, self._indices = 0, threading.Lock(), itertools.count()
+
+    def kill_in_turn(self, cases: Sequence[Case], jobs: int) -> None:
+        """Runs the cases in turn, `jobs` at a time."""
+
+        def work() -> None:
+            while self._needs_kills():
+                index = next(self._indices)
+                command, layout, max_kills = cases[index % len(cases)]
+                max_kills = random.Random(f"{self.seed} {self.name} {index}").randint(1, max_kills)
+                self._run(index, command, itertools.repeat(layout), max_kills, kill_at_random)
+
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            try:
+                for job in [pool.submit(work) for _ in range(jobs)]:
+                    job.result()
+            finally:
+                self.kills = 0  # after an error in one thread the others stop
+
+    def kill_between_layouts(self, command: Command) -> None:
+        """Runs a command that continues in the next of LAYOUTS after each kill."""
+        first = random.Random(f"{self.seed} layouts").randrange(len(LAYOUTS))
+        layouts = itertools.islice(itertools.cycle(LAYOUTS), first, None)
+        while self._needs_kills():
+            self._run(next(self._indices), command, layouts, self.kills, kill_after_save)
+
+    def _run(
+        self,
+        index: int,
+        command: Command,
+        layouts: Iterator[Layout],
+        max_kills: int,
+        kill: Callable[[Start, random.Random], Kill | None],
+    ) -> None:
+        """Runs a command to its end with at most `max_kills` kills; each start takes the next of `layouts`."""
+        name = f"{self.name}-{index}"
+        run, rng = Run(command, self.folder / name), random.Random(f"{self.seed} {name}")
+        run.folder.mkdir()
+        is_finished = False
+        while not is_finished:
+            layout = next(layouts)
+            if len(run.kills) < max_kills and self._reserve_kill():
+                is_finished = run.start(layout, lambda start: kill(start, rng))
+                if is_finished:
+                    self._return_kill()
+            else:
+                is_finished = run.start(layout)
+        run.compare()
+        self.runs.append(run)
+        kills = ", ".join(map(str, run.kills))
+        run.report(f"{name}, {layout.processes} processes at its end, {len(run.kills)} kills ({kills})")
+
+    def _needs_kills(self) -> bool:
+        return self._reserved < self.kills and time.monotonic() < self.deadline
+
+    def _reserve_kill(self) -> bool:
+        """Returns whether this thread may try another kill."""
+        with self._lock:
+            is_needed = self._needs_kills()
+            self._reserved += is_needed
+        return is_needed
+
+    def _return_kill(self) -> None:
+        """Gives back a reserved kill for which the start ended too early."""
+        with self._lock:
+            self._reserved -= 1
+
+
+def kill_at_random(start: Start, rng: random.Random) -> Kill | None:
+    """Kills a start before, between or after its steps. Returns None if it ended before."""
+    reference = start.command.reference
+    if (chance := rng.random()) < SHARE_AT_ANY_TIME:
+        start.wait(rng.uniform(0, reference.seconds_before))
+    elif chance < SHARE_AT_ANY_TIME + SHARE_AFTER_STEPS:
+        start.wait_for_last_step()
+        start.wait(rng.uniform(0, 0.5))
+    else:
+        start.wait_for_first_step()
+        # a third of the time, so that a run that saves at signals has time for several kills
+        start.wait(rng.uniform(0, reference.seconds_after / (3 if start.command.saves_at_signals else 1)))
+    return _send_random_signal(start, rng)
+
+
+def kill_after_save(start: Start, rng: random.Random) -> Kill | None:
+    """Kills a start once it has saved something new, as a layout without progress tests nothing."""
+    start.wait_for_save()
+    start.wait(rng.uniform(0, start.command.reference.seconds_after / 10))
+    return _send_random_signal(start, rng)
+
+
+def _send_random_signal(start: Start, rng: random.Random) -> Kill | None:
+    (number,) = rng.choices(list(SIGNALS), list(SIGNALS.values()))
+    return start.kill(number, rng.randrange(len(start.processes)))

@@ -1,0 +1,164 @@
+"""One attempt: a copy of a valid input is changed, and the code under a command runs on it."""
+
+import abc
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+from unittest import mock
+
+from absl import flags
+
+from bench.fuzz.isolation import environment, limits, own_process_state
+from bench.fuzz.mutations.files import change_folder
+from bench.fuzz.stand_ins import Reached, stand_ins
+from symbert_jax import __main__ as command_line
+from symbert_jax.errors import UserError
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended."""
+
+    result: str  # success | user error | fault
+    history: list[str]  # the changes, and the code that ran
+    warned: bool = False  # whether a warning was printed
+    fault: str = ""  # identifies a fault: the type of the exception and the innermost line of the package
+    detail: str = ""  # the message
+    trace: str = ""  # the traceback
+
+
+class Fault(Exception):
+    """A fault that raises no exception of its own."""
+
+
+class Kind(abc.ABC):
+    """A kind of input."""
+
+    examples = 25  # attempts of the test in the suite
+
+    def __init__(self, valid: Path):
+        """Writes the valid input to the folder `valid`."""
+        self.valid = valid
+        self.reset()
+        with contextlib.chdir(valid), mock.patch.dict(os.environ, environment(valid)):
+            self.make(valid)
+
+    def make(self, folder: Path) -> None:  # noqa: B027  some kinds need no files
+        """Writes the valid input to the folder, which is the working directory."""
+
+    def reset(self) -> None:  # noqa: B027  some kinds change only files
+        """Sets all that `change` changes, besides the folder, to the valid input."""
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        """Changes the copy in `folder`; returns descriptions of the changes."""
+        return change_folder(random, folder)
+
+    @abc.abstractmethod
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        """Runs the code under the command in the folder, its working directory.
+
+        Adds to the history what runs, where there is a choice.
+        """
+
+
+def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
+    """Changes a copy of the valid input and runs the code on it, in a folder and an environment of its own.
+
+    changed: False runs the code on the valid input.
+    """
+    history: list[str] = []
+    output, trace = io.StringIO(), ""
+    with tempfile.TemporaryDirectory(prefix="fuzz_", ignore_cleanup_errors=True) as name:
+        folder = Path(name) / "work"
+        shutil.copytree(kind.valid, folder, symlinks=True)
+        with own_process_state(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            kind.reset()
+            if changed:
+                history += kind.change(folder, random)
+            try:
+                with limits(), stand_ins(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    kind.run(folder, random, history)
+                result, fault, detail = "success", "", ""
+            except Reached:
+                result, fault, detail = "success", "", ""
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                result, fault, detail = "user error", "", f"{type(error).__name__}: {error}"
+                if not _is_reported(error):
+                    result, fault, trace = "fault", _where(error), "".join(traceback.format_exception(error))
+    # Threads of Orbax print this after a restore that failed, during any later attempt.
+    text = re.sub(r"Traceback (?:(?!Traceback)[\s\S])*?RuntimeError: Event loop is closed\n", "", output.getvalue())
+    if result != "fault" and "Traceback (most recent call last)" in text:
+        start = text.rindex("Traceback (most recent call last)")
+        result, fault, detail = "fault", "a traceback printed", text[start:].strip().splitlines()[-1]
+        trace = text
+    detail = ascii(" ".join(detail.split()))[1:-1][:300]
+    return Outcome(result, history, "warning" in text.lower(), fault, detail, trace)
+
+
+def command(*arguments: str, history: list[str]) -> None:
+    """Runs a command as its process would; raises `UserError` where the process would print an error."""
+    history.append(f"python -m symbert_jax {shlex.join(arguments)}"[:2000])
+    before = {name: dict(flags.FLAGS[name].__dict__) for name in flags.FLAGS}
+    error = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(error), mock.patch("sys.argv", ["symbert_jax", *arguments]):
+            code = command_line.main([*arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.stderr.write(error.getvalue())
+        for name in list(flags.FLAGS):
+            if name in before:
+                flags.FLAGS[name].__dict__.update(before[name])
+            else:
+                delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+    if code:
+        last = error.getvalue().strip().splitlines()[-1:]
+        if code not in (1, 2) or not last or not last[0].startswith("error: "):
+            raise Fault(f"exit code {code} without a line that begins with error")
+        raise UserError("command", last[0], "success")
+
+
+def _is_reported(error: BaseException) -> bool:
+    """Whether the command line reports an exception in one line: a `UserError`, and some kinds of `OSError`."""
+    if not isinstance(error, OSError):
+        return isinstance(error, UserError)
+
+    def fail(_: list[str]) -> None:
+        raise error
+
+    lines = error.__traceback__
+    try:
+        with mock.patch.dict(command_line.COMMANDS, {"fail": fail}):
+            command("fail", history=[])
+    except UserError:
+        return True
+    except OSError:
+        return False
+    finally:
+        error.__traceback__ = lines
+    raise AssertionError("the command line swallowed an error")
+
+
+def _where(error: BaseException) -> str:
+    """The type of an exception and the innermost line of the package, or of any code, that it passed."""
+    if isinstance(error, Fault):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/symbert_jax/" in frame.filename]
+    frame = (own or frames)[-1]
+    file = frame.filename.rpartition("/symbert_jax/" if own else "/")[2]
+    return f"{type(error).__name__} in {file}:{frame.lineno} {frame.name}"

@@ -1,0 +1,64 @@
+"""What one attempt may change, and what it may take."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from unittest import mock
+
+import jax
+
+SECONDS, BYTES = 20.0, 4 << 30  # that one attempt may take
+
+
+class Hang(BaseException):
+    """An attempt that takes too long; no handler of the package catches it."""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables that keep what libraries write in the folder."""
+    return {"HOME": os.fspath(folder), "TFDS_DATA_DIR": os.fspath(folder / "tfds")}
+
+
+@contextlib.contextmanager
+def own_process_state(folder: Path) -> Iterator[None]:
+    """Works in the folder; restores working directory, environment, modules and signal handlers at the end."""
+    modules, path = set(sys.modules), [*sys.path]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    cache = jax.config.jax_enable_compilation_cache
+    try:
+        with contextlib.chdir(folder), mock.patch.dict(os.environ, environment(folder)):
+            yield
+    finally:
+        sys.path[:] = path
+        for module in set(sys.modules) - modules:
+            if str(getattr(sys.modules[module], "__file__", "")).startswith(os.fspath(folder)):
+                del sys.modules[module]
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        jax.config.update("jax_enable_compilation_cache", cache)
+
+
+@contextlib.contextmanager
+def limits() -> Iterator[None]:
+    """Raises `Hang` after SECONDS, and lets the process allocate at most BYTES more."""
+
+    def hang(number: int, frame: FrameType | None) -> None:
+        raise Hang(f"longer than {SECONDS:.0f} s")
+
+    status = Path("/proc/self/status").read_text()
+    used = int(status.partition("VmData:")[2].split()[0]) << 10
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    before = signal.signal(signal.SIGALRM, hang)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + BYTES, hard))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        signal.signal(signal.SIGALRM, before)

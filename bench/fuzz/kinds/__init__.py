@@ -1,0 +1,32 @@
+"""Kinds of input. Each writes a valid one, changes a copy of it, and runs the code under a command on that.
+
+To read first: `inputs`, the valid inputs that several kinds share. Then in any order: `command_line`, `config_files`,
+`sources`, `glue`, `tokenizers`, `workdirs`.
+"""
+
+import functools
+import re
+import tempfile
+from pathlib import Path
+
+from bench.fuzz.attempts import Kind
+from bench.fuzz.kinds import command_line, config_files, glue, sources, tokenizers, workdirs
+
+# By the words of their class names: `glue-files`.
+KINDS: dict[str, type[Kind]] = {
+    re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
+    for kind in (
+        *(command_line.Fields, command_line.FinetuneFields, config_files.ConfigFiles, command_line.Arguments),
+        *(command_line.Topologies, command_line.FillTexts),
+        *(sources.JsonLines, sources.TextFiles, sources.Books, sources.ArrayRecords, sources.TfRecords),
+        *(tokenizers.Vocabularies, glue.GlueFiles, glue.GlueDatasets),
+        *(tokenizers.HuggingFaceFolders, tokenizers.Safetensors),
+        *(workdirs.Workdirs, workdirs.Trials, workdirs.CheckpointFiles, workdirs.CorpusFiles, command_line.Bytes),
+    )
+}
+
+
+@functools.cache
+def find(name: str) -> Kind:
+    """Returns the kind of that name with its valid input, which is made once a process."""
+    return KINDS[name](Path(tempfile.mkdtemp(prefix="fuzz_valid_")))

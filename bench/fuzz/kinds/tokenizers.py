@@ -1,0 +1,90 @@
+"""Vocabularies, and folders of other BERTs: config, tokenizer, weights."""
+
+import json
+import shutil
+from pathlib import Path
+from random import Random
+
+import safetensors.numpy
+from etils import epath
+
+from bench.fuzz.attempts import Kind, command
+from bench.fuzz.kinds.inputs import FIXTURES, SELDOM, TINY, VOCAB, write_texts
+from bench.fuzz.mutations.files import change_folder
+from symbert_jax.data import tokenizer
+from symbert_jax.interop import import_
+
+
+class Vocabularies(Kind):
+    """A `vocab.txt` that `data.vocab` names."""
+
+    def make(self, folder: Path) -> None:
+        write_texts(folder)
+        (folder / "tiny.py").write_text(TINY)
+        shutil.copyfile(VOCAB, folder / "vocab.txt")
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        return change_folder(random, folder, [folder / "vocab.txt"])
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        if random.randrange(SELDOM):
+            loaded = tokenizer.load(Path("vocab.txt"), parse_special=random.random() < 0.5)
+            loaded.encode("the cat [MASK] Caf\u00e9 \u4e2d\u6587")
+            tokenizer.special_ids(loaded)
+        else:
+            command("prepare", "--config=tiny.py", "--config.data.sources=text:text*.txt", history=history)
+
+
+class HuggingFaceFolders(Kind):
+    """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
+
+    examples = 30
+    weights = False  # whether the weights are changed, instead of the other files
+
+    def make(self, folder: Path) -> None:
+        weights = safetensors.numpy.load_file(FIXTURES / "plpi" / "vanilla" / "model.safetensors")
+        config = json.loads((FIXTURES / "plpi" / "vanilla" / "config.json").read_text()) | {"model_type": "bert"}
+        settings = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 32}
+        for name in ("whole", "sharded", "paper"):
+            source = folder / name
+            source.mkdir()
+            (source / "config.json").write_text(json.dumps(config, indent=2))
+            (source / "tokenizer.json").write_text(tokenizer.load(VOCAB, parse_special=True).to_str(pretty=True))
+            (source / "tokenizer_config.json").write_text(json.dumps(settings))
+            if name != "sharded":
+                shutil.copyfile(VOCAB, source / "vocab.txt")
+        safetensors.numpy.save_file(weights, folder / "whole" / "model.safetensors")
+        names = sorted(weights)
+        parts = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+        for file, part in parts.items():
+            safetensors.numpy.save_file({each: weights[each] for each in part}, folder / "sharded" / file)
+        index = {
+            "metadata": {"total_size": 1},
+            "weight_map": {each: file for file, part in parts.items() for each in part},
+        }
+        (folder / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
+        shutil.copytree(FIXTURES / "plpi" / "pairwise", folder / "paper", dirs_exist_ok=True)
+        (folder / "paper" / "expected.npz").unlink()
+
+    def reset(self) -> None:
+        self.source = "whole"
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        self.source = random.choice(("whole", "sharded", "paper"))
+        files = [
+            path for path in sorted((folder / self.source).iterdir()) if (path.suffix == ".safetensors") == self.weights
+        ]
+        return [self.source, *change_folder(random, folder, files)]
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        if random.randrange(SELDOM):
+            import_.read(epath.Path(folder) / self.source, None)
+        else:
+            command("import", f"--source={self.source}", "--workdir=out", history=history)
+
+
+class Safetensors(HuggingFaceFolders):
+    """The weights of such a folder."""
+
+    examples = 20
+    weights = True

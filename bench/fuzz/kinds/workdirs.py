@@ -1,0 +1,165 @@
+"""What commands leave and read again: workdirs, checkpoints, trials, and corpora."""
+
+import contextlib
+import dataclasses
+import json
+import runpy
+import shutil
+from pathlib import Path
+from random import Random
+
+import jax
+import numpy as np
+from etils import epath
+
+from bench.fuzz.attempts import Kind, command
+from bench.fuzz.kinds.inputs import PRETRAINED, write_corpus, write_glue
+from bench.fuzz.mutations.files import change_folder
+from symbert_jax import compare, metrics
+from symbert_jax import config as configs
+from symbert_jax.checkpoint import Checkpoints, load, write_params
+from symbert_jax.config import Mesh, Train
+from symbert_jax.data import stream
+from symbert_jax.eval import saved, trials
+from symbert_jax.interop import export
+from symbert_jax.sharding import make_mesh
+from symbert_jax.train import start
+
+
+class Workdirs(Kind):
+    """config.json, vocab.txt and metrics.jsonl of a run."""
+
+    examples = 12
+
+    def make(self, folder: Path) -> None:
+        shutil.copytree(PRETRAINED, folder / "run")
+        write_glue(folder)
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        files = [folder / "run" / name for name in ("config.json", "vocab.txt", "metrics.jsonl")]
+        return change_folder(random, folder, files)
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        workdir = epath.Path(folder) / "run"
+        match random.randrange(12):
+            case 0:
+                command("compare", "--out=out", "--fill=the [MASK]", "run", history=history)
+            case 1:
+                command("finetune", "--config=glue.py", "--workdir=out", history=history)
+            case 2 | 3:
+                history.append("metrics.Metrics: a run continues")
+                metrics.Metrics(workdir, 20, 100, "").close()
+            case 4 | 5:
+                history.append("config.read")
+                configs.read(workdir)
+            case 6:
+                command("fill", "--checkpoint=run", "the [MASK]", history=history)
+            case 7:
+                history.append("export.read")
+                export.read(workdir, None)
+            case _:
+                history.append("compare.read and compare.table")
+                run = compare.read(workdir, "run")
+                compare.table([run, run])
+
+
+class Trials(Kind):
+    """trials.jsonl and models of a workdir of `finetune`."""
+
+    examples = 20
+
+    def make(self, folder: Path) -> None:
+        trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
+        log = trials.Log(epath.Path(folder), write=True)
+        for seed in range(4):
+            each = dataclasses.replace(trial, seed=seed)
+            log.add([trials.Result(each, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
+        config = configs.read(epath.Path(PRETRAINED))
+        facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
+        model = folder / "model"
+        model.mkdir()
+        (model / saved.FACTS).write_text(json.dumps(facts))
+        shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
+        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
+
+    def reset(self) -> None:
+        self.model = True
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        self.model = random.random() < 0.5
+        files = [folder / "model" / saved.FACTS] * 3 + sorted((folder / "model" / saved.PARAMS).rglob("*"))
+        return change_folder(random, folder, files if self.model else [folder / trials.FILE])
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        if self.model:
+            history.append("export.read of a saved model")
+            max(saved.describe(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better one
+            export.read(epath.Path(folder) / "model", None)
+            return
+        log = trials.Log(epath.Path(folder), write=random.random() < 0.5)
+        max(log.results.values(), key=lambda result: result.score, default=None)
+        log.add([*log.results.values()])
+
+
+class CheckpointFiles(Kind):
+    """The files of a checkpoint, as `fill` and a run that continues read them."""
+
+    examples = 10
+
+    def reset(self) -> None:
+        self.step: list[str] = []
+
+    def make(self, folder: Path) -> None:
+        shutil.copytree(PRETRAINED, folder / "run")
+        shutil.copytree(folder / "run" / "checkpoints" / "40", folder / "run" / "checkpoints" / "20")
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        self.step = random.choice(([], [], ["--step=40"], ["--step=20"], ["--step=50"]))
+        step = folder / "run" / "checkpoints" / random.choice(("20", "40", "40"))
+        match random.randrange(8):
+            case 0:
+                gone = random.choice([path for path in sorted(step.rglob("*")) if path.is_dir()])
+                shutil.rmtree(gone)
+                return [f"{gone.relative_to(folder)} removed"]
+            case 1:
+                name = random.choice(("50", "x", "40.orbax-checkpoint-tmp-1", "-1", "007", "9" * 30, "\u0663", "40 "))
+                (step.parent / name).mkdir()
+                return [f"an empty folder {name}"]
+            case 2:
+                (step.parent / random.choice(("50", "x"))).write_text("x")
+                return ["a file among the steps"]
+        return change_folder(random, step)
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        if random.random() < 0.6:
+            command("fill", "--checkpoint=run", *self.step, "the [MASK]", history=history)
+            return
+        history.append("start.restore")
+        config = configs.read(epath.Path(PRETRAINED))
+        checkpoints = Checkpoints(epath.Path(folder) / "run", Train())
+        with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])), contextlib.closing(checkpoints):
+            start.restore(config, checkpoints)
+
+
+class CorpusFiles(Kind):
+    """The files of a corpus, as `doctor` and the training stream read them."""
+
+    examples = 12
+
+    def make(self, folder: Path) -> None:
+        write_corpus(folder)
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        return change_folder(random, folder / "corpus")
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        if random.random() < 0.4:
+            command("doctor", "--config=tiny.py", "--workdir=new", history=history)
+            return
+        history.append("stream.open_stream and batches")
+        config = configs.freeze(runpy.run_path("tiny.py")["get_config"]())
+        batches = stream.open_stream(config, np.arange(8))
+        batches.batch(0)
+        batches.fingerprint()
+        for _ in batches.validation_batches(2):
+            pass

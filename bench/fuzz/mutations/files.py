@@ -1,0 +1,103 @@
+"""Changes of a file, by its name, and of a folder."""
+
+import bz2
+import gzip
+import lzma
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from bench.fuzz.mutations.containers import change_array_record, change_safetensors, change_tf_record
+from bench.fuzz.mutations.content import change_bytes, change_json_line, change_json_text, change_lines, choose
+
+# What replaces a file in a download or a checkout that went wrong.
+OTHERS = {
+    "an empty file": b"",
+    "a Git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 440449768\n",
+    "a page of HTML": b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not Found</body></html>\n",
+    "a PNG": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00\x90wS\xde",
+    "gzip": gzip.compress(b'{"text": "something else"}\n' * 9, mtime=0),
+    "a truncated gzip": gzip.compress(bytes(range(256)) * 40, mtime=0)[:150],
+    "a zip": b"PK\x03\x04\x14\x00\x00\x00\x08\x00" + bytes(40),
+    "zstd": b"\x28\xb5\x2f\xfd\x24\x05\x29\x00\x00hello",
+    "zeros": bytes(4096),
+    "bytes of 255": b"\xff" * 100,
+    "a line end": b"\n",
+    "null": b"null",
+    "a JSON list": b"[]",
+    "a JSON object": b"{}",
+    "a JSON string": b'"text"',
+    "an error of a server": b'{"error": "Repository not found"}',
+    "a NUL": b"\0",
+}
+_ARCHIVES = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
+_BY_NAME = {
+    r"\.jsonl$": change_json_line,
+    r"\.json$|^_METADATA$|_CHECKPOINT_METADATA$|^_sharding$|^metrics$": change_json_text,
+    r"\.safetensors$": change_safetensors,
+    r"\.tfrecord": change_tf_record,
+    r"\.array_record": change_array_record,
+    r"\.(txt|tsv)$": change_lines,
+}
+
+
+def change_folder(random: Random, folder: Path, files: list[Path] | None = None) -> list[str]:
+    """Changes one file, seldom two or three, of `files` or by default of all below the folder."""
+    descriptions = []
+    for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
+        found = sorted(path for path in files or folder.rglob("*") if path.is_file() and not path.is_symlink())
+        if found:
+            descriptions.append(change_file(random, random.choice(found)))
+    return descriptions
+
+
+def change_file(random: Random, path: Path) -> str:
+    """Changes the content of a file as its name suggests or as bytes, or replaces the file."""
+    how = {_replace: 3, _rewrite: 3}
+    inner = "".join(part for part in path.suffixes if part not in _ARCHIVES) or path.name
+    structured = next((change for pattern, change in _BY_NAME.items() if re.search(pattern, inner)), None)
+    if structured:
+        how[lambda random, path: _rewrite(random, path, structured)] = 8
+    return f"{path.name}: {choose(random, how)(random, path)}"
+
+
+def _rewrite(random: Random, path: Path, change: Callable = change_bytes) -> str:
+    """Changes the content of a file; of an archive sometimes the archive itself."""
+    archive = _ARCHIVES.get(path.suffix)
+    content = path.read_bytes()
+    try:
+        if archive and (change is not change_bytes or random.random() < 0.5):
+            changed, description = change(random, archive.decompress(content))
+            path.write_bytes(archive.compress(changed))
+            return f"inside: {description}"
+        changed, description = change(random, content)
+    except Exception:  # after an earlier change the content no longer has that form
+        changed, description = change_bytes(random, content)
+    path.write_bytes(changed)
+    return description
+
+
+def _replace(random: Random, path: Path) -> str:
+    siblings = sorted(other for other in path.parent.iterdir() if other.is_file() and other != path)
+    match random.randrange(8):
+        case 0:
+            path.unlink()
+            return "removed"
+        case 1:
+            path.unlink()
+            path.mkdir()
+            return "replaced by a folder"
+        case 2:
+            path.unlink()
+            path.symlink_to(random.choice(("nowhere", path.name, "/dev/null")))
+            return f"replaced by a link to {path.readlink()}"
+        case 3 if siblings:
+            other = random.choice(siblings)
+            shutil.copyfile(other, path)
+            return f"replaced by {other.name}"
+        case _:
+            name = random.choice([*OTHERS])
+            path.write_bytes(OTHERS[name])
+            return f"replaced by {name}"

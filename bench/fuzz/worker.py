@@ -1,0 +1,85 @@
+"""The process that makes attempts: a fault may crash it, hang it or take all memory."""
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import resource
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from random import Random
+from typing import Any
+
+TIMEOUT = 60.0  # seconds after which an attempt that did not even heed its alarm is a fault
+# A worker with more than this is replaced, before what libraries leave behind becomes a fault of some attempt.
+THREADS, FILES, MEMORY = 400, 400, 6 << 30
+
+
+class Worker:
+    """A process that makes one attempt after the other; a new one when it dies, hangs, or has grown."""
+
+    def __init__(self, scratch: Path):
+        self.log = scratch / "log"
+        self._start()
+
+    def attempt(self, name: str, seed: int, index: int) -> dict[str, Any]:
+        """Returns the outcome of an attempt (see `attempts.Outcome`), by its fields."""
+        self.connection.send((name, seed, index))
+        try:
+            if not self.connection.poll(TIMEOUT):
+                return self._replace(f"no end in {TIMEOUT:.0f} s, nor by a signal")
+            outcome, grown = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return self._replace(f"the process ended with {self.process.exitcode}")
+        if grown:
+            self.close()
+            self._start()
+        return outcome
+
+    def close(self) -> None:
+        self.connection.close()  # at which it leaves
+        self.process.join(5)
+        self.process.kill()
+        self.process.join()
+
+    def _replace(self, fault: str) -> dict[str, Any]:
+        """Starts a new process; returns the outcome of the attempt that took the old one."""
+        self.close()
+        detail = " ".join(self.log.read_text(errors="replace")[-1000:].split())
+        self._start()
+        return {"result": "fault", "history": [], "warned": False, "fault": fault, "detail": detail}
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.log), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.kinds: list[str] = self.connection.recv()
+
+
+def _serve(connection: Connection, log: Path) -> None:
+    """Sends the names of the kinds, then the outcome of every (kind, seed, index) that it receives."""
+    from bench.fuzz.attempts import attempt
+    from bench.fuzz.kinds import KINDS, find
+
+    with log.open("ab") as file, open(os.devnull) as nothing:  # libraries write past sys.stdout
+        for own, other in ((0, nothing), (1, file), (2, file)):
+            os.dup2(other.fileno(), own)
+    faulthandler.enable(2, all_threads=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    connection.send([*KINDS])
+    with contextlib.suppress(EOFError):  # the parent closed it
+        while True:
+            name, seed, index = connection.recv()
+            os.ftruncate(2, 0)
+            outcome = attempt(find(name), Random(f"{seed}/{name}/{index}"))
+            connection.send((outcome._asdict(), _has_grown()))
+
+
+def _has_grown() -> bool:
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    threads, files = (len(os.listdir(f"/proc/self/{folder}")) for folder in ("task", "fd"))
+    return threads > THREADS or files > FILES or memory > MEMORY
