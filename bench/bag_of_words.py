@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from bench.record import record
-from symbert_jax.data.glue import Source
-from symbert_jax.data.tasks import find
 from symbert_jax.eval import scores
+from symbert_jax.eval.examples import Source
+from symbert_jax.eval.tasks import find
 
 
 def main() -> None:

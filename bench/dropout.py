@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from bench.contenders import in_turns
 from bench.record import record
 from symbert_jax.config import Mesh
-from symbert_jax.cost import program_cost
+from symbert_jax.estimate.cost import program_cost
+from symbert_jax.estimate.slices import find_slice
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import make_mesh
-from symbert_jax.slices import find_slice
 
 SHAPES = ((8, 512, 768), (8, 12, 512, 512))
 RATE = 0.1

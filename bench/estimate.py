@@ -23,14 +23,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 from configs import base, base_fast
-from symbert_jax.aot import compile_train
 from symbert_jax.chips import TPUS, Tpu
 from symbert_jax.config import Config, freeze
-from symbert_jax.cost import PALLAS
 from symbert_jax.data.masking import places
+from symbert_jax.estimate.cost import PALLAS
+from symbert_jax.estimate.programs import compile_train
+from symbert_jax.estimate.slices import compiler_version, find_slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
-from symbert_jax.slices import compiler_version, find_slice
 
 CONFIGS = {"base": base, "base_fast": base_fast}
 

@@ -37,12 +37,13 @@ def sample(lengths: np.ndarray, count: int) -> np.ndarray:
 
 def load(name: str, source: str, vocab: str):
     """The task's examples, texts and tokenised."""
-    from symbert_jax.data import examples, glue, tasks, tokenizer
+    from symbert_jax.data import tokenizer
+    from symbert_jax.eval import batches, examples, tasks
 
     task = tasks.TASKS[name]
-    parts = [glue.Source(source).read(task, split, labelled=True) for split in (task.train, task.validation[0])]
+    parts = [examples.Source(source).read(task, split, labelled=True) for split in (task.train, task.validation[0])]
     words = tokenizer.load(Path(vocab), parse_special=False)
-    return task, parts, [examples.encode(words, part, LENGTH) for part in parts]
+    return task, parts, [batches.encode(words, part, LENGTH) for part in parts]
 
 
 def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:

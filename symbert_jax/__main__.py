@@ -40,7 +40,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
-from symbert_jax import process, xla_presets
+from symbert_jax.cli import process, xla_presets
 from symbert_jax.config import Config, Finetune
 from symbert_jax.errors import UserError, closest, did_you_mean
 from symbert_jax.storage import absolute
@@ -88,7 +88,7 @@ def pretrain(arguments: list[str]) -> None:
 
 
 def doctor(arguments: list[str]) -> None:
-    from symbert_jax.doctor import examine
+    from symbert_jax.train.doctor import examine
 
     _check_no_arguments(arguments)
     _join(saves=False, timeout=25)  # who asks waits for the answer
@@ -122,7 +122,7 @@ def import_(arguments: list[str]) -> None:
 
 
 def compile(arguments: list[str]) -> None:
-    from symbert_jax.compile import report
+    from symbert_jax.estimate.report import report
 
     _check_no_arguments(arguments)
     out = _out() if _OUT.value is not None else None
@@ -130,7 +130,7 @@ def compile(arguments: list[str]) -> None:
 
 
 def fill(arguments: list[str]) -> None:
-    from symbert_jax.fill import Filler
+    from symbert_jax.inference import Filler
 
     filler = Filler(_checkpoint(), _STEP.value)
     for text in arguments or [_required("TEXT", None)]:

@@ -12,7 +12,7 @@ from symbert_jax import metrics, render
 from symbert_jax.checkpoint import LOSS
 from symbert_jax.config import Config
 from symbert_jax.errors import UserError, printable
-from symbert_jax.fill import Filler
+from symbert_jax.inference import Filler
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 

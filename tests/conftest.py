@@ -38,9 +38,9 @@ from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, Data, Mesh, Model, Optim, Train, check  # noqa: E402
 from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL, UNK  # noqa: E402
+from symbert_jax.estimate.slices import Slice, find_slice  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
-from symbert_jax.slices import Slice, find_slice  # noqa: E402
 from tests.bucket import bucket  # noqa: E402, F401  a fixture
 from tests.storage import storage  # noqa: E402, F401  a fixture
 

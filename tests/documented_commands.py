@@ -45,19 +45,19 @@ Command = list[str]  # a program and its arguments
 
 # Modules that are imported once, before the forks.
 PRELOADED = (
-    *("compare", "compile", "data.corpus", "doctor", "eval.finetune", "fill", "interop.export", "interop.import_"),
-    *("train.loop",),
+    *("compare", "estimate.report", "data.corpus", "train.doctor", "eval.finetune", "inference", "interop.export"),
+    *("interop.import_", "train.loop"),
 )
 # The functions in which commands begin their work, by module: mocks where a command is only parsed.
 ENTRY_POINTS = {
     "data.corpus": "prepare",
     "distributed": "join",
     "train.loop": "pretrain",
-    "doctor": "examine",
+    "train.doctor": "examine",
     "interop.export": "export",
     "interop.import_": "import_",
-    "compile": "report",
-    "fill": "Filler",
+    "estimate.report": "report",
+    "inference": "Filler",
     "compare": "compare",
 }
 PLACEHOLDERS = {"FILE": "configs/mini.py", "HOST": "localhost", "PORT": "8476", "I": "0", "N": "2", "NAME": "peers"}
@@ -107,8 +107,8 @@ def run_doctor(command: Command) -> int:
 
 def parse(command: Command) -> int:
     """Runs a command up to where its work begins, with the documented configs: flags, fields and their limits."""
-    from symbert_jax.data.tasks import find
     from symbert_jax.eval.protocols import resolve
+    from symbert_jax.eval.tasks import find
 
     os.chdir(ROOT)
     for module, name in ENTRY_POINTS.items():
@@ -201,7 +201,7 @@ def check_packages(command: Command) -> int:
 
 def check_report_labels(command: Command) -> int:
     """Checks the labels of a quoted report of `compile`, which comes on stdin."""
-    source = (ROOT / "symbert_jax" / "compile.py").read_text()
+    source = (ROOT / "symbert_jax" / "estimate" / "report.py").read_text()
     for line in sys.stdin:
         assert f'("{line[:16].strip()}", ' in source or f'"{line[:16].strip()}",\n' in source, line
     return 0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from symbert_jax.data import bookcorpus
-from symbert_jax.data.tasks import TASKS
+from symbert_jax.data.sources import bookcorpus
 from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.eval.tasks import TASKS
 from tests.documents import ROOT
 
 CONFIGS = [path.stem for path in (ROOT / "configs").glob("*.py")]

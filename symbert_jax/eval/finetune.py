@@ -20,13 +20,13 @@ from etils import epath
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import Finetune, Model, fields
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.data.tasks import Task, find
 from symbert_jax.distributed import agreed, connect, locked, require_shared, wait_for_all
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
 from symbert_jax.eval.inputs import Data, read_all
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
+from symbert_jax.eval.tasks import Task, find
 from symbert_jax.eval.training import train
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.eval.workdir import Workdir

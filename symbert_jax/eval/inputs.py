@@ -8,11 +8,11 @@ from etils import epath
 
 from symbert_jax.config import Finetune, Model
 from symbert_jax.data import tokenizer
-from symbert_jax.data.examples import Examples, encode
-from symbert_jax.data.glue import Source
-from symbert_jax.data.tasks import Split, Task
 from symbert_jax.errors import UserError
+from symbert_jax.eval.batches import Examples, encode
+from symbert_jax.eval.examples import Source
 from symbert_jax.eval.protocols import Protocol
+from symbert_jax.eval.tasks import Split, Task
 
 
 class Data(NamedTuple):

@@ -11,9 +11,9 @@ from etils import epath
 
 from symbert_jax import render
 from symbert_jax.config import Finetune, Model
-from symbert_jax.data.tasks import Task
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.scores import PAPER, Predictions, means, score
+from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import Result
 from symbert_jax.storage import write_whole
 

@@ -10,8 +10,8 @@ from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Config, Model, check, from_dict
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
+from symbert_jax.eval.tasks import TASKS
 from symbert_jax.model.tree import Params
 from symbert_jax.storage import read_json, write_whole
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Num
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from symbert_jax.data.tasks import Task
+from symbert_jax.eval.tasks import Task
 
 PAPER = 9  # scores in the paper's mean: all tasks but WNLI and AX, both parts of MNLI
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.eval.scores import score
+from symbert_jax.eval.tasks import TASKS
 from symbert_jax.storage import append_json, write_whole
 
 FILE = "trials.jsonl"

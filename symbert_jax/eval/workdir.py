@@ -10,11 +10,11 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.config import Model
-from symbert_jax.data.tasks import TASKS, Task
 from symbert_jax.distributed import agreed, first
 from symbert_jax.errors import UserError
 from symbert_jax.eval import report, saved, scores
 from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.tasks import TASKS, Task
 from symbert_jax.eval.training import Logits, TrialOutcome
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.model.tree import Params

@@ -12,9 +12,9 @@ from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, load, require_step
 from symbert_jax.config import Mesh, Model
 from symbert_jax.data import tokenizer, vocabulary
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
+from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model
 from symbert_jax.interop.card import card

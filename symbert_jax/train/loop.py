@@ -23,13 +23,13 @@ from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.distributed import Stop, agreed, connect, exit_on_lost_peer, first, from_first, locked, require_shared
-from symbert_jax.doctor import examine
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Metrics, Values
 from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch, rows_here
 from symbert_jax.storage import write_whole
+from symbert_jax.train.doctor import examine
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import first_state
 from symbert_jax.train.state import State

@@ -472,7 +472,7 @@ def running(session: int) -> list[int]:
 
 
 READER = """
-from symbert_jax.data import python_docs
+from symbert_jax.data.sources import python_docs
 try:
     list(python_docs.documents(installed=False))
 except KeyboardInterrupt:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax.data.examples import Examples
-from symbert_jax.data.glue import Source
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
+from symbert_jax.eval.batches import Examples
+from symbert_jax.eval.examples import Source
 from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.tasks import TASKS
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.eval.workdir import Workdir
 from tests.eval.conftest import CONFIG

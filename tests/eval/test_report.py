@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.eval import progress, report, trials
+from symbert_jax.eval.tasks import TASKS
 from symbert_jax.eval.trials import Log, Result, Trial
 from tests.eval.conftest import CONFIG
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.eval import scores
+from symbert_jax.eval.tasks import TASKS
 
 # From transformers 4.57's glue_compute_metrics (the code of the `evaluate` metric `glue`) on the lists of `lists`.
 # They move only if a benchmark's definition moves: then compute them again with that function.

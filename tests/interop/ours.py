@@ -19,7 +19,7 @@ from symbert_jax.checkpoint import load
 from symbert_jax.config import ATTENTIONS, Mesh, Model
 from symbert_jax.data import tokenizer
 from symbert_jax.eval import saved
-from symbert_jax.fill import Filler
+from symbert_jax.inference import Filler
 from symbert_jax.interop.architecture import AFFINITY
 from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_

@@ -11,12 +11,12 @@ from symbert_jax.config import Finetune, Glue, Mesh
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import prepare
 from symbert_jax.data.rows import open_split
-from symbert_jax.data.tasks import TASKS
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.eval import inputs, saved
 from symbert_jax.eval.protocols import PROTOCOLS
-from symbert_jax.fill import Filler
+from symbert_jax.eval.tasks import TASKS
+from symbert_jax.inference import Filler
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import to_config
 from symbert_jax.interop.export import export

@@ -10,8 +10,8 @@ from bench.fuzz.kinds.inputs import FIXTURES, PRETRAINED, VOCAB, write_corpus, w
 from bench.fuzz.mutations.content import change_bytes, change_lines
 from bench.fuzz.mutations.texts import any_text, split
 from symbert_jax import config as configs
-from symbert_jax import slices
 from symbert_jax.config import Config, Finetune
+from symbert_jax.estimate import slices
 
 
 class Fields(Kind):

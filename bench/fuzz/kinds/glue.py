@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 
 from bench.fuzz.attempts import Kind
 from bench.fuzz.mutations.files import change_folder
-from symbert_jax.data import glue
-from symbert_jax.data.tasks import TASKS
+from symbert_jax.eval.examples import Source
+from symbert_jax.eval.tasks import TASKS
 
 
 class GlueFiles(Kind):
@@ -43,7 +43,7 @@ class GlueFiles(Kind):
         return change_folder(random, folder, [path for path in files if path.exists()])
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        source = glue.Source("tsv:.")
+        source = Source("tsv:.")
         for split in (self.task.train, *self.task.validation) if self.task.validation else ():
             source.has(self.task, split)
             source.read(self.task, split, labelled=True)
@@ -83,7 +83,7 @@ class GlueDatasets(Kind):
         shutil.rmtree(folder / "built")
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        source, task = glue.Source("tfds:."), TASKS["rte"]
+        source, task = Source("tfds:."), TASKS["rte"]
         for split in (task.train, *task.validation):
             source.has(task, split)
             source.read(task, split, labelled=True)

@@ -15,7 +15,8 @@ from tensorboardX.record_writer import RecordWriter
 from bench.fuzz.attempts import Kind, command
 from bench.fuzz.kinds.inputs import SELDOM, TINY, VOCAB, make_texts, write_texts
 from bench.fuzz.mutations.files import change_folder
-from symbert_jax.data import bookcorpus, sources
+from symbert_jax.data import sources
+from symbert_jax.data.sources import bookcorpus
 
 
 class Source(Kind):

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
-from symbert_jax.cost import PALLAS, Cost, program_cost
 from symbert_jax.data.masking import places
+from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
+from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import attention_flops
 from symbert_jax.sharding import make_mesh, problems, spec
-from symbert_jax.slices import Slice
 from symbert_jax.train import state as states
 from symbert_jax.train.step import make_train_step
 from symbert_jax.train.validate import make_validation_step

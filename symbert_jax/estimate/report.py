@@ -12,14 +12,14 @@ from typing import Any
 import jax
 from etils import epath
 
-from symbert_jax.aot import DoesNotFit, Program, compile_train, compile_validation, mesh_of
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config
 from symbert_jax.data.masking import places
 from symbert_jax.errors import UserError
+from symbert_jax.estimate.programs import DoesNotFit, Program, compile_train, compile_validation, mesh_of
+from symbert_jax.estimate.slices import Slice, compiler_version, find_slice
 from symbert_jax.model import bert
 from symbert_jax.model.flops import train_flops
-from symbert_jax.slices import Slice, compiler_version, find_slice
 from symbert_jax.storage import check_writable, write_whole
 from symbert_jax.train import state as states
 

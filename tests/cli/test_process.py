@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from symbert_jax import process
+from symbert_jax.cli import process
 from symbert_jax.errors import UserError, UserErrors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_command_checks_limits_and_survives_lost_streams() -> None:
@@ -34,9 +34,8 @@ def test_command_checks_limits_and_survives_lost_streams() -> None:
 
 def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
     """libtpu is installed for `compile`; JAX tries it first where nothing names a platform."""
-    program = (
-        "from symbert_jax.process import configure_libraries as c; c(''); import jax; print(jax.devices()[0].platform)"
-    )
+    program = "from symbert_jax.cli.process import configure_libraries as c; c(''); "
+    program += "import jax; print(jax.devices()[0].platform)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
@@ -48,7 +47,7 @@ def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
     ("workdir", "wanted"), [("gs://b/run/", "gs://b/run/xla"), ("runs/a", str(Path.home() / ".cache/symbert_jax/xla"))]
 )
 def test_configure_libraries_caches_programs_at_home_or_in_bucket(workdir: str, wanted: str) -> None:
-    program = f"import os, symbert_jax.process as p; p.configure_libraries('{workdir}'); "
+    program = f"import os, symbert_jax.cli.process as p; p.configure_libraries('{workdir}'); "
     program += "print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from symbert_jax.cli.xla_presets import PRESETS, apply
 from symbert_jax.errors import UserError
-from symbert_jax.xla_presets import PRESETS, apply
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_users_flags_come_last_and_are_shown() -> None:
@@ -57,6 +57,6 @@ def test_the_compiler_for_tpus_knows_the_flags(name: str) -> None:
     """It too dies of one that it does not know."""
     environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1"}
     apply(name, environment)
-    program = "from symbert_jax.slices import find_slice; find_slice('v5e:2x2')"
+    program = "from symbert_jax.estimate.slices import find_slice; find_slice('v5e:2x2')"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbert_jax.data import files
+from symbert_jax.data.sources import files
 from symbert_jax.errors import UserError
 
 SENTENCES = "The first one ends.\nSo does the second!\nA third, with ümläuts 中."

@@ -8,7 +8,7 @@ import pytest
 
 from tests.command_line import Result, run_commands
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = "--config=configs/tiny.py"
 RUN = ["pretrain", TINY, "--workdir=x"]
 GLUE = ["finetune", "--config=configs/glue.py", "--workdir=x"]

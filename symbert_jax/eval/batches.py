@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from symbert_jax.batch import GlueBatch
-from symbert_jax.data.glue import Example
 from symbert_jax.data.tokenizer import Tokenizer
 from symbert_jax.data.vocabulary import PAD
+from symbert_jax.eval.examples import Example
 
 # Of the buckets. Each is a compilation, and half a step of padding: fine where tasks of one sentence have most rows.
 LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)

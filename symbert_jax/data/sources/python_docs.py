@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from symbert_jax.data import docstrings
+from symbert_jax.data.sources import docstrings
 from symbert_jax.errors import UserError
 
 _CHUNK = 64  # modules that one process parses: a fraction of a second

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from symbert_jax.errors import UserError
-from symbert_jax.slices import find_slice
+from symbert_jax.estimate.slices import find_slice
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v5e:4x4x4", "v3:2x2", "v5p:2x2", "v5e:3x3", "nonsense", ""])

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from tests.test_aot import SMALL, small
 
-from symbert_jax import compile as command
-from symbert_jax.aot import DoesNotFit, Program
 from symbert_jax.chips import GIB, TPUS
 from symbert_jax.config import Config
 from symbert_jax.errors import UserError
+from symbert_jax.estimate import report as command
+from symbert_jax.estimate.programs import DoesNotFit, Program
+from symbert_jax.estimate.slices import Slice
 from symbert_jax.model.flops import train_flops
-from symbert_jax.slices import Slice
-from tests.test_aot import SMALL, small
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

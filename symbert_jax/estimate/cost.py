@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from symbert_jax.hlo import Computation, Instruction, Module, arrays, dims, size
+from symbert_jax.estimate.hlo import Computation, Instruction, Module, arrays, dims, size
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 PALLAS = "Pallas kernel"

@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.data import files, tfds_text
+from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
 from symbert_jax.storage import is_bucket, new_folder
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from symbert_jax.data import files, python_docs
+from symbert_jax.data.sources import files, python_docs
 from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.storage import absolute, is_bucket
 
@@ -29,11 +29,11 @@ def documents(source: str) -> Iterator[str]:
         case "text":
             return _usable(source, itertools.chain.from_iterable(map(files.read_text, _files(where, (".txt",)))))
         case "tfds":
-            from symbert_jax.data import tfds_text  # TFDS takes a second to import
+            from symbert_jax.data.sources import tfds_text  # TFDS takes a second to import
 
             return _usable(source, tfds_text.documents(tfds_text.find(where)))
         case "bookcorpus":
-            from symbert_jax.data import bookcorpus, tfds_text
+            from symbert_jax.data.sources import bookcorpus, tfds_text
 
             return _usable(source, tfds_text.documents(bookcorpus.build(_directory(where))))
         case "python-docs" if where in ("", "stdlib"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.examples import (
+from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.eval.batches import (
     FILLER,
     LENGTHS,
     Examples,
@@ -15,8 +16,7 @@ from symbert_jax.data.examples import (
     steps_per_epoch,
     training_plan,
 )
-from symbert_jax.data.glue import Example
-from symbert_jax.data.vocabulary import SPECIAL
+from symbert_jax.eval.examples import Example
 
 WORDS = [*SPECIAL, "a", "b", "c", "d"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.data import files, tfds_text
-from symbert_jax.data.tasks import Split, Task
+from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
+from symbert_jax.eval.tasks import Split, Task
 from symbert_jax.storage import HEAD, MARKUP, absolute, bucket_errors_as_user_errors, check_format
 
 _READABLE = "a TSV file in UTF-8, plain or as .gz, .bz2 or .xz"

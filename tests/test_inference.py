@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax import fill
+from symbert_jax import inference
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.compare import compare, names
 from symbert_jax.config import Config, Mesh, Model, Train, to_json
 from symbert_jax.errors import UserError
-from symbert_jax.fill import Filler
+from symbert_jax.inference import Filler
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 
@@ -72,7 +72,7 @@ def test_a_text_that_cannot_be_filled_is_one_clear_error(workdirs) -> None:
 
 def test_filler_refuses_vocabulary_larger_than_model(workdirs, monkeypatch, tmp_path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, *map(str, range(8))]))
-    monkeypatch.setattr(fill, "load", lambda *_: ({}, CONFIG))
+    monkeypatch.setattr(inference, "load", lambda *_: ({}, CONFIG))
     with pytest.raises(UserError, match=f"checkpoint: found 17 tokens in {tmp_path}/vocab.txt, wanted at most 16"):
         Filler(epath.Path(tmp_path))
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from symbert_jax.data import glue
-from symbert_jax.data.glue import Source
-from symbert_jax.data.tasks import TASKS, find
 from symbert_jax.errors import UserError
+from symbert_jax.eval import examples as module
+from symbert_jax.eval.examples import Source
+from symbert_jax.eval.tasks import TASKS, find
 
 
 def read(folder: Path, name: str, split: str = "validation", labelled: bool = True) -> list[tuple]:
@@ -238,7 +238,7 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
         ({"sentence1": "a", "sentence2": "b", "label": "x"}, "train 0: label x, wanted 0 to 1"),
     ):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
-            patch.setattr(glue, "_rows", lambda *_, row=row: [row])
+            patch.setattr(module, "_rows", lambda *_, row=row: [row])
             source.read(task, task.train, labelled=True)
     for name, content in (
         ("rte-train.array_record-00000-of-00001", b""),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from symbert_jax.cost import Collective, Unestimated, program_cost
+from symbert_jax.estimate.cost import Collective, Unestimated, program_cost
 
 SCAN = (Path(__file__).parent / "fixtures" / "scan_v5e.hlo").read_text()
 ARRAY = 1024 * 1024 * 2  # bytes of one of its weights

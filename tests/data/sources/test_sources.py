@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from fsspec import AbstractFileSystem
 from tensorboardX.record_writer import RecordWriter
 
-from symbert_jax.data import bookcorpus, python_docs, sources
+from symbert_jax.data import sources
+from symbert_jax.data.sources import bookcorpus, python_docs
 from symbert_jax.errors import UserError
 
 TEXTS = ["First document,\nof two lines.", "Zweites, mit ümläuten 中", "third"]

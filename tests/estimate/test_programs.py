@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from configs.tiny import get_config as tiny
-from symbert_jax import aot
 from symbert_jax.chips import GIB, TPUS
 from symbert_jax.config import Config, freeze
-from symbert_jax.cost import PALLAS
+from symbert_jax.estimate import programs
+from symbert_jax.estimate.cost import PALLAS
+from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import bert
 from symbert_jax.model.flops import attention_flops, train_flops
-from symbert_jax.slices import Slice
 
 # Little to compile: no dropout, and wide enough for products to be what counts.
 SMALL = {"dropout": 0.0, "attention_dropout": 0.0, "dtype": "bfloat16", "dim": 128, "mlp_dim": 256}
@@ -33,8 +33,8 @@ def products(config: Config) -> float:
 
 
 @pytest.fixture(scope="module")
-def standard(target: Slice) -> aot.Program:
-    return aot.compile_train(small(), target)
+def standard(target: Slice) -> programs.Program:
+    return programs.compile_train(small(), target)
 
 
 def test_the_gradients_are_summed_once_in_bfloat16_in_a_loop_whose_body_stands_there_once(standard) -> None:
@@ -48,19 +48,19 @@ def test_the_gradients_are_summed_once_in_bfloat16_in_a_loop_whose_body_stands_t
 @pytest.mark.parametrize("attention", ["standard", "symmetric", "pairwise"])
 def test_the_program_makes_the_products_of_the_model_and_no_more(attention, target) -> None:
     config = small(attention=attention)
-    program = aot.compile_train(config, target)
+    program = programs.compile_train(config, target)
     assert program.cost.flops == pytest.approx(products(config), rel=0.01)
 
 
 @pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
 def test_the_papers_attentions_make_fewer_products_than_standard(attention, standard, target) -> None:
-    assert aot.compile_train(small(attention=attention), target).cost.flops < standard.cost.flops
+    assert programs.compile_train(small(attention=attention), target).cost.flops < standard.cost.flops
 
 
 def test_splash_compiles_for_documents_and_its_products_count_as_computing(target) -> None:
     config = small(length=128, kernel="splash", layers=1)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, cross_document=False))
-    program = aot.compile_train(config, target)
+    program = programs.compile_train(config, target)
     (kernel,) = (part for part in program.cost.unestimated if part.kind == PALLAS)
     assert kernel.count == 2  # forward and backward
     attention = 3 * attention_flops(config.model, config.data.batch_size) / 4
@@ -68,14 +68,14 @@ def test_splash_compiles_for_documents_and_its_products_count_as_computing(targe
 
 
 def test_cycles_of_a_scanned_model_grow_with_its_layers(standard, target) -> None:
-    deep, shallow = aot.compile_train(small(layers=8), target).cost, standard.cost
+    deep, shallow = programs.compile_train(small(layers=8), target).cost, standard.cost
     assert deep.cycles > 2 * shallow.cycles
     assert deep.collectives[0].count > 2 * shallow.collectives[0].count
 
 
 def test_what_does_not_fit_is_refused_with_its_bytes(target) -> None:
     config = dataclasses.replace(small(), data=dataclasses.replace(small().data, batch_size=2**22))
-    with pytest.raises(aot.DoesNotFit) as refusal:
-        aot.compile_validation(config, target)
+    with pytest.raises(programs.DoesNotFit) as refusal:
+        programs.compile_validation(config, target)
     assert refusal.value.available == TPUS["v5e"].hbm
     assert refusal.value.needed > 16 * GIB

@@ -13,18 +13,18 @@ import jax
 import pytest
 from etils import epath
 
-from symbert_jax import doctor
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, Mesh, Train
 from symbert_jax.data.rows import read_manifest, write_manifest
 from symbert_jax.errors import UserErrors
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
+from symbert_jax.train import doctor
 from symbert_jax.train import state as states
 from tests.conftest import TINY, WORDS, write_corpus
 from tests.storage import Storage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def changed(config: Config, **changes: Any) -> Config:
