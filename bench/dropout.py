@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from bench.contenders import in_turns
 from bench.record import record
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.estimate.cost import program_cost
 from symbert_jax.estimate.slices import find_slice
 from symbert_jax.model.layers import dropout
@@ -64,7 +64,7 @@ def main() -> None:
 
 def cycles(target, shape: tuple[int, ...], name: str) -> dict:
     impl, drop = GENERATORS[name]
-    mesh = make_mesh(Mesh(), list(target.devices[:1]))
+    mesh = make_mesh(MeshConfig(), list(target.devices[:1]))
     with jax.set_mesh(mesh):
         whole = jax.NamedSharding(mesh, jax.P())
         x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=whole)
@@ -76,7 +76,7 @@ def cycles(target, shape: tuple[int, ...], name: str) -> dict:
 
 
 def measure(device: str, shape: tuple[int, ...], rounds: int) -> dict[str, float]:
-    mesh = make_mesh(Mesh(), jax.devices(device)[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices(device)[:1])
     with jax.set_mesh(mesh):
         x = jnp.ones(shape, jnp.bfloat16)
         runs, times = {}, {name: [] for name in GENERATORS}

@@ -67,14 +67,16 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
         labels=train.labels[rows],
     )
     protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=1)
-    jax.set_mesh(sharding.make_mesh(config.Mesh()))
-    encoder = {k: v for k, v in bert.init(model, config.Mesh(), jax.random.key(0)).items() if k != "head"}
+    jax.set_mesh(sharding.make_mesh(config.MeshConfig()))
+    encoder = {k: v for k, v in bert.init(model, config.MeshConfig(), jax.random.key(0)).items() if k != "head"}
     trial = Trial("", "", name, BATCH, RATE, 0, "")
 
     def turn() -> tuple[float, float]:
-        data = inputs.Data(part, {"validation": dev}, {})
+        data = inputs.TaskData(part, {"validation": dev}, {})
         start = time.perf_counter()
-        _, params = training.train([trial], 1, protocol, model, config.Mesh(), encoder, task, data, lambda count: None)
+        _, params = training.train(
+            [trial], 1, protocol, model, config.MeshConfig(), encoder, task, data, lambda count: None
+        )
         middle = time.perf_counter()
         training.predict(params, model, task, data.validation)
         predicting = time.perf_counter() - middle

@@ -19,9 +19,9 @@ import numpy as np
 
 from bench.record import record
 from symbert_jax.chips import TPUS
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.data import rows
-from symbert_jax.data.masking import Masking, places
+from symbert_jax.data.masking import Masking, max_predictions
 from symbert_jax.data.stream import Rows, Stream
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.model.flops import train_flops
@@ -65,8 +65,8 @@ def main() -> None:
 
 def need(chip: str, length: int) -> float:
     """Rows/s that a chip could train on at `MFU` of its peak: more than it will."""
-    model = dataclasses.replace(Model(), length=length)
-    return MFU * TPUS[chip].peak / train_flops(model, 1, places(length, RATE))
+    model = dataclasses.replace(ModelConfig(), length=length)
+    return MFU * TPUS[chip].peak / train_flops(model, 1, max_predictions(length, RATE))
 
 
 def write(folder: Path, count: int, length: int) -> Rows:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench.record import record
-from symbert_jax.config import Config, Data, Model
+from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import corpus, rows, sources, tokenizer
 
 
@@ -30,12 +30,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         vocab = Path(folder, "vocab.txt")
         texts = [text for name in names for text in sources.documents(name)]
-        tokenizer.place(arguments.vocab, texts, Model().vocab_size, vocab)
+        tokenizer.write_vocabulary(arguments.vocab, texts, ModelConfig().vocab_size, vocab)
         rounds = []
         for turn in range(arguments.rounds):
-            data = Data(dir=f"{folder}/{turn}", sources=names, vocab=str(vocab))
+            data = DataConfig(dir=f"{folder}/{turn}", sources=names, vocab=str(vocab))
             library = library_seconds(vocab, texts)
-            config = Config(model=Model(length=arguments.length), data=data)
+            config = Config(model=ModelConfig(length=arguments.length), data=data)
             rounds.append((library, prepare_seconds(config)))
         splits = rows.read_manifest(Path(data.dir))["splits"].values()
     documents, tokens = (sum(split[name] for split in splits) for name in ("documents", "tokens"))

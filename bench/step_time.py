@@ -25,7 +25,7 @@ from symbert_jax import config as configs
 from symbert_jax.batch import MlmBatch
 from symbert_jax.chips import peak_flops
 from symbert_jax.config import ATTENTIONS, Config
-from symbert_jax.data.masking import places
+from symbert_jax.data.masking import max_predictions
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch
@@ -47,7 +47,11 @@ def main() -> None:
     config = next(iter(contenders.values()))
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        model, rows, masked = config.model, config.data.batch_size, places(config.model.length, config.data.mask_rate)
+        model, rows, masked = (
+            config.model,
+            config.data.batch_size,
+            max_predictions(config.model.length, config.data.mask_rate),
+        )
         tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, masked)
         batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, masked), np.float32)))
         running = {name: start(config, batch) for name, config in contenders.items()}
@@ -85,7 +89,7 @@ def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]]
 def facts(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
     seconds = statistics.median(milliseconds) / 1e3
     model, rows = config.model, config.data.batch_size
-    flops = train_flops(model, rows, places(model.length, config.data.mask_rate))
+    flops = train_flops(model, rows, max_predictions(model.length, config.data.mask_rate))
     peak = peak_flops(device)
     return {
         "ms": round(1e3 * seconds, 2),

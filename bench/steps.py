@@ -32,12 +32,14 @@ class Shape:
     attention_dropout: float = 0.1
 
 
-def masked_batch(rows: int, length: int, vocabulary: int, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def masked_batch(
+    rows: int, length: int, vocabulary: int, max_predictions: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Full rows of random words: token ids, the masked positions of each row, and the ids that stood there."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(FIRST_WORD, vocabulary, (rows, length), dtype=np.int32)
     order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
-    positions = np.sort(order[:, :places], axis=1)
+    positions = np.sort(order[:, :max_predictions], axis=1)
     targets = np.take_along_axis(tokens, positions, axis=1)
     np.put_along_axis(tokens, positions, MASK, axis=1)
     return tokens, positions, targets
@@ -58,7 +60,7 @@ def all_labels(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 def our_model(attention: str, shape: Shape, dtype: str = "float32"):
     from symbert_jax import config
 
-    return config.Model(
+    return config.ModelConfig(
         attention=attention,
         layers=shape.layers,
         dim=shape.dim,
@@ -82,8 +84,10 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     from symbert_jax.train import state, step
 
     model = our_model(attention, shape, dtype)
-    optim = config.Optim(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP)
-    settings = config.Config(model=model, optim=optim, train=config.Train(steps=TOTAL_STEPS))
+    optim = config.OptimConfig(
+        learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP
+    )
+    settings = config.Config(model=model, optim=optim, train=config.TrainConfig(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # as many as the peers take
     tokens, positions, targets = batch_of(shape)
     # as the loader does it: the width is a multiple of 8 and an unused place weighs nothing

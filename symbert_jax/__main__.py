@@ -41,11 +41,11 @@ from ml_collections import ConfigDict, config_flags
 
 from symbert_jax import config as configs
 from symbert_jax.cli import process, xla_presets
-from symbert_jax.config import Config, Finetune
+from symbert_jax.config import Config, FinetuneConfig
 from symbert_jax.errors import UserError, closest, did_you_mean
 from symbert_jax.storage import absolute
 
-Frozen = TypeVar("Frozen", Config, Finetune)
+Frozen = TypeVar("Frozen", Config, FinetuneConfig)
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run writes and finds its checkpoints.")
@@ -88,11 +88,11 @@ def pretrain(arguments: list[str]) -> None:
 
 
 def doctor(arguments: list[str]) -> None:
-    from symbert_jax.train.doctor import examine
+    from symbert_jax.train.doctor import check
 
     _check_no_arguments(arguments)
     _join(saves=False, timeout=25)  # who asks waits for the answer
-    examine(_config(configs.freeze_unchecked), _workdir(), thorough=True)
+    check(_config(configs.freeze_unchecked), _workdir(), thorough=True)
     print("nothing found that would stop this run")
 
 
@@ -215,7 +215,7 @@ def _config_files(argv: list[str]) -> list[str]:
 
 def _quote_lists(argv: list[str]) -> list[str]:
     """Returns the arguments with list fields as Python tuples, the only form that ml-collections does not split."""
-    known = configs.fields(Config()) | configs.fields(Finetune())
+    known = configs.fields(Config()) | configs.fields(FinetuneConfig())
     lists = {name for name, value in known.items() if isinstance(value, tuple)}
     quoted, end = list(argv), argv.index("--") if "--" in argv else len(argv)
     for i, argument in enumerate(argv[:end]):

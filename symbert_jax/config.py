@@ -76,7 +76,7 @@ Amount = Annotated[float, Real(math.inf)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ModelConfig:
     attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # the score function (paper, section 3)
     # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that the model and the device allow
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
@@ -101,7 +101,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; one in a bucket (gs://…) is copied to the local disk
     sources: tuple[str, ...] = ()  # tfds:NAME bookcorpus:DIR jsonl:GLOB text:GLOB python-docs[:stdlib]
     vocab: str = "hf:google-bert/bert-base-uncased"  # vocab.txt, tokenizer.json, their folder, hf:REPOSITORY or train
@@ -113,7 +113,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optim:
+class OptimConfig:
     name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"
     learning_rate: Amount = 1e-4
     warmup_steps: Index = 10_000  # linear from 0
@@ -128,7 +128,7 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train:
+class TrainConfig:
     steps: Count = 200_000
     log_every: Count = 100
     validate_every: Count = 1_000
@@ -141,7 +141,7 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     data: Annotated[int, Range(-1)] = -1  # devices along the batch; -1 takes what mesh.model leaves
     model: Count = 1  # devices along heads, MLP width and vocabulary
     fsdp: bool = False  # also shards parameters and moments along `data`
@@ -149,22 +149,22 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    model: Model = Model()
-    data: Data = Data()
-    optim: Optim = Optim()
-    train: Train = Train()
-    mesh: Mesh = Mesh()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
     seed: Annotated[int, Range(0, 2**32 - 1, "two seeds 2^32 apart draw the same parameters")] = 0
     init_from: str = ""  # WORKDIR or WORKDIR@STEP of a run: a new one starts from its parameters; empty draws them
 
 
 @dataclasses.dataclass(frozen=True)
-class Glue:
+class GlueConfig:
     source: str = ""  # tsv:DIR, the standard folders, or tfds:DIR, prepared as ArrayRecord
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetune:
+class FinetuneConfig:
     """Fine-tuning config. 0 or empty means: use the protocol's value."""
 
     checkpoint: tuple[str, ...] = ()  # the workdirs of pretrain runs
@@ -181,8 +181,8 @@ class Finetune:
     together: Annotated[int, Range(0, 10_000)] = 0  # trials that train side by side; 0 takes what memory allows
     save_models: bool = False  # keeps the best model of each task in models/
     predictions: bool = False  # writes the files that the GLUE server takes to submission/
-    glue: Glue = Glue()
-    mesh: Mesh = Mesh()
+    glue: GlueConfig = GlueConfig()
+    mesh: MeshConfig = MeshConfig()
 
 
 def default() -> ConfigDict:
@@ -192,7 +192,7 @@ def default() -> ConfigDict:
 
 def default_finetune() -> ConfigDict:
     """The paper's fine-tuning of every GLUE task, likewise."""
-    return ConfigDict(dataclasses.asdict(Finetune())).lock()
+    return ConfigDict(dataclasses.asdict(FinetuneConfig())).lock()
 
 
 def freeze(config: ConfigDict) -> Config:
@@ -211,9 +211,9 @@ def freeze_unchecked(config: ConfigDict) -> Config:
     return from_dict(config.to_dict())
 
 
-def freeze_finetune(config: ConfigDict) -> Finetune:
+def freeze_finetune(config: ConfigDict) -> FinetuneConfig:
     """Checks a config of `finetune` and makes it immutable; raises as `freeze`."""
-    frozen: Finetune = _build(Finetune, config.to_dict(), "config")
+    frozen: FinetuneConfig = _build(FinetuneConfig, config.to_dict(), "config")
     check_finetune(frozen)
     return frozen
 
@@ -305,7 +305,7 @@ def field_problems(config: Any, prefix: str = "") -> Iterator[UserError]:
                     yield problem
 
 
-def split_problems(model: Model, mesh: Mesh) -> Iterator[UserError]:
+def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:
     """What `mesh.model` shares out is a multiple of it."""
     yield from _multiple("model.heads", model.heads, "mesh.model", mesh.model)
     yield from _multiple("model.mlp_dim", model.mlp_dim, "mesh.model", mesh.model)
@@ -318,7 +318,7 @@ def _multiple(field: str, whole: int, name: str, part: int) -> Iterator[UserErro
         yield UserError(field, str(whole), f"a multiple of {name}={part}", f"the next is {above}")
 
 
-def check_finetune(config: Finetune) -> None:
+def check_finetune(config: FinetuneConfig) -> None:
     """Raises `UserError` on the first field that cannot work; protocol, tasks and data check their own, and
     `sharding.check_split` what a mesh does to the model of a checkpoint."""
     if not config.checkpoint:

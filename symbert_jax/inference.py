@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import load
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.data.vocabulary import MASK
 from symbert_jax.errors import UserError
@@ -48,7 +48,7 @@ class Filler:
             raise UserError("text", repr(text), f"at least one {MASK} in it", hint)
         if len(tokens) > self.model.length:
             raise UserError("text", f"{len(tokens)} tokens", f"at most {self.model.length}, the length of the model")
-        with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
             run = jax.jit(bert.logits, static_argnums=0)
             logits = np.asarray(run(self.model, self.params, tokens[None], positions[None]))[0]
         probabilities = np.asarray(jax.nn.softmax(logits[:, : self.tokenizer.get_vocab_size()]))

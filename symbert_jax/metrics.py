@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from symbert_jax.distributed import first
+from symbert_jax.distributed import is_main_process
 from symbert_jax.errors import UserError
 from symbert_jax.storage import append_json, bucket_errors_as_user_errors, is_bucket, write_whole
 
@@ -32,7 +32,7 @@ class Metrics:
 
     def __init__(self, workdir: epath.Path, step: int, steps: int, wandb: str):
         """Goes on at `step`: lines that an earlier run wrote past it are dropped."""
-        self.file, self.writes = workdir / "metrics.jsonl", first()
+        self.file, self.writes = workdir / "metrics.jsonl", is_main_process()
         self.lines = [line for line in read(workdir, warn=self.writes) if line["step"] <= step]
         if self.writes:
             write_whole(self.file, "".join(f"{json.dumps(line)}\n" for line in self.lines))

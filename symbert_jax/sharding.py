@@ -13,15 +13,15 @@ import numpy as np
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from symbert_jax.config import Config, Mesh, Model, split_problems
+from symbert_jax.config import Config, MeshConfig, ModelConfig, split_problems
 from symbert_jax.errors import UserError
 
 AXES = ("data", "model")
-PLACE = {"B": "data", "N": "model", "F": "model", "V": "model"}
-FSDP = {"D": "data"}
+MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}
+FSDP_AXES = {"D": "data"}
 
 
-def make_mesh(mesh: Mesh, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(mesh: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
     """A (data, model) mesh with explicit axes over `devices`, by default all there are."""
     devices = devices or jax.devices()
     data = len(devices) // mesh.model if mesh.data == -1 else mesh.data
@@ -53,13 +53,13 @@ def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     yield from _width_problems(config.model, config.mesh, mesh)
 
 
-def check_split(model: Model, settings: Mesh, mesh: jax.sharding.Mesh) -> None:
+def check_split(model: ModelConfig, settings: MeshConfig, mesh: jax.sharding.Mesh) -> None:
     """Raises `UserError` where the parameters of `model` cannot be shared out over `mesh`, made by `settings`."""
     for problem in (*split_problems(model, settings), *_width_problems(model, settings, mesh)):
         raise problem
 
 
-def _width_problems(model: Model, settings: Mesh, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
+def _width_problems(model: ModelConfig, settings: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     devices = mesh.shape["data"]
     if settings.fsdp and model.dim % devices:
         yield UserError("model.dim", str(model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
@@ -67,16 +67,16 @@ def _width_problems(model: Model, settings: Mesh, mesh: jax.sharding.Mesh) -> It
 
 def spec(dims: str) -> PartitionSpec:
     """The partition of an array whose dimensions have these letters, e.g. `spec("BTD")`."""
-    return PartitionSpec(*(PLACE.get(dim) for dim in dims))
+    return PartitionSpec(*(MESH_AXES.get(dim) for dim in dims))
 
 
-def parameter_spec(dims: str, mesh: Mesh) -> PartitionSpec:
+def parameter_spec(dims: str, mesh: MeshConfig) -> PartitionSpec:
     """The partition in which a parameter rests between uses."""
-    place = PLACE | FSDP if mesh.fsdp and len(dims.lstrip("L")) > 1 else PLACE
+    place = MESH_AXES | FSDP_AXES if mesh.fsdp and len(dims.lstrip("L")) > 1 else MESH_AXES
     return PartitionSpec(*(place.get(dim) for dim in dims))
 
 
-def rows_here(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " here"]:
+def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " here"]:
     """Which rows of a batch of `rows` this process's devices hold, in order.
 
     A TPU's mesh follows its wires: processes come in any order, and one may hold rows far apart.
@@ -86,7 +86,7 @@ def rows_here(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " here"]:
 
 
 def put_batch(batch: Any, dims: str = "B") -> Any:
-    """Global device arrays from the rows of `rows_here`, sharded along B over the current mesh.
+    """Global device arrays from the rows of `local_row_indices`, sharded along B over the current mesh.
 
     dims: letters of the leading dimensions, the last of them B.
     """

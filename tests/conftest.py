@@ -35,7 +35,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
-from symbert_jax.config import Config, Data, Mesh, Model, Optim, Train, check  # noqa: E402
+from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, check  # noqa: E402
 from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL, UNK  # noqa: E402
 from symbert_jax.estimate.slices import Slice, find_slice  # noqa: E402
@@ -46,10 +46,10 @@ from tests.storage import storage  # noqa: E402, F401  a fixture
 
 WORDS = [*SPECIAL, *(f"w{i}" for i in range(95))]
 TINY = Config(
-    model=Model(layers=2, dim=32, heads=4, mlp_dim=64, length=16, vocab_size=128, dtype="float32"),
-    data=Data(batch_size=16),
-    optim=Optim(learning_rate=1e-2, warmup_steps=5),
-    train=Train(steps=100),
+    model=ModelConfig(layers=2, dim=32, heads=4, mlp_dim=64, length=16, vocab_size=128, dtype="float32"),
+    data=DataConfig(batch_size=16),
+    optim=OptimConfig(learning_rate=1e-2, warmup_steps=5),
+    train=TrainConfig(steps=100),
 )
 
 
@@ -67,7 +67,7 @@ def configure(**changes: object) -> Config:
 @pytest.fixture
 def mesh() -> Iterator[jax.sharding.Mesh]:
     """One device."""
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
 
@@ -81,13 +81,13 @@ def target() -> Iterator[Slice]:
 
 
 @functools.cache
-def born(model: Model) -> bert.Params:
+def init_params_numpy(model: ModelConfig) -> bert.Params:
     """Fresh parameters as numpy arrays, made once for all tests; they share everything a seed decides."""
     same = dataclasses.replace(model, kernel="xla", remat="none", unroll=1, dtype="float32")
     if same != model:
-        return born(same)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        return jax.tree.map(np.asarray, bert.init(model, Mesh(), jax.random.key(0)))
+        return init_params_numpy(same)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        return jax.tree.map(np.asarray, bert.init(model, MeshConfig(), jax.random.key(0)))
 
 
 def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBatch:

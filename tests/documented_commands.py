@@ -36,7 +36,7 @@ from unittest.mock import MagicMock
 
 from absl import flags
 
-from symbert_jax.config import Config, Finetune
+from symbert_jax.config import Config, FinetuneConfig
 from tests import stand_in
 from tests.command_line import end
 from tests.documents import ROOT
@@ -212,7 +212,7 @@ def skip(command: Command) -> int:
     return 0
 
 
-FINETUNE_FIELDS = "|".join(vars(Finetune()).keys() - vars(Config()).keys())
+FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
 # A pattern of "DOCUMENT: COMMAND" and its check; the first that matches counts. `flags`, `synopsis` and `output` stand
 # before what is no whole command: see tests/documents.py.

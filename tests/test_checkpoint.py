@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 import symbert_jax
 from symbert_jax.checkpoint import Checkpoints, index, params, read_params, require_step, steps, write_params
-from symbert_jax.config import Config, Mesh, Train, from_json
+from symbert_jax.config import Config, MeshConfig, TrainConfig, from_json
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
@@ -34,10 +34,10 @@ PAIRWISE = configure(model={"attention": "pairwise"})
 def saved(tmp_path_factory: pytest.TempPathFactory):
     """A workdir with steps 1 to 8, losses falling to step 3 and rising again, and the state that was saved."""
     workdir = epath.Path(tmp_path_factory.mktemp("saved"))
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         state = states.init(PAIRWISE)
         for steps in (range(1, 6), range(6, 9)):  # a restart in between must remember the losses
-            checkpoints = Checkpoints(workdir, Train(keep_latest=2, keep_every=4))
+            checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=2, keep_every=4))
             for step in steps:
                 loss = abs(step - 3.0) if step % 5 else None
                 checkpoints.save(step, state.params, state.optimizer, PAIRWISE, loss)
@@ -49,7 +49,7 @@ def test_saving_leaves_preemption_to_the_loop(tmp_path, mesh, monkeypatch) -> No
     """JAX takes the number it is asked with for the step at which this process is; it agrees on a step by that."""
     asked: list[int] = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
-    checkpoints, state = Checkpoints(epath.Path(tmp_path), Train()), states.init(PAIRWISE)
+    checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE)
     checkpoints.save(1, state.params, state.optimizer, PAIRWISE, None)
     checkpoints.close()
     assert checkpoints.latest() == 1 and not asked
@@ -60,8 +60,10 @@ def test_the_latest_the_best_and_every_kth_are_kept(saved) -> None:
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [3, 4, 7, 8]
 
 
-@pytest.mark.parametrize("mesh", [Mesh(data=8), Mesh(data=2, model=4), Mesh(data=4, model=2, fsdp=True)])
-def test_it_comes_back_on_another_mesh(saved, mesh: Mesh) -> None:
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, model=2, fsdp=True)]
+)
+def test_it_comes_back_on_another_mesh(saved, mesh: MeshConfig) -> None:
     workdir, state = saved
     config = dataclasses.replace(PAIRWISE, mesh=mesh)
     with jax.set_mesh(make_mesh(mesh)):
@@ -94,7 +96,7 @@ def test_load_gives_parameters_and_config(saved, capfd) -> None:
 )
 def test_another_model_is_one_clear_error(saved, config: Config, message: str) -> None:
     workdir, _ = saved
-    with jax.set_mesh(make_mesh(Mesh())), pytest.raises(UserError, match=message):
+    with jax.set_mesh(make_mesh(MeshConfig())), pytest.raises(UserError, match=message):
         restore(config, Checkpoints(workdir))
 
 
@@ -118,7 +120,7 @@ def tree(step: int) -> dict[str, Any]:
 
 
 def save(workdir: epath.Path, *steps: int, keep: int = 9) -> epath.Path:
-    checkpoints = Checkpoints(workdir, Train(keep_latest=keep))
+    checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=keep))
     for step in steps:
         checkpoints.save(step, tree(step), tree(-step % 100), CONFIG, None)
     checkpoints.close()
@@ -199,7 +201,7 @@ def test_a_half_copied_checkpoint_is_named_with_the_latest_whole_one(two, damage
         for asked in (None, 20):
             with pytest.raises(UserError, match=line):
                 read(workdir, asked)
-    with contextlib.closing(Checkpoints(workdir, Train())) as checkpoints, pytest.raises(UserError, match=line):
+    with contextlib.closing(Checkpoints(workdir, TrainConfig())) as checkpoints, pytest.raises(UserError, match=line):
         checkpoints.latest()
     assert restored(workdir, 10) == 10
 
@@ -263,7 +265,7 @@ def test_a_kill_during_a_deletion_leaves_no_half_of_a_checkpoint(tmp_path: Path,
         restored(workdir, 20)
     assert restored(workdir, None) == 30
     monkeypatch.setattr(shutil, "rmtree", remove)
-    Checkpoints(workdir, Train()).close()
+    Checkpoints(workdir, TrainConfig()).close()
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["30"]
 
 
@@ -284,7 +286,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_others_stand(tm
     ):
         monkeypatch.setattr(steps, "write_index", fault)
         monkeypatch.setattr(params, "write_index", fault)
-        checkpoints = Checkpoints(workdir, Train(keep_latest=1))
+        checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=1))
         checkpoints.save(20, tree(20), tree(20), CONFIG, None)
         with pytest.raises(
             UserError, match=f"checkpoint: found step 20 not saved in .*: {message}, wanted a disk with"
@@ -336,7 +338,7 @@ def test_an_old_checkpoint_loads_for_ever() -> None:
     params, config = symbert_jax.load(FIXTURE / "workdir")
     assert (config.model.attention, config.data.vocab, config.init_from) == ("pairwise", "train", "")
     assert len(read_vocabulary(FIXTURE / "workdir" / "vocab.txt")) == config.model.vocab_size
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         same_logits(config, params)
 
 

@@ -147,11 +147,11 @@ def test_every_field_is_read_by_somebody() -> None:
     }
     assert len(fields) > 40
     assert not (fields | {("config", "seed"), ("config", "init_from")}) - read
-    finetune = {("config", field.name) for field in dataclasses.fields(configs.Finetune)}
+    finetune = {("config", field.name) for field in dataclasses.fields(configs.FinetuneConfig)}
     assert not (finetune | {("glue", "source")}) - read
 
 
-def finetune(**changes: object) -> configs.Finetune:
+def finetune(**changes: object) -> configs.FinetuneConfig:
     tree = configs.default_finetune()
     tree.update({"checkpoint": ("a",), **changes})
     return configs.freeze_finetune(tree)

@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 
 from symbert_jax import sharding
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Rows, Stream
 from symbert_jax.model.layers import dropout
@@ -48,7 +48,7 @@ def test_masks_are_unchanged() -> None:
 @pytest.mark.parametrize("devices", [1, 8])
 def test_dropout_bits_are_unchanged(devices: int) -> None:
     """If they move, resumed runs and fine-tuning give other numbers of the same quality."""
-    mesh = sharding.make_mesh(Mesh(), jax.devices()[:devices])
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     with jax.set_mesh(mesh):
         x = sharding.put_batch(np.ones((16, 24), np.float32))
         kept = jax.jit(lambda x: dropout(x, 0.1, jax.random.key(7)) > 0)(x)

@@ -11,14 +11,14 @@ from etils import epath
 from symbert_jax import inference
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.compare import compare, names
-from symbert_jax.config import Config, Mesh, Model, Train, to_json
+from symbert_jax.config import Config, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.errors import UserError
 from symbert_jax.inference import Filler
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on"]
-CONFIG = Config(model=Model(layers=1, dim=16, heads=2, mlp_dim=32, length=8, vocab_size=16, dtype="float32"))
+CONFIG = Config(model=ModelConfig(layers=1, dim=16, heads=2, mlp_dim=32, length=8, vocab_size=16, dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,12 @@ def workdirs(tmp_path_factory: pytest.TempPathFactory) -> list[epath.Path]:
     for name, losses in (("one", {10: 5.0, 20: 3.0, 30: 2.0}), ("two", {10: 5.5, 20: 5.2, 30: 2.5})):
         workdir = epath.Path(tmp_path_factory.mktemp("runs") / name)
         workdir.mkdir()
-        with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+        with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
             state = states.init(CONFIG)
             bias = np.full(16, -9.0, np.float32)
             bias[WORDS.index("cat")], bias[WORDS.index("sat")], bias[12] = 9.0, 8.0, 99.0  # 12 is no word
             state.params["head"]["bias"] = jax.device_put(bias, state.params["head"]["bias"].sharding)
-            checkpoints = Checkpoints(workdir, Train())
+            checkpoints = Checkpoints(workdir, TrainConfig())
             checkpoints.save(30, state.params, state.optimizer, CONFIG, None)
             checkpoints.close()
         (workdir / "vocab.txt").write_text("\n".join(WORDS) + "\n")

@@ -7,7 +7,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 
 
 class Reached(Exception):
@@ -18,7 +18,7 @@ def _end(*_: object, **__: object) -> None:
     raise Reached
 
 
-def _logits(model: Model, params: object, tokens: jax.Array, positions: jax.Array, **_: object) -> jax.Array:
+def _logits(model: ModelConfig, params: object, tokens: jax.Array, positions: jax.Array, **_: object) -> jax.Array:
     return jnp.zeros((*positions.shape, model.vocab_size))
 
 

@@ -15,7 +15,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint._src import asyncio_utils
 
 from symbert_jax.checkpoint.index import ITEMS
-from symbert_jax.config import Train
+from symbert_jax.config import TrainConfig
 from symbert_jax.storage import is_bucket
 
 LOSS = "validation/loss"  # among the metrics of a step; infinite where it was not measured
@@ -53,7 +53,7 @@ class Manager(ocp.CheckpointManager):
     def __init__(
         self,
         folder: epath.Path,
-        train: Train | None,
+        train: TrainConfig | None,
         losses: dict[int, float],
         damaged: Collection[int],
         before_commit: Callable[[], None],
@@ -117,7 +117,7 @@ class _WholeSteps:
         return (found for found in self._standard.find_all(base_path) if found.step not in self._damaged)
 
 
-def _preservation(train: Train, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
+def _preservation(train: TrainConfig, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
     """Keeps the latest N steps, the best one by validation loss, and every K-th for ever."""
     kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:

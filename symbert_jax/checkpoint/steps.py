@@ -24,7 +24,7 @@ from symbert_jax.checkpoint.index import (
 )
 from symbert_jax.checkpoint.manager import LOSS, Manager
 from symbert_jax.checkpoint.params import name_of
-from symbert_jax.config import Config, Train, from_dict
+from symbert_jax.config import Config, TrainConfig, from_dict
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
@@ -35,7 +35,7 @@ FOLDER = "checkpoints"  # of a workdir
 class Checkpoints:
     """The checkpoints of one workdir; writes in the background."""
 
-    def __init__(self, workdir: epath.Path, train: Train | None = None, corpus: str = ""):
+    def __init__(self, workdir: epath.Path, train: TrainConfig | None = None, corpus: str = ""):
         """Opens the checkpoints: to write, with a `train` that says which are kept; or to read only.
 
         corpus: the fingerprint of the corpus that a writer trains on; empty for none.

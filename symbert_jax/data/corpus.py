@@ -84,7 +84,7 @@ def _prepare(config: Config, recipe: dict[str, Any], work: Path) -> str:
     """Writes the corpus to the folder `work`; returns a summary of it for people."""
     start = time.monotonic()
     texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
-    tokenizer.place(config.data.vocab, texts, config.model.vocab_size, work / rows.VOCAB)
+    tokenizer.write_vocabulary(config.data.vocab, texts, config.model.vocab_size, work / rows.VOCAB)
     counts = write(config, work)
     seconds = time.monotonic() - start
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}

@@ -19,7 +19,7 @@ from symbert_jax.errors import UserError
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-def places(length: int, rate: float) -> int:
+def max_predictions(length: int, rate: float) -> int:
     """M, the fixed number of places for masked tokens in a row of `length`: enough for every row, a multiple of 8."""
     return -(-math.ceil(rate * length) // 8) * 8
 
@@ -38,8 +38,8 @@ class Masking:
     seed: int
 
     @property
-    def places(self) -> int:
-        return places(self.length, self.rate)
+    def max_predictions(self) -> int:
+        return max_predictions(self.length, self.rate)
 
     @functools.cached_property
     def _special(self) -> Bool[np.ndarray, " V"]:
@@ -63,12 +63,14 @@ class Masking:
         order[special] = np.iinfo(np.uint64).max
         order.sort(axis=1)
         chosen = np.rint(self.rate * (~special).sum(axis=1)).astype(np.int64)
-        used = np.arange(self.places) < chosen[:, None]
-        first = order.take(range(self.places), axis=1, mode="clip")  # a short row may have more places than tokens
+        used = np.arange(self.max_predictions) < chosen[:, None]
+        first = order.take(
+            range(self.max_predictions), axis=1, mode="clip"
+        )  # a short row may have more places than tokens
         positions = np.where(used, first & np.uint64(0xFFFF), 0).astype(np.int32)
         targets = np.take_along_axis(tokens, positions, axis=1).astype(np.int32)
 
-        fate = _bits(row_key, self.length, self.places)
+        fate = _bits(row_key, self.length, self.max_predictions)
         dice, word = fate & np.uint64(0xFFFFFFFF), fate >> np.uint64(32)
         ordinary = np.flatnonzero(~self._special)
         random_word = ordinary[word % np.uint64(len(ordinary))]

@@ -37,7 +37,7 @@ class Stream:
     validation: Rows
     masking: Masking
     batch_size: int
-    here: Int[np.ndarray, " here"]
+    local_rows: Int[np.ndarray, " here"]
     may_lack_targets: bool  # whether all rows of a training batch may be without a token to predict
 
     @functools.cached_property
@@ -50,9 +50,9 @@ class Stream:
 
         Every epoch visits every row once, in an order of its own and under masks of its own.
         """
-        places = step * self.batch_size + self.here
-        chosen = np.array([self.order[place] for place in places.tolist()])
-        return self.masking(_tokens(self.train, chosen), chosen, places // len(self.train))
+        max_predictions = step * self.batch_size + self.local_rows
+        chosen = np.array([self.order[place] for place in max_predictions.tolist()])
+        return self.masking(_tokens(self.train, chosen), chosen, max_predictions // len(self.train))
 
     def fingerprint(self) -> str:
         """A SHA-256 of the vocabulary, the number of rows of each split, and rows spread evenly over them."""
@@ -76,13 +76,13 @@ class Stream:
         total = len(self.validation)
         count = min(total, limit * self.batch_size) if limit else total
         for first in range(0, count, self.batch_size):
-            places = first + self.here
-            chosen = np.minimum(places, count - 1) * total // count
+            max_predictions = first + self.local_rows
+            chosen = np.minimum(max_predictions, count - 1) * total // count
             batch = masking(_tokens(self.validation, chosen), chosen, np.zeros_like(chosen))
-            yield batch._replace(weights=batch.weights * (places < count)[:, None].astype(np.float32))
+            yield batch._replace(weights=batch.weights * (max_predictions < count)[:, None].astype(np.float32))
 
 
-def open_stream(config: Config, here: Int[np.ndarray, " here"]) -> Stream:
+def open_stream(config: Config, local_rows: Int[np.ndarray, " here"]) -> Stream:
     """The stream over the corpus in `config.data.dir`; `here` are the rows of each batch that this process holds.
 
     Raises:
@@ -94,7 +94,7 @@ def open_stream(config: Config, here: Int[np.ndarray, " here"]) -> Stream:
     masking = Masking(vocabulary, length, config.data.mask_rate, config.seed)
     fewest = rows.read_manifest(folder).fewest_maskable["train"]
     may_lack_targets = round(config.data.mask_rate * fewest) < 1  # as `Masking` rounds
-    return Stream(train, validation, masking, config.data.batch_size, here, may_lack_targets)
+    return Stream(train, validation, masking, config.data.batch_size, local_rows, may_lack_targets)
 
 
 def read_words(config: Config) -> list[str]:

@@ -7,7 +7,15 @@ To read in this order: `cluster`, how a process joins the others; `agreement`, h
 lost processes into one line; `signals`, how a signal to one process saves the same step of all.
 """
 
-from symbert_jax.distributed.agreement import agreed, connect, first, from_first, locked, require_shared, wait_for_all
+from symbert_jax.distributed.agreement import (
+    broadcast_from_main,
+    connect,
+    is_main_process,
+    require_shared,
+    same_on_all_processes,
+    wait_for_all,
+    workdir_lock,
+)
 from symbert_jax.distributed.cluster import JoinError, join
 from symbert_jax.distributed.shutdown import exit_on_lost_peer, leave
 from symbert_jax.distributed.signals import Stop
@@ -15,14 +23,14 @@ from symbert_jax.distributed.signals import Stop
 __all__ = [
     "JoinError",
     "Stop",
-    "agreed",
+    "broadcast_from_main",
     "connect",
     "exit_on_lost_peer",
-    "first",
-    "from_first",
+    "is_main_process",
     "join",
     "leave",
-    "locked",
     "require_shared",
+    "same_on_all_processes",
     "wait_for_all",
+    "workdir_lock",
 ]

@@ -1,6 +1,6 @@
 """How the processes of a run compare what each of them found, and wait for each other.
 
-Every function here is collective, all processes call it in the same order, but `first`, which asks nobody.
+Every function here is collective, all processes call it in the same order, but `is_main_process`, which asks nobody.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import lock
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the main process, which alone prints and writes."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[dict[str, Any]]:
+def same_on_all_processes() -> Iterator[dict[str, Any]]:
     """Yields a dict; on exit, raises on all processes if its values differ between them.
 
     The keys are the fields that the values come from, the same on all processes.
@@ -58,15 +58,15 @@ def agreed() -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def locked(workdir: epath.Path) -> Iterator[None]:
+def workdir_lock(workdir: epath.Path) -> Iterator[None]:
     """Keeps every other run out of `workdir` for as long as the context lasts; the main process holds the lock.
 
     Raises:
       UserError: on every process, when another run holds it.
     """
     with contextlib.ExitStack() as held:
-        with agreed():
-            if first():
+        with same_on_all_processes():
+            if is_main_process():
                 held.enter_context(lock(workdir, "workdir"))
                 shutdown.before_exit.callback(held.close)
         yield
@@ -83,7 +83,7 @@ def connect() -> None:
         jax.block_until_ready(jax.jit(lambda ones: (ones.sum(0), ones.sum(1), ones.sum()))(ones))
 
 
-def from_first(value: bool) -> bool:
+def broadcast_from_main(value: bool) -> bool:
     """Returns the `value` of the main process, on all processes."""
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
@@ -99,11 +99,11 @@ def require_shared(folder: epath.Path) -> None:
         return
     number = multihost_utils.broadcast_one_to_all(np.random.default_rng().integers(2**31, dtype=np.int32))
     probe = folder / f".seen_by_all_{number}"  # a new name, for which no file system has a cached answer
-    if first():
+    if is_main_process():
         probe.write_text("")
     wait_for_all("probe written")
     seen = multihost_utils.process_allgather(np.array(probe.exists())).reshape(-1)
-    if first():
+    if is_main_process():
         probe.unlink()
     if not seen.all():
         found = f"another {folder} on process {seen.argmin()} than on process 0"

@@ -260,7 +260,7 @@ def _convolution_flops(scope: Computation, instruction: Instruction) -> float:
         stride, holes = int(ours.get("stride", 1)), int(ours.get("lhs_dilate", 1))
         spread, extent = int(ours.get("rhs_dilate", 1)), int(ours.get("size", 1))
         end = (left[str(axis)] - 1) * holes
-        places = (o * stride + w * spread - pad for o in range(out[str(axis)]) for w in range(extent))
-        pairs *= sum(0 <= place <= end and place % holes == 0 for place in places)
+        max_predictions = (o * stride + w * spread - pad for o in range(out[str(axis)]) for w in range(extent))
+        pairs *= sum(0 <= place <= end and place % holes == 0 for place in max_predictions)
     batches = re.search(r"batch_group_count=(\d+)", instruction.text)
     return 2.0 * left["b"] // int(batches[1] if batches else 1) * out["f"] * right["i"] * pairs

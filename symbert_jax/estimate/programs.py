@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
-from symbert_jax.data.masking import places
+from symbert_jax.data.masking import max_predictions
 from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
@@ -116,6 +116,6 @@ def _abstract_batch(config: Config) -> MlmBatch:
     def rows(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
 
-    length, masked = config.model.length, places(config.model.length, config.data.mask_rate)
+    length, masked = config.model.length, max_predictions(config.model.length, config.data.mask_rate)
     batch = rows(length, jnp.int32), rows(masked, jnp.int32), rows(masked, jnp.int32), rows(masked, jnp.float32)
     return MlmBatch(*batch)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from etils import epath
 
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config
-from symbert_jax.data.masking import places
+from symbert_jax.data.masking import max_predictions
 from symbert_jax.errors import UserError
 from symbert_jax.estimate.programs import DoesNotFit, Program, compile_train, compile_validation, mesh_of
 from symbert_jax.estimate.slices import Slice, compiler_version, find_slice
@@ -93,7 +93,9 @@ def estimate(config: Config, target: Slice) -> Report:
     with jax.set_mesh(mesh):
         state = states.abstract(config)
     parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
-    flops = train_flops(config.model, config.data.batch_size, places(config.model.length, config.data.mask_rate))
+    flops = train_flops(
+        config.model, config.data.batch_size, max_predictions(config.model.length, config.data.mask_rate)
+    )
     steps = config.train.steps
     validations = -(-steps // config.train.validate_every) * config.train.validate_batches
     return Report(

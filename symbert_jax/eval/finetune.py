@@ -18,12 +18,12 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
-from symbert_jax.config import Finetune, Model, fields
+from symbert_jax.config import FinetuneConfig, ModelConfig, fields
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.distributed import agreed, connect, locked, require_shared, wait_for_all
+from symbert_jax.distributed import connect, require_shared, same_on_all_processes, wait_for_all, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
-from symbert_jax.eval.inputs import Data, read_all
+from symbert_jax.eval.inputs import TaskData, read_all
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
 from symbert_jax.eval.tasks import Task, find
@@ -40,21 +40,21 @@ class Pretrained(NamedTuple):
 
     workdir: epath.Path
     params: Params
-    model: Model
+    model: ModelConfig
     sha256: str
 
 
 class FinetuneRun(NamedTuple):
     """The arguments that all tasks share."""
 
-    config: Finetune
+    config: FinetuneConfig
     protocol: Protocol
     tasks: list[Task]
     workdir: Workdir
     progress: Progress
 
 
-def finetune(config: Finetune, workdir: epath.Path) -> None:
+def finetune(config: FinetuneConfig, workdir: epath.Path) -> None:
     """Trains and scores every task on every checkpoint, prints the table, and leaves the results in `workdir`.
 
     Raises:
@@ -62,20 +62,23 @@ def finetune(config: Finetune, workdir: epath.Path) -> None:
         another run writes to `workdir`.
     """
     with _end_at_signals():
-        with agreed() as facts:
+        with same_on_all_processes() as facts:
             facts |= fields(config)
             protocol, tasks = resolve(config), find(config.tasks)
-            for warm in {task.warm for task in tasks if config.from_mnli and task.warm} - {task.name for task in tasks}:
+            for warm in {task.init_from for task in tasks if config.from_mnli and task.init_from} - {
+                task.name for task in tasks
+            }:
                 raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", f"{warm} among the tasks")
             if config.from_mnli or config.save_models:
                 check_path(workdir, "workdir")
-        with locked(workdir):
+        with workdir_lock(workdir):
             _run_trials(config, protocol, tasks, workdir)
 
 
-def _run_trials(config: Finetune, protocol: Protocol, tasks: list[Task], path: epath.Path) -> None:
-    trained = sorted((task for task in tasks if not task.model), key=lambda task: task.warm)  # MNLI before RTE
-    with agreed() as facts:
+def _run_trials(config: FinetuneConfig, protocol: Protocol, tasks: list[Task], path: epath.Path) -> None:
+    # MNLI before RTE, which may start from it
+    trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
+    with same_on_all_processes() as facts:
         starts: dict[tuple[epath.Path, int], str] = {}  # the names of checkpoints, as the config gives them
         models = {}
         mesh = make_mesh(config.mesh)
@@ -133,7 +136,7 @@ def _end_at_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, Model]:
+def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
     """The step and the model of a checkpoint, by default the latest.
 
     Raises:
@@ -161,7 +164,7 @@ def read(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrained:
     return Pretrained(workdir, encoder, model, digest(encoder))
 
 
-def parallel_trials(config: Finetune, model: Model, parameters: int, batch_size: int, length: int) -> int:
+def parallel_trials(config: FinetuneConfig, model: ModelConfig, parameters: int, batch_size: int, length: int) -> int:
     """The number of trials that train side by side: as many as half the memory of a device holds.
 
     On a CPU it is one: three trials of 4 layers side by side took as long as one after the other.
@@ -178,12 +181,12 @@ def parallel_trials(config: Finetune, model: Model, parameters: int, batch_size:
     return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
-def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[Task, Data]) -> list[Result]:
+def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[Task, TaskData]) -> list[Result]:
     """The results of every trial of a task; those that are missing are trained."""
     protocol, workdir, data = run.protocol, run.workdir, datasets[task]
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
-    if run.config.from_mnli and task.warm:
-        (other,) = find((task.warm,))
+    if run.config.from_mnli and task.init_from:
+        (other,) = find((task.init_from,))
         other_trial = _base_trial(run, pretrained, other, datasets[other])
         best = saved.read(workdir.model_folder(pretrained.sha256, other_trial))
         encoder = {part: weights for part, weights in best.items() if part != "head"}
@@ -200,7 +203,9 @@ def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[T
         most = parallel_trials(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
         most = -(-len(trials) // -(-len(trials) // most))  # as many groups, of similar size
         groups += [(most, trials[start : start + most]) for start in range(0, len(trials), most)]
-    with agreed() as facts:  # each process reads the files itself, and must train the same trials as the others
+    with (
+        same_on_all_processes() as facts
+    ):  # each process reads the files itself, and must train the same trials as the others
         missing = [
             (most, [trial for trial in group if not workdir.is_finished(trial, data, best_score)])
             for most, group in groups
@@ -233,7 +238,7 @@ def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[T
     return [workdir.log.results[trial] for trial in wanted]
 
 
-def _base_trial(run: FinetuneRun, pretrained: Pretrained, task: Task, data: Data) -> Trial:
+def _base_trial(run: FinetuneRun, pretrained: Pretrained, task: Task, data: TaskData) -> Trial:
     """The fields that all trials of a task on a checkpoint share; batch size, learning rate and seed are 0."""
     return Trial(
         checkpoint=pretrained.sha256,
@@ -248,4 +253,4 @@ def _base_trial(run: FinetuneRun, pretrained: Pretrained, task: Task, data: Data
 
 def _keeps_model(run: FinetuneRun, task: str) -> bool:
     """Whether the best model of a task is saved, for the user or for another task that starts from it."""
-    return run.config.save_models or (run.config.from_mnli and any(other.warm == task for other in run.tasks))
+    return run.config.save_models or (run.config.from_mnli and any(other.init_from == task for other in run.tasks))

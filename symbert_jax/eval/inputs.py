@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from symbert_jax.config import Finetune, Model
+from symbert_jax.config import FinetuneConfig, ModelConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.errors import UserError
 from symbert_jax.eval.batches import Examples, encode
@@ -15,7 +15,7 @@ from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.tasks import Split, Task
 
 
-class Data(NamedTuple):
+class TaskData(NamedTuple):
     """A task's examples, tokenised."""
 
     train: Examples
@@ -36,8 +36,8 @@ def _sha256(parts: Iterable[Examples]) -> str:
 
 
 def read_all(
-    config: Finetune, protocol: Protocol, tasks: Sequence[Task], models: Mapping[epath.Path, Model]
-) -> dict[epath.Path, dict[Task, Data]]:
+    config: FinetuneConfig, protocol: Protocol, tasks: Sequence[Task], models: Mapping[epath.Path, ModelConfig]
+) -> dict[epath.Path, dict[Task, TaskData]]:
     """For every pretraining workdir the data of each of `tasks` that has a model of its own.
 
     models: the model of each workdir.
@@ -45,22 +45,22 @@ def read_all(
     Raises:
       UserError: a task has no data, or damaged data, or a workdir has no vocabulary that fits its model.
     """
-    source, trained = Source(config.glue.source), [task for task in tasks if not task.model]
+    source, trained = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
     _check_complete(source, trained)
 
-    def read(task: Task, built: tokenizer.Tokenizer, length: int) -> Data:
+    def read(task: Task, built: tokenizer.Tokenizer, length: int) -> TaskData:
         def examples(task: Task, split: Split, labelled: bool) -> Examples:
             return encode(built, source.read(task, split, labelled=labelled), length)
 
         # its model also predicts those of the tasks that have none
-        predicted = [task] * config.predictions + [other for other in tasks if other.model == task.name]
-        return Data(
+        predicted = [task] * config.predictions + [other for other in tasks if other.predicted_by == task.name]
+        return TaskData(
             examples(task, task.train, labelled=True),
             {split.name: examples(task, split, labelled=True) for split in task.validation},
             {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
-    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, Data]] = {}
+    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, TaskData]] = {}
     found = {}
     for workdir, model in models.items():
         wordpiece, length = tokenizer.read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)

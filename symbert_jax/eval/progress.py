@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from tqdm import tqdm
 
-from symbert_jax.distributed import first
+from symbert_jax.distributed import is_main_process
 from symbert_jax.eval.trials import Result
 
 QUIET = 60.0  # seconds between two lines where there is no terminal
@@ -28,7 +28,7 @@ class Progress:
         self.bar = tqdm(
             total=work,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
-            disable=not (first() and sys.stderr.isatty()),
+            disable=not (is_main_process() and sys.stderr.isatty()),
             dynamic_ncols=True,
         )
 
@@ -79,7 +79,7 @@ class Progress:
 
     def _say(self, line: str) -> None:
         self.said = time.perf_counter()
-        if not first():
+        if not is_main_process():
             return
         standing = ", ".join(filter(None, (f"{self.done}/{self.trials} trials", self._eta())))
         tqdm.write(f"{line}  ({standing})", file=sys.stdout)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from symbert_jax.config import Finetune, Optim
+from symbert_jax.config import FinetuneConfig, OptimConfig
 from symbert_jax.errors import UserError, did_you_mean
 
 
@@ -16,7 +16,7 @@ class Protocol:
     learning_rates: tuple[float, ...]  # several: the best on the validation split is reported, per task
     batch_sizes: tuple[int, ...]
     warmup: float  # fraction of the steps
-    optim: Optim  # what all tasks share of it
+    optim: OptimConfig  # what all tasks share of it
     seeds: int
     select: str = "last"  # last | best: which epoch of a trial counts, by the validation split
     length: int = 128  # tokens
@@ -27,7 +27,7 @@ class Protocol:
         """The fields that all its trials share, as JSON: all but learning rates, batch sizes and seeds."""
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
 
-    def schedule(self, learning_rate: float, steps: int) -> Optim:
+    def schedule(self, learning_rate: float, steps: int) -> OptimConfig:
         """The optimizer of one trial of so many steps."""
         warmup = min(round(self.warmup * steps), steps - 1)
         return dataclasses.replace(self.optim, learning_rate=learning_rate, warmup_steps=warmup)
@@ -41,7 +41,7 @@ PROTOCOLS = {
         learning_rates=(1e-5,),
         batch_sizes=(16,),
         warmup=0.1,
-        optim=Optim(weight_decay=0.0, eps=1e-8, clip=1.0),
+        optim=OptimConfig(weight_decay=0.0, eps=1e-8, clip=1.0),
         seeds=5,
     ),
     # Devlin et al. (2018), section 4.1: batches of 32, 3 epochs, the best of four rates on the dev set. Warmup, decay,
@@ -51,7 +51,7 @@ PROTOCOLS = {
         learning_rates=(5e-5, 4e-5, 3e-5, 2e-5),
         batch_sizes=(32,),
         warmup=0.1,
-        optim=Optim(weight_decay=0.01, eps=1e-6, clip=1.0),
+        optim=OptimConfig(weight_decay=0.01, eps=1e-6, clip=1.0),
         seeds=1,
     ),
     # Liu et al. (2019), section 5.1 and table 10: a grid of rates and batches, 10 epochs, the best epoch (early
@@ -62,7 +62,7 @@ PROTOCOLS = {
         learning_rates=(1e-5, 2e-5, 3e-5),
         batch_sizes=(16, 32),
         warmup=0.06,
-        optim=Optim(weight_decay=0.1, b2=0.98, eps=1e-6, clip=0.0),
+        optim=OptimConfig(weight_decay=0.1, b2=0.98, eps=1e-6, clip=0.0),
         seeds=5,
         select="best",
         length=512,
@@ -74,13 +74,13 @@ PROTOCOLS = {
         learning_rates=(4e-5,),
         batch_sizes=(16,),
         warmup=0.1,
-        optim=Optim(weight_decay=0.0, b2=0.98, eps=1e-6, clip=0.0, schedule="cosine"),
+        optim=OptimConfig(weight_decay=0.0, b2=0.98, eps=1e-6, clip=0.0, schedule="cosine"),
         seeds=5,
     ),
 }
 
 
-def resolve(config: Finetune) -> Protocol:
+def resolve(config: FinetuneConfig) -> Protocol:
     """The named protocol with what `config` sets otherwise.
 
     Raises:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from etils import epath
 
 from symbert_jax import render
-from symbert_jax.config import Finetune, Model
+from symbert_jax.config import FinetuneConfig, ModelConfig
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.scores import PAPER, Predictions, means, score
 from symbert_jax.eval.tasks import Task
@@ -26,7 +26,7 @@ class Scored(NamedTuple):
     name: str  # of the workdir, as the config gave it but printable
     step: int
     sha256: str
-    model: Model
+    model: ModelConfig
     results: dict[Task, list[Result]]
 
     @property
@@ -56,7 +56,7 @@ def summarise(results: Sequence[Result]) -> Summary:
     return Summary(rate, size, best, {split: [score(each.scores[split]) for each in best] for split in splits})
 
 
-def write(config: Finetune, protocol: Protocol, scored: Sequence[Scored], workdir: epath.Path) -> None:
+def write(config: FinetuneConfig, protocol: Protocol, scored: Sequence[Scored], workdir: epath.Path) -> None:
     """Prints the table and leaves every file in `workdir`."""
     facts = {
         "config": dataclasses.asdict(config),
@@ -218,7 +218,7 @@ def _mean(each: Scored) -> float:
 
 
 def _mean_name(name: str, each: Scored) -> str:
-    count = sum(task.paper for task, _ in _scores(each))
+    count = sum(task.in_paper_mean for task, _ in _scores(each))
     return {
         "mean": f"mean of {count}" if count < PAPER else "GLUE",
         "glue": "GLUE",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from etils import epath
 
 from symbert_jax.checkpoint import read_params, write_params
-from symbert_jax.config import Config, Model, check, from_dict
+from symbert_jax.config import Config, ModelConfig, check, from_dict
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
 from symbert_jax.errors import UserError
@@ -21,7 +21,7 @@ PARAMS, FACTS = "params", "model.json"
 class Saved(NamedTuple):
     score: float  # on the validation split, 0 to 100
     task: str
-    model: Model
+    model: ModelConfig
     trial: str  # its key
 
 

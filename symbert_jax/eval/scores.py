@@ -44,7 +44,7 @@ def means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
 
     `glue` is the paper's mean, present only where all nine are; `mean` is over as many as there are.
     """
-    paper = [value for (task, _), value in scores.items() if task.paper]
+    paper = [value for (task, _), value in scores.items() if task.in_paper_mean]
     found = {}
     if paper:
         found["mean"] = sum(paper) / len(paper)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.batch import GlueBatch
-from symbert_jax.config import Mesh, Model, Optim
+from symbert_jax.config import MeshConfig, ModelConfig, OptimConfig
 from symbert_jax.model import classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import spec
@@ -28,7 +28,7 @@ Rates = Float[AnyArray, " R"]
 
 @functools.cache
 def make_init(
-    model: Model, classes: int, optim: Optim, mesh: Mesh, devices: jax.sharding.Mesh, trials: int
+    model: ModelConfig, classes: int, optim: OptimConfig, mesh: MeshConfig, devices: jax.sharding.Mesh, trials: int
 ) -> Callable[[Params, Seeds], State]:
     """(parameters of an encoder, seeds) -> the states before the first update, alike but for their heads.
 
@@ -55,7 +55,7 @@ def make_init(
 
 @functools.cache
 def make_train_step(
-    model: Model, classes: int, optim: Optim
+    model: ModelConfig, classes: int, optim: OptimConfig
 ) -> Callable[[State, GlueBatch, Seeds, Rates], tuple[State, Sums]]:
     """(states, batches, seeds, learning rates) -> (states, sums); consumes the states."""
     update = make_update(functools.partial(loss, model, classes), optim)
@@ -67,7 +67,7 @@ def make_train_step(
 
 
 @functools.cache
-def make_prediction_step(model: Model, classes: int) -> Callable[[Params, GlueBatch], Float[Array, "R B C"]]:
+def make_prediction_step(model: ModelConfig, classes: int) -> Callable[[Params, GlueBatch], Float[Array, "R B C"]]:
     """Logits of one batch by every trial's parameters, whole on every process."""
 
     def predict(params: Params, batch: GlueBatch) -> Float[Array, "R B C"]:
@@ -78,7 +78,7 @@ def make_prediction_step(model: Model, classes: int) -> Callable[[Params, GlueBa
 
 
 def loss(
-    model: Model, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
+    model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
 ) -> tuple[Float[Array, ""], Sums]:
     """Summed cross entropy in nats over the rows, or with one class the summed squared error."""
     found = logits(model, classes, params, batch, key)
@@ -92,15 +92,15 @@ def loss(
 
 
 def logits(
-    model: Model, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
+    model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
 ) -> Float[Array, "B C"]:
-    places = jnp.arange(batch.tokens.shape[1])
+    position_ids = jnp.arange(batch.tokens.shape[1])
     return classifier.logits(
         model,
         classes,
         params,
         batch.tokens,
-        token_types=(places >= batch.seconds[:, None]).astype(jnp.int32),
-        mask=places < batch.lengths[:, None],
+        token_types=(position_ids >= batch.seconds[:, None]).astype(jnp.int32),
+        mask=position_ids < batch.lengths[:, None],
         key=key,
     )

@@ -33,9 +33,9 @@ class Task:
     train: Split = Split("train", ("train.tsv",))
     header: tuple[str, ...] = ()  # the fields of labelled files that have no header line
     broken_rows: bool = False  # whether rows with too few columns are known of and left out, as everybody does
-    model: str = ""  # the task whose model predicts this one, where it has no training data
-    warm: str = ""  # the task whose model it may start from
-    paper: bool = True  # whether the paper's mean counts it
+    predicted_by: str = ""  # the task whose model predicts this one, where it has no training data
+    init_from: str = ""  # the task whose model it may start from
+    in_paper_mean: bool = True  # whether the paper's mean counts it
 
     @property
     def outputs(self) -> int:
@@ -84,7 +84,7 @@ TASKS = {
             train=Split("train", ("train.tsv", "msr_paraphrase_train.txt")),
             validation=(Split("validation", ("dev.tsv", "msr_paraphrase_test.txt")),),
             test=(Split("test", ("test.tsv", "msr_paraphrase_test.txt"), server="MRPC.tsv"),),
-            warm="mnli",
+            init_from="mnli",
         ),
         Task(
             name="qqp",
@@ -104,7 +104,7 @@ TASKS = {
             classes=(),
             metrics=("pearson", "spearman"),
             test=_test("STS-B.tsv"),
-            warm="mnli",
+            init_from="mnli",
         ),
         Task(
             name="mnli",
@@ -139,7 +139,7 @@ TASKS = {
             classes=_ENTAILMENT,
             metrics=("accuracy",),
             test=_test("RTE.tsv"),
-            warm="mnli",
+            init_from="mnli",
         ),
         Task(
             name="wnli",
@@ -149,7 +149,7 @@ TASKS = {
             classes=("0", "1"),
             metrics=("accuracy",),
             test=_test("WNLI.tsv"),
-            paper=False,
+            in_paper_mean=False,
         ),
         Task(
             name="ax",
@@ -160,8 +160,8 @@ TASKS = {
             metrics=(),
             validation=(),
             test=(Split("test", ("AX.tsv", "diagnostic.tsv"), server="AX.tsv"),),
-            model="mnli",
-            paper=False,
+            predicted_by="mnli",
+            in_paper_mean=False,
         ),
     )
 }
@@ -178,8 +178,9 @@ def find(names: Iterable[str]) -> list[Task]:
         raise UserError("tasks", repr(name), f"some of {', '.join(TASKS)}", did_you_mean(name, TASKS))
     found = [task for task in TASKS.values() if task.name in wanted]
     for task in found:
-        if task.model and task.model not in wanted:
-            raise UserError("tasks", f"{task.name} without {task.model}", f"both: {task.model}'s model predicts it")
+        if task.predicted_by and task.predicted_by not in wanted:
+            wanted_both = f"both: {task.predicted_by}'s model predicts it"
+            raise UserError("tasks", f"{task.name} without {task.predicted_by}", wanted_both)
     if not found:
         raise UserError("tasks", "none", f"some of {', '.join(TASKS)}")
     return found

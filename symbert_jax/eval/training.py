@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from symbert_jax.batch import Array as AnyArray
-from symbert_jax.config import Mesh, Model
+from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.eval import scores, steps
 from symbert_jax.eval.batches import Examples, PlannedBatch, prediction_plan, steps_per_epoch, training_plan
-from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.inputs import TaskData
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.model.tree import Params
-from symbert_jax.sharding import put_batch, rows_here
+from symbert_jax.sharding import local_row_indices, put_batch
 from symbert_jax.train.optimizer import schedule
 
 PREDICTED = 64  # rows of a batch of predictions, about
@@ -38,11 +38,11 @@ def train(
     wanted: Sequence[Trial],
     together: int,
     protocol: Protocol,
-    model: Model,
-    mesh: Mesh,
+    model: ModelConfig,
+    mesh: MeshConfig,
     encoder: Params,
     task: Task,
-    data: Data,
+    data: TaskData,
     progress: Progress,
 ) -> tuple[list[TrialOutcome], Params]:
     """Trains trials of one batch size, each from `encoder` with a head of its own.
@@ -100,7 +100,7 @@ def train(
     return found[: len(wanted)], params
 
 
-def predict(params: Params, model: Model, task: Task, parts: dict[str, Examples]) -> list[Logits]:
+def predict(params: Params, model: ModelConfig, task: Task, parts: dict[str, Examples]) -> list[Logits]:
     """Every trial's logits for every example, whole on every process."""
     step, row_multiple = steps.make_prediction_step(model, task.outputs), jax.sharding.get_mesh().shape["data"]
     trials = jax.tree.leaves(params)[0].shape[0]
@@ -118,10 +118,10 @@ def predict(params: Params, model: Model, task: Task, parts: dict[str, Examples]
 
 def _local_rows(planned: PlannedBatch) -> PlannedBatch:
     """The rows of a batch that this process feeds to its devices."""
-    return planned._replace(rows=planned.rows[rows_here(len(planned.rows), jax.sharding.get_mesh())])
+    return planned._replace(rows=planned.rows[local_row_indices(len(planned.rows), jax.sharding.get_mesh())])
 
 
-def _score_trial(trial: Trial, task: Task, logits: Logits, data: Data, epoch: int) -> TrialOutcome:
+def _score_trial(trial: Trial, task: Task, logits: Logits, data: TaskData, epoch: int) -> TrialOutcome:
     """The scores of a trial on its validation splits; the first of them decides whether the model collapsed."""
     decided = {split: (scores.decide(task, logits[split]), part.labels) for split, part in data.validation.items()}
     measured = {split: scores.measure(task, *pair) for split, pair in decided.items()}

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from symbert_jax.config import Model
-from symbert_jax.distributed import agreed, first
+from symbert_jax.config import ModelConfig
+from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.eval import report, saved, scores
-from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.inputs import TaskData
 from symbert_jax.eval.tasks import TASKS, Task
 from symbert_jax.eval.training import Logits, TrialOutcome
 from symbert_jax.eval.trials import Log, Result, Trial
@@ -26,10 +26,10 @@ class Workdir:
 
     def __init__(self, path: epath.Path):
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self.writes = path, first()
+        self.path, self.writes = path, is_main_process()
         self.log = Log(path, write=self.writes)
 
-    def is_finished(self, trial: Trial, data: Data, best_score: float) -> bool:
+    def is_finished(self, trial: Trial, data: TaskData, best_score: float) -> bool:
         """Whether a trial has left all that the run needs: its result, its predictions, and a model at least as good.
 
         best_score: of the saved model; infinity where none is kept.
@@ -38,10 +38,10 @@ class Workdir:
             return False
         return not data.test or self.read_predictions(trial, data) is not None
 
-    def predictions_file(self, trial: Trial, data: Data) -> epath.Path:
+    def predictions_file(self, trial: Trial, data: TaskData) -> epath.Path:
         return self.path / "predictions" / f"{trial.task}-{trial.key}-{data.test_fingerprint()[:8]}.npz"
 
-    def write_predictions(self, outcomes: Sequence[TrialOutcome], data: Data) -> None:
+    def write_predictions(self, outcomes: Sequence[TrialOutcome], data: TaskData) -> None:
         """Writes the logits of the test splits, a file for each trial."""
         if not (data.test and self.writes):
             return
@@ -52,7 +52,7 @@ class Workdir:
             np.savez(buffer, **{name: logits[name] for name in data.test})  # type: ignore[arg-type]
             write_whole(file, buffer.getvalue())
 
-    def read_predictions(self, trial: Trial, data: Data) -> Logits | None:
+    def read_predictions(self, trial: Trial, data: TaskData) -> Logits | None:
         """The logits of the test splits; None where they are missing or damaged."""
         file, outputs = self.predictions_file(trial, data), TASKS[trial.task].outputs
         if not file.exists():
@@ -76,7 +76,7 @@ class Workdir:
         """The score of the saved model in a folder, the same on every process; minus infinity if none is intact."""
         score = -math.inf
         try:
-            with agreed() as facts:
+            with same_on_all_processes() as facts:
                 if saved.is_saved(folder):
                     score = saved.describe(folder).score
                     saved.read(folder)  # raises if the parameters are damaged
@@ -93,7 +93,7 @@ class Workdir:
         best_score: float,
         outcomes: Sequence[TrialOutcome],
         params: Params,
-        model: Model,
+        model: ModelConfig,
         vocabulary: epath.Path,
     ) -> float:
         """Saves the best of several models unless the saved one, with `best_score`, is at least as good.
@@ -110,7 +110,7 @@ class Workdir:
         saved.write(folder, described, jax.tree.map(lambda leaf: leaf[best], params), vocabulary, self.writes)
         return result.score
 
-    def write_submission(self, results: Mapping[Task, Sequence[Result]], datasets: Mapping[Task, Data]) -> None:
+    def write_submission(self, results: Mapping[Task, Sequence[Result]], datasets: Mapping[Task, TaskData]) -> None:
         """Writes the files for the GLUE server, from the best trial of each task.
 
         Raises:

@@ -1,10 +1,10 @@
-"""A `config.json` of Hugging Face's BERT, or of the paper's `plpi/bert`, and our `Model`."""
+"""A `config.json` of Hugging Face's BERT, or of the paper's `plpi/bert`, and our `ModelConfig`."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from symbert_jax.config import Config, Model, problems
+from symbert_jax.config import Config, ModelConfig, problems
 from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.model.encoder import TOKEN_TYPES
 from symbert_jax.model.layers import LayerNorm
@@ -35,7 +35,7 @@ _CONSTANT: dict[str, Any] = {  # fields of BERT that have one value in our model
 }
 
 
-def to_model(config: Mapping[str, Any], where: str) -> Model:
+def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
     """The model of a parsed `config.json`; activations are float32.
 
     where: names the file in errors.
@@ -59,7 +59,7 @@ def to_model(config: Mapping[str, Any], where: str) -> Model:
         raise UserError(where, found, "a known one", did_you_mean(f"{theirs}", attentions))
     fields: dict[str, Any] = {ours: _to_int(config, name, where) for ours, name in _SIZES.items()}
     fields |= {ours: _to_fraction(config, name, where) for ours, name in _RATES.items()}
-    model = Model(attention=attentions[theirs], dtype="float32", **fields)
+    model = ModelConfig(attention=attentions[theirs], dtype="float32", **fields)
     for problem in problems(Config(model=model)):
         name, wanted = problem.what, problem.wanted
         for ours, field in _FIELDS.items():
@@ -101,7 +101,7 @@ def _to_fraction(config: Mapping[str, Any], name: str, where: str) -> float:
     return float(value)
 
 
-def to_config(model: Model, kind: str, classes: Sequence[str] | None, pad: int, dtype: str) -> dict[str, Any]:
+def to_config(model: ModelConfig, kind: str, classes: Sequence[str] | None, pad: int, dtype: str) -> dict[str, Any]:
     """A `config.json` for the masked-language model, or for the classifier of `classes` (none: a regression)."""
     config = {
         "architectures": ["BertForMaskedLM" if classes is None else "BertForSequenceClassification"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 
 _FOLDED = {
     "standard": "Its attention is the standard one; nothing was folded.",
@@ -15,7 +15,7 @@ _PAPER = (
 )
 
 
-def card(model: Model, facts: Mapping[str, str], folded: bool, masked: bool, command: str) -> str:
+def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: bool, command: str) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
     facts: lines of the table besides the sizes of the model. folded: whether every attention became standard.

@@ -10,7 +10,7 @@ from etils import epath
 
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, load, require_step
-from symbert_jax.config import Mesh, Model
+from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.data import tokenizer, vocabulary
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
@@ -34,7 +34,7 @@ class TrainedModel(NamedTuple):
     """A model as it was trained."""
 
     workdir: epath.Path
-    model: Model
+    model: ModelConfig
     params: Params
     classes: Sequence[str] | None  # of a classifier, none for a regression; None for a masked-language model
     facts: dict[str, str]
@@ -97,11 +97,11 @@ def verify(trained: TrainedModel, written: epath.Path, dtype: str) -> float:
     """
     found = folder.read(written)
     model = to_model(found.config, str(written))
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         shapes = (
-            bert.abstract(model, Mesh())
+            bert.abstract(model, MeshConfig())
             if trained.classes is None
-            else classifier.abstract(model, len(trained.classes) or 1, Mesh())
+            else classifier.abstract(model, len(trained.classes) or 1, MeshConfig())
         )
         weights = {name: tensor.astype(np.float32) for name, tensor in found.tensors.items()}
         again = trained._replace(model=model, params=tensors.from_torch(weights, shapes, str(written)))

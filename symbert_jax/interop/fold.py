@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.model.tree import Params
 
 
-def fold(model: Model, params: Params) -> tuple[Model, Params]:
+def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     """The standard model with the same scores.
 
     q_t^T P q_s = q_t . (P q_s), so the key is P q: per head Wk = Wq P^T and bk = P bq; symmetric is P = I.

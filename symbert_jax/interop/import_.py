@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import UInt16
 
 from symbert_jax.checkpoint import Checkpoints, check_path
-from symbert_jax.config import ATTENTIONS, Config, Data, Mesh, Model, Train, to_json
+from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.rows import VOCAB
@@ -32,7 +32,7 @@ ROWS, LENGTH = 64, 128  # of text, for a warm start: half of the rows to fit, ha
 class Source(NamedTuple):
     """The checked contents of a folder."""
 
-    model: Model
+    model: ModelConfig
     params: Params  # without `head` if the source is a plain encoder
     wordpiece: WordPiece
     left_out: list[str]  # modules of the folder that are not imported: other heads, the pooler
@@ -58,19 +58,19 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
         _documents(text)
-    config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=Data(dir=""))
+    config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
     if found.left_out:
         print(f"{source}: left out {', '.join(found.left_out)}, which do not predict masked tokens")
-    with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         tokenizer.write(found.wordpiece, new / VOCAB)
         if "head" not in params:
             print(f"{source} is a plain encoder: its masked-language head is a new one")
-            head = bert.init(model, Mesh(), jax.random.key(0))["head"]
+            head = bert.init(model, MeshConfig(), jax.random.key(0))["head"]
             params |= {"head": jax.tree.map(np.asarray, head)}
         if config.model != model:
             params = _warm_start(model, params, config.model.attention, text, found.wordpiece)
-        state = states.begin(config, params)
-        checkpoints = Checkpoints(new, Train())
+        state = states.init_from_params(config, params)
+        checkpoints = Checkpoints(new, TrainConfig())
         checkpoints.save(0, state.params, state.optimizer, config, None)
         checkpoints.close()
         (new / "config.json").write_text(to_json(config))
@@ -93,8 +93,8 @@ def read(source: epath.Path, vocab: str | None) -> Source:
         raise UserError("source", f"a vocabulary of {count} tokens", f"at most {model.vocab_size}, its vocab_size")
     weights, left_out = tensors.canonical(found.tensors, where)
     tensors.check_sizes(weights, model, where)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        shapes = bert.abstract(model, Mesh())
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        shapes = bert.abstract(model, MeshConfig())
     if not tensors.has_head(weights):
         del shapes["head"]
     return Source(model, tensors.from_torch(weights, shapes, where), wordpiece, left_out)
@@ -109,7 +109,7 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
     return tokenizer.read(source, "source")
 
 
-def _warm_start(model: Model, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
+def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
     """The parameters with another attention. Prints the loss before and after on held-out text."""
     rows = _rows(text, wordpiece, min(LENGTH, model.length))
     converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))

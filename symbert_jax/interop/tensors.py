@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model.tree import Params
 
@@ -125,7 +125,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
     return {name: tensor for name, tensor in found.items() if name not in _TIED}, sorted(left - {_BUFFERS})
 
 
-def check_sizes(tensors: Mapping[str, np.ndarray], model: Model, where: str) -> None:
+def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: str) -> None:
     """Compares canonical tensors with a model before anything of the model's size is allocated.
 
     Raises:

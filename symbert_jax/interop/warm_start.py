@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from symbert_jax.config import Model, Optim
+from symbert_jax.config import ModelConfig, OptimConfig
 from symbert_jax.model import bert
 from symbert_jax.model.kernels import probabilities
 from symbert_jax.model.tree import Params
@@ -22,12 +22,12 @@ from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, make_update
 
 STEPS = 300
-_OPTIM = Optim(learning_rate=2e-3, warmup_steps=20, weight_decay=0.0)
+_OPTIM = OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.0)
 _ROUNDS = 50  # of the search for a head's subspace; it has settled after about 20
 
 
 def convert(
-    model: Model, params: Params, attention: str, tokens: Int[np.ndarray, "B T"]
+    model: ModelConfig, params: Params, attention: str, tokens: Int[np.ndarray, "B T"]
 ) -> tuple[Params, Float[np.ndarray, "L N"]]:
     """Parameters of a model that is as `model`, a standard one, but for its `attention`.
 

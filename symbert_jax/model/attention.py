@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.model import kernels
 from symbert_jax.model.dense import Dense
 from symbert_jax.model.layers import Sizes, parameter, use
@@ -23,7 +23,7 @@ from symbert_jax.sharding import device, spec
 class SelfAttention(nnx.Module):
     """Multi-head self-attention without residual and norm."""
 
-    def __init__(self, config: Model, sizes: Sizes, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
         self.kind, self.model = config.attention, config
         self.query = Dense("D->NH", sizes, rngs)
         self.value = Dense("D->NH", sizes, rngs)

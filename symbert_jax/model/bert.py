@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
-from symbert_jax.config import Mesh, Model
+from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.model import tree
 from symbert_jax.model.dense import Dense
 from symbert_jax.model.encoder import Encoder, sizes
@@ -21,7 +21,7 @@ from symbert_jax.sharding import spec
 class MlmHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the tied word table and a bias a word."""
 
-    def __init__(self, config: Model, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dense = Dense("D->E", sizes(config), rngs)
         self.norm = LayerNorm(sizes(config), rngs)
         self.bias = parameter(zeros, "V", sizes(config), rngs)
@@ -39,7 +39,7 @@ class MlmHead(nnx.Module):
 
 
 class Bert(Encoder):
-    def __init__(self, config: Model, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
         self.head = MlmHead(config, rngs)
 
@@ -51,12 +51,12 @@ class Bert(Encoder):
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 
-def init(config: Model, mesh: Mesh, key: PRNGKeyArray) -> Params:
+def init(config: ModelConfig, mesh: MeshConfig, key: PRNGKeyArray) -> Params:
     """Fresh parameters, each born where it will live."""
     return tree.init(mesh, key, Bert, config)
 
 
-def abstract(config: Model, mesh: Mesh) -> Params:
+def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
     """Shape, type and sharding of every parameter on the current mesh, without any array."""
     return tree.abstract(mesh, Bert, config)
 
@@ -73,14 +73,14 @@ def lengthen(params: Params, length: int) -> Params:
 
 
 def logits(
-    config: Model,
+    config: ModelConfig,
     params: Params,
     tokens: Int[AnyArray, "B T"],
     positions: Int[AnyArray, "B M"],
     *,
     token_types: Int[AnyArray, "B T"] | None = None,
     segments: Int[AnyArray, "B T"] | None = None,
-    places: Int[AnyArray, "B T"] | None = None,
+    position_ids: Int[AnyArray, "B T"] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B M V"]:
     """What the model expects at `positions`, as float32 logits over the vocabulary.
@@ -94,14 +94,16 @@ def logits(
     """
     bert = module(config, params)
     table = bert.embeddings.table()
-    return bert.predict(bert.encode(tokens, token_types, segments, key, places=places, table=table), positions, table)
+    return bert.predict(
+        bert.encode(tokens, token_types, segments, key, position_ids=position_ids, table=table), positions, table
+    )
 
 
-def module(config: Model, params: Params) -> Bert:
+def module(config: ModelConfig, params: Params) -> Bert:
     """The NNX module around `params`."""
     return tree.module(params, Bert, config)
 
 
-def size(config: Model) -> int:
+def size(config: ModelConfig) -> int:
     """The number of parameters; the tied table counts once."""
     return tree.size(Bert, config)

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
-from symbert_jax.config import Mesh, Model
+from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.model import tree
 from symbert_jax.model.dense import Dense
 from symbert_jax.model.encoder import Encoder, sizes
@@ -17,7 +17,7 @@ from symbert_jax.model.tree import Params
 class ClassificationHead(nnx.Module):
     """Dense and tanh on [CLS], dropout, dense; one class is a regression."""
 
-    def __init__(self, config: Model, classes: int, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, classes: int, rngs: nnx.Rngs):
         letters = {**sizes(config), "C": classes}
         self.dropout = config.dropout
         self.pooler = Dense("D->E", letters, rngs)
@@ -29,23 +29,23 @@ class ClassificationHead(nnx.Module):
 
 
 class Classifier(Encoder):
-    def __init__(self, config: Model, classes: int, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, classes: int, rngs: nnx.Rngs):
         super().__init__(config, rngs)
         self.head = ClassificationHead(config, classes, rngs)
 
 
-def init_head(config: Model, classes: int, key: PRNGKeyArray) -> Params:
+def init_head(config: ModelConfig, classes: int, key: PRNGKeyArray) -> Params:
     """A fresh head: what a pretrained model lacks under `head`, where its own was."""
     return tree.make(key, ClassificationHead, config, classes)
 
 
-def abstract(config: Model, classes: int, mesh: Mesh) -> Params:
+def abstract(config: ModelConfig, classes: int, mesh: MeshConfig) -> Params:
     """Shape, type and sharding of every parameter on the current mesh, without any array."""
     return tree.abstract(mesh, Classifier, config, classes)
 
 
 def logits(
-    config: Model,
+    config: ModelConfig,
     classes: int,
     params: Params,
     tokens: Int[AnyArray, "B T"],

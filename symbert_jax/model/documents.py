@@ -16,5 +16,5 @@ def documents(tokens: Int[AnyArray, "B T"]) -> tuple[Int[Array, "B T"], Int[Arra
     """
     ends = tokens == tokens[:, -1:]
     starts = jnp.roll(ends, 1, axis=1)  # the first token follows the end of another row
-    places = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1, out_sharding=jax.typeof(ends).sharding)
-    return jnp.cumsum(starts, axis=1), places - jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
+    position_ids = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1, out_sharding=jax.typeof(ends).sharding)
+    return jnp.cumsum(starts, axis=1), position_ids - jax.lax.cummax(jnp.where(starts, position_ids, 0), axis=1)

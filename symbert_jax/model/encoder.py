@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.model.attention import SelfAttention
 from symbert_jax.model.dense import Dense
 from symbert_jax.model.layers import LayerNorm, Sizes, dropout, factor, gelu, normal, parameter, stack, use
@@ -20,7 +20,7 @@ from symbert_jax.sharding import spec
 TOKEN_TYPES = 2
 
 
-def sizes(config: Model) -> Sizes:
+def sizes(config: ModelConfig) -> Sizes:
     """The size behind each letter. K counts token types; E is D again and G is H again, so that no array
     has a letter twice."""
     head = config.dim // config.heads
@@ -41,7 +41,7 @@ def sizes(config: Model) -> Sizes:
 class Embeddings(nnx.Module):
     """LayerNorm(word + position + token type), then dropout."""
 
-    def __init__(self, config: Model, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dropout, self.dtype = config.dropout, jnp.dtype(config.dtype)
         self.word = parameter(normal, "VD", sizes(config), rngs)
         self.position = parameter(normal, "TD", sizes(config), rngs)
@@ -58,19 +58,23 @@ class Embeddings(nnx.Module):
         tokens: Int[AnyArray, "B T"],
         token_types: Int[AnyArray, "B T"] | None,
         key: PRNGKeyArray | None,
-        places: Int[AnyArray, "B T"] | None = None,
+        position_ids: Int[AnyArray, "B T"] | None = None,
         table: Float[Array, "V D"] | None = None,
     ) -> Float[Array, "B T D"]:
         table = self.table() if table is None else table
         position, types = use(self.position, self.dtype), use(self.token_type, self.dtype)
         x = table.at[tokens].get(out_sharding=spec("BTD"))
-        x += position[: tokens.shape[1]] if places is None else position.at[places].get(out_sharding=spec("BTD"))
+        x += (
+            position[: tokens.shape[1]]
+            if position_ids is None
+            else position.at[position_ids].get(out_sharding=spec("BTD"))
+        )
         x += types[0] if token_types is None else types.at[token_types].get(out_sharding=spec("BTD"))
         return dropout(self.norm(x), self.dropout, key)
 
 
 class Mlp(nnx.Module):
-    def __init__(self, config: Model, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.up = Dense("D->F", sizes(config), rngs)
         self.down = Dense("F->D", sizes(config), rngs)
 
@@ -82,7 +86,7 @@ class Mlp(nnx.Module):
 class Layer(nnx.Module):
     """x = norm(x + attention(x)); x = norm(x + mlp(x)), for the first `first` tokens (None: all)."""
 
-    def __init__(self, config: Model, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dropout = config.dropout
         self.attention = SelfAttention(config, sizes(config), rngs)
         self.attention_norm = LayerNorm(sizes(config), rngs)
@@ -105,7 +109,7 @@ class Layer(nnx.Module):
 class Encoder(nnx.Module):
     """What every BERT has below its head; a subclass adds the head."""
 
-    def __init__(self, config: Model, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.count, self.unroll, self.remat = config.layers, config.unroll or config.layers, config.remat
         self.embeddings = Embeddings(config, rngs)
         self.layers = stack(lambda rngs: Layer(config, rngs), config.layers, rngs)
@@ -117,7 +121,7 @@ class Encoder(nnx.Module):
         segments: Int[AnyArray, "B S"] | None,
         key: PRNGKeyArray | None,
         first: int | None = None,
-        places: Int[AnyArray, "B S"] | None = None,
+        position_ids: Int[AnyArray, "B S"] | None = None,
         table: Float[Array, "V D"] | None = None,
     ) -> Float[Array, "B T D"]:
         """The tokens after the last layer; of them only the first T = `first`, for which that layer computes less.
@@ -126,7 +130,7 @@ class Encoder(nnx.Module):
         """
         embedded, rest = (None, None) if key is None else jax.random.split(key)
         keys = None if rest is None else jax.random.split(rest, self.count)
-        x = self.embeddings(tokens, token_types, embedded, places, table)
+        x = self.embeddings(tokens, token_types, embedded, position_ids, table)
         structure, weights = nnx.split(self.layers)
         layers = (weights, keys)
 

@@ -16,7 +16,7 @@ from jax.sharding import AbstractDevice, reshard
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import device, spec
@@ -34,7 +34,7 @@ BLOCK = 1024
 BEFORE_AMPERE = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")  # in names of GPUs
 
 
-def attend(model: Model, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
+def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
     """Mixes `v` by the kernel that `model` has on the mesh; `key` draws dropout of the probabilities (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "splash":
@@ -45,14 +45,14 @@ def attend(model: Model, q: Queries, k: Keys, v: Keys, segments: Segments, key: 
             return xla(q, k, v, segments, model.attention_dropout, key)
 
 
-def choose(model: Model, device: AbstractDevice, queries: int, keys: int) -> str:
+def choose(model: ModelConfig, device: AbstractDevice, queries: int, keys: int) -> str:
     """The kernel of attention from so many tokens to so many: xla where none that `model.kernel` allows can do it."""
     allowed = FUSED if model.kernel == "auto" else (model.kernel,)
     able = [kernel for kernel in allowed if queries == keys and not _obstacle(kernel, model, device, keys)]
     return able[0] if able else "xla"
 
 
-def check(model: Model, device: AbstractDevice) -> None:
+def check(model: ModelConfig, device: AbstractDevice) -> None:
     """Raises `UserError` where `model.kernel` asks for what cannot be on `device`."""
     if obstacle := _obstacle(model.kernel, model, device, model.length):
         found, wanted = obstacle
@@ -60,7 +60,7 @@ def check(model: Model, device: AbstractDevice) -> None:
         raise UserError("model.kernel", f"{model.kernel!r} with {found}", wanted, hint)
 
 
-def _obstacle(kernel: str, model: Model, device: AbstractDevice, length: int) -> tuple[str, str] | None:
+def _obstacle(kernel: str, model: ModelConfig, device: AbstractDevice, length: int) -> tuple[str, str] | None:
     """What keeps `kernel` from `model` at `length` tokens, and what it wants instead; None where nothing does."""
     head = model.dim // model.heads
     demands = [(model.attention_dropout == 0, f"model.attention_dropout={model.attention_dropout}", "0: it has none")]

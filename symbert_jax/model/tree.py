@@ -12,14 +12,14 @@ import jax
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.sharding import parameter_spec
 
 Params = dict[str, Any]
 Kind = Callable[..., nnx.Module]
 
 
-def init(mesh: Mesh, key: PRNGKeyArray, kind: Kind, *arguments: Any) -> Params:
+def init(mesh: MeshConfig, key: PRNGKeyArray, kind: Kind, *arguments: Any) -> Params:
     """Fresh parameters, each born where it will live."""
     shardings = jax.tree.map(lambda shape: shape.sharding, abstract(mesh, kind, *arguments))
     return jax.jit(lambda key: make(key, kind, *arguments), out_shardings=shardings)(key)
@@ -30,7 +30,7 @@ def make(key: PRNGKeyArray, kind: Kind, *arguments: Any) -> Params:
     return nnx.to_pure_dict(nnx.state(kind(*arguments, nnx.Rngs(key))))
 
 
-def abstract(mesh: Mesh, kind: Kind, *arguments: Any) -> Params:
+def abstract(mesh: MeshConfig, kind: Kind, *arguments: Any) -> Params:
     """Shape, type and sharding of every parameter on the current mesh, without any array."""
     devices = jax.sharding.get_mesh()
 

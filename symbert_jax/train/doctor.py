@@ -16,7 +16,7 @@ from etils import epath
 from symbert_jax import config as configs
 from symbert_jax import sharding
 from symbert_jax.checkpoint import FOLDER, check_path
-from symbert_jax.config import Config, Mesh
+from symbert_jax.config import Config, MeshConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import SPLITS, VOCAB, find, open_split, read_manifest, verify
 from symbert_jax.data.stream import read_words
@@ -35,7 +35,7 @@ RATES = (1e-6, 1e-2)
 Check = Callable[[Config, epath.Path], Iterator[UserError]]
 
 
-def examine(config: Config, workdir: epath.Path, *, thorough: bool = False) -> None:
+def check(config: Config, workdir: epath.Path, *, thorough: bool = False) -> None:
     """Prints a line on stderr for each `Advice`.
 
     thorough: whether all rows of the corpus are read, to compare them with their checksums.
@@ -43,7 +43,7 @@ def examine(config: Config, workdir: epath.Path, *, thorough: bool = False) -> N
     Raises:
       UserErrors: all other findings.
     """
-    found = findings(config, workdir, (*CHECKS, _row_files) if thorough else CHECKS)
+    found = problems(config, workdir, (*CHECKS, _row_files) if thorough else CHECKS)
     for advice in found:
         if isinstance(advice, Advice) and jax.process_index() == 0:
             print(f"warning: {advice}", file=sys.stderr)
@@ -51,7 +51,7 @@ def examine(config: Config, workdir: epath.Path, *, thorough: bool = False) -> N
         raise UserErrors(errors)
 
 
-def findings(config: Config, workdir: epath.Path, checks: Sequence[Check] | None = None) -> list[UserError]:
+def problems(config: Config, workdir: epath.Path, checks: Sequence[Check] | None = None) -> list[UserError]:
     """Everything that is wrong with a pretraining run, each thing once."""
     found: dict[str, UserError] = {}
     for check in checks or CHECKS:
@@ -155,8 +155,8 @@ def _require_writable(folder: epath.Path) -> None:
 
 def _checkpoints(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     _require_sizes(config)
-    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):
-        yield from start.problems(dataclasses.replace(config, mesh=Mesh()), workdir)
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        yield from start.problems(dataclasses.replace(config, mesh=MeshConfig()), workdir)
 
 
 def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
@@ -164,8 +164,8 @@ def _disk(config: Config, workdir: epath.Path) -> Iterator[UserError]:
     if is_bucket(workdir):
         return
     _require_sizes(config)
-    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.local_devices()[:1])):
-        state = states.abstract(dataclasses.replace(config, mesh=Mesh()))
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        state = states.abstract(dataclasses.replace(config, mesh=MeshConfig()))
     each, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
     kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1 is the best
     made = -(-train.steps // train.checkpoint_every)

@@ -22,16 +22,25 @@ from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB, find
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.distributed import Stop, agreed, connect, exit_on_lost_peer, first, from_first, locked, require_shared
+from symbert_jax.distributed import (
+    Stop,
+    broadcast_from_main,
+    connect,
+    exit_on_lost_peer,
+    is_main_process,
+    require_shared,
+    same_on_all_processes,
+    workdir_lock,
+)
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Metrics, Values
 from symbert_jax.model import bert, kernels
 from symbert_jax.model.flops import train_flops
-from symbert_jax.sharding import make_mesh, put_batch, rows_here
+from symbert_jax.sharding import local_row_indices, make_mesh, put_batch
 from symbert_jax.storage import write_whole
-from symbert_jax.train.doctor import examine
+from symbert_jax.train.doctor import check
 from symbert_jax.train.optimizer import schedule
-from symbert_jax.train.start import first_state
+from symbert_jax.train.start import restore_or_init
 from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, make_train_step
 from symbert_jax.train.trace import Trace
@@ -50,11 +59,11 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
       UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
         process, another run uses the workdir, or the loss is not a number.
     """
-    with Stop() as stop, locked(workdir):
-        with agreed() as facts:
-            examine(config, workdir)
+    with Stop() as stop, workdir_lock(workdir):
+        with same_on_all_processes() as facts:
+            check(config, workdir)
             mesh = make_mesh(config.mesh)
-            stream = open_stream(config, rows_here(config.data.batch_size, mesh))
+            stream = open_stream(config, local_row_indices(config.data.batch_size, mesh))
             check_targets(config, stream)
             corpus = stream.fingerprint()
             facts |= fields(config) | {"data.dir": f"corpus {corpus[:16]}"}
@@ -65,12 +74,12 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
         ):
             connect()
             require_shared(workdir)
-            with agreed() as facts:
+            with same_on_all_processes() as facts:
                 facts["workdir"] = checkpoints.latest()
-            state = first_state(config, checkpoints)
+            state = restore_or_init(config, checkpoints)
             if (start := int(state.step)) < config.train.steps:
                 _train(config, workdir, stream, checkpoints, state, start, stop)
-            elif first():
+            elif is_main_process():
                 print(f"{workdir} is at step {start:,} of {config.train.steps:,} already: nothing to do")
 
 
@@ -81,7 +90,7 @@ def _train(
     train = config.train
     train_step = make_train_step(config, stream.may_lack_targets)
     window = Window(checkpoints.window(start) if start else {})
-    if first():
+    if is_main_process():
         write_run_files(config, workdir)
     with (
         contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics,
@@ -90,7 +99,11 @@ def _train(
         events = _Events(config, stream, checkpoints, metrics, window)
         metrics.say(_opening(config, stream, start))
         checkpoints.losses |= metrics.values(LOSS)
-        if start and _is_due(start, train.validate_every, train.steps) and from_first(start not in checkpoints.losses):
+        if (
+            start
+            and _is_due(start, train.validate_every, train.steps)
+            and broadcast_from_main(start not in checkpoints.losses)
+        ):
             checkpoints.losses[start] = events.validate(start, state)  # a signal came before it
         batches = _on_device(stream.batches(start, train.steps, config.data.reader_threads))
         for step in range(start + 1, train.steps + 1):
@@ -177,7 +190,7 @@ def _cost(config: Config, stream: Stream) -> tuple[int, float, float | None]:
     """Returns tokens and model FLOPs of a step, and the peak FLOP/s of all devices together where it is known."""
     mesh = jax.sharding.get_mesh()
     peak = peak_flops(mesh.devices.flat[0].device_kind)
-    flops = train_flops(config.model, config.data.batch_size, stream.masking.places)
+    flops = train_flops(config.model, config.data.batch_size, stream.masking.max_predictions)
     return config.data.batch_size * config.model.length, flops, peak and peak * mesh.size
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import optax
 
-from symbert_jax.config import Optim
+from symbert_jax.config import OptimConfig
 
 UNDECAYED = ("bias", "scale")  # biases and LayerNorm
 
 
-def schedule(optim: Optim, steps: int) -> optax.Schedule:
+def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate as a function of the number of updates done: 0 at 0, 0 again at `steps`."""
     up = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
     match optim.schedule:
@@ -21,7 +21,7 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
     return optax.schedules.join_schedules([up, down], [optim.warmup_steps])
 
 
-def make_optimizer(optim: Optim) -> optax.GradientTransformation:
+def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
     """Clip, moments, decoupled weight decay on everything but biases and LayerNorm: the update to be subtracted
     once the step has multiplied it by its learning rate."""
     if optim.name == "adamw":

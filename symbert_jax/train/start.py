@@ -31,9 +31,9 @@ _FREE = re.compile(
 )
 
 
-def first_state(config: Config, checkpoints: Checkpoints) -> State:
+def restore_or_init(config: Config, checkpoints: Checkpoints) -> State:
     """The state on the current mesh with which a run goes on, or begins."""
-    return restore(config, checkpoints) or (inherit(config) if config.init_from else states.init(config))
+    return restore(config, checkpoints) or (init_from_run(config) if config.init_from else states.init(config))
 
 
 def restore(config: Config, checkpoints: Checkpoints) -> State | None:
@@ -45,7 +45,7 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
     return State(jax.device_put(jax.numpy.int32(step), target.step.sharding), items["params"], items["optimizer"])
 
 
-def inherit(config: Config) -> State:
+def init_from_run(config: Config) -> State:
     """Step 0 with the parameters of `config.init_from`, on the current mesh.
 
     Its rows may be shorter: `bert.lengthen` says what the positions beyond them are.
@@ -57,11 +57,11 @@ def inherit(config: Config) -> State:
         params = checkpoints.restore(step, params=target)["params"]
     shardings = jax.tree.map(lambda leaf: leaf.sharding, bert.abstract(config.model, config.mesh))
     lengthen = jax.jit(bert.lengthen, static_argnums=1, out_shardings=shardings)
-    return states.begin(config, lengthen(params, config.model.length))
+    return states.init_from_params(config, lengthen(params, config.model.length))
 
 
 def problems(config: Config, workdir: epath.Path) -> Iterator[UserError]:
-    """What keeps `first_state` from giving the state that was meant; a `UserError` raised on the way is the last.
+    """What keeps `restore_or_init` from giving the state that was meant; a `UserError` raised on the way is the last.
 
     Reads the files of the checkpoint, and places nothing on a device; any mesh will do. An `Advice` says what differs
     from the run so far, and does no harm.

@@ -23,10 +23,10 @@ class State(NamedTuple):
 
 def init(config: Config) -> State:
     """The state before the first update, a function of `config.seed`, sharded over the current mesh."""
-    return begin(config, bert.init(config.model, config.mesh, jax.random.key(config.seed)))
+    return init_from_params(config, bert.init(config.model, config.mesh, jax.random.key(config.seed)))
 
 
-def begin(config: Config, params: bert.Params) -> State:
+def init_from_params(config: Config, params: bert.Params) -> State:
     """`params` before their first update, with a fresh optimizer."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config).optimizer)
     moments = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import Config, Model, Optim
+from symbert_jax.config import Config, ModelConfig, OptimConfig
 from symbert_jax.model import bert
 from symbert_jax.model.documents import documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
@@ -39,7 +39,7 @@ def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[
 
 def make_update(
     loss: Callable[[bert.Params, Any, PRNGKeyArray], tuple[Float[Array, ""], Sums]],
-    optim: Optim,
+    optim: OptimConfig,
     may_be_empty: bool = False,
 ) -> Callable[[State, Any, PRNGKeyArray, Array], tuple[State, Sums]]:
     """The pure update (state, batch, key of dropout, learning rate) -> (state, sums).
@@ -87,11 +87,13 @@ def make_update(
 
 
 def loss(
-    model: Model, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
+    model: ModelConfig, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
 ) -> tuple[Float[Array, ""], Sums]:
     """Summed cross entropy in nats over the weighted positions, and the sums to report."""
-    segments, places = (None, None) if cross_document else documents(batch.tokens)
-    logits = bert.logits(model, params, batch.tokens, batch.positions, segments=segments, places=places, key=key)
+    segments, position_ids = (None, None) if cross_document else documents(batch.tokens)
+    logits = bert.logits(
+        model, params, batch.tokens, batch.positions, segments=segments, position_ids=position_ids, key=key
+    )
     with jax.named_scope("loss"):
         # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits
         ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=jax.typeof(logits).sharding)

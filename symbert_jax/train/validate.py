@@ -25,7 +25,7 @@ def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Su
 
 def check_targets(config: Config, stream: Stream) -> None:
     """Raises `UserError` where the batches that validate have no token to predict. Reads up to the first that has."""
-    whole = dataclasses.replace(stream, here=np.arange(stream.batch_size))  # the rows of all processes
+    whole = dataclasses.replace(stream, local_rows=np.arange(stream.batch_size))  # the rows of all processes
     if not any(batch.weights.any() for batch in whole.validation_batches(config.train.validate_batches)):
         found = f"no token to predict in the validation rows of {config.data.dir}"
         hint = "its text is not of its vocabulary, or its rows are shorter than 1 / data.mask_rate: prepare it anew"

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbert_jax.config import Config, Data, Model
+from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import corpus, rows, sources, tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
@@ -40,13 +40,13 @@ def configure(folder: Path, *files: list[str], fraction: float = 0.0, length: in
         lines = (json.dumps({"text": text}) + "\n" for text in texts)
         (folder / f"{number}.jsonl").write_text("".join(lines))
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY))
-    data = Data(
+    data = DataConfig(
         dir=str(folder / "corpus"),
         sources=tuple(f"jsonl:{folder}/{number}.jsonl" for number in range(len(files))),
         vocab=str(folder / "vocab.txt"),
         validation_fraction=fraction,
     )
-    return Config(model=Model(length=length, vocab_size=len(VOCABULARY)), data=data)
+    return Config(model=ModelConfig(length=length, vocab_size=len(VOCABULARY)), data=data)
 
 
 def stream(folder: Path, split: str) -> list[int]:
@@ -203,8 +203,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
 
 def test_a_trained_vocabulary(tmp_path: Path) -> None:
     config = configure(tmp_path, many(30))
-    data = Data(dir=config.data.dir, sources=config.data.sources, vocab="train", validation_fraction=0.0)
-    corpus.prepare(Config(model=Model(length=LENGTH, vocab_size=64), data=data))
+    data = DataConfig(dir=config.data.dir, sources=config.data.sources, vocab="train", validation_fraction=0.0)
+    corpus.prepare(Config(model=ModelConfig(length=LENGTH, vocab_size=64), data=data))
     words = (tmp_path / "corpus" / rows.VOCAB).read_text().split()
     assert words[:5] == list(SPECIAL)
     assert "[UNK]" not in [words[token] for token in stream(tmp_path, "train")]
@@ -240,13 +240,13 @@ def test_a_prepared_corpus_is_left_alone(tmp_path: Path, capsys: pytest.CaptureF
 def test_another_corpus_is_not_taken_for_this_one(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = configure(tmp_path, many(30))
     corpus.prepare(config)
-    data = Data(
+    data = DataConfig(
         dir=config.data.dir,
         sources=change.get("sources", config.data.sources),
         vocab=change.get("vocab", config.data.vocab),
         validation_fraction=change.get("fraction", 0.0),
     )
-    model = Model(length=change.get("length", LENGTH), vocab_size=config.model.vocab_size)
+    model = ModelConfig(length=change.get("length", LENGTH), vocab_size=config.model.vocab_size)
     with pytest.raises(UserError, match=message):
         corpus.prepare(Config(model=model, data=data))
 
@@ -284,7 +284,7 @@ def test_too_little_text(texts: list[str], fraction: float, message: str, tmp_pa
 
 def test_a_bucket_is_read_but_not_written() -> None:
     with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; prepare into one"):
-        corpus.prepare(Config(data=Data(dir="gs://bucket/corpus")))
+        corpus.prepare(Config(data=DataConfig(dir="gs://bucket/corpus")))
 
 
 def test_no_sources(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_missing_source_fails_before_the_first_is_read(tmp_path: Path) -> None
     config = configure(tmp_path, ["damaged"])
     (tmp_path / "0.jsonl").write_text("damaged")
     sources = (*config.data.sources, f"text:{tmp_path}/*.none")
-    data = Data(dir=config.data.dir, sources=sources, vocab=config.data.vocab)
+    data = DataConfig(dir=config.data.dir, sources=sources, vocab=config.data.vocab)
     with pytest.raises(UserError, match=r"data.sources: found no file .*\.none"):
         corpus.prepare(Config(model=config.model, data=data))
 

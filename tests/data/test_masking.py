@@ -63,8 +63,10 @@ def test_eighty_ten_ten() -> None:
     assert (random >= ORDINARY).all()
     counts = np.bincount(random - ORDINARY, minlength=2000)
     assert counts.max() < 12, "replacements are spread over the vocabulary, 1.9 each"
-    places = np.bincount(batch.positions[used], minlength=128)[1:-1]
-    assert places.min() > 0.75 * places.mean() and places.max() < 1.25 * places.mean()
+    max_predictions = np.bincount(batch.positions[used], minlength=128)[1:-1]
+    assert (
+        max_predictions.min() > 0.75 * max_predictions.mean() and max_predictions.max() < 1.25 * max_predictions.mean()
+    )
 
 
 def test_only_seed_row_and_epoch_decide() -> None:
@@ -79,6 +81,6 @@ def test_only_seed_row_and_epoch_decide() -> None:
     assert (other.tokens != alone.tokens).any()
 
 
-@pytest.mark.parametrize(("length", "places"), [(512, 80), (128, 24), (32, 8)])
-def test_places_are_the_rate_rounded_up_to_a_multiple_of_8(length: int, places: int) -> None:
-    assert Masking(VOCABULARY, length, 0.15, 0).places == places
+@pytest.mark.parametrize(("length", "max_predictions"), [(512, 80), (128, 24), (32, 8)])
+def test_max_predictions_is_rate_rounded_up_to_a_multiple_of_8(length: int, max_predictions: int) -> None:
+    assert Masking(VOCABULARY, length, 0.15, 0).max_predictions == max_predictions

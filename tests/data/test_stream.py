@@ -51,7 +51,7 @@ def test_any_number_of_processes_sees_the_same_rows_and_masks(processes: int) ->
 
 
 def test_a_process_may_hold_rows_far_apart() -> None:
-    stream = dataclasses.replace(make(), here=np.array([1, 2, 7]))
+    stream = dataclasses.replace(make(), local_rows=np.array([1, 2, 7]))
     for part, whole in (
         (stream.batch(3), make().batch(3)),
         *zip(stream.validation_batches(0), make().validation_batches(0), strict=True),
@@ -121,17 +121,17 @@ def test_a_corpus_is_opened_with_what_it_may_lack_or_refused_in_one_line(corpus)
     config = get_config()
     config.data.dir = str(corpus)
     fits = freeze(config)
-    here = np.arange(64)
-    stream = open_stream(fits, here)
+    local_rows = np.arange(64)
+    stream = open_stream(fits, local_rows)
     rows = [row["tokens"] for row in stream.train.__getitems__(range(len(stream.train)))]
     fewest = int((np.stack(rows) >= len(SPECIAL)).sum(axis=1).min())
     assert stream.may_lack_targets == (round(fits.data.mask_rate * fewest) < 1)
     rare = dataclasses.replace(fits, data=dataclasses.replace(fits.data, mask_rate=0.4 / max(fewest, 1)))
-    assert open_stream(rare, here).may_lack_targets
+    assert open_stream(rare, local_rows).may_lack_targets
     assert stream.batch(0).tokens.shape == (64, 32)
     small = dataclasses.replace(fits, model=dataclasses.replace(fits.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):
-        open_stream(small, here)
+        open_stream(small, local_rows)
 
 
 def test_a_token_beyond_the_vocabulary_is_told(corpus) -> None:

@@ -56,7 +56,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[Normalization, tup
         )
         theirs.save(str(folder / "tokenizer.json"))
         (folder / "corpus").mkdir()
-        tokenizer.place(f"{folder}/tokenizer.json", [], 100, folder / "corpus" / "vocab.txt")
+        tokenizer.write_vocabulary(f"{folder}/tokenizer.json", [], 100, folder / "corpus" / "vocab.txt")
         found[kind] = tokenizer.load(folder / "corpus" / "vocab.txt", parse_special=True), theirs
     return found
 
@@ -109,7 +109,7 @@ def test_training_learns_what_is_frequent() -> None:
 
 def test_a_trained_vocabulary_spells_its_texts(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
-    tokenizer.place("train", iter(texts(seed=0)), 200, path)
+    tokenizer.write_vocabulary("train", iter(texts(seed=0)), 200, path)
     trained = tokenizer.load(path, parse_special=False)
     assert trained.get_vocab_size() == 200
     assert path.read_text(encoding="utf-8").splitlines()[:5] == list(SPECIAL)
@@ -117,7 +117,7 @@ def test_a_trained_vocabulary_spells_its_texts(tmp_path: Path) -> None:
 
 
 def test_place_copies_a_file_to_the_byte(vocab: Path, tmp_path: Path) -> None:
-    tokenizer.place(str(vocab), [], 100, tmp_path / "copy.txt")
+    tokenizer.write_vocabulary(str(vocab), [], 100, tmp_path / "copy.txt")
     assert (tmp_path / "copy.txt").read_bytes() == vocab.read_bytes()
     assert tokenizer.read(vocab).fingerprint() == sha256(vocab)
 
@@ -273,7 +273,7 @@ def test_vocabulary_of_another_class_is_refused(vocab: Path, tmp_path: Path) -> 
 def test_a_vocabulary_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(vocab.parent))
-    tokenizer.place("hf:some/bert", [], 100, tmp_path / "vocab.txt")
+    tokenizer.write_vocabulary("hf:some/bert", [], 100, tmp_path / "vocab.txt")
     assert asked == ["some/bert"]
     assert (tmp_path / "vocab.txt").read_bytes() == vocab.read_bytes()
 
@@ -285,7 +285,7 @@ def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=r"data.vocab: found hf:some/bert \(no connection\), wanted"):
-        tokenizer.place("hf:some/bert", [], 100, tmp_path / "vocab.txt")
+        tokenizer.write_vocabulary("hf:some/bert", [], 100, tmp_path / "vocab.txt")
 
 
 @pytest.mark.parametrize(
@@ -309,12 +309,12 @@ def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"^data.vocab: found .*{message}"):
-        tokenizer.place(str(path), [], 6, tmp_path / "copy.txt")
+        tokenizer.write_vocabulary(str(path), [], 6, tmp_path / "copy.txt")
 
 
 def test_a_vocabulary_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, a tokenizer.json"):
-        tokenizer.place(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
+        tokenizer.write_vocabulary(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt"):
         tokenizer.load(tmp_path / "none.txt", parse_special=True)
 

@@ -11,7 +11,7 @@ import pytest
 
 from symbert_jax.estimate.cost import Collective, Unestimated, program_cost
 
-SCAN = (Path(__file__).parent / "fixtures" / "scan_v5e.hlo").read_text()
+SCAN = (Path(__file__).parents[1] / "fixtures" / "scan_v5e.hlo").read_text()
 ARRAY = 1024 * 1024 * 2  # bytes of one of its weights
 
 

@@ -1,9 +1,9 @@
 """The grammar of XLA's text, on the program that `test_cost` describes."""
 
 import pytest
-from tests.test_cost import SCAN
 
 from symbert_jax.estimate.hlo import Module, arrays, dims, size
+from tests.estimate.test_cost import SCAN
 
 
 def test_every_turn_of_a_loop_runs_its_body() -> None:

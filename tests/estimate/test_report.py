@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from tests.test_aot import SMALL, small
 
 from symbert_jax.chips import GIB, TPUS
 from symbert_jax.config import Config
@@ -17,6 +16,7 @@ from symbert_jax.estimate import report as command
 from symbert_jax.estimate.programs import DoesNotFit, Program
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model.flops import train_flops
+from tests.estimate.test_programs import SMALL, small
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Glue, Mesh, to_json
+from symbert_jax.config import GlueConfig, MeshConfig, to_json
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
@@ -28,7 +28,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *GOOD, *BAD, *FILLERS]))
     (folder / "config.json").write_text(to_json(CONFIG))
     checkpoints = Checkpoints(epath.Path(folder), CONFIG.train)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         state = states.init(CONFIG)
         for step in (10, 20):
             checkpoints.save(step, state.params, state.optimizer, CONFIG, 5.0)
@@ -43,7 +43,7 @@ def sentence(rng: np.random.Generator, good: bool, words: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def glue(tmp_path_factory: pytest.TempPathFactory) -> Glue:
+def glue(tmp_path_factory: pytest.TempPathFactory) -> GlueConfig:
     """SST-2 can be learned; RTE asks the same of its second sentence, STS-B and MNLI of both."""
     folder, rng = tmp_path_factory.mktemp("glue"), np.random.default_rng(0)
 
@@ -77,7 +77,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Glue:
     write("SST-2/test.tsv", "index\tsentence", [f"{i}\t{line.split(chr(9))[0]}" for i, line in enumerate(single(7))])
     unlabelled = [line.rpartition("\t")[0] for line in pairs(5, lambda a, b: "")]
     write("diagnostic/diagnostic.tsv", "index\tsentence1\tsentence2", unlabelled)
-    return Glue(f"tsv:{folder}")
+    return GlueConfig(f"tsv:{folder}")
 
 
 def results(workdir: Path) -> dict:

@@ -16,7 +16,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.batches import Examples
 from symbert_jax.eval.examples import Source
-from symbert_jax.eval.inputs import Data
+from symbert_jax.eval.inputs import TaskData
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.eval.workdir import Workdir
@@ -74,7 +74,7 @@ def model(folder: Path) -> tuple[Path, Callable[[], object]]:
 
 def predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
     part = Examples(np.zeros((7, 4), np.int32), *np.ones((2, 7), np.int32), np.zeros(7, np.float32))
-    data, logits = Data(part, {}, {"SST-2.tsv": part}), np.arange(14, dtype=np.float32).reshape(7, 2)
+    data, logits = TaskData(part, {}, {"SST-2.tsv": part}), np.arange(14, dtype=np.float32).reshape(7, 2)
     workdir = Workdir(epath.Path(folder))
     file = workdir.predictions_file(TRIAL, data)
     file.parent.mkdir()

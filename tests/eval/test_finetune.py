@@ -14,7 +14,7 @@ from etils import epath
 from sklearn.metrics import accuracy_score
 
 from symbert_jax import sharding
-from symbert_jax.config import Finetune, Mesh
+from symbert_jax.config import FinetuneConfig, MeshConfig
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as module
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def usual(pretrained, glue) -> dict:
     """The paper's protocol but a rate for tiny models."""
     usual = {"checkpoint": (str(pretrained),), "tasks": ("sst2",), "learning_rates": (3e-3,), "epochs": 3}
-    return usual | {"seeds": 1, "glue": glue, "mesh": Mesh(data=8)}
+    return usual | {"seeds": 1, "glue": glue, "mesh": MeshConfig(data=8)}
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def run(usual, tmp_path):
     """Fine-tunes as usual but for what is said, and returns the workdir."""
 
     def go(name: str = "run", **changes) -> Path:
-        finetune(Finetune(**usual | changes), epath.Path(tmp_path / name))
+        finetune(FinetuneConfig(**usual | changes), epath.Path(tmp_path / name))
         return tmp_path / name
 
     return go
@@ -47,7 +47,7 @@ def run(usual, tmp_path):
 def whole(usual, tmp_path_factory) -> Path:
     """The workdir of a usual run that leaves all it can."""
     workdir = tmp_path_factory.mktemp("whole")
-    finetune(Finetune(**usual, predictions=True, save_models=True), epath.Path(workdir))
+    finetune(FinetuneConfig(**usual, predictions=True, save_models=True), epath.Path(workdir))
     return workdir
 
 
@@ -94,7 +94,7 @@ def test_it_learns_and_reports(run, capsys) -> None:
     assert (workdir / "scores.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("mesh", [Mesh(data=4, model=2), Mesh(data=8, fsdp=True)])
+@pytest.mark.parametrize("mesh", [MeshConfig(data=4, model=2), MeshConfig(data=8, fsdp=True)])
 def test_scores_are_the_same_on_every_mesh(run, whole, mesh) -> None:
     assert tasks(run(mesh=mesh)) == tasks(whole)
 
@@ -170,7 +170,7 @@ def test_finetune_replaces_damaged_predictions_and_models(run, whole, pretrained
 
 def test_a_bucket_takes_what_a_disk_takes(usual, whole, bucket) -> None:
     for seeds in (1, 2):
-        finetune(Finetune(**usual | {"seeds": seeds, "predictions": True}), epath.Path("gs://bucket/run"))
+        finetune(FinetuneConfig(**usual | {"seeds": seeds, "predictions": True}), epath.Path("gs://bucket/run"))
     assert len(bucket.cat("gs://bucket/run/trials.jsonl").splitlines()) == 2
     found = json.loads(bucket.cat("gs://bucket/run/results.json"))["checkpoints"][0]["tasks"]["sst2"]["trials"]
     wanted = json.loads((whole / "results.json").read_text())["checkpoints"][0]["tasks"]["sst2"]["trials"]
@@ -234,8 +234,8 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
         ),
         ({"tasks": ("sst",)}, "did you mean 'sst2'"),
         ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
-        ({"mesh": Mesh(model=8)}, "model.heads: found 4, wanted a multiple of mesh.model=8"),
-        ({"mesh": Mesh(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),
+        ({"mesh": MeshConfig(model=8)}, "model.heads: found 4, wanted a multiple of mesh.model=8"),
+        ({"mesh": MeshConfig(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),
         ({"checkpoint": ("~nobody_here/x",)}, "checkpoint: found '~nobody_here/x'"),
         ({"checkpoint": ("",)}, "checkpoint: found '', wanted a path"),
         ({"name": "run[1]", "save_models": True}, r"workdir: found .*/run\[1\], with \[ in it, wanted"),
@@ -283,9 +283,9 @@ def test_signal_ends_finetune_with_one_line(monkeypatch, capfd, name, code) -> N
 def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:
     from tests.eval.conftest import CONFIG
 
-    with jax.set_mesh(module.make_mesh(Mesh())):
-        assert module.parallel_trials(Finetune(together=3), CONFIG.model, 1000, 16, 32) == 3
-        assert module.parallel_trials(Finetune(), CONFIG.model, 1000, 16, 32) == 1
+    with jax.set_mesh(module.make_mesh(MeshConfig())):
+        assert module.parallel_trials(FinetuneConfig(together=3), CONFIG.model, 1000, 16, 32) == 3
+        assert module.parallel_trials(FinetuneConfig(), CONFIG.model, 1000, 16, 32) == 1
 
 
 def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
@@ -298,8 +298,8 @@ def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
             return {"bytes_limit": self.limit}
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    with jax.set_mesh(module.make_mesh(Mesh(data=1), jax.devices()[:1])):
+    with jax.set_mesh(module.make_mesh(MeshConfig(data=1), jax.devices()[:1])):
         found = []
         for Device.limit in (0, 1e6, 1e9, 2e9):
-            found.append(module.parallel_trials(Finetune(), CONFIG.model, 1000, 16, 32))
+            found.append(module.parallel_trials(FinetuneConfig(), CONFIG.model, 1000, 16, 32))
     assert found[:2] == [1, 1] and found[2] > 100 and found[3] == pytest.approx(2 * found[2], abs=1)

@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 
 from symbert_jax import sharding
-from symbert_jax.config import Finetune
+from symbert_jax.config import FinetuneConfig
 from symbert_jax.eval import finetune, steps
 
 
@@ -28,7 +28,7 @@ def test_first_losses_of_finetune_are_unchanged(devices, pretrained, glue, tmp_p
 
     monkeypatch.setattr(steps, "make_train_step", make_recording)
     monkeypatch.setattr(finetune, "make_mesh", lambda mesh: sharding.make_mesh(mesh, jax.devices()[:devices]))
-    config = Finetune(checkpoint=(str(pretrained),), glue=glue, tasks=("sst2",), learning_rates=(3e-3,), seeds=1)
+    config = FinetuneConfig(checkpoint=(str(pretrained),), glue=glue, tasks=("sst2",), learning_rates=(3e-3,), seeds=1)
     with pytest.raises(InterruptedError):
         finetune.finetune(config, epath.Path(tmp_path))
     assert found == pytest.approx([0.693956, 0.691110, 0.699690], abs=1e-5), found

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax.config import Finetune
+from symbert_jax.config import FinetuneConfig
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.finetune import finetune
@@ -47,7 +47,7 @@ def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp
                 time.sleep(0.01)
             if kill == signal.SIGTERM:
                 with pytest.raises(UserError, match=f"workdir: found {killed}, in use by process {process.pid} on "):
-                    finetune(Finetune((str(pretrained),), glue=glue), epath.Path(killed))
+                    finetune(FinetuneConfig((str(pretrained),), glue=glue), epath.Path(killed))
             process.send_signal(kill)
             _, said = process.communicate()
             assert not (killed / "results.json").exists(), "killed too late to show anything"

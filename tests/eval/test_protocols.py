@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from symbert_jax.config import Finetune, Glue
+from symbert_jax.config import FinetuneConfig, GlueConfig
 from symbert_jax.errors import UserError
 from symbert_jax.eval.protocols import PROTOCOLS, resolve
 from symbert_jax.train.optimizer import schedule
@@ -23,14 +23,14 @@ def test_protocols_are_what_was_published(
     name, epochs, rates, sizes, warmup, seeds, select, length, decay, clip
 ) -> None:
     """The sources are named in protocols.py; a value here moves only with a better reading of them."""
-    found = resolve(Finetune(protocol=name))
+    found = resolve(FinetuneConfig(protocol=name))
     assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, rates, sizes)
     assert (found.warmup, found.seeds, found.select, found.length) == (warmup, seeds, select, length)
     assert (found.optim.weight_decay, found.optim.clip, found.dropout) == (decay, clip, 0.1)
 
 
 def test_a_config_changes_what_it_names_and_nothing_else() -> None:
-    found = resolve(Finetune(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=Glue("tsv:x")))
+    found = resolve(FinetuneConfig(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=GlueConfig("tsv:x")))
     assert found == dataclasses.replace(PROTOCOLS["roberta"], seeds=2, learning_rates=(1e-4,))
 
 
@@ -48,10 +48,12 @@ def test_a_run_of_one_step_has_no_warmup() -> None:
 
 
 def test_trials_of_one_protocol_share_all_but_their_settings() -> None:
-    assert resolve(Finetune(seeds=2)).fingerprint == resolve(Finetune(seeds=5, batch_sizes=(32,))).fingerprint
-    assert resolve(Finetune(epochs=2)).fingerprint != resolve(Finetune()).fingerprint
+    assert (
+        resolve(FinetuneConfig(seeds=2)).fingerprint == resolve(FinetuneConfig(seeds=5, batch_sizes=(32,))).fingerprint
+    )
+    assert resolve(FinetuneConfig(epochs=2)).fingerprint != resolve(FinetuneConfig()).fingerprint
 
 
 def test_an_unknown_one() -> None:
     with pytest.raises(UserError, match="did you mean 'cramming'"):
-        resolve(Finetune(protocol="craming"))
+        resolve(FinetuneConfig(protocol="craming"))

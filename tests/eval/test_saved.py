@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax.config import Model
+from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from tests.eval.conftest import CONFIG
@@ -48,7 +48,7 @@ def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch
 def test_describe_refuses_damaged_model_json(tmp_path, changes, message) -> None:
     facts = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
     (tmp_path / "model.json").write_text(json.dumps(facts))
-    assert saved.describe(epath.Path(tmp_path)) == (50.0, "sst2", Model(), "key")
+    assert saved.describe(epath.Path(tmp_path)) == (50.0, "sst2", ModelConfig(), "key")
     (tmp_path / "model.json").write_text(json.dumps(facts | changes))
     with pytest.raises(UserError, match=f"checkpoint: found {tmp_path}/model.json: .*{message}"):
         saved.describe(epath.Path(tmp_path))

@@ -16,7 +16,7 @@ from etils import epath
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import load
-from symbert_jax.config import ATTENTIONS, Mesh, Model
+from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.eval import saved
 from symbert_jax.inference import Filler
@@ -97,9 +97,9 @@ def masked(name: str, workdir: Path, out: Path, inputs: dict[str, np.ndarray]) -
     params, config = load(workdir)
     model = dataclasses.replace(config.model, dtype="float32")
     tokens, mask = inputs["tokens"].astype(np.int32), inputs["mask"] == 1
-    places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    position_ids = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
     with one_device():
-        run = functools.partial(jax.jit(bert.logits, static_argnums=0), model, params, tokens, places)
+        run = functools.partial(jax.jit(bert.logits, static_argnums=0), model, params, tokens, position_ids)
         whole, padded = run(), run(token_types=inputs["types"].astype(np.int32), segments=mask.astype(np.int32))
     filler = Filler(epath.Path(workdir))
     ids = [
@@ -137,7 +137,7 @@ def classified(name: str, workdir: Path, out: Path, inputs: dict[str, np.ndarray
     return {f"{name}/classes": np.asarray(logits)}
 
 
-def descend(model: Model, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def descend(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """The losses of ten steps of plain gradient descent without dropout."""
     losses = []
 
@@ -148,9 +148,9 @@ def descend(model: Model, params: Params, inputs: dict[str, np.ndarray]) -> np.n
     step = jax.jit(jax.value_and_grad(mean))
     with one_device():
         for tokens, labels in zip(inputs["steps/tokens"], inputs["steps/labels"], strict=True):
-            places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+            position_ids = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
             weights = (labels >= 0).astype(np.float32)
-            batch = MlmBatch(tokens.astype(np.int32), places, labels.astype(np.int32), weights)
+            batch = MlmBatch(tokens.astype(np.int32), position_ids, labels.astype(np.int32), weights)
             value, gradients = step(params, batch)
             params = jax.tree.map(lambda weight, gradient: weight - RATE * gradient, params, gradients)
             losses.append(float(value))
@@ -163,7 +163,7 @@ def ragged(rows: list[list[int]]) -> np.ndarray:
 
 
 def one_device() -> jax.sharding.Mesh:
-    return jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1]))
+    return jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 if __name__ == "__main__":

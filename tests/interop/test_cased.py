@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from symbert_jax.config import Finetune, Glue, Mesh
+from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import prepare
 from symbert_jax.data.rows import open_split
@@ -25,7 +25,7 @@ from symbert_jax.model import classifier
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import start
 from symbert_jax.train.loop import pretrain
-from tests.conftest import born, configure
+from tests.conftest import configure, init_params_numpy
 
 TOKENS = (*SPECIAL, "The", "the", "Dog", "dog", "e", "\u00e9", *(f"w{i}" for i in range(89)))
 WORDS = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
@@ -36,7 +36,9 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
     source.mkdir()
     model = configure().model  # of a shape that other tests compile too
-    folder.write(source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(born(model)), WORDS, "")
+    folder.write(
+        source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(init_params_numpy(model)), WORDS, ""
+    )
     import_(source, workdir, None, None, "")
 
     lines = [json.dumps({"text": f"{SENTENCE} [SEP] w{i} w1 w2 " * 20}) for i in range(80)]
@@ -58,7 +60,7 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
         data=data | {"dir": f"{tmp_path}/lowered", "vocab": f"{tmp_path}/same"}, optim={"warmup_steps": 1}, train=train
     )
     prepare(lowered)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         found = [str(problem) for problem in start.problems(lowered, workdir)]
     assert "another vocabulary" in found[0]
 
@@ -69,14 +71,14 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     (tmp_path / "SST-2").mkdir()
     for split in ("train", "dev"):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text(f"sentence\tlabel\n{SENTENCE}\t1\n")
-    settings = Finetune((str(workdir),), tasks=("sst2",), glue=Glue(f"tsv:{tmp_path}"))
+    settings = FinetuneConfig((str(workdir),), tasks=("sst2",), glue=GlueConfig(f"tsv:{tmp_path}"))
     read = inputs.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
     tokens = read[workdir][TASKS["sst2"]].train.tokens[0]
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
     tuned, described = epath.Path(tmp_path / "tuned"), saved.Saved(0.0, "sst2", model, "none")
-    saved.write(tuned, described, born(model) | {"head": head}, workdir / "vocab.txt", True)
+    saved.write(tuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt", True)
 
     for checkpoint in (workdir, tuned):
         out = epath.Path(f"{checkpoint}.out")

@@ -14,7 +14,7 @@ import safetensors.numpy
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, load
-from symbert_jax.config import Config, Mesh, Train
+from symbert_jax.config import Config, MeshConfig, TrainConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
@@ -156,9 +156,9 @@ def test_import_reads_sharded_weights_and_tokenizer_json(wanted, tmp_path) -> No
 def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -> None:
     params, imported = bring(SOURCE, tmp_path, vocab=str(VOCAB))
     workdir = epath.Path(tmp_path / "workdir")
-    with jax.set_mesh(make_mesh(Mesh())):
+    with jax.set_mesh(make_mesh(MeshConfig())):
         config = Config(model=imported.model, seed=7)
-        checkpoints = Checkpoints(workdir, Train())
+        checkpoints = Checkpoints(workdir, TrainConfig())
         state = restore(config, checkpoints)
         checkpoints.close()
     assert state is not None and int(state.step) == 0

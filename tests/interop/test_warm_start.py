@@ -13,7 +13,7 @@ from symbert_jax.interop.export import export
 from symbert_jax.interop.fold import fold
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import bert
-from tests.conftest import born, configure
+from tests.conftest import configure, init_params_numpy
 from tests.interop.ours import FIXTURES, VOCAB
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (16, 16), dtype=np.int32)
@@ -23,7 +23,7 @@ def decided(attention: str):
     """A model whose heads attend to something: its queries and keys are far from zero, biases too."""
     model = configure(model={"attention": attention}).model
     rng = np.random.default_rng(1)
-    params = jax.tree.map(np.array, born(model))
+    params = jax.tree.map(np.array, init_params_numpy(model))
     for name in {"query", "key"} & params["layers"]["attention"].keys():
         weights = params["layers"]["attention"][name]
         weights["kernel"] = 20 * weights["kernel"]
@@ -39,8 +39,8 @@ def test_the_start_is_exact_where_an_exact_form_exists(attention, mesh, monkeypa
     converted, moved = warm_start.convert(standard, params, attention, TOKENS)
     assert moved.shape == (2, 4) and moved.max() < 1e-3
     assert jax.tree.map(np.shape, converted) == jax.tree.map(np.shape, wanted)
-    places = np.broadcast_to(np.arange(16, dtype=np.int32), TOKENS.shape)
-    logits = [np.asarray(bert.logits(model, each, TOKENS, places)) for each in (converted, wanted)]
+    position_ids = np.broadcast_to(np.arange(16, dtype=np.int32), TOKENS.shape)
+    logits = [np.asarray(bert.logits(model, each, TOKENS, position_ids)) for each in (converted, wanted)]
     np.testing.assert_allclose(*logits, atol=1e-3)
 
 

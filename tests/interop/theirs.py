@@ -50,9 +50,9 @@ def main(out: Path, record: Path | None) -> int:
             whole = model(tensors["tokens"]).logits.numpy()
             padded = run(model, tensors).numpy()[inputs["mask"] == 1]
         fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=asked["top"], device="cpu")
-        places = [place for prompt in asked["prompts"] for place in nested(fill(prompt))]
+        position_ids = [place for prompt in asked["prompts"] for place in nested(fill(prompt))]
         theirs[f"{name}/logits/whole"], theirs[f"{name}/logits/padded"] = whole, padded
-        theirs[f"{name}/fill"] = np.array([[guess["token"] for guess in place] for place in places])
+        theirs[f"{name}/fill"] = np.array([[guess["token"] for guess in place] for place in position_ids])
         keys = sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         differ = [apart(ours, theirs, f"{name}/logits/{kind}") for kind in ("whole", "padded")]
         same = np.array_equal(ours[f"{name}/fill"], theirs[f"{name}/fill"])
@@ -109,9 +109,9 @@ def apart(ours, theirs, name: str) -> float:
     return float(np.abs(ours[name] - theirs[name]).max())
 
 
-def nested(places: list) -> list:
+def nested(position_ids: list) -> list:
     """The pipeline leaves out a level of lists where a text has one [MASK]."""
-    return places if isinstance(places[0], list) else [places]
+    return position_ids if isinstance(position_ids[0], list) else [position_ids]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from jax.sharding import AbstractDevice
 
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import attention, bert
-from tests.conftest import born, configure
+from tests.conftest import configure, init_params_numpy
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def scores(mesh):
 
     def score(kind, **weights):
         config = configure(model={"attention": kind}).model
-        params = born(config)
+        params = init_params_numpy(config)
         layer = jax.tree.map(lambda leaf: leaf[0], params["layers"])
         # one query for all three, so that only the compatibility function differs
         layer["attention"]["query"]["kernel"] = jax.random.normal(jax.random.key(5), (32, 4, 8)) / 6
@@ -70,7 +70,7 @@ def test_symmetric_and_pairwise_save_the_key_projection(mesh):
     def projections(attention):
         config = configure(model={"attention": attention}).model
         tokens = jnp.zeros((3, 16), jnp.int32)
-        params = born(config)
+        params = init_params_numpy(config)
         program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :4]))(params)
         (scan,) = [eqn for eqn in program.eqns if eqn.primitive.name == "scan"]
         shapes = [

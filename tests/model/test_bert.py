@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax.config import ATTENTIONS, Mesh, Model
+from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import AFFINITY, to_model
 from symbert_jax.model import bert
 from symbert_jax.model.kernels import probabilities
 from symbert_jax.sharding import make_mesh
-from tests.conftest import born, configure, make_batch
+from tests.conftest import configure, init_params_numpy, make_batch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
 
@@ -27,8 +27,8 @@ def plpi(attention):
     found = folder.read(source)
     config = to_model(found.config, str(source))
     assert config.attention == attention
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        shapes = bert.abstract(config, Mesh())
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        shapes = bert.abstract(config, MeshConfig())
     params = tensors.from_torch(tensors.canonical(found.tensors, str(source))[0], shapes, str(source))
     return config, params, np.load(source / "expected.npz")
 
@@ -105,12 +105,12 @@ def test_the_first_tokens_alone_are_those_of_the_whole_encoder(change, mesh):
         return jnp.sum(x * jnp.sin(jnp.arange(x.size).reshape(x.shape))), x
 
     run = jax.jit(jax.grad(encode, has_aux=True), static_argnums=1)
-    (found_gradients, found), (gradients, wanted) = (run(born(config), first) for first in (2, None))
+    (found_gradients, found), (gradients, wanted) = (run(init_params_numpy(config), first) for first in (2, None))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found_gradients, gradients)
 
 
-BASE, SMALL = Model(), Model(layers=4, dim=512, heads=8, mlp_dim=2048)
+BASE, SMALL = ModelConfig(), ModelConfig(layers=4, dim=512, heads=8, mlp_dim=2048)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def logits_of(config, params, tokens, key=None):
 def test_scan_and_remat_change_nothing(mesh, tokens):
     plain_fields = {"attention": "pairwise", "layers": 4}
     plain = configure(model=plain_fields)
-    params = born(plain.model)
+    params = init_params_numpy(plain.model)
 
     def value_and_gradient(config):
         def total(params):
@@ -166,7 +166,7 @@ def test_what_remat_computes_again_is_kept_from_being_merged_where_there_is_no_l
     def total(params):
         return jnp.square(logits_of(config, params, tokens)).mean()
 
-    program = jax.jit(jax.grad(total)).lower(born(config.model)).as_text()
+    program = jax.jit(jax.grad(total)).lower(init_params_numpy(config.model)).as_text()
     assert ("optimization_barrier" in program) == barriers
 
 
@@ -174,7 +174,7 @@ def test_what_remat_computes_again_is_kept_from_being_merged_where_there_is_no_l
 def test_padding_never_leaks(mesh, tokens, attention):
     """Logits of real tokens do not depend, even to first order, on what stands in padded places."""
     config = configure(model={"attention": attention})
-    params = born(config.model)
+    params = init_params_numpy(config.model)
     padded = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)
 
     def real_logits(x):
@@ -192,7 +192,7 @@ def test_padding_never_leaks(mesh, tokens, attention):
 
 def test_dropout_differs_by_key_and_layer_and_is_off_without_one(mesh, tokens):
     config = configure()
-    params = born(config.model)
+    params = init_params_numpy(config.model)
     first, again, other, off = (
         logits_of(config, params, tokens, key=key)
         for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2), None)
@@ -204,7 +204,7 @@ def test_dropout_differs_by_key_and_layer_and_is_off_without_one(mesh, tokens):
 
 def test_bfloat16_stays_near_float32(mesh, tokens):
     exact, rounded = configure(), configure(model={"dtype": "bfloat16"})
-    params = born(exact.model)
+    params = init_params_numpy(exact.model)
     found = logits_of(rounded, params, tokens)
     assert found.dtype == jnp.float32
     wanted = logits_of(exact, params, tokens)
@@ -213,8 +213,8 @@ def test_bfloat16_stays_near_float32(mesh, tokens):
 
 def test_initialisation_is_the_papers():
     config = configure(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
-    with jax.set_mesh(make_mesh(Mesh())):
-        params = bert.init(config.model, Mesh(), jax.random.key(0))
+    with jax.set_mesh(make_mesh(MeshConfig())):
+        params = bert.init(config.model, MeshConfig(), jax.random.key(0))
     kernels = [params["embeddings"]["word"], params["layers"]["mlp"]["up"]["kernel"]]
     for kernel in kernels:
         assert np.std(kernel) == pytest.approx(0.02, rel=0.02)
@@ -223,6 +223,6 @@ def test_initialisation_is_the_papers():
     assert pair.mean() == pytest.approx(0, abs=0.02) and np.std(pair) == pytest.approx(1, rel=0.02)
     assert np.abs(pair[0] - pair[1]).max() > 1, "layers are born different"
     config = configure(model={"attention": "pairwise", "pairwise_init": "identity"})
-    with jax.set_mesh(make_mesh(Mesh())):
-        identity = bert.init(config.model, Mesh(), jax.random.key(0))["layers"]["attention"]["pair"]
+    with jax.set_mesh(make_mesh(MeshConfig())):
+        identity = bert.init(config.model, MeshConfig(), jax.random.key(0))["layers"]["attention"]["pair"]
     np.testing.assert_array_equal(identity, np.broadcast_to(np.eye(8), identity.shape))

@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symbert_jax.config import ATTENTIONS, Mesh
+from symbert_jax.config import ATTENTIONS, MeshConfig
 from symbert_jax.model import bert, classifier
-from tests.conftest import born, configure
+from tests.conftest import configure, init_params_numpy
 
 
 def model(attention: str = "standard"):
     config = configure(model={"attention": attention}).model
     head = jax.tree.map(np.asarray, classifier.init_head(config, 3, jax.random.key(1)))
-    return config, {**born(config), "head": head}
+    return config, {**init_params_numpy(config), "head": head}
 
 
 def logits(config, params, tokens, lengths, key=None):
-    places = np.arange(tokens.shape[1])
-    types, mask = np.zeros_like(tokens), places < lengths[:, None]
+    position_ids = np.arange(tokens.shape[1])
+    types, mask = np.zeros_like(tokens), position_ids < lengths[:, None]
     return np.asarray(classifier.logits(config, 3, params, tokens, token_types=types, mask=mask, key=key))
 
 
@@ -39,7 +39,7 @@ def test_it_is_the_pooler_of_bert_by_hand(mesh, attention) -> None:
     config, params = model(attention)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 8), dtype=np.int32)
     found = logits(config, params, tokens, np.array([8, 8]))
-    x = np.asarray(bert.module(config, born(config)).encode(jnp.asarray(tokens), None, None, None))[:, 0]
+    x = np.asarray(bert.module(config, init_params_numpy(config)).encode(jnp.asarray(tokens), None, None, None))[:, 0]
     head = params["head"]
     pooled = np.tanh(x @ head["pooler"]["kernel"] + head["pooler"]["bias"])
     wanted = pooled @ head["classifier"]["kernel"] + head["classifier"]["bias"]
@@ -66,6 +66,6 @@ def test_sharded_heads_have_the_shapes_of_their_letters() -> None:
     from symbert_jax.sharding import make_mesh
 
     config, _ = model()
-    with jax.set_mesh(make_mesh(Mesh(model=2))):
-        head = classifier.abstract(config, 3, Mesh(model=2))["head"]
+    with jax.set_mesh(make_mesh(MeshConfig(model=2))):
+        head = classifier.abstract(config, 3, MeshConfig(model=2))["head"]
     assert head["pooler"]["kernel"].shape == (32, 32) and head["classifier"]["kernel"].shape == (32, 3)

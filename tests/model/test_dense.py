@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractDevice, reshard
 
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.model import dense
 from symbert_jax.model.dense import Dense
 from symbert_jax.sharding import make_mesh, spec
@@ -20,7 +20,7 @@ def test_it_and_its_gradients_are_those_of_a_matrix_product(dims, model, kind, m
     device = AbstractDevice(device_kind=kind, num_cores=None, platform="tpu" if "TPU" in kind else "cpu")
     monkeypatch.setattr(dense, "device", lambda: device)
     inputs, outputs = dims.split("->")
-    with jax.set_mesh(make_mesh(Mesh(model=model), jax.devices()[: 2 * model])):
+    with jax.set_mesh(make_mesh(MeshConfig(model=model), jax.devices()[: 2 * model])):
         structure, _ = nnx.split(Dense(dims, SIZES, nnx.Rngs(0)))
         rng = np.random.default_rng(0)
         shapes = ("BT" + inputs, inputs + outputs, outputs)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.model.documents import documents
 from symbert_jax.sharding import make_mesh, put_batch
 
@@ -12,7 +12,7 @@ CLS, SEP = 2, 3
 
 
 @pytest.mark.parametrize(
-    ("row", "segments", "places"),
+    ("row", "segments", "position_ids"),
     [
         ([CLS, 7, 8, SEP, 9, 9, 5, SEP], [1, 1, 1, 1, 2, 2, 2, 2], [0, 1, 2, 3, 0, 1, 2, 3]),
         ([CLS, SEP, 8, SEP, 9, 9, SEP, SEP], [1, 1, 2, 2, 3, 3, 3, 4], [0, 1, 0, 1, 0, 1, 2, 0]),
@@ -20,7 +20,7 @@ CLS, SEP = 2, 3
     ],
     ids=["two", "cut behind a [SEP]", "one"],
 )
-def test_a_document_ends_with_its_separator(row, segments, places) -> None:
-    with jax.set_mesh(make_mesh(Mesh(data=2, model=4))):
+def test_a_document_ends_with_its_separator(row, segments, position_ids) -> None:
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, model=4))):
         found = jax.jit(documents)(put_batch(np.array([row, row], np.int32)))
-    np.testing.assert_array_equal(found, [[segments] * 2, [places] * 2])
+    np.testing.assert_array_equal(found, [[segments] * 2, [position_ids] * 2])

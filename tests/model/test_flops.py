@@ -7,7 +7,7 @@ import pytest
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import bert
 from symbert_jax.model.flops import train_flops
-from tests.conftest import born, configure
+from tests.conftest import configure, init_params_numpy
 
 
 def dot_flops(jaxpr) -> float:
@@ -30,6 +30,6 @@ def dot_flops(jaxpr) -> float:
 def test_model_flops_are_three_times_the_forward_matrix_products(attention, mesh):
     config = dataclasses.replace(configure().model, attention=attention)
     tokens = jnp.zeros((3, 16), jnp.int32)
-    params = born(config)
+    params = init_params_numpy(config)
     program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :8]))(params)
-    assert train_flops(config, batch_size=3, places=8) == pytest.approx(3 * dot_flops(program.jaxpr))
+    assert train_flops(config, batch_size=3, position_ids=8) == pytest.approx(3 * dot_flops(program.jaxpr))

@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import ATTENTIONS, Mesh, Model
+from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert, classifier, kernels
 from symbert_jax.sharding import make_mesh, spec
 from symbert_jax.train.step import loss
-from tests.conftest import born, configure
+from tests.conftest import configure, init_params_numpy
 
 CPU = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
 TPU = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
@@ -30,7 +30,7 @@ LENGTHS = np.array([[256], [200], [3], [1]])  # tokens of four padded rows
 @pytest.fixture
 def mesh4():
     """Four devices along the batch and two along the heads."""
-    mesh = make_mesh(Mesh(data=4, model=2))
+    mesh = make_mesh(MeshConfig(data=4, model=2))
     with jax.set_mesh(mesh):
         yield mesh
 
@@ -107,7 +107,7 @@ def alone(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Mlm
 def test_documents_kept_apart_are_documents_run_alone(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
     """Loss and every gradient of the whole model."""
     model = dataclasses.replace(TINY, attention=attention)
-    params, batch = born(model), packed()
+    params, batch = init_params_numpy(model), packed()
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(kernel, cross_document, batch):
@@ -127,10 +127,10 @@ def test_documents_kept_apart_are_documents_run_alone(attention, mesh, cudnn_by_
     assert abs(together - wanted[0][0]) > 1e-3, "documents that see each other differ"
 
 
-FAST, SLOW = Model(attention_dropout=0.0), Model()
+FAST, SLOW = ModelConfig(attention_dropout=0.0), ModelConfig()
 
 
-def change(**fields) -> Model:
+def change(**fields) -> ModelConfig:
     return dataclasses.replace(FAST, **fields)
 
 
@@ -188,7 +188,7 @@ def abstract_mesh(device: AbstractDevice) -> AbstractMesh:
     return AbstractMesh((2, 2), ("data", "model"), (AxisType.Explicit,) * 2, abstract_device=device)
 
 
-def gradients(model: Model):
+def gradients(model: ModelConfig):
     """A jitted function of parameters and tokens that goes forward and backward, over one document a row."""
 
     def total(params, tokens):
@@ -203,7 +203,7 @@ TOKENS = jax.ShapeDtypeStruct((2, 128), jnp.int32)
 @pytest.mark.parametrize(("device", "wanted"), [(TPU, True), (CPU, False)], ids=["tpu", "cpu"])
 def test_the_program_is_for_the_mesh_whatever_the_host_is(device, wanted) -> None:
     with jax.sharding.use_abstract_mesh(abstract_mesh(device)):
-        traced = gradients(TINY).trace(born(TINY), TOKENS)
+        traced = gradients(TINY).trace(init_params_numpy(TINY), TOKENS)
         program = traced.lower(lowering_platforms=(device.platform,)).as_text()
     assert ("tpu_custom_call" in program) == wanted
 
@@ -214,14 +214,17 @@ def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
     monkeypatch.setattr(kernels, "choose", lambda *_: "cudnn")
     model = dataclasses.replace(TINY, dtype="bfloat16")
     tokens = jax.ShapeDtypeStruct((4, 128), jnp.int32, sharding=jax.NamedSharding(mesh4, spec("BT")))
-    program = gradients(model).trace(born(model), tokens).lower(lowering_platforms=("cuda",)).as_text()
+    program = gradients(model).trace(init_params_numpy(model), tokens).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaScaleBiasSoftmax(" in program and "__cudnn$fmhaScaleBiasSoftmaxBackward(" in program
 
 
 def test_a_classifier_takes_its_last_layer_to_xla() -> None:
     """There only [CLS] is a query, which no fused kernel takes."""
     model = dataclasses.replace(TINY, layers=2)
-    params = {**born(model), "head": jax.eval_shape(lambda: classifier.init_head(model, 3, jax.random.key(0)))}
+    params = {
+        **init_params_numpy(model),
+        "head": jax.eval_shape(lambda: classifier.init_head(model, 3, jax.random.key(0))),
+    }
 
     def run(params, tokens):
         return classifier.logits(model, 3, params, tokens, token_types=tokens, mask=tokens > 0)

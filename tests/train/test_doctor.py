@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, Mesh, Train
+from symbert_jax.config import Config, MeshConfig, TrainConfig
 from symbert_jax.data.rows import read_manifest, write_manifest
 from symbert_jax.errors import UserErrors
 from symbert_jax.model import bert
@@ -49,15 +49,15 @@ def begun(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     """The workdir of a run that has come to step 7."""
     workdir = epath.Path(tmp_path_factory.mktemp("begun"))
     shutil.copy(Path(good.data.dir) / "vocab.txt", workdir)
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        state, checkpoints = states.init(good), Checkpoints(workdir, Train())
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        state, checkpoints = states.init(good), Checkpoints(workdir, TrainConfig())
         checkpoints.save(7, state.params, state.optimizer, good, None)
         checkpoints.close()
     return workdir
 
 
 def found(config: Config, workdir: epath.PathLike) -> list[str]:
-    return [str(finding) for finding in doctor.findings(config, epath.Path(workdir))]
+    return [str(finding) for finding in doctor.problems(config, epath.Path(workdir))]
 
 
 def test_weights_and_biases_is_looked_for_where_it_is_asked_for(good: Config, tmp_path: Path, monkeypatch) -> None:
@@ -70,7 +70,7 @@ def test_nothing_is_found_and_nothing_left_behind(good: Config, begun: epath.Pat
     assert found(good, tmp_path / "new") == []
     assert not list(tmp_path.iterdir())
     before = sorted(Path(begun).rglob("*"))
-    doctor.examine(good, begun)
+    doctor.check(good, begun)
     assert sorted(Path(begun).rglob("*")) == before
     assert capsys.readouterr() == ("", "")
 
@@ -121,7 +121,7 @@ def test_changed_rows_are_found_by_the_command(good: Config, tmp_path: Path) -> 
     file.write_bytes(file.read_bytes()[:-1] + b"?")  # of the same size, where no row is
     assert not found(config, tmp_path / "run")
     with pytest.raises(UserErrors, match=f"data.dir: found {file}, changed, wanted the checksum in manifest.json; rem"):
-        doctor.examine(config, epath.Path(tmp_path / "run"), thorough=True)
+        doctor.check(config, epath.Path(tmp_path / "run"), thorough=True)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_every_field_may_be_wrong_by_itself(good: Config, tmp_path: Path) -> Non
 def test_all_errors_at_once_and_advice_aside(good: Config, tmp_path: Path, capsys) -> None:
     config = changed(good, optim={"warmup_steps": 1000, "learning_rate": 0.5}, mesh={"data": 3}, seed=-1)
     with pytest.raises(UserErrors) as error:
-        doctor.examine(config, epath.Path(tmp_path))
+        doctor.check(config, epath.Path(tmp_path))
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["seed", "optim.warmup_steps", "mesh"]
     assert capsys.readouterr().err.startswith("warning: optim.learning_rate: found 0.5")
 

@@ -11,18 +11,18 @@ import pytest
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, index
-from symbert_jax.config import Config, Mesh, Train, fields
+from symbert_jax.config import Config, MeshConfig, TrainConfig, fields
 from symbert_jax.data.stream import open_stream
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import start
 from symbert_jax.train import state as states
-from symbert_jax.train.start import first_state, inherit, problems
-from tests.conftest import WORDS, born, configure, write_corpus
+from symbert_jax.train.start import init_from_run, problems, restore_or_init
+from tests.conftest import WORDS, configure, init_params_numpy, write_corpus
 
 logits = jax.jit(bert.logits, static_argnums=0)
-MESHES = [Mesh(data=8), Mesh(data=2, model=4), Mesh(data=4, model=2, fsdp=True)]
+MESHES = [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, model=2, fsdp=True)]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def source(tmp_path_factory: pytest.TempPathFactory):
     corpus = write_corpus(folder / "corpus")
     workdir = epath.Path(folder / "run@home")
     config = configure(model={"attention": "pairwise"}, data={"dir": str(corpus)})
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        params = jax.device_put(born(config.model))
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        params = jax.device_put(init_params_numpy(config.model))
         saved = {
-            step: states.begin(config, jax.tree.map(lambda leaf, by=step: leaf * (1 + by / 50), params))
+            step: states.init_from_params(config, jax.tree.map(lambda leaf, by=step: leaf * (1 + by / 50), params))
             for step in (5, 6)
         }
-        checkpoints = Checkpoints(workdir, Train(), open_stream(config, np.arange(0)).fingerprint())
+        checkpoints = Checkpoints(workdir, TrainConfig(), open_stream(config, np.arange(0)).fingerprint())
         for step, state in saved.items():
             checkpoints.save(step, state.params, state.optimizer, config, None)
         checkpoints.close()
@@ -51,11 +51,13 @@ def changed(config: Config, **model: object) -> Config:
 
 
 @pytest.mark.parametrize(("mesh", "suffix", "step"), zip(MESHES, ("", "@5", "@6"), (6, 5, 6), strict=True))
-def test_it_begins_with_the_others_parameters_and_a_fresh_optimizer(source, mesh: Mesh, suffix: str, step: int) -> None:
+def test_it_begins_with_the_others_parameters_and_a_fresh_optimizer(
+    source, mesh: MeshConfig, suffix: str, step: int
+) -> None:
     workdir, saved, config = source
     config = dataclasses.replace(config, mesh=mesh, init_from=f"{workdir}{suffix}")
     with jax.set_mesh(make_mesh(mesh)):
-        state, wanted = inherit(config), states.abstract(config)
+        state, wanted = init_from_run(config), states.abstract(config)
     jax.tree.map(np.testing.assert_array_equal, state.params, saved[step].params)
     assert int(state.step) == 0 and not any(leaf.any() for leaf in jax.tree.leaves(state.optimizer))
     jax.tree.map(same_place, state, wanted)
@@ -66,17 +68,17 @@ def same_place(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> None:
 
 
 @pytest.mark.parametrize(("mesh", "length"), [(MESHES[1], 32), (MESHES[2], 40)])
-def test_longer_rows_leave_short_ones_as_they_were(source, mesh: Mesh, length: int) -> None:
+def test_longer_rows_leave_short_ones_as_they_were(source, mesh: MeshConfig, length: int) -> None:
     workdir, saved, config = source
     longer = dataclasses.replace(changed(config, length=length), mesh=mesh, init_from=str(workdir))
     rng = np.random.default_rng(0)
     tokens, positions = rng.integers(0, len(WORDS), (8, 16)), np.tile(np.arange(16), (8, 1))
     with jax.set_mesh(make_mesh(mesh)):
-        state = inherit(longer)
+        state = init_from_run(longer)
         jax.tree.map(same_place, state, states.abstract(longer))
         batch = put_batch({"tokens": tokens, "positions": positions})
         found = np.asarray(logits(longer.model, state.params, **batch))
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         wanted = logits(config.model, saved[6].params, tokens=tokens, positions=positions)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
     table, old = np.asarray(state.params["embeddings"]["position"]), saved[6].params["embeddings"]["position"]
@@ -85,8 +87,8 @@ def test_longer_rows_leave_short_ones_as_they_were(source, mesh: Mesh, length: i
 
 def test_a_run_that_has_checkpoints_goes_on_from_them(source) -> None:
     workdir, saved, config = source
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
-        state = first_state(dataclasses.replace(config, init_from="nowhere"), Checkpoints(workdir))
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        state = restore_or_init(dataclasses.replace(config, init_from="nowhere"), Checkpoints(workdir))
     assert int(state.step) == 6
     jax.tree.map(np.testing.assert_array_equal, state.params, saved[6].params)
 
@@ -116,7 +118,7 @@ def test_other_words_are_one_clear_error(source, tmp_path: Path) -> None:
 
 
 def found(config: Config, workdir: Path | epath.Path) -> list[UserError]:
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         return list(problems(config, epath.Path(workdir)))
 
 
@@ -128,7 +130,7 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
         data=dataclasses.replace(config.data, cross_document=False, reader_threads=9, vocab="train"),
         optim=dataclasses.replace(config.optim, schedule="cosine", weight_decay=0.1, accumulate=2),
         train=dataclasses.replace(config.train, steps=300, validate_every=5, log_every=7, keep_latest=2, wandb="x"),
-        mesh=Mesh(data=2),
+        mesh=MeshConfig(data=2),
     )
     reported = found(other, workdir)
     assert all(isinstance(each, Advice) for each in reported)
@@ -177,7 +179,7 @@ def test_problems_report_damage_before_anything_else(source, tmp_path: Path, mon
     damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* another checksum, .* whole step is 5: "
     monkeypatch.setattr(index, "_SMALL", 0)  # the files of real checkpoints are large
     after = dataclasses.replace(config, init_from=str(copy))
-    for read in (lambda: found(other, copy), lambda: found(after, tmp_path / "new"), lambda: inherit(after)):
+    for read in (lambda: found(other, copy), lambda: found(after, tmp_path / "new"), lambda: init_from_run(after)):
         with pytest.raises(UserError, match=damaged):
             read()
 
@@ -192,14 +194,14 @@ def test_init_from_takes_a_path_as_it_is_written(source, mesh, tmp_path: Path, m
             assert found_step == step
     for init_from in (f"{workdir}@²", f"{workdir}@-5", f"{workdir}@", f"{workdir}@5@", "@5", f"{workdir}@{10**30}"):
         with pytest.raises(UserError, match="checkpoint: found no "):
-            inherit(dataclasses.replace(config, init_from=init_from))
+            init_from_run(dataclasses.replace(config, init_from=init_from))
 
 
 def refused(config: Config, message: str, workdir: Path) -> None:
     """By the check before the run, and by the run."""
-    with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         with pytest.raises(UserError) as checked:
             list(problems(config, epath.Path(workdir / "new")))
         with pytest.raises(UserError) as run:
-            inherit(config)
+            init_from_run(config)
     assert str(checked.value) == str(run.value) and re.match(message, str(run.value))

@@ -5,25 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symbert_jax.config import Mesh
+from symbert_jax.config import MeshConfig
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
 from symbert_jax.train.step import loss, make_train_step
 from symbert_jax.train.validate import make_validation_step
-from tests.conftest import born, configure, make_batch
+from tests.conftest import configure, init_params_numpy, make_batch
 
 MESHES = [
-    Mesh(data=1),
-    Mesh(data=8),
-    Mesh(data=4, model=2),
-    Mesh(data=2, model=4),
-    Mesh(data=8, fsdp=True),
-    Mesh(data=4, model=2, fsdp=True),
+    MeshConfig(data=1),
+    MeshConfig(data=8),
+    MeshConfig(data=4, model=2),
+    MeshConfig(data=2, model=4),
+    MeshConfig(data=8, fsdp=True),
+    MeshConfig(data=4, model=2, fsdp=True),
 ]
 
 
-def run(mesh: Mesh, steps: int = 20) -> tuple[list[float], int, int]:
+def run(mesh: MeshConfig, steps: int = 20) -> tuple[list[float], int, int]:
     """Losses of `steps` steps with dropout, compilations, and bytes of the state on one device."""
     config = configure(model={"attention": "pairwise"}, mesh=mesh)
     with jax.set_mesh(make_mesh(mesh, jax.devices()[: mesh.data * mesh.model])):
@@ -42,7 +42,7 @@ def runs():
 
 
 def test_losses_agree_on_every_mesh_with_dropout_on(runs) -> None:
-    wanted = runs[Mesh(data=1)][0]
+    wanted = runs[MeshConfig(data=1)][0]
     assert wanted[0] > wanted[-1]
     for mesh, (losses, _, _) in runs.items():
         np.testing.assert_allclose(losses, wanted, atol=1e-3, err_msg=str(mesh))
@@ -54,9 +54,9 @@ def test_the_step_compiles_exactly_once(runs) -> None:
 
 def test_fsdp_shards_parameters_and_moments_along_data(runs) -> None:
     """Every matrix but P, which has no width D, is cut in 8: see the sharding table."""
-    whole, eighth = runs[Mesh(data=8)][2], runs[Mesh(data=8, fsdp=True)][2]
+    whole, eighth = runs[MeshConfig(data=8)][2], runs[MeshConfig(data=8, fsdp=True)][2]
     assert eighth < 0.25 * whole
-    assert runs[Mesh(data=4, model=2, fsdp=True)][2] < 0.25 * whole
+    assert runs[MeshConfig(data=4, model=2, fsdp=True)][2] < 0.25 * whole
 
 
 def test_dropout_is_drawn_from_seed_and_step(mesh) -> None:
@@ -67,7 +67,9 @@ def test_dropout_is_drawn_from_seed_and_step(mesh) -> None:
     batch = put_batch(make_batch(configs[0]))
 
     def loss_at(seed: int, step: int) -> float:
-        state = states.begin(configs[0], jax.device_put(born(configs[0].model)))._replace(step=jnp.int32(step))
+        state = states.init_from_params(configs[0], jax.device_put(init_params_numpy(configs[0].model)))._replace(
+            step=jnp.int32(step)
+        )
         return float(train_steps[seed](state, batch)[1]["loss"])
 
     first = loss_at(0, 0)
@@ -82,7 +84,7 @@ def test_accumulating_micro_batches_equals_one_batch() -> None:
         config = configure(
             model={"dropout": 0.0, "attention_dropout": 0.0},
             optim={"accumulate": parts, "warmup_steps": 0, "eps": 1e-3},
-            mesh=Mesh(data=2),
+            mesh=MeshConfig(data=2),
         )
         with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:2])):
             state, sums = make_train_step(config)(states.init(config), put_batch(make_batch(config)))
@@ -107,7 +109,7 @@ def test_step_without_targets_changes_nothing_but_the_step_number(mesh) -> None:
 
 def test_the_loss_is_cross_entropy_over_the_weighted_positions(mesh) -> None:
     config = configure()
-    batch, params = make_batch(config), born(config.model)
+    batch, params = make_batch(config), init_params_numpy(config.model)
     total, sums = jax.jit(loss, static_argnums=0)(config.model, params, batch, None)
     logits = np.asarray(bert.logits(config.model, params, batch.tokens, batch.positions), np.float64)
     log_probability = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -119,7 +121,7 @@ def test_the_loss_is_cross_entropy_over_the_weighted_positions(mesh) -> None:
 
 def test_validation_counts_like_the_loss_and_ignores_padded_rows(mesh) -> None:
     config = configure()
-    batch, params = make_batch(config), born(config.model)
+    batch, params = make_batch(config), init_params_numpy(config.model)
     validate = make_validation_step(config)
     whole = validate(params, batch)
     halves = [

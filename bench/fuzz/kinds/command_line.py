@@ -10,14 +10,14 @@ from bench.fuzz.kinds.inputs import FIXTURES, PRETRAINED, VOCAB, write_corpus, w
 from bench.fuzz.mutations.content import change_bytes, change_lines
 from bench.fuzz.mutations.texts import any_text, split
 from symbert_jax import config as configs
-from symbert_jax.config import Config, Finetune
+from symbert_jax.config import Config, FinetuneConfig
 from symbert_jax.estimate import slices
 
 
 class Fields(Kind):
     """Fields of the config of `pretrain`, given as flags to `doctor` and `prepare`."""
 
-    tree: Config | Finetune = Config()
+    tree: Config | FinetuneConfig = Config()
     examples = 30
 
     def make(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class FinetuneFields(Fields):
     """Fields of the config of `finetune`, up to where it trains."""
 
     examples = 15
-    tree = Finetune()
+    tree = FinetuneConfig()
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")

@@ -18,7 +18,7 @@ from bench.fuzz.mutations.files import change_folder
 from symbert_jax import compare, metrics
 from symbert_jax import config as configs
 from symbert_jax.checkpoint import Checkpoints, load, write_params
-from symbert_jax.config import Mesh, Train
+from symbert_jax.config import MeshConfig, TrainConfig
 from symbert_jax.data import stream
 from symbert_jax.eval import saved, trials
 from symbert_jax.interop import export
@@ -136,8 +136,8 @@ class CheckpointFiles(Kind):
             return
         history.append("start.restore")
         config = configs.read(epath.Path(PRETRAINED))
-        checkpoints = Checkpoints(epath.Path(folder) / "run", Train())
-        with jax.set_mesh(make_mesh(Mesh(), jax.devices()[:1])), contextlib.closing(checkpoints):
+        checkpoints = Checkpoints(epath.Path(folder) / "run", TrainConfig())
+        with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])), contextlib.closing(checkpoints):
             start.restore(config, checkpoints)
 
 

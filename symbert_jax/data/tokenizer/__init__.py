@@ -6,7 +6,7 @@ To read in this order: `wordpiece`, the tokenizer and how it runs; `training`, a
 
 from tokenizers import Tokenizer
 
-from symbert_jax.data.tokenizer.files import find, load, place, read, read_for_model, write
+from symbert_jax.data.tokenizer.files import find, load, read, read_for_model, write, write_vocabulary
 from symbert_jax.data.tokenizer.hugging_face import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, to_settings
 from symbert_jax.data.tokenizer.training import train
 from symbert_jax.data.tokenizer.wordpiece import Normalization, WordPiece, special_ids
@@ -21,11 +21,11 @@ __all__ = [
     "WordPiece",
     "find",
     "load",
-    "place",
     "read",
     "read_for_model",
     "special_ids",
     "to_settings",
     "train",
     "write",
+    "write_vocabulary",
 ]

@@ -78,7 +78,7 @@ def write(found: WordPiece, vocab: Path | epath.Path) -> None:
     write_whole(epath.Path(vocab), vocabulary.to_text(found.tokens))
 
 
-def place(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
+def write_vocabulary(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
     """Writes the tokenizer that `vocab` names (see `find`), or a trained one for "train", to the vocab.txt `path`.
 
     texts: what `train` learns from, read once; untouched otherwise.
