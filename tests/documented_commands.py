@@ -245,7 +245,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
     r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
-    r"(README.md: flags --config\.section\.field=value|symbert_jax/__main__.py: .* COMMAND \[FLAGS])": skip,
+    r"(README.md: (flags --config\.section\.field=value|kill -9)|symbert_jax/__main__.py: .* COMMAND \[FLAGS])": skip,
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
         parse_flags, "pretrain --config=configs/base.py --workdir=x"
     ),

@@ -119,9 +119,10 @@ def _rows(config: Config, _: epath.Path) -> Iterator[UserError]:
         yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {EPOCHS} epochs", hint)
     for split in SPLITS:
         open_split(folder, split, config.model.length)
-        if round(config.data.mask_rate * manifest.maskable[split]) < 1:
+        rate = config.data.mask_rate
+        if 0 <= rate < 1 and round(rate * manifest.maskable[split]) < 1:
             found = f"at most {manifest.maskable[split]} tokens of a {split} row of {folder} that are not [UNK]"
-            wanted = f"enough to mask one at data.mask_rate={config.data.mask_rate}"
+            wanted = f"enough to mask one at data.mask_rate={rate}"
             yield UserError("data.dir", found, wanted, "prepare the text with a vocabulary that has its words")
     if advice := manifest.advice():
         yield Advice(*advice)

@@ -1,7 +1,6 @@
 """A corpus in a bucket is read from a local copy."""
 
 import dataclasses
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,20 +79,14 @@ def test_of_several_at_once_one_copies_and_the_others_wait(remote: str, capsys: 
     assert capsys.readouterr().out == f"copying {remote} to {first}\n"
 
 
-def test_what_a_killed_copy_left_is_no_obstacle_and_goes(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
-
-    def copy(*_: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(type(epath.Path(remote)), "copy", copy)
-        rows.find(remote)
-    (left,) = (Path.home() / ".cache/symbert_jax/corpora").glob("*.*")
-    left.with_name(f"{left.stem}.{os.getpid()}").mkdir()  # in a container that starts again, numbers do too
-    found = rows.find(remote)
-    assert rows.is_finished(found) and in_cache(found) == [found.name]
+def test_copy_removes_what_killed_copies_left(remote: str) -> None:
+    copy = rows.find(remote)
+    shutil.rmtree(copy)
+    for name in (f"{copy.name}.incomplete", "0123456789abcdef.incomplete"):  # of this corpus and of another
+        copy.with_name(name).mkdir()
+        copy.with_name(name).joinpath("vocab.txt").write_text("[PAD]")
+    assert rows.find(remote) == copy and rows.is_finished(copy)
+    assert in_cache(copy) == [copy.name]
 
 
 @pytest.mark.parametrize("broken", ["exists", "copy"])
