@@ -52,7 +52,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     import jax
 
     from symbert_jax import config, sharding
-    from symbert_jax.eval import inputs, protocols, training
+    from symbert_jax.eval import protocols, task_data, training
     from symbert_jax.eval.trials import Trial
     from symbert_jax.model import bert
 
@@ -72,7 +72,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     trial = Trial("", "", name, BATCH, RATE, 0, "")
 
     def turn() -> tuple[float, float]:
-        data = inputs.TaskData(part, {"validation": dev}, {})
+        data = task_data.TaskData(part, {"validation": dev}, {})
         start = time.perf_counter()
         _, params = training.train(
             [trial], 1, protocol, model, config.MeshConfig(), encoder, task, data, lambda count: None

@@ -23,9 +23,9 @@ from symbert_jax.data.rows import VOCAB
 from symbert_jax.distributed import connect, require_shared, same_on_all_processes, wait_for_all, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
-from symbert_jax.eval.inputs import TaskData, read_all
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
+from symbert_jax.eval.task_data import TaskData, read_all
 from symbert_jax.eval.tasks import Task, find
 from symbert_jax.eval.training import train
 from symbert_jax.eval.trials import Result, Trial

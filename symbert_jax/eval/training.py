@@ -14,9 +14,9 @@ from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.eval import scores, steps
 from symbert_jax.eval.batches import Examples, PlannedBatch, prediction_plan, steps_per_epoch, training_plan
-from symbert_jax.eval.inputs import TaskData
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol
+from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.model.tree import Params

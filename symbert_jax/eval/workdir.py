@@ -13,7 +13,7 @@ from symbert_jax.config import ModelConfig
 from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.eval import report, saved, scores
-from symbert_jax.eval.inputs import TaskData
+from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import TASKS, Task
 from symbert_jax.eval.training import Logits, TrialOutcome
 from symbert_jax.eval.trials import Log, Result, Trial

@@ -16,7 +16,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.batches import Examples
 from symbert_jax.eval.examples import Source
-from symbert_jax.eval.inputs import TaskData
+from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.eval.trials import Log, Result, Trial
 from symbert_jax.eval.workdir import Workdir

@@ -13,7 +13,7 @@ from symbert_jax.data.corpus import prepare
 from symbert_jax.data.rows import open_split
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
-from symbert_jax.eval import inputs, saved
+from symbert_jax.eval import saved, task_data
 from symbert_jax.eval.protocols import PROTOCOLS
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.inference import Filler
@@ -72,7 +72,7 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     for split in ("train", "dev"):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text(f"sentence\tlabel\n{SENTENCE}\t1\n")
     settings = FinetuneConfig((str(workdir),), tasks=("sst2",), glue=GlueConfig(f"tsv:{tmp_path}"))
-    read = inputs.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
+    read = task_data.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
     tokens = read[workdir][TASKS["sst2"]].train.tokens[0]
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
