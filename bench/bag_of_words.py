@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from bench.record import record
 from symbert_jax.eval import scores
 from symbert_jax.eval.examples import Source
-from symbert_jax.eval.tasks import find
+from symbert_jax.eval.tasks import find_tasks
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="sst2")
     flags = parser.parse_args()
     source, found = Source(flags.source), {}
-    for task in find(flags.tasks.split(",")):
+    for task in find_tasks(flags.tasks.split(",")):
         train, dev = (source.read(task, split, labelled=True) for split in (task.train, task.validation[0]))
         model = make_pipeline(
             CountVectorizer(ngram_range=(1, 2), token_pattern=r"\S+"),
@@ -34,7 +34,8 @@ def main() -> None:
         model.fit([" ".join(each.texts) for each in train], [each.label for each in train])
         predictions = model.predict([" ".join(each.texts) for each in dev])
         labels = np.array([each.label for each in dev])
-        found[task.name] = {name: round(value, 4) for name, value in scores.measure(task, predictions, labels).items()}
+        metrics = scores.compute_metrics(task, predictions, labels)
+        found[task.name] = {name: round(value, 4) for name, value in metrics.items()}
     record("bag_of_words", **found)
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def load(name: str, source: str, vocab: str):
     task = tasks.TASKS[name]
     parts = [examples.Source(source).read(task, split, labelled=True) for split in (task.train, task.validation[0])]
     words = tokenizer.load(Path(vocab), parse_special=False)
-    return task, parts, [batches.encode(words, part, LENGTH) for part in parts]
+    return task, parts, [batches.tokenize(words, part, LENGTH) for part in parts]
 
 
 def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
@@ -74,11 +75,10 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     def turn() -> tuple[float, float]:
         data = task_data.TaskData(part, {"validation": dev}, {})
         start = time.perf_counter()
-        _, params = training.train(
-            [trial], 1, protocol, model, config.MeshConfig(), encoder, task, data, lambda count: None
-        )
+        run = training.TaskRun(task, data, protocol, model, config.MeshConfig(), encoder)
+        _, params = training.train(run, training.TrialGroup([trial], 1), mock.Mock())  # for a display of progress
         middle = time.perf_counter()
-        training.predict(params, model, task, data.validation)
+        training.predict(run, params, data.validation)
         predicting = time.perf_counter() - middle
         return middle - start - predicting, predicting
 

@@ -16,67 +16,69 @@ from symbert_jax.inference import Filler
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 
-CROSSINGS = 3  # fixed losses, evenly spread between the worst final loss and the highest first one
+NUM_THRESHOLDS = 3  # losses for which the table has the step that reaches them
 GUESSES = 5
 
 
 class RunCurve(NamedTuple):
-    """A run as the files of its workdir describe it."""
+    """The validation losses of a run, with its config and speed."""
 
     name: str
     config: Config
-    losses: dict[int, float]  # validation loss in nats by step
-    tokens_per_second: float | None  # median over the log points, None where there are none
+    losses: dict[int, float]  # in nats, by step
+    tokens_per_second: float | None  # median over the log points; None without log points
 
     @property
-    def final(self) -> float:
+    def final_loss(self) -> float:
         return self.losses[max(self.losses)]
 
-    def crossing(self, loss: float) -> int | None:
-        """The first step at which the validation loss was at most `loss`."""
+    def first_step_at(self, loss: float) -> int | None:
+        """Returns the first step with a validation loss of at most `loss`."""
         return next((step for step, found in sorted(self.losses.items()) if found <= loss), None)
 
 
 def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> None:
-    """Prints the table and leaves `loss.png` and `table.md` in `out`. A workdir that is given twice counts once.
+    """Prints the table, and writes it and the plot to `out`. A workdir that is given twice counts once.
+
+    texts: with [MASK]; the most probable tokens of every run are added below the table.
 
     Raises:
-      UserError: a workdir holds no validated run, a text cannot be filled, or `out` cannot be written.
+      UserError: a workdir has no validation loss, a text cannot be filled, or `out` cannot be written.
     """
     out = absolute(out, "out")
     workdirs = list(dict.fromkeys(absolute(workdir, "WORKDIR") for workdir in workdirs))
-    runs = [read(workdir, name) for workdir, name in zip(workdirs, names(workdirs), strict=True)]
-    sections = [table(runs)]
+    runs = [read_run(workdir, name) for workdir, name in zip(workdirs, unique_names(workdirs), strict=True)]
+    sections = [format_table(runs)]
     if texts:
         fillers = [(run.name, Filler(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
-        sections += [guesses(text, fillers) for text in texts]
+        sections += [format_guesses(text, fillers) for text in texts]
     with bucket_errors_as_user_errors("out", out, "a bucket that can be written"):
         try:
             out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError("out", f"{out}, which is or lies in a file", "a folder") from None
         write_whole(out / "table.md", "\n".join(sections))
-        write_whole(out / "loss.png", plot(runs))
+        write_whole(out / "loss.png", plot_losses(runs))
     print("\n".join(sections) + f"\nWrote {out}/table.md and {out}/loss.png")
 
 
-def names(workdirs: Sequence[epath.Path]) -> list[str]:
-    """The shortest unique name of each path: as many of its last parts as no other path ends with."""
+def unique_names(workdirs: Sequence[epath.Path]) -> list[str]:
+    """Returns the shortest unique name of each path: as many of its last parts as no other path ends with."""
     paths = [f"{workdir}".split("/") for workdir in workdirs]
-    found = []
+    names = []
     for i, path in enumerate(paths):
         others = paths[:i] + paths[i + 1 :]
         endings = (path[-count:] for count in range(1, len(path) + 1))
         ending = next(end for end in endings if end == path or all(other[-len(end) :] != end for other in others))
-        found.append(printable("/".join(ending)))
-    return found
+        names.append(printable("/".join(ending)))
+    return names
 
 
-def read(workdir: epath.Path, name: str) -> RunCurve:
-    """The run in `workdir`, under this name.
+def read_run(workdir: epath.Path, name: str) -> RunCurve:
+    """Reads a run from its workdir.
 
     Raises:
-      UserError: there is none, it has not validated, or its files are damaged.
+      UserError: there is no run, it has no validation loss, or its files are damaged.
     """
     with bucket_errors_as_user_errors("WORKDIR", workdir, "a bucket that can be read"):
         lines = metrics.read(workdir)
@@ -86,45 +88,57 @@ def read(workdir: epath.Path, name: str) -> RunCurve:
         speeds = [line["speed/tokens_per_second"] for line in lines if "speed/tokens_per_second" in line]
         config = configs.read(workdir)
     for problem in configs.problems(config):
-        raise UserError(f"{workdir / 'config.json'}", f"a config that cannot work ({problem})", "that of the run")
+        raise UserError(f"{workdir / 'config.json'}", f"an invalid config ({problem})", "that of the run")
     return RunCurve(name, config, losses, median(speeds) if speeds else None)
 
 
-def table(runs: list[RunCurve]) -> str:
-    """A Markdown table, a row a run."""
-    low, high = max(run.final for run in runs), max(max(run.losses.values()) for run in runs)
-    fixed = [round(low + (high - low) * part / (CROSSINGS + 1), 1) for part in range(CROSSINGS, 0, -1)]
-    head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in fixed), "tokens/s"]
+def format_table(runs: list[RunCurve]) -> str:
+    """Returns a Markdown table with a row per run."""
+    low, high = max(run.final_loss for run in runs), max(max(run.losses.values()) for run in runs)
+    thresholds = choose_thresholds(low, high)
+    head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in thresholds), "tokens/s"]
     rows = [
         [
             run.name,
             f"{bert.size(run.config.model):,}",
-            f"{run.final:.3f}",
-            *(str(run.crossing(loss) or "-") for loss in fixed),
+            f"{run.final_loss:.3f}",
+            *(str(run.first_step_at(float(loss)) or "-") for loss in thresholds),
             "-" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
         ]
         for run in runs
     ]
-    return render.table(head, rows)
+    return render.markdown_table(head, rows)
 
 
-def guesses(text: str, fillers: list[tuple[str, Filler]]) -> str:
-    """The most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
+def choose_thresholds(low: float, high: float) -> list[str]:
+    """Returns losses evenly spaced between two, the highest first, with as few decimals as distinguish them.
+
+    There is none if the two are equal, as after a single validation.
+    """
+    if low == high:
+        return []
+    losses = [low + (high - low) * part / (NUM_THRESHOLDS + 1) for part in range(NUM_THRESHOLDS, 0, -1)]
+    rounded = (list(dict.fromkeys(f"{loss:.{decimals}f}" for loss in losses)) for decimals in range(1, 10))
+    return max(rounded, key=len)  # the first of those with the most losses
+
+
+def format_guesses(text: str, fillers: list[tuple[str, Filler]]) -> str:
+    """Returns the most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
     lines = [f"> {text}\n"]
     for name, filler in fillers:
-        masks = ("; ".join(f"{word} {p:.0%}" for word, p in found) for found in filler.guesses(text, GUESSES))
+        masks = ("; ".join(f"{token} {p:.0%}" for token, p in found) for found in filler.guesses(text, GUESSES))
         lines.append(f"- {name}: " + " | ".join(masks))
     return "\n".join(lines) + "\n"
 
 
-def plot(runs: list[RunCurve]) -> bytes:
-    """Validation loss over steps, one line a run, as a PNG."""
+def plot_losses(runs: list[RunCurve]) -> bytes:
+    """Returns a PNG of validation loss over steps, with a line per run."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for run in runs:
         marker = "o" if len(run.losses) == 1 else None  # a line of one point is invisible
-        label = render.legend_label(f"{run.name} ({run.final:.2f})")
+        label = render.legend_label(f"{run.name} ({run.final_loss:.2f})")
         axes.plot(*zip(*sorted(run.losses.items()), strict=True), marker=marker, label=label)
     axes.set(xlabel="step", ylabel="validation loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend(title="run (final loss)", loc="upper right")
-    return render.png(figure)
+    return render.to_png(figure)

@@ -1,4 +1,4 @@
-"""Markdown tables and plots, as `compare` and `finetune` write them."""
+"""Markdown tables and plots of the reports of `compare` and `finetune`."""
 
 import io
 from collections.abc import Sequence
@@ -8,22 +8,21 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-plt.rcParams["text.parse_math"] = False  # a path may hold dollar signs
+plt.rcParams["text.parse_math"] = False  # a path may contain dollar signs
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ([cell.replace("|", "\\|") for cell in cells] for cells in [head, ["---"] * len(head), *rows])
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 def legend_label(text: str) -> str:
-    """A label as legends show it: they leave out one that begins with an underscore."""
+    """Returns a label that legends show: they omit those that begin with an underscore."""
     return f" {text}"
 
 
-def png(figure: plt.Figure) -> bytes:
-    """The figure as a PNG file; closes it."""
+def to_png(figure: plt.Figure) -> bytes:
+    """Returns the figure as a PNG file, and closes it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=150)
     plt.close(figure)

@@ -108,13 +108,13 @@ def run_doctor(command: Command) -> int:
 def parse(command: Command) -> int:
     """Runs a command up to where its work begins, with the documented configs: flags, fields and their limits."""
     from symbert_jax.eval.protocols import resolve
-    from symbert_jax.eval.tasks import find
+    from symbert_jax.eval.tasks import find_tasks
 
     os.chdir(ROOT)
     for module, name in ENTRY_POINTS.items():
         setattr(importlib.import_module(f"symbert_jax.{module}"), name, MagicMock())
     finetune = importlib.import_module("symbert_jax.eval.finetune")
-    finetune.finetune = lambda config, workdir: (resolve(config), find(config.tasks))
+    finetune.finetune = lambda config, workdir: (resolve(config), find_tasks(config.tasks))
     return run([word for word in command if word != "…"])
 
 

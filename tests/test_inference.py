@@ -10,7 +10,7 @@ from etils import epath
 
 from symbert_jax import inference
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.compare import compare, names
+from symbert_jax.compare import compare, format_table, read_run, unique_names
 from symbert_jax.config import Config, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.errors import UserError
 from symbert_jax.inference import Filler
@@ -77,7 +77,7 @@ def test_filler_refuses_vocabulary_larger_than_model(workdirs, monkeypatch, tmp_
         Filler(epath.Path(tmp_path))
 
 
-def test_compare_leaves_a_table_and_a_plot(workdirs, tmp_path, capsys) -> None:
+def test_compare_writes_table_and_plot(workdirs, tmp_path, capsys) -> None:
     compare(workdirs, epath.Path(tmp_path), ["the [MASK]"])
     text = (tmp_path / "table.md").read_text()
     assert text.splitlines()[0].split("|")[4:7] == [" step at 4.8 ", " step at 4.0 ", " step at 3.2 "]
@@ -101,7 +101,7 @@ def test_compare_leaves_a_table_and_a_plot(workdirs, tmp_path, capsys) -> None:
     ],
 )
 def test_names_are_shortest_unique_endings(paths, wanted) -> None:
-    assert names([epath.Path(path) for path in paths]) == wanted
+    assert unique_names([epath.Path(path) for path in paths]) == wanted
 
 
 def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.Path:
@@ -112,8 +112,7 @@ def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.P
 
 
 def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, capsys, bucket) -> None:
-    """One validation, lines without numbers, and names that a plot or a table might take for its own; the same workdir
-    three times."""
+    """One validation, lines without numbers, names with Markdown and TeX in them, and the same workdir three times."""
     monkeypatch.setenv("HOME", str(tmp_path))
     odd = (
         '{"step": 10, "validation/loss": 4.0, "speed/tokens_per_second": NaN}',
@@ -134,6 +133,22 @@ def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, caps
     assert line.startswith(f"warning: {other}/metrics.jsonl: line 1 and 6 others left out, ")
 
 
+@pytest.mark.parametrize(
+    ("losses", "wanted"),
+    [
+        ({10: 6.31, 20: 6.298}, {"6.307": 20, "6.304": 20, "6.301": 20}),
+        ({10: 6.3, 20: 6.1, 30: 6.0}, {"6.22": 20, "6.15": 20, "6.08": 30}),
+        ({10: 6.3}, {}),
+    ],
+)
+def test_table_has_steps_at_distinct_losses(tmp_path, losses, wanted) -> None:
+    lines = [json.dumps({"step": step, "validation/loss": loss}) + "\n" for step, loss in losses.items()]
+    head, _, row = format_table([read_run(write_run(tmp_path / "run", "".join(lines)), "run")]).splitlines()
+    columns = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    steps = {name.removeprefix("step at "): int(step) for name, step in columns.items() if name.startswith("step")}
+    assert steps == wanted and len(columns) == head.count("|") - 1
+
+
 @pytest.mark.parametrize("config", ["", "[]", '{"model": {"heads": 0}}', '{"model": {"dim": "16"}}'])
 def test_compare_refuses_broken_config_in_one_line(tmp_path, config) -> None:
     workdir = write_run(tmp_path / "run", '{"step": 10, "validation/loss": 5.0}\n', config)
@@ -149,6 +164,6 @@ def test_compare_refuses_file_as_out(workdirs, tmp_path) -> None:
             compare(workdirs, epath.Path(out), [])
 
 
-def test_a_run_without_validation_cannot_be_compared(tmp_path) -> None:
+def test_compare_refuses_run_without_validation(tmp_path) -> None:
     with pytest.raises(UserError, match="found no validation loss"):
         compare([epath.Path(tmp_path)], epath.Path(tmp_path), [])

@@ -1,4 +1,4 @@
-"""GLUE examples as arrays: tokenised once, and batched by length so that short texts do not pay for long ones."""
+"""Tokenizes examples once, and batches them by length, so that short ones are not padded to the longest."""
 
 import dataclasses
 import functools
@@ -14,51 +14,52 @@ from symbert_jax.data.tokenizer import Tokenizer
 from symbert_jax.data.vocabulary import PAD
 from symbert_jax.eval.examples import Example
 
-# Of the buckets. Each is a compilation, and half a step of padding: fine where tasks of one sentence have most rows.
+# The lengths of the buckets. Each is a compilation, and half a step of padding on average: the steps are small where
+# tasks of one sentence have most examples.
 LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)
-FEW = 4  # batches: a bucket with fewer joins the next longer one, for they are not worth a compilation
-ORDER = 0  # seeds the order of the lengths within an epoch, which all seeds of the data share
-FILLER = -1  # the row that only fills a batch
+MIN_BATCHES = 4  # of a bucket; examples of a smaller one join the next longer bucket, which saves a compilation
+ORDER_SEED = 0  # of the order of the lengths within an epoch, which is the same for all trials
+PADDING_ROW = -1  # in `PlannedBatch.rows`: a row with weight 0
 
 
 class PlannedBatch(NamedTuple):
-    """One batch of a plan: the rows of `Examples` that it takes."""
+    """The examples of one batch."""
 
     length: int  # T
-    rows: Int[np.ndarray, " B"]
+    rows: Int[np.ndarray, " B"]  # indices of examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
+class TokenizedSplit:
     """All examples of a split, padded to the longest."""
 
     tokens: Int[np.ndarray, "rows T"]
     lengths: Int[np.ndarray, " rows"]
-    seconds: Int[np.ndarray, " rows"]
-    labels: Float[np.ndarray, " rows"]  # 0 where there are none
+    seconds: Int[np.ndarray, " rows"]  # the position of the second sentence, as in `GlueBatch`
+    labels: Float[np.ndarray, " rows"]  # 0 in an unlabelled split
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
-    def size(self) -> int:
-        """Tokens, without padding."""
+    def num_tokens(self) -> int:
+        """The number of tokens without padding."""
         return int(self.lengths.sum())
 
     def batch(self, planned: PlannedBatch) -> GlueBatch:
-        """The rows of a planned batch, at its length; a filler has weight 0."""
+        """Returns the arrays of a planned batch."""
         rows = planned.rows
         return GlueBatch(
             tokens=self.tokens[rows, : planned.length],
             lengths=self.lengths[rows],
             seconds=self.seconds[rows],
             labels=self.labels[rows],
-            weights=(rows != FILLER).astype(np.float32),
+            weights=(rows != PADDING_ROW).astype(np.float32),
         )
 
-    def count(self, planned: PlannedBatch) -> int:
-        """The tokens of a planned batch, without padding."""
-        return int(self.lengths[planned.rows[planned.rows != FILLER]].sum())
+    def count_tokens(self, planned: PlannedBatch) -> int:
+        """Returns the number of tokens of a planned batch without padding."""
+        return int(self.lengths[planned.rows[planned.rows != PADDING_ROW]].sum())
 
     @functools.cached_property  # every trial needs it
     def fingerprint(self) -> str:
@@ -69,68 +70,73 @@ class Examples:
         return digest.hexdigest()
 
 
-def encode(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> Examples:
-    """Tokenises `examples` to at most `length` tokens each; the longer sentence of a pair is cut first."""
+def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> TokenizedSplit:
+    """Tokenizes examples, each to at most `length` tokens; the longer sentence of a pair is truncated first."""
     tokenizer.enable_truncation(length, strategy="longest_first")
-    encoded = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
-    lengths = np.array([len(each.ids) for each in encoded], np.int32)
+    encodings = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
+    lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
     longest = min([length, *(bucket for bucket in LENGTHS if bucket >= lengths.max())])
-    tokens = np.full((len(encoded), longest), tokenizer.token_to_id(PAD), np.int32)
-    for row, each in zip(tokens, encoded, strict=True):
-        row[: len(each.ids)] = each.ids
-    seconds = lengths - np.array([sum(each.type_ids) for each in encoded], np.int32)
-    return Examples(tokens, lengths, seconds, np.array([each.label or 0.0 for each in examples], np.float32))
+    tokens = np.full((len(encodings), longest), tokenizer.token_to_id(PAD), np.int32)
+    for row, encoding in zip(tokens, encodings, strict=True):
+        row[: len(encoding.ids)] = encoding.ids
+    seconds = lengths - np.array([sum(encoding.type_ids) for encoding in encodings], np.int32)
+    return TokenizedSplit(tokens, lengths, seconds, np.array([each.label or 0.0 for each in examples], np.float32))
 
 
-def training_plan(examples: Examples, batch_size: int, row_multiple: int, seed: int, epoch: int) -> list[PlannedBatch]:
-    """One epoch: every example once, in batches of `batch_size` examples of similar length.
+def training_plan(
+    split: TokenizedSplit, batch_size: int, row_multiple: int, seed: int, epoch: int
+) -> list[PlannedBatch]:
+    """Returns the batches of one epoch: every example once, in batches of `batch_size` examples of similar length.
 
-    The seed shuffles examples within a length bucket; the order of buckets is the same for all seeds, so that they can
-    train side by side. One batch may have fewer examples, as the last one of an epoch usually does. All batches are
-    filled to the same number of rows, a multiple of `row_multiple`; a `batch_size` above the number of examples counts
-    as that number.
+    The seed shuffles examples within a length bucket; the order of buckets is the same for all seeds, so that these
+    can be trained in parallel. One batch may have fewer examples, as the last one of an epoch usually does. All batches
+    are padded to the same number of rows, a multiple of `row_multiple`. A `batch_size` above the number of examples is
+    reduced to that number.
     """
-    batch_size = min(batch_size, len(examples))
+    batch_size = min(batch_size, len(split))
     rng = np.random.default_rng([seed, epoch])
-    rows = -(-batch_size // row_multiple) * row_multiple
-    batches, left = [], np.empty(0, np.int64)
-    for length, members in _buckets(examples, FEW * batch_size):
-        members = np.concatenate([left, rng.permutation(members)])
+    num_rows = -(-batch_size // row_multiple) * row_multiple
+    batches, rest = [], np.empty(0, np.int64)
+    for length, members in _buckets(split, MIN_BATCHES * batch_size):
+        members = np.concatenate([rest, rng.permutation(members)])
         full = len(members) // batch_size * batch_size
-        batches += [PlannedBatch(length, _filled(group, rows)) for group in members[:full].reshape(-1, batch_size)]
-        left = members[full:]
-    if len(left):
-        batches.append(PlannedBatch(length, _filled(left, rows)))
-    return [batches[i] for i in np.random.default_rng([ORDER, epoch]).permutation(len(batches))]
+        batches += [PlannedBatch(length, _pad(rows, num_rows)) for rows in members[:full].reshape(-1, batch_size)]
+        rest = members[full:]
+    if len(rest):
+        batches.append(PlannedBatch(length, _pad(rest, num_rows)))
+    return [batches[i] for i in np.random.default_rng([ORDER_SEED, epoch]).permutation(len(batches))]
 
 
-def steps_per_epoch(examples: Examples, batch_size: int) -> int:
-    return -(-len(examples) // batch_size)
+def steps_per_epoch(split: TokenizedSplit, batch_size: int) -> int:
+    return -(-len(split) // batch_size)
 
 
-def prediction_plan(examples: Examples, batch_size: int) -> list[PlannedBatch]:
-    """Every example once, in batches of exactly `batch_size` rows."""
+def prediction_plan(split: TokenizedSplit, batch_size: int) -> list[PlannedBatch]:
+    """Returns batches of exactly `batch_size` rows that contain every example once."""
     return [
-        PlannedBatch(length, _filled(members[first : first + batch_size], batch_size))
-        for length, members in _buckets(examples, batch_size)
-        for first in range(0, len(members), batch_size)
+        PlannedBatch(length, _pad(members[start : start + batch_size], batch_size))
+        for length, members in _buckets(split, batch_size)
+        for start in range(0, len(members), batch_size)
     ]
 
 
-def _buckets(examples: Examples, few: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:
-    """Lengths and the examples that go there, the shortest first; a bucket of under `few` joins the next."""
-    longest = examples.tokens.shape[1]
-    ends = [length for length in LENGTHS if length < longest] + [longest]
-    chosen = np.searchsorted(ends, examples.lengths)
-    found: list[tuple[int, np.ndarray]] = []
+def _buckets(split: TokenizedSplit, min_members: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:
+    """Returns the length and the examples of each bucket, the shortest first.
+
+    Examples of a bucket with fewer than `min_members` join the next longer bucket.
+    """
+    longest = split.tokens.shape[1]
+    lengths = [length for length in LENGTHS if length < longest] + [longest]
+    bucket_of = np.searchsorted(lengths, split.lengths)
+    buckets: list[tuple[int, np.ndarray]] = []
     members = np.empty(0, np.int64)
-    for bucket, length in enumerate(ends):
-        members = np.concatenate([members, np.flatnonzero(chosen == bucket)])
-        if len(members) >= few or (length == longest and len(members)):
-            found.append((length, members))
+    for i, length in enumerate(lengths):
+        members = np.concatenate([members, np.flatnonzero(bucket_of == i)])
+        if len(members) >= min_members or (length == longest and len(members)):
+            buckets.append((length, members))
             members = np.empty(0, np.int64)
-    return found
+    return buckets
 
 
-def _filled(rows: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:
-    return np.pad(rows, (0, -len(rows) % multiple), constant_values=FILLER)
+def _pad(rows: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:
+    return np.pad(rows, (0, -len(rows) % multiple), constant_values=PADDING_ROW)

@@ -1,4 +1,4 @@
-"""Reads the examples of GLUE from TSV folders or TFDS datasets prepared as ArrayRecord, without TensorFlow."""
+"""Reads the examples of GLUE from TSV folders, or from TFDS datasets prepared as ArrayRecord, without TensorFlow."""
 
 import dataclasses
 import math
@@ -19,12 +19,12 @@ _READABLE = "a TSV file in UTF-8, plain or as .gz, .bz2 or .xz"
 
 class Example(NamedTuple):
     texts: tuple[str, ...]  # one sentence or two
-    label: float | None  # the class id, or the value of a regression; None where the file has none
+    label: float | None  # the class id, or the value of a regression; None in an unlabelled split
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The splits of tasks in `tsv:DIR` or `tfds:DIR`."""
+    """The folder that holds the data of all tasks, named as in the config: `tsv:DIR` or `tfds:DIR`."""
 
     name: str
 
@@ -33,18 +33,19 @@ class Source:
         kind, folder = self._open()
         with bucket_errors_as_user_errors("glue.source", folder, "a bucket that can be read"):
             if kind == "tfds":
-                return any(split.name in _builder(found).info.splits for found in _find(folder, task))
-            return _file(folder, task, split) is not None
+                return any(split.name in _open_dataset(path).info.splits for path in _find_datasets(folder, task))
+            return _find_file(folder, task, split) is not None
 
     def read(self, task: Task, split: Split, *, labelled: bool) -> list[Example]:
-        """The examples of a split: labelled ones as they are stored, others by the number that the GLUE server knows.
+        """Returns the examples of a split: labelled ones in stored order, others in the order of their index, by which
+        the GLUE server identifies them.
 
         Raises:
           UserError: the split is missing or damaged, or a label is missing or unknown; names file and line.
         """
         kind, folder = self._open()
         with bucket_errors_as_user_errors("glue.source", folder, "a bucket that can be read"):
-            examples = list((_tfds if kind == "tfds" else _tsv)(folder, task, split, labelled))
+            examples = list((_read_tfds if kind == "tfds" else _read_tsv)(folder, task, split, labelled))
         if not examples:
             raise UserError("glue.source", f"no example of {task.name} {split.name} in {folder}", "at least one")
         return examples
@@ -60,49 +61,47 @@ class Source:
         return kind, path
 
 
-def _tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterator[Example]:
-    path = _file(folder, task, split)
+def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterator[Example]:
+    path = _find_file(folder, task, split)
     if path is None:
         wanted = " or ".join(f"{task.folders[0]}/{name}[.gz]" for name in split.files)
-        raise UserError(
-            "glue.source", f"no {split.name} of {task.name} in {folder}", wanted, "or leave it out of tasks"
-        )
-    lines = _lines(path)
-    # a file without header is a labelled one; where the label is looked for, the header is known by it
+        found = f"no {split.name} split of {task.name} in {folder}"
+        raise UserError("glue.source", found, wanted, "or leave the task out of tasks")
+    lines = _read_lines(path)
     header: tuple[str, ...] = task.header
-    if not (labelled and header):
+    if not (labelled and header):  # only labelled files have no header line
         header = next(lines, (1, ()))[1]
     columns = {name: header.index(name) for name in header}
     needed = [name for name, _ in task.texts] + [task.label] * labelled
-    if lacking := [name for name in needed if name not in columns]:
-        found = f"{path}, line 1: columns {_short(', '.join(header)) or 'none'}"
-        wanted = f"among them {', '.join(lacking)}"
-        raise UserError("glue.source", found, wanted, "the first line names the columns, divided by tabs")
+    if missing := [name for name in needed if name not in columns]:
+        found = f"{path}, line 1: columns {_shorten(', '.join(header)) or 'none'}"
+        wanted = f"among them {', '.join(missing)}"
+        raise UserError("glue.source", found, wanted, "the first line names the columns, separated by tabs")
     for number, fields in lines:
         where = f"{path}, line {number}"
         if len(fields) != len(header):
-            if task.broken_rows and labelled and len(fields) < len(header):
-                continue  # without labels every row counts: its number is its name
-            wanted = f"{len(header)}: {_short(', '.join(header))}"
+            if task.has_short_rows and labelled and len(fields) < len(header):
+                continue  # not without labels: the server identifies a prediction by the number of its row
+            wanted = f"{len(header)}: {_shorten(', '.join(header))}"
             raise UserError("glue.source", f"{where}: {len(fields)} columns", wanted)
-        label = _label(task, fields[columns[task.label]], where) if labelled else None
+        label = _parse_label(task, fields[columns[task.label]], where) if labelled else None
         yield Example(tuple(fields[columns[name]] for name, _ in task.texts), label)
 
 
-def _lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line numbers from 1 and the fields of each line that is not empty. There is no quoting: a quote is text."""
-    text = _text(path)
-    end = "\n" if "\n" in text else "\r"  # the line end of Mac OS 9
-    for number, line in enumerate(text.split(end), start=1):
+def _read_lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yields line number (from 1) and fields of each line that is not empty. There is no quoting: a quote is text."""
+    text = _read_text(path)
+    line_end = "\n" if "\n" in text else "\r"  # the latter as in Mac OS 9
+    for number, line in enumerate(text.split(line_end), start=1):
         if line := line.rstrip("\r"):
             yield number, tuple(line.split("\t"))
 
 
-def _text(path: epath.Path) -> str:
-    """The text of a file, whole in memory: the largest of GLUE, MNLI's train.tsv, has a few hundred megabytes.
+def _read_text(path: epath.Path) -> str:
+    """Returns the text of a file, which fits in memory: the largest, MNLI's train.tsv, has a few hundred megabytes.
 
     Raises:
-      UserError: the file is damaged, of another encoding than Unicode or of another format (says which).
+      UserError: the file is damaged, in an encoding other than Unicode, or in another format, which is named.
     """
     text = "".join(files.decode(path, "glue.source", _READABLE))
     check_format(text[:HEAD].encode(), MARKUP, path, "glue.source", _READABLE)
@@ -112,14 +111,14 @@ def _text(path: epath.Path) -> str:
     return text
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _label(task: Task, text: str, where: str) -> float:
+def _parse_label(task: Task, text: str, where: str) -> float:
     if task.classes:
         if text not in task.classes:
-            found = f"{where}: {task.label} {_short(text)!r}"
+            found = f"{where}: {task.label} {_shorten(text)!r}"
             raise UserError("glue.source", found, f"one of {', '.join(task.classes)}")
         return float(task.classes.index(text))
     try:
@@ -127,22 +126,23 @@ def _label(task: Task, text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError("glue.source", f"{where}: {task.label} {_short(text)!r}", "a number")
+        raise UserError("glue.source", f"{where}: {task.label} {_shorten(text)!r}", "a number")
     return number
 
 
-def _file(folder: epath.Path, task: Task, split: Split) -> epath.Path | None:
+def _find_file(folder: epath.Path, task: Task, split: Split) -> epath.Path | None:
     for file in split.files:
         for name in task.folders:
-            inside = _child(folder, name)
-            for path in (inside and _child(inside, file), inside and _child(inside, file + ".gz")):
+            if (task_folder := _find_entry(folder, name)) is None:
+                continue
+            for path in (_find_entry(task_folder, file), _find_entry(task_folder, file + ".gz")):
                 if path:
                     return path
     return None
 
 
-def _child(folder: epath.Path, name: str) -> epath.Path | None:
-    """The entry of a folder with this name, or else with this name in other upper and lower case."""
+def _find_entry(folder: epath.Path, name: str) -> epath.Path | None:
+    """Returns the entry of a folder with this name, or else one whose name differs only in upper and lower case."""
     if (folder / name).exists():
         return folder / name
     if not folder.is_dir():
@@ -150,69 +150,67 @@ def _child(folder: epath.Path, name: str) -> epath.Path | None:
     return min((path for path in folder.iterdir() if path.name.lower() == name.lower()), default=None)
 
 
-def _tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterator[Example]:
-    found = next(_find(folder, task), None)
-    if found is None:
+def _read_tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> Iterator[Example]:
+    path = next(_find_datasets(folder, task), None)
+    if path is None:
         wanted = f"glue/{task.name} prepared by TFDS"
-        raise UserError("glue.source", f"no dataset {task.name} in {folder}", wanted, "or leave it out of tasks")
-    builder = _builder(found)
+        hint = "or leave the task out of tasks"
+        raise UserError("glue.source", f"no dataset {task.name} in {folder}", wanted, hint)
+    builder = _open_dataset(path)
     if split.name not in builder.info.splits:
-        raise UserError("glue.source", f"splits {sorted(builder.info.splits)} in {found}", f"a split {split.name}")
+        raise UserError("glue.source", f"splits {sorted(builder.info.splits)} in {path}", f"a split {split.name}")
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         hint = "prepare it with file_format='array_record'"
-        raise UserError("glue.source", f"{builder.info.file_format.value} files in {found}", "array_record", hint)
-    where = f"{found}, {split.name}"
+        raise UserError("glue.source", f"{builder.info.file_format.value} files in {path}", "array_record", hint)
+    where = f"{path}, {split.name}"
     fields = [name for _, name in task.texts] + ["label"] * labelled + ["idx"] * (not labelled)
-    rows = _rows(builder, split, fields, where)
-    if not labelled:  # TFDS stores rows by a hash; the GLUE server knows each by its number
+    rows = _read_rows(builder, split, fields, where)
+    if not labelled:  # TFDS stores rows in the order of a hash
         if any(row["idx"] is None for row in rows):
-            raise UserError("glue.source", f"{where}: a row without idx", "the number of every row")
+            raise UserError("glue.source", f"{where}: a row without idx", "an idx in every row")
         rows.sort(key=lambda row: row["idx"])
-        if lacking := set(range(len(rows))).difference(row["idx"] for row in rows):
-            raise UserError(
-                "glue.source",
-                f"{where}: {len(rows)} rows and none with idx {min(lacking)}",
-                "every row, or answers would go to other questions",
-            )
+        if missing := set(range(len(rows))).difference(row["idx"] for row in rows):
+            found = f"{where}: {len(rows)} rows, none of them with idx {min(missing)}"
+            raise UserError("glue.source", found, "every row, or predictions would be those of other rows")
     for number, row in enumerate(rows):
         if labelled and task.classes and row["label"] not in range(len(task.classes)):
             raise UserError("glue.source", f"{where} {number}: label {row['label']}", f"0 to {len(task.classes) - 1}")
         if labelled and not (isinstance(row["label"], int | float) and math.isfinite(row["label"])):
-            raise UserError("glue.source", f"{where} {number}: label {_short(str(row['label']))}", "a number")
+            raise UserError("glue.source", f"{where} {number}: label {_shorten(str(row['label']))}", "a number")
         texts = {name: row[name] for _, name in task.texts}
-        if others := [name for name, text in texts.items() if not isinstance(text, str)]:
-            raise UserError("glue.source", f"{where} {number}: {others[0]} {texts[others[0]]}", "text")
+        if wrong := [name for name, text in texts.items() if not isinstance(text, str)]:
+            raise UserError("glue.source", f"{where} {number}: {wrong[0]} {texts[wrong[0]]}", "text")
         yield Example(tuple(texts.values()), float(row["label"]) if labelled else None)
 
 
-def _builder(folder: epath.Path) -> tfds.core.DatasetBuilder:
+def _open_dataset(folder: epath.Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder_from_directory(folder)
-    except Exception as error:  # what its JSON and protocol buffers raise has no type in common
-        raise _damaged(f"{folder}", error) from error
+    except Exception as error:  # the exceptions of its JSON and protocol buffers have no type in common
+        raise _damage_error(f"{folder}", error) from error
 
 
-def _rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str], where: str) -> list[dict[str, Any]]:
-    """The `fields` of every row, text as str."""
+def _read_rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str], where: str) -> list[dict[str, Any]]:
+    """Returns the `fields` of every row, with text as str."""
     try:
         source = builder.as_data_source(split.name)
         rows = (source[number] for number in range(len(source)))
-        return [{name: _value(row[name]) for name in fields} for row in rows]
-    except Exception as error:  # likewise of ArrayRecord
-        raise _damaged(where, error) from error
+        return [{name: _to_python(row[name]) for name in fields} for row in rows]
+    except Exception as error:  # those of ArrayRecord neither
+        raise _damage_error(where, error) from error
 
 
-def _value(value: Any) -> str | int | float:
+def _to_python(value: Any) -> str | int | float:
     return value.decode() if isinstance(value, bytes) else np.asarray(value).item()
 
 
-def _damaged(where: str, error: Exception) -> UserError:
-    found = _short(" ".join(f"{type(error).__name__}: {error}".split()))
+def _damage_error(where: str, error: Exception) -> UserError:
+    found = _shorten(" ".join(f"{type(error).__name__}: {error}".split()))
     return UserError("glue.source", f"{where}: {found}", "an intact dataset of GLUE", "prepare it again")
 
 
-def _find(folder: epath.Path, task: Task) -> Iterator[epath.Path]:
-    """The task's dataset, whether `folder` is TFDS's data directory or the folder of the tasks."""
+def _find_datasets(folder: epath.Path, task: Task) -> Iterator[epath.Path]:
+    """Yields the task's datasets; `folder` is TFDS's data directory or the folder of the tasks."""
     for path in (folder / "glue" / task.name, folder / task.name):
         if path.is_dir():
             yield tfds_text.find(str(absolute(path)), "glue.source")

@@ -1,16 +1,15 @@
-"""The order of events of a fine-tuning run: checkpoints, tasks, groups of trials, results.
+"""The order of events of a fine-tuning run: checkpoints, tasks, groups of trials, report.
 
-Every trial starts from the same checkpoint with a head of its own, and ends as an entry of `trials.jsonl`; the
-same command, run again, trains what is missing and writes the same results.
+Every trial starts from a checkpoint with a new head, and ends as a result in `trials.jsonl`. The same command, started
+again, trains the trials that are missing and writes the same report.
 """
 
 import contextlib
 import dataclasses
 import itertools
-import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,22 +19,22 @@ from etils import epath
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import FinetuneConfig, ModelConfig, fields
 from symbert_jax.data.rows import VOCAB
-from symbert_jax.distributed import connect, require_shared, same_on_all_processes, wait_for_all, workdir_lock
+from symbert_jax.distributed import connect, require_shared, same_on_all_processes, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
-from symbert_jax.eval.task_data import TaskData, read_all
-from symbert_jax.eval.tasks import Task, find
-from symbert_jax.eval.training import train
-from symbert_jax.eval.trials import Result, Trial
-from symbert_jax.eval.workdir import Workdir
+from symbert_jax.eval.task_data import TaskData, read_task_data
+from symbert_jax.eval.tasks import TASKS, Task, find_tasks
+from symbert_jax.eval.training import TaskRun, TrialGroup, train
+from symbert_jax.eval.trials import Trial, TrialResult
+from symbert_jax.eval.workdir import TaskFiles, Workdir
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import check_split, make_mesh
 from symbert_jax.storage import absolute
 
 
-class Pretrained(NamedTuple):
+class PretrainedEncoder(NamedTuple):
     """The encoder of a checkpoint."""
 
     workdir: epath.Path
@@ -45,129 +44,189 @@ class Pretrained(NamedTuple):
 
 
 class FinetuneRun(NamedTuple):
-    """The arguments that all tasks share."""
+    """The arguments that all tasks and checkpoints share."""
 
     config: FinetuneConfig
     protocol: Protocol
-    tasks: list[Task]
+    tasks: Sequence[Task]
     workdir: Workdir
     progress: Progress
 
+    def saves_model(self, task: Task) -> bool:
+        """Whether the best model of a task is saved, for the user or because another task starts from it."""
+        return self.config.save_models or any(self.starts_from(other) == task for other in self.tasks)
+
+    def starts_from(self, task: Task) -> Task | None:
+        """Returns the task whose best model this task starts from, or None if it starts from the checkpoint."""
+        return TASKS[task.init_from] if self.config.from_mnli and task.init_from else None
+
 
 def finetune(config: FinetuneConfig, workdir: epath.Path) -> None:
-    """Trains and scores every task on every checkpoint, prints the table, and leaves the results in `workdir`.
+    """Trains and scores every task on every checkpoint, prints the table of scores, and writes a report to `workdir`.
 
     Raises:
-      UserError: checkpoints, data, protocol and mesh do not fit each other, or are not the same on every process, or
-        another run writes to `workdir`.
+      UserError: checkpoints, data, protocol and mesh do not fit each other or differ between processes, or another run
+        writes to `workdir`.
     """
-    with _end_at_signals():
+    with _exit_at_signals():
         with same_on_all_processes() as facts:
             facts |= fields(config)
-            protocol, tasks = resolve(config), find(config.tasks)
-            for warm in {task.init_from for task in tasks if config.from_mnli and task.init_from} - {
-                task.name for task in tasks
-            }:
-                raise UserError("from_mnli", f"True with tasks={','.join(config.tasks)}", f"{warm} among the tasks")
+            protocol, tasks = resolve(config), find_tasks(config.tasks)
+            if config.from_mnli:
+                _check_initial_models(config, tasks)
             if config.from_mnli or config.save_models:
                 check_path(workdir, "workdir")
         with workdir_lock(workdir):
-            _run_trials(config, protocol, tasks, workdir)
+            _train_and_report(config, protocol, tasks, workdir)
 
 
-def _run_trials(config: FinetuneConfig, protocol: Protocol, tasks: list[Task], path: epath.Path) -> None:
-    # MNLI before RTE, which may start from it
-    trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
+def _check_initial_models(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
+    """Raises `UserError` if a task starts from the model of another task that is not trained."""
+    names = {task.name for task in tasks}
+    for task in tasks:
+        if task.init_from and task.init_from not in names:
+            found = f"True with tasks={','.join(config.tasks)}"
+            raise UserError("from_mnli", found, f"{task.init_from} among the tasks")
+
+
+def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequence[Task], path: epath.Path) -> None:
     with same_on_all_processes() as facts:
-        starts: dict[tuple[epath.Path, int], str] = {}  # the names of checkpoints, as the config gives them
-        models = {}
         mesh = make_mesh(config.mesh)
-        for name in config.checkpoint:
-            folder = absolute(name, "checkpoint")
-            for requested in config.checkpoint_steps or (None,):
-                step, models[folder] = _read_model(folder, requested)
-                starts.setdefault((folder, step), printable(name))
-            check_split(models[folder], config.mesh, mesh)
+        checkpoints, models = _find_checkpoints(config, mesh)
         # All checkpoints and all data are read now: an error about them must not come after hours of training.
-        data = read_all(config, protocol, tasks, models)
+        data = read_task_data(config, protocol, tasks, models)
         workdir = Workdir(path)
-        facts["checkpoint"] = [step for _, step in starts]
-        facts["glue.source"] = [part.fingerprint() for folder, _ in starts for part in data[folder].values()]
+        facts["checkpoint"] = [step for _, step in checkpoints]
+        facts["glue.source"] = [part.fingerprint() for folder, _ in checkpoints for part in data[folder].values()]
         facts["workdir"] = [trial.key for trial in workdir.log.results]
     require_shared(path)
-    each = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    sizes = [part.train.size for folder, _ in starts for part in data[folder].values()]
-    progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))
+    trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
+    sizes = [part.train.num_tokens for folder, _ in checkpoints for part in data[folder].values()]
+    progress = Progress(trials_per_task * len(sizes), trials_per_task * protocol.epochs * sum(sizes))
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
+    # MNLI before the tasks that may start from it
+    trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
     scored = []
     with jax.set_mesh(mesh), contextlib.closing(progress):
         connect()
-        for (folder, step), name in starts.items():
-            pretrained = read(folder, step, protocol)
-            found = {task: _task(run, pretrained, task, data[folder]) for task in trained}
+        for (folder, step), name in checkpoints.items():
+            pretrained = read_encoder(folder, step, protocol)
+            found = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
             results = {task: found[task] for task in tasks if task in found}
-            scored.append(report.Scored(name, step, pretrained.sha256, pretrained.model, results))
-    if workdir.writes:
-        report.write(config, protocol, scored, path)
-        workdir.write_submission(scored[-1].results, data[folder])
+            scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
+    if workdir.is_writer:
+        report.write_report(config, protocol, scored, path)
+        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint
 
 
-@contextlib.contextmanager
-def _end_at_signals() -> Iterator[None]:
-    """Ends this process with one line at SIGTERM, SIGHUP or Ctrl-C; every file that it has written is whole.
+def _find_checkpoints(
+    config: FinetuneConfig, mesh: jax.sharding.Mesh
+) -> tuple[dict[tuple[epath.Path, int], str], dict[epath.Path, ModelConfig]]:
+    """Returns workdir and step of each checkpoint with the name of its workdir in the config, and their models.
 
-    It ends at once, as by SIGKILL: an ordinary exit would wait for the other processes of the run.
+    Raises:
+      UserError: a checkpoint does not exist, or its model cannot be sharded over the mesh.
     """
-
-    def end(number: int, _: object) -> None:
-        with contextlib.suppress(OSError):  # not `print`: the signal may have interrupted one
-            os.write(2, f"\n{signal.Signals(number).name}: the same command trains what is missing\n".encode())
-        os._exit(128 + number)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in signals}
-    handled = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as nohup sets it
-    for number in handled:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in handled.items():
-            signal.signal(number, handler)
+    names: dict[tuple[epath.Path, int], str] = {}
+    models = {}
+    for name in config.checkpoint:
+        folder = absolute(name, "checkpoint")
+        for requested_step in config.checkpoint_steps or (None,):
+            step, models[folder] = _read_model(folder, requested_step)
+            names.setdefault((folder, step), printable(name))
+        check_split(models[folder], config.mesh, mesh)
+    return names, models
 
 
 def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
-    """The step and the model of a checkpoint, by default the latest.
+    """Returns the step and the model of a checkpoint, by default the latest.
 
     Raises:
       UserError: there is no such checkpoint.
     """
-    checkpoints = Checkpoints(workdir)
-    try:
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.require(step)
         return step, checkpoints.config(step).model
-    finally:
-        checkpoints.close()
 
 
-def read(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrained:
-    """The encoder of a checkpoint of a pretrain run, with the protocol's dropout.
+def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> PretrainedEncoder:
+    """Returns the encoder of a checkpoint, with the protocol's dropout.
 
-    Every length is a compilation, so on an accelerator the layers are a loop, which compiles several times faster; a
-    CPU compiles all of them as fast, and runs them a little faster.
+    Every batch length is a compilation. So on an accelerator the layers are a loop, which compiles several times
+    faster; on a CPU they are unrolled, which compiles as fast and runs a little faster.
     """
     params, config = load(workdir, step)
     unroll = 0 if jax.default_backend() == "cpu" else 1
     dropout = protocol.dropout
     model = dataclasses.replace(config.model, unroll=unroll, dropout=dropout, attention_dropout=dropout)
-    encoder = {part: weights for part, weights in params.items() if part != "head"}
-    return Pretrained(workdir, encoder, model, digest(encoder))
+    encoder = _without_head(params)
+    return PretrainedEncoder(workdir, encoder, model, digest(encoder))
 
 
-def parallel_trials(config: FinetuneConfig, model: ModelConfig, parameters: int, batch_size: int, length: int) -> int:
-    """The number of trials that train side by side: as many as half the memory of a device holds.
+def _without_head(params: Params) -> Params:
+    return {part: weights for part, weights in params.items() if part != "head"}
 
-    On a CPU it is one: three trials of 4 layers side by side took as long as one after the other.
+
+def _train_task(
+    run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]
+) -> list[TrialResult]:
+    """Trains the trials of a task that are not finished; returns the results of all."""
+    base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
+    if other := run.starts_from(task):
+        other_trial = _base_trial(run, pretrained, other, data)
+        encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, other_trial)))
+        base_trial = dataclasses.replace(base_trial, checkpoint=digest(encoder))
+    folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None
+    files = TaskFiles(run.workdir, data[task], folder)
+    task_run = TaskRun(task, data[task], run.protocol, pretrained.model, run.config.mesh, encoder)
+    groups = _plan_groups(task_run, base_trial, run.config)
+    unfinished = _unfinished(groups, files)
+    trials = [trial for group in groups for trial in group.trials]
+    finished = len(trials) - sum(len(group.trials) for group in unfinished)
+    run.progress.skip(finished, finished * run.protocol.epochs * data[task].train.num_tokens)
+    for group in unfinished:
+        outcomes, params = train(task_run, group, run.progress)
+        files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)
+        run.progress.report([outcome.result for outcome in outcomes])
+    return [run.workdir.log.results[trial] for trial in trials]
+
+
+def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]) -> Trial:
+    """Returns the fields that all trials of a task on a checkpoint share; those of a single trial are 0."""
+    return Trial(
+        checkpoint=pretrained.sha256,
+        data=data[task].fingerprint(),
+        task=task.name,
+        batch_size=0,
+        learning_rate=0.0,
+        seed=0,
+        protocol=run.protocol.fingerprint,
+    )
+
+
+def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -> list[TrialGroup]:
+    """Returns all trials of a task in groups that are trained in parallel."""
+    protocol, length = task_run.protocol, task_run.data.train.tokens.shape[1]
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(task_run.encoder))
+    groups = []
+    for batch_size in protocol.batch_sizes:
+        trials = [
+            dataclasses.replace(base_trial, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+            for learning_rate, seed in itertools.product(protocol.learning_rates, range(protocol.seeds))
+        ]
+        limit = max_parallel_trials(config, task_run.model, num_params, batch_size, length)
+        num_groups = -(-len(trials) // limit)
+        size = -(-len(trials) // num_groups)  # as many groups as at the limit, but of similar size
+        groups += [TrialGroup(trials[start : start + size], size) for start in range(0, len(trials), size)]
+    return groups
+
+
+def max_parallel_trials(
+    config: FinetuneConfig, model: ModelConfig, num_params: int, batch_size: int, length: int
+) -> int:
+    """Returns how many trials are trained in parallel at most: as many as fit into half the memory of a device.
+
+    On a CPU it is one: three trials of 4 layers in parallel took as long as one after the other.
     """
     if config.together:
         return config.together
@@ -178,79 +237,41 @@ def parallel_trials(config: FinetuneConfig, model: ModelConfig, parameters: int,
     # parameter, gradient and two moments; activations by Korthikanti et al. (2022), section 4
     rows = -(-batch_size // jax.sharding.get_mesh().shape["data"])
     activations = rows * length * model.layers * (34 * model.dim + 5 * model.heads * length)
-    return max(1, int(limit / 2 / (16 * parameters + activations * np.dtype(model.dtype).itemsize / 2)))
+    return max(1, int(limit / 2 / (16 * num_params + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
-def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[Task, TaskData]) -> list[Result]:
-    """The results of every trial of a task; those that are missing are trained."""
-    protocol, workdir, data = run.protocol, run.workdir, datasets[task]
-    base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
-    if run.config.from_mnli and task.init_from:
-        (other,) = find((task.init_from,))
-        other_trial = _base_trial(run, pretrained, other, datasets[other])
-        best = saved.read(workdir.model_folder(pretrained.sha256, other_trial))
-        encoder = {part: weights for part, weights in best.items() if part != "head"}
-        base_trial = dataclasses.replace(base_trial, checkpoint=digest(encoder))
-    folder = workdir.model_folder(pretrained.sha256, base_trial)
-    best_score = workdir.saved_score(folder) if _keeps_model(run, task.name) else math.inf
-    count = sum(leaf.size for leaf in jax.tree.leaves(encoder))
-    groups: list[tuple[int, list[Trial]]] = []  # the trials per program, and those of the group
-    for size in protocol.batch_sizes:
-        trials = [
-            dataclasses.replace(base_trial, batch_size=size, learning_rate=rate, seed=seed)
-            for rate, seed in itertools.product(protocol.learning_rates, range(protocol.seeds))
+def _unfinished(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGroup]:
+    """Returns the groups without their finished trials; none of them is empty."""
+    with same_on_all_processes() as facts:  # each process reads the files, and all must train the same trials
+        unfinished = [
+            TrialGroup([trial for trial in group.trials if not files.is_finished(trial)], group.size)
+            for group in groups
         ]
-        most = parallel_trials(run.config, pretrained.model, count, size, data.train.tokens.shape[1])
-        most = -(-len(trials) // -(-len(trials) // most))  # as many groups, of similar size
-        groups += [(most, trials[start : start + most]) for start in range(0, len(trials), most)]
-    with (
-        same_on_all_processes() as facts
-    ):  # each process reads the files itself, and must train the same trials as the others
-        missing = [
-            (most, [trial for trial in group if not workdir.is_finished(trial, data, best_score)])
-            for most, group in groups
-        ]
-        facts[f"trials of {task.name}"] = [(most, [trial.key for trial in group]) for most, group in missing]
-    wanted = [trial for _, group in groups for trial in group]
-    finished = len(wanted) - sum(len(group) for _, group in missing)
-    run.progress.skip(finished, finished * protocol.epochs * data.train.size)
-    for most, group in missing:
-        if not group:
-            continue
-        outcomes, params = train(
-            group,
-            most,
-            protocol,
-            pretrained.model,
-            run.config.mesh,
-            encoder,
-            task,
-            data,
-            run.progress,
-        )
-        workdir.write_predictions(outcomes, data)
-        vocabulary = pretrained.workdir / VOCAB
-        best_score = workdir.save_if_better(folder, best_score, outcomes, params, pretrained.model, vocabulary)
-        wait_for_all("models and predictions")  # which the next task may start from
-        results = [outcome.result for outcome in outcomes]
-        workdir.log.add(results)  # last: with its result a trial counts as finished
-        run.progress.report(results)
-    return [workdir.log.results[trial] for trial in wanted]
+        keys = [(group.size, [trial.key for trial in group.trials]) for group in unfinished]
+        facts[f"trials of {groups[0].trials[0].task}"] = keys
+    return [group for group in unfinished if group.trials]
 
 
-def _base_trial(run: FinetuneRun, pretrained: Pretrained, task: Task, data: TaskData) -> Trial:
-    """The fields that all trials of a task on a checkpoint share; batch size, learning rate and seed are 0."""
-    return Trial(
-        checkpoint=pretrained.sha256,
-        data=data.fingerprint(),
-        task=task.name,
-        batch_size=0,
-        learning_rate=0.0,
-        seed=0,
-        protocol=run.protocol.fingerprint,
-    )
+@contextlib.contextmanager
+def _exit_at_signals() -> Iterator[None]:
+    """Exits with one line at SIGTERM, SIGHUP or Ctrl-C; every file that was written is complete.
 
+    The process exits at once, as at SIGKILL: an ordinary exit would wait for the other processes of the run.
+    """
 
-def _keeps_model(run: FinetuneRun, task: str) -> bool:
-    """Whether the best model of a task is saved, for the user or for another task that starts from it."""
-    return run.config.save_models or (run.config.from_mnli and any(other.init_from == task for other in run.tasks))
+    def exit_now(number: int, _: object) -> None:
+        with contextlib.suppress(OSError):  # not `print`: the signal may have interrupted one
+            line = f"\n{signal.Signals(number).name}: start the same command again to train the missing trials\n"
+            os.write(2, line.encode())
+        os._exit(128 + number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in signals}
+    handled = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}  # as nohup sets it
+    for number in handled:
+        signal.signal(number, exit_now)
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)

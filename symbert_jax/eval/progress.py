@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from tqdm import tqdm
 
 from symbert_jax.distributed import is_main_process
-from symbert_jax.eval.trials import Result
+from symbert_jax.eval.trials import TrialResult
 
 QUIET = 60.0  # seconds between two lines where there is no terminal
 
@@ -59,7 +59,7 @@ class Progress:
             self.bar.set_postfix_str(self._eta(), refresh=False)
         self.begin()
 
-    def report(self, results: Sequence[Result]) -> None:
+    def report(self, results: Sequence[TrialResult]) -> None:
         """Prints a line for each finished trial."""
         self.done += len(results)
         self.bar.set_description_str(f"{self.done}/{self.trials} trials")

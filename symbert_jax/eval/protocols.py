@@ -1,4 +1,4 @@
-"""How GLUE is fine-tuned: the published protocols by name, and what a config changes of them."""
+"""The published protocols of fine-tuning on GLUE, and their changes by a config."""
 
 import dataclasses
 import json
@@ -10,32 +10,32 @@ from symbert_jax.errors import UserError, did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Every combination of learning rate, batch size and seed is a trial."""
+    """Every combination of learning rate, batch size and seed is a trial of a task."""
 
     epochs: int
-    learning_rates: tuple[float, ...]  # several: the best on the validation split is reported, per task
+    learning_rates: tuple[float, ...]  # with batch sizes a grid: for each task, its best setting is reported
     batch_sizes: tuple[int, ...]
     warmup: float  # fraction of the steps
-    optim: OptimConfig  # what all tasks share of it
-    seeds: int
-    select: str = "last"  # last | best: which epoch of a trial counts, by the validation split
+    optim: OptimConfig  # its learning rate and warmup steps are those of a trial, see `optim_config`
+    seeds: int  # their number
+    select: str = "last"  # last | best: the epoch whose parameters and score are kept; best by the validation splits
     length: int = 128  # tokens
-    dropout: float = 0.1  # of every kind
+    dropout: float = 0.1  # hidden and attention
 
     @property
     def fingerprint(self) -> str:
-        """The fields that all its trials share, as JSON: all but learning rates, batch sizes and seeds."""
+        """The fields that all trials share, as JSON: all but learning rates, batch sizes and seeds."""
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
 
-    def schedule(self, learning_rate: float, steps: int) -> OptimConfig:
-        """The optimizer of one trial of so many steps."""
+    def optim_config(self, learning_rate: float, steps: int) -> OptimConfig:
+        """Returns the config of the optimizer and the schedule of a trial."""
         warmup = min(round(self.warmup * steps), steps - 1)
         return dataclasses.replace(self.optim, learning_rate=learning_rate, warmup_steps=warmup)
 
 
 PROTOCOLS = {
     # Courtois et al. (2024), section 4: 5 epochs at 1e-5, 10% warmup, batches of 16, 5 seeds, the last checkpoint.
-    # What it leaves open is as in the Trainer that its scripts call: no weight decay, clipping at 1.
+    # The rest are the defaults of the Trainer that its scripts call: no weight decay, clipping at 1.
     "paper": Protocol(
         epochs=5,
         learning_rates=(1e-5,),
@@ -44,8 +44,8 @@ PROTOCOLS = {
         optim=OptimConfig(weight_decay=0.0, eps=1e-8, clip=1.0),
         seeds=5,
     ),
-    # Devlin et al. (2018), section 4.1: batches of 32, 3 epochs, the best of four rates on the dev set. Warmup, decay,
-    # epsilon and clipping are those of run_classifier.py and optimization.py in google-research/bert.
+    # Devlin et al. (2018), section 4.1: batches of 32, 3 epochs, the best of four learning rates on the dev set.
+    # Warmup, decay, epsilon and clipping are those of run_classifier.py and optimization.py in google-research/bert.
     "bert": Protocol(
         epochs=3,
         learning_rates=(5e-5, 4e-5, 3e-5, 2e-5),
@@ -54,9 +54,9 @@ PROTOCOLS = {
         optim=OptimConfig(weight_decay=0.01, eps=1e-6, clip=1.0),
         seeds=1,
     ),
-    # Liu et al. (2019), section 5.1 and table 10: a grid of rates and batches, 10 epochs, the best epoch (early
-    # stopping), decay 0.1, 6% warmup, 5 seeds, of which it reports the median: results.md has it beside the mean. Up
-    # to 512 tokens, betas and epsilon: fairseq's examples/roberta.
+    # Liu et al. (2019), section 5.1 and table 10: a grid of learning rates and batch sizes, 10 epochs, the best epoch
+    # (early stopping), decay 0.1, 6% warmup, 5 seeds. It reports their median, which is in results.md beside the mean.
+    # 512 tokens, betas and epsilon: fairseq's examples/roberta.
     "roberta": Protocol(
         epochs=10,
         learning_rates=(1e-5, 2e-5, 3e-5),
@@ -81,7 +81,7 @@ PROTOCOLS = {
 
 
 def resolve(config: FinetuneConfig) -> Protocol:
-    """The named protocol with what `config` sets otherwise.
+    """Returns the protocol that `config` names, with the values that it sets instead.
 
     Raises:
       UserError: there is no such protocol.
@@ -89,11 +89,11 @@ def resolve(config: FinetuneConfig) -> Protocol:
     if config.protocol not in PROTOCOLS:
         hint = did_you_mean(config.protocol, PROTOCOLS)
         raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
-    changed: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "epochs": config.epochs,
-        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # a duplicate would count its seeds twice
+        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # or the seeds of a duplicate would count twice
         "batch_sizes": tuple(dict.fromkeys(config.batch_sizes)),
         "seeds": config.seeds,
         "select": config.select,
     }
-    return dataclasses.replace(PROTOCOLS[config.protocol], **{name: value for name, value in changed.items() if value})
+    return dataclasses.replace(PROTOCOLS[config.protocol], **{name: value for name, value in changes.items() if value})

@@ -1,9 +1,9 @@
-"""What a fine-tuning run leaves: results.json, results.md, plots, and the files for the GLUE server."""
+"""The results of a fine-tuning run: results.json, results.md, plots, and the format of the GLUE server."""
 
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -12,150 +12,158 @@ from etils import epath
 from symbert_jax import render
 from symbert_jax.config import FinetuneConfig, ModelConfig
 from symbert_jax.eval.protocols import Protocol
-from symbert_jax.eval.scores import PAPER, Predictions, means, score
+from symbert_jax.eval.scores import Predictions, compute_means, compute_score
 from symbert_jax.eval.tasks import Task
-from symbert_jax.eval.trials import Result
+from symbert_jax.eval.trials import TrialResult
 from symbert_jax.storage import write_whole
 
-CROSSING = 75.0  # the GLUE mean whose step the paper's last figure marks
+CROSSING = 75.0  # the mean score whose step is marked in the sweep, as in the paper's last figure
+
+MeanScores = dict[tuple[Task, str], float]  # over seeds, by task and split, 0 to 100
 
 
-class Scored(NamedTuple):
-    """A checkpoint and every trial made from it."""
+class ScoredCheckpoint(NamedTuple):
+    """A checkpoint and the results of all its trials."""
 
-    name: str  # of the workdir, as the config gave it but printable
+    name: str  # of the workdir, as in the config but printable
     step: int
     sha256: str
     model: ModelConfig
-    results: dict[Task, list[Result]]
+    results: dict[Task, list[TrialResult]]
 
     @property
     def title(self) -> str:
         return f"{self.name} @ {self.step:,}"
 
 
-class Summary(NamedTuple):
-    """The trials of a task at the best of the settings tried, by their mean score."""
+class BestSetting(NamedTuple):
+    """The learning rate and batch size of a task with the best mean score, and their trials."""
 
     learning_rate: float
     batch_size: int
-    results: list[Result]  # by seed
+    results: list[TrialResult]  # by seed
     scores: dict[str, list[float]]  # 0 to 100, by split and in the order of `results`
 
     @property
-    def collapsed(self) -> int:
+    def num_collapsed(self) -> int:
         return sum(result.collapsed for result in self.results)
 
 
-def summarise(results: Sequence[Result]) -> Summary:
-    settings: dict[tuple[float, int], list[Result]] = {}
+def find_best_setting(results: Sequence[TrialResult]) -> BestSetting:
+    settings: dict[tuple[float, int], list[TrialResult]] = {}
     for result in results:
         settings.setdefault((result.trial.learning_rate, result.trial.batch_size), []).append(result)
-    (rate, size), best = max(settings.items(), key=lambda item: statistics.mean(each.score for each in item[1]))
-    splits = best[0].scores
-    return Summary(rate, size, best, {split: [score(each.scores[split]) for each in best] for split in splits})
+    (learning_rate, batch_size), best = max(
+        settings.items(), key=lambda item: statistics.mean(result.score for result in item[1])
+    )
+    scores = {split: [compute_score(result.scores[split]) for result in best] for split in best[0].scores}
+    return BestSetting(learning_rate, batch_size, best, scores)
 
 
-def write(config: FinetuneConfig, protocol: Protocol, scored: Sequence[Scored], workdir: epath.Path) -> None:
-    """Prints the table and leaves every file in `workdir`."""
-    facts = {
+def write_report(
+    config: FinetuneConfig, protocol: Protocol, checkpoints: Sequence[ScoredCheckpoint], workdir: epath.Path
+) -> None:
+    """Writes all files of the report to `workdir` and prints the table of scores."""
+    content = {
         "config": dataclasses.asdict(config),
         "protocol": dataclasses.asdict(protocol),
-        "checkpoints": [_facts(each) for each in scored],
+        "checkpoints": [_to_json(checkpoint) for checkpoint in checkpoints],
     }
-    write_whole(workdir / "results.json", json.dumps(facts, indent=1) + "\n")
-    text = table(scored) + "\n" + "\n".join(details(each) for each in scored)
-    write_whole(workdir / "results.md", text)
-    plot_tasks(scored, workdir / "scores.png")
+    write_whole(workdir / "results.json", json.dumps(content, indent=1) + "\n")
+    table = format_scores(checkpoints)
+    write_whole(workdir / "results.md", table + "\n" + "\n".join(map(format_details, checkpoints)))
+    plot_tasks(checkpoints, workdir / "scores.png")
     if config.checkpoint_steps:
-        plot_sweep(scored, workdir / "sweep.png")
-    print(table(scored) + f"\nWrote {workdir}/results.md, results.json and scores.png")
+        plot_sweep(checkpoints, workdir / "sweep.png")
+    print(table + f"\nWrote {workdir}/results.md, results.json and scores.png")
 
 
-def table(scored: Sequence[Scored]) -> str:
-    """A Markdown table: a row a checkpoint, a column a score, then the means."""
+def format_scores(checkpoints: Sequence[ScoredCheckpoint]) -> str:
+    """Returns a Markdown table with a row per checkpoint and a column per score and mean."""
     columns: dict[str, str] = {}
     rows = []
-    for each in scored:
-        cells = {"checkpoint": each.title}
-        for (task, split), values in _scores(each).items():
-            cells[_name(task, split)] = f"{statistics.mean(values):.1f}"
-        for name, value in means({key: statistics.mean(found) for key, found in _scores(each).items()}).items():
-            cells[_mean_name(name, each)] = f"{value:.2f}"
+    for checkpoint in checkpoints:
+        scores = _mean_scores(checkpoint)
+        cells = {"checkpoint": checkpoint.title}
+        cells |= {_score_name(*key): f"{score:.1f}" for key, score in scores.items()}
+        cells |= {name: f"{mean:.2f}" for name, mean in _named_means(scores).items()}
         columns |= dict.fromkeys(cells, "")
         rows.append(cells)
-    return render.table(list(columns), [[cells.get(column, "") for column in columns] for cells in rows])
+    return render.markdown_table(list(columns), [[cells.get(column, "") for column in columns] for cells in rows])
 
 
-def details(each: Scored) -> str:
-    """A checkpoint's tasks: mean and standard deviation over seeds, median, collapsed runs, and each metric."""
+def format_details(checkpoint: ScoredCheckpoint) -> str:
+    """Returns a Markdown section with a table of every metric of every task: its mean, deviation and median."""
     head = ["task", "metric", "mean ± std", "median", "collapsed", "lr", "batch"]
     rows = []
-    for task, results in each.results.items():
-        best = summarise(results)
+    for task, results in checkpoint.results.items():
+        best = find_best_setting(results)
         for split in best.scores:
             for metric in task.metrics:
                 values = [100 * result.scores[split][metric] for result in best.results]
                 deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                 rows.append(
                     [
-                        _name(task, split),
+                        _score_name(task, split),
                         metric,
                         f"{statistics.mean(values):.1f}{deviation}",
                         f"{statistics.median(values):.1f}",
-                        f"{best.collapsed} of {len(values)}",
+                        f"{best.num_collapsed} of {len(values)}",
                         f"{best.learning_rate:g}",
                         str(best.batch_size),
                     ]
                 )
-    kind = f"{each.model.attention}, {each.model.layers} x {each.model.dim}, {each.name} step {each.step}"
-    return f"## {each.title}\n\n{kind}, SHA-256 {each.sha256[:16]}\n\n" + render.table(head, rows)
+    model = checkpoint.model
+    origin = f"{model.attention}, {model.layers} x {model.dim}, {checkpoint.name} step {checkpoint.step}"
+    table = render.markdown_table(head, rows)
+    return f"## {checkpoint.title}\n\n{origin}, SHA-256 {checkpoint.sha256[:16]}\n\n{table}"
 
 
-def submission(task: Task, answers: Predictions) -> str:
-    """A file that the GLUE server takes: class names as the task's files write them, similarities from 0 to 5."""
-    labels = [task.classes[int(answer)] if task.classes else f"{min(max(answer, 0), 5):.3f}" for answer in answers]
+def format_submission(task: Task, predictions: Predictions) -> str:
+    """Returns a file for the GLUE server: classes named as in the task's files, similarities from 0 to 5."""
+    labels = [task.classes[int(value)] if task.classes else f"{min(max(value, 0), 5):.3f}" for value in predictions]
     return "index\tprediction\n" + "".join(f"{index}\t{label}\n" for index, label in enumerate(labels))
 
 
-def plot_tasks(scored: Sequence[Scored], path: epath.Path) -> None:
-    """Every task's mean score as a bar a checkpoint, every seed's as a dot."""
-    names = list(dict.fromkeys(_name(*key) for each in scored for key in _scores(each)))
+def plot_tasks(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> None:
+    """Plots the mean score of each task as a bar per checkpoint, and the score of each seed as a dot."""
+    names = list(dict.fromkeys(_score_name(*key) for checkpoint in checkpoints for key in _seed_scores(checkpoint)))
     figure, axes = plt.subplots(figsize=(1.5 + 0.9 * len(names), 4.5), layout="constrained")
-    width = 0.8 / len(scored)
-    for number, each in enumerate(scored):
-        found = {_name(*key): values for key, values in _scores(each).items()}
-        centers = [names.index(name) + (number - (len(scored) - 1) / 2) * width for name in found]
-        heights = [statistics.mean(values) for values in found.values()]
-        axes.bar(centers, heights, width, label=render.legend_label(each.title), alpha=0.7)
-        for center, values in zip(centers, found.values(), strict=True):
+    width = 0.8 / len(checkpoints)
+    for number, checkpoint in enumerate(checkpoints):
+        scores = {_score_name(*key): values for key, values in _seed_scores(checkpoint).items()}
+        centers = [names.index(name) + (number - (len(checkpoints) - 1) / 2) * width for name in scores]
+        heights = [statistics.mean(values) for values in scores.values()]
+        axes.bar(centers, heights, width, label=render.legend_label(checkpoint.title), alpha=0.7)
+        for center, values in zip(centers, scores.values(), strict=True):
             axes.plot([center] * len(values), values, "k.", markersize=4)
     axes.set(ylabel="score (bar: mean, dot: seed)", xticks=range(len(names)), xticklabels=names)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(title="checkpoint @ step", fontsize="small", loc="outside upper left")
-    write_whole(path, render.png(figure))
+    write_whole(path, render.to_png(figure))
 
 
-def plot_sweep(scored: Sequence[Scored], path: epath.Path) -> None:
-    """Mean score over pretraining steps, a line a workdir, with the step at which it crosses 75."""
+def plot_sweep(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> None:
+    """Plots the mean score over pretraining steps, a line per workdir, with the step at which it crosses 75."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in dict.fromkeys(each.name for each in scored):
-        line = {each.step: _mean(each) for each in scored if each.name == name}
-        step = crossing(line)
+    for name in dict.fromkeys(checkpoint.name for checkpoint in checkpoints):
+        means = {each.step: _main_mean(_mean_scores(each))[1] for each in checkpoints if each.name == name}
+        step = find_crossing(means)
         where = f"{CROSSING:g} at step {step:,.0f}" if step else f"below {CROSSING:g}"
-        axes.plot(*zip(*sorted(line.items()), strict=True), marker="o", label=render.legend_label(f"{name}: {where}"))
+        label = render.legend_label(f"{name}: {where}")
+        axes.plot(*zip(*sorted(means.items()), strict=True), marker="o", label=label)
         if step:
             axes.plot([step], [CROSSING], "kx")
-    axes.set(xlabel="pretraining step", ylabel=_mean_name("mean", scored[0]))
+    axes.set(xlabel="pretraining step", ylabel=_main_mean(_mean_scores(checkpoints[0]))[0])
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    write_whole(path, render.png(figure))
+    write_whole(path, render.to_png(figure))
 
 
-def crossing(line: dict[int, float]) -> float | None:
-    """The step at which a mean score, straight between the steps that were scored, comes to 75."""
+def find_crossing(means: Mapping[int, float]) -> float | None:
+    """Returns the step at which the mean score, interpolated linearly between the scored steps, reaches 75."""
     before: tuple[int, float] | None = None
-    for step, value in sorted(line.items()):
+    for step, value in sorted(means.items()):
         if value >= CROSSING:
             if before is None:
                 return float(step)
@@ -164,19 +172,18 @@ def crossing(line: dict[int, float]) -> float | None:
     return None
 
 
-def _facts(each: Scored) -> dict[str, Any]:
-    found = _scores(each)
+def _to_json(checkpoint: ScoredCheckpoint) -> dict[str, Any]:
     return {
-        "checkpoint": each.name,
-        "step": each.step,
-        "sha256": each.sha256,
-        "model": dataclasses.asdict(each.model),
-        "means": means({key: statistics.mean(values) for key, values in found.items()}),
+        "checkpoint": checkpoint.name,
+        "step": checkpoint.step,
+        "sha256": checkpoint.sha256,
+        "model": dataclasses.asdict(checkpoint.model),
+        "means": compute_means(_mean_scores(checkpoint)),
         "tasks": {
             task.name: {
-                "learning_rate": (best := summarise(results)).learning_rate,
+                "learning_rate": (best := find_best_setting(results)).learning_rate,
                 "batch_size": best.batch_size,
-                "collapsed": best.collapsed,
+                "collapsed": best.num_collapsed,
                 "scores": {
                     split: {
                         "mean": statistics.mean(values),
@@ -198,34 +205,41 @@ def _facts(each: Scored) -> dict[str, Any]:
                     for result in results
                 ],
             }
-            for task, results in each.results.items()
+            for task, results in checkpoint.results.items()
         },
     }
 
 
-def _scores(each: Scored) -> dict[tuple[Task, str], list[float]]:
-    """The scores of all seeds by task and split."""
+def _seed_scores(checkpoint: ScoredCheckpoint) -> dict[tuple[Task, str], list[float]]:
+    """Returns the scores of all seeds at the best setting, by task and split."""
     return {
         (task, split): values
-        for task, results in each.results.items()
-        for split, values in summarise(results).scores.items()
+        for task, results in checkpoint.results.items()
+        for split, values in find_best_setting(results).scores.items()
     }
 
 
-def _mean(each: Scored) -> float:
-    found = means({key: statistics.mean(values) for key, values in _scores(each).items()})
-    return found.get("mean", found.get("mean_with_wnli", 0.0))
+def _mean_scores(checkpoint: ScoredCheckpoint) -> MeanScores:
+    return {key: statistics.mean(values) for key, values in _seed_scores(checkpoint).items()}
 
 
-def _mean_name(name: str, each: Scored) -> str:
-    count = sum(task.in_paper_mean for task, _ in _scores(each))
-    return {
-        "mean": f"mean of {count}" if count < PAPER else "GLUE",
-        "glue": "GLUE",
-        "mean_with_wnli": "with WNLI",
-    }[name]
+def _named_means(scores: MeanScores) -> dict[str, float]:
+    """Returns the means of scores, each under a name that says what it is a mean of."""
+    means = compute_means(scores)
+    if not means:
+        return {}
+    named = {"GLUE" if "glue" in means else f"mean of {sum(task.in_paper_mean for task, _ in scores)}": means["mean"]}
+    if "mean_with_wnli" in means:
+        named[f"mean of {len(scores)} with WNLI"] = means["mean_with_wnli"]
+    return named
 
 
-def _name(task: Task, split: str) -> str:
+def _main_mean(scores: MeanScores) -> tuple[str, float]:
+    """Returns the name and the value of the mean that is plotted: of the paper's scores, or of WNLI alone."""
+    (name, value), *_ = (_named_means(scores) or {_score_name(*key): score for key, score in scores.items()}).items()
+    return name, value
+
+
+def _score_name(task: Task, split: str) -> str:
     title = next(part.title for part in task.validation if part.name == split)
     return f"{task.folders[0]}-{title}" if title else task.folders[0]

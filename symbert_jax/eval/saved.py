@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from etils import epath
 
-from symbert_jax.checkpoint import read_params, write_params
+from symbert_jax import checkpoint
 from symbert_jax.config import Config, ModelConfig, check, from_dict
 from symbert_jax.data import tokenizer
 from symbert_jax.data.rows import VOCAB
+from symbert_jax.distributed import is_main_process
 from symbert_jax.errors import UserError
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.model.tree import Params
@@ -18,19 +19,22 @@ from symbert_jax.storage import read_json, write_whole
 PARAMS, FACTS = "params", "model.json"
 
 
-class Saved(NamedTuple):
-    score: float  # on the validation split, 0 to 100
+class SavedModel(NamedTuple):
+    """The content of `model.json`."""
+
+    score: float  # on the validation splits, 0 to 100
     task: str
     model: ModelConfig
     trial: str  # its key
 
 
 def is_saved(folder: epath.Path) -> bool:
+    """Whether a folder holds a fine-tuned model."""
     return (folder / FACTS).exists()
 
 
-def describe(folder: epath.Path) -> Saved:
-    """The content of `model.json`.
+def read_description(folder: epath.Path) -> SavedModel:
+    """Returns the content of `model.json`.
 
     Raises:
       UserError: the file is missing or damaged.
@@ -41,32 +45,37 @@ def describe(folder: epath.Path) -> Saved:
             not rest and abs(score) <= 100 and task in TASKS
         ):
             pass
-        case facts:
-            raise UserError("checkpoint", f"{file}: {str(facts)[:100]}", f"{', '.join(Saved._fields)} of a saved model")
+        case content:
+            wanted = f"{', '.join(SavedModel._fields)} of a saved model"
+            raise UserError("checkpoint", f"{file}: {str(content)[:100]}", wanted)
     try:
         model = from_dict({"model": fields}).model
         check(Config(model=model))
     except UserError as error:
         raise UserError("checkpoint", f"{file}: {error}", "the model that was trained") from None
-    return Saved(score, task, model, trial)
+    return SavedModel(score, task, model, trial)
 
 
-def read(folder: epath.Path) -> Params:
-    """The parameters as numpy arrays, the head under `head`. Every process takes part.
+def read_params(folder: epath.Path) -> Params:
+    """Returns the parameters as numpy arrays, those of the classifier under `head`. Call on all processes.
 
     Raises:
       UserError: they are missing or damaged.
     """
-    return read_params(folder / PARAMS)
+    return checkpoint.read_params(folder / PARAMS)
 
 
-def write(folder: epath.Path, saved: Saved, params: Params, vocabulary: epath.Path, first: bool) -> None:
-    """Every process takes part in the parameters; the `first` of them writes the rest."""
+def write(folder: epath.Path, description: SavedModel, params: Params, vocabulary: epath.Path) -> None:
+    """Writes a model over an older one, if there is any. Call on all processes.
+
+    vocabulary: its vocab.txt.
+    """
+    is_main = is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
-    if first:
+    if is_main:
         (folder / FACTS).unlink(missing_ok=True)  # it describes the old parameters
-    write_params(folder / PARAMS, params)
-    if first:
+    checkpoint.write_params(folder / PARAMS, params)
+    if is_main:
         tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)
-        facts = saved._asdict() | {"model": dataclasses.asdict(saved.model)}
-        write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+        content = description._asdict() | {"model": dataclasses.asdict(description.model)}
+        write_whole(folder / FACTS, json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""GLUE's metrics with the benchmark's definitions, from scikit-learn and scipy, and its means."""
+"""GLUE's metrics as the benchmark defines them, from scikit-learn and scipy, and its means."""
 
 import math
 import warnings
@@ -11,52 +11,53 @@ from sklearn import metrics as sklearn
 
 from symbert_jax.eval.tasks import Task
 
-PAPER = 9  # scores in the paper's mean: all tasks but WNLI and AX, both parts of MNLI
+PAPER_SCORES = 9  # in the paper's mean: all tasks but WNLI and AX, MNLI matched and mismatched
 
 Predictions = Num[np.ndarray, " rows"]  # class ids, or the values of a regression
 
 
-def decide(task: Task, logits: Float[np.ndarray, "rows C"]) -> Predictions:
-    """The class with the largest logit, or the value itself."""
+def to_predictions(task: Task, logits: Float[np.ndarray, "rows C"]) -> Predictions:
+    """Returns the class with the largest logit, or the value of a regression."""
     return logits.argmax(axis=-1) if task.classes else logits[:, 0]
 
 
-def measure(task: Task, predictions: Predictions, labels: Predictions) -> dict[str, float]:
-    """Every metric of the task, as a fraction."""
+def compute_metrics(task: Task, predictions: Predictions, labels: Predictions) -> dict[str, float]:
+    """Returns every metric of the task, as a fraction."""
     return {name: _METRICS[name](labels, predictions) for name in task.metrics}
 
 
-def collapsed(task: Task, predictions: Predictions, labels: Predictions) -> bool:
-    """Whether a model is no better than a constant answer (Mosbach et al., 2021, section 4)."""
+def is_collapsed(task: Task, predictions: Predictions, labels: Predictions) -> bool:
+    """Whether a model is no better than a constant prediction (Mosbach et al., 2021, section 4)."""
     if not task.classes:
         return not _correlation(stats.pearsonr)(labels, predictions) > 0
     constant = np.bincount(labels.astype(int)).max() / len(labels)
     return bool(np.mean(predictions == labels) <= constant)
 
 
-def score(metrics: Mapping[str, float]) -> float:
-    """The one number, 0 to 100, that a split of a task counts with: the mean of its metrics."""
+def compute_score(metrics: Mapping[str, float]) -> float:
+    """Returns the score of a split, 0 to 100: the mean of its metrics."""
     return 100 * sum(metrics.values()) / len(metrics)
 
 
-def means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
-    """Of scores by task and split: the mean over those that the paper counts, and with WNLI where it is there.
+def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
+    """Returns means of scores by task and split; none if only WNLI has a score.
 
-    `glue` is the paper's mean, present only where all nine are; `mean` is over as many as there are.
+    `mean` is over those of the paper's nine scores that are given, and `glue` is the same if all nine are.
+    `mean_with_wnli` is over all scores, if WNLI is one of them.
     """
-    paper = [value for (task, _), value in scores.items() if task.in_paper_mean]
-    found = {}
-    if paper:
-        found["mean"] = sum(paper) / len(paper)
-    if len(paper) == PAPER:
-        found["glue"] = found["mean"]
-    if len(paper) < len(scores):
-        found["mean_with_wnli"] = sum(scores.values()) / len(scores)
-    return found
+    in_paper = [score for (task, _), score in scores.items() if task.in_paper_mean]
+    if not in_paper:
+        return {}
+    means = {"mean": sum(in_paper) / len(in_paper)}
+    if len(in_paper) == PAPER_SCORES:
+        means["glue"] = means["mean"]
+    if len(in_paper) < len(scores):
+        means["mean_with_wnli"] = sum(scores.values()) / len(scores)
+    return means
 
 
 def _correlation(function):  # type: ignore[no-untyped-def]
-    """A correlation of something constant is none at all: 0, as a model without any skill has."""
+    """Returns the correlation `function`, with 0 instead of NaN for constant predictions: they have no skill."""
 
     def correlate(labels: Predictions, predictions: Predictions) -> float:
         with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""The compiled steps of fine-tuning: several trials of a task side by side, each with its own parameters.
+"""The compiled steps of fine-tuning: R trials of a task in parallel, each with its own parameters.
 
-A trial is one seed at one learning rate. Trials share shapes, so that one compilation serves all seeds, rates
-and tasks with the same number of classes: what differs arrives as arrays with a leading dimension R.
+One compilation per batch length serves all seeds, learning rates and tasks with the same number of classes: seeds,
+learning rates and parameters are arguments with a leading dimension R.
 """
 
 import functools
@@ -23,56 +23,63 @@ from symbert_jax.train.state import State, abstract_moments
 from symbert_jax.train.step import DROPOUT, Sums, make_update
 
 Seeds = Int[AnyArray, " R"]
-Rates = Float[AnyArray, " R"]
+LearningRates = Float[AnyArray, " R"]
 
 
 @functools.cache
 def make_init(
-    model: ModelConfig, classes: int, optim: OptimConfig, mesh: MeshConfig, devices: jax.sharding.Mesh, trials: int
+    model: ModelConfig,
+    classes: int,
+    optim: OptimConfig,
+    mesh_config: MeshConfig,
+    mesh: jax.sharding.Mesh,
+    num_trials: int,
 ) -> Callable[[Params, Seeds], State]:
-    """(parameters of an encoder, seeds) -> the states before the first update, alike but for their heads.
+    """Returns the compiled function (encoder, seeds) -> states before the first update, which differ in their heads.
 
-    devices: the current mesh, on which they are born.
+    mesh: the current one. num_trials: R.
     """
-    optimizer = jax.vmap(make_optimizer(optim).init)
+    init_optimizer = jax.vmap(make_optimizer(optim).init)
 
     def init(encoder: Params, seeds: Seeds) -> State:
-        def one(seed: Int[Array, ""]) -> Params:
+        def init_params(seed: Int[Array, ""]) -> Params:
             return {**encoder, "head": classifier.init_head(model, classes, jax.random.key(seed))}
 
-        params = jax.vmap(one, axis_size=trials)(jnp.asarray(seeds))
-        return State(jnp.zeros(trials, jnp.int32), params, optimizer(params))
+        params = jax.vmap(init_params, axis_size=num_trials)(jnp.asarray(seeds))
+        return State(jnp.zeros(num_trials, jnp.int32), params, init_optimizer(params))
 
-    def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def stack(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(None, *leaf.sharding.spec))
-        return jax.ShapeDtypeStruct((trials, *leaf.shape), leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((num_trials, *leaf.shape), leaf.dtype, sharding=sharding)
 
-    params = jax.tree.map(stacked, classifier.abstract(model, classes, mesh))
-    step = jax.ShapeDtypeStruct((trials,), jnp.int32, sharding=NamedSharding(devices, spec("R")))
-    target = State(step, params, abstract_moments(optimizer, params))  # type: ignore[arg-type]
+    params = jax.tree.map(stack, classifier.abstract(model, classes, mesh_config))
+    step = jax.ShapeDtypeStruct((num_trials,), jnp.int32, sharding=NamedSharding(mesh, spec("R")))
+    target = State(step, params, abstract_moments(init_optimizer, params))  # type: ignore[arg-type]
     return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))
 
 
 @functools.cache
 def make_train_step(
     model: ModelConfig, classes: int, optim: OptimConfig
-) -> Callable[[State, GlueBatch, Seeds, Rates], tuple[State, Sums]]:
-    """(states, batches, seeds, learning rates) -> (states, sums); consumes the states."""
+) -> Callable[[State, GlueBatch, Seeds, LearningRates], tuple[State, Sums]]:
+    """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states."""
     update = make_update(functools.partial(loss, model, classes), optim)
 
-    def step(state: State, batch: GlueBatch, seed: Int[Array, ""], rate: Float[Array, ""]) -> tuple[State, Sums]:
-        return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT), rate)
+    def step(
+        state: State, batch: GlueBatch, seed: Int[Array, ""], learning_rate: Float[Array, ""]
+    ) -> tuple[State, Sums]:
+        return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT), learning_rate)
 
     return jax.jit(jax.vmap(step), donate_argnums=0)
 
 
 @functools.cache
 def make_prediction_step(model: ModelConfig, classes: int) -> Callable[[Params, GlueBatch], Float[Array, "R B C"]]:
-    """Logits of one batch by every trial's parameters, whole on every process."""
+    """Returns the compiled step (parameters, batch) -> logits of every trial, replicated on all devices."""
 
     def predict(params: Params, batch: GlueBatch) -> Float[Array, "R B C"]:
-        found = jax.vmap(functools.partial(logits, model, classes), in_axes=(0, None, None))(params, batch, None)
-        return reshard(found, spec("RSC"))
+        sharded = jax.vmap(functools.partial(logits, model, classes), in_axes=(0, None, None))(params, batch, None)
+        return reshard(sharded, spec("RSC"))
 
     return jax.jit(predict)
 
@@ -80,14 +87,14 @@ def make_prediction_step(model: ModelConfig, classes: int) -> Callable[[Params, 
 def loss(
     model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
 ) -> tuple[Float[Array, ""], Sums]:
-    """Summed cross entropy in nats over the rows, or with one class the summed squared error."""
-    found = logits(model, classes, params, batch, key)
+    """Returns the cross entropy in nats, or with one class the squared error, summed over the rows, and the sums."""
+    outputs = logits(model, classes, params, batch, key)
     if classes == 1:
-        each = jnp.square(found[:, 0] - batch.labels)
+        row_losses = jnp.square(outputs[:, 0] - batch.labels)
     else:
-        target = jax.nn.one_hot(batch.labels, classes) * found
-        each = jax.nn.logsumexp(found, axis=-1) - jnp.sum(target, axis=-1)
-    total = jnp.sum(batch.weights * each)
+        target = jax.nn.one_hot(batch.labels, classes) * outputs
+        row_losses = jax.nn.logsumexp(outputs, axis=-1) - jnp.sum(target, axis=-1)
+    total = jnp.sum(batch.weights * row_losses)
     return total, {"loss": total, "count": jnp.sum(batch.weights)}
 
 

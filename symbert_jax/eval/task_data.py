@@ -1,4 +1,4 @@
-"""What fine-tuning reads: the examples of every task, tokenised once for all checkpoints of the same tokenizer."""
+"""The data of every task, tokenized once for all checkpoints with the same tokenizer."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,72 +9,71 @@ from etils import epath
 from symbert_jax.config import FinetuneConfig, ModelConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.errors import UserError
-from symbert_jax.eval.batches import Examples, encode
+from symbert_jax.eval.batches import TokenizedSplit, tokenize
 from symbert_jax.eval.examples import Source
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.tasks import Split, Task
 
 
 class TaskData(NamedTuple):
-    """A task's examples, tokenised."""
+    """The splits of a task."""
 
-    train: Examples
-    validation: dict[str, Examples]  # by the name of the split
-    test: dict[str, Examples]  # what is to be predicted besides, by the name of the file for the GLUE server
+    train: TokenizedSplit
+    validation: dict[str, TokenizedSplit]  # by the name of the split
+    test: dict[str, TokenizedSplit]  # by the name of the file for the GLUE server; also those of `Task.predicted_by`
 
     def fingerprint(self) -> str:
-        """A SHA-256 of all that decides a score."""
+        """Returns a SHA-256 of all that decides a score."""
         return _sha256([self.train, *self.validation.values()])
 
     def test_fingerprint(self) -> str:
-        """A SHA-256 of all that is to be predicted besides."""
+        """Returns a SHA-256 of the test splits."""
         return _sha256(self.test.values())
 
 
-def _sha256(parts: Iterable[Examples]) -> str:
-    return hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
+def _sha256(splits: Iterable[TokenizedSplit]) -> str:
+    return hashlib.sha256("".join(split.fingerprint for split in splits).encode()).hexdigest()
 
 
-def read_all(
+def read_task_data(
     config: FinetuneConfig, protocol: Protocol, tasks: Sequence[Task], models: Mapping[epath.Path, ModelConfig]
 ) -> dict[epath.Path, dict[Task, TaskData]]:
-    """For every pretraining workdir the data of each of `tasks` that has a model of its own.
+    """Returns the data of each task that is trained, for every pretraining workdir.
 
     models: the model of each workdir.
 
     Raises:
-      UserError: a task has no data, or damaged data, or a workdir has no vocabulary that fits its model.
+      UserError: the data of a task is missing or damaged, or a workdir has no vocabulary that fits its model.
     """
     source, trained = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
     _check_complete(source, trained)
 
     def read(task: Task, built: tokenizer.Tokenizer, length: int) -> TaskData:
-        def examples(task: Task, split: Split, labelled: bool) -> Examples:
-            return encode(built, source.read(task, split, labelled=labelled), length)
+        def read_split(task: Task, split: Split, labelled: bool) -> TokenizedSplit:
+            return tokenize(built, source.read(task, split, labelled=labelled), length)
 
-        # its model also predicts those of the tasks that have none
         predicted = [task] * config.predictions + [other for other in tasks if other.predicted_by == task.name]
         return TaskData(
-            examples(task, task.train, labelled=True),
-            {split.name: examples(task, split, labelled=True) for split in task.validation},
-            {split.server: examples(each, split, labelled=False) for each in predicted for split in each.test},
+            read_split(task, task.train, labelled=True),
+            {split.name: read_split(task, split, labelled=True) for split in task.validation},
+            {split.submission: read_split(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
     shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, TaskData]] = {}
-    found = {}
+    data = {}
     for workdir, model in models.items():
         wordpiece, length = tokenizer.read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
         if (wordpiece, length) not in shared:
             built = wordpiece.build(parse_special=False)
             shared[wordpiece, length] = {task: read(task, built, length) for task in trained}
-        found[workdir] = shared[wordpiece, length]
-    return found
+        data[workdir] = shared[wordpiece, length]
+    return data
 
 
 def _check_complete(source: Source, tasks: Sequence[Task]) -> None:
-    """Raises `UserError` with the names of all tasks that have no data."""
+    """Raises `UserError` with the names of all tasks that have no training or validation data."""
     complete = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
-    if lacking := [task.name for task in tasks if task not in complete]:
+    if missing := [task.name for task in tasks if task not in complete]:
         hint = f"--config.tasks={','.join(task.name for task in complete)} leaves them out" if complete else ""
-        found = f"no train and validation data of {', '.join(lacking)} in {source.name}"
+        found = f"no train and validation data of {', '.join(missing)} in {source.name}"
         raise UserError("glue.source", found, "some of every task", hint)

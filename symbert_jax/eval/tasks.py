@@ -1,7 +1,7 @@
-"""The tasks of GLUE (Wang et al., 2018): what their files hold and how they are scored.
+"""The tasks of GLUE (Wang et al., 2018): their files, their fields, their classes and their metrics.
 
-This table is all that the code knows of any single task. Field names are those of the standard TSV files
-(first name) and of the TFDS dataset `glue` (second name), file names those of the standard folders.
+Nothing else in the package depends on a single task. Field names are those of the standard TSV files (first name) and
+of the TFDS dataset `glue` (second name), file names those of the standard folders.
 """
 
 import dataclasses
@@ -12,30 +12,30 @@ from symbert_jax.errors import UserError, did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A part of a task's data under the name that TFDS gives it."""
+    """A part of a task's data."""
 
-    name: str
-    files: tuple[str, ...]  # in the task's folder; the first that is there counts
-    title: str = ""  # what tells it from the task's other parts in a report
-    server: str = ""  # the file that the GLUE server takes of it; empty for labelled splits
+    name: str  # as in TFDS
+    files: tuple[str, ...]  # in the task's folder; the first that exists is read
+    title: str = ""  # distinguishes it from the task's other validation splits in a report
+    submission: str = ""  # the file that the GLUE server expects for it; empty for labelled splits
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     name: str
     folders: tuple[str, ...]
-    texts: tuple[tuple[str, str], ...]  # the sentence or the two, each with both its field names
-    label: str  # the TSV field; TFDS calls it "label"
-    classes: tuple[str, ...]  # as the TSV files write them, in the order of their ids; none is a regression
+    texts: tuple[tuple[str, str], ...]  # one sentence or two, each with its field in TSV and in TFDS
+    label: str  # its field in TSV; in TFDS it is "label"
+    classes: tuple[str, ...]  # as in the TSV files, in the order of their ids; empty for a regression
     metrics: tuple[str, ...]  # of eval/scores.py; a task's score is their mean
     validation: tuple[Split, ...] = (Split("validation", ("dev.tsv",)),)
     test: tuple[Split, ...] = ()
     train: Split = Split("train", ("train.tsv",))
-    header: tuple[str, ...] = ()  # the fields of labelled files that have no header line
-    broken_rows: bool = False  # whether rows with too few columns are known of and left out, as everybody does
-    predicted_by: str = ""  # the task whose model predicts this one, where it has no training data
-    init_from: str = ""  # the task whose model it may start from
-    in_paper_mean: bool = True  # whether the paper's mean counts it
+    header: tuple[str, ...] = ()  # the fields of labelled files, where these have no header line
+    has_short_rows: bool = False  # labelled files contain rows with too few columns, which are skipped
+    predicted_by: str = ""  # the task whose model predicts this one, which has no training data
+    init_from: str = ""  # the task whose model this one starts from with `from_mnli`
+    in_paper_mean: bool = True
 
     @property
     def outputs(self) -> int:
@@ -43,8 +43,8 @@ class Task:
         return len(self.classes) or 1
 
 
-def _test(server: str) -> tuple[Split, ...]:
-    return (Split("test", ("test.tsv",), server=server),)
+def _test_split(submission: str) -> tuple[Split, ...]:
+    return (Split("test", ("test.tsv",), submission=submission),)
 
 
 _PAIR = (("sentence1", "sentence1"), ("sentence2", "sentence2"))
@@ -61,7 +61,7 @@ TASKS = {
             label="label",
             classes=("0", "1"),
             metrics=("matthews",),
-            test=_test("CoLA.tsv"),
+            test=_test_split("CoLA.tsv"),
             header=("source", "label", "mark", "sentence"),
         ),
         Task(
@@ -71,7 +71,7 @@ TASKS = {
             label="label",
             classes=("0", "1"),
             metrics=("accuracy",),
-            test=_test("SST-2.tsv"),
+            test=_test_split("SST-2.tsv"),
         ),
         Task(
             name="mrpc",
@@ -80,10 +80,10 @@ TASKS = {
             label="Quality",
             classes=("0", "1"),
             metrics=("accuracy", "f1"),
-            # the corpus as Microsoft published it has a labelled test set and no dev set
+            # Microsoft's own files have a labelled test set and no dev set.
             train=Split("train", ("train.tsv", "msr_paraphrase_train.txt")),
             validation=(Split("validation", ("dev.tsv", "msr_paraphrase_test.txt")),),
-            test=(Split("test", ("test.tsv", "msr_paraphrase_test.txt"), server="MRPC.tsv"),),
+            test=(Split("test", ("test.tsv", "msr_paraphrase_test.txt"), submission="MRPC.tsv"),),
             init_from="mnli",
         ),
         Task(
@@ -93,8 +93,8 @@ TASKS = {
             label="is_duplicate",
             classes=("0", "1"),
             metrics=("accuracy", "f1"),
-            test=_test("QQP.tsv"),
-            broken_rows=True,
+            test=_test_split("QQP.tsv"),
+            has_short_rows=True,
         ),
         Task(
             name="stsb",
@@ -103,7 +103,7 @@ TASKS = {
             label="score",
             classes=(),
             metrics=("pearson", "spearman"),
-            test=_test("STS-B.tsv"),
+            test=_test_split("STS-B.tsv"),
             init_from="mnli",
         ),
         Task(
@@ -129,7 +129,7 @@ TASKS = {
             label="label",
             classes=_ENTAILMENT,
             metrics=("accuracy",),
-            test=_test("QNLI.tsv"),
+            test=_test_split("QNLI.tsv"),
         ),
         Task(
             name="rte",
@@ -138,7 +138,7 @@ TASKS = {
             label="label",
             classes=_ENTAILMENT,
             metrics=("accuracy",),
-            test=_test("RTE.tsv"),
+            test=_test_split("RTE.tsv"),
             init_from="mnli",
         ),
         Task(
@@ -148,7 +148,7 @@ TASKS = {
             label="label",
             classes=("0", "1"),
             metrics=("accuracy",),
-            test=_test("WNLI.tsv"),
+            test=_test_split("WNLI.tsv"),
             in_paper_mean=False,
         ),
         Task(
@@ -159,7 +159,7 @@ TASKS = {
             classes=_NLI,
             metrics=(),
             validation=(),
-            test=(Split("test", ("AX.tsv", "diagnostic.tsv"), server="AX.tsv"),),
+            test=(Split("test", ("AX.tsv", "diagnostic.tsv"), submission="AX.tsv"),),
             predicted_by="mnli",
             in_paper_mean=False,
         ),
@@ -167,20 +167,20 @@ TASKS = {
 }
 
 
-def find(names: Iterable[str]) -> list[Task]:
-    """The tasks of these names in the order of the table, each once; `SST-2` is `sst2`.
+def find_tasks(names: Iterable[str]) -> list[Task]:
+    """Returns the tasks with these names in the order of the table, each once. `SST-2` is a spelling of `sst2`.
 
     Raises:
-      UserError: a name is none of a task, or a task lacks the one whose model it needs.
+      UserError: a name is unknown, there is none, or a task is without the one whose model predicts it.
     """
-    wanted = {name.lower().replace("-", "").replace("_", "") for name in names}
-    for name in sorted(wanted - TASKS.keys()):
+    normalized = {name.lower().replace("-", "").replace("_", "") for name in names}
+    for name in sorted(normalized - TASKS.keys()):
         raise UserError("tasks", repr(name), f"some of {', '.join(TASKS)}", did_you_mean(name, TASKS))
-    found = [task for task in TASKS.values() if task.name in wanted]
-    for task in found:
-        if task.predicted_by and task.predicted_by not in wanted:
-            wanted_both = f"both: {task.predicted_by}'s model predicts it"
-            raise UserError("tasks", f"{task.name} without {task.predicted_by}", wanted_both)
-    if not found:
+    tasks = [task for task in TASKS.values() if task.name in normalized]
+    for task in tasks:
+        if task.predicted_by and task.predicted_by not in normalized:
+            found = f"{task.name} without {task.predicted_by}"
+            raise UserError("tasks", found, f"both: {task.predicted_by}'s model predicts {task.name}")
+    if not tasks:
         raise UserError("tasks", "none", f"some of {', '.join(TASKS)}")
-    return found
+    return tasks

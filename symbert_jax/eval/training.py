@@ -1,8 +1,8 @@
-"""One group of trials on the devices: trained side by side, then predicting."""
+"""Trains the trials of a group in parallel, selects their epochs, and predicts."""
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,123 +13,176 @@ from jaxtyping import Bool, Float
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.eval import scores, steps
-from symbert_jax.eval.batches import Examples, PlannedBatch, prediction_plan, steps_per_epoch, training_plan
+from symbert_jax.eval.batches import PlannedBatch, TokenizedSplit, prediction_plan, steps_per_epoch, training_plan
 from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import Task
-from symbert_jax.eval.trials import Result, Trial
+from symbert_jax.eval.trials import Trial, TrialResult
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import local_row_indices, put_batch
 from symbert_jax.train.optimizer import schedule
+from symbert_jax.train.state import State
 
-PREDICTED = 64  # rows of a batch of predictions, about
-AHEAD = 8  # steps that the host may run ahead of the devices
+PREDICTION_ROWS = 64  # of a batch, at least
+STEPS_AHEAD = 8  # that the host dispatches before it waits for the devices
 
 Logits = dict[str, Float[np.ndarray, "rows C"]]  # by the name of a split
 
 
+class TaskRun(NamedTuple):
+    """The arguments that all trials of a task on one checkpoint share."""
+
+    task: Task
+    data: TaskData
+    protocol: Protocol
+    model: ModelConfig
+    mesh: MeshConfig
+    encoder: Params  # which every trial starts from
+
+
+class TrialGroup(NamedTuple):
+    """Trials of one batch size that are trained in parallel, as one compiled program."""
+
+    trials: Sequence[Trial]
+    size: int  # R of the program
+
+    @property
+    def padded(self) -> list[Trial]:
+        """R trials. Copies of the last one pad a smaller group: another R would be a recompilation."""
+        return [*self.trials, *[self.trials[-1]] * (self.size - len(self.trials))]
+
+
 class TrialOutcome(NamedTuple):
-    result: Result
+    """A trained trial."""
+
+    result: TrialResult
     logits: Logits  # of all validation and test splits, at the selected epoch
 
 
-def train(
-    wanted: Sequence[Trial],
-    together: int,
-    protocol: Protocol,
-    model: ModelConfig,
-    mesh: MeshConfig,
-    encoder: Params,
-    task: Task,
-    data: TaskData,
-    progress: Progress,
-) -> tuple[list[TrialOutcome], Params]:
-    """Trains trials of one batch size, each from `encoder` with a head of its own.
+def train(run: TaskRun, group: TrialGroup, progress: Progress) -> tuple[list[TrialOutcome], Params]:
+    """Trains the trials of a group, each with its own head on the encoder, and predicts validation and test splits.
 
-    together: R, the trials per compiled program. A smaller group is padded with copies of its last trial to avoid a
-      recompile.
-    progress: counts every step, with the tokens of the wanted trials.
-
-    Returns the outcome of each trial, and the parameters at the selected epochs, with a leading dimension R.
+    Returns the outcomes of the trials, and their parameters at the selected epochs, with a leading dimension R.
     """
-    trials = [*wanted, *[wanted[-1]] * (together - len(wanted))]
-    began, size, classes = time.perf_counter(), trials[0].batch_size, task.outputs
-    devices = jax.sharding.get_mesh()
-    row_multiple, total = devices.shape["data"], steps_per_epoch(data.train, size) * protocol.epochs
-    optims = [protocol.schedule(trial.learning_rate, total) for trial in trials]
-    rates = np.stack([schedule(optim, total)(jnp.arange(total)) for optim in optims], axis=1).astype(np.float32)
-    seeds = np.array([trial.seed for trial in trials], np.int32)
-    state = steps.make_init(model, classes, protocol.optim, mesh, devices, len(trials))(encoder, seeds)
-    train_step = steps.make_train_step(model, classes, protocol.optim)
-    selected = [TrialOutcome(Result(trial, {}, False, 0, 0.0), {}) for trial in trials]
+    start = time.perf_counter()
+    trials, last_epoch = group.padded, run.protocol.epochs
+    learning_rates, state = _learning_rates(run, trials), _init_state(run, trials)
+    selected: list[TrialOutcome] = []
     params: Params = {}
-    number = 0
-    for epoch in range(1, protocol.epochs + 1):
-        plans = [training_plan(data.train, size, row_multiple, trial.seed, epoch) for trial in trials]
-        progress.begin()
-        for batches in zip(*plans, strict=True):
-            rows = [data.train.batch(_local_rows(planned)) for planned in batches]
-            batch = put_batch(jax.tree.map(lambda *parts: np.stack(parts), *rows), "RB")
-            state, sums = train_step(state, batch, seeds, rates[number])
-            number += 1
-            tokens = sum(data.train.count(planned) for planned in batches[: len(wanted)])
-            progress.advance(tokens, (train_step, batch.tokens.shape))
-            if number % AHEAD == 0:
-                jax.block_until_ready(sums)
-                progress.end()
-        if epoch == protocol.epochs or protocol.select == "best":
-            logits = predict(state.params, model, task, data.validation)
-            new = [_score_trial(trial, task, found, data, epoch) for trial, found in zip(trials, logits, strict=True)]
-            improved = np.array(
-                [
-                    protocol.select == "last" or not old.logits or late.result.score > old.result.score
-                    for late, old in zip(new, selected, strict=True)
-                ]
-            )
-            selected = [late if better else old for late, old, better in zip(new, selected, improved, strict=True)]
-            if epoch == protocol.epochs and improved.all():
-                params = state.params
-            else:  # the next step consumes its state
-                params = _merge(improved, state.params, params or state.params)
-    if data.test:
-        for each, more in zip(selected, predict(params, model, task, data.test), strict=True):
-            each.logits.update(more)
-    seconds = round((time.perf_counter() - began) / len(wanted), 1)
-    found = [TrialOutcome(dataclasses.replace(each.result, seconds=seconds), each.logits) for each in selected]
-    return found[: len(wanted)], params
+    for epoch in range(1, last_epoch + 1):
+        state = _train_epoch(run, group, state, learning_rates, epoch, progress)
+        if epoch < last_epoch and run.protocol.select == "last":
+            continue
+        outcomes = _evaluate(run, trials, state.params, epoch)
+        improved = _improved(outcomes, selected)
+        selected = [outcomes[i] if improved[i] else selected[i] for i in range(len(trials))]
+        if epoch == last_epoch and improved.all():
+            params = state.params
+        else:  # a copy, because the next step consumes its state
+            params = _merge(improved, state.params, params or state.params)
+    if run.data.test:
+        for outcome, logits in zip(selected, predict(run, params, run.data.test), strict=True):
+            outcome.logits.update(logits)
+    seconds = round((time.perf_counter() - start) / len(group.trials), 1)
+    timed = [each._replace(result=dataclasses.replace(each.result, seconds=seconds)) for each in selected]
+    return timed[: len(group.trials)], params
 
 
-def predict(params: Params, model: ModelConfig, task: Task, parts: dict[str, Examples]) -> list[Logits]:
-    """Every trial's logits for every example, whole on every process."""
-    step, row_multiple = steps.make_prediction_step(model, task.outputs), jax.sharding.get_mesh().shape["data"]
-    trials = jax.tree.leaves(params)[0].shape[0]
-    found: list[Logits] = [{} for _ in range(trials)]
-    for name, examples in parts.items():
-        whole = np.empty((trials, len(examples), task.outputs), np.float32)
-        for planned in prediction_plan(examples, -(-PREDICTED // row_multiple) * row_multiple):
-            logits = np.asarray(step(params, put_batch(examples.batch(_local_rows(planned)))))
-            real = planned.rows >= 0
-            whole[:, planned.rows[real]] = logits[:, real]
-        for trial, logits in enumerate(whole):
-            found[trial][name] = logits
+def predict(run: TaskRun, params: Params, splits: Mapping[str, TokenizedSplit]) -> list[Logits]:
+    """Returns the logits of every trial for every example, on every process.
+
+    params: with a leading dimension R.
+    """
+    step, row_multiple = steps.make_prediction_step(run.model, run.task.outputs), _row_multiple()
+    num_trials = jax.tree.leaves(params)[0].shape[0]
+    found: list[Logits] = [{} for _ in range(num_trials)]
+    for name, split in splits.items():
+        logits = np.empty((num_trials, len(split), run.task.outputs), np.float32)
+        for planned in prediction_plan(split, -(-PREDICTION_ROWS // row_multiple) * row_multiple):
+            batch_logits = np.asarray(step(params, put_batch(split.batch(_local_rows(planned)))))
+            is_example = planned.rows >= 0
+            logits[:, planned.rows[is_example]] = batch_logits[:, is_example]
+        for trial, trial_logits in enumerate(logits):
+            found[trial][name] = trial_logits
     return found
 
 
-def _local_rows(planned: PlannedBatch) -> PlannedBatch:
-    """The rows of a batch that this process feeds to its devices."""
-    return planned._replace(rows=planned.rows[local_row_indices(len(planned.rows), jax.sharding.get_mesh())])
+def _learning_rates(run: TaskRun, trials: Sequence[Trial]) -> Float[np.ndarray, "steps R"]:
+    num_steps = steps_per_epoch(run.data.train, trials[0].batch_size) * run.protocol.epochs
+    optims = [run.protocol.optim_config(trial.learning_rate, num_steps) for trial in trials]
+    rates = [schedule(optim, num_steps)(jnp.arange(num_steps)) for optim in optims]
+    return np.stack(rates, axis=1).astype(np.float32)
 
 
-def _score_trial(trial: Trial, task: Task, logits: Logits, data: TaskData, epoch: int) -> TrialOutcome:
-    """The scores of a trial on its validation splits; the first of them decides whether the model collapsed."""
-    decided = {split: (scores.decide(task, logits[split]), part.labels) for split, part in data.validation.items()}
-    measured = {split: scores.measure(task, *pair) for split, pair in decided.items()}
-    collapsed = scores.collapsed(task, *next(iter(decided.values())))
-    return TrialOutcome(Result(trial, measured, collapsed, epoch, 0.0), logits)
+def _init_state(run: TaskRun, trials: Sequence[Trial]) -> State:
+    mesh = jax.sharding.get_mesh()
+    init = steps.make_init(run.model, run.task.outputs, run.protocol.optim, run.mesh, mesh, len(trials))
+    return init(run.encoder, _seeds(trials))
+
+
+def _train_epoch(
+    run: TaskRun,
+    group: TrialGroup,
+    state: State,
+    learning_rates: Float[np.ndarray, "steps R"],
+    epoch: int,
+    progress: Progress,
+) -> State:
+    """Returns the states after one more epoch. Counts the tokens of the group without its padding."""
+    trials, split = group.padded, run.data.train
+    train_step, seeds = steps.make_train_step(run.model, run.task.outputs, run.protocol.optim), _seeds(trials)
+    plans = [training_plan(split, trial.batch_size, _row_multiple(), trial.seed, epoch) for trial in trials]
+    progress.begin()
+    for step, planned in enumerate(zip(*plans, strict=True), start=(epoch - 1) * len(plans[0])):
+        rows = [split.batch(_local_rows(each)) for each in planned]
+        batch = put_batch(jax.tree.map(lambda *arrays: np.stack(arrays), *rows), "RB")
+        state, sums = train_step(state, batch, seeds, learning_rates[step])
+        tokens = sum(split.count_tokens(each) for each in planned[: len(group.trials)])
+        progress.advance(tokens, (train_step, batch.tokens.shape))
+        if (step + 1) % STEPS_AHEAD == 0:
+            jax.block_until_ready(sums)
+            progress.end()
+    return state
+
+
+def _evaluate(run: TaskRun, trials: Sequence[Trial], params: Params, epoch: int) -> list[TrialOutcome]:
+    """Returns the outcomes of the trials after an epoch, without the time that they took."""
+    logits = predict(run, params, run.data.validation)
+    return [_score_trial(run, trial, found, epoch) for trial, found in zip(trials, logits, strict=True)]
+
+
+def _score_trial(run: TaskRun, trial: Trial, logits: Logits, epoch: int) -> TrialOutcome:
+    splits, task = run.data.validation, run.task
+    predictions = {name: scores.to_predictions(task, logits[name]) for name in splits}
+    metrics = {name: scores.compute_metrics(task, predictions[name], split.labels) for name, split in splits.items()}
+    first = next(iter(splits))
+    collapsed = scores.is_collapsed(task, predictions[first], splits[first].labels)
+    return TrialOutcome(TrialResult(trial, metrics, collapsed, epoch, 0.0), logits)
+
+
+def _improved(new: Sequence[TrialOutcome], old: Sequence[TrialOutcome]) -> Bool[np.ndarray, " R"]:
+    """Which trials have a better score than before; all of them if there is no score before."""
+    if not old:
+        return np.ones(len(new), bool)
+    return np.array([a.result.score > b.result.score for a, b in zip(new, old, strict=True)])
 
 
 @jax.jit
 def _merge(improved: Bool[AnyArray, " R"], new: Params, old: Params) -> Params:
-    """A copy of `new` for the trials that improved, of `old` for the others."""
+    """Returns a copy of `new` for the trials that improved, of `old` for the others."""
     return jax.tree.map(lambda a, b: jnp.where(improved.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
+
+
+def _seeds(trials: Sequence[Trial]) -> steps.Seeds:
+    return np.array([trial.seed for trial in trials], np.int32)
+
+
+def _row_multiple() -> int:
+    """Returns the number of devices that share the rows of a batch."""
+    return jax.sharding.get_mesh().shape["data"]
+
+
+def _local_rows(planned: PlannedBatch) -> PlannedBatch:
+    """Returns the rows of a batch that this process feeds to its devices."""
+    return planned._replace(rows=planned.rows[local_row_indices(len(planned.rows), jax.sharding.get_mesh())])

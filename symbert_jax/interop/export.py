@@ -75,9 +75,9 @@ def read(workdir: epath.Path, step: int | None) -> TrainedModel:
       UserError: there is no such model.
     """
     if saved.is_saved(workdir):
-        described = saved.describe(workdir)
+        described = saved.read_description(workdir)
         facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
-        return TrainedModel(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
+        return TrainedModel(workdir, described.model, saved.read_params(workdir), TASKS[described.task].classes, facts)
     step = require_step(workdir, step)
     params, config = load(workdir, step)
     losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]

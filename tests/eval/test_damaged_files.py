@@ -1,4 +1,4 @@
-"""A file that fine-tuning reads and whose bytes are mutated is read, ignored, or refused in one line."""
+"""A file whose bytes are mutated is read, ignored, or refused in one line by fine-tuning."""
 
 import dataclasses
 import gzip
@@ -14,24 +14,24 @@ from etils import epath
 
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
-from symbert_jax.eval.batches import Examples
+from symbert_jax.eval.batches import TokenizedSplit
 from symbert_jax.eval.examples import Source
 from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import TASKS
-from symbert_jax.eval.trials import Log, Result, Trial
+from symbert_jax.eval.trials import Trial, TrialLog, TrialResult
 from symbert_jax.eval.workdir import Workdir
 from tests.eval.conftest import CONFIG
 
 MUTANTS = 100  # of each file
 TRIAL = Trial("c", "d", "sst2", 16, 1e-5, 0, "{}")
-RESULT = Result(TRIAL, {"validation": {"accuracy": 0.625}}, False, 3, 1.5)
+RESULT = TrialResult(TRIAL, {"validation": {"accuracy": 0.625}}, False, 3, 1.5)
 PIECES = [b"\0", b"\n", b"\r", b"\t", b'"', b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"NaN", b"1e999", b"[[", b"null"]
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice([1, 1, 2, 5])):
-        at, size = rng.randrange(len(content) + 1), rng.randrange(1, 20)
-        head, tail = content[:at], content[at:]
+        position, size = rng.randrange(len(content) + 1), rng.randrange(1, 20)
+        head, tail = content[:position], content[position:]
         content = rng.choice(
             [
                 head + rng.choice(PIECES) + tail,
@@ -48,7 +48,7 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     return content
 
 
-def glue(folder: Path, name: str, header: str, row: str) -> tuple[Path, Callable[[], object]]:
+def write_tsv(folder: Path, name: str, header: str, row: str) -> tuple[Path, Callable[[], object]]:
     task = TASKS[name]
     file = folder / task.folders[0] / "dev.tsv"
     file.parent.mkdir()
@@ -56,25 +56,26 @@ def glue(folder: Path, name: str, header: str, row: str) -> tuple[Path, Callable
     return file, lambda: Source(f"tsv:{folder}").read(task, task.validation[0], labelled=True)
 
 
-def trials(folder: Path) -> tuple[Path, Callable[[], object]]:
-    Log(epath.Path(folder), write=True).add([RESULT])
+def write_trials(folder: Path) -> tuple[Path, Callable[[], object]]:
+    TrialLog(epath.Path(folder), is_writer=True).add([RESULT])
 
     def read() -> None:
-        for trial, result in Log(epath.Path(folder), write=True).results.items():
-            assert trial != TRIAL or result == RESULT, "a damaged result counted"
+        for trial, result in TrialLog(epath.Path(folder), is_writer=True).results.items():
+            assert trial != TRIAL or result == RESULT, "a damaged result was accepted"
 
     return folder / "trials.jsonl", read
 
 
-def model(folder: Path) -> tuple[Path, Callable[[], object]]:
-    facts = saved.Saved(50.0, "sst2", CONFIG.model, "key")._asdict() | {"model": dataclasses.asdict(CONFIG.model)}
-    (folder / "model.json").write_text(json.dumps(facts))
-    return folder / "model.json", lambda: saved.describe(epath.Path(folder))
+def write_description(folder: Path) -> tuple[Path, Callable[[], object]]:
+    description = saved.SavedModel(50.0, "sst2", CONFIG.model, "key")
+    content = description._asdict() | {"model": dataclasses.asdict(CONFIG.model)}
+    (folder / "model.json").write_text(json.dumps(content))
+    return folder / "model.json", lambda: saved.read_description(epath.Path(folder))
 
 
-def predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
-    part = Examples(np.zeros((7, 4), np.int32), *np.ones((2, 7), np.int32), np.zeros(7, np.float32))
-    data, logits = TaskData(part, {}, {"SST-2.tsv": part}), np.arange(14, dtype=np.float32).reshape(7, 2)
+def write_predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
+    split = TokenizedSplit(np.zeros((7, 4), np.int32), *np.ones((2, 7), np.int32), np.zeros(7, np.float32))
+    data, logits = TaskData(split, {}, {"SST-2.tsv": split}), np.arange(14, dtype=np.float32).reshape(7, 2)
     workdir = Workdir(epath.Path(folder))
     file = workdir.predictions_file(TRIAL, data)
     file.parent.mkdir()
@@ -84,24 +85,24 @@ def predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
 
     def read() -> None:
         found = workdir.read_predictions(TRIAL, data)
-        assert found is None or (found["SST-2.tsv"] == logits).all(), "damaged predictions counted"
+        assert found is None or (found["SST-2.tsv"] == logits).all(), "damaged predictions were accepted"
 
     read()
     return Path(file), read
 
 
 FILES: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
-    "a pair": lambda path: glue(path, "rte", "index\tsentence1\tsentence2\tlabel\n", "0\ta\tb\tentailment\n"),
-    "without header": lambda path: glue(path, "cola", "", "gj04\t1\t\tThe sailors rode.\n"),
-    "a regression": lambda path: glue(path, "stsb", "sentence1\tsentence2\tscore\n", "a\tb\t3.25\n"),
-    "trials.jsonl": trials,
-    "model.json": model,
-    "predictions": predictions,
+    "a pair": lambda path: write_tsv(path, "rte", "index\tsentence1\tsentence2\tlabel\n", "0\ta\tb\tentailment\n"),
+    "without header": lambda path: write_tsv(path, "cola", "", "gj04\t1\t\tThe sailors rode.\n"),
+    "a regression": lambda path: write_tsv(path, "stsb", "sentence1\tsentence2\tscore\n", "a\tb\t3.25\n"),
+    "trials.jsonl": write_trials,
+    "model.json": write_description,
+    "predictions": write_predictions,
 }
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_mutated_file_is_read_ignored_or_one_line(tmp_path, name) -> None:
+def test_mutated_file_is_read_ignored_or_refused(tmp_path, name) -> None:
     file, read = FILES[name](tmp_path)
     read()
     rng, content = random.Random(0), file.read_bytes()

@@ -1,4 +1,4 @@
-"""GLUE's files as they really are: odd bytes survive, damage is named by file and line."""
+"""GLUE's files as they are published: unusual characters are kept, damage is named by file and line."""
 
 import dataclasses
 import gzip
@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from symbert_jax.errors import UserError
 from symbert_jax.eval import examples as module
 from symbert_jax.eval.examples import Source
-from symbert_jax.eval.tasks import TASKS, find
+from symbert_jax.eval.tasks import TASKS, find_tasks
 
 
 def read(folder: Path, name: str, split: str = "validation", labelled: bool = True) -> list[tuple]:
@@ -30,7 +30,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return folder
 
 
-def test_a_byte_order_mark_bare_quotes_crlf_and_no_last_newline(tmp_path) -> None:
+def test_tsv_keeps_quotes_and_ignores_byte_order_mark(tmp_path) -> None:
     mrpc = (
         '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said "yes.\t"No\r\n0\t9\t10\ta\u2028b\x85c\td'
     )
@@ -38,14 +38,14 @@ def test_a_byte_order_mark_bare_quotes_crlf_and_no_last_newline(tmp_path) -> Non
     assert read(tmp_path, "mrpc") == [('He said "yes.', '"No', 1.0), ("a\u2028b\x85c", "d", 0.0)]
 
 
-def test_cola_has_no_header_where_it_has_labels(tmp_path) -> None:
+def test_labelled_cola_has_no_header(tmp_path) -> None:
     write(tmp_path, "CoLA/dev.tsv.gz", "gj04\t1\t\tThe sailors rode.\ngj04\t0\t*\tThe rode.\n")
     write(tmp_path, "CoLA/test.tsv", "index\tsentence\n0\tBill whistled.\n")
     assert read(tmp_path, "cola") == [("The sailors rode.", 1.0), ("The rode.", 0.0)]
     assert read(tmp_path, "cola", "test", labelled=False) == [("Bill whistled.", None)]
 
 
-def test_mrpc_as_microsoft_published_it(tmp_path) -> None:
+def test_mrpc_is_read_from_files_of_microsoft(tmp_path) -> None:
     header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     write(tmp_path, "MRPC/msr_paraphrase_train.txt", "\ufeff" + header + "1\t1\t2\ta\tb\n")
     write(tmp_path, "MRPC/msr_paraphrase_test.txt", "\ufeff" + header + "0\t3\t4\tc\td\n")
@@ -54,7 +54,7 @@ def test_mrpc_as_microsoft_published_it(tmp_path) -> None:
     assert read(tmp_path, "mrpc", "test", labelled=False) == [("c", "d", None)]
 
 
-def test_a_regression_and_three_classes(tmp_path) -> None:
+def test_labels_of_regression_and_three_classes_are_read(tmp_path) -> None:
     write(tmp_path, "STS-B/dev.tsv", "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.250\n")
     write(
         tmp_path,
@@ -65,19 +65,19 @@ def test_a_regression_and_three_classes(tmp_path) -> None:
     assert read(tmp_path, "mnli", "validation_mismatched") == [("a", "b", 2.0)]
 
 
-def test_the_diagnostics_under_both_their_names(tmp_path) -> None:
+def test_diagnostics_are_read_under_their_second_name(tmp_path) -> None:
     write(tmp_path, "diagnostic/diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n")
     assert read(tmp_path, "ax", "test", labelled=False) == [("a", "b", None)]
 
 
-def test_rows_that_everybody_leaves_out_of_qqp(tmp_path) -> None:
+def test_short_labelled_rows_of_qqp_are_skipped(tmp_path) -> None:
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
     write(tmp_path, "QQP/dev.tsv", header + "1\t1\t2\ta\tb\t1\n2\t3\t4\tcut by a line break\n5\t5\t6\tc\td\t0\n")
     assert read(tmp_path, "qqp") == [("a", "b", 1.0), ("c", "d", 0.0)]
 
 
-def test_no_row_is_left_out_of_what_is_predicted(tmp_path) -> None:
-    """The server knows a prediction by the number of its row."""
+def test_short_unlabelled_row_of_qqp_is_refused(tmp_path) -> None:
+    """The server identifies a prediction by the number of its row."""
     write(tmp_path, "QQP/test.tsv", "id\tquestion1\tquestion2\n0\ta\tb\n1\tcut by a line break\n")
     with pytest.raises(UserError, match=r"test.tsv, line 3: 2 columns, wanted 3"):
         read(tmp_path, "qqp", "test", labelled=False)
@@ -105,8 +105,8 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
     write(tmp_path, path, content)
     assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
     if path == "RTE/dev.tsv":
-        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # whatever its suffix says
-        (tmp_path / "rte").mkdir()  # the right case comes first
+        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # the content decides, not the suffix
+        (tmp_path / "rte").mkdir()  # the exact name is preferred
         assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
 
 
@@ -160,7 +160,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         ("STS-B", f"sentence1\tsentence2\tscore\na\tb\t{'9' * 10**6}x\n", f"score '{'9' * 100}…', wanted a number"),
     ],
 )
-def test_damage_is_named_by_file_and_line(tmp_path, name, content, message) -> None:
+def test_damage_is_reported_with_file_and_line(tmp_path, name, content, message) -> None:
     if content is None:
         (tmp_path / name / "dev.tsv").mkdir(parents=True)
     else:
@@ -171,7 +171,7 @@ def test_damage_is_named_by_file_and_line(tmp_path, name, content, message) -> N
     assert message in str(error.value) and ("dev.tsv" in str(error.value) or "no example" in message)
 
 
-def test_missing_source_is_named(tmp_path, monkeypatch) -> None:
+def test_missing_source_is_reported(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").touch()
     for source, message in (
@@ -183,7 +183,7 @@ def test_missing_source_is_named(tmp_path, monkeypatch) -> None:
         ("", "found '', wanted tsv:DIR or tfds:DIR"),
         ("csv:x", "found 'csv:x', wanted tsv:DIR or tfds:DIR"),
         (f"tsv:{tmp_path}/none", "no folder"),
-        (f"tsv:{tmp_path}", "no validation of rte in"),
+        (f"tsv:{tmp_path}", "no validation split of rte in .* wanted RTE/dev.tsv.gz.; or leave the task out of tasks"),
         (f"tfds:{tmp_path}", "no dataset rte in"),
     ):
         with pytest.raises(UserError, match=message):
@@ -191,7 +191,7 @@ def test_missing_source_is_named(tmp_path, monkeypatch) -> None:
 
 
 class Rte(tfds.core.GeneratorBasedBuilder):
-    """The dataset that TFDS calls glue/rte, in small."""
+    """A small dataset like glue/rte of TFDS."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -225,9 +225,9 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
     for folder in (tmp_path, tmp_path / "glue"):  # TFDS's data directory, or the folder of the tasks
         source = Source(f"tfds:{folder}")
         assert sorted(source.read(task, task.train, labelled=True)) == [(("é 0", "b"), 1.0), (("é 1", "b"), 0.0)]
-        # numbered, as the server knows them, and not as TFDS stores them
+        # in the order of idx, not as TFDS stores them
         assert source.read(task, task.test[0], labelled=False) == [((f"é {i}", "b"), None) for i in range(20)]
-        with pytest.raises(UserError, match="1 rows and none with idx 0, wanted every row"):
+        with pytest.raises(UserError, match="1 rows, none of them with idx 0, wanted every row"):
             source.read(task, dataclasses.replace(task.test[0], name="torn"), labelled=False)
         with pytest.raises(UserError, match="label -1, wanted 0 to 1"):
             source.read(task, task.test[0], labelled=True)
@@ -250,14 +250,14 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
             source.read(task, task.train, labelled=True)
 
 
-def test_tasks_are_found_by_any_spelling_in_the_order_of_the_table() -> None:
-    assert [task.name for task in find(["RTE", "SST-2", "sts_b", "rte"])] == ["sst2", "stsb", "rte"]
+def test_find_tasks_accepts_spellings_and_orders_as_the_table() -> None:
+    assert [task.name for task in find_tasks(["RTE", "SST-2", "sts_b", "rte"])] == ["sst2", "stsb", "rte"]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [(["rta"], "did you mean 'rte'"), ([], "found none"), (["ax"], "ax without mnli")],
 )
-def test_tasks_that_cannot_be(names, message) -> None:
+def test_find_tasks_refuses_invalid_names(names, message) -> None:
     with pytest.raises(UserError, match=message):
-        find(names)
+        find_tasks(names)

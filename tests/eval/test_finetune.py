@@ -1,6 +1,7 @@
-"""Fine-tuning end to end on tiny GLUE: seeds side by side, exact evaluation, resumption, and what is left behind."""
+"""Fine-tuning end to end on tiny GLUE: parallel trials, exact scores, unfinished runs, and the files of a run."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -14,211 +15,220 @@ from etils import epath
 from sklearn.metrics import accuracy_score
 
 from symbert_jax import sharding
+from symbert_jax.checkpoint import digest
 from symbert_jax.config import FinetuneConfig, MeshConfig
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as module
-from symbert_jax.eval import saved, training
-from symbert_jax.eval.finetune import finetune
-from tests.eval.conftest import results
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def usual(pretrained, glue) -> dict:
-    """The paper's protocol but a rate for tiny models."""
-    usual = {"checkpoint": (str(pretrained),), "tasks": ("sst2",), "learning_rates": (3e-3,), "epochs": 3}
-    return usual | {"seeds": 1, "glue": glue, "mesh": MeshConfig(data=8)}
+from symbert_jax.eval import saved, scores, steps, training
+from symbert_jax.storage import lock
+from tests.eval.conftest import CONFIG, finetune_on, read_results, read_tasks, read_trials
 
 
 @pytest.fixture
-def run(usual, tmp_path):
-    """Fine-tunes as usual but for what is said, and returns the workdir."""
+def run(base_config, tmp_path):
+    """Fine-tunes with some fields of `base_config` changed; returns the workdir."""
 
-    def go(name: str = "run", **changes) -> Path:
-        finetune(FinetuneConfig(**usual | changes), epath.Path(tmp_path / name))
-        return tmp_path / name
+    def run(name: str = "run", devices: int = 1, **changes) -> Path:
+        return finetune_on(dataclasses.replace(base_config, **changes), tmp_path / name, devices)
 
-    return go
-
-
-@pytest.fixture(scope="module")
-def whole(usual, tmp_path_factory) -> Path:
-    """The workdir of a usual run that leaves all it can."""
-    workdir = tmp_path_factory.mktemp("whole")
-    finetune(FinetuneConfig(**usual, predictions=True, save_models=True), epath.Path(workdir))
-    return workdir
+    return run
 
 
-def trials(workdir: Path) -> list[dict]:
-    return [trial for line in (workdir / "trials.jsonl").read_text().splitlines() for trial in json.loads(line)]
+def record_training(monkeypatch) -> list[tuple[training.TaskRun, list[training.TrialOutcome], dict]]:
+    """The arguments and the results of `train`, one for each group."""
+    recorded = []
 
-
-def tasks(workdir: Path) -> dict:
-    return results(workdir)["checkpoints"][0]["tasks"]
-
-
-def test_seeds_side_by_side_are_the_seeds_one_by_one(run, glue, monkeypatch) -> None:
-    lines = Path(glue.source.removeprefix("tsv:"), "SST-2/dev.tsv").read_text().splitlines()[1:]
-    labels = [int(line.rpartition("\t")[2]) for line in lines]
-    logits: dict[str, dict[int, np.ndarray]] = {"one": {}, "three": {}}
-
-    def train(trials, together, *arguments):
-        trained, params = training.train(trials, together, *arguments)
-        kind = "one" if together == 1 else "three"
-        logits[kind] |= {each.result.trial.seed: each.logits["validation"] for each in trained}
-        return trained, params
+    def train(run, group, progress):
+        outcomes, params = training.train(run, group, progress)
+        recorded.append((run, outcomes, params))
+        return outcomes, params
 
     monkeypatch.setattr(module, "train", train)
-    one, three = run("one", seeds=3, together=1), run("three", seeds=3, together=3)
-    assert tasks(one)["sst2"]["trials"] == tasks(three)["sst2"]["trials"]
-    assert sorted(logits["three"]) == sorted(logits["one"]) == [0, 1, 2]
-    for seed, found in logits["one"].items():
-        np.testing.assert_allclose(logits["three"][seed], found, atol=1e-3)
-        assert (logits["three"][seed].argmax(-1) == found.argmax(-1)).all()
-        score = tasks(one)["sst2"]["trials"][seed]["metrics"]["validation"]["accuracy"]
-        assert score == accuracy_score(labels, found.argmax(-1))  # of the plain list, whatever the padding
-    assert np.abs(logits["one"][0] - logits["one"][1]).max() > 0.1, "seeds differ"
+    return recorded
 
 
-def test_it_learns_and_reports(run, capsys) -> None:
-    workdir = run(seeds=2, epochs=5, together=2)
-    found = results(workdir)["checkpoints"][0]
-    assert min(trial["metrics"]["validation"]["accuracy"] for trial in found["tasks"]["sst2"]["trials"]) > 0.9
-    assert found["tasks"]["sst2"]["collapsed"] == 0 and found["step"] == 20
-    assert found["means"]["mean"] == pytest.approx(found["tasks"]["sst2"]["scores"]["validation"]["mean"])
-    assert "| SST-2 | accuracy |" in (workdir / "results.md").read_text()
-    said = capsys.readouterr().out
-    assert "| checkpoint | SST-2 | mean of 1 |" in said and "(2/2 trials" in said
-    assert (workdir / "scores.png").stat().st_size > 1000
+def test_finetune_learns_and_reports(finished_run) -> None:
+    checkpoint = read_results(finished_run)["checkpoints"][0]
+    task = checkpoint["tasks"]["sst2"]
+    (trial,) = task["trials"]
+    assert trial["metrics"]["validation"]["accuracy"] > 0.9 and trial["epoch"] == 3
+    assert task["collapsed"] == 0 and checkpoint["step"] == 20
+    assert checkpoint["means"] == {"mean": pytest.approx(task["scores"]["validation"]["mean"])}
+    assert "| SST-2 | accuracy |" in (finished_run / "results.md").read_text()
+    assert (finished_run / "scores.png").stat().st_size > 1000
+    lines = (finished_run / "submission/SST-2.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(7))]
+    (model,) = finished_run.glob("models/*/sst2-*")
+    params = saved.read_params(epath.Path(model))
+    assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
+
+
+def test_parallel_trials_equal_single_trials(run, glue, monkeypatch, capsys) -> None:
+    """Groups of one, and of two, the last of which is padded."""
+    lines = Path(glue.source.removeprefix("tsv:"), "SST-2/dev.tsv").read_text().splitlines()[1:]
+    labels = [int(line.rpartition("\t")[2]) for line in lines]
+    recorded, logits = record_training(monkeypatch), []
+    workdirs = [run(f"{together}", seeds=3, together=together) for together in (1, 2)]
+    for groups in (recorded[:3], recorded[3:]):
+        outcomes = [outcome for _, outcomes, _ in groups for outcome in outcomes]
+        assert [outcome.result.trial.seed for outcome in outcomes] == [0, 1, 2]
+        logits.append([outcome.logits["validation"] for outcome in outcomes])
+    assert len(recorded) == 5
+    trials = read_tasks(workdirs[0])["sst2"]["trials"]
+    assert trials == read_tasks(workdirs[1])["sst2"]["trials"]
+    for trial, single, parallel in zip(trials, *logits, strict=True):
+        np.testing.assert_allclose(parallel, single, atol=1e-3)
+        # of the plain list of examples, whatever their order and padding in batches
+        assert trial["metrics"]["validation"]["accuracy"] == accuracy_score(labels, single.argmax(-1))
+        assert (parallel.argmax(-1) == single.argmax(-1)).all()
+    assert np.abs(logits[0][0] - logits[0][1]).max() > 0.1, "seeds do not differ"
+    output = capsys.readouterr().out
+    assert "| checkpoint | SST-2 | mean of 1 |" in output and "(3/3 trials" in output
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=4, model=2), MeshConfig(data=8, fsdp=True)])
-def test_scores_are_the_same_on_every_mesh(run, whole, mesh) -> None:
-    assert tasks(run(mesh=mesh)) == tasks(whole)
+def test_scores_are_the_same_on_every_mesh(run, finished_run, mesh) -> None:
+    assert read_tasks(run(devices=8, mesh=mesh)) == read_tasks(finished_run)
 
 
-def test_one_compilation_per_length_whatever_the_seed_the_rate_or_the_task(run, monkeypatch) -> None:
-    shapes = set()
+def test_finetune_compiles_once_per_length(run, monkeypatch) -> None:
+    """Whatever the seed, the learning rate, the task and the number of trials of the last group."""
+    shapes, compiled, make = set(), [], steps.make_train_step.__wrapped__
 
     def put_batch(batch, dims="B"):
-        shapes.add(batch.tokens.shape)
+        shapes.add((dims, batch.tokens.shape))
         return sharding.put_batch(batch, dims)
 
+    def make_train_step(*arguments):
+        compiled.append(make(*arguments))
+        return compiled[-1]
+
     monkeypatch.setattr(training, "put_batch", put_batch)
-    training.steps.make_train_step.cache_clear()
-    run(tasks=("sst2", "rte"), seeds=3, learning_rates=(1e-3, 3e-3), together=4, epochs=2)  # two groups of three
-    run("rest", tasks=("rte",), seeds=5, together=3, epochs=2)  # three and two
-    assert training.steps.make_train_step.cache_info().currsize == 1
-    trained = {shape for shape in shapes if len(shape) == 3}  # R B T
-    assert training.steps.make_train_step(*_arguments())._cache_size() == len(trained) > 1
+    monkeypatch.setattr(steps, "make_train_step", functools.cache(make_train_step))
+    run(tasks=("sst2", "rte"), seeds=2, learning_rates=(1e-3, 3e-3), together=3, epochs=1)  # two groups of two
+    run("other", tasks=("rte",), seeds=3, together=2, epochs=1)  # two trials and one
+    (train_step,) = compiled
+    assert train_step._cache_size() == len({shape for dims, shape in shapes if dims == "RB"}) == 2
 
 
-def _arguments():
-    from symbert_jax.eval.protocols import PROTOCOLS
-    from tests.eval.conftest import CONFIG
-
-    model = dataclasses.replace(CONFIG.model, unroll=0, dropout=0.1, attention_dropout=0.1)
-    return model, 2, PROTOCOLS["paper"].optim
-
-
-def test_a_finished_trial_is_never_repeated(run, whole, tmp_path) -> None:
-    workdir, before = tmp_path / "run", trials(whole)
+def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> None:
+    """A trial is finished when all that the run wants of it is in the workdir."""
+    workdir, before = tmp_path / "run", read_trials(finished_run)
     workdir.mkdir()
-    shutil.copy(whole / "trials.jsonl", workdir)
+    shutil.copy(finished_run / "trials.jsonl", workdir)
     run()
-    assert trials(workdir) == before and (workdir / "results.json").exists()
-    run(seeds=2)  # one more
-    assert trials(workdir)[:1] == before and len(trials(workdir)) == 2
-    run(seeds=2, epochs=1)  # another protocol
-    assert len(trials(workdir)) == 4
-
-
-def test_what_is_wanted_besides_is_made_when_its_trials_are_finished(run, whole) -> None:
-    workdir = run(seeds=2, epochs=1)
-    run(seeds=1, epochs=1, predictions=True, save_models=True)
-    assert (workdir / "submission/SST-2.tsv").exists() and len(trials(workdir)) == 3
-    run(seeds=2, epochs=1, predictions=True, save_models=True)
+    assert read_trials(workdir) == before and (workdir / "results.json").exists()
+    run(seeds=2)
+    assert read_trials(workdir)[:1] == before and len(read_trials(workdir)) == 2
+    run(predictions=True, save_models=True)  # of seed 0 there are neither
+    assert (workdir / "submission/SST-2.tsv").exists() and len(read_trials(workdir)) == 3
+    run(seeds=2, predictions=True, save_models=True)
     (model,) = workdir.glob("models/*/sst2-*")
-    assert saved.describe(epath.Path(model)).score == max(
-        100 * trial["scores"]["validation"]["accuracy"] for trial in trials(workdir)
-    )
-    run(seeds=1, epochs=2, save_models=True)  # another protocol has another best
-    assert len(list(workdir.glob("models/*/sst2-*"))) == 2
+    accuracies = [trial["scores"]["validation"]["accuracy"] for trial in read_trials(workdir)]
+    assert saved.read_description(epath.Path(model)).score == 100 * max(accuracies) and len(accuracies) == 4
+    run(epochs=1, save_models=True)  # a different protocol
+    assert len(read_trials(workdir)) == 5 and len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
-def test_finetune_replaces_damaged_predictions_and_models(run, whole, pretrained, tmp_path, capsys) -> None:
+def test_finetune_replaces_damaged_predictions_and_models(run, finished_run, pretrained, tmp_path, capsys) -> None:
     workdir, start = tmp_path / "run", tmp_path / "_a, $b$ | c"
-    shutil.copytree(whole, workdir)
+    shutil.copytree(finished_run, workdir)
     shutil.copytree(pretrained, start)
-    (start / "config.json").write_text("[]")  # which a checkpoint does not need
+    (start / "config.json").write_text("[]")  # a checkpoint has its own config
     (predictions,) = workdir.glob("predictions/*.npz")
     predictions.write_bytes(before := predictions.read_bytes()[:-30])
     (model,) = workdir.glob("models/*/sst2-*")
     array = max((path for path in model.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     array.write_bytes(array.read_bytes()[:-1])
     run(predictions=True, save_models=True, checkpoint=(str(start), f"{start}/", f"{tmp_path}/run/../{start.name}"))
-    first, again = trials(workdir)  # the three are one checkpoint, and that of `whole`
+    first, again = read_trials(workdir)  # the three are one checkpoint, and that of `finished_run`
     assert first["trial"] == again["trial"] and first["scores"] == again["scores"]
     assert predictions.read_bytes().startswith(before) and predictions.stat().st_size > len(before)
-    assert saved.read(epath.Path(model))["head"]["classifier"]["kernel"].shape == (32, 2)
+    assert saved.read_params(epath.Path(model))["head"]["classifier"]["kernel"].shape == (32, 2)
     assert f"warning: checkpoint: found {model}/params damaged: " in capsys.readouterr().err
     (row,) = (line for line in (workdir / "results.md").read_text().splitlines() if "@ 20 |" in line)
     assert row.startswith(f"| {tmp_path}/_a, $b$ \\| c @ 20 | ")
 
 
-def test_a_bucket_takes_what_a_disk_takes(usual, whole, bucket) -> None:
+def test_finetune_writes_to_bucket(base_config, finished_run, bucket) -> None:
     for seeds in (1, 2):
-        finetune(FinetuneConfig(**usual | {"seeds": seeds, "predictions": True}), epath.Path("gs://bucket/run"))
+        finetune_on(dataclasses.replace(base_config, seeds=seeds, predictions=True), epath.Path("gs://bucket/run"))
     assert len(bucket.cat("gs://bucket/run/trials.jsonl").splitlines()) == 2
-    found = json.loads(bucket.cat("gs://bucket/run/results.json"))["checkpoints"][0]["tasks"]["sst2"]["trials"]
-    wanted = json.loads((whole / "results.json").read_text())["checkpoints"][0]["tasks"]["sst2"]["trials"]
-    assert [trial["metrics"] for trial in found[:1]] == [trial["metrics"] for trial in wanted]
+    results = json.loads(bucket.cat("gs://bucket/run/results.json"))
+    trials = results["checkpoints"][0]["tasks"]["sst2"]["trials"]
+    assert trials[0]["metrics"] == read_tasks(finished_run)["sst2"]["trials"][0]["metrics"]
     assert bucket.cat("gs://bucket/run/submission/SST-2.tsv").count(b"\n") == 8
     assert bucket.cat("gs://bucket/run/scores.png").startswith(b"\x89PNG")
 
 
-def test_the_best_epoch_is_at_least_the_last(run) -> None:
-    last, best = (run(select, select=select, tasks=("stsb",), epochs=4) for select in ("last", "best"))
-    last, best = (tasks(workdir)["stsb"]["trials"][0] for workdir in (last, best))
-    assert last["epoch"] == 4 and 1 <= best["epoch"] <= 4
-    assert sum(best["metrics"]["validation"].values()) >= sum(last["metrics"]["validation"].values())
+def test_select_best_keeps_best_epoch(run, monkeypatch) -> None:
+    """Its parameters, its predictions and its score, for each of two parallel trials of a regression."""
+    epoch_scores = [(0.5, 0.8), (0.9, 0.6), (0.7, 0.7)]
+    values, predicted = iter(np.ravel(epoch_scores).tolist()), []
+
+    def compute_metrics(*arguments):
+        return dict.fromkeys(measured(*arguments), next(values))
+
+    def predict(task_run, params, splits):
+        logits = training_predict(task_run, params, splits)
+        predicted.append((jax.tree.map(np.array, params), logits))
+        return logits
+
+    measured, training_predict = scores.compute_metrics, training.predict
+    monkeypatch.setattr(scores, "compute_metrics", compute_metrics)
+    monkeypatch.setattr(training, "predict", predict)
+    recorded = record_training(monkeypatch)
+    workdir = run(select="best", tasks=("stsb",), seeds=2, together=2, predictions=True, save_models=True)
+    trials = read_tasks(workdir)["stsb"]["trials"]
+    assert [trial["epoch"] for trial in trials] == [2, 1]
+    assert [trial["metrics"]["validation"] for trial in trials] == [{"pearson": x, "spearman": x} for x in (0.9, 0.8)]
+
+    ((_, outcomes, params),) = recorded
+    *epochs, (test_params, test_logits) = predicted
+    (model,) = workdir.glob("models/*/stsb-*")
+    kept = [params, test_params]
+    for number, (outcome, epoch) in enumerate(zip(outcomes, (1, 0), strict=True)):
+        best_params, best_logits = epochs[epoch]
+        for each in kept:
+            jax.tree.map(lambda a, b, i=number: np.testing.assert_array_equal(a[i], b[i]), each, best_params)
+        np.testing.assert_array_equal(outcome.logits["validation"], best_logits[number]["validation"])
+        (file,) = workdir.glob(f"predictions/stsb-{outcome.result.trial.key}-*.npz")
+        np.testing.assert_array_equal(np.load(file)["STS-B.tsv"], test_logits[number]["STS-B.tsv"])
+        assert (best_logits[number]["validation"] != epochs[2][1][number]["validation"]).any(), "epochs do not differ"
+    description = saved.read_description(epath.Path(model))
+    assert (description.score, description.trial) == (90, outcomes[0].result.trial.key)
+    best_params = jax.tree.map(lambda leaf: leaf[0], epochs[1][0])
+    jax.tree.map(np.testing.assert_array_equal, saved.read_params(epath.Path(model)), best_params)
 
 
-def test_a_grid_reports_its_best_setting(run) -> None:
-    workdir = run(learning_rates=(1e-6, 3e-3, 3e-3), batch_sizes=(16, 32, 16))  # the same twice counts once
-    found = tasks(workdir)["sst2"]
-    assert len(found["trials"]) == 4 and found["learning_rate"] == 3e-3
-    assert found["scores"]["validation"]["mean"] == max(
-        100 * t["metrics"]["validation"]["accuracy"] for t in found["trials"]
+def test_grid_reports_best_setting(run) -> None:
+    workdir = run(learning_rates=(1e-6, 3e-3, 3e-3), batch_sizes=(16, 32, 16))  # a duplicate is ignored
+    task = read_tasks(workdir)["sst2"]
+    assert len(task["trials"]) == 4 and task["learning_rate"] == 3e-3
+    assert task["scores"]["validation"]["mean"] == 100 * max(
+        trial["metrics"]["validation"]["accuracy"] for trial in task["trials"]
     )
 
 
-def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
-    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, epochs=2, predictions=False)
-    cold = run("cold", tasks=("rte",), epochs=2)
-    assert tasks(workdir)["rte"]["trials"] != tasks(cold)["rte"]["trials"]
-    assert set(tasks(workdir)["mnli"]["scores"]) == {"validation_matched", "validation_mismatched"}
+def test_rte_starts_from_mnli_which_predicts_diagnostics(run, monkeypatch) -> None:
+    recorded = record_training(monkeypatch)
+    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, epochs=2)
+    (model,) = workdir.glob("models/*/mnli-*")
+    assert saved.read_description(epath.Path(model)).task == "mnli"
+    encoder = {part: weights for part, weights in saved.read_params(epath.Path(model)).items() if part != "head"}
+    (mnli, _, _), (rte, (outcome,), _) = recorded
+    assert outcome.result.trial.checkpoint == digest(encoder) == digest(rte.encoder) != digest(mnli.encoder)
+    assert not list(workdir.glob("models/*/rte-*"))
+    assert set(read_tasks(workdir)["mnli"]["scores"]) == {"validation_matched", "validation_mismatched"}
     lines = (workdir / "submission/AX.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 6
     assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
-    (model,) = workdir.glob("models/*/mnli-*/model.json")
-    assert json.loads(model.read_text())["task"] == "mnli"
-    assert not list(workdir.glob("models/*/rte-*"))
 
 
-def test_files_for_the_server_and_a_saved_model(whole) -> None:
-    lines = (whole / "submission/SST-2.tsv").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(7))]
-    (model,) = whole.glob("models/*/sst2-*")
-    params = saved.read(epath.Path(model))
-    assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
-
-
-def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
+def test_sweep_scores_every_checkpoint(run) -> None:
     workdir = run(checkpoint_steps=(10, 20), epochs=1)
-    assert [each["step"] for each in results(workdir)["checkpoints"]] == [10, 20]
+    assert [checkpoint["step"] for checkpoint in read_results(workdir)["checkpoints"]] == [10, 20]
     assert (workdir / "sweep.png").stat().st_size > 1000
 
 
@@ -242,9 +252,9 @@ def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:
         ({"name": "/dev/null"}, "workdir: found /dev/null: "),
     ],
 )
-def test_a_mistake_is_told(run, changes, message) -> None:
+def test_finetune_refuses_invalid_config(run, changes, message) -> None:
     with pytest.raises(UserError, match=message):
-        run(**changes)
+        run(devices=8, **changes)
 
 
 @pytest.mark.parametrize(
@@ -264,42 +274,56 @@ def test_finetune_refuses_unusable_vocabulary(run, pretrained, tmp_path, vocabul
         run(checkpoint=(f"{tmp_path}/start",))
 
 
+def test_finetune_refuses_workdir_in_use(run, tmp_path) -> None:
+    message = f"workdir: found {tmp_path}/run, in use by process {os.getpid()} on "
+    with lock(epath.Path(tmp_path / "run"), "workdir"), pytest.raises(UserError, match=message):
+        run()
+
+
+def test_finetune_refuses_workdir_that_is_not_shared(run, tmp_path, monkeypatch) -> None:
+    """tests/train/test_pod.py checks with several processes that `require_shared` raises."""
+
+    def require_shared(folder: epath.Path) -> None:
+        raise UserError("workdir", f"a different {folder}", "a shared one")
+
+    monkeypatch.setattr(module, "require_shared", require_shared)
+    with pytest.raises(UserError, match=f"workdir: found a different {tmp_path}/run"):
+        run()
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_signal_ends_finetune_with_one_line(monkeypatch, capfd, name, code) -> None:
     before = signal.getsignal(signal.Signals[name])
-    ended = []
-    monkeypatch.setattr(os, "_exit", ended.append)
-    with module._end_at_signals():
+    exit_codes = []
+    monkeypatch.setattr(os, "_exit", exit_codes.append)
+    with module._exit_at_signals():
         signal.raise_signal(signal.Signals[name])
-    assert ended == [code] and capfd.readouterr().err == f"\n{name}: the same command trains what is missing\n"
+    hint = "start the same command again to train the missing trials"
+    assert exit_codes == [code] and capfd.readouterr().err == f"\n{name}: {hint}\n"
     assert signal.getsignal(signal.Signals[name]) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup sets it
-    with module._end_at_signals():
+    with module._exit_at_signals():
         signal.raise_signal(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    assert ended == [code]
+    assert exit_codes == [code]
 
 
-def test_it_takes_as_many_trials_at_once_as_it_is_told_and_one_on_a_processor() -> None:
-    from tests.eval.conftest import CONFIG
-
-    with jax.set_mesh(module.make_mesh(MeshConfig())):
-        assert module.parallel_trials(FinetuneConfig(together=3), CONFIG.model, 1000, 16, 32) == 3
-        assert module.parallel_trials(FinetuneConfig(), CONFIG.model, 1000, 16, 32) == 1
-
-
-def test_elsewhere_it_takes_what_half_the_memory_holds(monkeypatch) -> None:
-    from tests.eval.conftest import CONFIG
-
+def test_max_parallel_trials_fit_half_the_memory(monkeypatch) -> None:
     class Device:
         platform = "gpu"
 
         def memory_stats(self):
             return {"bytes_limit": self.limit}
 
+    def limit(config: FinetuneConfig) -> int:
+        with jax.set_mesh(sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])):
+            return module.max_parallel_trials(config, CONFIG.model, 1000, 16, 32)
+
+    assert limit(FinetuneConfig(together=3)) == 3
+    assert limit(FinetuneConfig()) == 1, "more than one on a CPU"
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    with jax.set_mesh(module.make_mesh(MeshConfig(data=1), jax.devices()[:1])):
-        found = []
-        for Device.limit in (0, 1e6, 1e9, 2e9):
-            found.append(module.parallel_trials(FinetuneConfig(), CONFIG.model, 1000, 16, 32))
+    found = []
+    for Device.limit in (0, 1e6, 1e9, 2e9):
+        found.append(limit(FinetuneConfig()))
     assert found[:2] == [1, 1] and found[2] > 100 and found[3] == pytest.approx(2 * found[2], abs=1)

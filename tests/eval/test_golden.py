@@ -7,20 +7,31 @@ from etils import epath
 from symbert_jax import sharding
 from symbert_jax.config import FinetuneConfig
 from symbert_jax.eval import finetune, steps
+from tests.conftest import configure
+from tests.eval.conftest import write_glue, write_pretrained
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
+    """A model and data of its own: with those of other tests the losses would change."""
+    pretrained, glue = (tmp_path_factory.mktemp(name) for name in ("pretrained", "glue"))
+    write_pretrained(pretrained, configure(model={"attention": "pairwise", "length": 32}, data={"batch_size": 16}))
+    source = write_glue(glue, single=(4, 18), pair=(4, 8))
+    return FinetuneConfig((str(pretrained),), tasks=("sst2",), learning_rates=(3e-3,), seeds=1, glue=source)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_first_losses_of_finetune_are_unchanged(devices, pretrained, glue, tmp_path, monkeypatch) -> None:
+def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monkeypatch) -> None:
     """As of `pretrain`, for the head, the batches and the schedule of fine-tuning."""
-    found, make = [], steps.make_train_step
+    losses, make = [], steps.make_train_step
 
     def make_recording(*arguments):
         train_step = make(*arguments)
 
         def step(*arguments):
             state, sums = train_step(*arguments)
-            found.append(float(sums["loss"][0] / sums["count"][0]))
-            if len(found) == 3:
+            losses.append(float(sums["loss"][0] / sums["count"][0]))
+            if len(losses) == 3:
                 raise InterruptedError
             return state, sums
 
@@ -28,7 +39,6 @@ def test_first_losses_of_finetune_are_unchanged(devices, pretrained, glue, tmp_p
 
     monkeypatch.setattr(steps, "make_train_step", make_recording)
     monkeypatch.setattr(finetune, "make_mesh", lambda mesh: sharding.make_mesh(mesh, jax.devices()[:devices]))
-    config = FinetuneConfig(checkpoint=(str(pretrained),), glue=glue, tasks=("sst2",), learning_rates=(3e-3,), seeds=1)
     with pytest.raises(InterruptedError):
         finetune.finetune(config, epath.Path(tmp_path))
-    assert found == pytest.approx([0.693956, 0.691110, 0.699690], abs=1e-5), found
+    assert losses == pytest.approx([0.693956, 0.691110, 0.699690], abs=1e-5), losses

@@ -1,4 +1,4 @@
-"""Protocols are what was published; a config changes what it names."""
+"""Protocols have the published values; a config changes the fields that it sets."""
 
 import dataclasses
 
@@ -19,41 +19,41 @@ from symbert_jax.train.optimizer import schedule
         ("cramming", 5, (4e-5,), (16,), 0.1, 5, "last", 128, 0.0, 0.0),
     ],
 )
-def test_protocols_are_what_was_published(
+def test_protocols_have_published_values(
     name, epochs, rates, sizes, warmup, seeds, select, length, decay, clip
 ) -> None:
-    """The sources are named in protocols.py; a value here moves only with a better reading of them."""
+    """The sources are named in protocols.py; a value here changes only with a better reading of them."""
     found = resolve(FinetuneConfig(protocol=name))
     assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, rates, sizes)
     assert (found.warmup, found.seeds, found.select, found.length) == (warmup, seeds, select, length)
     assert (found.optim.weight_decay, found.optim.clip, found.dropout) == (decay, clip, 0.1)
 
 
-def test_a_config_changes_what_it_names_and_nothing_else() -> None:
+def test_resolve_changes_only_fields_of_config() -> None:
     found = resolve(FinetuneConfig(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=GlueConfig("tsv:x")))
     assert found == dataclasses.replace(PROTOCOLS["roberta"], seeds=2, learning_rates=(1e-4,))
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_the_rate_warms_up_and_comes_down_to_nothing(name) -> None:
+def test_learning_rate_warms_up_and_decays_to_zero(name) -> None:
     protocol = PROTOCOLS[name]
-    rate = schedule(protocol.schedule(1e-5, 1000), 1000)
+    learning_rate = schedule(protocol.optim_config(1e-5, 1000), 1000)
     warmup = round(1000 * protocol.warmup)
-    assert float(rate(0)) == 0 and float(rate(warmup)) == pytest.approx(1e-5)
-    assert float(rate(1000)) == pytest.approx(0, abs=1e-12)
+    assert float(learning_rate(0)) == 0 and float(learning_rate(warmup)) == pytest.approx(1e-5)
+    assert float(learning_rate(1000)) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_run_of_one_step_has_no_warmup() -> None:
-    assert PROTOCOLS["paper"].schedule(1e-5, 1).warmup_steps == 0
+def test_trial_of_one_step_has_no_warmup() -> None:
+    assert PROTOCOLS["paper"].optim_config(1e-5, 1).warmup_steps == 0
 
 
-def test_trials_of_one_protocol_share_all_but_their_settings() -> None:
+def test_fingerprint_ignores_grid_and_seeds() -> None:
     assert (
         resolve(FinetuneConfig(seeds=2)).fingerprint == resolve(FinetuneConfig(seeds=5, batch_sizes=(32,))).fingerprint
     )
     assert resolve(FinetuneConfig(epochs=2)).fingerprint != resolve(FinetuneConfig()).fingerprint
 
 
-def test_an_unknown_one() -> None:
+def test_resolve_refuses_unknown_protocol() -> None:
     with pytest.raises(UserError, match="did you mean 'cramming'"):
         resolve(FinetuneConfig(protocol="craming"))

@@ -1,4 +1,4 @@
-"""Tables, files and progress from known results."""
+"""Tables, plots, trials.jsonl and progress of given results."""
 
 import json
 
@@ -8,76 +8,99 @@ from etils import epath
 
 from symbert_jax.eval import progress, report, trials
 from symbert_jax.eval.tasks import TASKS
-from symbert_jax.eval.trials import Log, Result, Trial
+from symbert_jax.eval.trials import Trial, TrialLog, TrialResult
 from tests.eval.conftest import CONFIG
 
 
-def result(task: str, seed: int, rate: float = 1e-5, **metrics: float) -> Result:
-    trial = Trial("c", "d", task, 16, rate, seed, "{}")
+def make_result(task: str, seed: int, learning_rate: float = 1e-5, **metrics: float) -> TrialResult:
+    trial = Trial("c", "d", task, 16, learning_rate, seed, "{}")
     scores = {split.name: metrics for split in TASKS[task].validation}
-    return Result(trial, scores, seed == 2, 5, 1.5)
+    return TrialResult(trial, scores, seed == 2, 5, 1.5)
 
 
-def scored(step: int = 10, name: str = "runs/a") -> report.Scored:
+def score_checkpoint(step: int = 10, name: str = "runs/a", tasks=("mrpc", "mnli", "wnli")) -> report.ScoredCheckpoint:
     results = {
-        TASKS["mrpc"]: [result("mrpc", seed, accuracy=0.7 + seed / 10, f1=0.8) for seed in range(3)],
-        TASKS["mnli"]: [result("mnli", seed, accuracy=0.5 + seed / 10) for seed in range(3)],
-        TASKS["wnli"]: [result("wnli", 0, accuracy=0.25)],
+        "mrpc": [make_result("mrpc", seed, accuracy=0.7 + seed / 10, f1=0.8) for seed in range(3)],
+        "mnli": [make_result("mnli", seed, accuracy=0.5 + seed / 10) for seed in range(3)],
+        "wnli": [make_result("wnli", 0, accuracy=0.25)],
     }
-    return report.Scored(name, step, "f" * 64, CONFIG.model, results)
+    return report.ScoredCheckpoint(name, step, "f" * 64, CONFIG.model, {TASKS[task]: results[task] for task in tasks})
 
 
-def test_the_table_has_scores_and_means() -> None:
-    head, _, row = report.table([scored()]).splitlines()
-    assert head == "| checkpoint | MRPC | MNLI-matched | MNLI-mismatched | WNLI | mean of 3 | with WNLI |"
-    assert row == "| runs/a @ 10 | 80.0 | 60.0 | 60.0 | 25.0 | 66.67 | 56.25 |"
+@pytest.mark.parametrize(
+    ("tasks", "head", "row"),
+    [
+        (("mrpc", "mnli"), "MRPC | MNLI-matched | MNLI-mismatched | mean of 3", "80.0 | 60.0 | 60.0 | 66.67"),
+        (("mrpc", "wnli"), "MRPC | WNLI | mean of 1 | mean of 2 with WNLI", "80.0 | 25.0 | 80.00 | 52.50"),
+        (("wnli",), "WNLI", "25.0"),
+    ],
+)
+def test_table_names_means_by_their_scores(tasks, head, row) -> None:
+    table = report.format_scores([score_checkpoint(tasks=tasks)])
+    assert table.splitlines()[::2] == [f"| checkpoint | {head} |", f"| runs/a @ 10 | {row} |"]
 
 
-def test_details_have_deviation_median_and_collapsed_runs() -> None:
-    text = report.details(scored())
+def test_details_have_deviation_median_and_collapsed_trials() -> None:
+    text = report.format_details(score_checkpoint())
     assert "| MRPC | accuracy | 80.0 ± 10.0 | 80.0 | 1 of 3 | 1e-05 | 16 |" in text
     assert "| WNLI | accuracy | 25.0 | 25.0 | 0 of 1 | 1e-05 | 16 |" in text
 
 
-def test_the_best_setting_is_the_one_with_the_best_mean() -> None:
-    results = [result("rte", seed, rate, accuracy=value) for rate, seed, value in
+def test_best_setting_has_best_mean() -> None:
+    results = [make_result("rte", seed, rate, accuracy=value) for rate, seed, value in
               ((1e-5, 0, 0.9), (1e-5, 1, 0.5), (2e-5, 0, 0.8), (2e-5, 1, 0.7))]  # fmt: skip
-    best = report.summarise(results)
+    best = report.find_best_setting(results)
     assert best.learning_rate == 2e-5 and best.scores["validation"] == pytest.approx([80, 70])
 
 
-def test_submissions() -> None:
-    assert report.submission(TASKS["rte"], np.array([0, 1])) == "index\tprediction\n0\tentailment\n1\tnot_entailment\n"
-    assert report.submission(TASKS["stsb"], np.array([5.2, -1.0])) == "index\tprediction\n0\t5.000\n1\t0.000\n"
+def test_submission_has_class_names_and_clipped_values() -> None:
+    classes, values = (report.format_submission(TASKS[name], np.array(predictions)).split("\n")
+                       for name, predictions in (("rte", [0, 1]), ("stsb", [5.2, -1.0])))  # fmt: skip
+    assert classes == ["index\tprediction", "0\tentailment", "1\tnot_entailment", ""]
+    assert values == ["index\tprediction", "0\t5.000", "1\t0.000", ""]
 
 
-def test_where_a_line_crosses_75() -> None:
-    assert report.crossing({10: 70.0, 20: 80.0, 30: 85.0}) == 15
-    assert report.crossing({10: 76.0, 20: 80.0}) == 10
-    assert report.crossing({10: 70.0, 20: 74.9}) is None
+def test_crossing_is_interpolated() -> None:
+    assert report.find_crossing({10: 70.0, 20: 80.0, 30: 85.0}) == 15
+    assert report.find_crossing({10: 76.0, 20: 80.0}) == 10
+    assert report.find_crossing({10: 70.0, 20: 74.9}) is None
 
 
-def test_plots_of_several_workdirs(tmp_path) -> None:
+def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
+    plots, subplots = [], report.plt.subplots
+
+    def recording_subplots(**arguments):
+        figure, axes = subplots(**arguments)
+        plots.append(axes)
+        return figure, axes
+
+    monkeypatch.setattr(report.plt, "subplots", recording_subplots)
     tmp_path = epath.Path(tmp_path)
-    both = [scored(step, name) for name in ("runs/$a", "_runs/b$") for step in (10, 20)]
-    report.plot_sweep(both, tmp_path / "sweep.png")
-    report.plot_tasks(both, tmp_path / "scores.png")
+    several = [score_checkpoint(step, name) for name in ("runs/$a", "_runs/b$") for step in (10, 20)]
+    report.plot_sweep(several, tmp_path / "sweep.png")
+    report.plot_sweep([score_checkpoint(tasks=("wnli",))], tmp_path / "wnli.png")
+    report.plot_tasks(several, tmp_path / "scores.png")
+    assert [axes.get_ylabel() for axes in plots[:2]] == ["mean of 3", "WNLI"]
+    assert [label.get_text() for label in plots[0].get_legend().get_texts()] == [
+        " runs/$a: below 75",
+        " _runs/b$: below 75",
+    ]
     assert min(len(path.read_bytes()) for path in tmp_path.iterdir()) > 1000
 
 
-def test_log_keeps_results_and_drops_cut_line(tmp_path) -> None:
+def test_trial_log_keeps_results_and_drops_truncated_line(tmp_path) -> None:
     tmp_path = epath.Path(tmp_path)
-    Log(tmp_path, write=True).add([result("rte", 0, accuracy=0.5), result("rte", 1, accuracy=0.6)])
+    TrialLog(tmp_path, is_writer=True).add([make_result("rte", seed, accuracy=0.5) for seed in (0, 1)])
     with (tmp_path / "trials.jsonl").open("a") as file:
         file.write('[{"trial"')
-    log = Log(tmp_path, write=True)
-    assert [each.trial.seed for each in log.results.values()] == [0, 1]
-    log.add([result("rte", 2, accuracy=0.7)])
-    assert len(Log(tmp_path, write=False).results) == 3
+    log = TrialLog(tmp_path, is_writer=True)
+    assert [result.trial.seed for result in log.results.values()] == [0, 1]
+    log.add([make_result("rte", 2, accuracy=0.7)])
+    assert len(TrialLog(tmp_path, is_writer=False).results) == 3
 
 
-def _change(facts: dict, **changes: object) -> str:
-    """A line of trials.jsonl whose checksum fits, as if a program had written it so."""
+def change(facts: dict, **changes: object) -> str:
+    """Returns a line of trials.jsonl with changed fields and the checksum of these."""
     facts |= changes
     return json.dumps([facts | {"checksum": trials._checksum(facts)}])
 
@@ -90,42 +113,43 @@ DAMAGE = {
     "no list": lambda _, facts: json.dumps(facts),
     "no objects": lambda *_: "[1]",
     "too deep": lambda *_: "[" * 100_000,
-    "other fields": lambda _, facts: _change(facts, more=1),
-    "a string for a number": lambda _, facts: _change(facts, seconds="1.5"),
-    "a list for an object": lambda _, facts: _change(facts, scores=[0.625]),
-    "NaN": lambda _, facts: _change(facts, seconds=float("nan")),
-    "a score above 1": lambda _, facts: _change(facts, scores={"validation": {"accuracy": 1.5}}),
-    "a score without metric": lambda _, facts: _change(facts, scores={"validation": 0.5}),
-    "another split": lambda _, facts: _change(facts, scores={"test": {"accuracy": 0.5}}),
-    "another task": lambda _, facts: _change(facts, trial=facts["trial"] | {"task": "rtf"}),
-    "no trial": lambda _, facts: _change(facts, trial=None),
+    "other fields": lambda _, facts: change(facts, more=1),
+    "a string for a number": lambda _, facts: change(facts, seconds="1.5"),
+    "a list for an object": lambda _, facts: change(facts, scores=[0.625]),
+    "NaN": lambda _, facts: change(facts, seconds=float("nan")),
+    "a score above 1": lambda _, facts: change(facts, scores={"validation": {"accuracy": 1.5}}),
+    "a score without metric": lambda _, facts: change(facts, scores={"validation": 0.5}),
+    "another split": lambda _, facts: change(facts, scores={"test": {"accuracy": 0.5}}),
+    "another task": lambda _, facts: change(facts, trial=facts["trial"] | {"task": "rtf"}),
+    "no trial": lambda _, facts: change(facts, trial=None),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> None:
+def test_trial_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> None:
     file = tmp_path / "trials.jsonl"
     for seed, accuracy in ((0, 0.5), (1, 0.625), (2, 0.75)):
-        Log(epath.Path(tmp_path), write=True).add([result("rte", seed, accuracy=accuracy)])
+        TrialLog(epath.Path(tmp_path), is_writer=True).add([make_result("rte", seed, accuracy=accuracy)])
     first, damaged, last = file.read_text().splitlines()
     (facts,) = json.loads(damaged)
     del facts["checksum"]
     damaged = DAMAGE[name](damaged, facts)
     content = "\n".join([first, damaged, last, ""]).encode(errors="surrogateescape")
     file.write_bytes(content)
-    log = Log(epath.Path(tmp_path), write=True)
-    assert [each.trial.seed for each in log.results.values()] == [0, 2] and file.read_bytes() == content
+    log = TrialLog(epath.Path(tmp_path), is_writer=True)
+    assert [result.trial.seed for result in log.results.values()] == [0, 2] and file.read_bytes() == content
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {file}, line 2: ") and line.endswith("; its trials train again")
+    assert line.startswith(f"warning: {file}, line 2: ") and line.endswith("; its trials are trained again")
 
 
-def test_log_accepts_result_without_checksum(tmp_path) -> None:
-    """As earlier versions wrote it."""
-    Log(epath.Path(tmp_path), write=True).add([result("rte", 0, accuracy=0.5)])
+def test_trial_log_accepts_result_without_checksum(tmp_path) -> None:
+    """Earlier versions wrote none."""
+    result = make_result("rte", 0, accuracy=0.5)
+    TrialLog(epath.Path(tmp_path), is_writer=True).add([result])
     (facts,) = json.loads((tmp_path / "trials.jsonl").read_text())
     del facts["checksum"]
     (tmp_path / "trials.jsonl").write_text(json.dumps([facts]) + "\n")
-    assert list(Log(epath.Path(tmp_path), write=False).results.values()) == [result("rte", 0, accuracy=0.5)]
+    assert list(TrialLog(epath.Path(tmp_path), is_writer=False).results.values()) == [result]
 
 
 def test_eta_excludes_compilation(monkeypatch, capsys) -> None:
@@ -140,12 +164,12 @@ def test_eta_excludes_compilation(monkeypatch, capsys) -> None:
         shown.end()
 
     window(5000, "short", "short")
-    shown.report([result("rte", 0, accuracy=0.5)])
+    shown.report([make_result("rte", 0, accuracy=0.5)])
     assert capsys.readouterr().out.endswith("accuracy 50.0  2 s  (1/2 trials)\n")
     window(5000, "short", "long")
     window(60, "long", "short")
     clock[0] += 5000  # predictions
     shown.begin()
     window(60, "short", "short")
-    shown.report([result("rte", 1, accuracy=0.5)])
+    shown.report([make_result("rte", 1, accuracy=0.5)])
     assert capsys.readouterr().out.endswith("(2/2 trials, eta 6 min)\n")  # 600 tokens at 100 a minute

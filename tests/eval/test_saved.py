@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk is whole, or it is not there."""
+"""A fine-tuned model on disk is complete, or it is missing."""
 
 import json
 
@@ -12,20 +12,20 @@ from symbert_jax.eval import saved
 from tests.eval.conftest import CONFIG
 
 
-def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch) -> None:
-    """Else a score would stand beside parameters that are gone, and nobody would train them again."""
+def test_model_is_missing_while_it_is_replaced(pretrained, tmp_path, monkeypatch) -> None:
+    """Otherwise a kill could leave the old score without parameters, which would not be trained again."""
 
     def write(score: float) -> None:
-        described = saved.Saved(score, "sst2", CONFIG.model, "key")
-        saved.write(epath.Path(tmp_path), described, {"a": np.ones(2)}, epath.Path(pretrained) / "vocab.txt", True)
+        description = saved.SavedModel(score, "sst2", CONFIG.model, "key")
+        saved.write(epath.Path(tmp_path), description, {"a": np.ones(2)}, epath.Path(pretrained) / "vocab.txt")
 
     write(50.0)
     assert saved.is_saved(epath.Path(tmp_path))
 
-    def killed(*_):
+    def be_killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saved, "write_params", killed)
+    monkeypatch.setattr(saved.checkpoint, "write_params", be_killed)
     with pytest.raises(KeyboardInterrupt):
         write(60.0)
     assert not saved.is_saved(epath.Path(tmp_path))
@@ -45,10 +45,10 @@ def test_a_model_that_is_half_replaced_is_none(pretrained, tmp_path, monkeypatch
         ({"model": {"dim": 10**400}}, "wanted the model that was trained"),
     ],
 )
-def test_describe_refuses_damaged_model_json(tmp_path, changes, message) -> None:
-    facts = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
-    (tmp_path / "model.json").write_text(json.dumps(facts))
-    assert saved.describe(epath.Path(tmp_path)) == (50.0, "sst2", ModelConfig(), "key")
-    (tmp_path / "model.json").write_text(json.dumps(facts | changes))
+def test_read_description_refuses_damaged_model_json(tmp_path, changes, message) -> None:
+    content = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    assert saved.read_description(epath.Path(tmp_path)) == (50.0, "sst2", ModelConfig(), "key")
+    (tmp_path / "model.json").write_text(json.dumps(content | changes))
     with pytest.raises(UserError, match=f"checkpoint: found {tmp_path}/model.json: .*{message}"):
-        saved.describe(epath.Path(tmp_path))
+        saved.read_description(epath.Path(tmp_path))

@@ -1,4 +1,4 @@
-"""Scores equal those of Hugging Face's GLUE metric on fixed lists."""
+"""Metrics equal those of Hugging Face's `glue` metric on fixed predictions."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from symbert_jax.eval import scores
 from symbert_jax.eval.tasks import TASKS
 
-# From transformers 4.57's glue_compute_metrics (the code of the `evaluate` metric `glue`) on the lists of `lists`.
-# They move only if a benchmark's definition moves: then compute them again with that function.
+# From transformers 4.57's glue_compute_metrics (the code of the `evaluate` metric `glue`) for `make_predictions`.
+# They change only if the definition of the benchmark changes: then compute them again with that function.
 WANTED = {
     "cola": {"matthews": 0.5974235104669887},
     "sst2": {"accuracy": 0.8},
@@ -21,8 +21,8 @@ WANTED = {
 }
 
 
-def lists(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and labels of 50 examples; 0 classes is a regression."""
+def make_predictions(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns predictions and labels of 50 examples; 0 classes is a regression."""
     rng = np.random.default_rng(7)
     labels = rng.integers(0, 2, 50)
     predictions = np.where(rng.random(50) < 0.7, labels, 1 - labels)
@@ -37,36 +37,37 @@ def lists(classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", WANTED)
-def test_scores_equal_hugging_faces(name) -> None:
+def test_metrics_equal_those_of_hugging_face(name) -> None:
     task = TASKS[name]
-    assert scores.measure(task, *lists(len(task.classes))) == pytest.approx(WANTED[name], abs=1e-12)
+    assert scores.compute_metrics(task, *make_predictions(len(task.classes))) == pytest.approx(WANTED[name], abs=1e-12)
 
 
-def test_a_constant_answer_scores_zero_and_is_a_collapse() -> None:
-    labels = lists(0)[1]
+def test_constant_predictions_score_zero_and_are_collapsed() -> None:
+    labels = make_predictions(0)[1]
     constant = np.full(50, 2.5)
-    assert scores.measure(TASKS["stsb"], constant, labels) == {"pearson": 0.0, "spearman": 0.0}
-    assert scores.collapsed(TASKS["stsb"], constant, labels)
-    assert not scores.collapsed(TASKS["stsb"], *lists(0))
-    _, classes = lists(2)
-    assert scores.collapsed(TASKS["cola"], np.full(50, np.bincount(classes).argmax()), classes)
-    assert not scores.collapsed(TASKS["cola"], *lists(2))
+    assert scores.compute_metrics(TASKS["stsb"], constant, labels) == {"pearson": 0.0, "spearman": 0.0}
+    assert scores.is_collapsed(TASKS["stsb"], constant, labels)
+    assert not scores.is_collapsed(TASKS["stsb"], *make_predictions(0))
+    _, classes = make_predictions(2)
+    assert scores.is_collapsed(TASKS["cola"], np.full(50, np.bincount(classes).argmax()), classes)
+    assert not scores.is_collapsed(TASKS["cola"], *make_predictions(2))
 
 
-def test_decisions() -> None:
+def test_to_predictions_takes_largest_logit_or_value() -> None:
     logits = np.array([[0.1, 0.2, 0.0], [3.0, -1.0, 2.0]], np.float32)
-    assert scores.decide(TASKS["mnli"], logits).tolist() == [1, 0]
-    assert scores.decide(TASKS["stsb"], logits[:, :1]).tolist() == logits[:, 0].tolist()
+    assert scores.to_predictions(TASKS["mnli"], logits).tolist() == [1, 0]
+    assert scores.to_predictions(TASKS["stsb"], logits[:, :1]).tolist() == logits[:, 0].tolist()
 
 
-def test_the_papers_mean_is_over_nine_scores() -> None:
+def test_paper_mean_is_over_nine_scores() -> None:
     found = {(task, split.name): 50.0 for task in TASKS.values() for split in task.validation}
     found[TASKS["wnli"], "validation"] = 0.0
     found[TASKS["mnli"], "validation_matched"] = 95.0
-    assert scores.means(found) == pytest.approx({"mean": 55, "glue": 55, "mean_with_wnli": 49.5})
+    assert scores.compute_means(found) == pytest.approx({"mean": 55, "glue": 55, "mean_with_wnli": 49.5})
     del found[TASKS["qqp"], "validation"]
-    assert "glue" not in scores.means(found)
+    assert "glue" not in scores.compute_means(found)
+    assert scores.compute_means({(TASKS["wnli"], "validation"): 50.0}) == {}
 
 
-def test_a_task_scores_the_mean_of_its_metrics() -> None:
-    assert scores.score({"accuracy": 0.8, "f1": 0.6}) == pytest.approx(70)
+def test_score_is_mean_of_metrics() -> None:
+    assert scores.compute_score({"accuracy": 0.8, "f1": 0.6}) == pytest.approx(70)

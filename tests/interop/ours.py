@@ -132,7 +132,7 @@ def classified(name: str, workdir: Path, out: Path, inputs: dict[str, np.ndarray
             mask=inputs["mask"] == 1,
         )
     folder = epath.Path(out / f"{name}.mnli")
-    saved.write(folder, saved.Saved(0.0, "mnli", config.model, "none"), tuned, epath.Path(VOCAB), first=True)
+    saved.write(folder, saved.SavedModel(0.0, "mnli", config.model, "none"), tuned, epath.Path(VOCAB))
     export(folder, epath.Path(out / f"{name}.classifier"), None, "huggingface", "float32", "tests")
     return {f"{name}/classes": np.asarray(logits)}
 

@@ -72,13 +72,13 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     for split in ("train", "dev"):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text(f"sentence\tlabel\n{SENTENCE}\t1\n")
     settings = FinetuneConfig((str(workdir),), tasks=("sst2",), glue=GlueConfig(f"tsv:{tmp_path}"))
-    read = task_data.read_all(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
+    read = task_data.read_task_data(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
     tokens = read[workdir][TASKS["sst2"]].train.tokens[0]
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
-    tuned, described = epath.Path(tmp_path / "tuned"), saved.Saved(0.0, "sst2", model, "none")
-    saved.write(tuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt", True)
+    tuned, described = epath.Path(tmp_path / "tuned"), saved.SavedModel(0.0, "sst2", model, "none")
+    saved.write(tuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt")
 
     for checkpoint in (workdir, tuned):
         out = epath.Path(f"{checkpoint}.out")

@@ -58,9 +58,9 @@ class Workdirs(Kind):
                 history.append("export.read")
                 export.read(workdir, None)
             case _:
-                history.append("compare.read and compare.table")
-                run = compare.read(workdir, "run")
-                compare.table([run, run])
+                history.append("compare.read_run and compare.format_table")
+                run = compare.read_run(workdir, "run")
+                compare.format_table([run, run])
 
 
 class Trials(Kind):
@@ -70,10 +70,10 @@ class Trials(Kind):
 
     def make(self, folder: Path) -> None:
         trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
-        log = trials.Log(epath.Path(folder), write=True)
+        log = trials.TrialLog(epath.Path(folder), is_writer=True)
         for seed in range(4):
             each = dataclasses.replace(trial, seed=seed)
-            log.add([trials.Result(each, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
+            log.add([trials.TrialResult(each, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
         config = configs.read(epath.Path(PRETRAINED))
         facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"
@@ -93,10 +93,10 @@ class Trials(Kind):
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if self.model:
             history.append("export.read of a saved model")
-            max(saved.describe(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better one
+            max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better one
             export.read(epath.Path(folder) / "model", None)
             return
-        log = trials.Log(epath.Path(folder), write=random.random() < 0.5)
+        log = trials.TrialLog(epath.Path(folder), is_writer=random.random() < 0.5)
         max(log.results.values(), key=lambda result: result.score, default=None)
         log.add([*log.results.values()])
 
