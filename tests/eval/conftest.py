@@ -41,8 +41,8 @@ def write_pretrained(folder: Path, config: Config) -> Path:
 
 
 def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> GlueConfig:
-    """Writes tasks of which each label depends on the GOOD and BAD words: SST-2, of one sentence; RTE, of the second
-    sentence of a pair; STS-B and MNLI, of both.
+    """Writes tasks of which each label depends on the GOOD and BAD words: SST-2 and CoLA, of one sentence; RTE, of the
+    second sentence of a pair; STS-B and MNLI, of both.
 
     single, pair: the numbers of words of a sentence.
     """
@@ -79,6 +79,10 @@ def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> Glue
         for file in ("train",) if part == "train" else ("dev_matched", "dev_mismatched"):
             lines = pairs(count, lambda a, b: nli[a + b])
             write(f"MNLI/{file}.tsv", "index\tsentence1\tsentence2\tgold_label", lines)
+    for part, count in (("train", 200), ("dev", 61)):
+        fields = [line.split("\t") for line in singles(count)]
+        first, *rest = [f"source\t{label}\t\t{text}" for text, label in fields]
+        write(f"CoLA/{part}.tsv", first, rest)  # without a header
     write("SST-2/test.tsv", "index\tsentence", [f"{i}\t{line.split(chr(9))[0]}" for i, line in enumerate(singles(7))])
     for name in ("diagnostic/diagnostic", "STS-B/test"):
         unlabelled = [line.rpartition("\t")[0] for line in pairs(5, lambda a, b: "")]

@@ -183,7 +183,10 @@ def test_missing_source_is_reported(tmp_path, monkeypatch) -> None:
         ("", "found '', wanted tsv:DIR or tfds:DIR"),
         ("csv:x", "found 'csv:x', wanted tsv:DIR or tfds:DIR"),
         (f"tsv:{tmp_path}/none", "no folder"),
-        (f"tsv:{tmp_path}", "no validation split of rte in .* wanted RTE/dev.tsv.gz.; or leave the task out of tasks"),
+        (
+            f"tsv:{tmp_path}",
+            r"no validation split of rte in .*, wanted RTE/dev.tsv\[.gz\]; or leave the task out of tasks",
+        ),
         (f"tfds:{tmp_path}", "no dataset rte in"),
     ):
         with pytest.raises(UserError, match=message):
@@ -238,7 +241,7 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
         ({"sentence1": "a", "sentence2": "b", "label": "x"}, "train 0: label x, wanted 0 to 1"),
     ):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
-            patch.setattr(module, "_rows", lambda *_, row=row: [row])
+            patch.setattr(module, "_read_rows", lambda *_, row=row: [row])
             source.read(task, task.train, labelled=True)
     for name, content in (
         ("rte-train.array_record-00000-of-00001", b""),

@@ -2,57 +2,84 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import pytest
 from etils import epath
 
+from symbert_jax.config import FinetuneConfig
 from symbert_jax.eval import saved
-from tests.command_line import run_commands
 from tests.eval.conftest import finetune_on, read_results, read_trials
-from tests.processes import ends, several
+from tests.processes import ROOT
 
 
-def command(workdir, config) -> list[str]:
-    """The arguments of `finetune` that make `config` of the paper's protocol."""
+class Runs(NamedTuple):
+    folder: Path
+    configs: dict[str, FinetuneConfig]
+    outputs: dict[str, list[tuple[int, str]]]  # exit code and output of each process
+
+
+@pytest.fixture(scope="module")
+def runs(base_config, tmp_path_factory) -> Runs:
+    """Those of forked_runs.py."""
+    folder = tmp_path_factory.mktemp("runs")
+    configs = {
+        "killed": dataclasses.replace(base_config, epochs=1, tasks=("cola", "sst2"), seeds=4, together=2),
+        "two": dataclasses.replace(base_config, epochs=1, predictions=True, save_models=True),
+    }
+    arguments = json.dumps({name: flags(config) for name, config in configs.items()})
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.eval.forked_runs", arguments],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore:os.fork",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
+        **{"cwd": folder, "stdout": subprocess.PIPE, "text": True, "check": True, "timeout": 400},
+    )
+    return Runs(folder, configs, json.loads(found.stdout))
+
+
+def flags(config: FinetuneConfig) -> list[str]:
+    """Returns the arguments of `finetune` for a config that changes only these fields of the default."""
     changes = {
         "checkpoint": ",".join(config.checkpoint),
         "glue.source": config.glue.source,
         "tasks": ",".join(config.tasks),
         "learning_rates": ",".join(map(str, config.learning_rates)),
     }
-    changes |= {
-        field: getattr(config, field) for field in ("seeds", "epochs", "together", "predictions", "save_models")
-    }
-    flags = [f"--config.{field}={value}" for field, value in changes.items()]
-    return ["finetune", "--config=configs/glue.py", f"--workdir={workdir}", *flags]
+    scalars = ("seeds", "epochs", "together", "predictions", "save_models")
+    changes |= {field: getattr(config, field) for field in scalars}
+    fields = [f"--config.{field}={value}" for field, value in changes.items()]
+    return ["finetune", f"--config={ROOT}/configs/glue.py", *fields]
 
 
-def test_killed_finetune_has_results_of_uninterrupted_run(base_config, tmp_path) -> None:
-    config = dataclasses.replace(base_config, tasks=("sst2", "rte"), seeds=4, together=2, epochs=1)
-    killed, log = tmp_path / "killed", tmp_path / "killed" / "trials.jsonl"
-    results = run_commands(
-        [command(killed, config)] * 3,
-        imports=["symbert_jax.eval.finetune", "tests.eval.killed_writes"],
-        JAX_PLATFORMS="cpu",
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-    )
-    assert [result.returncode for result in results] == [143, -9, 0], [result.stderr for result in results]
-    assert results[0].stderr == "\nSIGTERM: start the same command again to train the missing trials\n"
-    assert [len(json.loads(line)) for line in log.read_text().splitlines()] == [2, 2, 2, 2]  # each trial once
-    whole = finetune_on(config, tmp_path / "whole")
-    assert read_results(killed) == read_results(whole)
-    assert len({trial["trial"]["task"] for trial in read_trials(killed)}) == 2
+def test_killed_finetune_has_results_of_uninterrupted_run(runs, tmp_path) -> None:
+    (code, output), (second_code, _), (last_code, last_output) = runs.outputs["killed"]
+    assert (code, second_code, last_code) == (143, -9, 0), runs.outputs["killed"]
+    assert output.endswith("\nSIGTERM: start the same command again to train the missing trials\n")
+    assert "2/4 trials" in last_output  # of the two that were not finished
+    lines = (runs.folder / "killed/trials.jsonl").read_text().splitlines()
+    assert [len(json.loads(line)) for line in lines] == [2, 2, 2, 2]  # each of the eight trials once
+    whole = finetune_on(runs.configs["killed"], tmp_path / "whole")
+    assert read_results(runs.folder / "killed") == read_results(whole)
+    assert {trial["trial"]["task"] for trial in read_trials(whole)} == {"cola", "sst2"}
 
 
-def test_two_processes_have_results_of_one(base_config, finished_run, pretrained, tmp_path) -> None:
-    arguments = command(tmp_path / "two", dataclasses.replace(base_config, predictions=True, save_models=True))
-    cache = str(pretrained / "xla")
-    with several(2, 2, ["-m", "symbert_jax", *arguments], JAX_COMPILATION_CACHE_DIR=cache) as processes:
-        output, other = ends(processes)
-    assert "| checkpoint | " in output and "sst2" not in other
-    assert read_results(tmp_path / "two") == read_results(finished_run)
-    folders = [next(workdir.glob("models/*/sst2-*")) for workdir in (tmp_path / "two", finished_run)]
-    models = [saved.read_params(epath.Path(folder)) for folder in folders]
+def test_two_processes_have_results_of_one(runs, tmp_path) -> None:
+    (code, output), (other_code, other_output) = runs.outputs["two"]
+    assert code == other_code == 0, runs.outputs["two"]
+    assert "| checkpoint | " in output and "sst2" not in other_output
+    workdirs = runs.folder / "two", finetune_on(runs.configs["two"], tmp_path / "one")
+    assert read_results(workdirs[0]) == read_results(workdirs[1])
+    models = [saved.read_params(epath.Path(next(each.glob("models/*/sst2-*")))) for each in workdirs]
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3), *models)
