@@ -130,11 +130,9 @@ def compile(arguments: list[str]) -> None:
 
 
 def fill(arguments: list[str]) -> None:
-    from symbert_jax.inference import Filler
+    from symbert_jax.inference import fill
 
-    filler = Filler(_checkpoint(), _STEP.value)
-    for text in arguments or [_required("TEXT", None)]:
-        print(filler.describe(text, _TOP.value))
+    fill(_checkpoint(), _STEP.value, arguments or [_required("TEXT", None)], _TOP.value)
 
 
 def compare(arguments: list[str]) -> None:

@@ -57,7 +57,7 @@ ENTRY_POINTS = {
     "interop.export": "export",
     "interop.import_": "import_",
     "estimate.report": "report",
-    "inference": "Filler",
+    "inference": "fill",
     "compare": "compare",
 }
 PLACEHOLDERS = {"FILE": "configs/mini.py", "HOST": "localhost", "PORT": "8476", "I": "0", "N": "2", "NAME": "peers"}

@@ -273,8 +273,6 @@ def require_step(workdir: epath.Path, step: int | None) -> int:
 def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]:
     """Returns the parameters of a checkpoint, a nested dict of numpy arrays, and the config of its run.
 
-        params, config = symbert_jax.load(WORKDIR)
-
     step: None is the latest.
 
     Raises:
