@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from symbert_jax.classification import Classifier, load_classifier
-    from symbert_jax.data.stream import batches
+    from symbert_jax.data.batches import batches
     from symbert_jax.errors import UserError
     from symbert_jax.inference import EncodedTexts, Guess, Model, load
 
@@ -46,7 +46,7 @@ _MODULES = {
     "Guess": "inference",
     "Model": "inference",
     "UserError": "errors",
-    "batches": "data.stream",
+    "batches": "data.batches",
     "load": "inference",
     "load_classifier": "classification",
 }

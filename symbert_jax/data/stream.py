@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt16
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import Config, ConfigDict, check, freeze
+from symbert_jax.config import Config
 from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.vocabulary import read as read_vocabulary
@@ -114,28 +114,3 @@ def read_words(config: Config) -> list[str]:
 
 def _tokens(rows: Rows, indices: Int[np.ndarray, " B"]) -> UInt16[np.ndarray, "B T"]:
     return np.stack([record["tokens"] for record in rows.__getitems__(indices.tolist())])
-
-
-def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
-    """Returns the batches that `pretrain` trains on with a config, from step `start` to `config.train.steps`.
-
-        from configs.tiny import get_config
-
-        for batch in symbert_jax.batches(get_config()):
-            batch.tokens  # int32[B, T]; see `symbert_jax.batch.MlmBatch`
-
-    Batch i, which takes state i to state i + 1, is a function of the corpus, `config.seed` and i. Batches are whole, as
-    all processes of a run hold them together, and made ahead of time by `config.data.reader_threads` threads.
-
-    config: of `load`, or what the `get_config` of a config file returns, with any field changed.
-
-    Raises:
-      UserError: the config cannot work, the corpus in `config.data.dir` is missing, damaged or of another length or
-        vocabulary, or `start` is negative.
-    """
-    config = freeze(config) if isinstance(config, ConfigDict) else config
-    check(config)
-    if start < 0:
-        raise UserError("start", str(start), "a step, from 0")
-    stream = open_stream(config, np.arange(config.data.batch_size))
-    return stream.batches(start, config.train.steps, config.data.reader_threads)
