@@ -1,4 +1,4 @@
-"""A cased model: every command from `import` to `export` runs the tokenizer that came with it."""
+"""A cased model: every command from `import` to `export` uses the tokenizer of its source."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.eval import inputs, saved
 from symbert_jax.eval.protocols import PROTOCOLS
 from symbert_jax.eval.tasks import TASKS
-from symbert_jax.inference import Filler
+from symbert_jax.inference import load
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import to_config
 from symbert_jax.interop.export import export
@@ -49,8 +49,8 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     prepare(config)
     rows = open_split(Path(config.data.dir), "train", 16)
     ids = np.stack([row["tokens"] for row in rows.__getitems__(range(len(rows)))])
-    shown = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
-    assert {*SENTENCE.split()} < shown and "[UNK]" in shown and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
+    tokens = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
+    assert {*SENTENCE.split()} < tokens and "[UNK]" in tokens and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
 
     pretrain(config, workdir)
     (tmp_path / "same").mkdir()
@@ -64,9 +64,9 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
         found = [str(problem) for problem in start.problems(lowered, workdir)]
     assert "another vocabulary" in found[0]
 
-    filler = Filler(workdir)
-    assert filler.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]
-    assert len(filler.guesses("The [MASK]", 1)) == 1
+    loaded = load(workdir)
+    assert loaded.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]
+    assert len(loaded.fill_mask("The [MASK]", 1)) == 1
 
     (tmp_path / "SST-2").mkdir()
     for split in ("train", "dev"):
@@ -77,10 +77,10 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
-    tuned, described = epath.Path(tmp_path / "tuned"), saved.Saved(0.0, "sst2", model, "none")
-    saved.write(tuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt", True)
+    finetuned, described = epath.Path(tmp_path / "finetuned"), saved.Saved(0.0, "sst2", model, "none")
+    saved.write(finetuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt", True)
 
-    for checkpoint in (workdir, tuned):
+    for checkpoint in (workdir, finetuned):
         out = epath.Path(f"{checkpoint}.out")
         export(checkpoint, out, None, "huggingface", "float32", "")
         assert tokenizer.read(out) == tokenizer.read(checkpoint) == WORDS
