@@ -99,8 +99,7 @@ def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
 
 
 def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Exports a masked-language model. Returns its logits for rows without and with padding, and its best tokens for the
-    prompts."""
+    """Exports a masked-language model; returns its logits for rows without and with padding, and its guesses."""
     export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
     model = symbert_jax.load(workdir)
     config = dataclasses.replace(model.config.model, dtype="float32")

@@ -27,8 +27,8 @@ def test_commands_pass_a_model_on(tmp_path: Path) -> None:
     )
     for result in (exported, imported, filled, filled_again, compared):
         assert result.returncode == 0 and not result.stderr, result
-    assert exported.stdout.startswith(f"{tmp_path}/bert: standard BERT, 46 tensors; logits differ by ")
-    assert imported.stdout == f"{tmp_path}/imported: standard BERT, 7,232 parameters, as checkpoint 0\n"
+    assert exported.stdout.startswith(f"{tmp_path}/bert: standard BERT, 42 tensors; logits differ by ")
+    assert imported.stdout == f"{tmp_path}/imported: standard BERT, 7,248 parameters, as checkpoint 0\n"
     assert filled_again.stdout == filled.stdout
     lines = filled.stdout.splitlines()
     assert [line for line in lines if not line.startswith("  ")] == TEXTS and len(lines) == 5

@@ -20,7 +20,6 @@ from symbert_jax.interop.export import export
 from symbert_jax.storage import lock
 from tests.interop.ours import FIXTURES, VOCAB
 
-
 FILES = [
     "README.md",
     "config.json",

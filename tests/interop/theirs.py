@@ -1,4 +1,4 @@
-"""What transformers computes for the folders that `ours.py` wrote: `python theirs.py OUT [RECORD]`, run by `make interop`.
+"""What transformers computes for the folders that `ours.py` wrote: `python theirs.py OUT [RECORD]`; see `make interop`.
 
 It needs torch and transformers, so it runs in the environment of the peers and imports nothing of this package. It
 prints the table of docs/interop.md, and exits with 1 if a difference is too large. RECORD is a file for the numbers of
