@@ -57,7 +57,7 @@ def test_fill_mask_returns_best_tokens_for_each_mask(model: Model) -> None:
     assert first[0].probability == pytest.approx(np.e / (np.e + 1), abs=0.05)
     assert len(model.fill_mask("- \0\n[MASK]", 100)[0]) == len(WORDS)
     with jax.set_mesh(make_mesh(MeshConfig())):  # of a user
-        short, same = model.fill_mask(["[MASK]", text], top=2)
+        same, short = model.fill_mask([text, "[MASK]"], top=2)
     assert len(short) == 1 and len(same) == 2
     assert same[1][0].probability == pytest.approx(second[0].probability, abs=1e-5)
     assert model.fill_mask([]) == []
