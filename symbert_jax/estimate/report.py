@@ -24,32 +24,6 @@ from symbert_jax.storage import check_writable, write_whole
 from symbert_jax.train import state as states
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Bytes and seconds; of one chip unless it says otherwise."""
-
-    source: str
-    topology: str
-    chips: int
-    mesh: dict[str, int]
-    attention: str
-    parameters: int  # of the model
-    batch_size: int  # over all chips
-    rows_per_chip: float
-    memory_available: float
-    memory_parameters: float
-    memory_optimizer: float
-    memory_temporaries: float
-    model_flops: float  # of a step, over all chips
-    train: Program
-    validation: Program
-    tokens_per_second: float  # over all chips
-    mfu: float
-    hours: float  # of train.steps with their validation
-    bound: str  # compute | memory | network
-    fits: bool = True
-
-
 def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
     """Prints what `config` costs on `topology`, writes it to `out` as JSON.
 
@@ -80,78 +54,6 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     print(describe(config, found, target.chip))
     if out:
         write_whole(out, json.dumps(dataclasses.asdict(found), indent=2) + "\n")
-
-
-def estimate(config: Config, target: Slice) -> Report:
-    """Compiles both steps of `config` for a slice.
-
-    Raises:
-      DoesNotFit: one of them needs more memory than a chip has.
-    """
-    train, validation = compile_train(config, target), compile_validation(config, target)
-    mesh = mesh_of(config, target)
-    with jax.set_mesh(mesh):
-        state = states.abstract(config)
-    parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
-    flops = train_flops(
-        config.model, config.data.batch_size, max_predictions(config.model.length, config.data.mask_rate)
-    )
-    steps = config.train.steps
-    validations = -(-steps // config.train.validate_every) * config.train.validate_batches
-    return Report(
-        source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
-        topology=target.name,
-        chips=mesh.size,
-        mesh=dict(mesh.shape),
-        attention=config.model.attention,
-        parameters=bert.size(config.model),
-        batch_size=config.data.batch_size,
-        rows_per_chip=config.data.batch_size / mesh.size,
-        memory_available=target.chip.hbm,
-        memory_parameters=parameters,
-        memory_optimizer=optimizer,
-        memory_temporaries=train.memory - parameters - optimizer,
-        model_flops=flops,
-        train=train,
-        validation=validation,
-        tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
-        mfu=flops / train.seconds / (target.chip.peak * mesh.size),
-        hours=(steps * train.seconds + validations * validation.seconds) / 3600,
-        bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
-    )
-
-
-def with_largest_batch(config: Config, target: Slice) -> Config:
-    """`config` with the largest `data.batch_size` whose training step fits; says what it tried."""
-    mesh = mesh_of(config, target)
-    shares = mesh.shape["data"] * config.optim.accumulate
-
-    def resized(rows: int) -> Config:
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows * shares))
-
-    def fits(rows: int) -> bool:
-        try:
-            memory, refused = compile_train(resized(rows), target).memory, ""
-        except DoesNotFit as refusal:
-            memory, refused = refusal.needed, ", too much"
-        bytes_of = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
-        print(f"{_rows(rows * shares, mesh.size)}: {bytes_of}{refused}", flush=True)
-        return not refused
-
-    return resized(largest(fits) or 1)
-
-
-def largest(fits: Callable[[int], bool]) -> int:
-    """The largest of 1, 2, 4, 8, 16, 24, 32 ... that fits, if what fits does so for all below; 0 where none does."""
-    low, high = 0, 8
-    while fits(high):
-        low, high = high, 2 * high
-    if not low:
-        return next((rows for rows in (4, 2, 1) if fits(rows)), 0)
-    while high - low > 8:
-        middle = (low + high) // 16 * 8
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 def describe(config: Config, found: Report, chip: Tpu) -> str:
@@ -198,11 +100,6 @@ def describe(config: Config, found: Report, chip: Tpu) -> str:
     if cost.unknown_loops:
         lines.append(("beware", f"{cost.unknown_loops} loops of unknown length are counted once"))
     return "\n".join(f"{name:<16} {text}" for name, text in lines)
-
-
-def _bytes_per_chip(tree: Any) -> float:
-    leaves = jax.tree.leaves(tree)
-    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
 
 
 def _rows(batch_size: int, chips: int) -> str:
