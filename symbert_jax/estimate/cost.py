@@ -1,31 +1,27 @@
-"""The cost of a compiled program, read from the text of its optimised HLO: pure text in, numbers out.
+"""The cost of a compiled program on one device, from the text of its optimized HLO.
 
-XLA's own totals count the body of a loop once; here it counts as often as it runs. What a program costs is said
-of one device.
+XLA's own totals count the body of a loop once; these count it once per iteration.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from symbert_jax.estimate.hlo import Computation, Instruction, Module, arrays, dims, size
+from symbert_jax.estimate.collectives import exchanges
+from symbert_jax.estimate.flops import instruction_flops
+from symbert_jax.estimate.hlo import Instruction, Module
+from symbert_jax.estimate.traffic import hbm_bytes
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 PALLAS = "Pallas kernel"
 
-# What costs nothing by itself: names for memory, bookkeeping, and control flow, whose bodies count.
-_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
-_FREE |= {"after-all", "partition-id", "replica-id", "iota", "broadcast", "opt-barrier"}
-# What has no estimate and is work all the same; the rest without one is arithmetic on scalars.
+# Operations that take time also if the compiler has no estimate; the others are then arithmetic on scalars.
 _WORK = ("fusion", "custom-call", "sort", "gather", "scatter", "convolution", "rng-bit-generator")
-_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All exchanges of one kind over groups of `group` devices; bytes of the whole array, as each group sees it."""
+    """All collectives of one kind over groups of `group` devices; `bytes` of whole arrays, as a group sees them."""
 
     kind: str
     group: int
@@ -48,74 +44,76 @@ Part = TypeVar("Part", Collective, Unestimated)
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one device does in one run of a module."""
+    """What one device does in one execution of a program."""
 
-    cycles: int  # the compiler's own estimates, summed
-    regions: dict[str, int]  # the same by named region of the source; "other" is in none
+    cycles: int  # sum of the compiler's estimates
+    regions: dict[str, int]  # cycles by named region of the source, "other" outside of all
     flops: float  # of matrix products, and of kernels that state theirs
     bytes: float  # read from and written to HBM
     collectives: tuple[Collective, ...]
     unestimated: tuple[Unestimated, ...]  # not in `cycles`
-    unknown_loops: int  # loops whose number of turns the text does not tell: counted once
+    unknown_loops: int  # loops of unknown trip count, whose body counts once
 
 
 def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
-    """The cost of the program `text`, whose collectives span `devices` where they name no groups.
+    """Returns the cost of the program `text`, whose collectives span all `devices` unless they name groups.
 
-    regions: names of `jax.named_scope`; what is fused over several is booked where XLA says that it came from.
+    regions: names of `jax.named_scope`. A fusion counts in the region that XLA names as its source.
     """
     module = Module(text)
-    by_region = dict.fromkeys((*regions, "other"), 0)
+    cycles_by_region = dict.fromkeys((*regions, "other"), 0)
     unknown_loops = 0
-    flops, moved = 0.0, 0.0
-    exchanged: dict[str, Collective] = {}  # by channel
+    total_flops, total_bytes = 0.0, 0.0
+    collectives: dict[str, Collective] = {}  # by channel
     unestimated: list[Unestimated] = []
-    for scope, instruction, times in module.runs():
-        unknown_loops += instruction.op == "while" and module.turns(instruction) is None
-        exchanges = list(_collectives(module, scope, instruction, devices))
-        for channel, kind, group, whole in exchanges:
-            exchanged[channel] = Collective(kind, group, times, times * whole)
-        work, traffic = times * _flops(module, scope, instruction), times * _bytes(module, scope, instruction)
-        flops += work
-        moved += traffic
+    for computation, instruction, count in module.executed():
+        unknown_loops += instruction.op == "while" and module.trip_count(instruction) is None
+        exchanged = list(exchanges(module, computation, instruction, devices))
+        for exchange in exchanged:
+            collectives[exchange.channel] = Collective(exchange.kind, exchange.group, count, count * exchange.bytes)
+        flops = count * instruction_flops(module, computation, instruction)
+        bytes_moved = count * hbm_bytes(module, computation, instruction)
+        total_flops += flops
+        total_bytes += bytes_moved
         if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.text):
-            by_region[_region(instruction, regions)] += times * int(estimate[1])
-        elif not exchanges and (kind := _unestimated(instruction)):
-            unestimated.append(Unestimated(kind, times, work, traffic))
-    cycles = sum(by_region.values())
-    return Cost(cycles, by_region, flops, moved, _sum(exchanged.values(), 2), _sum(unestimated, 1), unknown_loops)
+            cycles_by_region[_region(instruction, regions)] += count * int(estimate[1])
+        elif not exchanged and (kind := _kind_of_work(instruction)):
+            unestimated.append(Unestimated(kind, count, flops, bytes_moved))
+    return Cost(
+        cycles=sum(cycles_by_region.values()),
+        regions=cycles_by_region,
+        flops=total_flops,
+        bytes=total_bytes,
+        collectives=_totals(collectives.values(), 2),
+        unestimated=_totals(unestimated, 1),
+        unknown_loops=unknown_loops,
+    )
 
 
-def _sum(parts: Iterable[Part], fields: int) -> tuple[Part, ...]:
-    """Parts that share their first `fields` fields as one, with the sums of the others, in order."""
+def _totals(parts: Iterable[Part], key_fields: int) -> tuple[Part, ...]:
+    """Merges parts that have the same first `key_fields` fields, with the sums of the others; sorted."""
     totals: dict[tuple, list[float]] = {}
     for part in parts:
         values = dataclasses.astuple(part)
-        total = totals.setdefault(values[:fields], [0] * (len(values) - fields))
-        totals[values[:fields]] = [sum(pair) for pair in zip(total, values[fields:], strict=True)]
-        kind = type(part)
-    return tuple(kind(*key, *total) for key, total in sorted(totals.items()))
+        total = totals.setdefault(values[:key_fields], [0] * (len(values) - key_fields))
+        totals[values[:key_fields]] = [sum(pair) for pair in zip(total, values[key_fields:], strict=True)]
+        cls = type(part)
+    return tuple(cls(*key, *total) for key, total in sorted(totals.items()))
 
 
 def _region(instruction: Instruction, regions: Sequence[str]) -> str:
-    """The innermost of `regions` that the instruction came from."""
+    """Returns the innermost of `regions` from which an instruction comes."""
     source = re.search(r'op_name="([^"]*)"', instruction.text)
     scopes = re.findall(r"\w+", source[1]) if source else []
     return next((scope for scope in reversed(scopes) if scope in regions), "other")
 
 
-def _unestimated(instruction: Instruction) -> str:
-    """The kind under which work without an estimate is told, empty for what is no work of the core's."""
-    if instruction.op not in _WORK or _is_free_call(instruction):
+def _kind_of_work(instruction: Instruction) -> str:
+    """Returns the kind of work of an instruction without an estimate; empty if it takes no time."""
+    if instruction.op not in _WORK or instruction.is_free_call:
         return ""
     if instruction.op == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.text)
         return PALLAS if target and target[1] == "tpu_custom_call" else f"custom call {target and target[1]}"
-    found = re.search(r"(gather|scatter)", instruction.name)
-    return found[1] if found else instruction.op
-
-
-def _is_free_call(instruction: Instruction) -> bool:
-    return instruction.op == "custom-call" and any(f'"{name}"' in instruction.text for name in _FREE_CALLS)
-
-
+    match = re.search(r"(gather|scatter)", instruction.name)
+    return match[1] if match else instruction.op

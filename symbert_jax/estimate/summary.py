@@ -1,8 +1,23 @@
-"""Report."""
+"""Memory, FLOPs, step time and training time of a config on a slice."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from symbert_jax.config import Config
+from symbert_jax.data.masking import max_predictions
+from symbert_jax.estimate.programs import Program, compile_train, compile_validation, make_slice_mesh
+from symbert_jax.estimate.slices import Slice, compiler_version
+from symbert_jax.model import bert
+from symbert_jax.model.flops import train_flops
+from symbert_jax.train import state as states
+
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Bytes and seconds; of one chip unless it says otherwise."""
+class Summary:
+    """Estimates for a config on a slice, in bytes and seconds; of one chip unless the field says otherwise."""
 
     source: str
     topology: str
@@ -26,14 +41,15 @@ class Report:
     fits: bool = True
 
 
-def estimate(config: Config, target: Slice) -> Report:
-    """Compiles both steps of `config` for a slice.
+def summarize(config: Config, target: Slice) -> Summary:
+    """Compiles the training and the validation step of a config for a slice.
 
     Raises:
-      DoesNotFit: one of them needs more memory than a chip has.
+      DoesNotFit: a step needs more memory than a chip has.
+      UserError: a step cannot run on the slice.
     """
     train, validation = compile_train(config, target), compile_validation(config, target)
-    mesh = mesh_of(config, target)
+    mesh = make_slice_mesh(config, target)
     with jax.set_mesh(mesh):
         state = states.abstract(config)
     parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
@@ -42,7 +58,7 @@ def estimate(config: Config, target: Slice) -> Report:
     )
     steps = config.train.steps
     validations = -(-steps // config.train.validate_every) * config.train.validate_batches
-    return Report(
+    return Summary(
         source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
         topology=target.name,
         chips=mesh.size,

@@ -1,81 +1,89 @@
-"""HBM bytes of an instruction."""
+"""Bytes of HBM that an instruction reads and writes."""
 
 import math
 
-from symbert_jax.estimate.hlo import Computation, Instruction, Module, arrays, size
+from symbert_jax.estimate.hlo import Computation, Instruction, Module, array_shapes, num_bytes
+
+# Names for memory, bookkeeping, and control flow, whose bodies count.
+_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
+_FREE |= {"after-all", "partition-id", "replica-id", "iota", "broadcast", "opt-barrier"}
 
 
-def _bytes(module: Module, scope: Computation, instruction: Instruction) -> float:
-    """Bytes of HBM read and written; a fusion that takes a slice of an array reads the slice alone."""
+def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:
+    """Returns the bytes of HBM that an instruction reads and writes.
+
+    Of an array from which a fusion takes a slice, only the slice counts.
+    """
     op = instruction.op
-    if op in _FREE or op.endswith("-start") or _is_free_call(instruction):
+    if op in _FREE or op.endswith("-start") or instruction.is_free_call:
         return 0.0
-    if op.endswith("-done"):  # an asynchronous copy: what arrives was read and is written, if in HBM
-        source = scope[scope[instruction.operands[0]].operands[0]]
-        in_hbm = (size(source.shape, hbm=True) > 0) + (size(instruction.shape, hbm=True) > 0)
-        return in_hbm * size(instruction.shape)
+    if op.endswith("-done"):  # an asynchronous copy reads the source and writes the result, each if it is in HBM
+        source = computation[computation[instruction.operands[0]].operands[0]]
+        in_hbm = (num_bytes(source.shape, hbm_only=True) > 0) + (num_bytes(instruction.shape, hbm_only=True) > 0)
+        return in_hbm * num_bytes(instruction.shape)
     if op == "fusion":
-        inner = module.fused(instruction)
+        fused = module.fused(instruction)
         read = sum(
-            _read(module, inner, place, size(scope[name].shape, hbm=True))
-            for place, name in enumerate(instruction.operands)
+            _parameter_bytes(module, fused, index, num_bytes(computation[name].shape, hbm_only=True))
+            for index, name in enumerate(instruction.operands)
         )
-        return read + _written(module, inner, instruction.shape)
+        return read + _result_bytes(module, fused, instruction.shape)
     if op == "dynamic-update-slice":  # in place
-        return 2 * size(scope[instruction.operands[1]].shape, hbm=True)
+        return 2 * num_bytes(computation[instruction.operands[1]].shape, hbm_only=True)
     if op in ("dynamic-slice", "slice", "gather"):
-        return 2 * size(instruction.shape, hbm=True)
-    touched = [instruction.shape, *(scope[name].shape for name in instruction.operands)]
-    return sum(size(shape, hbm=True) for shape in touched)
+        return 2 * num_bytes(instruction.shape, hbm_only=True)
+    shapes = [instruction.shape, *(computation[name].shape for name in instruction.operands)]
+    return sum(num_bytes(shape, hbm_only=True) for shape in shapes)
 
 
-def _read(module: Module, scope: Computation, place: int, whole: float) -> float:
-    """Bytes that a fusion reads of its parameter `place`, which has `whole` bytes in HBM."""
-    if not whole:
+def _parameter_bytes(module: Module, fused: Computation, index: int, size: float) -> float:
+    """Returns the bytes that a fusion reads of parameter `index`, which has `size` bytes in HBM."""
+    if not size:
         return 0.0
-    parameter = next(i for i in scope.values() if i.op == "parameter" and i.text.startswith(f"{place})"))
-    return min(whole, _used(module, scope, parameter.name, whole))
+    parameter = next(i for i in fused.values() if i.op == "parameter" and i.text.startswith(f"{index})"))
+    return min(size, _used_bytes(module, fused, parameter.name, size))
 
 
-def _used(module: Module, scope: Computation, name: str, whole: float) -> float:
-    """The same of array `name` inside a fusion: the slices taken, or `whole`."""
+def _used_bytes(module: Module, fused: Computation, name: str, size: float) -> float:
+    """Returns the bytes of an array that a fusion uses: of the slices that it takes, or all `size`."""
     total = 0.0
-    for user in scope.values():
-        for place in (i for i, operand in enumerate(user.operands) if operand == name):
+    for user in fused.values():
+        for index in (i for i, operand in enumerate(user.operands) if operand == name):
             match user.op:
-                case "dynamic-slice" | "slice" | "gather" if place == 0:
-                    total += size(user.shape)
-                case "dynamic-update-slice" if place == 0:
-                    pass  # what stays as it is, is not read
+                case "dynamic-slice" | "slice" | "gather" if index == 0:
+                    total += num_bytes(user.shape)
+                case "dynamic-update-slice" if index == 0:
+                    pass  # what is not overwritten is not read
                 case "bitcast":
-                    total += _used(module, scope, user.name, whole)
+                    total += _used_bytes(module, fused, user.name, size)
                 case "fusion":
-                    total += _read(module, module.fused(user), place, whole)
+                    total += _parameter_bytes(module, module.fused(user), index, size)
                 case _:
-                    return whole
+                    return size
     return total
 
 
-def _written(module: Module, scope: Computation, shape: str) -> float:
-    """Bytes that a fusion of result `shape` writes to HBM: of an update in place, the update."""
-    root = list(scope.values())[-1]
-    shapes = arrays(shape)
-    roots = [scope[name] for name in root.operands] if root.op == "tuple" else [root]
+def _result_bytes(module: Module, fused: Computation, shape: str) -> float:
+    """Returns the bytes of HBM that a fusion writes; of an update in place, those of the update."""
+    root = list(fused.values())[-1]
+    shapes = array_shapes(shape)
+    roots = [fused[name] for name in root.operands] if root.op == "tuple" else [root]
     if len(roots) != len(shapes):
-        return size(shape, hbm=True)
+        return num_bytes(shape, hbm_only=True)
     return sum(
-        min(size(part, hbm=True), _updated(module, scope, root)) for part, root in zip(shapes, roots, strict=True)
+        min(num_bytes(part, hbm_only=True), _update_bytes(module, fused, root))
+        for part, root in zip(shapes, roots, strict=True)
     )
 
 
-def _updated(module: Module, scope: Computation, root: Instruction) -> float:
-    """Bytes of the update that `root` makes in place, infinite where it makes an array anew."""
+def _update_bytes(module: Module, fused: Computation, root: Instruction) -> float:
+    """Returns the bytes of the update that `root` makes in place; infinite if it makes a new array."""
     match root.op:
         case "dynamic-update-slice":
-            return size(scope[root.operands[1]].shape)
+            return num_bytes(fused[root.operands[1]].shape)
         case "bitcast":
-            return _updated(module, scope, scope[root.operands[0]])
+            return _update_bytes(module, fused, fused[root.operands[0]])
         case "fusion":
             inner = module.fused(root)
-            return _updated(module, inner, list(inner.values())[-1])
+            return _update_bytes(module, inner, list(inner.values())[-1])
     return math.inf
