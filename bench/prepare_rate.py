@@ -1,9 +1,9 @@
-"""The speed of `prepare`, reading and writing included, against the tokenizers library on the same documents.
+"""Speed of `prepare`, with reading and writing, relative to the tokenizers library on the same documents.
 
     .venv/bin/python -m bench.prepare_rate --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
 
-Prints one JSON line with the medians over the rounds; in each round one follows the other on the same cores.
-Duplicates that `prepare` drops would count as tokens of the library's, in its favour.
+Prints one JSON line with the medians over the rounds. In each round both run one after the other on the same cores.
+The library also encodes the duplicates, which `prepare` drops.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", default="python-docs:stdlib", help="as data.sources, separated by commas")
     parser.add_argument("--vocab", default="train", help="as data.vocab")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     names = tuple(arguments.sources.split(","))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def library_seconds(vocab: Path, texts: list[str]) -> float:
-    """Time of `encode_batch_fast` alone, given balanced batches, which it likes best."""
+    """Returns the time of `encode_batch_fast` alone, on batches of equal size, with which it is fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
     documents = (corpus.Document(text, "", "") for text in texts)
     parts = [
@@ -65,7 +65,7 @@ def library_seconds(vocab: Path, texts: list[str]) -> float:
 
 
 def prepare_seconds(config: Config) -> float:
-    """Time of everything: reading, comparing, tokenising, writing."""
+    """Returns the time of reading, deduplication, tokenization and writing."""
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         corpus.prepare(config)
