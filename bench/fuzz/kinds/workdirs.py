@@ -1,4 +1,4 @@
-"""What commands leave and read again: workdirs, checkpoints, trials, and corpora."""
+"""Files that commands write and read again: workdirs, checkpoints, trials, and corpora."""
 
 import contextlib
 import dataclasses
@@ -93,7 +93,7 @@ class Trials(Kind):
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if self.model:
             history.append("export.read of a saved model")
-            max(saved.describe(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better one
+            max(saved.describe(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better model
             export.read(epath.Path(folder) / "model", None)
             return
         log = trials.Log(epath.Path(folder), write=random.random() < 0.5)
