@@ -1,4 +1,4 @@
-"""The short version of bench.chaos: a pretrain that is killed ends with the files of an uninterrupted one."""
+"""`bench.chaos` on one run: a killed pretrain ends with the files of an uninterrupted one."""
 
 import random
 import signal
@@ -10,7 +10,7 @@ from bench.chaos.runs import Run
 from bench.chaos.starts import ONE_PROCESS, Kill, Start
 
 
-def test_killed_pretrain_ends_with_the_files_of_an_uninterrupted_one(corpus: Path, tmp_path: Path) -> None:
+def test_killed_pretrain_ends_like_an_uninterrupted_one(corpus: Path, tmp_path: Path) -> None:
     """Compares parameters and moments bit for bit, metrics and validations, after a SIGKILL and a SIGTERM.
 
     The result must not depend on the moment of a kill, so no seed fixes it. Both signals come after a new checkpoint,
