@@ -38,7 +38,6 @@ from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, check  # noqa: E402
 from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL, UNK  # noqa: E402
-from symbert_jax.estimate.slices import Slice, find_slice  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
 from tests.bucket import bucket  # noqa: E402, F401  a fixture
@@ -70,14 +69,6 @@ def mesh() -> Iterator[jax.sharding.Mesh]:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[Slice]:
-    """A slice of 4 chips to compile for."""
-    jax.config.update("jax_enable_compilation_cache", False)  # as the command does
-    yield find_slice("v5e:2x2")
-    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """TPU slices by name, with devices to compile for, on a machine without TPUs."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import os
@@ -24,6 +25,7 @@ class Slice:
     devices: tuple[jax.Device, ...]  # one per chip
 
 
+@functools.cache  # the same devices at every call, for `compile_train`, which is cached by them
 def find_slice(topology: str) -> Slice:
     """Returns the slice with the topology of that name.
 

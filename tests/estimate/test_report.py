@@ -1,9 +1,6 @@
 """The command `compile` and its report."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from etils import epath
@@ -13,36 +10,17 @@ from symbert_jax.errors import UserError
 from symbert_jax.estimate import report
 from symbert_jax.estimate.programs import DoesNotFit
 from symbert_jax.model.flops import train_flops
-from tests.estimate.test_programs import SMALL, small
-
-ROOT = Path(__file__).parents[2]
+from tests.estimate.test_programs import small
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> tuple[subprocess.CompletedProcess, dict]:
-    """Runs the command for `small()`; returns its output and the JSON that it wrote."""
-    out = tmp_path_factory.mktemp("compile") / "reports" / "small.json"
-    command = [sys.executable, "-m", "symbert_jax", "compile", "--config=configs/tiny.py", "--topology=v5e:2x2"]
-    fields = [f"--config.model.{field}={value}" for field, value in SMALL.items()]
-    command += [f"--out={out}", "--config.data.batch_size=16", *fields]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    return result, json.loads(out.read_text())
-
-
-@pytest.fixture(scope="module")
-def numbers(ran) -> dict:
-    return ran[1]
-
-
-def test_compile_prints_and_writes_an_estimate(ran) -> None:
-    result, numbers = ran
-    assert result.returncode == 0 and not result.stderr
-    assert "the TPU compiler's estimate, not a measurement" in result.stdout
-    assert f"{numbers['tokens_per_second']:,.0f} tokens/s, MFU {numbers['mfu']:.1%}" in result.stdout
+def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -> None:
+    out = epath.Path(tmp_path / "reports" / "small.json")
+    report.report(small(), "v5e:2x2", False, out)
+    numbers, output = json.loads(out.read_text()), capfd.readouterr()
+    assert not output.err
+    assert "the TPU compiler's estimate, not a measurement" in output.out
+    assert f"{numbers['tokens_per_second']:,.0f} tokens/s, MFU {numbers['mfu']:.1%}" in output.out
     assert numbers["fits"] and numbers["topology"] == "v5e:2x2"
-
-
-def test_summary_adds_up(numbers) -> None:
     config, train, chip = small(), numbers["train"], TPUS["v5e"]
     assert (numbers["chips"], numbers["mesh"], numbers["rows_per_chip"]) == (4, {"data": 4, "model": 1}, 4)
     assert numbers["memory_parameters"] == 4 * numbers["parameters"]
