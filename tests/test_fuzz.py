@@ -1,4 +1,4 @@
-"""Random changes of valid inputs end in success or in a user error: `bench.fuzz` on a few inputs, always the same."""
+"""Random changes of valid inputs end in success or in a user error: the first attempts of `bench.fuzz --seed=0`."""
 
 import os
 import tempfile
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
-from hypothesis import strategies as st
 
 from bench.fuzz.attempts import attempt
 from bench.fuzz.kinds import KINDS, get_kind
@@ -25,25 +23,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_valid_input_succeeds(name: str) -> None:
+def test_fuzzed_input_ends_in_success_or_a_user_error(name: str) -> None:
     outcome = attempt(get_kind(name), Random(0), changed=False)
     assert outcome.result == "success", outcome
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_changed_input_ends_in_success_or_a_user_error(name: str) -> None:
-    @settings(
-        max_examples=KINDS[name].examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.randoms(use_true_random=False))
-    def change(random: Random) -> None:
-        outcome = attempt(get_kind(name), random)
-        note("\n".join(outcome.history))
-        assert outcome.result in ("success", "user error"), outcome.fault
-
-    change()
+    for index in range(KINDS[name].examples):
+        outcome = attempt(get_kind(name), Random(f"0/{name}/{index}"))
+        assert outcome.result != "fault", f"bench.fuzz --kinds {name} --seed 0 --only {index}: {outcome}"
