@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.record import record
 from symbert_jax.config import Config, DataConfig, ModelConfig
-from symbert_jax.data import corpus, rows, sources, tokenizer
+from symbert_jax.data import prepare, rows, sources, tokenizer
 
 
 def main() -> None:
@@ -54,9 +54,9 @@ def main() -> None:
 def library_seconds(vocab: Path, texts: list[str]) -> float:
     """Time of `encode_batch_fast` alone, given balanced batches, which it likes best."""
     encoder = tokenizer.load(vocab, parse_special=False)
-    documents = (corpus.Document(text, "", "") for text in texts)
+    documents = (prepare.Document(text, "", "") for text in texts)
     parts = [
-        [part for document in batch for part in corpus.pieces(document.text)] for batch in corpus.batches(documents)
+        [part for document in batch for part in prepare.pieces(document.text)] for batch in prepare.batches(documents)
     ]
     start = time.perf_counter()
     for batch in parts:
@@ -68,7 +68,7 @@ def prepare_seconds(config: Config) -> float:
     """Time of everything: reading, comparing, tokenising, writing."""
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        corpus.prepare(config)
+        prepare.prepare(config)
     return time.perf_counter() - start
 
 

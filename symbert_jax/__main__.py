@@ -72,7 +72,7 @@ _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every
 
 
 def prepare(arguments: list[str]) -> None:
-    from symbert_jax.data.corpus import prepare
+    from symbert_jax.data.prepare import prepare
 
     _check_no_arguments(arguments)
     prepare(_config(configs.freeze))

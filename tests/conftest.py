@@ -128,7 +128,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of configs/tiny.py: docstrings of the standard library in rows of 32, 512 words."""
     from configs.tiny import get_config
     from symbert_jax.config import freeze
-    from symbert_jax.data.corpus import prepare
+    from symbert_jax.data.prepare import prepare
 
     config = get_config()
     config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")

@@ -9,7 +9,7 @@ from etils import epath
 
 from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import prepare
+from symbert_jax.data.prepare import prepare
 from symbert_jax.data.rows import open_split
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
