@@ -36,8 +36,9 @@ install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, check  # noqa: E402
-from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
-from symbert_jax.data.vocabulary import SPECIAL, UNK  # noqa: E402
+from symbert_jax.data.manifest import write_manifest  # noqa: E402
+from symbert_jax.data.rows import Writer, write_info  # noqa: E402
+from symbert_jax.data.vocabulary import SPECIAL, UNK, VOCAB  # noqa: E402
 from symbert_jax.estimate.slices import Slice, find_slice  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402

@@ -1,6 +1,5 @@
-"""A corpus in a bucket is read from a local copy."""
+"""An opened corpus: its errors, its fingerprint, and the local copy of one in a bucket."""
 
-import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,87 +9,125 @@ import pytest
 from etils import epath
 from fsspec import AbstractFileSystem
 
-from configs.tiny import get_config
-from symbert_jax.config import freeze
-from symbert_jax.data import rows
-from symbert_jax.data.stream import read_words
+from symbert_jax.config import ModelConfig
+from symbert_jax.data.corpus import Corpus, fingerprint_rows, local_copy
+from symbert_jax.data.manifest import MANIFEST, is_finished, read_manifest, write_manifest
+from symbert_jax.data.prepare import prepare
+from symbert_jax.data.rows import read_tokens
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
+from tests.data.fake_rows import VOCABULARY, FakeRows
+from tests.data.texts import LENGTH, distinct_texts, make_config
+
+
+def test_corpus_names_its_problems(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.dir: found no finished corpus in .*; run `python -m symbert_jax prep"):
+        Corpus(str(tmp_path / "corpus")).split("train")
+    prepare(make_config(tmp_path, distinct_texts(30)))
+    corpus = Corpus(str(tmp_path / "corpus"))
+    length, size = corpus.problems(ModelConfig(length=512, vocab_size=12))
+    assert str(length).startswith(f"model.length: found 512, wanted 8, the length of the rows in {corpus.folder}; or")
+    wanted = f"model.vocab_size: found 12, wanted at least 13, the number of tokens in {corpus.folder}/vocab.txt"
+    assert str(size) == wanted
+    assert not list(corpus.problems(ModelConfig(length=LENGTH, vocab_size=13)))
+    with pytest.raises(UserError, match=r"data.dir: found no validation rows in .*; raise data.validation_fraction"):
+        corpus.split("validation")
+    assert len(corpus.split("train")) == 30 * 11 // 6
+
+
+def test_fingerprint_differs_between_corpora() -> None:
+    changed = FakeRows(50)
+    changed.tokens[25, 3] ^= 1
+    corpora = [(VOCABULARY, FakeRows(50)), (VOCABULARY, FakeRows(51)), (VOCABULARY, changed)]
+    corpora.append(([*VOCABULARY[:-1], "x"], FakeRows(50)))
+    fingerprints = [fingerprint_rows(vocabulary, [rows, FakeRows(21)]) for vocabulary, rows in corpora]
+    assert len(set(fingerprints)) == 4
+    assert fingerprint_rows(VOCABULARY, [FakeRows(50), FakeRows(21)]) == fingerprints[0]
 
 
 @pytest.fixture
 def remote(corpus: Path, bucket: AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The tiny corpus in a bucket, and a machine that has never seen it."""
+    """The tiny corpus in a bucket; the cache of this machine is empty."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in filter(Path.is_file, corpus.iterdir()):
         bucket.pipe_file(f"gs://bucket/tiny/{path.name}", path.read_bytes())
     return "gs://bucket/tiny"
 
 
-def in_cache(copy: Path) -> list[str]:
+def names_in_cache(copy: Path) -> list[str]:
     return sorted(path.name for path in copy.parent.iterdir())
 
 
-def test_it_is_copied_once_and_is_the_same(
+def test_corpus_in_a_bucket_is_copied_once(
     remote: str, corpus: Path, bucket: AbstractFileSystem, tmp_path: Path
 ) -> None:
-    found = rows.find(remote)
-    assert found.is_relative_to(tmp_path)
-    assert {path.name: path.read_bytes() for path in found.iterdir()} == {
+    copy = Corpus(remote)
+    assert copy.folder.is_relative_to(tmp_path)
+    assert {path.name: path.read_bytes() for path in copy.folder.iterdir()} == {
         path.name: path.read_bytes() for path in filter(Path.is_file, corpus.iterdir())
     }
-    here, there = (rows.open_split(folder, "train", 32).__getitems__([3, 1]) for folder in (corpus, found))
-    np.testing.assert_array_equal(*([row["tokens"] for row in some] for some in (here, there)))
+    original = Corpus(str(corpus))
+    assert copy.tokenizer.tokens == tuple((corpus / VOCAB).read_text().splitlines())
+    np.testing.assert_array_equal(
+        *(read_tokens(each.split("train"), np.array([3, 1])) for each in (original, copy)), strict=True
+    )
+    assert copy.fingerprint == original.fingerprint
     for name in bucket.ls("gs://bucket/tiny", detail=False):
-        if not name.endswith(rows.MANIFEST):
+        if not name.endswith(MANIFEST):
             bucket.rm_file(name)
-    assert rows.find(remote) == found and in_cache(found) == [found.name]
+    assert local_copy(remote) == copy.folder and names_in_cache(copy.folder) == [copy.folder.name]
 
 
-def test_a_corpus_made_anew_is_copied_anew(remote: str, bucket: AbstractFileSystem, tmp_path: Path) -> None:
-    before = rows.find(remote)
+def test_changed_corpus_in_a_bucket_is_copied_again(remote: str, bucket: AbstractFileSystem, tmp_path: Path) -> None:
+    before = local_copy(remote)
     changed = tmp_path / "changed"
     shutil.copytree(before, changed)
-    rows.write_manifest(changed, rows.read_manifest(changed).content | {"seconds": 0})
-    bucket.pipe_file(f"gs://bucket/tiny/{rows.MANIFEST}", (changed / rows.MANIFEST).read_bytes())
-    assert rows.find(remote) != before
+    write_manifest(changed, read_manifest(changed).content | {"seconds": 0})
+    bucket.pipe_file(f"gs://bucket/tiny/{MANIFEST}", (changed / MANIFEST).read_bytes())
+    assert local_copy(remote) != before
 
 
-def test_copy_of_a_damaged_corpus_is_refused_and_leaves_nothing(remote: str, bucket: AbstractFileSystem) -> None:
+def test_copy_of_a_damaged_corpus_is_refused_and_removed(remote: str, bucket: AbstractFileSystem) -> None:
     name = "gs://bucket/tiny/corpus-train.array_record-00000"
     content = bucket.cat_file(name)
     for damaged in (content[:-9], content[:-9] + b"?" + content[-8:]):
         bucket.pipe_file(name, damaged)
         with pytest.raises(UserError, match=rf"data.dir: found {name}(, changed| of .* bytes), wanted"):
-            rows.find(remote)
+            local_copy(remote)
     bucket.pipe_file(name, content)
-    manifest = bucket.cat_file(f"gs://bucket/tiny/{rows.MANIFEST}")
+    manifest = bucket.cat_file(f"gs://bucket/tiny/{MANIFEST}")
     for damaged in (b"", b"\xff", b"{}", manifest.replace(b'"length": 32', b'"length": 33')):
-        bucket.pipe_file(f"gs://bucket/tiny/{rows.MANIFEST}", damaged)
-        with pytest.raises(UserError, match=f"data.dir: found gs://bucket/tiny/{rows.MANIFEST}"):
-            rows.find(remote)
+        bucket.pipe_file(f"gs://bucket/tiny/{MANIFEST}", damaged)
+        with pytest.raises(UserError, match=f"data.dir: found gs://bucket/tiny/{MANIFEST}"):
+            local_copy(remote)
+    bucket.rm_file(f"gs://bucket/tiny/{MANIFEST}")
+    with pytest.raises(
+        UserError, match=r"data.dir: found no finished corpus in gs://bucket/tiny, wanted a folder with"
+    ):
+        local_copy(remote)
     assert not list((Path.home() / ".cache/symbert_jax/corpora").glob("*"))
 
 
-def test_of_several_at_once_one_copies_and_the_others_wait(remote: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each opens the lock for itself, as processes do."""
+def test_one_of_several_processes_copies(remote: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Threads take the place of processes: each opens the lock file for itself."""
     with ThreadPoolExecutor(4) as pool:
-        first, *others = pool.map(rows.find, [remote] * 4)
-    assert others == [first] * 3 and in_cache(first) == [first.name]
-    assert capsys.readouterr().out == f"copying {remote} to {first}\n"
+        copy, *others = pool.map(local_copy, [remote] * 4)
+    assert others == [copy] * 3 and names_in_cache(copy) == [copy.name]
+    assert capsys.readouterr().out == f"copying {remote} to {copy}\n"
 
 
-def test_copy_removes_what_killed_copies_left(remote: str) -> None:
-    copy = rows.find(remote)
+def test_copy_removes_the_files_of_killed_copies(remote: str) -> None:
+    copy = local_copy(remote)
     shutil.rmtree(copy)
     for name in (f"{copy.name}.incomplete", "0123456789abcdef.incomplete"):  # of this corpus and of another
         copy.with_name(name).mkdir()
         copy.with_name(name).joinpath("vocab.txt").write_text("[PAD]")
-    assert rows.find(remote) == copy and rows.is_finished(copy)
-    assert in_cache(copy) == [copy.name]
+    assert local_copy(remote) == copy and is_finished(copy)
+    assert names_in_cache(copy) == [copy.name]
 
 
 @pytest.mark.parametrize("broken", ["exists", "copy"])
-def test_a_bucket_that_breaks_is_a_line(remote: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_bucket_is_a_user_error(remote: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class HttpError(Exception):
         pass
 
@@ -100,18 +137,4 @@ def test_a_bucket_that_breaks_is_a_line(remote: str, broken: str, monkeypatch: p
     monkeypatch.setattr(type(epath.Path(remote)), broken, fail)
     message = "data.dir: found gs://bucket/tiny: HttpError: Anonymous caller has no access, wanted a bucket that can be"
     with pytest.raises(UserError, match=message):
-        rows.find(remote)
-
-
-def test_the_stream_reads_it(remote: str, corpus: Path) -> None:
-    config = freeze(get_config())
-    there = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=remote))
-    assert read_words(there) == (corpus / rows.VOCAB).read_text().splitlines()
-
-
-def test_an_unfinished_one_is_none(remote: str, bucket: AbstractFileSystem) -> None:
-    bucket.rm_file(f"gs://bucket/tiny/{rows.MANIFEST}")
-    with pytest.raises(
-        UserError, match=r"data.dir: found no finished corpus in gs://bucket/tiny, wanted a folder with"
-    ):
-        rows.find(remote)
+        local_copy(remote)
