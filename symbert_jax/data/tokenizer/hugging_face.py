@@ -73,12 +73,12 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
         added = settings.get("added_tokens_decoder", {})
         tokens = list(added.values()) if isinstance(added, dict) else [added]
         _check_added([token.get("content") if isinstance(token, dict) else token for token in tokens], file, field)
-        for name, ours in _NORMALIZATION.items():
+        for name, attribute in _NORMALIZATION.items():
             if name not in settings:
                 continue
             if not (isinstance(settings[name], bool) or (settings[name] is None and name == "strip_accents")):
                 raise UserError(field, f"{name} {reprlib.repr(settings[name])} in {file}", "true or false")
-            normalization[ours] = settings[name]
+            normalization[attribute] = settings[name]
     if (file := folder / ADDED_TOKENS).exists():
         _check_added(list(read_json(file, field)), file, field)
     return Settings(normalization, settings.get("tokenizer_class"))

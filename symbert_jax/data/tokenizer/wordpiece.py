@@ -17,7 +17,7 @@ class Normalization(NamedTuple):
     """The preparation of a text before it is cut into tokens. The defaults are those of BERT's uncased models."""
 
     lowercase: bool = True
-    strip_accents: bool = True  # follows `lowercase` where a source does not say
+    strip_accents: bool = True  # equals `lowercase` unless the source of a tokenizer sets it
     handle_chinese_chars: bool = True  # makes each a word
     clean_text: bool = True  # removes control characters, replaces white space by blanks
 
