@@ -8,7 +8,6 @@ second that a TPU chip needs for BERT-base.
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import tempfile
@@ -20,9 +19,9 @@ import numpy as np
 from bench.record import record
 from symbert_jax.chips import TPUS
 from symbert_jax.config import ModelConfig
-from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking, max_predictions
-from symbert_jax.data.stream import Rows, Stream
+from symbert_jax.data.rows import Rows, Split, Writer, write_info
+from symbert_jax.data.stream import Stream
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.model.flops import train_flops
 
@@ -71,12 +70,11 @@ def needed_rows_per_second(chip: str, length: int) -> float:
 
 def write_corpus(folder: Path, count: int, length: int) -> Rows:
     """Writes a corpus of `count` random rows to `folder`; returns its rows."""
-    writer = rows.Writer(folder, "train", length, cls=2, sep=3, unk=1)
+    writer = Writer(folder, "train", length, cls=2, sep=3, unk=1)
     writer.add(np.random.default_rng(0).integers(5, len(VOCABULARY), count * (length - 2)).astype(np.uint16))
     writer.close()
-    rows.write_info(folder, length, [writer.info()])
-    (folder / rows.MANIFEST).write_text(json.dumps({"length": length, "splits": {"train": {"rows": count}}}))
-    return rows.open_split(folder, "train", length)
+    write_info(folder, length, [writer.info()])
+    return Split(folder, "train")
 
 
 if __name__ == "__main__":

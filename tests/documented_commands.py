@@ -45,12 +45,12 @@ Command = list[str]  # a program and its arguments
 
 # Modules that are imported once, before the forks.
 PRELOADED = (
-    *("compare", "estimate.report", "data.corpus", "train.doctor", "eval.finetune", "inference", "interop.export"),
+    *("compare", "estimate.report", "data.prepare", "train.doctor", "eval.finetune", "inference", "interop.export"),
     *("interop.import_", "train.loop"),
 )
 # The functions in which commands begin their work, by module: mocks where a command is only parsed.
 ENTRY_POINTS = {
-    "data.corpus": "prepare",
+    "data.prepare": "prepare",
     "distributed": "join",
     "train.loop": "pretrain",
     "train.doctor": "examine",

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax import metrics
-from symbert_jax.checkpoint import LOSS, load, require_step
+from symbert_jax.checkpoint import LOSS, check_step, load
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.data import tokenizer, vocabulary
 from symbert_jax.errors import UserError
@@ -78,7 +78,7 @@ def read(workdir: epath.Path, step: int | None) -> TrainedModel:
         described = saved.describe(workdir)
         facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
         return TrainedModel(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
-    step = require_step(workdir, step)
+    step = check_step(workdir, step)
     params, config = load(workdir, step)
     losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]
     facts = {

@@ -14,8 +14,8 @@ from symbert_jax.checkpoint import Checkpoints, check_path
 from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import TOKENIZER, WordPiece
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
 from symbert_jax.interop.architecture import to_model

@@ -20,6 +20,7 @@ from symbert_jax import config as configs
 from symbert_jax.checkpoint import Checkpoints, load, write_params
 from symbert_jax.config import MeshConfig, TrainConfig
 from symbert_jax.data import stream
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.eval import saved, trials
 from symbert_jax.interop import export
 from symbert_jax.sharding import make_mesh
@@ -158,8 +159,9 @@ class CorpusFiles(Kind):
             return
         history.append("stream.open_stream and batches")
         config = configs.freeze(runpy.run_path("tiny.py")["get_config"]())
-        batches = stream.open_stream(config, np.arange(8))
+        corpus = Corpus(config.data.dir)
+        batches = stream.open_stream(config, corpus, np.arange(8))
         batches.batch(0)
-        batches.fingerprint()
+        assert corpus.fingerprint
         for _ in batches.validation_batches(2):
             pass
