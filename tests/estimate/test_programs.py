@@ -13,6 +13,7 @@ from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import bert
 from symbert_jax.model.flops import attention_flops, train_flops
 
+DIAGONAL = {"attention": "pairwise", "pairwise_form": "diagonal", "layers": 1}
 # Little to compile: no dropout, and wide enough for products to be what counts.
 SMALL = {"dropout": 0.0, "attention_dropout": 0.0, "dtype": "bfloat16", "dim": 128, "mlp_dim": 256}
 
@@ -45,9 +46,9 @@ def test_the_gradients_are_summed_once_in_bfloat16_in_a_loop_whose_body_stands_t
     assert standard.network_seconds == pytest.approx(2 * 3 / 4 * summed.bytes / (2 * TPUS["v5e"].link))
 
 
-@pytest.mark.parametrize("attention", ["standard", "symmetric", "pairwise"])
-def test_the_program_makes_the_products_of_the_model_and_no_more(attention, target) -> None:
-    config = small(attention=attention)
+@pytest.mark.parametrize("variant", [{}, {"attention": "symmetric"}, {"attention": "pairwise"}, DIAGONAL], ids=str)
+def test_the_program_makes_the_products_of_the_model_and_no_more(variant, target) -> None:
+    config = small(**variant)
     program = programs.compile_train(config, target)
     assert program.cost.flops == pytest.approx(products(config), rel=0.01)
 
