@@ -27,6 +27,9 @@ from symbert_jax.model.layers import Dense
 from symbert_jax.model.parameters import gathered, ones, parameter, sizes
 from symbert_jax.model.tree import Params
 
+PAPERS_PAIR = jax.nn.initializers.normal(1.0)
+_ROUNDS = 50  # of the search in `Pairwise.fit`, which converges after about 20
+
 Form = Float[np.ndarray, "basis basis"]  # the matrix of a score x_t^T form x_s
 Fit = tuple[Float[np.ndarray, "basis H"], Float[np.ndarray, "H H"]]  # W and P of the form W P W^T
 
@@ -228,11 +231,6 @@ def find_variant(config: ModelConfig) -> type[SelfAttention]:
 def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) -> Float[Array, "N H G"]:
     del key
     return jnp.broadcast_to(jnp.eye(shape[1], dtype=dtype), shape)
-
-
-PAPERS_PAIR = jax.nn.initializers.normal(1.0)
-
-_ROUNDS = 50  # `Pairwise.fit` has settled after about 20
 
 
 def _fold_pair(weights: Params, equation: str) -> Params:
