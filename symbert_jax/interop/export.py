@@ -18,7 +18,7 @@ from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model
 from symbert_jax.interop.card import card
-from symbert_jax.interop.fold import fold
+from symbert_jax.interop.fold import fold, to_papers_form
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
@@ -57,7 +57,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
         raise UserError("out", f"{out}, inside the checkpoint's folder", "a folder elsewhere")
     trained = read(workdir, step)
     folded = FORMATS[form] == HUGGING_FACE
-    model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
+    model, params = (fold if folded else to_papers_form)(trained.model, trained.params)
     wordpiece = tokenizer.read_for_model(workdir, model.vocab_size)
     config = to_config(model, FORMATS[form], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}

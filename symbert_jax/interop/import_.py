@@ -112,7 +112,8 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
     """The parameters with another attention. Prints the loss before and after on held-out text."""
     rows = _rows(text, wordpiece, min(LENGTH, model.length))
-    converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))
+    target = dataclasses.replace(model, attention=attention)
+    converted, moved = warm_start.convert(model, params, target, rows.astype(np.int32))
     for layer, heads in enumerate(moved):
         print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
     held = rows[ROWS // 2 :]

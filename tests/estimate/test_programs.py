@@ -13,6 +13,7 @@ from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import bert
 from symbert_jax.model.flops import attention_flops, train_flops
 
+DIAGONAL = {"attention": "pairwise", "pairwise_form": "diagonal"}
 # Compiles fast, in a loop over layers without dropout, and is wide enough for matrix products to dominate.
 SMALL = {"layers": 8, "dropout": 0.0, "attention_dropout": 0.0, "dtype": "bfloat16", "dim": 128, "mlp_dim": 256}
 
@@ -49,9 +50,9 @@ def test_gradients_are_reduced_once_in_bfloat16(standard) -> None:
     assert standard.network_seconds == pytest.approx(2 * 3 / 4 * reduction.bytes / (2 * TPUS["v5e"].link))
 
 
-@pytest.mark.parametrize("attention", ["standard", "symmetric", "pairwise"])
-def test_program_flops_are_those_of_the_model(attention, target) -> None:
-    config = small(attention=attention)
+@pytest.mark.parametrize("variant", [{}, {"attention": "symmetric"}, {"attention": "pairwise"}, DIAGONAL], ids=str)
+def test_program_flops_are_those_of_the_model(variant, target) -> None:
+    config = small(**variant)
     program = programs.compile_train(config, target)
     assert program.cost.flops == pytest.approx(expected_flops(config), rel=0.01)
 
