@@ -301,7 +301,8 @@ def _logits(
 def _pooled(
     model: ModelConfig, params: Params, ids: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"], pooling: str
 ) -> Float[Array, "B D"]:
-    x = bert.module(model, params).encode(ids, None, mask.astype(jnp.int32), None).astype(jnp.float32)
+    module = bert.module(model, params)
+    x = module.encode(module.embeddings(ids), mask.astype(jnp.int32)).astype(jnp.float32)
     if pooling == "cls":
         return x[:, 0]
     return jnp.sum(x * mask[..., None], axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)

@@ -10,6 +10,7 @@ import pytest
 
 import symbert_jax
 from symbert_jax.config import ConfigDict
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import open_stream
 from tests.conftest import configure, write_corpus
 
@@ -30,7 +31,7 @@ def test_batches_are_those_that_pretrain_sees(tmp_path: Path) -> None:
     config = configure(data={"dir": str(write_corpus(tmp_path / "corpus"))}, train={"steps": 6})
     found = list(symbert_jax.batches(config, start=4))
     assert len(found) == 2
-    processes = [open_stream(config, rows) for rows in np.split(np.arange(16), 2)]
+    processes = [open_stream(config, Corpus(config.data.dir), rows) for rows in np.split(np.arange(16), 2)]
     for step, batch in zip((4, 5), found, strict=True):
         parts = [stream.batch(step) for stream in processes]
         for array, *rows in zip(batch, *parts, strict=True):

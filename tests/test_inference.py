@@ -14,6 +14,7 @@ from symbert_jax.config import Config, MeshConfig, ModelConfig, TrainConfig, to_
 from symbert_jax.errors import UserError
 from symbert_jax.inference import MAX_BATCH, Model, fill, load, one_device
 from symbert_jax.model import bert
+from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 
@@ -106,7 +107,12 @@ def test_embed_pools_real_tokens_only(model: Model) -> None:
     texts = ["the cat sat on the", "the", *["cat sat"] * MAX_BATCH]
     mean, cls = model.embed(texts), model.embed(iter(texts), pooling="cls")
     assert mean.shape == cls.shape == (len(texts), 16) and mean.dtype == np.float32
-    encode = jax.jit(lambda params, ids: bert.module(CONFIG.model, params).encode(ids, None, None, None))
+
+    @jax.jit
+    def encode(params: Params, ids: np.ndarray) -> jax.Array:
+        module = bert.module(CONFIG.model, params)
+        return module.encode(module.embeddings(ids))
+
     for i, text in enumerate(texts[:2]):
         with jax.set_mesh(one_device()):
             hidden = np.asarray(encode(model.params, model.encode(text).ids))[0]  # without padding

@@ -6,6 +6,7 @@ import numpy as np
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, ConfigDict, check, freeze
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import open_stream
 from symbert_jax.errors import UserError
 
@@ -31,5 +32,5 @@ def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
     check(config)
     if start < 0:
         raise UserError("start", str(start), "a step, from 0")
-    stream = open_stream(config, np.arange(config.data.batch_size))
+    stream = open_stream(config, Corpus(config.data.dir), np.arange(config.data.batch_size))
     return stream.batches(start, config.train.steps, config.data.reader_threads)
