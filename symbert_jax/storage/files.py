@@ -141,9 +141,9 @@ def new_folder(
 ) -> Iterator[epath.Path]:
     """Yields a folder to write to, PATH.incomplete, which is renamed to `path` when the context ends without an error.
 
-    A lock keeps other runs out of it, and files that an earlier run left in it are removed. If nothing is written, the
-    folder is removed and `path` stays as it is: a caller that finds within the context that another run has finished
-    `path` simply returns.
+    On a disk, a lock keeps other runs out of it. Files that an earlier run left in it are removed. If nothing is
+    written, the folder is removed and `path` stays as it is: a caller that finds within the context that another run
+    has finished `path` simply returns.
 
     field: names the folder in errors.
     wait: whether to wait for another run that writes the folder, instead of raising an error; only on a disk.
