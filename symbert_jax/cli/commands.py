@@ -171,15 +171,15 @@ COMMANDS = {
     ),
     "fill": Command(
         fill,
-        "prints the tokens that a model predicts for each [MASK] of a text",
-        '--checkpoint=runs/tiny "The capital of [MASK] is Paris." -- "- a text that begins with a dash, [MASK]"',
+        "prints the tokens that a model predicts for each [MASK] of TEXT; put -- before a TEXT that begins with -",
+        '--checkpoint=runs/tiny "The capital of [MASK] is Paris."',
         (CHECKPOINT, STEP, Flag("top", "N", "number of predictions per [MASK]", int, 5, least=1)),
         "TEXT",
     ),
     "compare": Command(
         compare,
         "writes a table and a plot of the validation losses of several runs",
-        '--out=runs/compared --fill="The capital of [MASK] is Paris." runs/standard runs/pairwise',
+        '--out=runs/compared --fill="A [MASK] sentence." runs/standard runs/pairwise',
         (OUT, Flag("fill", "TEXT", "a text whose [MASK]s every model fills; can be repeated", list, ())),
         "WORKDIR",
     ),

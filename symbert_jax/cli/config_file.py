@@ -1,5 +1,6 @@
 """The flag `--config` and those of its fields, before ml-collections reads them, and errors of the config file."""
 
+import logging
 import os
 import re
 import traceback
@@ -15,6 +16,9 @@ from symbert_jax.errors import UserError
 Frozen = TypeVar("Frozen", Config, FinetuneConfig)
 
 _WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config/schema.py"
+
+# ml-collections also warns of a config file that returns nothing
+logging.getLogger("absl").addFilter(lambda record: "get_config() returned None" not in record.getMessage())
 
 
 class ConfigFile(NamedTuple):

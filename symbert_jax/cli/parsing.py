@@ -1,6 +1,8 @@
 """Reads the arguments of a command: absl reads its flags, ml-collections `--config` and the fields of the config."""
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NoReturn
@@ -60,6 +62,7 @@ def parse(name: str, argv: list[str]) -> SimpleNamespace:
     if command.config:
         _check_fields(name, own)
         own, path = config_file.find_file(config_file.quote_lists(own, command.fields))
+        sys.path.append(os.path.dirname(os.path.abspath(path)))  # for modules beside the config file
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=own)
     try:
         arguments = values(["symbert_jax", *own, *argv[len(own) :]])[1:]
@@ -72,8 +75,6 @@ def parse(name: str, argv: list[str]) -> SimpleNamespace:
             raise config_file.as_user_error(cause, path) from None
         if isinstance(error, flags.Error):
             raise UserError("command line", config_file.one_line(error), "a value that the flag takes") from None
-        if isinstance(error, AttributeError | KeyError):
-            raise UserError("command line", config_file.one_line(error), "a known field of the config") from None
         raise config_file.as_user_error(error, path) from None
     return _given(name, command, values, path, arguments)
 

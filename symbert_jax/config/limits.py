@@ -55,7 +55,7 @@ class Not(NamedTuple):
     refused: int
     wanted: str
 
-    def problem(self, field: str, value: float) -> UserError | None:
+    def problem(self, field: str, value: int | float) -> UserError | None:
         return UserError(field, str(value), self.wanted) if value == self.refused else None
 
 
