@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import NoReturn
 
@@ -104,7 +104,7 @@ def _check_fields(name: str, own: list[str]) -> None:
     for argument in own:
         match = re.fullmatch(r"--?(?:no)?config\.([^=]*)(?:=.*)?", argument, re.DOTALL)
         if match and match[1] not in fields:
-            hint = _owners(lambda command, field=match[1]: field in command.fields) or did_you_mean(match[1], fields)
+            hint = _owners(match[1], lambda command: command.fields) or did_you_mean(match[1], fields)
             raise UserError(f"config.{match[1]}", "no such field", "a known one", hint)
 
 
@@ -113,18 +113,22 @@ def _refuse_flag(name: str, flag: str) -> NoReturn:
     command, is_field = COMMANDS[name], bool(re.match(r"(no)?config\.", flag))
     if is_field and command.config:
         _miss(name, "--config", "--config=FILE")
-    stem = "config" if is_field else flag
-    hint = _owners(lambda command: any(stem in (of.name, of.alias, f"no{of.name}") for of in command.flags))
-    known = [of.name for of in command.flags]
+    hint = _owners("config" if is_field else flag, _spellings)
+    known = [known.name for known in command.flags]
     if not hint and name == "fill" and not closest(flag, known):
         hint = "put -- before a text that begins with -"
     raise UserError("command line", f"--{flag}", f"a flag of {name}", hint or did_you_mean(flag, known))
 
 
-def _owners(has: Callable[[Command], bool]) -> str:
-    """Returns the hint that names the commands that have a flag or a field, empty if none has."""
-    names = [name for name, command in COMMANDS.items() if has(command)]
-    return f"it belongs to {', '.join(names)}" if names else ""
+def _owners(name: str, known: Callable[[Command], Iterable[str]]) -> str:
+    """Returns the hint that names the commands that know a flag or a field, empty if none does."""
+    owners = [owner for owner, command in COMMANDS.items() if name in known(command)]
+    return f"it belongs to {', '.join(owners)}" if owners else ""
+
+
+def _spellings(command: Command) -> Iterator[str]:
+    for flag in command.flags:
+        yield from (flag.name, flag.alias or flag.name, f"no{flag.name}")
 
 
 def _miss(name: str, what: str, wanted: str) -> NoReturn:

@@ -82,6 +82,7 @@ def test_parse_keeps_arguments_behind_dashes_and_fills_defaults(
         arguments=["a [MASK]", "--top=9", "-b [MASK]"], checkpoint=tmp_path / "x", step=3, top=5
     )
     assert parse("compare", ["--fill=a", "--out=x", "--fill=b", "y"]).fill == ["a", "b"]
+    assert parse("compare", ["--out=x", "y"]).fill == []
 
 
 @pytest.mark.parametrize("argv", [["doctor", "--a", "x"], ["--a", "x", "doctor"], ["--a=1", "doctor", "--", "prepare"]])
