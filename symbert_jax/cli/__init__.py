@@ -2,5 +2,5 @@
 
 To read in this order: `flags`, the flags that commands share; `commands`, the commands with their flags; `parsing`,
 from arguments to values; `config_file`, the part of it that is about `--config`; `help`, the texts of `--help`;
-`process`, what a process needs around a command; `xla_presets`, compiler flags by chip.
+`process`, the process around a command: streams, limits, exit codes; `xla_presets`, compiler flags by chip.
 """
