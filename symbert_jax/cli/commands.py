@@ -31,7 +31,7 @@ class Command:
 
 
 def prepare(given: Any) -> None:
-    from symbert_jax.data.corpus import prepare
+    from symbert_jax.data.prepare import prepare
 
     prepare(given.config.freeze(configs.freeze))
 
@@ -45,10 +45,12 @@ def pretrain(given: Any) -> None:
 
 
 def doctor(given: Any) -> None:
+    from symbert_jax.data.corpus import Corpus
     from symbert_jax.train.doctor import check
 
     _join(given, saves=False, timeout=min(given.join_timeout, 25))  # the user waits for the answer
-    check(given.config.freeze(configs.freeze_unchecked), given.workdir, thorough=True)
+    config = given.config.freeze(configs.freeze_unchecked)
+    check(config, Corpus(config.data.dir), given.workdir, thorough=True)
     print("nothing found that would stop this run")
 
 

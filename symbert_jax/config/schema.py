@@ -14,6 +14,8 @@ class ModelConfig:
     attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # score of a query and a key (section 3 of the paper)
     # implementation of attention; splash needs a TPU, cudnn a GPU; auto: the fastest that model and device allow
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
+    # P of pairwise; full: an H x H matrix per head, the paper's; diagonal: a diagonal one
+    pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"
     # initial P of pairwise; normal: P ~ N(0, 1), the paper's; identity: the scores of symmetric
     pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
     layers: Size = 12  # L, transformer layers

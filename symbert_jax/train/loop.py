@@ -20,8 +20,9 @@ from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB, find
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import Stream, open_stream
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import (
     Stop,
     broadcast_from_main,
@@ -59,25 +60,27 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
       UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
         process, another run uses the workdir, or the loss is not a number.
     """
+    corpus = Corpus(config.data.dir)
     with Stop() as stop, workdir_lock(workdir):
         with same_on_all_processes() as facts:
-            check(config, workdir)
+            check(config, corpus, workdir)
             mesh = make_mesh(config.mesh)
-            stream = open_stream(config, local_row_indices(config.data.batch_size, mesh))
+            stream = open_stream(config, corpus, local_row_indices(config.data.batch_size, mesh))
             check_targets(config, stream)
-            corpus = stream.fingerprint()
-            facts |= fields(config) | {"data.dir": f"corpus {corpus[:16]}"}
+            facts |= fields(config) | {"data.dir": f"corpus {corpus.fingerprint[:16]}"}
         with (
             jax.set_mesh(mesh),
-            contextlib.closing(Checkpoints(workdir, config.train, corpus)) as checkpoints,
+            contextlib.closing(Checkpoints(workdir, config.train, corpus.fingerprint)) as checkpoints,
             exit_on_lost_peer(),
         ):
             connect()
             require_shared(workdir)
             with same_on_all_processes() as facts:
                 facts["workdir"] = checkpoints.latest()
-            state = restore_or_init(config, checkpoints)
+            state = restore_or_init(config, corpus, checkpoints)
             if (start := int(state.step)) < config.train.steps:
+                if is_main_process():
+                    write_run_files(config, corpus, workdir)
                 _train(config, workdir, stream, checkpoints, state, start, stop)
             elif is_main_process():
                 print(f"{workdir} is at step {start:,} of {config.train.steps:,} already: nothing to do")
@@ -90,8 +93,6 @@ def _train(
     train = config.train
     train_step = make_train_step(config, stream.may_lack_targets)
     window = Window(checkpoints.window(start) if start else {})
-    if is_main_process():
-        write_run_files(config, workdir)
     with (
         contextlib.closing(Metrics(workdir, start, train.steps, train.wandb)) as metrics,
         Trace(workdir, train.profile_steps) as trace,
@@ -194,10 +195,10 @@ def _cost(config: Config, stream: Stream) -> tuple[int, float, float | None]:
     return config.data.batch_size * config.model.length, flops, peak and peak * mesh.size
 
 
-def write_run_files(config: Config, workdir: epath.Path) -> None:
+def write_run_files(config: Config, corpus: Corpus, workdir: epath.Path) -> None:
     """Writes the config and the vocabulary to the workdir, so that its checkpoints can be read without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.write(tokenizer.read(find(config.data.dir) / VOCAB), workdir / VOCAB)
+    tokenizer.write(corpus.tokenizer, workdir / VOCAB)
     write_whole(workdir / "config.json", to_json(config))
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, ModelConfig, OptimConfig
 from symbert_jax.model import bert
-from symbert_jax.model.documents import documents
+from symbert_jax.model.documents import find_documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
@@ -90,7 +90,7 @@ def loss(
     model: ModelConfig, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
 ) -> tuple[Float[Array, ""], Sums]:
     """Summed cross entropy in nats over the weighted positions, and the sums to report."""
-    segments, position_ids = (None, None) if cross_document else documents(batch.tokens)
+    segments, position_ids = (None, None) if cross_document else find_documents(batch.tokens)
     logits = bert.logits(
         model, params, batch.tokens, batch.positions, segments=segments, position_ids=position_ids, key=key
     )
