@@ -16,12 +16,11 @@ from random import Random
 from typing import NamedTuple
 from unittest import mock
 
-from absl import flags
-
 from bench.fuzz.isolation import environment, limits, own_process_state
 from bench.fuzz.mutations.files import change_folder
 from bench.fuzz.stand_ins import WorkSkipped, stand_ins
 from symbert_jax import __main__ as command_line
+from symbert_jax.cli import process
 from symbert_jax.errors import UserError
 
 
@@ -110,21 +109,12 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
 def command(*arguments: str, history: list[str]) -> None:
     """Runs a command as its process would; raises `UserError` where the process would print an error."""
     history.append(f"python -m symbert_jax {shlex.join(arguments)}"[:2000])
-    before = {name: dict(flags.FLAGS[name].__dict__) for name in flags.FLAGS}
     error = io.StringIO()
     try:
         with contextlib.redirect_stderr(error), mock.patch("sys.argv", ["symbert_jax", *arguments]):
             code = command_line.main([*arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
     finally:
         sys.stderr.write(error.getvalue())
-        for name in list(flags.FLAGS):
-            if name in before:
-                flags.FLAGS[name].__dict__.update(before[name])
-            else:
-                delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
     if code:
         last = error.getvalue().strip().splitlines()[-1:]
         if code not in (1, 2) or not last or not last[0].startswith("error: "):
@@ -134,23 +124,7 @@ def command(*arguments: str, history: list[str]) -> None:
 
 def _is_reported(error: BaseException) -> bool:
     """Whether the command line reports an exception in one line: a `UserError`, and some kinds of `OSError`."""
-    if not isinstance(error, OSError):
-        return isinstance(error, UserError)
-
-    def fail(_: list[str]) -> None:
-        raise error
-
-    lines = error.__traceback__
-    try:
-        with mock.patch.dict(command_line.COMMANDS, {"fail": fail}):
-            command("fail", history=[])
-    except UserError:
-        return True
-    except OSError:
-        return False
-    finally:
-        error.__traceback__ = lines
-    raise AssertionError("the command line swallowed an error")
+    return isinstance(error, UserError | OSError) and process.as_user_error(error) is not None
 
 
 def _where(error: BaseException) -> str:
