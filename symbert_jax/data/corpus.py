@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 import symbert_jax
 from symbert_jax.config import Config
 from symbert_jax.data import rows, sources, tokenizer, vocabulary
 from symbert_jax.errors import UserError
+from symbert_jax.progress import Progress
 from symbert_jax.storage import absolute, is_bucket, new_folder, sha256
 
 _BATCH = 1 << 20  # characters tokenised together, by all cores
 _PIECE = 1 << 12  # characters of a long document that one core tokenises at a time
-_QUIET = 30  # seconds between progress lines where there is no terminal
+_LINE_INTERVAL = 30  # seconds between progress lines where there is no terminal
 
 
 class Document(NamedTuple):
@@ -156,7 +156,8 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
     documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # of a split
     used, duplicates = Counter[str](), Counter[str]()  # documents of a source
     fresh = _without_duplicates(config, folder / "digests.sqlite", duplicates)
-    with contextlib.closing(_Progress()) as progress:
+    start = time.monotonic()
+    with Progress("documents", interval=_LINE_INTERVAL) as progress:
         for batch in _ahead(lambda batch: _encode(encoder, batch, sep), batches(fresh)):
             used.update(document.source for document, _ in batch)
             for split, writer in writers.items():
@@ -166,7 +167,10 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
                     unknown[split] += int(np.count_nonzero(stream == unk))
                     documents[split] += len(own)
                     tokens[split] += sum(len(ids) - 1 for ids in own)
-            progress.show(documents.total(), tokens.total())
+            progress.finish(len(batch))
+            seconds = max(time.monotonic() - start, 1e-9)
+            speed = f"{documents.total() / seconds:,.0f} documents/s, {tokens.total() / seconds:,.0f} tokens/s"
+            progress.show(speed, f"{progress.standing}, {speed}")
     dropped = {split: writer.close() for split, writer in writers.items()}
     if not writers["train"].rows:
         found = f"{tokens['train']} tokens of training text"
@@ -193,32 +197,6 @@ def write(config: Config, folder: Path) -> dict[str, Any]:
             for split, writer in writers.items()
         },
     }
-
-
-class _Progress:
-    """A bar on a terminal, a line now and then elsewhere; both on stderr."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(unit=" documents", unit_scale=True, disable=None)  # None: unless it is a terminal
-        self._start = self._last = time.monotonic()
-
-    def show(self, documents: int, tokens: int) -> None:
-        """documents, tokens: how many so far."""
-        now = time.monotonic()
-        rate = tokens / max(now - self._start, 1e-9)
-        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        self._bar.update(documents - self._bar.n)
-        if self._bar.disable and now - self._last > _QUIET:
-            self._last = now
-            speed = documents / (now - self._start)
-            print(
-                f"{documents:,} documents, {speed:,.0f} documents/s, {rate:,.0f} tokens/s",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _without_duplicates(config: Config, database: Path, duplicates: Counter[str]) -> Iterator[Document]:

@@ -39,7 +39,7 @@ def convert(
       the standard model, 0 to 1, mean over queries.
     """
     inputs = jax.jit(lambda params, tokens: bert.module(model, params).inputs(tokens))(params, tokens)
-    step = jax.jit(make_update(functools.partial(_loss, attention), _OPTIM))
+    step = jax.jit(make_update(functools.partial(_objective, attention), _OPTIM))
     converted, moved = [], []
     for layer, x in enumerate(inputs):
         standard = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"]["attention"])
@@ -125,14 +125,12 @@ def _attend(attention: str, weights: Params, x: Float[Array, "B T D"]) -> Float[
     return probabilities(q, k, None)
 
 
-def _loss(
-    attention: str, weights: Params, batch: tuple[Params, Float[Array, "B T D"]], _: Array
-) -> tuple[Float[Array, ""], Sums]:
-    """Cross entropy of the converted layer's attention by the standard one's, summed over heads and queries."""
+def _objective(attention: str, weights: Params, batch: tuple[Params, Float[Array, "B T D"]], _: Array) -> Sums:
+    """Cross entropy of the converted layer's attention by the standard one's, over heads and queries."""
     standard, x = batch
     wanted, found = _attend("standard", standard, x), _attend(attention, weights, x)
     total = -jnp.sum(wanted * jnp.log(found + 1e-9))
-    return total, {"loss": total, "count": jnp.float32(wanted.size // wanted.shape[-1])}
+    return {"loss": (total, jnp.float32(wanted.size // wanted.shape[-1]))}
 
 
 @functools.partial(jax.jit, static_argnums=0)

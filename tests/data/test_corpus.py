@@ -213,9 +213,9 @@ def test_a_trained_vocabulary(tmp_path: Path) -> None:
 def test_progress_where_there_is_no_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(corpus, "_QUIET", 0)
+    monkeypatch.setattr(corpus, "_LINE_INTERVAL", 0)
     corpus.prepare(configure(tmp_path, many(30)))
-    assert " documents/s, " in capsys.readouterr().err
+    assert " documents/s, " in capsys.readouterr().out
 
 
 def test_a_prepared_corpus_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
