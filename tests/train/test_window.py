@@ -52,6 +52,6 @@ def test_window_continues_from_sums_of_earlier_versions() -> None:
 
 @pytest.mark.parametrize("read", ["averages", "to_save"])
 def test_window_rejects_sums_that_are_not_finite(read: str) -> None:
-    window = filled(Window("validation"), [*STEPS, {"loss": (float("nan"), 1.0)}])
+    window = filled(Window("validation"), [*STEPS, {"grad_norm": (float("inf"), 1.0), "loss": (float("nan"), 1.0)}])
     with pytest.raises(UserError, match="validation/loss: found nan at step 7, wanted a finite number"):
         getattr(window, read)(7)
