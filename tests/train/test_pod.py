@@ -130,6 +130,7 @@ def test_run_resumes_in_2_processes_of_which_one_is_killed(
             r"error: checkpoint: found no \S+, wanted the .*|error: process 1: found an error, wanted none; .*",
         ),
     ],
+    ids=["workdir", "init_from"],
 )
 def test_folder_of_one_process_alone_is_an_error_of_all(
     flag: str, message: str, whole: Path, corpus: Path, cache: dict[str, str], tmp_path: Path
