@@ -81,7 +81,7 @@ def _train(events: Events, state: State, start: int, stop: Stop) -> None:
     batches = put_batches(events.stream.batches(start, train.steps, events.config.data.reader_threads))
     for step in range(start + 1, train.steps + 1):
         batch = events.wait_for(batches)  # before waiting for the devices, so that both happen at once
-        state = events.update(step, state, batch)
+        state = events.update(step, state, batch)  # consumes the state before it, so all else follows
         if step == start + 1:
             events.start_clock(step)  # after the first step, which compiles
         if is_due(step, train.log_every, train.steps):
