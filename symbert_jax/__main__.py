@@ -72,7 +72,7 @@ _FILL = flags.DEFINE_multi_string("fill", [], "A sentence with [MASK] that every
 
 
 def prepare(arguments: list[str]) -> None:
-    from symbert_jax.data.corpus import prepare
+    from symbert_jax.data.prepare import prepare
 
     _check_no_arguments(arguments)
     prepare(_config(configs.freeze))
@@ -88,11 +88,13 @@ def pretrain(arguments: list[str]) -> None:
 
 
 def doctor(arguments: list[str]) -> None:
+    from symbert_jax.data.corpus import Corpus
     from symbert_jax.train.doctor import check
 
     _check_no_arguments(arguments)
     _join(saves=False, timeout=25)  # who asks waits for the answer
-    check(_config(configs.freeze_unchecked), _workdir(), thorough=True)
+    config = _config(configs.freeze_unchecked)
+    check(config, Corpus(config.data.dir), _workdir(), thorough=True)
     print("nothing found that would stop this run")
 
 

@@ -80,6 +80,8 @@ class ModelConfig:
     attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # the score function (paper, section 3)
     # what computes attention: xla | splash (TPU) | cudnn (GPU) | auto, the fastest that the model and the device allow
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
+    # full: P is an H x H matrix per head, the paper's; diagonal: P is a diagonal one
+    pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"
     # normal: P ~ N(0, 1), the paper's; identity: starts as symmetric
     pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
     layers: Size = 12  # L

@@ -45,12 +45,12 @@ Command = list[str]  # a program and its arguments
 
 # Modules that are imported once, before the forks.
 PRELOADED = (
-    *("compare", "estimate.report", "data.corpus", "train.doctor", "eval.finetune", "inference", "interop.export"),
+    *("compare", "estimate.report", "data.prepare", "train.doctor", "eval.finetune", "inference", "interop.export"),
     *("interop.import_", "train.loop"),
 )
 # The functions in which commands begin their work, by module: mocks where a command is only parsed.
 ENTRY_POINTS = {
-    "data.corpus": "prepare",
+    "data.prepare": "prepare",
     "distributed": "join",
     "train.loop": "pretrain",
     "train.doctor": "examine",
@@ -234,7 +234,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"symbert_jax/__main__.py: (synopsis|fill) .*": parse_synopsis,
     r"docs/interop.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
     r"configs/base_fast.py: compile .*": partial(parse_flags, COMPILE),
-    r"(README.md|docs/performance.md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
+    r"(README.md|docs/(performance|slices).md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
     r"docs/interop.md: (flags|import) --\w+": parse_import_flag,
     rf".*: flags --config\.({FINETUNE_FIELDS})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"

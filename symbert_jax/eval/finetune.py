@@ -19,7 +19,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import FinetuneConfig, ModelConfig, fields
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import check_shared, connect_devices, same_on_all_processes, wait_for_all, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
@@ -145,7 +145,7 @@ def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig
     """
     checkpoints = Checkpoints(workdir)
     try:
-        step = checkpoints.require(step)
+        step = checkpoints.check_step(step)
         return step, checkpoints.config(step).model
     finally:
         checkpoints.close()

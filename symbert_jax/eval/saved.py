@@ -9,7 +9,7 @@ from etils import epath
 from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Config, ModelConfig, check, from_dict
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.model.tree import Params

@@ -6,8 +6,8 @@ from typing import Any
 
 from symbert_jax.config import Config, ModelConfig, problems
 from symbert_jax.errors import UserError, did_you_mean
-from symbert_jax.model.encoder import TOKEN_TYPES
 from symbert_jax.model.layers import LayerNorm
+from symbert_jax.model.parameters import TOKEN_TYPES
 
 AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # ours, the paper's
 HUGGING_FACE, PLPI = "bert", "plpi/bert"  # the names of the architecture, `model_type`

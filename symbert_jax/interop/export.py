@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax import metrics
-from symbert_jax.checkpoint import LOSS, load, require_step
+from symbert_jax.checkpoint import LOSS, check_step, load
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.data import tokenizer, vocabulary
 from symbert_jax.errors import UserError
@@ -18,7 +18,7 @@ from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model
 from symbert_jax.interop.card import card
-from symbert_jax.interop.fold import fold
+from symbert_jax.interop.fold import fold, to_papers_form
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
@@ -57,7 +57,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dt
         raise UserError("out", f"{out}, inside the checkpoint's folder", "a folder elsewhere")
     trained = read(workdir, step)
     folded = FORMATS[form] == HUGGING_FACE
-    model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
+    model, params = (fold if folded else to_papers_form)(trained.model, trained.params)
     wordpiece = tokenizer.read_for_model(workdir, model.vocab_size)
     config = to_config(model, FORMATS[form], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
@@ -78,7 +78,7 @@ def read(workdir: epath.Path, step: int | None) -> TrainedModel:
         described = saved.describe(workdir)
         facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
         return TrainedModel(workdir, described.model, saved.read(workdir), TASKS[described.task].classes, facts)
-    step = require_step(workdir, step)
+    step = check_step(workdir, step)
     params, config = load(workdir, step)
     losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]
     facts = {

@@ -14,8 +14,8 @@ from etils import epath
 from jax import numpy as jnp
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, WordPiece
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
 from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json

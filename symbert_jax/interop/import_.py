@@ -14,8 +14,8 @@ from symbert_jax.checkpoint import Checkpoints, check_path
 from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import TOKENIZER, WordPiece
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
 from symbert_jax.interop.architecture import to_model
@@ -112,7 +112,8 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
     """The parameters with another attention. Prints the loss before and after on held-out text."""
     rows = _rows(text, wordpiece, min(LENGTH, model.length))
-    converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))
+    target = dataclasses.replace(model, attention=attention)
+    converted, moved = warm_start.convert(model, params, target, rows.astype(np.int32))
     for layer, heads in enumerate(moved):
         print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
     held = rows[ROWS // 2 :]

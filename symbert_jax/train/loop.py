@@ -13,8 +13,9 @@ from etils import epath
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, fields, to_json
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB, find
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import Stream, open_stream
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import (
     Stop,
     check_shared,
@@ -48,26 +49,28 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
       UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
         process, another run uses the workdir, or the loss is not finite.
     """
+    corpus = Corpus(config.data.dir)
     with Stop() as stop, workdir_lock(workdir):
         with same_on_all_processes() as facts:
-            check(config, workdir)
+            check(config, corpus, workdir)
             mesh = make_mesh(config.mesh)
-            stream = open_stream(config, local_row_indices(config.data.batch_size, mesh))
+            stream = open_stream(config, corpus, local_row_indices(config.data.batch_size, mesh))
             check_targets(config, stream)
-            corpus = stream.fingerprint()
-            facts |= fields(config) | {"data.dir": f"corpus {corpus[:16]}"}
+            facts |= fields(config) | {"data.dir": f"corpus {corpus.fingerprint[:16]}"}
         with (
             jax.set_mesh(mesh),
-            contextlib.closing(Checkpoints(workdir, config.train, corpus)) as checkpoints,
+            contextlib.closing(Checkpoints(workdir, config.train, corpus.fingerprint)) as checkpoints,
             exit_on_lost_peer(),
         ):
             connect_devices()
             check_shared(workdir)
             with same_on_all_processes() as facts:
                 facts["workdir"] = checkpoints.latest()
-            state = restore_or_init(config, checkpoints)
+            state = restore_or_init(config, corpus, checkpoints)
             start = int(state.step)
             if start < config.train.steps:
+                if is_main_process():
+                    write_run_files(config, corpus, workdir)
                 with _open_events(config, workdir, stream, checkpoints, start) as events:
                     _train(events, state, start, stop)
             elif is_main_process():
@@ -103,8 +106,6 @@ def _open_events(
 ) -> Iterator[Events]:
     """Opens what a run writes to, and prints what it is."""
     train = config.train
-    if is_main_process():
-        write_run_files(config, workdir)
     with (
         contextlib.closing(Metrics(workdir, start, train.wandb)) as metrics,
         Progress("steps", train.steps, start, is_shown=is_main_process()) as progress,
@@ -125,10 +126,10 @@ def _open_events(
         )
 
 
-def write_run_files(config: Config, workdir: epath.Path) -> None:
+def write_run_files(config: Config, corpus: Corpus, workdir: epath.Path) -> None:
     """Writes the config and the vocabulary to the workdir, so that its checkpoints can be read without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.write(tokenizer.read(find(config.data.dir) / VOCAB), workdir / VOCAB)
+    tokenizer.write(corpus.tokenizer, workdir / VOCAB)
     write_whole(workdir / "config.json", to_json(config))
 
 

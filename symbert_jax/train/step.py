@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, ModelConfig, OptimConfig
 from symbert_jax.model import bert
-from symbert_jax.model.documents import documents
+from symbert_jax.model.documents import find_documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
@@ -97,7 +97,7 @@ def mlm_objective(
     model: ModelConfig, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
 ) -> Sums:
     """Cross entropy in nats ("loss") and correct predictions ("accuracy"), over the weighted positions."""
-    segments, position_ids = (None, None) if cross_document else documents(batch.tokens)
+    segments, position_ids = (None, None) if cross_document else find_documents(batch.tokens)
     logits = bert.logits(
         model, params, batch.tokens, batch.positions, segments=segments, position_ids=position_ids, key=key
     )

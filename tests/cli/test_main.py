@@ -104,7 +104,7 @@ def test_help_lists_the_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["train.loop", "data.corpus", "eval.finetune", "compile", "fill", "compare", "checkpoint"]
+    "module", ["train.loop", "data.prepare", "eval.finetune", "compile", "fill", "compare", "checkpoint"]
 )
 def test_nothing_imports_tensorflow_or_torch(module: str) -> None:
     program = f"import sys, symbert_jax.{module}; sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from symbert_jax.data.rows import read_manifest, write_manifest
+from symbert_jax.data.manifest import read_manifest, write_manifest
 from symbert_jax.distributed import join
 from symbert_jax.errors import UserError
 from tests.processes import own_lines, port, pretrain, run_processes, wait

@@ -9,8 +9,8 @@ from etils import epath
 
 from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import prepare
-from symbert_jax.data.rows import open_split
+from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.prepare import prepare
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.eval import inputs, saved
@@ -47,7 +47,7 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     train = {"steps": 2, "log_every": 1, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
     config = configure(data=data | {"vocab": f"{workdir}/vocab.txt"}, optim={"warmup_steps": 1}, train=train)
     prepare(config)
-    rows = open_split(Path(config.data.dir), "train", 16)
+    rows = Corpus(config.data.dir).split("train")
     ids = np.stack([row["tokens"] for row in rows.__getitems__(range(len(rows)))])
     shown = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
     assert {*SENTENCE.split()} < shown and "[UNK]" in shown and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
@@ -61,8 +61,8 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     )
     prepare(lowered)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        found = [str(problem) for problem in start.problems(lowered, workdir)]
-    assert "another vocabulary" in found[0]
+        found = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
+    assert "a different vocabulary" in found[0]
 
     filler = Filler(workdir)
     assert filler.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from symbert_jax.data.rows import open_split
+from symbert_jax.data.rows import Split
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.train import loop
 from tests.command_line import Result, run_commands
@@ -273,7 +273,7 @@ def test_run_learns_from_context(whole: Path, corpus: Path) -> None:
     """The entropy of the validation tokens is a lower bound on the loss of every model that ignores context."""
     vocabulary = (corpus / "vocab.txt").read_text().splitlines()
     special = [vocabulary.index(token) for token in SPECIAL]
-    split = open_split(corpus, "validation", 32)
+    split = Split(corpus, "validation")
     tokens = np.concatenate([record["tokens"] for record in split.__getitems__(range(len(split)))])
     counts = np.bincount(tokens[~np.isin(tokens, special)])
     frequency = counts[counts > 0] / counts.sum()
