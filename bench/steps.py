@@ -106,7 +106,8 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     def run() -> float:
         nonlocal current
         current, sums = jax.block_until_ready(train_step(current, batch))
-        return float(sums["loss"] / sums["count"])
+        total, count = sums["loss"]
+        return float(total / count)
 
     return run
 

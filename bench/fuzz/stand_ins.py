@@ -32,7 +32,7 @@ def stand_ins() -> Iterator[None]:
             "symbert_jax.data.sources.python_docs.documents", lambda *, installed: iter(["the cat sat on the mat"])
         ),
         mock.patch("symbert_jax.model.bert.logits", _logits),  # each number of tokens would compile a program
-        mock.patch("symbert_jax.eval.progress.Progress.__init__", _skip_work),  # `finetune` trains
+        mock.patch("symbert_jax.eval.finetune.Progress", _skip_work),  # `finetune` trains
         mock.patch("symbert_jax.interop.warm_start.convert", _skip_work),
         mock.patch("symbert_jax.estimate.report.summarize", _skip_work),
     ):

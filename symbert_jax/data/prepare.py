@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 import symbert_jax
 from symbert_jax.config import Config
@@ -29,6 +28,7 @@ from symbert_jax.data.encoding import encode
 from symbert_jax.data.manifest import SPLITS, check_files, is_finished, read_manifest, write_manifest
 from symbert_jax.data.vocabulary import CLS, SEP, UNK, VOCAB
 from symbert_jax.errors import UserError
+from symbert_jax.progress import Progress
 from symbert_jax.storage import absolute, is_bucket, new_folder, sha256
 
 _PROGRESS_SECONDS = 30  # between progress lines where there is no terminal
@@ -163,7 +163,8 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
     documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # by split
     used, duplicates = Counter[str](), Counter[str]()  # documents by source
     distinct = distinct_documents(config.data, folder / "digests.sqlite", duplicates)
-    with contextlib.closing(_Progress()) as progress:
+    start = time.monotonic()
+    with Progress("documents", interval=_PROGRESS_SECONDS) as progress:
         for batch in encode(encoder, distinct, sep):
             used.update(document.source for document, _ in batch)
             for split, writer in writers.items():
@@ -173,7 +174,10 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
                     unknown[split] += int(np.count_nonzero(stream == unk))
                     documents[split] += len(ids_of_split)
                     tokens[split] += sum(len(ids) - 1 for ids in ids_of_split)
-            progress.show(documents.total(), tokens.total())
+            progress.finish(len(batch))
+            seconds = max(time.monotonic() - start, 1e-9)
+            speed = f"{documents.total() / seconds:,.0f} documents/s, {tokens.total() / seconds:,.0f} tokens/s"
+            progress.show(speed, f"{progress.standing}, {speed}")
     dropped = {split: writer.close() for split, writer in writers.items()}
     if not writers["train"].rows:
         found = f"{tokens['train']} tokens of training text"
@@ -200,26 +204,3 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
             for split, writer in writers.items()
         },
     }
-
-
-class _Progress:
-    """A progress bar on a terminal, otherwise a line every `_PROGRESS_SECONDS`; both on stderr."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(unit=" documents", unit_scale=True, disable=None)  # None: unless it is a terminal
-        self._start = self._last = time.monotonic()
-
-    def show(self, documents: int, tokens: int) -> None:
-        """Shows the numbers of documents and tokens so far."""
-        now = time.monotonic()
-        seconds = max(now - self._start, 1e-9)
-        tokens_per_second = f"{tokens / seconds:,.0f} tokens/s"
-        self._bar.set_postfix_str(tokens_per_second, refresh=False)
-        self._bar.update(documents - self._bar.n)
-        if self._bar.disable and now - self._last > _PROGRESS_SECONDS:
-            self._last = now
-            line = f"{documents:,} documents, {documents / seconds:,.0f} documents/s, {tokens_per_second}"
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self._bar.close()

@@ -24,7 +24,7 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import check_new, new_folder, write_whole
 from symbert_jax.train import state as states
-from symbert_jax.train.step import loss
+from symbert_jax.train.step import mlm_objective
 
 ROWS, LENGTH = 64, 128  # of the text for a warm start: it is fitted to half of the rows and evaluated on the other half
 
@@ -123,8 +123,9 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
     batch = masking(held, np.arange(len(held)), np.zeros(len(held), np.int64))
     losses = []
     for name, weights in (("standard", params), (attention, converted)):
-        sums = jax.jit(loss, static_argnums=0)(dataclasses.replace(model, attention=name), weights, batch, None)[1]
-        losses.append(f"{sums['loss'] / sums['count']:.4f} {name}")
+        objective = jax.jit(mlm_objective, static_argnums=0)
+        total, count = objective(dataclasses.replace(model, attention=name), weights, batch, None)["loss"]
+        losses.append(f"{total / count:.4f} {name}")
     print(f"masked-language loss on {len(held)} rows of {text}: {', '.join(losses)}")
     return converted
 

@@ -163,7 +163,7 @@ def test_progress_without_a_terminal_is_lines(
 ) -> None:
     monkeypatch.setattr(prepare, "_PROGRESS_SECONDS", 0)
     prepare.prepare(make_config(tmp_path, distinct_texts(30)))
-    assert " documents/s, " in capsys.readouterr().err
+    assert " documents/s, " in capsys.readouterr().out
 
 
 def test_prepared_corpus_is_kept_or_has_another_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

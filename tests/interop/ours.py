@@ -25,7 +25,7 @@ from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
-from symbert_jax.train.step import loss
+from symbert_jax.train.step import mlm_objective
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
@@ -150,8 +150,8 @@ def descend(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -
     losses = []
 
     def mean(params: Params, batch: MlmBatch) -> jax.Array:
-        total, sums = loss(model, params, batch, None)
-        return total / sums["count"]
+        total, count = mlm_objective(model, params, batch, None)["loss"]
+        return total / count
 
     step = jax.jit(jax.value_and_grad(mean))
     with jax.set_mesh(one_device()):
