@@ -143,6 +143,6 @@ def scan_layers(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layer
         return jax.lax.scan(run, x, layers, unroll=True)[0]
     if unroll == 1 or count % unroll:
         return jax.lax.scan(run, x, layers)[0]
-    # Two nested scans, because `scan(unroll=…)` fails on `reduced` weights (jax 0.10.2) unless it unrolls all.
+    # Nested scans, because `scan(unroll=…)` raises on weights that are `reduced` (jax 0.10.2) unless it unrolls all.
     groups = jax.tree.map(lambda leaf: leaf.reshape(count // unroll, unroll, *leaf.shape[1:]), layers)
     return jax.lax.scan(lambda x, group: jax.lax.scan(run, x, group, unroll=True), x, groups)[0]

@@ -19,10 +19,12 @@ def model(attention: str = "standard"):
     return config, {**init_params_numpy(config), "head": head}
 
 
+jitted = jax.jit(classifier.logits, static_argnums=(0, 1))
+
+
 def logits(config, params, tokens, lengths, key=None):
-    position_ids = np.arange(tokens.shape[1])
-    types, mask = np.zeros_like(tokens), position_ids < lengths[:, None]
-    return np.asarray(classifier.logits(config, 3, params, tokens, token_types=types, mask=mask, key=key))
+    mask = np.arange(tokens.shape[1]) < lengths[:, None]
+    return np.asarray(jitted(config, 3, params, tokens, token_types=np.zeros_like(tokens), mask=mask, key=key))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -125,7 +125,8 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
     assert wanted[0][1]["loss"][1] == batch.weights.sum()
-    for kernel in ("xla", "splash", "cudnn"):
+    # the others have the output and the gradients of xla, whatever makes q, k and v
+    for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
         assert_near(run(kernel, False, batch), wanted, 2e-5)
     cross_document = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, None)["loss"][0]
     assert abs(cross_document - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
