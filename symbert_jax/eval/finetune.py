@@ -19,18 +19,18 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import FinetuneConfig, ModelConfig, fields
-from symbert_jax.data.rows import VOCAB
-from symbert_jax.distributed import connect, require_shared, same_on_all_processes, wait_for_all, workdir_lock
+from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.distributed import check_shared, connect_devices, same_on_all_processes, wait_for_all, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
 from symbert_jax.eval.inputs import TaskData, read_all
-from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
 from symbert_jax.eval.tasks import Task, find
 from symbert_jax.eval.training import train
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.eval.workdir import Workdir
 from symbert_jax.model.tree import Params
+from symbert_jax.progress import Progress
 from symbert_jax.sharding import check_split, make_mesh
 from symbert_jax.storage import absolute
 
@@ -94,14 +94,15 @@ def _run_trials(config: FinetuneConfig, protocol: Protocol, tasks: list[Task], p
         facts["checkpoint"] = [step for _, step in starts]
         facts["glue.source"] = [part.fingerprint() for folder, _ in starts for part in data[folder].values()]
         facts["workdir"] = [trial.key for trial in workdir.log.results]
-    require_shared(path)
+    check_shared(path)
     each = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
     sizes = [part.train.size for folder, _ in starts for part in data[folder].values()]
-    progress = Progress(each * len(sizes), each * protocol.epochs * sum(sizes))
+    work = each * protocol.epochs * sum(sizes)
+    progress = Progress("trials", each * len(sizes), work=work, interval=60, is_shown=workdir.writes)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
     scored = []
-    with jax.set_mesh(mesh), contextlib.closing(progress):
-        connect()
+    with jax.set_mesh(mesh), progress:
+        connect_devices()
         for (folder, step), name in starts.items():
             pretrained = read(folder, step, protocol)
             found = {task: _task(run, pretrained, task, data[folder]) for task in trained}
@@ -144,7 +145,7 @@ def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig
     """
     checkpoints = Checkpoints(workdir)
     try:
-        step = checkpoints.require(step)
+        step = checkpoints.check_step(step)
         return step, checkpoints.config(step).model
     finally:
         checkpoints.close()
@@ -234,7 +235,9 @@ def _task(run: FinetuneRun, pretrained: Pretrained, task: Task, datasets: dict[T
         wait_for_all("models and predictions")  # which the next task may start from
         results = [outcome.result for outcome in outcomes]
         workdir.log.add(results)  # last: with its result a trial counts as finished
-        run.progress.report(results)
+        run.progress.finish(len(results))
+        for result in results:
+            run.progress.say(f"{report.trial_line(result)}  ({run.progress.standing})")
     return [workdir.log.results[trial] for trial in wanted]
 
 

@@ -112,6 +112,18 @@ def details(each: Scored) -> str:
     return f"## {each.title}\n\n{kind}, SHA-256 {each.sha256[:16]}\n\n" + render.table(head, rows)
 
 
+def trial_line(result: Result) -> str:
+    """Returns the line that is printed when a trial is finished."""
+    trial = result.trial
+    metrics = "  ".join(
+        f"{split.removeprefix('validation').strip('_')} {name} {100 * value:.1f}".strip()
+        for split, found in result.scores.items()
+        for name, value in found.items()
+    )
+    line = f"{trial.task}  lr {trial.learning_rate:g}  batch {trial.batch_size}  seed {trial.seed}  {metrics}"
+    return line + "  collapsed" * result.collapsed + f"  {result.seconds:.0f} s"
+
+
 def submission(task: Task, answers: Predictions) -> str:
     """A file that the GLUE server takes: class names as the task's files write them, similarities from 0 to 5."""
     labels = [task.classes[int(answer)] if task.classes else f"{min(max(answer, 0), 5):.3f}" for answer in answers]

@@ -9,7 +9,7 @@ from etils import epath
 from symbert_jax.checkpoint import read_params, write_params
 from symbert_jax.config import Config, ModelConfig, check, from_dict
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.model.tree import Params
@@ -23,6 +23,7 @@ class Saved(NamedTuple):
     task: str
     model: ModelConfig
     trial: str  # its key
+    length: int = 128  # tokens that longer texts were cut to; earlier versions do not record it
 
 
 def is_saved(folder: epath.Path) -> bool:
@@ -36,10 +37,15 @@ def describe(folder: epath.Path) -> Saved:
       UserError: the file is missing or damaged.
     """
     file = folder / FACTS
-    match read_json(file, "checkpoint"):
-        case {"score": float(score), "task": str(task), "model": fields, "trial": str(trial), **rest} if (
-            not rest and abs(score) <= 100 and task in TASKS
-        ):
+    match Saved._field_defaults | read_json(file, "checkpoint"):
+        case {
+            "score": float(score),
+            "task": str(task),
+            "model": fields,
+            "trial": str(trial),
+            "length": int(length),
+            **rest,
+        } if not rest and abs(score) <= 100 and task in TASKS and length >= 8:
             pass
         case facts:
             raise UserError("checkpoint", f"{file}: {str(facts)[:100]}", f"{', '.join(Saved._fields)} of a saved model")
@@ -48,7 +54,7 @@ def describe(folder: epath.Path) -> Saved:
         check(Config(model=model))
     except UserError as error:
         raise UserError("checkpoint", f"{file}: {error}", "the model that was trained") from None
-    return Saved(score, task, model, trial)
+    return Saved(score, task, model, trial, length)
 
 
 def read(folder: epath.Path) -> Params:

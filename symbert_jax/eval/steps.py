@@ -58,7 +58,7 @@ def make_train_step(
     model: ModelConfig, classes: int, optim: OptimConfig
 ) -> Callable[[State, GlueBatch, Seeds, Rates], tuple[State, Sums]]:
     """(states, batches, seeds, learning rates) -> (states, sums); consumes the states."""
-    update = make_update(functools.partial(loss, model, classes), optim)
+    update = make_update(functools.partial(objective, model, classes), optim)
 
     def step(state: State, batch: GlueBatch, seed: Int[Array, ""], rate: Float[Array, ""]) -> tuple[State, Sums]:
         return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT), rate)
@@ -77,18 +77,15 @@ def make_prediction_step(model: ModelConfig, classes: int) -> Callable[[Params, 
     return jax.jit(predict)
 
 
-def loss(
-    model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
-) -> tuple[Float[Array, ""], Sums]:
-    """Summed cross entropy in nats over the rows, or with one class the summed squared error."""
+def objective(model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None) -> Sums:
+    """Cross entropy in nats over the rows, or with one class the squared error."""
     found = logits(model, classes, params, batch, key)
     if classes == 1:
         each = jnp.square(found[:, 0] - batch.labels)
     else:
         target = jax.nn.one_hot(batch.labels, classes) * found
         each = jax.nn.logsumexp(found, axis=-1) - jnp.sum(target, axis=-1)
-    total = jnp.sum(batch.weights * each)
-    return total, {"loss": total, "count": jnp.sum(batch.weights)}
+    return {"loss": (jnp.sum(batch.weights * each), jnp.sum(batch.weights))}
 
 
 def logits(

@@ -15,11 +15,11 @@ from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.eval import scores, steps
 from symbert_jax.eval.batches import Examples, PlannedBatch, prediction_plan, steps_per_epoch, training_plan
 from symbert_jax.eval.inputs import TaskData
-from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import Result, Trial
 from symbert_jax.model.tree import Params
+from symbert_jax.progress import Progress
 from symbert_jax.sharding import local_row_indices, put_batch
 from symbert_jax.train.optimizer import schedule
 
@@ -67,17 +67,17 @@ def train(
     number = 0
     for epoch in range(1, protocol.epochs + 1):
         plans = [training_plan(data.train, size, row_multiple, trial.seed, epoch) for trial in trials]
-        progress.begin()
+        progress.start_window()
         for batches in zip(*plans, strict=True):
             rows = [data.train.batch(_local_rows(planned)) for planned in batches]
             batch = put_batch(jax.tree.map(lambda *parts: np.stack(parts), *rows), "RB")
-            state, sums = train_step(state, batch, seeds, rates[number])
-            number += 1
             tokens = sum(data.train.count(planned) for planned in batches[: len(wanted)])
-            progress.advance(tokens, (train_step, batch.tokens.shape))
+            with progress.step((train_step, batch.tokens.shape), tokens):
+                state, sums = train_step(state, batch, seeds, rates[number])
+            number += 1
             if number % AHEAD == 0:
                 jax.block_until_ready(sums)
-                progress.end()
+                progress.end_window()
         if epoch == protocol.epochs or protocol.select == "best":
             logits = predict(state.params, model, task, data.validation)
             new = [_score_trial(trial, task, found, data, epoch) for trial, found in zip(trials, logits, strict=True)]

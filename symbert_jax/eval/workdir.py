@@ -1,6 +1,7 @@
 """The files of a fine-tuning run: results of trials, predictions, the best models, and those for the GLUE server."""
 
 import io
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -106,7 +107,8 @@ class Workdir:
         result = outcomes[best].result
         if result.score <= best_score:
             return best_score
-        described = saved.Saved(result.score, result.trial.task, model, result.trial.key)
+        length = json.loads(result.trial.protocol)["length"]
+        described = saved.Saved(result.score, result.trial.task, model, result.trial.key, length)
         saved.write(folder, described, jax.tree.map(lambda leaf: leaf[best], params), vocabulary, self.writes)
         return result.score
 

@@ -41,7 +41,7 @@ def convert(
       standard model's, 0 to 1, mean over queries.
     """
     run_layer = jax.jit(lambda weights, x: tree.module(weights, Layer, model)(x))
-    step = jax.jit(make_update(functools.partial(_loss, model, target), _OPTIM))
+    step = jax.jit(make_update(functools.partial(_objective, model, target), _OPTIM))
     converted, distances = [], []
     x = jax.jit(lambda weights: tree.module(weights, Embeddings, model)(tokens))(params["embeddings"])
     for layer in range(model.layers):
@@ -108,14 +108,14 @@ def _probabilities(model: ModelConfig, weights: Params, x: Float[Array, "B T D"]
     return probabilities(q, k, None)
 
 
-def _loss(
+def _objective(
     model: ModelConfig, target: ModelConfig, scores: Params, batch: tuple[Params, Float[Array, "B T D"]], _: Array
-) -> tuple[Float[Array, ""], Sums]:
-    """Returns the cross entropy of the converted attention against the standard one, summed over heads and queries."""
+) -> Sums:
+    """Returns the cross entropy of the converted attention against the standard one, over heads and queries."""
     standard, x = batch
     wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, scores), x)
     total = -jnp.sum(wanted * jnp.log(found + 1e-9))
-    return total, {"loss": total, "count": jnp.float32(wanted.size // wanted.shape[-1])}
+    return {"loss": (total, jnp.float32(wanted.size // wanted.shape[-1]))}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -13,8 +13,9 @@ import pytest
 from etils import epath
 from sklearn.metrics import accuracy_score
 
+import symbert_jax
 from symbert_jax import sharding
-from symbert_jax.config import FinetuneConfig, MeshConfig
+from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as module
@@ -195,7 +196,7 @@ def test_a_grid_reports_its_best_setting(run) -> None:
     )
 
 
-def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
+def test_mnli_warms_rte_and_predicts_the_diagnostics(run, glue) -> None:
     workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, epochs=2, predictions=False)
     cold = run("cold", tasks=("rte",), epochs=2)
     assert tasks(workdir)["rte"]["trials"] != tasks(cold)["rte"]["trials"]
@@ -204,7 +205,10 @@ def test_mnli_warms_rte_and_predicts_the_diagnostics(run) -> None:
     assert lines[0] == "index\tprediction" and len(lines) == 6
     assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
     (model,) = workdir.glob("models/*/mnli-*/model.json")
-    assert json.loads(model.read_text())["task"] == "mnli"
+    described = json.loads(model.read_text())
+    assert described["task"] == "mnli" and described["length"] == 128
+    dev_score = score_dev(model.parent, glue, "MNLI/dev_matched.tsv", "MNLI/dev_mismatched.tsv")
+    assert dev_score == pytest.approx(described["score"])
     assert not list(workdir.glob("models/*/rte-*"))
 
 
@@ -214,6 +218,22 @@ def test_files_for_the_server_and_a_saved_model(whole) -> None:
     (model,) = whole.glob("models/*/sst2-*")
     params = saved.read(epath.Path(model))
     assert params["head"]["classifier"]["kernel"].shape == (32, 2) and (model / "vocab.txt").exists()
+
+
+def score_dev(folder: Path, glue: GlueConfig, *files: str) -> float:
+    """Returns the mean accuracy of a saved classifier on files of GLUE."""
+    classifier, scores = symbert_jax.load_classifier(folder), []
+    for file in files:
+        lines = Path(glue.source.removeprefix("tsv:"), file).read_text().splitlines()[1:]
+        *columns, labels = zip(*(line.split("\t") for line in lines), strict=True)
+        texts = columns[0] if len(columns) == 1 else list(zip(*columns[1:], strict=True))
+        scores.append(accuracy_score(labels, classifier.predict(texts)))
+    return 100 * np.mean(scores)
+
+
+def test_loaded_classifier_has_saved_score(whole, glue) -> None:
+    (model,) = whole.glob("models/*/sst2-*")
+    assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(saved.describe(epath.Path(model)).score)
 
 
 def test_a_sweep_scores_every_checkpoint(run, pretrained) -> None:

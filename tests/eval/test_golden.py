@@ -19,7 +19,7 @@ def test_first_losses_of_finetune_are_unchanged(devices, pretrained, glue, tmp_p
 
         def step(*arguments):
             state, sums = train_step(*arguments)
-            found.append(float(sums["loss"][0] / sums["count"][0]))
+            found.append(float(sums["loss"][0][0] / sums["loss"][1][0]))
             if len(found) == 3:
                 raise InterruptedError
             return state, sums

@@ -19,7 +19,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.finetune import finetune
 from tests.eval.conftest import results, sentence
-from tests.processes import PATIENCE, ROOT, ends, own_lines, several
+from tests.processes import PATIENCE, ROOT, own_lines, run_processes, wait_all_ok
 
 
 def test_killed_and_started_again_the_results_are_the_same(pretrained, glue, tmp_path) -> None:
@@ -85,8 +85,8 @@ def test_two_processes_leave_what_one_leaves(pretrained, tmp_path) -> None:
     flags = [f"--config.{field}={value}" for field, value in changes.items()]
     for name, count, devices in (("one", 1, 4), ("two", 2, 2)):
         command = ["-m", "symbert_jax", "finetune", "--config=configs/glue.py", f"--workdir={tmp_path / name}", *flags]
-        with several(count, devices, command, JAX_COMPILATION_CACHE_DIR=str(pretrained / "xla")) as processes:
-            said, *others = ends(processes)
+        with run_processes(count, devices, command, JAX_COMPILATION_CACHE_DIR=str(pretrained / "xla")) as processes:
+            said, *others = wait_all_ok(processes)
         assert "| checkpoint | " in said and not [said for said in others if "sst2" in said]
     assert results(tmp_path / "two") == results(tmp_path / "one")
     models = [saved.read(epath.Path(next((tmp_path / name).glob("models/*/sst2-*")))) for name in ("one", "two")]
@@ -97,7 +97,7 @@ def test_a_workdir_that_only_one_process_sees_is_told_by_all(pretrained, glue, t
     flags = [f"--config.checkpoint={pretrained}", f"--config.glue.source={glue.source}", "--config.tasks=sst2"]
     command = ["-m", "symbert_jax", "finetune", "--config=configs/glue.py", *flags]
     own = {number: [f"--workdir={tmp_path / str(number)}"] for number in (0, 1)}
-    with several(2, 1, command, own, JAX_COMPILATION_CACHE_DIR=str(pretrained / "xla")) as processes:
+    with run_processes(2, 1, command, own, JAX_COMPILATION_CACHE_DIR=str(pretrained / "xla")) as processes:
         outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], outputs
     for said in outputs:

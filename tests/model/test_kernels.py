@@ -14,7 +14,7 @@ from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert, classifier, kernels
 from symbert_jax.sharding import make_mesh, spec
-from symbert_jax.train.step import loss
+from symbert_jax.train.step import mlm_objective
 from tests.conftest import configure, init_params_numpy
 
 CPU = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
@@ -112,19 +112,23 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(kernel, cross_document, batch):
         monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
-        total = functools.partial(loss, model, batch=batch, key=None, cross_document=cross_document)
-        return jax.value_and_grad(total, has_aux=True)(params)
+
+        def loss(params):
+            sums = mlm_objective(model, params, batch, None, cross_document)
+            return sums["loss"][0], sums
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
     parts = (
         run("xla", True, unpack(batch, 78, [(0, 0), (1, 50), (2, 0)])),
         run("xla", True, unpack(batch, 50, [(0, 78), (1, 0)])),
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
-    assert wanted[0][1]["count"] == batch.weights.sum()
+    assert wanted[0][1]["loss"][1] == batch.weights.sum()
     # the others have the output and the gradients of xla, whatever makes q, k and v
     for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
         assert_near(run(kernel, False, batch), wanted, 2e-5)
-    cross_document, _ = jax.jit(loss, static_argnums=0)(model, params, batch, None)
+    cross_document = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, None)["loss"][0]
     assert abs(cross_document - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
 
 
