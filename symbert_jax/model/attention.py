@@ -9,7 +9,7 @@ The score of query token t for key token s, per head, with q = x Wq + bq (paper,
 A class has the parameters and the keys of its variant, for the model; its matrix products, for `flops.py`; its
 weights as standard attention and in the format of the paper's code, and its description, for `export`; and its best
 approximation of a standard score, for `import --attention`. A new variant is a class here, an entry in `find_variant`
-and a value of a field in `config.py`.
+and a value of a field in `config/schema.py`.
 """
 
 from typing import ClassVar

@@ -84,7 +84,7 @@ def test_variants_are_known_in_one_place():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in ("symmetric", "pairwise", "diagonal")
     }
-    assert files == {"config.py", "interop/architecture.py", "model/attention.py"}
+    assert files == {"config/schema.py", "interop/architecture.py", "model/attention.py"}
 
 
 def test_symmetric_and_pairwise_have_no_key_projection(mesh):
