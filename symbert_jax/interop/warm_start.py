@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from symbert_jax.config import ModelConfig, OptimConfig
 from symbert_jax.model import tree
-from symbert_jax.model.attention import find_variant
+from symbert_jax.model.attention import TiedAttention, find_variant
 from symbert_jax.model.encoder import Embeddings, Layer
 from symbert_jax.model.kernels import probabilities
 from symbert_jax.model.tree import Params
@@ -65,6 +65,7 @@ def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray,
     Keys count from their mean, because softmax ignores what a query's scores for all keys have in common.
     """
     variant = find_variant(target)
+    assert issubclass(variant, TiedAttention)
     mean = x.mean(0)
     centred = x - mean
     root = _root(centred.T @ centred / len(x))

@@ -12,6 +12,7 @@ approximation of a standard score, for `import --attention`. A new variant is a 
 and a value of a field in `config/schema.py`.
 """
 
+import abc
 from typing import ClassVar
 
 import jax
@@ -47,9 +48,9 @@ class SelfAttention(nnx.Module):
         self.value = Dense("D->NH", sizes(config), rngs)
         self.output = Dense("NH->D", sizes(config), rngs)
 
+    @abc.abstractmethod
     def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
         """Returns k, of which q . k / sqrt(H) is the score."""
-        raise NotImplementedError
 
     def query_key(
         self, x: Float[Array, "B S D"], num_queries: int | None = None
@@ -81,24 +82,14 @@ class SelfAttention(nnx.Module):
         return 3 * config.dim**2 + cls.key_products(config)
 
     @staticmethod
+    @abc.abstractmethod
     def as_standard(weights: Params) -> Params:
         """Returns the weights [L, ...] of the standard attention with the same scores."""
-        raise NotImplementedError
 
     @staticmethod
     def as_papers(weights: Params) -> Params:
         """Returns the weights [L, ...] that the paper's own code has for the same scores."""
         return weights
-
-    @staticmethod
-    def fit(form: Form, width: int) -> Fit:
-        """Returns W and the P of this variant for which W P W^T approximates `form` best in least squares."""
-        raise NotImplementedError
-
-    @staticmethod
-    def pair_parameter(pair: Float[np.ndarray, "N H H"]) -> Float[np.ndarray, "N ..."]:
-        """Returns the parameter `pair` for matrices P that `fit` returned."""
-        raise NotImplementedError
 
 
 class Standard(SelfAttention):
@@ -123,7 +114,21 @@ class Standard(SelfAttention):
         return weights
 
 
-class Symmetric(SelfAttention):
+class TiedAttention(SelfAttention):
+    """Attention whose keys follow from its queries; its scores are x_t^T W P W^T x_s / sqrt(H), but for biases."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def fit(form: Form, width: int) -> Fit:
+        """Returns W and the P of this variant for which W P W^T approximates `form` best in least squares."""
+
+    @staticmethod
+    def pair_parameter(pair: Float[np.ndarray, "N H H"]) -> Float[np.ndarray, "N ..."]:
+        """Returns the parameter `pair` for matrices P that `fit` returned."""
+        return pair
+
+
+class Symmetric(TiedAttention):
     """q_t . q_s"""
 
     description = "symmetric, score q·q"
@@ -138,12 +143,12 @@ class Symmetric(SelfAttention):
 
     @staticmethod
     def fit(form: Form, width: int) -> Fit:
-        """The largest eigenvalues of the symmetric part: P = I leaves no room for negative ones."""
+        """Keeps the largest eigenvalues of the symmetric part: P = I leaves no room for negative ones."""
         values, vectors = np.linalg.eigh((form + form.T) / 2)
         return vectors[:, -width:] * np.sqrt(np.maximum(values[-width:], 0)), np.eye(width)
 
 
-class Pairwise(SelfAttention):
+class Pairwise(TiedAttention):
     """q_t^T P q_s with an H x H matrix P per head."""
 
     description = "pairwise, score qᵀPq"
@@ -168,7 +173,7 @@ class Pairwise(SelfAttention):
 
     @staticmethod
     def fit(form: Form, width: int) -> Fit:
-        """An alternating search for the subspace U that keeps most of U^T form U.
+        """Searches, in alternation, for the subspace U that keeps most of U^T form U.
 
         A round rarely keeps less than the one before; so the best of all rounds counts.
         """
@@ -181,12 +186,8 @@ class Pairwise(SelfAttention):
             vectors = np.linalg.eigh(out @ out.T + back @ back.T)[1][:, -width:]
         return best, best.T @ form @ best
 
-    @staticmethod
-    def pair_parameter(pair: Float[np.ndarray, "N H H"]) -> Float[np.ndarray, "N H H"]:
-        return pair
 
-
-class DiagonalPairwise(SelfAttention):
+class DiagonalPairwise(TiedAttention):
     """q_t^T P q_s with a diagonal P per head: scores are symmetric, as those of `Symmetric`, but of either sign."""
 
     description = "pairwise, score qᵀPq with a diagonal P"
@@ -213,7 +214,7 @@ class DiagonalPairwise(SelfAttention):
 
     @staticmethod
     def fit(form: Form, width: int) -> Fit:
-        """The eigenvalues of the symmetric part that are largest in absolute value; P has their signs."""
+        """Keeps the eigenvalues of the symmetric part that are largest in absolute value; P has their signs."""
         values, vectors = np.linalg.eigh((form + form.T) / 2)
         kept = np.argsort(np.abs(values))[-width:]
         return vectors[:, kept] * np.sqrt(np.abs(values[kept])), np.diag(np.sign(values[kept]))
