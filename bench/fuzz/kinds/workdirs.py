@@ -49,7 +49,7 @@ class Workdirs(Kind):
                 command("finetune", "--config=glue.py", "--workdir=out", history=history)
             case 2 | 3:
                 history.append("metrics.Metrics: a run continues")
-                metrics.Metrics(workdir, 20, 100, "").close()
+                metrics.Metrics(workdir, 20, "").close()
             case 4 | 5:
                 history.append("config.read")
                 configs.read(workdir)
