@@ -104,6 +104,11 @@ def run(command: Command) -> int:
     return main(sys.argv[1:])
 
 
+def run_installed(command: Command) -> int:
+    """Runs `symbert …`, the installed command."""
+    return run(["python", "-m", "symbert_jax", *command[1:]])
+
+
 def run_doctor(command: Command) -> int:
     """Runs the doctor of a `pretrain` that would take long."""
     return run([*command[:3], "doctor", *command[4:]])
@@ -229,6 +234,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf"(README.md: {SYMBERT} pretrain (?!--config=configs/mini.py)|configs/.*: {SYMBERT} pretrain ).*": run_doctor,
     rf"help .*: {SYMBERT} .*": parse,
     rf".*: {SYMBERT}( .*)?": run,
+    r".*: symbert .*": run_installed,
     r".*: python - .*": run_python,
     # parts of commands
     r"docs/interop.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
@@ -251,7 +257,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     # other programs
     r".*: ((\.venv/bin/)?python -m )?bench\..*": parse_bench,
     r"docs/launch.md: launch/.*": check_launch,
-    r".*: pip install (xprof|xpk)": skip,
+    r".*: pip install (xprof|xpk|\.)": skip,
     r".*: pip install .*": check_packages,
     r".*: make .*": check_make_target,
     r"README.md: output": check_report_labels,
