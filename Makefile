@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATTENTIONS := standard symmetric pairwise
-# XLA's buffers of a CPU step come from malloc and go back to it; huge pages save their page faults, a fifth of the step.
+# On a CPU, XLA allocates the buffers of every step with malloc. Huge pages save page faults, a fifth of the step time.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint format bench interop peers-env
@@ -25,7 +25,7 @@ test: export JAX_PLATFORMS ?= cpu
 test: lint
 	@$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
-# import-linter has no quiet mode, so its report is shown only when a contract breaks.
+# import-linter has no quiet mode, so its report is printed only if a contract is broken.
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "badly formatted: run make format"; exit 1; }
@@ -36,8 +36,8 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-# Not here: glue and bag_of_words want GLUE's folders; tpu_estimate, growth, slices, fuzz and chaos half an hour or more.
-# See --help of each.
+# Without glue and bag_of_words, which need GLUE, and without tpu_estimate, growth, slices, fuzz and chaos, which take half
+# an hour or more: see --help of each.
 bench: $(VENV)/dev.stamp peers-env
 	@$(BIN)/python -m bench.peers
 	@$(BIN)/python -m bench.step_time --config=configs/mini.py
@@ -47,21 +47,21 @@ bench: $(VENV)/dev.stamp peers-env
 	@$(BIN)/python -m bench.startup --config=configs/tiny.py
 	@$(BIN)/python -m bench.dropout
 
-# What real transformers makes of exported folders: of tiny models, and of those in WORKDIRS="runs/a runs/b". RECORD=1
-# writes what it says of the tiny ones to tests/fixtures, with which `make test` compares.
+# Compares exported models with real transformers: tiny ones, and those of WORKDIRS="runs/a runs/b". RECORD=1 writes the
+# results of the tiny ones to tests/fixtures, with which `make test` compares.
 interop: export JAX_PLATFORMS ?= cpu
 interop: $(VENV)/run.stamp peers-env
 	@out=$$(mktemp -d) && $(BIN)/python -m tests.interop.ours $$out $(WORKDIRS) && \
 	  .venv-peers/bin/python tests/interop/theirs.py $$out $(if $(RECORD),tests/fixtures/transformers/recorded.npz)
 
-# The peers of bench/peers.py, bench/glue.py and interop (torch, transformers) live apart: the package and its tests never see them.
+# torch and transformers, for bench/peers.py, bench/glue.py and interop; the package and its tests do not use them.
 peers-env: .venv-peers/run.stamp
 
 $(VENV)/run.stamp: requirements.txt
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 .venv-peers/run.stamp: bench/requirements-peers.txt
 
-# A stamp stands for its first prerequisite, a requirements file, installed in the stamp's environment.
+# A stamp says that its first prerequisite, a requirements file, is installed in its environment.
 %.stamp:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@echo "installing $< in $(@D)"

@@ -1,9 +1,9 @@
-"""What GLUE needs no BERT for: logistic regression on counts of words and pairs of neighbouring words.
+"""GLUE without BERT: logistic regression on counts of words and of pairs of adjacent words.
 
     .venv/bin/python -m bench.bag_of_words --source=tsv:DIR --tasks=sst2,cola
 
-The floor that a fine-tuned model must beat. Pairs of sentences are joined. Prints one JSON line: each metric of each
-task's dev set.
+A baseline for fine-tuned models. Pairs of sentences are joined. Prints one JSON line with each metric on the validation
+set of each task.
 """
 
 import argparse
@@ -24,19 +24,18 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="tsv:DIR or tfds:DIR")
     parser.add_argument("--tasks", default="sst2")
     flags = parser.parse_args()
-    source, found = Source(flags.source), {}
+    source, results = Source(flags.source), {}
     for task in find_tasks(flags.tasks.split(",")):
-        train, dev = (source.read(task, split, labelled=True) for split in (task.train, task.validation[0]))
+        train, validation = (source.read(task, split, labelled=True) for split in (task.train, task.validation[0]))
         model = make_pipeline(
             CountVectorizer(ngram_range=(1, 2), token_pattern=r"\S+"),
             LogisticRegression(max_iter=1000),
         )
-        model.fit([" ".join(each.texts) for each in train], [each.label for each in train])
-        predictions = model.predict([" ".join(each.texts) for each in dev])
-        labels = np.array([each.label for each in dev])
-        metrics = scores.compute_metrics(task, predictions, labels)
-        found[task.name] = {name: round(value, 4) for name, value in metrics.items()}
-    record("bag_of_words", **found)
+        model.fit([" ".join(example.texts) for example in train], [example.label for example in train])
+        predictions = model.predict([" ".join(example.texts) for example in validation])
+        metrics = scores.compute_metrics(task, predictions, np.array([example.label for example in validation]))
+        results[task.name] = {name: round(value, 4) for name, value in metrics.items()}
+    record("bag_of_words", **results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Contenders of a comparison: processes of one bench that answer line by line, asked in turns.
+"""Contenders of a comparison: one process each, which a bench asks in alternating turns.
 
-Each lives alone, so that none inherits another's threads, caches or memory; those of `peers` live in an environment
-of their own (`make peers-env`). A noisy machine is noisy for all: turns alternate their order.
+Separate processes do not share threads, caches or memory. Contenders that need other packages run in an environment of
+their own (`make peers-env`). The order of turns alternates, so that noise of the machine affects all contenders.
 """
 
 import contextlib
@@ -17,20 +17,23 @@ PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
 
 DEVICES = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
-    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # contenders share its memory
+    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # so that contenders share its memory
 }
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
 
 
 def in_turns(rounds: int, names: Sequence[str]) -> Iterator[str]:
-    """Each of `names` once a round, every other round in reverse order."""
+    """Yields each of `names` once per round, in every other round in reverse order."""
     for turn in range(rounds):
         yield from names if turn % 2 == 0 else reversed(names)
 
 
 class Contenders(contextlib.AbstractContextManager):
-    """The running workers of `python -m bench.NAME`, by the name that each got as `--worker`."""
+    """Worker processes `python -m bench.NAME --worker NAME`; each reads questions and prints one JSON line per answer.
+
+    peers: names of the workers that run in the environment of `make peers-env`.
+    """
 
     def __init__(
         self, bench: str, names: Sequence[str], peers: Collection[str], flags: Sequence[str], device: str = "cpu"
@@ -55,17 +58,17 @@ class Contenders(contextlib.AbstractContextManager):
             process.kill()
 
     def ask(self, name: str, question: str | None = None):
-        """Sends a line, or none, and waits for the JSON line that answers it."""
+        """Sends a line, unless `question` is None, and returns the next answer of a worker."""
         process = self.processes[name]
         if question is not None:
-            with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            with contextlib.suppress(BrokenPipeError):  # it has ended, so it does not answer either
                 process.stdin.write(question + "\n")
                 process.stdin.flush()
         if not (line := process.stdout.readline()):
-            sys.exit(f"bench.{self.bench}: {name} stopped; what it said is above")
+            sys.exit(f"bench.{self.bench}: {name} stopped; its output is above")
         return json.loads(line)
 
     def turns(self, rounds: int, question: str) -> Iterator[tuple]:
-        """Asks each of them `rounds` times; pairs of name and answer."""
+        """Asks each worker `rounds` times; yields pairs of its name and its answer."""
         for name in in_turns(rounds, self.names):
             yield name, self.ask(name, question)

@@ -1,10 +1,11 @@
-"""What random bits cost: dropout of one array, forward and backward, by three generators.
+"""Cost of random bits: dropout of one array, forward and backward, with three generators.
 
     .venv/bin/python -m bench.dropout
 
-Prints one JSON line: for each generator the median of alternating turns on the device that is here, in ms, and for a
-TPU v5e the compiler's cycles and HBM bytes (a generator's own instruction has no estimate there and is counted as
-nothing, which flatters rbg). The first shape is that of a residual branch, the second of attention's probabilities.
+Prints one JSON line: for each generator the median time of alternating turns on a device of this machine, in ms, and
+the TPU compiler's cycles and HBM bytes for a v5e. The cycles leave out the instruction that generates rbg's bits, for
+which the compiler has no estimate. The first shape is that of a residual branch, the second that of attention
+probabilities.
 """
 
 import argparse
@@ -12,38 +13,35 @@ import os
 import statistics
 import time
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-
 import jax
 import jax.numpy as jnp
 
 from bench.contenders import in_turns
+from bench.estimate import LIBTPU_ENVIRONMENT
 from bench.record import record
 from symbert_jax.config import MeshConfig
 from symbert_jax.estimate.cost import program_cost
-from symbert_jax.estimate.slices import find_slice
+from symbert_jax.estimate.slices import Slice, find_slice
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import make_mesh
 
 SHAPES = ((8, 512, 768), (8, 12, 512, 512))
-RATE = 0.1
+DROPOUT_RATE = 0.1
 
 
-def by_jax(x: jax.Array, key: jax.Array) -> jax.Array:
-    return jnp.where(jax.random.bernoulli(key, 1 - RATE, x.shape), x / (1 - RATE), 0)
+def jax_dropout(x: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.where(jax.random.bernoulli(key, 1 - DROPOUT_RATE, x.shape), x / (1 - DROPOUT_RATE), 0)
 
 
-def step(drop, x: jax.Array, key: jax.Array) -> jax.Array:
-    """The gradient of a loss that needs the output too."""
+def gradient(drop, x: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns the gradient of a loss whose backward pass needs the output of `drop`."""
     return jax.grad(lambda x: jnp.sum(jnp.square(drop(x, key).astype(jnp.float32))))(x)
 
 
 GENERATORS = {
-    "ours": ("threefry2x32", lambda x, key: dropout(x, RATE, key)),
-    "threefry": ("threefry2x32", by_jax),
-    "rbg": ("rbg", by_jax),
+    "ours": ("threefry2x32", lambda x, key: dropout(x, DROPOUT_RATE, key)),
+    "threefry": ("threefry2x32", jax_dropout),
+    "rbg": ("rbg", jax_dropout),
 }
 
 
@@ -52,42 +50,45 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
     arguments = parser.parse_args()
+    os.environ.update(LIBTPU_ENVIRONMENT)
     target = find_slice("v5e:2x2")
     result = {"device": jax.devices(arguments.device)[0].device_kind, "shapes": {}}
     for shape in SHAPES:
-        found = {name: {"v5e": cycles(target, shape, name)} for name in GENERATORS}
+        costs = {name: {"v5e": estimate_cost(target, shape, name)} for name in GENERATORS}
         for name, milliseconds in measure(arguments.device, shape, arguments.rounds).items():
-            found[name]["ms"] = milliseconds
-        result["shapes"]["x".join(map(str, shape))] = found
+            costs[name]["ms"] = milliseconds
+        result["shapes"]["x".join(map(str, shape))] = costs
     record("dropout", **result)
 
 
-def cycles(target, shape: tuple[int, ...], name: str) -> dict:
+def estimate_cost(target: Slice, shape: tuple[int, ...], name: str) -> dict[str, float]:
+    """Returns the compiler's cycles and HBM bytes of a generator on one chip."""
     impl, drop = GENERATORS[name]
     mesh = make_mesh(MeshConfig(), list(target.devices[:1]))
     with jax.set_mesh(mesh):
-        whole = jax.NamedSharding(mesh, jax.P())
-        x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=whole)
+        replicated = jax.NamedSharding(mesh, jax.P())
+        x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=replicated)
         key = jax.eval_shape(lambda: jax.random.key(0, impl=impl))
-        key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
-        compiled = jax.jit(lambda x, key: step(drop, x, key)).lower(x, key).compile()
+        key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
+        compiled = jax.jit(lambda x, key: gradient(drop, x, key)).lower(x, key).compile()
     cost = program_cost(compiled.as_text(), 1)
     return {"cycles": cost.cycles, "bytes": cost.bytes}
 
 
 def measure(device: str, shape: tuple[int, ...], rounds: int) -> dict[str, float]:
+    """Returns the median time of each generator in ms."""
     mesh = make_mesh(MeshConfig(), jax.devices(device)[:1])
     with jax.set_mesh(mesh):
         x = jnp.ones(shape, jnp.bfloat16)
         runs, times = {}, {name: [] for name in GENERATORS}
         for name, (impl, drop) in GENERATORS.items():
-            key, compiled = jax.random.key(0, impl=impl), jax.jit(lambda x, key, drop=drop: step(drop, x, key))
+            key, compiled = jax.random.key(0, impl=impl), jax.jit(lambda x, key, drop=drop: gradient(drop, x, key))
             runs[name] = lambda compiled=compiled, key=key: jax.block_until_ready(compiled(x, key))
             runs[name]()
         for name in in_turns(rounds, list(runs)):
-            began = time.perf_counter()
+            start = time.perf_counter()
             runs[name]()
-            times[name].append(1e3 * (time.perf_counter() - began))
+            times[name].append(1e3 * (time.perf_counter() - start))
     return {name: round(statistics.median(values), 2) for name, values in times.items()}
 
 

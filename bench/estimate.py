@@ -1,11 +1,11 @@
-"""A training step compiled for TPUs that nobody has at hand: what the compiler estimates it to cost a chip.
+"""Estimates of a training step per chip by the TPU compiler, for any config, slice and size; needs no TPU.
 
-No noise and no TPU: the same source, jax and libtpu give the same cycles. They are of one core, by named region. What
-the compiler does not estimate:
+The same source, jax and libtpu give the same cycles. They are those of one core, by named region. The compiler has no
+estimate for some work:
 
-- splash attention is counted by its final schedule: instruction bundles a grid step, which the compiler dumps,
-  times grid steps. Waits for memory are not in it.
-- gathers, scatters, sorts and collectives are counted and not timed.
+- splash attention counts the instruction bundles of its final schedule, which the compiler dumps, times grid steps;
+  waits for memory are not included.
+- gathers, scatters, sorts and collectives are counted, without their time.
 """
 
 import argparse
@@ -33,23 +33,29 @@ from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
 
 CONFIGS = {"base": base, "base_fast": base_fast}
+# With these, libtpu loads on a machine without TPUs and asks no metadata server.
+LIBTPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A config, where it runs, and what of it is another size; all layers unrolled."""
+    """A config on a slice, with the sizes that differ from the config's; all layers are unrolled."""
 
     config: str
     topology: str
     attention: str
-    rows: int = 8  # a chip
+    rows: int = 8  # per chip
     length: int = 512
     layers: int = 12
 
     @property
     def name(self) -> str:
         sizes = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:])
-        changed = [f"{name}={size}" for name, size, usual in sizes if size != usual]
+        changed = [f"{name}={size}" for name, size, default in sizes if size != default]
         return " ".join([self.config, self.topology, self.attention, *changed])
 
     @property
@@ -58,39 +64,39 @@ class Case:
 
 
 def estimates(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict]]:
-    """Compiles them, `jobs` at a time, each in a process of its own: libtpu reads its options once in a process."""
+    """Compiles `jobs` cases at a time, each in a process of its own, as libtpu reads its options once per process."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         yield from zip(cases, pool.map(estimate, cases), strict=True)
 
 
 def estimate(case: Case) -> dict:
-    found = _in_a_process(case, "step")
-    splash = _splash_cycles(case) if PALLAS in found["unestimated"] else 0
-    cycles = found["cycles"] + splash
-    return found | {
+    """Returns the cost of the step, with the cycles of splash attention."""
+    cost = _run_in_process(case, "step")
+    splash = _splash_cycles(case) if PALLAS in cost["unestimated"] else 0
+    cycles = cost["cycles"] + splash
+    return cost | {
         "cycles": cycles,
-        "mfu": round(found["model_flops"] * case.chip.clock / cycles / case.chip.peak, 4),
-        "regions": found["regions"] | {"splash": splash},
+        "mfu": round(cost["model_flops"] * case.chip.clock / cycles / case.chip.peak, 4),
+        "regions": cost["regions"] | {"splash": splash},
     }
 
 
-def _in_a_process(case: Case, part: str, **environment: str) -> dict:
+def _run_in_process(case: Case, part: str, **environment: str) -> dict:
+    """Runs `compile_step` or `compile_splash` in a new process; returns its result."""
     command = [sys.executable, "-m", "bench.estimate", part, json.dumps(dataclasses.asdict(case))]
-    quiet = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    quiet |= {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    quiet |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it cannot read programs for other machines back
-    result = subprocess.run(
-        command, env=os.environ | quiet | environment, stdout=subprocess.PIPE, text=True, check=True
-    )
+    settings = {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    settings |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it cannot read programs for other machines back
+    variables = os.environ | LIBTPU_ENVIRONMENT | settings | environment
+    result = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def compile_step(case: Case) -> dict:
-    """What the compiler says of the whole step, splash not in its cycles."""
-    config, target = _configured(case), find_slice(case.topology)
-    began = time.perf_counter()
+    """Returns the cost of the whole step; `cycles` are without splash attention."""
+    config, target = _make_config(case), find_slice(case.topology)
+    start = time.perf_counter()
     program = compile_train(config, target)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return {
         "cycles": program.cost.cycles,
         "model_flops": train_flops(config.model, case.rows, max_predictions(case.length, config.data.mask_rate)),
@@ -114,7 +120,7 @@ def compile_splash(case: Case) -> dict:
 
     from symbert_jax.sharding import make_mesh, spec
 
-    config = _configured(case)
+    config = _make_config(case)
     model, mesh = config.model, make_mesh(config.mesh, list(find_slice(case.topology).devices))
     shape = config.data.batch_size, model.length, model.heads, model.dim // model.heads
 
@@ -128,8 +134,8 @@ def compile_splash(case: Case) -> dict:
 
 
 def _splash_cycles(case: Case) -> int:
-    """Cycles of all layers' attention kernels, forward and backward, on one chip."""
-    bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))  # whatever these are
+    """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
+    bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))  # the same for all of them
     blocks = (case.length // kernels.block(case.length)) ** 2
     heads = CONFIGS[case.config].get_config().model.heads
     return bundles * case.rows * heads * blocks // case.chip.cores * case.layers
@@ -137,17 +143,17 @@ def _splash_cycles(case: Case) -> int:
 
 @functools.cache
 def _splash_bundles(case: Case) -> int:
-    """Instruction bundles of a grid step of the forward and of the backward kernel together."""
+    """Returns the instruction bundles of one grid step of the forward kernel and one of the backward kernel."""
     with tempfile.TemporaryDirectory() as folder:
         dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-        _in_a_process(case, "splash", LIBTPU_INIT_ARGS=dump)
+        _run_in_process(case, "splash", LIBTPU_INIT_ARGS=dump)
         files = list(pathlib.Path(folder).glob("*splash*schedule-analysis_final_bundles.txt"))
         bundles = [int(re.search(r"total scheduled bundles:\s+(\d+)", file.read_text())[1]) for file in files]
-    assert len(bundles) == 2, f"forward and backward, found {len(bundles)} kernels"
+    assert len(bundles) == 2, f"expected a forward and a backward kernel, found {len(bundles)}"
     return sum(bundles)
 
 
-def _configured(case: Case) -> Config:
+def _make_config(case: Case) -> Config:
     config = freeze(CONFIGS[case.config].get_config())
     data = dataclasses.replace(config.data, batch_size=case.rows * len(find_slice(case.topology).devices))
     model = dataclasses.replace(

@@ -2,11 +2,11 @@
 
     .venv/bin/python -m bench.growth
 
-Records one line a program and leaves a table (growth.md) and a log-log plot (growth.png) in `--out=runs/growth`; what
-is there is not compiled again, so an interrupted run goes on. Each sweep changes one size of BERT-base in the fast
-config, cut to few layers that are all unrolled, so that a program compiles in a minute or two, all of them in an hour
-on 2 idle cores. The sweep over lengths keeps the tokens of a chip. What the numbers are and are not:
-`bench/estimate.py`.
+Records one line per program and writes a table (growth.md) and a log-log plot (growth.png) to `--out=runs/growth`.
+Programs whose file is there are not compiled again, so an interrupted run continues. Each sweep changes one size of
+BERT-base in `configs/base_fast.py`, cut to a few unrolled layers, so that a program compiles in one or two minutes, and
+all of them in an hour on 2 cores. The sweep over lengths keeps the number of tokens per chip. `bench/estimate.py` says
+what the numbers include.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from bench.record import record
 from symbert_jax.config import ATTENTIONS
 
 BASE = Case("base_fast", "v5e:2x2", "standard", layers=2)
-TOKENS = 8192  # of a chip in the sweep over lengths
+TOKENS = 8192  # per chip in the sweep over lengths
 SWEEPS: dict[str, list[tuple[int, Case]]] = {
     "length": [
         (length, dataclasses.replace(BASE, length=length, rows=TOKENS // length))
         for length in (128, 256, 512, 1024, 2048, 4096, 8192)
     ],
-    "rows a chip": [(rows, dataclasses.replace(BASE, rows=rows)) for rows in (1, 2, 4, 8, 16, 32, 64)],
+    "rows per chip": [(rows, dataclasses.replace(BASE, rows=rows)) for rows in (1, 2, 4, 8, 16, 32, 64)],
     "layers": [(layers, dataclasses.replace(BASE, layers=layers)) for layers in (1, 2, 4, 8)],
     "chips": [
         (chips, dataclasses.replace(BASE, topology=topology))
@@ -54,46 +54,49 @@ def main() -> None:
     for case, cost in estimates([case for case, file in files.items() if not file.exists()], flags.jobs):
         files[case].write_text(json.dumps(cost))
         record("growth", program=case.name, **cost)
-    found = {case: json.loads(file.read_text()) for case, file in files.items()}
-    (flags.out / "growth.md").write_text(table(found, flags.sweeps, flags.attentions))
-    plot(flags.out / "growth.png", found, flags.sweeps, flags.attentions)
+    costs = {case: json.loads(file.read_text()) for case, file in files.items()}
+    (flags.out / "growth.md").write_text(table(costs, flags.sweeps, flags.attentions))
+    plot(flags.out / "growth.png", costs, flags.sweeps, flags.attentions)
 
 
 def seconds(case: Case, cost: dict) -> float:
-    """Of a step: cycles, and collectives as if nothing overlapped."""
+    """Returns the time of a step: cycles plus collectives, as if nothing overlapped."""
     return cost["cycles"] / case.chip.clock + cost["network_seconds"]
 
 
-def least(case: Case, cost: dict) -> dict[str, float]:
-    """Seconds that each resource alone would take."""
+def least_seconds(case: Case, cost: dict) -> dict[str, float]:
+    """Returns the seconds that each resource takes alone at its peak."""
     compute, memory = cost["model_flops"] / case.chip.peak, cost["bytes"] / case.chip.bandwidth
     return {"compute": compute, "memory": memory, "network": cost["network_seconds"]}
 
 
-def table(found: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> str:
-    """Milliseconds of each attention; the slope to the row before, of the first; what bounds it, and splash's share."""
+def table(costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> str:
+    """Returns a Markdown table per sweep.
+
+    A row holds the milliseconds of each attention, and for the first attention the slope from the row above, the
+    resource that takes longest alone, and splash's share of the cycles.
+    """
     lines = []
     for sweep in sweeps:
-        lines += [f"| {sweep} | {' | '.join(f'{each}, ms' for each in attentions)} | slope | bound by | splash |"]
-        lines += ["|---" * (len(attentions) + 4) + "|"]
-        before = None
+        columns = [sweep, *(f"{attention}, ms" for attention in attentions), "slope", "bound by", "splash"]
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        previous = None
         for size, case in SWEEPS[sweep]:
-            of = {each: dataclasses.replace(case, attention=each) for each in attentions}
-            times = {each: seconds(of[each], found[of[each]]) for each in attentions}
-            first = times[attentions[0]]
-            slope = f"{math.log(first / before[1]) / math.log(size / before[0]):.2f}" if before else ""
-            cost = found[of[attentions[0]]]
-            alone = least(case, cost)
+            cases = [dataclasses.replace(case, attention=attention) for attention in attentions]
+            times = [seconds(case, costs[case]) for case in cases]
+            slope = f"{math.log(times[0] / previous[1]) / math.log(size / previous[0]):.2f}" if previous else ""
+            cost = costs[cases[0]]
+            alone = least_seconds(cases[0], cost)
             bound = max(alone, key=lambda name: alone[name])
             splash = f"{cost['regions']['splash'] / cost['cycles']:.0%}"
-            cells = [f"{size:,}", *(f"{1e3 * time:.2f}" for time in times.values()), slope, bound, splash]
+            cells = [f"{size:,}", *(f"{1e3 * time:.2f}" for time in times), slope, bound, splash]
             lines.append(f"| {' | '.join(cells)} |")
-            before = size, first
+            previous = size, times[0]
         lines.append("")
     return "\n".join(lines)
 
 
-def plot(file: pathlib.Path, found: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> None:
+def plot(file: pathlib.Path, costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,9 +106,9 @@ def plot(file: pathlib.Path, found: dict[Case, dict], sweeps: list[str], attenti
     for axis, sweep in zip(axes[0], sweeps, strict=True):
         for attention in attentions:
             points = [(size, dataclasses.replace(case, attention=attention)) for size, case in SWEEPS[sweep]]
-            sizes, times = zip(*((size, 1e3 * seconds(case, found[case])) for size, case in points), strict=True)
+            sizes, times = zip(*((size, 1e3 * seconds(case, costs[case])) for size, case in points), strict=True)
             axis.loglog(sizes, times, "o-", base=2, label=attention)
-        axis.set(xlabel=sweep, ylabel="ms a step, estimate", xticks=[size for size, _ in SWEEPS[sweep]])
+        axis.set(xlabel=sweep, ylabel="step time, ms (estimate)", xticks=[size for size, _ in SWEEPS[sweep]])
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.tick_params(axis="x", labelsize=8)

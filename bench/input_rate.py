@@ -1,14 +1,13 @@
-"""Rows per second of the training stream alone: shuffled, read, masked, on one core.
+"""Rows per second of the training stream on one core: shuffled, read and masked, without training.
 
     .venv/bin/python -m bench.input_rate
 
-Writes random rows as `prepare` would, then reads whole batches by the same path as training. Prints one JSON line, with
-what a chip that trains BERT-base would want of it.
+Writes random rows as `prepare` does, then reads whole batches as training does. Prints one JSON line, with the rows per
+second that a TPU chip needs for BERT-base.
 """
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import tempfile
@@ -20,63 +19,62 @@ import numpy as np
 from bench.record import record
 from symbert_jax.chips import TPUS
 from symbert_jax.config import ModelConfig
-from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking, max_predictions
-from symbert_jax.data.stream import Rows, Stream
+from symbert_jax.data.rows import Rows, Split, Writer, write_info
+from symbert_jax.data.stream import Stream
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.model.flops import train_flops
 
 VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(30_000))]
-RATE = 0.15  # of masked tokens
-MFU = 0.6  # of BERT-base; docs/performance.md has 58% by the compiler's estimate, compute alone
+MASK_RATE = 0.15
+MFU = 0.6  # of BERT-base; the highest estimate in docs/performance.md is 58%
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--length", type=int, default=512, help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=50_000, help="rows of the corpus")
-    parser.add_argument("--batch", type=int, default=256, help="rows of a batch")
-    parser.add_argument("--batches", type=int, default=40, help="batches of a round")
+    parser.add_argument("--length", type=int, default=512, help="tokens per row")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows in the corpus")
+    parser.add_argument("--batch", type=int, default=256, help="rows per batch")
+    parser.add_argument("--batches", type=int, default=40, help="batches per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=4, help="as data.reader_threads")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        corpus = write(Path(folder), arguments.rows, arguments.length)
-        masking = Masking(VOCABULARY, arguments.length, RATE, 0)
+        corpus = write_corpus(Path(folder), arguments.rows, arguments.length)
+        masking = Masking(VOCABULARY, arguments.length, MASK_RATE, 0)
         stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch), False)
         rates = []
         for turn in range(arguments.rounds):
             first = turn * arguments.batches
-            began = time.perf_counter()
+            start = time.perf_counter()
             for _ in stream.batches(first, first + arguments.batches, arguments.threads):
                 pass
-            rates.append(arguments.batches * arguments.batch / (time.perf_counter() - began))
-    rate = statistics.median(rates)
-    wanted = {chip: round(need(chip, arguments.length)) for chip in TPUS}
+            rates.append(arguments.batches * arguments.batch / (time.perf_counter() - start))
+    rows_per_second = statistics.median(rates)
+    needed = {chip: round(needed_rows_per_second(chip, arguments.length)) for chip in TPUS}
     record(
         "input_rate",
         length=arguments.length,
-        rows_per_second_one_core=round(rate),
-        rows_per_second_a_chip_wants=wanted,
-        share_of_a_core_a_chip_wants={chip: round(rows / rate, 4) for chip, rows in wanted.items()},
+        rows_per_second_one_core=round(rows_per_second),
+        rows_per_second_a_chip_wants=needed,
+        share_of_a_core_a_chip_wants={chip: round(rows / rows_per_second, 4) for chip, rows in needed.items()},
     )
 
 
-def need(chip: str, length: int) -> float:
-    """Rows/s that a chip could train on at `MFU` of its peak: more than it will."""
+def needed_rows_per_second(chip: str, length: int) -> float:
+    """Returns the rows per second that a chip trains on at `MFU` of its peak."""
     model = dataclasses.replace(ModelConfig(), length=length)
-    return MFU * TPUS[chip].peak / train_flops(model, 1, max_predictions(length, RATE))
+    return MFU * TPUS[chip].peak / train_flops(model, 1, max_predictions(length, MASK_RATE))
 
 
-def write(folder: Path, count: int, length: int) -> Rows:
-    """A corpus of `count` random rows in `folder`, opened."""
-    writer = rows.Writer(folder, "train", length, cls=2, sep=3, unk=1)
+def write_corpus(folder: Path, count: int, length: int) -> Rows:
+    """Writes a corpus of `count` random rows to `folder`; returns its rows."""
+    writer = Writer(folder, "train", length, cls=2, sep=3, unk=1)
     writer.add(np.random.default_rng(0).integers(5, len(VOCABULARY), count * (length - 2)).astype(np.uint16))
     writer.close()
-    rows.write_info(folder, length, [writer.info()])
-    (folder / rows.MANIFEST).write_text(json.dumps({"length": length, "splits": {"train": {"rows": count}}}))
-    return rows.open_split(folder, "train", length)
+    write_info(folder, length, [writer.info()])
+    return Split(folder, "train")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Train step beside Hugging Face's Flax and PyTorch BERT and KerasHub's on JAX: one run, one batch, one machine.
+"""Time of a training step, compared with BERT of Hugging Face (Flax and PyTorch) and of KerasHub (on JAX).
 
     make peers-env && .venv/bin/python -m bench.peers
     .venv/bin/python -m bench.peers --contenders standard_bf16 hf_torch_bf16_compile --device=gpu
 
-Every contender lives in a process of its own, built and warmed up before the clock starts, and they take turns of a
-few steps in alternating order, so that a noisy machine is noisy for all; all get huge pages. Records the median and
-least ms a step, and the medians as multiples of the first contender's. What a step is: `bench/steps.py`.
+All contenders train on the same batch, each in a process of its own that has warmed up, in turns of a few steps and in
+alternating order; all get huge pages. Records the median and the least time of a step in ms, and the medians as
+multiples of the first contender's. `bench/steps.py` defines a step.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PACKAGES = ("jax", "flax", "optax", "torch", "transformers", "keras", "keras_hub
 
 
 def work(name: str, shape: Shape, warmup: int) -> None:
-    """A contender's process: tells its versions when warm, then reads how many steps to run, line by line."""
+    """Runs a contender: prints its versions when it is warm, then times as many steps as each line of stdin says."""
     step = CONTENDERS[name](shape)
     for _ in range(warmup):
         step()
@@ -64,23 +64,23 @@ def work(name: str, shape: Shape, warmup: int) -> None:
 
 
 def compare(names: list[str], device: str, flags: list[str], rounds: int, steps: int) -> dict:
-    """Medians over `rounds` turns of `steps` steps each."""
-    peers, times, loss = {}, {name: [] for name in names}, {}
+    """Times `rounds` turns of `steps` steps of each contender; returns medians and versions."""
+    peer_versions, times, loss = {}, {name: [] for name in names}, {}
     with Contenders("peers", names, PEERS, flags, device) as contenders:
         for name in names:
-            found = contenders.ask(name)
-            peers |= found if name in PEERS else {}
-        # a turn's first step finds caches full of another's data, so it does not count
-        for name, found in contenders.turns(rounds, str(steps + 1)):
-            times[name] += found["ms"][1:]
-            loss[name] = found["loss"]
+            package_versions = contenders.ask(name)
+            peer_versions |= package_versions if name in PEERS else {}
+        # the first step of a turn finds caches full of another contender's data, so it does not count
+        for name, turn in contenders.turns(rounds, str(steps + 1)):
+            times[name] += turn["ms"][1:]
+            loss[name] = turn["loss"]
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "ms": {name: round(value, 1) for name, value in medians.items()},
         "least_ms": {name: round(min(values), 1) for name, values in times.items()},
         "times_first": {name: round(value / medians[names[0]], 2) for name, value in medians.items()},
         "loss": {name: round(value, 3) for name, value in loss.items()},
-        "peer_versions": peers,
+        "peer_versions": peer_versions,
     }
 
 
@@ -90,16 +90,16 @@ def main() -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     parser.add_argument("--contenders", nargs="+", default=DEFAULT, choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
-    parser.add_argument("--rounds", type=int, default=6, help="turns of each contender")
-    parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before the clock starts")
+    parser.add_argument("--rounds", type=int, default=6, help="turns per contender")
+    parser.add_argument("--steps", type=int, default=5, help="steps per turn")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     shape = Shape(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Shape)})
     if flags.worker:
         return work(flags.worker, shape, flags.warmup)
-    found = compare(flags.contenders, flags.device, sys.argv[1:], flags.rounds, flags.steps)
-    record("peers", device=flags.device, shape=dataclasses.asdict(shape), steps=flags.rounds * flags.steps, **found)
+    results = compare(flags.contenders, flags.device, sys.argv[1:], flags.rounds, flags.steps)
+    record("peers", device=flags.device, shape=dataclasses.asdict(shape), steps=flags.rounds * flags.steps, **results)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The speed of `prepare`, reading and writing included, against the tokenizers library on the same documents.
+"""Speed of `prepare`, with reading and writing, relative to the tokenizers library on the same documents.
 
     .venv/bin/python -m bench.prepare_rate --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
 
-Prints one JSON line with the medians over the rounds; in each round one follows the other on the same cores.
-Duplicates that `prepare` drops would count as tokens of the library's, in its favour.
+Prints one JSON line with the medians over the rounds. In each round both run one after the other on the same cores.
+The library also encodes the duplicates, which `prepare` drops.
 """
 
 import argparse
@@ -16,14 +16,18 @@ from pathlib import Path
 
 from bench.record import record
 from symbert_jax.config import Config, DataConfig, ModelConfig
-from symbert_jax.data import corpus, rows, sources, tokenizer
+from symbert_jax.data import sources, tokenizer
+from symbert_jax.data.documents import Document
+from symbert_jax.data.encoding import batches, pieces
+from symbert_jax.data.manifest import read_manifest
+from symbert_jax.data.prepare import prepare
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", default="python-docs:stdlib", help="as data.sources, separated by commas")
     parser.add_argument("--vocab", default="train", help="as data.vocab")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     names = tuple(arguments.sources.split(","))
@@ -37,27 +41,25 @@ def main() -> None:
             library = library_seconds(vocab, texts)
             config = Config(model=ModelConfig(length=arguments.length), data=data)
             rounds.append((library, prepare_seconds(config)))
-        splits = rows.read_manifest(Path(data.dir))["splits"].values()
+        splits = read_manifest(Path(data.dir)).content["splits"].values()
     documents, tokens = (sum(split[name] for split in splits) for name in ("documents", "tokens"))
-    library, prepare = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
+    library, ours = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     result = {
         "documents": documents,
         "tokens": tokens,
-        "prepare_documents_per_second": round(documents / prepare),
-        "prepare_tokens_per_second": round(tokens / prepare),
+        "prepare_documents_per_second": round(documents / ours),
+        "prepare_tokens_per_second": round(tokens / ours),
         "library_tokens_per_second": round(tokens / library),
-        "ratio": round(statistics.median(library / prepare for library, prepare in rounds), 3),
+        "ratio": round(statistics.median(library / ours for library, ours in rounds), 3),
     }
     record("prepare_rate", **result)
 
 
 def library_seconds(vocab: Path, texts: list[str]) -> float:
-    """Time of `encode_batch_fast` alone, given balanced batches, which it likes best."""
+    """Returns the time of `encode_batch_fast` alone, on batches of equal size, with which it is fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
-    documents = (corpus.Document(text, "", "") for text in texts)
-    parts = [
-        [part for document in batch for part in corpus.pieces(document.text)] for batch in corpus.batches(documents)
-    ]
+    documents = (Document(text, "", "") for text in texts)
+    parts = [[part for document in batch for part in pieces(document.text)] for batch in batches(documents)]
     start = time.perf_counter()
     for batch in parts:
         encoder.encode_batch_fast(batch, add_special_tokens=False)
@@ -65,10 +67,10 @@ def library_seconds(vocab: Path, texts: list[str]) -> float:
 
 
 def prepare_seconds(config: Config) -> float:
-    """Time of everything: reading, comparing, tokenising, writing."""
+    """Returns the time of reading, deduplication, tokenization and writing."""
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        corpus.prepare(config)
+        prepare(config)
     return time.perf_counter() - start
 
 

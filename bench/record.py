@@ -1,4 +1,4 @@
-"""What a bench leaves: one JSON line on standard output and the same at the end of `bench/results.jsonl`."""
+"""Records of benches: one JSON line on standard output, which is also appended to `bench/results.jsonl`."""
 
 import contextlib
 import datetime
@@ -14,8 +14,8 @@ RESULTS = pathlib.Path(__file__).with_name("results.jsonl")
 PACKAGES = ("jax", "flax", "optax", "libtpu")
 
 
-def record(bench: str, **found: object) -> None:
-    """Prints and appends what was `found`, with the day, the commit, the machine and this environment's versions."""
+def record(bench: str, **results: object) -> None:
+    """Prints and appends results, with the date, the commit, the machine and the versions of this environment."""
     line = {
         "bench": bench,
         "date": datetime.date.today().isoformat(),
@@ -23,23 +23,23 @@ def record(bench: str, **found: object) -> None:
         "machine": {"cpu": _cpu(), "cores": os.cpu_count()},
         "versions": versions(PACKAGES),
     }
-    text = json.dumps(line | found)
+    text = json.dumps(line | results)
     print(text, flush=True)
-    with RESULTS.open("a") as results:
-        results.write(text + "\n")
+    with RESULTS.open("a") as file:
+        file.write(text + "\n")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
+    """Returns the versions of those packages that are installed."""
+    installed = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def commit() -> str:
-    """The short hash of the source that runs, with a + where tracked files were changed since."""
+    """Returns the short hash of the commit that runs, with a + if tracked files have changed since."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!/bench/{RESULTS.name}")
         return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
@@ -47,12 +47,12 @@ def commit() -> str:
 
 
 def _git(*command: str) -> str:
-    where = RESULTS.parent
-    return subprocess.check_output(["git", *command], cwd=where, text=True, stderr=subprocess.DEVNULL).strip()
+    folder = RESULTS.parent
+    return subprocess.check_output(["git", *command], cwd=folder, text=True, stderr=subprocess.DEVNULL).strip()
 
 
 def _cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """Returns the name of the processor, or of its architecture."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,10 +1,9 @@
-"""What BERT-base and BERT-large take on TPU slices, by the TPU compiler's estimate: the table of docs/slices.md.
+"""Estimates of BERT-base and BERT-large on TPU slices: the table of docs/slices.md.
 
     .venv/bin/python -m bench.slices
 
-Records one line a compilation, and prints the table. The reports stay in `--out=runs/slices`; what is there is not
-compiled again, so an interrupted run goes on. A row takes two or three CPU minutes, all 36 one or two hours on 2 idle
-cores.
+Records one line per compilation and prints the table. Reports that are in `--out=runs/slices` are not compiled again,
+so an interrupted run continues. A row takes two or three CPU minutes, all 36 take one or two hours on 2 cores.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from bench.record import record
 
-# Rows of a step on each slice: the paper's 256 where they fit, 16 a chip elsewhere.
+# Rows per step: the paper's 256 if they fit, else 16 per chip.
 BATCHES = {"v5e:4x4": 256, "v5e:2x4": 128, "v5e:16x16": 4096, "v5p:2x2x2": 256, "v6e:4x4": 256, "v4:2x2x2": 256}
 CONFIGS = ("base", "large")
 ATTENTIONS = ("standard", "symmetric", "pairwise")
@@ -42,19 +41,20 @@ COLUMNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/slices"), help="a folder for the reports")
+    parser.add_argument("--out", type=Path, default=Path("runs/slices"), help="the folder of the reports")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
-    parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"some of {', '.join(BATCHES)}")
+    parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"of {', '.join(BATCHES)}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = list(itertools.product(arguments.configs, arguments.topologies, ATTENTIONS))
 
     def report(row: tuple[str, str, str]) -> str | None:
-        if (file := name(arguments.out, *row)).exists():
+        """Compiles a row unless its report exists; returns an error or None."""
+        if (file := report_file(arguments.out, *row)).exists():
             return None
-        compile_one(*row, file)
-        if not file.exists():  # the compiler's own trouble, which it told; run again for this row
+        write_report(*row, file)
+        if not file.exists():  # the compiler crashed and has printed why
             return f"{' '.join(row)}: failed"
         record("slices", model=row[0], **json.loads(file.read_text()))
         return None
@@ -64,18 +64,18 @@ def main() -> None:
             print(failure, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for row in rows:
-        file = name(arguments.out, *row)
-        found = {"model": row[0]} | json.loads(file.read_text()) if file.exists() else {"fits": False}
-        if found["fits"]:
-            print(f"| {' | '.join(str(column(found)) for column in COLUMNS.values())} |")
+        file = report_file(arguments.out, *row)
+        numbers = {"model": row[0]} | json.loads(file.read_text()) if file.exists() else {"fits": False}
+        if numbers["fits"]:
+            print(f"| {' | '.join(str(column(numbers)) for column in COLUMNS.values())} |")
 
 
-def name(folder: Path, config: str, topology: str, attention: str) -> Path:
+def report_file(folder: Path, config: str, topology: str, attention: str) -> Path:
     return folder / f"{config}-{topology.replace(':', '-')}-{attention}.json"
 
 
-def compile_one(config: str, topology: str, attention: str, file: Path) -> None:
-    """Leaves the report in `file`, also when the program does not fit."""
+def write_report(config: str, topology: str, attention: str, file: Path) -> None:
+    """Writes the report of `compile` to `file`, also if the program does not fit."""
     command = [sys.executable, "-m", "symbert_jax", "compile", f"--config=configs/{config}.py"]
     command += [f"--topology={topology}", f"--config.model.attention={attention}"]
     command += [f"--config.data.batch_size={BATCHES[topology]}", f"--out={file}"]

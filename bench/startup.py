@@ -1,9 +1,8 @@
-"""Seconds from the start of `pretrain` to the end of its first step, with a cold and with a warm
-compilation cache.
+"""Seconds from the start of `pretrain` to the end of its first step, with a cold and a warm compilation cache.
 
     .venv/bin/python -m bench.startup --config=configs/tiny.py
 
-The command runs twice, each time with a new workdir, over one fresh cache; the corpus of the config must be prepared.
+Runs the command twice with one new cache, each time with a new workdir. The corpus of the config must be prepared.
 """
 
 import argparse
@@ -27,15 +26,15 @@ def main() -> None:
 
 
 def first_step(config: str, workdir: str) -> float:
-    """Seconds until the run has reported its first step, of which it then is killed."""
+    """Returns the seconds until the run prints its first step, and kills it then."""
     flags = [f"--config={config}", f"--workdir={workdir}", "--config.train.log_every=1"]
-    began = time.perf_counter()
+    start = time.perf_counter()
     command = [sys.executable, "-u", "-m", "symbert_jax", "pretrain", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
-        said = next((line for line in run.stdout if line.startswith("step 1/")), None)
-        seconds = time.perf_counter() - began
+        first_line = next((line for line in run.stdout if line.startswith("step 1/")), None)
+        seconds = time.perf_counter() - start
         run.kill()
-    assert said, "the run ended before its first step; what it said is above"
+    assert first_line, "the run ended before its first step; its errors are above"
     return round(seconds, 1)
 
 

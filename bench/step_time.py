@@ -1,10 +1,10 @@
-"""A training step of any config on the device that is here: attentions and kernels side by side.
+"""Time of a training step of any config on this machine's devices, with several attentions and kernels.
 
     .venv/bin/python -m bench.step_time --config=configs/base_fast.py --config.data.batch_size=64 --kernels=xla,cudnn
 
-All live in one process, as a device wants it, and take turns of a few steps in alternating order. The batch is random
-words in full rows. Records for each: median and least ms a step, sequences/s, tokens/s, the model's FLOPs, MFU where
-the device's peak is known, and bytes of memory at the program's peak.
+All run in one process, which a device requires, in turns of a few steps and in alternating order. The batch consists
+of full rows of random tokens. Records for each the median and the least time of a step in ms, sequences/s, tokens/s,
+the model's FLOPs, MFU if the device's peak is known, and the program's peak memory in bytes.
 """
 
 import itertools
@@ -32,10 +32,10 @@ from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state, step
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/base_fast.py")
-ATTENTION = flags.DEFINE_list("attentions", list(ATTENTIONS), "Some of them.")
-KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | splash | cudnn | auto, several apart by commas.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.")
-STEPS = flags.DEFINE_integer("steps", 5, "Steps of a turn.")
+ATTENTION = flags.DEFINE_list("attentions", list(ATTENTIONS), "The attentions to compare.")
+KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | splash | cudnn | auto, separated by commas.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns per contender.")
+STEPS = flags.DEFINE_integer("steps", 5, "Steps per turn.")
 
 
 def main() -> None:
@@ -47,28 +47,29 @@ def main() -> None:
     config = next(iter(contenders.values()))
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        model, rows, masked = (
-            config.model,
-            config.data.batch_size,
-            max_predictions(config.model.length, config.data.mask_rate),
-        )
+        model, rows = config.model, config.data.batch_size
+        masked = max_predictions(model.length, config.data.mask_rate)
         tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, masked)
         batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, masked), np.float32)))
-        running = {name: start(config, batch) for name, config in contenders.items()}
+        running = {name: start_contender(config, batch) for name, config in contenders.items()}
         times: dict[str, list[float]] = {name: [] for name in running}
         for name in in_turns(ROUNDS.value, list(running)):
             times[name] += running[name][0](STEPS.value)
     device = mesh.devices.flat[0].device_kind
-    found = {
-        name: facts(config, times[name], running[name][1], mesh.size, device) for name, config in contenders.items()
+    results = {
+        name: summarize(config, times[name], running[name][1], mesh.size, device) for name, config in contenders.items()
     }
     shape = {field: getattr(config.model, field) for field in ("layers", "dim", "length", "dtype")}
     shape |= {"batch_size": config.data.batch_size, "dropout": config.model.dropout}
-    record("step_time", device=device, devices=mesh.size, shape=shape, contenders=found)
+    record("step_time", device=device, devices=mesh.size, shape=shape, contenders=results)
 
 
-def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]], int]:
-    """A warm contender: what takes so many steps and tells their milliseconds, and the bytes of its program."""
+def start_contender(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]], int]:
+    """Compiles and warms up a contender.
+
+    Returns:
+      A function that takes a number of steps and returns the milliseconds of each; the program's peak memory in bytes.
+    """
     kernels.check(config.model, jax.sharding.get_abstract_mesh().abstract_device)
     current = state.init(config)
     compiled = step.make_train_step(config).lower(current, batch).compile()
@@ -77,16 +78,17 @@ def start(config: Config, batch: MlmBatch) -> tuple[Callable[[int], list[float]]
         nonlocal current
         milliseconds = []
         for _ in range(steps):
-            began = time.perf_counter()
+            start = time.perf_counter()
             current, _ = jax.block_until_ready(compiled(current, batch))
-            milliseconds.append(1e3 * (time.perf_counter() - began))
+            milliseconds.append(1e3 * (time.perf_counter() - start))
         return milliseconds
 
     run(2)
     return run, compiled.memory_analysis().peak_memory_in_bytes
 
 
-def facts(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
+def summarize(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
+    """Returns the numbers of a contender that are recorded."""
     seconds = statistics.median(milliseconds) / 1e3
     model, rows = config.model, config.data.batch_size
     flops = train_flops(model, rows, max_predictions(model.length, config.data.mask_rate))

@@ -1,7 +1,7 @@
-"""One training step of BERT by each contender: ours, Hugging Face's Flax and PyTorch, KerasHub on JAX.
+"""One training step of BERT per contender: ours, Hugging Face's in Flax and PyTorch, KerasHub's on JAX.
 
-A step is forward, backward, clipping, AdamW and schedule, with dropout. Where a peer has a choice (loss by integer
-labels, fused AdamW) it gets the faster one; ours unrolls its layers.
+A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Each peer uses its fastest
+options, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
 """
 
 import dataclasses
@@ -11,16 +11,16 @@ import numpy as np
 
 VOCABULARY = 30522
 MASK_RATE = 0.15
-MASK, FIRST_WORD = 4, 5  # any ids would do
+MASK_ID, FIRST_TOKEN_ID = 4, 5  # arbitrary
 LEARNING_RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-4, 100, 10_000
 WEIGHT_DECAY, CLIP = 0.01, 1.0
 
-Step = Callable[[], float]  # one update; returns the loss once all of it is done
+Step = Callable[[], float]  # makes one update; returns the loss when the update is done
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Of the model and its batch; each field is a flag. The defaults are BERT-small."""
+    """Sizes of the model and its batch, by default BERT-small. `bench.peers` has a flag for each field."""
 
     batch: int = 8
     length: int = 128
@@ -35,29 +35,31 @@ class Shape:
 def masked_batch(
     rows: int, length: int, vocabulary: int, max_predictions: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Full rows of random words: token ids, the masked positions of each row, and the ids that stood there."""
+    """Returns full rows of random tokens: token ids, masked positions of each row, and the ids before masking."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(FIRST_WORD, vocabulary, (rows, length), dtype=np.int32)
+    tokens = rng.integers(FIRST_TOKEN_ID, vocabulary, (rows, length), dtype=np.int32)
     order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
     positions = np.sort(order[:, :max_predictions], axis=1)
     targets = np.take_along_axis(tokens, positions, axis=1)
-    np.put_along_axis(tokens, positions, MASK, axis=1)
+    np.put_along_axis(tokens, positions, MASK_ID, axis=1)
     return tokens, positions, targets
 
 
-def batch_of(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the batch on which all contenders train."""
     return masked_batch(shape.batch, shape.length, VOCABULARY, round(MASK_RATE * shape.length))
 
 
-def all_labels(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """The same batch as Hugging Face wants it: token ids and a label for every position, -100 where none."""
-    tokens, positions, targets = batch_of(shape)
+def make_labelled_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same batch for Hugging Face: token ids and a label per position, -100 if it is not masked."""
+    tokens, positions, targets = make_batch(shape)
     labels = np.full_like(tokens, -100)
     np.put_along_axis(labels, positions, targets, axis=1)
     return tokens, labels
 
 
 def our_model(attention: str, shape: Shape, dtype: str = "float32"):
+    """Returns a `ModelConfig`."""
     from symbert_jax import config
 
     return config.ModelConfig(
@@ -76,7 +78,10 @@ def our_model(attention: str, shape: Shape, dtype: str = "float32"):
 
 
 def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: bool = False) -> Step:
-    """every_position: the head predicts all of them, as those of the peers do, and not the masked ones alone."""
+    """Builds our step.
+
+    every_position: whether the head predicts every position, as the head of Hugging Face does, or only masked ones.
+    """
     import jax
 
     from symbert_jax import config, sharding
@@ -88,9 +93,9 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
         learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP
     )
     settings = config.Config(model=model, optim=optim, train=config.TrainConfig(steps=TOTAL_STEPS))
-    jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # as many as the peers take
-    tokens, positions, targets = batch_of(shape)
-    # as the loader does it: the width is a multiple of 8 and an unused place weighs nothing
+    jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # the peers use one device
+    tokens, positions, targets = make_batch(shape)
+    # as in training: the number of predictions is a multiple of 8 and unused ones have weight 0
     width = shape.length if every_position else -(-positions.shape[1] // 8) * 8
     unused = ((0, 0), (0, width - positions.shape[1]))
     weights = np.pad(np.ones(positions.shape, np.float32), unused)
@@ -101,12 +106,14 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     def run() -> float:
         nonlocal current
         current, sums = jax.block_until_ready(train_step(current, batch))
-        return float(sums["loss"] / sums["count"])
+        total, count = sums["loss"]
+        return float(total / count)
 
     return run
 
 
-def hf_config(shape: Shape, **more: str):
+def hf_config(shape: Shape, **options: str):
+    """Returns the `BertConfig` of Hugging Face."""
     from transformers import BertConfig
 
     return BertConfig(
@@ -118,11 +125,12 @@ def hf_config(shape: Shape, **more: str):
         max_position_embeddings=shape.length,
         hidden_dropout_prob=shape.dropout,
         attention_probs_dropout_prob=shape.attention_dropout,
-        **more,
+        **options,
     )
 
 
 def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
+    """Builds the step of Hugging Face's Flax model."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -141,8 +149,8 @@ def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
     def loss(params, tokens, labels, key):
         logits = model(tokens, params=params, dropout_rng=key, train=True).logits
         weights = labels >= 0
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(weights, labels, 0))
-        return jnp.sum(each * weights) / jnp.sum(weights)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(weights, labels, 0))
+        return jnp.sum(losses * weights) / jnp.sum(weights)
 
     def train_step(state, tokens, labels):
         params, moments, count = state
@@ -152,7 +160,7 @@ def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
         return (optax.apply_updates(params, updates), moments, count + 1), value
 
     compiled = jax.jit(train_step, donate_argnums=0)
-    batch = jax.device_put(all_labels(shape))
+    batch = jax.device_put(make_labelled_batch(shape))
     state = jax.device_put((model.params, optimizer.init(model.params), 0))
 
     def run() -> float:
@@ -164,24 +172,27 @@ def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
 
 
 def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: bool = False) -> Step:
-    """bfloat16 is autocast's, over float32 masters."""
+    """Builds the step of Hugging Face's PyTorch model.
+
+    dtype: bfloat16 uses autocast over float32 parameters.
+    """
     import torch
     from transformers import BertForMaskedLM, get_linear_schedule_with_warmup
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, as XLA has it by default
+        torch.set_float32_matmul_precision("high")  # TF32, XLA's default
     model = BertForMaskedLM(hf_config(shape, attn_implementation=attention)).train().to(device)
     forward = torch.compile(model) if compiled else model
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
-    decayed, plain = [], []  # biases and LayerNorm are vectors, all else is matrices
+    decayed, plain = [], []  # matrices; vectors, which are biases and LayerNorm
     for weight in model.parameters():
         (decayed if weight.ndim > 1 else plain).append(weight)
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)  # fused: as in transformers' Trainer
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)  # `fused` as in transformers' Trainer
     schedule = get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, TOTAL_STEPS)
-    tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in all_labels(shape))
+    tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in make_labelled_batch(shape))
 
     def run() -> float:
         with cast:
@@ -197,7 +208,7 @@ def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: boo
 
 
 def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
-    """Its head predicts the masked positions alone, as ours does."""
+    """Builds the step of KerasHub's model, whose head predicts only masked positions, like ours."""
     import keras
     from keras_hub.models import BertBackbone, BertMaskedLM
 
@@ -209,15 +220,15 @@ def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
         num_heads=shape.heads,
         hidden_dim=shape.dim,
         intermediate_dim=shape.mlp_dim,
-        dropout=shape.dropout,  # of attention's probabilities too
+        dropout=shape.dropout,  # also of attention probabilities
         max_sequence_length=shape.length,
     )
     model = BertMaskedLM(backbone, preprocessor=None)
-    rate = keras.optimizers.schedules.PolynomialDecay(LEARNING_RATE, TOTAL_STEPS, 0.0)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
+    schedule = keras.optimizers.schedules.PolynomialDecay(LEARNING_RATE, TOTAL_STEPS, 0.0)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), weighted_metrics=None)
-    tokens, positions, targets = batch_of(shape)
+    tokens, positions, targets = make_batch(shape)
     inputs = {
         "token_ids": tokens,
         "segment_ids": np.zeros_like(tokens),

@@ -1,9 +1,9 @@
-"""The training step by the TPU compiler's own estimate, beside the numbers committed in tpu_estimate.json.
+"""Estimates of the training step on TPUs, compared with the numbers committed in tpu_estimate.json.
 
     .venv/bin/python -m bench.tpu_estimate
 
-Records each program, and prints what differs from the committed numbers by more than 1%; `--commit` replaces them.
-Three to ten CPU minutes a program. What the numbers are and are not: `bench/estimate.py`.
+Records one line per program and prints which numbers differ from the committed ones by more than 1%; `--commit`
+replaces them. A program takes three to ten CPU minutes. `bench/estimate.py` says what the numbers include.
 """
 
 import argparse
@@ -31,30 +31,33 @@ def main() -> None:
     flags = parser.parse_args()
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
     cases = [Case(*names) for names in itertools.product(flags.configs, flags.topologies, flags.attentions)]
-    for case, found in estimates(cases, flags.jobs):
-        record("tpu_estimate", program=case.name, **found)
-        for field, old, new in differences(committed.get(case.name, {}), found):
+    for case, cost in estimates(cases, flags.jobs):
+        record("tpu_estimate", program=case.name, **cost)
+        for field, old, new in differences(committed.get(case.name, {}), cost):
             change = f"{field} was {old:,}, is {new:,} ({new / old - 1:+.1%})" if old else f"{field} is new: {new:,}"
             print(f"{case.name}: {change}")
         if flags.commit:
-            committed[case.name] = found
+            committed[case.name] = cost
             COMMITTED.write_text(json.dumps(committed, indent=1) + "\n")
 
 
 def differences(old: dict, new: dict) -> list[tuple[str, float, float]]:
-    """(field, old, new) of every number that moved by more than `TOLERANCE`; a kind without estimate that is new."""
-    flat = [
+    """Returns (field, old, new) of every number that changed by more than `TOLERANCE`, and of every new kind of work.
+
+    The change of a region is relative to itself or to 1% of all cycles, whichever is more.
+    """
+    numbers = [
         (field, old[field], new[field])
         for field in ("cycles", "bytes", "flops", "collective_bytes", "collectives", "memory")
         if field in old
     ]
     for part in ("regions", "unestimated"):
         fields = old.get(part, {}).keys() | new[part].keys() if part in old else ()
-        flat += [(f"{part} {field}", old[part].get(field, 0), new[part].get(field, 0)) for field in sorted(fields)]
+        numbers += [(f"{part} {field}", old[part].get(field, 0), new[part].get(field, 0)) for field in sorted(fields)]
     return [
-        (field, was, now)
-        for field, was, now in flat
-        if abs(now - was) > TOLERANCE * max(was, old["cycles"] / 100 if field.startswith("regions") else 0)
+        (field, before, after)
+        for field, before, after in numbers
+        if abs(after - before) > TOLERANCE * max(before, old["cycles"] / 100 if field.startswith("regions") else 0)
     ]
 
 

@@ -1,9 +1,11 @@
 """python -m symbert_jax pretrain --config=configs/python_docs.py --workdir=runs/python_docs/pairwise \
     --config.model.attention=pairwise
 
-The paper's picture in small, on text that is on every machine: 4 layers of 128, a vocabulary of 4,096 trained
-on the Python documentation, 3,000 steps of 32 rows of 128 tokens, no dropout. A quarter of an hour on 2 cores (at
-12,600 tokens/s). Validation loss after 3,000 steps, one seed: standard 4.98, symmetric 4.71, pairwise 4.21.
+Time: a quarter of an hour on 2 cores.
+Result: a validation loss of 4.98 (standard), 4.71 (symmetric) and 4.21 (pairwise), one seed.
+
+The paper's picture in small, on text that is on every machine: 4 layers of 128, a vocabulary of 4,096 trained on the
+Python documentation, 3,000 steps of 32 rows of 128 tokens, no dropout.
 """
 
 from ml_collections import ConfigDict

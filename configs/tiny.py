@@ -1,8 +1,10 @@
 """python -m symbert_jax pretrain --config=configs/tiny.py --workdir=runs/tiny
 
-The smallest run that exercises everything, for tests and for trying the machinery: 2 layers of 32, rows of
-32 tokens of the standard library's docstrings. Half a minute on 2 cores; expect a validation loss near 5.1, a
-little below what word frequencies alone allow.
+Time: half a minute on 2 cores.
+Result: a validation loss of 5.1, a little below what word frequencies alone allow.
+
+The smallest run that exercises everything, for tests and a first try: 2 layers of 32, rows of 32 tokens of the
+docstrings of the standard library.
 """
 
 from ml_collections import ConfigDict

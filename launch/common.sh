@@ -1,29 +1,29 @@
 # shellcheck shell=bash
-# What the scripts of this folder share: verbs, knobs, and commands that a dry run prints instead of running.
+# Shared by the scripts of this folder: verbs, environment variables, and commands that a dry run only prints.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec 3>&1 # for `ask`, whose output is the answer
+exec 3>&1 # for `ask`, whose own output is the answer
 
 COMMAND=${COMMAND:-pretrain} CONFIG=${CONFIG:-} WORKDIR=${WORKDIR:-} DATA=${DATA:-} POLL=${POLL:-30}
 VERB='' DRY_RUN='' FLAGS=()
 
-usage() { # the comment at the top of the script
+usage() { # prints the comment at the top of the script
   sed -n '2,/^$/s/^# \{0,1\}//p' "launch/${0##*/}"
 }
 
-mistake() { # WHAT FOUND WANTED
+user_error() { # WHAT FOUND WANTED
   echo "error: $1: found $2, wanted $3; see launch/${0##*/} --help" >&2
   exit 2
 }
 
-require() { # KNOB...
-  local knob
-  for knob; do
-    [[ -n ${!knob:-} ]] || mistake "$knob" nothing "a value: $knob=… in the environment"
+require() { # VARIABLE...
+  local variable
+  for variable; do
+    [[ -n ${!variable:-} ]] || user_error "$variable" nothing "a value: $variable=… in the environment"
   done
 }
 
-parse() { # VERBS, then the command line: VERB [--dry-run] [-- FLAGS of python -m symbert_jax]
+parse() { # VERBS ARGUMENT...: reads VERB [--dry-run] [-- FLAGS of python -m symbert_jax]
   local verbs=$1
   shift
   while (($#)); do
@@ -32,16 +32,17 @@ parse() { # VERBS, then the command line: VERB [--dry-run] [-- FLAGS of python -
       --dry-run) DRY_RUN=1 ;;
       -h | --help | help) usage && exit ;;
       *)
-        [[ -z $VERB && " $verbs " == *" $1 "* ]] || mistake "command line" "'$1'" "one of $verbs, --dry-run, -- FLAGS"
+        [[ -z $VERB && " $verbs " == *" $1 "* ]] ||
+          user_error "command line" "'$1'" "one of $verbs, --dry-run, -- FLAGS"
         VERB=$1
         ;;
     esac
     shift
   done
-  [[ -n $VERB ]] || mistake "command line" "no verb" "one of $verbs"
+  [[ -n $VERB ]] || user_error "command line" "no verb" "one of $verbs"
 }
 
-quoted() { # the words as a shell reads them
+quote() { # WORD...: prints them in shell syntax
   local word line='' quote="'\\''"
   for word; do
     [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="'${word//\'/$quote}'"
@@ -50,21 +51,21 @@ quoted() { # the words as a shell reads them
   echo "$line"
 }
 
-call() { # COMMAND...
-  if [[ $DRY_RUN ]]; then quoted "$@"; else "$@"; fi
+call() { # COMMAND...: runs it, or prints it in a dry run
+  if [[ $DRY_RUN ]]; then quote "$@"; else "$@"; fi
 }
 
-feed() { # TEXT COMMAND...: a command that reads TEXT
+feed() { # TEXT COMMAND...: runs a command that reads TEXT
   if [[ $DRY_RUN ]]; then
-    printf '%s <<'\''END'\''\n%s\nEND\n' "$(quoted "${@:2}")" "$1"
+    printf '%s <<'\''END'\''\n%s\nEND\n' "$(quote "${@:2}")" "$1"
   else
     "${@:2}" <<<"$1"
   fi
 }
 
-ask() { # ANSWER COMMAND...: the output of a command; a dry run goes on with ANSWER
+ask() { # ANSWER COMMAND...: prints the output of a command; a dry run continues with ANSWER
   if [[ $DRY_RUN ]]; then
-    quoted "${@:2}" >&3
+    quote "${@:2}" >&3
     echo "$1"
   else
     "${@:2}"
@@ -75,29 +76,29 @@ pause() {
   call sleep "$POLL"
 }
 
-hosts() { # of a TPU slice, by MACHINE, which ends in its number of chips, and TOPOLOGY
+count_hosts() { # of a TPU slice, from TOPOLOGY and MACHINE, whose name ends in its number of chips
   require MACHINE TOPOLOGY
-  [[ $MACHINE =~ -([0-9]+)t$ ]] || mistake MACHINE "'$MACHINE'" "a TPU machine type such as ct6e-standard-4t"
-  [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] || mistake TOPOLOGY "'$TOPOLOGY'" "numbers of chips such as 4x4"
+  [[ $MACHINE =~ -([0-9]+)t$ ]] || user_error MACHINE "'$MACHINE'" "a TPU machine type such as ct6e-standard-4t"
+  [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] || user_error TOPOLOGY "'$TOPOLOGY'" "numbers of chips such as 4x4"
   local chips=${MACHINE##*-}
   echo $((${TOPOLOGY//x/*} / ${chips%t}))
 }
 
-corpus() { # where DATA lies on the machine that trains
+corpus_path() { # prints the local path of the copy of DATA
   echo "data/$(basename "$DATA")"
 }
 
-training() { # PYTHON: sets TRAINING to the command that trains
+set_training_command() { # PYTHON: sets TRAINING to the command that trains
   require CONFIG WORKDIR
   TRAINING=("$1" -m symbert_jax "$COMMAND" "--config=$CONFIG" "--workdir=$WORKDIR")
   case $COMMAND in
-    pretrain) [[ -z $DATA ]] || TRAINING+=("--config.data.dir=$(corpus)") ;;
-    finetune) [[ -z $DATA ]] || TRAINING+=("--config.glue.source=tsv:$(corpus)") ;;
-    *) mistake COMMAND "'$COMMAND'" "pretrain or finetune" ;;
+    pretrain) [[ -z $DATA ]] || TRAINING+=("--config.data.dir=$(corpus_path)") ;;
+    finetune) [[ -z $DATA ]] || TRAINING+=("--config.glue.source=tsv:$(corpus_path)") ;;
+    *) user_error COMMAND "'$COMMAND'" "pretrain or finetune" ;;
   esac
   TRAINING+=(${FLAGS[@]+"${FLAGS[@]}"})
 }
 
-bucket() { # checks where a slice writes
-  [[ $WORKDIR == gs://* ]] || mistake WORKDIR "'$WORKDIR'" "gs://…, as the disks of a slice go with it"
+require_bucket() {
+  [[ $WORKDIR == gs://* ]] || user_error WORKDIR "'$WORKDIR'" "gs://…, as the disks of a slice are deleted with it"
 }

@@ -2,22 +2,22 @@
 # launch/gce.sh VERB [--dry-run] [-- FLAGS]: a TPU slice (v5p, v6e) of two or more hosts on Compute Engine, as a
 # managed instance group that is created all at once.
 #
-#   create   workload policy, instance template, group; waits until every host is there
-#   install  copies the committed code to every host, and there: packages, the corpus from DATA
-#   run      trains and waits for the end; Ctrl-C leaves it running, `run` again waits on
-#   watch    all of these, and again from the last checkpoint whenever the slice is preempted, to the end
-#   logs     follows the first host
-#   stop     saves and ends
-#   delete   gives the slice back
+#   create   creates a workload policy, an instance template and the group; waits until every host runs
+#   install  copies the last commit to every host; installs the packages and copies the corpus from DATA there
+#   run      trains and waits for the end; after Ctrl-C training continues, and `run` waits for it again
+#   watch    does all of these, and again from the last checkpoint whenever the slice is preempted, until the end
+#   logs     follows the log of the first host
+#   stop     saves a checkpoint and ends training
+#   delete   deletes the slice
 #
-# Knobs in the environment:
+# Environment variables:
 #   NAME  ZONE  PROJECT
-#   MACHINE   ct5p-hightpu-4t, ct6e-standard-4t             TOPOLOGY  of chips: 4x4, 2x2x4, …
+#   MACHINE   ct5p-hightpu-4t, ct6e-standard-4t             TOPOLOGY  chips: 4x4, 2x2x4, …
 #   IMAGE     image family of ubuntu-os-accelerator-images (ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e)
 #   SPOT=1    preemptible
-#   CONFIG    a file of configs/                            WORKDIR   gs://…
-#   COMMAND   pretrain (default) or finetune                DATA      gs://… of a prepared corpus, or of GLUE's folders
-#   POLL      seconds between two looks at the slice (30)
+#   CONFIG    a file in configs/                            WORKDIR   gs://…
+#   COMMAND   pretrain (default) or finetune                DATA      gs://… of a prepared corpus or of GLUE
+#   POLL      seconds between two queries of the slice (30)
 # FLAGS go to python -m symbert_jax: -- --config.model.attention=pairwise
 
 # shellcheck source=launch/common.sh
@@ -33,7 +33,7 @@ request() {
     --image-project=ubuntu-os-accelerator-images --image-family="${IMAGE:-ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e}" \
     --boot-disk-size=200GB --scopes=cloud-platform --maintenance-policy=TERMINATE \
     ${SPOT:+--provisioning-model=SPOT --instance-termination-action=STOP}
-  call gcloud compute instance-groups managed create "$NAME" "${PLACE[@]}" --template="$NAME" --size="$HOSTS" \
+  call gcloud compute instance-groups managed create "$NAME" "${SCOPE[@]}" --template="$NAME" --size="$HOSTS" \
     --target-size-policy-mode=bulk --default-action-on-vm-failure=do-nothing \
     --workload-policy="projects/$PROJECT/regions/$region/resourcePolicies/$NAME"
 }
@@ -49,20 +49,20 @@ state() {
   esac
 }
 
-vms() { # sets VMS to their names, in the order of the processes; a dry run numbers them
+find_vms() { # sets VMS to the names of the hosts, in the order of processes
   VMS=$(ask "$(seq -f "$NAME-%g" 0 $((HOSTS - 1)))" "${LIST[@]}" '--format=value(name)')
 }
 
-at_once() { # COMMAND...: in the background, until `finish` has waited for it
+run_in_background() { # COMMAND...: until `wait_for_all`
   if [[ $DRY_RUN ]]; then
-    echo "$(quoted "$@") &"
+    echo "$(quote "$@") &"
   else
     "$@" &
     JOBS="$JOBS $!"
   fi
 }
 
-finish() { # 2, the user's mistake, goes before other statuses
+wait_for_all() { # returns 2, a user error, if any job does, else the last status that is not 0
   local job last status=0
   if [[ $DRY_RUN ]]; then echo wait; fi
   for job in $JOBS; do wait "$job" || { last=$? && ((status == 2)) || status=$last; }; done
@@ -70,45 +70,47 @@ finish() { # 2, the user's mistake, goes before other statuses
   return "$status"
 }
 
-everywhere() { # LINE of shell, %PROCESS% in it being the host's number
+on_all_hosts() { # LINE: runs a shell command, in which %PROCESS% stands for the number of the host
   local vm process=0
   for vm in $VMS; do
-    at_once gcloud compute ssh "$vm" "${PLACE[@]}" "${ALIVE[@]/#/--ssh-flag=}" --command="${1//%PROCESS%/$process}"
+    run_in_background gcloud compute ssh "$vm" "${SCOPE[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" \
+      --command="${1//%PROCESS%/$process}"
     process=$((process + 1))
   done
-  finish
+  wait_for_all
 }
 
 install() {
   local pack="${TMPDIR:-/tmp}/$NAME.tar.gz" vm
-  vms && call git archive --format=tar.gz --output="$pack" HEAD || return
+  find_vms && call git archive --format=tar.gz --output="$pack" HEAD || return
   for vm in $VMS; do
-    at_once gcloud compute scp "$pack" "$vm:symbert_jax.tar.gz" "${PLACE[@]}" "${ALIVE[@]/#/--scp-flag=}"
+    run_in_background gcloud compute scp "$pack" "$vm:symbert_jax.tar.gz" "${SCOPE[@]}" \
+      "${SSH_OPTIONS[@]/#/--scp-flag=}"
   done
-  finish && everywhere "$(unpack)"
+  wait_for_all && on_all_hosts "$(install_line)"
 }
 
-run() { # what these machines tell jax.distributed is not documented, so the launcher tells it
-  vms || return
+run() { # jax.distributed does not detect these hosts, so it gets their addresses as flags
+  find_vms || return
   local FLAGS=("--coordinator=${VMS%%$'\n'*}:$JAX_COORDINATOR_PORT" --process=%PROCESS% "--processes=$(wc -w <<<"$VMS")"
     ${FLAGS[@]+"${FLAGS[@]}"})
-  everywhere "$(start)"
+  on_all_hosts "$(start_line)"
 }
 
 logs() {
-  vms
-  call gcloud compute ssh "${VMS%%$'\n'*}" "${PLACE[@]}" "${ALIVE[@]/#/--ssh-flag=}" \
+  find_vms
+  call gcloud compute ssh "${VMS%%$'\n'*}" "${SCOPE[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" \
     --command="cd symbert_jax && launch/local.sh logs"
 }
 
 stop() {
-  vms
-  everywhere "cd symbert_jax && launch/local.sh stop"
+  find_vms
+  on_all_hosts "cd symbert_jax && launch/local.sh stop"
 }
 
-delete() { # what was never made does not keep the rest
+delete() { # continues if a part does not exist
   local status=0
-  call gcloud compute instance-groups managed delete "$NAME" "${PLACE[@]}" --quiet || status=$?
+  call gcloud compute instance-groups managed delete "$NAME" "${SCOPE[@]}" --quiet || status=$?
   call gcloud compute instance-templates delete "$NAME" --project="$PROJECT" --quiet || status=$?
   call gcloud compute resource-policies delete "$NAME" --region="${ZONE%-*}" --project="$PROJECT" --quiet || status=$?
   return "$status"
@@ -116,9 +118,9 @@ delete() { # what was never made does not keep the rest
 
 parse "create install run watch logs stop delete" "$@"
 require NAME ZONE PROJECT
-HOSTS=$(hosts)
-if [[ $VERB == run || $VERB == watch ]]; then start >/dev/null; fi
-PLACE=("--zone=$ZONE" "--project=$PROJECT")
-LIST=(gcloud compute instance-groups managed list-instances "$NAME" "${PLACE[@]}" --sort-by=name)
+HOSTS=$(count_hosts)
+if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi
+SCOPE=("--zone=$ZONE" "--project=$PROJECT")
+LIST=(gcloud compute instance-groups managed list-instances "$NAME" "${SCOPE[@]}" --sort-by=name)
 VMS='' JOBS=''
 "$VERB"

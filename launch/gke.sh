@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# launch/gke.sh VERB [--dry-run] [-- FLAGS]: a TPU slice (v4, v5e, v5p, v6e) in a cluster of GKE. What trains is
-# the JobSet of launch/jobset.yaml.
+# launch/gke.sh VERB [--dry-run] [-- FLAGS]: a TPU slice (v4, v5e, v5p, v6e) in a GKE cluster, which trains by the
+# JobSet of launch/jobset.yaml.
 #
-#   create   a node pool that is the slice, and JobSet's controller in the cluster
-#   install  builds launch/Dockerfile from the committed code and pushes it as IMAGE
-#   run      hands the JobSet over; the cluster restarts it from the last checkpoint after preemption or a crash
-#   logs     follows host 0
-#   stop     saves and ends: deletes the JobSet
-#   delete   gives the node pool back
+#   create   creates a node pool, which is the slice, and installs JobSet's controller in the cluster
+#   install  builds launch/Dockerfile from the last commit and pushes it as IMAGE
+#   run      creates the JobSet; the cluster restarts it from the last checkpoint after a preemption or a crash
+#   logs     follows the log of host 0
+#   stop     saves a checkpoint and ends training: deletes the JobSet
+#   delete   deletes the JobSet and the node pool
 #
-# Knobs in the environment:
+# Environment variables:
 #   NAME  PROJECT  CLUSTER  LOCATION (of the cluster)  ZONE (of the slice)
 #   MACHINE   ct4p-hightpu-4t, ct5lp-hightpu-4t, ct5p-hightpu-4t, ct6e-standard-4t
-#   TOPOLOGY  of chips: 4x4, 2x2x4, …                       SPOT=1    preemptible
+#   TOPOLOGY  chips: 4x4, 2x2x4, …                          SPOT=1    preemptible
 #   IMAGE     REGION-docker.pkg.dev/PROJECT/REPOSITORY/symbert_jax
-#   CONFIG    a file of configs/                            WORKDIR   gs://…
-#   COMMAND   pretrain (default) or finetune                DATA      gs://… of a prepared corpus, or of GLUE's folders
+#   CONFIG    a file in configs/                            WORKDIR   gs://…
+#   COMMAND   pretrain (default) or finetune                DATA      gs://… of a prepared corpus or of GLUE
 #   RESTARTS  of the whole JobSet (100)
 # FLAGS go to python -m symbert_jax: -- --config.model.attention=pairwise
 
@@ -29,7 +29,7 @@ JOBSET=https://github.com/kubernetes-sigs/jobset/releases/download/v0.8.0/manife
 create() {
   local size
   require ZONE
-  size=$(hosts)
+  size=$(count_hosts)
   call gcloud container node-pools create "$NAME" --cluster="$CLUSTER" --location="$LOCATION" --project="$PROJECT" \
     --node-locations="$ZONE" --machine-type="$MACHINE" --tpu-topology="$TOPOLOGY" --num-nodes="$size" \
     --scopes=cloud-platform ${SPOT:+--spot}
@@ -37,17 +37,17 @@ create() {
   call "${KUBECTL[@]}" apply --server-side --filename="$JOBSET"
 }
 
-accelerator() { # GKE's name of it
+accelerator_name() { # prints GKE's name of the chip of MACHINE
   case $MACHINE in
     ct4p-*) echo tpu-v4-podslice ;;
     ct5lp-*) echo tpu-v5-lite-podslice ;;
     ct5p-*) echo tpu-v5p-slice ;;
     ct6e-*) echo tpu-v6e-slice ;;
-    *) mistake MACHINE "'$MACHINE'" "ct4p-…, ct5lp-…, ct5p-… or ct6e-…" ;;
+    *) user_error MACHINE "'$MACHINE'" "ct4p-…, ct5lp-…, ct5p-… or ct6e-…" ;;
   esac
 }
 
-yaml() { # WORD...: a list
+yaml_list() { # WORD...
   local word list=
   for word; do list+="${list:+, }'${word//\'/\'\'}'"; done
   echo "[$list]"
@@ -56,13 +56,13 @@ yaml() { # WORD...: a list
 manifest() {
   require IMAGE DATA
   local text size accelerator command chips=${MACHINE##*-}
-  training python && bucket
-  size=$(hosts) && accelerator=$(accelerator) || return
-  command=$(yaml launch/restart.sh "${TRAINING[@]}")
+  set_training_command python && require_bucket
+  size=$(count_hosts) && accelerator=$(accelerator_name) || return
+  command=$(yaml_list launch/restart.sh "${TRAINING[@]}")
   text=$(<launch/jobset.yaml)
   text=${text//@NAME@/"$NAME"} text=${text//@IMAGE@/"$IMAGE"} text=${text//@RESTARTS@/"${RESTARTS:-100}"}
   text=${text//@TOPOLOGY@/"$TOPOLOGY"} text=${text//@HOSTS@/"$size"} text=${text//@CHIPS@/"${chips%t}"}
-  text=${text//@ACCELERATOR@/"$accelerator"} text=${text//@DATA@/"$DATA"} text=${text//@CORPUS@/"$(corpus)"}
+  text=${text//@ACCELERATOR@/"$accelerator"} text=${text//@DATA@/"$DATA"} text=${text//@CORPUS@/"$(corpus_path)"}
   echo "${text//@COMMAND@/"$command"}"
 }
 

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What gke.sh and xpk.sh share: the image of their JobSet, and the log of its container `train`, in terms of KUBECTL.
+# Shared by gke.sh and xpk.sh: the image of their JobSet, and the log of its container `train`. Needs KUBECTL.
 
 install() {
   require IMAGE
-  call bash -c "git archive HEAD | docker build --tag=$(quoted "$IMAGE") --file=launch/Dockerfile -"
+  call bash -c "git archive HEAD | docker build --tag=$(quote "$IMAGE") --file=launch/Dockerfile -"
   call docker push "$IMAGE"
 }
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# launch/local.sh VERB [--dry-run] [-- FLAGS]: one machine, by hand or as one host of a slice.
+# launch/local.sh VERB [--dry-run] [-- FLAGS]: one machine, alone or as one host of a slice.
 #
-#   install  Python and the packages into .venv, the corpus from DATA into data/
-#   run      trains in the foreground; again after a crash, until it has finished. Ctrl-C saves and ends
-#   start    the same as a service of systemd, which outlives the terminal; waits for the end of one that runs
-#   logs     follows the service
-#   stop     the service saves and ends
+#   install  installs Python and the packages in .venv; copies the corpus from DATA to data/
+#   run      trains in the foreground and starts again after a crash; Ctrl-C saves a checkpoint and ends training
+#   start    trains as a systemd service, which outlives the terminal; waits for the end, also of a running service
+#   logs     follows the log of the service
+#   stop     saves a checkpoint and ends the service
 #
-# Knobs in the environment:
-#   CONFIG   a file of configs/                    WORKDIR  a folder or gs://…
-#   COMMAND  pretrain (default) or finetune        DATA     gs://… of a prepared corpus, or of GLUE's folders
-#   JAX      extra of jax to install: tpu, cuda13; by default none
-#   RESTARTS how often it starts again after a crash (10)
+# Environment variables:
+#   CONFIG   a file in configs/                    WORKDIR  a folder or gs://…
+#   COMMAND  pretrain (default) or finetune        DATA     gs://… of a prepared corpus or of GLUE
+#   JAX      the extra of jax to install: tpu, cuda13; by default none
+#   RESTARTS the most restarts after crashes (10)
 # FLAGS go to python -m symbert_jax: -- --config.model.attention=pairwise
 
 # shellcheck source=launch/common.sh
@@ -24,32 +24,32 @@ install() {
   command -v uv >/dev/null || call bash -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
   call uv venv --quiet --allow-existing --python=3.12 .venv
   local packages=("jax${JAX:+[$JAX]}")
-  # the runs of a TPU live in buckets, and others may
+  # runs on a TPU write to buckets, and others may
   [[ ${JAX:-} != tpu && $WORKDIR != gs://* ]] || packages+=(gcsfs google-cloud-storage)
   call uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt "${packages[@]}"
   if [[ $DATA ]]; then
-    call mkdir -p "$(corpus)"
-    call gcloud storage rsync "$DATA" "$(corpus)" --recursive
+    call mkdir -p "$(corpus_path)"
+    call gcloud storage rsync "$DATA" "$(corpus_path)" --recursive
   fi
 }
 
 run() {
-  training .venv/bin/python
+  set_training_command .venv/bin/python
   call launch/restart.sh "${TRAINING[@]}"
 }
 
 state() {
-  ask inactive systemctl is-active "$UNIT" || true # its exit code says the same
+  ask inactive systemctl is-active "$UNIT" || true # its exit code has the same meaning
 }
 
 start() {
-  training .venv/bin/python
+  set_training_command .venv/bin/python
   local now
   now=$(state)
   [[ $now != failed ]] || call sudo systemctl reset-failed "$UNIT"
   if [[ $now == @(inactive|failed|unknown) ]]; then
-    # At a shutdown systemd ends services with SIGTERM: that is how a preempted machine saves. What a service is ordered
-    # after is stopped after it, so network and names stay for the save. libtpu locks memory.
+    # At a shutdown, and so at a preemption, systemd ends services with SIGTERM, upon which the run saves. systemd stops
+    # the units of After= only after the service, so the network and names work during the save. libtpu locks memory.
     call sudo systemd-run --quiet --unit="$UNIT" --uid="$(id -un)" --working-directory="$PWD" \
       ${JAX_COORDINATOR_PORT:+"--setenv=JAX_COORDINATOR_PORT=$JAX_COORDINATOR_PORT"} \
       --setenv=RESTARTS="${RESTARTS:-10}" --property=KillMode=mixed --property=TimeoutStopSec=10min \

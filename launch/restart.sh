@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# launch/restart.sh COMMAND...: runs COMMAND, again after a crash, until it has finished.
+# launch/restart.sh COMMAND...: runs COMMAND until it is finished, again after a crash.
 #
-# SIGTERM and Ctrl-C reach COMMAND as SIGTERM, upon which it saves and ends. Exit codes: 0 finished, 2 the user's
-# mistake, 143 stopped, anything else the crash after RESTARTS (10) others.
+# SIGTERM and Ctrl-C reach COMMAND as SIGTERM, upon which it saves and ends. Exit codes: 0 finished, 2 a user error,
+# 143 stopped, any other a crash after RESTARTS (10) restarts.
 set -euo pipefail
 
 stopped=
@@ -13,7 +13,7 @@ run() { # COMMAND...: returns its exit code; a signal ends the wait, not the chi
   local status
   "$@" &
   child=$!
-  if [[ $stopped ]]; then kill -TERM "$child"; fi # it came before there was a child
+  if [[ $stopped ]]; then kill -TERM "$child"; fi # the signal came before the child started
   wait "$child" && status=0 || status=$?
   while kill -0 "$child" 2>/dev/null; do
     wait "$child" && status=0 || status=$?

@@ -1,30 +1,30 @@
 # shellcheck shell=bash
-# The life of a slice that can be taken away, in terms of `request`, `state`, `install`, `run` and `delete`, and the
-# lines of shell that its hosts run. `state` prints ACTIVE, ABSENT, SUSPENDED or FAILED (both are for good), or
-# anything else for: not yet.
+# Creates and watches a slice that can be preempted, with `request`, `state`, `install`, `run` and `delete` of the
+# script that reads this file; and the shell commands that its hosts run. `state` prints ACTIVE, ABSENT, SUSPENDED or
+# FAILED (which are both permanent), or anything else while the slice is not ready.
 
-# Options of ssh: a host that was taken away does not answer, and ssh by itself would wait for it for hours. With these
-# it ends with 255, when `watch` looks what has become of the slice.
-# shellcheck disable=SC2034 # gce.sh and tpu_vm.sh read it
-ALIVE=(-oServerAliveInterval=30 -oConnectTimeout=30)
+# A preempted host does not answer, and ssh by default waits for it for hours. With these options it ends with 255, and
+# `watch` queries the state of the slice.
+# shellcheck disable=SC2034 # gce.sh and tpu_vm.sh use it
+SSH_OPTIONS=(-oServerAliveInterval=30 -oConnectTimeout=30)
 
-# Google opens this port between the hosts of a TPU, but not 8482, which jax takes by itself (jax-ml/jax#35905).
+# Google opens this port between the hosts of a TPU, but not 8482, jax's default (jax-ml/jax#35905).
 JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-8476}
 
-unpack() { # installs the code that lies beside; leaves a running service alone
+install_line() { # prints the command that installs the copied code, unless the service is running
   echo "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax &&" \
     "tar -xzf symbert_jax.tar.gz -C symbert_jax && cd symbert_jax &&" \
-    "$(quoted env JAX=tpu DATA="$DATA") launch/local.sh install; }"
+    "$(quote env JAX=tpu DATA="$DATA") launch/local.sh install; }"
 }
 
-start() {
-  training python && bucket # a mistake shows before anything is begun
+start_line() { # prints the command that starts or awaits the service
+  set_training_command python && require_bucket # fails on a user error before anything starts
   local env=(env COMMAND="$COMMAND" CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="$DATA"
     JAX_COORDINATOR_PORT="$JAX_COORDINATOR_PORT")
-  echo "cd symbert_jax && $(quoted "${env[@]}") launch/local.sh start -- $(quoted ${FLAGS[@]+"${FLAGS[@]}"})"
+  echo "cd symbert_jax && $(quote "${env[@]}") launch/local.sh start -- $(quote ${FLAGS[@]+"${FLAGS[@]}"})"
 }
 
-query() { # ANSWER COMMAND...: as `ask`; ABSENT for what does not exist, UNKNOWN where nobody answers
+query() { # ANSWER COMMAND...: like `ask`; ABSENT if the resource does not exist, UNKNOWN at other errors
   local answer errors
   errors=$(mktemp)
   if answer=$(ask "$@" 2>"$errors"); then
@@ -43,40 +43,41 @@ create() {
   local now
   until now=$(state) && [[ $now == ACTIVE ]]; do
     if [[ $now == SUSPENDED || $now == FAILED ]]; then
-      echo "error: $NAME is $now and will not become ACTIVE: delete it and ask again" >&2
+      echo "error: $NAME is $now and will not become ACTIVE; delete it and create it again" >&2
       exit 1
     fi
     pause
   done
 }
 
-tried() { # VERB: what fails for now, no machine to be had say, is tried again at the next look
-  "$@" || echo "watch: $1 failed; going on" >&2
+attempt() { # VERB: ignores a failure, such as a lack of capacity, as `watch` tries again at its next poll
+  "$@" || echo "watch: $1 failed; continuing" >&2
 }
 
-watch() { # trains to the end, whatever happens to the slice
-  local now looks failed=0 status=255 # the status of the last run on this slice; ssh's own where it lost the connection
+watch() { # trains to the end, through all preemptions
+  # status: of the last run on this slice; 255 before the first one and after a lost connection, as ssh returns it
+  local now polls failed=0 status=255
   while :; do
     now=$(state)
     case $now in
-      ACTIVE) # is what a preempted slice says too for a while, so all but success is looked at again
+      ACTIVE) # a preempted slice is still ACTIVE for a while, so after a failure it is polled again
         if ((status == 255)); then
-          looks=0
+          polls=0
           if install; then
             failed=0
             run && status=0 || status=$?
-          elif ((++failed < 10)); then # whatever its status: 2 is uv's too, where a download fails
-            echo "watch: install failed; going on" >&2
+          elif ((++failed < 10)); then # with any status, as uv returns 2 for a failed download
+            echo "watch: install failed; continuing" >&2
           else
             echo "error: install failed $failed times in a row" >&2
             exit 1
           fi
         fi
-        if ((status == 0 || ++looks > (status == 2 ? 1 : 4))); then exit "$status"; fi
+        if ((status == 0 || ++polls > (status == 2 ? 1 : 4))); then exit "$status"; fi
         ;;
       ABSENT | SUSPENDED | FAILED)
-        if [[ $now != ABSENT ]]; then tried delete; fi
-        tried request
+        if [[ $now != ABSENT ]]; then attempt delete; fi
+        attempt request
         failed=0 status=255
         ;;
     esac

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # launch/tpu_vm.sh VERB [--dry-run] [-- FLAGS]: a Cloud TPU slice (v4, v5e, v5p, v6e) through queued resources.
-# Google keeps this API for maintenance only; its successors are gke.sh and gce.sh.
+# Google only maintains this API; its successors are gke.sh and gce.sh.
 #
-#   create   asks for the slice and waits until it is there
-#   install  copies the committed code to every host, and there: packages, the corpus from DATA
-#   run      trains and waits for the end; Ctrl-C leaves it running, `run` again waits on
-#   watch    all of these, and again from the last checkpoint whenever the slice is preempted, to the end
-#   logs     follows host 0
-#   stop     saves and ends
-#   delete   gives the slice back
+#   create   requests the slice and waits until it runs
+#   install  copies the last commit to every host; installs the packages and copies the corpus from DATA there
+#   run      trains and waits for the end; after Ctrl-C training continues, and `run` waits for it again
+#   watch    does all of these, and again from the last checkpoint whenever the slice is preempted, until the end
+#   logs     follows the log of host 0
+#   stop     saves a checkpoint and ends training
+#   delete   deletes the slice
 #
-# Knobs in the environment:
+# Environment variables:
 #   NAME  ZONE  PROJECT
-#   ACCELERATOR  v4-32, v5litepod-16, v5p-32, v6e-16, …     RUNTIME  image; by default the one of the ACCELERATOR
+#   ACCELERATOR  v4-32, v5litepod-16, v5p-32, v6e-16, …     RUNTIME  image; by default that of the ACCELERATOR
 #   SPOT=1       preemptible
-#   CONFIG       a file of configs/                         WORKDIR  gs://…
-#   COMMAND      pretrain (default) or finetune             DATA     gs://… of a prepared corpus, or of GLUE's folders
-#   POLL         seconds between two looks at the slice (30)
+#   CONFIG       a file in configs/                         WORKDIR  gs://…
+#   COMMAND      pretrain (default) or finetune             DATA     gs://… of a prepared corpus or of GLUE
+#   POLL         seconds between two queries of the slice (30)
 # FLAGS go to python -m symbert_jax: -- --config.model.attention=pairwise
 # Several hosts need your key in the ssh agent: ssh-add ~/.ssh/google_compute_engine
 
@@ -25,40 +25,41 @@ source "$(dirname "$0")/common.sh"
 # shellcheck source=launch/slice.sh
 source launch/slice.sh
 
-runtime() {
+default_runtime() {
   require ACCELERATOR
   case $ACCELERATOR in
     v6e-*) echo v2-alpha-tpuv6e ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v4-*) echo tpu-ubuntu2204-base ;;
-    *) mistake ACCELERATOR "'$ACCELERATOR'" "v4-…, v5litepod-…, v5p-… or v6e-…" ;;
+    *) user_error ACCELERATOR "'$ACCELERATOR'" "v4-…, v5litepod-…, v5p-… or v6e-…" ;;
   esac
 }
 
 request() {
-  call gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" "${PLACE[@]}" \
+  call gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" "${SCOPE[@]}" \
     --accelerator-type="$ACCELERATOR" --runtime-version="$RUNTIME" ${SPOT:+--spot}
 }
 
 state() {
-  query ACTIVE gcloud compute tpus queued-resources describe "$NAME" "${PLACE[@]}" '--format=value(state.state)'
+  query ACTIVE gcloud compute tpus queued-resources describe "$NAME" "${SCOPE[@]}" '--format=value(state.state)'
 }
 
-on() { # WORKERS LINE of shell
-  call gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" "${ALIVE[@]/#/--ssh-flag=}" --worker="$1" --command="$2"
+on() { # WORKERS LINE: runs a shell command
+  call gcloud compute tpus tpu-vm ssh "$NAME" "${SCOPE[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" --worker="$1" \
+    --command="$2"
 }
 
 install() {
   local pack="${TMPDIR:-/tmp}/$NAME.tar.gz"
   call git archive --format=tar.gz --output="$pack" HEAD &&
-    call gcloud compute tpus tpu-vm scp "$pack" "$NAME:symbert_jax.tar.gz" "${PLACE[@]}" \
-      "${ALIVE[@]/#/--scp-flag=}" --worker=all &&
-    on all "$(unpack)"
+    call gcloud compute tpus tpu-vm scp "$pack" "$NAME:symbert_jax.tar.gz" "${SCOPE[@]}" \
+      "${SSH_OPTIONS[@]/#/--scp-flag=}" --worker=all &&
+    on all "$(install_line)"
 }
 
 run() {
-  on all "$(start)"
+  on all "$(start_line)"
 }
 
 logs() {
@@ -70,12 +71,12 @@ stop() {
 }
 
 delete() {
-  call gcloud compute tpus queued-resources delete "$NAME" "${PLACE[@]}" --force --quiet
+  call gcloud compute tpus queued-resources delete "$NAME" "${SCOPE[@]}" --force --quiet
 }
 
 parse "create install run watch logs stop delete" "$@"
 require NAME ZONE PROJECT
-if [[ $VERB == create || $VERB == watch ]]; then RUNTIME=${RUNTIME:-$(runtime)}; fi
-if [[ $VERB == run || $VERB == watch ]]; then start >/dev/null; fi
-PLACE=("--zone=$ZONE" "--project=$PROJECT")
+if [[ $VERB == create || $VERB == watch ]]; then RUNTIME=${RUNTIME:-$(default_runtime)}; fi
+if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi
+SCOPE=("--zone=$ZONE" "--project=$PROJECT")
 "$VERB"

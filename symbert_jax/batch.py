@@ -1,4 +1,4 @@
-"""The types that data and model share. Host code fills them with numpy, device code sees jax arrays."""
+"""The types of batches, which data and model share: numpy arrays on the host, jax arrays on the devices."""
 
 from typing import NamedTuple
 
@@ -10,19 +10,19 @@ Array = jax.Array | np.ndarray
 
 
 class MlmBatch(NamedTuple):
-    """Rows for masked language modelling, M places for masked positions a row."""
+    """Rows for masked language modelling, with at most M predictions a row."""
 
     tokens: Int[Array, "B T"]  # ids after masking
-    positions: Int[Array, "B M"]  # where the model must predict; 0 in an unused place
-    targets: Int[Array, "B M"]  # the ids that stood there
-    weights: Float[Array, "B M"]  # 1 for a masked position, 0 for an unused place
+    positions: Int[Array, "B M"]  # of the masked tokens, padded with 0
+    targets: Int[Array, "B M"]  # the ids before masking
+    weights: Float[Array, "B M"]  # 1 for a masked position, 0 for padding
 
 
 class GlueBatch(NamedTuple):
-    """Sentences or pairs of them with what a task says of each."""
+    """Labelled sentences, or pairs of sentences."""
 
     tokens: Int[Array, "B T"]  # [CLS] first [SEP] or [CLS] first [SEP] second [SEP], then padding
-    lengths: Int[Array, " B"]  # real tokens of a row
-    seconds: Int[Array, " B"]  # where the second sentence begins; the length where there is none
+    lengths: Int[Array, " B"]  # tokens of a row, without padding
+    seconds: Int[Array, " B"]  # the index of the second sentence; the length where there is none
     labels: Float[Array, " B"]  # the class, or the value of a regression
-    weights: Float[Array, " B"]  # 1, or 0 for a row that only fills the batch
+    weights: Float[Array, " B"]  # 1, or 0 for a row that pads the batch

@@ -1,31 +1,31 @@
-"""What is known of accelerators: peaks, memory, clocks, links."""
+"""Accelerators: peak FLOP/s, memory, clocks, links."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Tpu:
-    """One chip, all its cores together; bytes and seconds throughout."""
+    """One chip with all its cores; units are bytes and seconds."""
 
     cores: int
     axes: int  # dimensions of a slice
     peak: float  # dense bf16 FLOP/s
-    hbm: float  # bytes that programs may use: what libtpu says when it refuses one
+    hbm: float  # bytes that programs may use, as libtpu reports them when it rejects one
     bandwidth: float  # of HBM
-    clock: float  # Hz of a core, which the compiler's cycles are counted in
-    link: float  # bytes/s over one link, one way
-    ring: int  # the shortest axis of a slice that closes to a ring, which gives a chip two links along it
+    clock: float  # Hz of a core, of which the compiler counts the cycles
+    link: float  # bytes/s over one link, in one direction
+    ring: int  # the shortest axis of a slice that is a ring, with two links a chip
 
     def network(self, topology: tuple[int, ...]) -> float:
-        """Bytes/s that one chip of a slice can send while the whole slice exchanges an array."""
+        """Returns the bytes/s that one chip of a slice can send while the whole slice exchanges an array."""
         return self.link * sum((size > 1) + (size >= self.ring) for size in topology)
 
 
 GIB = 2**30
 
 # peak, bandwidth: https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. hbm: libtpu 0.0.42.1. link, ring:
-# https://jax-ml.github.io/scaling-book/tpus (a v5e or v6e axis closes at 16 chips, a v4 or v5p axis at 4; axes of a
-# v4 or v5p slice smaller than a 4x4x4 cube do not, so this is an optimist there).
+# https://jax-ml.github.io/scaling-book/tpus (an axis of v5e or v6e is a ring from 16 chips, one of v4 or v5p from 4;
+# in a v4 or v5p slice smaller than a 4x4x4 cube none is, so `network` is too high there).
 # clock: peak / (FLOPs a cycle) = peak / (2 x the chip's multipliers): 2 cores x 4 units of 128 x 128 (v4, v5p), 1 x 4
 # of 128 x 128 (v5e), 4 x 256 x 256 (v6e). libtpu's own cycles of a matrix product of 16,384 square reach 94%, 94%, 92%
 # and 78% of that.
@@ -57,7 +57,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bf16 FLOP/s of one device, None where no peak is known (a CPU): there is no MFU then."""
+    """Returns the dense bf16 FLOP/s of one device; None where it is unknown, as of a CPU, which has no MFU then."""
     if device_kind in KINDS:
         return TPUS[KINDS[device_kind]].peak
     return GPU_PEAKS.get(device_kind)

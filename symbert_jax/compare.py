@@ -12,7 +12,7 @@ from symbert_jax import metrics, render
 from symbert_jax.checkpoint import LOSS
 from symbert_jax.config import Config
 from symbert_jax.errors import UserError, printable
-from symbert_jax.inference import Filler
+from symbert_jax.inference import Model, load
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 
@@ -50,8 +50,8 @@ def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> No
     runs = [read_run(workdir, name) for workdir, name in zip(workdirs, unique_names(workdirs), strict=True)]
     sections = [format_table(runs)]
     if texts:
-        fillers = [(run.name, Filler(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
-        sections += [format_guesses(text, fillers) for text in texts]
+        models = [(run.name, load(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
+        sections += [format_guesses(text, models) for text in texts]
     with bucket_errors_as_user_errors("out", out, "a bucket that can be written"):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -122,11 +122,11 @@ def choose_thresholds(low: float, high: float) -> list[str]:
     return max(rounded, key=len)  # the first of those with the most losses
 
 
-def format_guesses(text: str, fillers: list[tuple[str, Filler]]) -> str:
+def format_guesses(text: str, models: list[tuple[str, Model]]) -> str:
     """Returns the most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
     lines = [f"> {text}\n"]
-    for name, filler in fillers:
-        masks = ("; ".join(f"{token} {p:.0%}" for token, p in found) for found in filler.guesses(text, GUESSES))
+    for name, model in models:
+        masks = ("; ".join(f"{token} {p:.0%}" for token, p in found) for found in model.fill_mask(text, GUESSES))
         lines.append(f"- {name}: " + " | ".join(masks))
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake that only the user can correct, told in one line."""
+    """A mistake that the user can correct, reported in one line."""
 
     exit_code = 2
 
@@ -16,11 +16,11 @@ class UserError(Exception):
 
 
 class Advice(UserError):
-    """What works but is seldom meant: a warning."""
+    """A warning: it works, but it is probably not what was meant."""
 
 
 class UserErrors(UserError):
-    """Several of them, a line each."""
+    """Several errors, one line each."""
 
     def __init__(self, errors: Sequence[UserError]):
         Exception.__init__(self, "\n".join(map(str, errors)))
@@ -28,16 +28,16 @@ class UserErrors(UserError):
 
 
 def printable(text: str) -> str:
-    """A text with escapes for what no terminal prints: line ends, control characters, half a surrogate pair."""
+    """Returns the text with escapes for what no terminal prints: line ends, control characters, lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The hint for a misspelled name, or nothing."""
+    """Returns the hint for a misspelled name: the closest known one, or an empty string if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The hint for a misspelled name: the closest known one, or all of them."""
+    """Returns the hint for a misspelled name: the closest known one, or all of them if none is close."""
     return closest(name, known) or f"known are {', '.join(known)}"

@@ -1,63 +1,308 @@
-"""Predicts the tokens behind each [MASK] of a text with a pretrained model."""
+"""Pretrained models: fills [MASK] tokens, embeds texts, and computes logits, on one device."""
 
-from typing import NamedTuple
+import dataclasses
+import functools
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
 
-from symbert_jax.checkpoint import load
-from symbert_jax.config import MeshConfig
-from symbert_jax.data import tokenizer
-from symbert_jax.data.vocabulary import MASK
+from symbert_jax import checkpoint
+from symbert_jax.batch import Array as AnyArray
+from symbert_jax.config import Config, MeshConfig, ModelConfig
+from symbert_jax.data.tokenizer import Tokenizer, read_for_model, special_ids
+from symbert_jax.data.vocabulary import MASK, PAD
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
+from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors
+
+MAX_BATCH = 32  # texts of one forward pass
+MIN_LENGTH = 16  # tokens to which shorter texts are padded
+POOLINGS = ("mean", "cls")
 
 
 class Guess(NamedTuple):
-    word: str
-    probability: float
+    """A token for a [MASK]."""
+
+    token: str  # of the vocabulary; one that continues a word begins with ##
+    probability: float  # 0 to 1, over the whole vocabulary
 
 
-class Filler:
-    """The model of a workdir and its vocabulary, on one device."""
+class EncodedTexts(NamedTuple):
+    """Token ids of B texts, padded with [PAD] to the T tokens of the longest."""
 
-    def __init__(self, workdir: epath.Path, step: int | None = None):
-        """Raises `UserError` if `workdir` holds no such checkpoint, or no vocabulary that fits it."""
-        self.params, config = load(workdir, step)
-        self.model = config.model
-        self.tokenizer = tokenizer.read_for_model(workdir, self.model.vocab_size).build(parse_special=True)
+    ids: Int[np.ndarray, "B T"]
+    mask: Bool[np.ndarray, "B T"]  # the attention mask: whether a token is not [PAD]
 
-    def guesses(self, text: str, top: int) -> list[list[Guess]]:
-        """For each [MASK] of `text` the `top` most probable words, the best first.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A pretrained model; `load` returns it.
+
+        params, config = model
+
+    It runs on one device, in the dtype of its config, with dropout off. [PAD] is never attended to. Shapes are rounded
+    up, so that texts of many lengths share a few compiled programs.
+    """
+
+    config: Config = dataclasses.field(repr=False)  # of the run that trained it
+    params: Params = dataclasses.field(repr=False)  # a nested dict of float32 numpy arrays
+    workdir: epath.Path  # holds the vocabulary
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.params, self.config))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, of the package `tokenizers`; "[MASK]" in a text is the special token.
 
         Raises:
-          UserError: the text has no [MASK], more tokens than the model reads, or half a surrogate pair, or `top` is
+          UserError: the workdir has no vocabulary, or one that does not fit the model.
+        """
+        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
+            return read_for_model(self.workdir, self.config.model.vocab_size).build(parse_special=True)
+
+    @overload
+    def fill_mask(self, text: str, top: int = 5) -> list[list[Guess]]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def fill_mask(self, text: Iterable[str], top: int = 5) -> list[list[list[Guess]]]: ...
+
+    def fill_mask(self, text: str | Iterable[str], top: int = 5) -> Any:
+        """Returns the `top` most probable tokens for each [MASK] of a text, the best first.
+
+            model.fill_mask("The [MASK] sat on the [MASK].")[0][0]  # Guess(token="cat", probability=0.31)
+
+        text: one text, or several: the result is then a list with an entry for each of them.
+
+        Raises:
+          UserError: a text has no [MASK], has more tokens than the model reads, or is not text in UTF-8; or `top` is
             below 1.
         """
         if top < 1:
             raise UserError("top", str(top), "at least 1")
-        # Python decodes the bytes of an argument that are not UTF-8 to half a surrogate pair
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError("text", repr(text), "text in UTF-8")
-        tokens = np.array(self.tokenizer.encode(text).ids)
-        positions = np.flatnonzero(tokens == self.tokenizer.token_to_id(MASK))
-        if not len(positions):
-            hint = f"write {MASK} in capitals" if MASK.lower() in text.lower() else ""
-            raise UserError("text", repr(text), f"at least one {MASK} in it", hint)
-        if len(tokens) > self.model.length:
-            raise UserError("text", f"{len(tokens)} tokens", f"at most {self.model.length}, the length of the model")
-        with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-            run = jax.jit(bert.logits, static_argnums=0)
-            logits = np.asarray(run(self.model, self.params, tokens[None], positions[None]))[0]
-        probabilities = np.asarray(jax.nn.softmax(logits[:, : self.tokenizer.get_vocab_size()]))
-        return [
-            [Guess(str(self.tokenizer.id_to_token(int(word))), float(row[word])) for word in (-row).argsort()[:top]]
-            for row in probabilities
-        ]
+        texts = named_texts(text)
+        rows = self._token_ids(texts, truncate=False, hint="")
+        masked = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
+        for (name, each), positions in zip(texts.items(), masked, strict=True):
+            if not len(positions):
+                hint = f"write {MASK} in capitals" if MASK.lower() in each.lower() else ""
+                raise UserError(name, repr(each), f"at least one {MASK} in it", hint)
+        found: list[list[list[Guess]]] = [[] for _ in rows]
+        for chosen, ids in self._batches(rows):
+            positions = _pad([masked[i] for i in chosen], 0, len(ids), round_up(max(len(masked[i]) for i in chosen)))
+            for i, logits in zip(chosen, self.logits(ids, positions), strict=False):
+                found[i] = [self._guesses(each, top) for each in logits[: len(masked[i])]]
+        return found[0] if isinstance(text, str) else found
 
-    def describe(self, text: str, top: int) -> str:
-        """The text, and below it a line for each [MASK]."""
-        lines = ["  ".join(f"{word} {p:.1%}" for word, p in found) for found in self.guesses(text, top)]
-        return "\n  ".join([text, *lines])
+    def encode(self, texts: str | Iterable[str], *, truncate: bool = False) -> EncodedTexts:
+        """Returns the token ids of texts, [CLS] first and [SEP] last, and their attention mask.
+
+            ids, mask = model.encode(["a text", "another text"])  # int32[B, T], bool[B, T]
+
+        texts: one text counts as a list of one.
+        truncate: whether a text of more than `config.model.length` tokens is cut at its end, instead of an error.
+
+        Raises:
+          UserError: a text is too long, or is not text in UTF-8.
+        """
+        rows = self._token_ids(named_texts(texts), truncate)
+        ids = _pad(rows, self._special_ids[PAD], len(rows), max(map(len, rows), default=0))
+        return EncodedTexts(ids, ids != self._special_ids[PAD])
+
+    def embed(
+        self, texts: str | Iterable[str], pooling: str = "mean", *, truncate: bool = False
+    ) -> Float[np.ndarray, "B D"]:
+        """Returns a vector for each text, from the last layer.
+
+        texts, truncate: as of `encode`.
+        pooling: mean, over all tokens of a text, with [CLS] and [SEP] and without padding; or cls, the vector of [CLS].
+
+        Raises:
+          UserError: as `encode`, or there is no such pooling.
+        """
+        if pooling not in POOLINGS:
+            raise UserError("pooling", repr(pooling), f"one of {', '.join(POOLINGS)}")
+        rows = self._token_ids(named_texts(texts), truncate)
+        found = np.empty((len(rows), self.config.model.dim), np.float32)
+        for chosen, ids in self._batches(rows):
+            found[chosen] = self._run(_pooled, ids, pooling)[: len(chosen)]
+        return found
+
+    def logits(self, ids: AnyArray | Sequence, positions: AnyArray | Sequence) -> Float[np.ndarray, "B M V"]:
+        """Returns the logits of the tokens at `positions`, over the vocabulary.
+
+            ids, mask = model.encode("The capital of [MASK] is Paris.")
+            model.logits(ids, [[4]]).argmax()
+
+        ids: int[B, T], as of `encode`; at most `config.model.length` tokens a row. [PAD] counts as padding.
+        positions: int[B, M], from 0.
+
+        Returns float32[B, M, V]; V is `config.model.vocab_size`, which may exceed the vocabulary.
+
+        Raises:
+          UserError: an array has another shape or type, or a value is out of range.
+        """
+        model = self.config.model
+        ids = _checked("ids", ids, model.vocab_size)
+        positions = _checked("positions", positions, ids.shape[1])
+        if ids.shape[1] > model.length:
+            raise UserError("ids", f"{ids.shape[1]} tokens", f"at most {model.length}, the length of the model")
+        if len(ids) != len(positions):
+            raise UserError("positions", f"{len(positions)} rows", f"{len(ids)}, as many as ids has")
+        return self._run(_logits, ids, positions)
+
+    def _token_ids(self, texts: dict[str, str], truncate: bool, hint: str = "truncate=True cuts it") -> list[list[int]]:
+        """Returns the token ids of texts by their names in errors. A text that is cut keeps its [SEP]."""
+        limit = self.config.model.length
+        rows = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts.values()))]
+        for name, row in zip(texts, rows, strict=True):
+            if len(row) > limit and not truncate:
+                raise UserError(name, f"{len(row)} tokens", f"at most {limit}, the length of the model", hint)
+        return [row if len(row) <= limit else row[: limit - 1] + row[-1:] for row in rows]
+
+    def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Int[np.ndarray, "B T"]]]:
+        """Yields the indices of rows of similar length, and their ids, padded in both dimensions."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(rows), MAX_BATCH):
+            chosen = order[start : start + MAX_BATCH]
+            length = min(round_up(max(len(rows[chosen[-1]]), MIN_LENGTH)), self.config.model.length)
+            yield chosen, _pad([rows[i] for i in chosen], self._special_ids[PAD], round_up(len(chosen)), length)
+
+    def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
+        probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
+        best = (-probabilities).argsort()[:top].tolist()
+        return [Guess(str(self.tokenizer.id_to_token(i)), float(probabilities[i])) for i in best]
+
+    def _run(self, function: Callable[..., Array], ids: Int[np.ndarray, "B T"], argument: Any) -> np.ndarray:
+        mask = ids != self._special_ids[PAD]
+        with jax.set_mesh(one_device()):
+            return np.asarray(function(self.config.model, self._device_params, ids, mask, argument))
+
+    @functools.cached_property
+    def _special_ids(self) -> dict[str, int]:
+        return special_ids(self.tokenizer)
+
+    @functools.cached_property
+    def _device_params(self) -> Params:
+        return to_device(self.params)
+
+
+def load(workdir: epath.PathLike, step: int | None = None) -> Model:
+    """Loads a pretrained model.
+
+        model = symbert_jax.load("runs/mini/pairwise")
+        params, config = symbert_jax.load("runs/mini/pairwise", step=1000)
+
+    workdir: of `pretrain` or `import`, on a disk or in a bucket. step: of the checkpoint; None is the latest.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    params, config = checkpoint.load(workdir, step)
+    return Model(config, params, absolute(workdir, "checkpoint"))
+
+
+def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int) -> None:
+    """Prints each text, and below it a line with the `top` most probable tokens for each [MASK].
+
+    Raises:
+      UserError: there is no such checkpoint, or as `Model.fill_mask`.
+    """
+    model = load(workdir, step)
+    for text in texts:
+        lines = ["  ".join(f"{token} {p:.1%}" for token, p in guesses) for guesses in model.fill_mask(text, top)]
+        print("\n  ".join([text, *lines]))
+
+
+def one_device() -> Mesh:
+    """Returns the mesh of the first device of this process: a model that answers a person needs no other."""
+    return make_mesh(MeshConfig(), jax.local_devices()[:1])
+
+
+def to_device(params: Params) -> Params:
+    """Copies parameters to the device of `one_device`."""
+    return jax.device_put(params, NamedSharding(one_device(), PartitionSpec()))
+
+
+def named_texts(texts: str | Iterable[str]) -> dict[str, str]:
+    """Returns texts by their names in errors: text, or texts[0], texts[1], …
+
+    Raises:
+      UserError: one of them is not text in UTF-8.
+    """
+    named = {"text": texts} if isinstance(texts, str) else {f"texts[{i}]": text for i, text in enumerate(texts)}
+    for name, text in named.items():
+        check_text(name, text)
+    return named
+
+
+def check_text(name: str, text: Any) -> None:
+    """Raises `UserError` unless a value is text that can be encoded as UTF-8."""
+    if not isinstance(text, str):
+        raise UserError(name, reprlib.repr(text), "text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, to which Python decodes bytes of an argument that are not UTF-8
+        raise UserError(name, repr(text), "text in UTF-8") from None
+
+
+def round_up(count: int) -> int:
+    """Returns the next power of two, so that few shapes are compiled."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def softmax(logits: Float[np.ndarray, "*rows C"]) -> Float[np.ndarray, "*rows C"]:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _pad(rows: Sequence[Sequence[int] | np.ndarray], value: int, count: int, width: int) -> Int[np.ndarray, "B T"]:
+    """Returns `count` rows of `width` numbers: those of `rows`, then `value`."""
+    padded = np.full((count, width), value, np.int32)
+    for target, row in zip(padded, rows, strict=False):
+        target[: len(row)] = row
+    return padded
+
+
+def _checked(name: str, values: AnyArray | Sequence, limit: int) -> Int[np.ndarray, "B M"]:
+    """Returns rows of integers as an array; raises `UserError` unless all of them are from 0 to below `limit`."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of several lengths
+        raise UserError(name, "rows of different lengths", "rows of one length") from None
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise UserError(name, f"{array.dtype} of shape {list(array.shape)}", "integers of two dimensions")
+    if array.size and (array.min() < 0 or array.max() >= limit):
+        raise UserError(name, f"numbers from {array.min()} to {array.max()}", f"numbers from 0 to {limit - 1}")
+    return array.astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(
+    model: ModelConfig,
+    params: Params,
+    ids: Int[AnyArray, "B T"],
+    mask: Bool[AnyArray, "B T"],
+    positions: Int[AnyArray, "B M"],
+) -> Float[Array, "B M V"]:
+    return bert.logits(model, params, ids, positions, segments=mask.astype(jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _pooled(
+    model: ModelConfig, params: Params, ids: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"], pooling: str
+) -> Float[Array, "B D"]:
+    module = bert.module(model, params)
+    x = module.encode(module.embeddings(ids), mask.astype(jnp.int32)).astype(jnp.float32)
+    if pooling == "cls":
+        return x[:, 0]
+    return jnp.sum(x * mask[..., None], axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)

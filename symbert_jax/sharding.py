@@ -1,10 +1,12 @@
-"""Where arrays live: the mesh, and one table from dimension names to mesh axes.
+"""The mesh, and one table from the dimensions of arrays to mesh axes.
 
-Dimensions carry the letters of the einsums (README, "Letters"). Activations and parameters share the table;
-with `mesh.fsdp` matrices and their moments are also sharded along `data` by their width D, and each layer
-gathers its own when it runs.
+Dimensions have the letters of the einsums (README, "Letters"). Activations and parameters share the table. With
+`mesh.fsdp`, matrices and their moments are also sharded along `data` by their width D, and each layer gathers its own
+when it runs.
 """
 
+import collections
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,29 +21,34 @@ from symbert_jax.errors import UserError
 AXES = ("data", "model")
 MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}
 FSDP_AXES = {"D": "data"}
+PREFETCH = 2  # batches that are transferred to the devices before they are needed
 
 
-def make_mesh(mesh: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """A (data, model) mesh with explicit axes over `devices`, by default all there are."""
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Returns a (data, model) mesh with explicit axes over `devices`, by default all devices.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
+    """
     devices = devices or jax.devices()
-    data = len(devices) // mesh.model if mesh.data == -1 else mesh.data
-    if data * mesh.model != len(devices):
+    data = len(devices) // config.model if config.data == -1 else config.data
+    if data * config.model != len(devices):
         raise UserError(
             "mesh",
-            f"mesh.data={mesh.data} x mesh.model={mesh.model}",
+            f"mesh.data={config.data} x mesh.model={config.model}",
             f"a product of {len(devices)}, the number of devices",
             "mesh.data=-1 takes all that mesh.model leaves",
         )
-    return jax.make_mesh((data, mesh.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
+    return jax.make_mesh((data, config.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
 
 
 def device() -> AbstractDevice:
-    """What the current mesh is made of; its `platform` is cpu | gpu | tpu."""
+    """Returns the kind of device of the current mesh; its `platform` is cpu | gpu | tpu."""
     return jax.sharding.get_abstract_mesh().abstract_device
 
 
 def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
-    """Every device must get the same whole number of rows of every micro-batch, and of columns with FSDP."""
+    """Yields an error unless every device gets the same number of rows of a micro-batch, and with FSDP of columns."""
     devices, accumulate = mesh.shape["data"], config.optim.accumulate
     if config.data.batch_size % (devices * accumulate):
         yield UserError(
@@ -53,42 +60,50 @@ def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     yield from _width_problems(config.model, config.mesh, mesh)
 
 
-def check_split(model: ModelConfig, settings: MeshConfig, mesh: jax.sharding.Mesh) -> None:
-    """Raises `UserError` where the parameters of `model` cannot be shared out over `mesh`, made by `settings`."""
-    for problem in (*split_problems(model, settings), *_width_problems(model, settings, mesh)):
+def check_split(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises `UserError` if the parameters of `model` cannot be sharded over `mesh`, which `make_mesh(config)` made."""
+    for problem in (*split_problems(model, config), *_width_problems(model, config, mesh)):
         raise problem
 
 
-def _width_problems(model: ModelConfig, settings: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
+def _width_problems(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     devices = mesh.shape["data"]
-    if settings.fsdp and model.dim % devices:
+    if config.fsdp and model.dim % devices:
         yield UserError("model.dim", str(model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
 
 
 def spec(dims: str) -> PartitionSpec:
-    """The partition of an array whose dimensions have these letters, e.g. `spec("BTD")`."""
+    """Returns the partition of an array whose dimensions have these letters, for example `spec("BTD")`."""
     return PartitionSpec(*(MESH_AXES.get(dim) for dim in dims))
 
 
-def parameter_spec(dims: str, mesh: MeshConfig) -> PartitionSpec:
-    """The partition in which a parameter rests between uses."""
-    place = MESH_AXES | FSDP_AXES if mesh.fsdp and len(dims.lstrip("L")) > 1 else MESH_AXES
-    return PartitionSpec(*(place.get(dim) for dim in dims))
+def parameter_spec(dims: str, config: MeshConfig) -> PartitionSpec:
+    """Returns the partition in which a parameter is stored; a layer may gather it to use it."""
+    axes = MESH_AXES | FSDP_AXES if config.fsdp and len(dims.lstrip("L")) > 1 else MESH_AXES
+    return PartitionSpec(*(axes.get(dim) for dim in dims))
 
 
-def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " here"]:
-    """Which rows of a batch of `rows` this process's devices hold, in order.
+def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " local_rows"]:
+    """Returns, in order, the indices of the rows that this process's devices hold of a batch of `rows`.
 
-    A TPU's mesh follows its wires: processes come in any order, and one may hold rows far apart.
+    The mesh of a TPU follows its wires: processes come in any order, and the rows of one need not be adjacent.
     """
-    held = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((rows,))
-    return np.unique(np.concatenate([np.arange(rows)[index] for index in held.values()]))
+    indices = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in indices.values()]))
 
 
 def put_batch(batch: Any, dims: str = "B") -> Any:
-    """Global device arrays from the rows of `local_row_indices`, sharded along B over the current mesh.
+    """Returns global device arrays, sharded along B over the current mesh, from the rows of `local_row_indices`.
 
     dims: letters of the leading dimensions, the last of them B.
     """
     sharding = NamedSharding(jax.sharding.get_mesh(), spec(dims))
     return jax.tree.map(lambda local: jax.make_array_from_process_local_data(sharding, local), batch)
+
+
+def put_batches(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yields each batch as `put_batch` returns it; the transfers of the next ones are already under way."""
+    queue = collections.deque(put_batch(batch) for batch in itertools.islice(batches, PREFETCH))
+    while queue:
+        yield queue.popleft()
+        queue.extend(put_batch(batch) for batch in itertools.islice(batches, 1))

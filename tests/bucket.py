@@ -1,4 +1,4 @@
-"""A bucket without a cloud."""
+"""A fake bucket in memory."""
 
 import fsspec
 import pytest
@@ -7,10 +7,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
-    """A cloud bucket that lives in memory."""
+    """The file system behind gs:// as fsspec sees it."""
 
     protocol = ("gs", "gcs")
-    store: dict = {}  # noqa: RUF012  fsspec's way: one store for all instances
+    store: dict = {}  # noqa: RUF012  fsspec shares it between all instances
     pseudo_dirs = [""]  # noqa: RUF012
 
     @classmethod
@@ -20,7 +20,7 @@ class Bucket(MemoryFileSystem):
 
 @pytest.fixture
 def bucket() -> AbstractFileSystem:
-    """What stands behind gs:// for now."""
+    """Replaces the file system of gs:// by one in memory."""
     for protocol in Bucket.protocol:
         fsspec.register_implementation(protocol, Bucket, clobber=True)
     Bucket.store.clear()

@@ -36,9 +36,9 @@ install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, check  # noqa: E402
-from symbert_jax.data.rows import VOCAB, Writer, write_info, write_manifest  # noqa: E402
-from symbert_jax.data.vocabulary import SPECIAL, UNK  # noqa: E402
-from symbert_jax.estimate.slices import Slice, find_slice  # noqa: E402
+from symbert_jax.data.manifest import write_manifest  # noqa: E402
+from symbert_jax.data.rows import Writer, write_info  # noqa: E402
+from symbert_jax.data.vocabulary import SPECIAL, UNK, VOCAB  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
 from tests.bucket import bucket  # noqa: E402, F401  a fixture
@@ -70,14 +70,6 @@ def mesh() -> Iterator[jax.sharding.Mesh]:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[Slice]:
-    """A slice of 4 chips to compile for."""
-    jax.config.update("jax_enable_compilation_cache", False)  # as the command does
-    yield find_slice("v5e:2x2")
-    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @functools.cache
@@ -128,7 +120,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of configs/tiny.py: docstrings of the standard library in rows of 32, 512 words."""
     from configs.tiny import get_config
     from symbert_jax.config import freeze
-    from symbert_jax.data.corpus import prepare
+    from symbert_jax.data.prepare import prepare
 
     config = get_config()
     config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")

@@ -20,6 +20,7 @@ also match. A rule that matches no command is reported as unused.
 import argparse
 import importlib
 import json
+import marshal
 import os
 import re
 import runpy
@@ -32,7 +33,7 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest import mock
 
 from absl import flags
 
@@ -45,36 +46,39 @@ Command = list[str]  # a program and its arguments
 
 # Modules that are imported once, before the forks.
 PRELOADED = (
-    *("compare", "estimate.report", "data.corpus", "train.doctor", "eval.finetune", "inference", "interop.export"),
+    *("compare", "estimate.report", "data.prepare", "train.doctor", "eval.finetune", "inference", "interop.export"),
     *("interop.import_", "train.loop"),
 )
 # The functions in which commands begin their work, by module: mocks where a command is only parsed.
 ENTRY_POINTS = {
-    "data.corpus": "prepare",
+    "data.prepare": "prepare",
     "distributed": "join",
     "train.loop": "pretrain",
-    "train.doctor": "examine",
+    "train.doctor": "check",
     "interop.export": "export",
     "interop.import_": "import_",
     "estimate.report": "report",
-    "inference": "Filler",
+    "inference": "fill",
     "compare": "compare",
 }
 PLACEHOLDERS = {"FILE": "configs/mini.py", "HOST": "localhost", "PORT": "8476", "I": "0", "N": "2", "NAME": "peers"}
 
 SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
+# Without socket and json, whose import takes longer than the start of Python.
 CLIENT = """
-import json, os, socket, sys
-server = socket.socket(fileno=int(os.environ["SERVER"]))
-request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
-socket.send_fds(server, [request.encode()], [0, 1, 2])
+import _socket, marshal, os, sys
+server = _socket.socket(fileno=int(os.environ["SERVER"]))
+request = marshal.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
+files = b"".join(number.to_bytes(4, sys.byteorder) for number in range(3))
+server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
 sys.exit(int(server.recv(16)))
 """
 PROGRAM = '#!/bin/bash\n"$PYTHON" -IS client.py "$0" "$@"\n'
 PRELUDE = r"""
 PATH=/nowhere
 command_not_found_handle() { "$PYTHON" -IS client.py "$@"; }
-ulimit() { command_not_found_handle ulimit "$@"; }
+ulimit() { command_not_found_handle ulimit "$@"; }  # builtins
+kill() { command_not_found_handle kill "$@"; }
 expect_output() { # compares its input with file 9; documents leave out where the working directory is
   local found wanted
   IFS= read -r -d '' found
@@ -100,6 +104,11 @@ def run(command: Command) -> int:
     return main(sys.argv[1:])
 
 
+def run_installed(command: Command) -> int:
+    """Runs `symbert …`, the installed command."""
+    return run(["python", "-m", "symbert_jax", *command[1:]])
+
+
 def run_doctor(command: Command) -> int:
     """Runs the doctor of a `pretrain` that would take long."""
     return run([*command[:3], "doctor", *command[4:]])
@@ -112,7 +121,7 @@ def parse(command: Command) -> int:
 
     os.chdir(ROOT)
     for module, name in ENTRY_POINTS.items():
-        setattr(importlib.import_module(f"symbert_jax.{module}"), name, MagicMock())
+        mock.patch(f"symbert_jax.{module}.{name}").start()
     finetune = importlib.import_module("symbert_jax.eval.finetune")
     finetune.finetune = lambda config, workdir: (resolve(config), find_tasks(config.tasks))
     return run([word for word in command if word != "…"])
@@ -126,11 +135,6 @@ def parse_flags(prefix: str, command: Command) -> int:
 def parse_import_flag(command: Command) -> int:
     """Parses a flag of `import` that a document names without its value."""
     return parse_flags("import --source=x --workdir=x", [*command, "x"])
-
-
-def parse_synopsis(command: Command) -> int:
-    """Parses a line of `--help`."""
-    return parse(["python", "-m", *([] if command[0] == "synopsis" else ["symbert_jax"]), *command])
 
 
 def run_python(command: Command) -> int:
@@ -214,8 +218,8 @@ def skip(command: Command) -> int:
 
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
-# A pattern of "DOCUMENT: COMMAND" and its check; the first that matches counts. `flags`, `synopsis` and `output` stand
-# before what is no whole command: see tests/documents.py.
+# A pattern of "DOCUMENT: COMMAND" and its check; the first that matches counts. `flags` and `output` stand before what
+# is no whole command: see tests/documents.py.
 SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run elsewhere in much the same form
@@ -228,13 +232,14 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf"docs/interop.md: {SYMBERT} export .* --(format|step)=.*": parse,
     rf"docs/interop.md: {SYMBERT} import --source=bert-base-uncased .*": parse,
     rf"(README.md: {SYMBERT} pretrain (?!--config=configs/mini.py)|configs/.*: {SYMBERT} pretrain ).*": run_doctor,
-    rf"(?!symbert_jax).*: {SYMBERT}( .*)?": run,
+    rf"help .*: {SYMBERT} .*": parse,
+    rf".*: {SYMBERT}( .*)?": run,
+    r".*: symbert .*": run_installed,
     r".*: python - .*": run_python,
     # parts of commands
-    r"symbert_jax/__main__.py: (synopsis|fill) .*": parse_synopsis,
     r"docs/interop.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
     r"configs/base_fast.py: compile .*": partial(parse_flags, COMPILE),
-    r"(README.md|docs/performance.md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
+    r"(README.md|docs/(performance|slices).md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
     r"docs/interop.md: (flags|import) --\w+": parse_import_flag,
     rf".*: flags --config\.({FINETUNE_FIELDS})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
@@ -245,14 +250,14 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
     r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
-    r"(README.md: (flags --config\.section\.field=value|kill -9)|symbert_jax/__main__.py: .* COMMAND \[FLAGS])": skip,
+    r"README.md: (flags --config\.section\.field=value|kill -9)": skip,
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
         parse_flags, "pretrain --config=configs/base.py --workdir=x"
     ),
     # other programs
     r".*: ((\.venv/bin/)?python -m )?bench\..*": parse_bench,
     r"docs/launch.md: launch/.*": check_launch,
-    r".*: pip install (xprof|xpk)": skip,
+    r".*: pip install (xprof|xpk|\.)": skip,
     r".*: pip install .*": check_packages,
     r".*: make .*": check_make_target,
     r"README.md: output": check_report_labels,
@@ -289,7 +294,7 @@ class Server:
         ):
             theirs.close()
             while (request := socket.recv_fds(ours, 1 << 20, 3))[0]:
-                ours.send(str(self._answer(name, *json.loads(request[0]), request[1])).encode())
+                ours.send(str(self._answer(name, *marshal.loads(request[0]), request[1])).encode())
             output.seek(0)
             text = output.read().decode(errors="replace")
             if shell.wait() or "\nFAILED " in f"\n{text}":
@@ -301,7 +306,8 @@ class Server:
         rule = next((rule for rule in RULES if re.fullmatch(rule, line, re.DOTALL)), None)
         if rule in self.unused:
             self.unused.remove(rule)
-        if not (child := os.fork()):
+        child = 0
+        if (rule is None or RULES[rule] is not skip) and not (child := os.fork()):
             for number, file in enumerate(files):
                 os.dup2(file, number)
             os.environ |= variables | {"PATH": os.environ["PATH"], "BASH_ENV": ""}
@@ -310,7 +316,7 @@ class Server:
             end(partial(_check, rule, command))
         for file in files:
             os.close(file)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0
 
 
 def _check(rule: str | None, command: Command) -> int:

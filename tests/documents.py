@@ -1,10 +1,9 @@
-"""Makes bash scripts of the documents: README, docs, docstrings of configs, benches and `--help`, and Make targets.
+"""Makes bash scripts of the documents: README, docs, docstrings of configs and benches, texts of help, Make targets.
 
 What a reader would type keeps its line, so that bash names the line of the document in errors. What is no whole command
 gets a name in front, which a rule of `tests/documented_commands.py` knows:
 
   flags --a=b …              flags without their command
-  synopsis prepare …         a line of `--help`
   python - DOCUMENT:LINE     a block of Python, which comes on stdin
   output                     quoted output without its command, which comes on stdin
   … | expect_output          a command of a console, with the output that the document shows as file 9
@@ -15,12 +14,14 @@ import re
 import subprocess
 from pathlib import Path
 
+from symbert_jax.cli import help
+from symbert_jax.cli.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 RECIPES = ("demo", "bench")  # targets of the Makefile that are documents too
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
-_SYNOPSIS = re.compile(r"  (\w+(?: +(?:[-[]|TEXT|WORKDIR)\S*| \.\.\.)*)(?:  .*)?")
 _STRAY = re.compile(r"python -m|pip install|(?<!\w)--\w")
 
 
@@ -34,9 +35,11 @@ def scripts() -> dict[str, str]:
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
         found[str(path.relative_to(ROOT))] = markdown(path.read_text(), str(path.relative_to(ROOT)))
     modules = [path for folder in ("configs", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
-    for path in (*modules, ROOT / "symbert_jax" / "__main__.py"):
+    for path in modules:
         name = str(path.relative_to(ROOT))
         found[name] = docstring(path.read_text(), name)
+    for topic, text in {"": help.overview(), **{name: help.describe(name) for name in COMMANDS}}.items():
+        found[f"help {topic}"] = help_text(text)
     return {name: script for name, script in found.items() if script.strip()}
 
 
@@ -64,22 +67,18 @@ def markdown(text: str, name: str) -> str:
 
 
 def docstring(text: str, name: str) -> str:
-    """Returns the script of a module: of its docstring the lines indented by four, those of a synopsis, indented by
-    two, and the commands among the code spans; of a config also the first line."""
-    last = ast.parse(text).body[0].end_lineno
-    script, prose = [], []
-    command = name.startswith("configs/")  # whether a command goes on
-    for line in text.replace('"""', "").splitlines()[:last]:
-        synopsis = _SYNOPSIS.fullmatch(line)
-        begins = re.match(r" {4}\S", line)
-        prose.append("" if command or begins or synopsis else line)
-        if synopsis:
-            line = f"synopsis {re.sub(r'[][]| [.]{3}', '', synopsis[1])}"
-        elif not command:
-            line = _flags(line) if begins else ""
-        script.append(line)
-        command = line.endswith("\\")
-    return _finish("\n".join(prose), script, name)
+    """Returns the script of a module: the lines of its docstring that are indented by four, and the commands among its
+    code spans; of a config also the first line."""
+    lines = text.replace('"""', "").splitlines()[: ast.parse(text).body[0].end_lineno]
+    script = _indented(lines, continues=name.startswith("configs/"))
+    return _finish(
+        "\n".join("" if command else line for line, command in zip(lines, script, strict=True)), script, name
+    )
+
+
+def help_text(text: str) -> str:
+    """Returns the script of a text of help: its lines that are indented by four."""
+    return "\n".join(_indented(text.splitlines()))
 
 
 def recipe(target: str) -> str:
@@ -87,6 +86,16 @@ def recipe(target: str) -> str:
     installed = [f"--old-file={stamp}.stamp" for stamp in (".venv/run", ".venv/dev", ".venv-peers/run")]
     command = ["make", "--dry-run", "--no-print-directory", *installed, target]
     return subprocess.check_output(command, cwd=ROOT, text=True)
+
+
+def _indented(lines: list[str], continues: bool = False) -> list[str]:
+    """Returns the lines with only those that are indented by four, and those that continue a command before them."""
+    script = []
+    for line in lines:
+        line = line if continues else _flags(line) if re.match(r" {4}\S", line) else ""
+        script.append(line)
+        continues = line.endswith("\\")
+    return script
 
 
 def _flags(command: str) -> str:

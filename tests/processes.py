@@ -1,36 +1,42 @@
-"""Several real processes on one machine, a pod in small."""
+"""Real processes on one machine, as those of a pod."""
 
 import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 STEPS = 16
-PATIENCE = 400  # seconds, after which a process hangs
+PATIENCE = 400  # seconds until a process counts as hanging
 
 
 def port() -> int:
-    """A free one."""
+    """Returns a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
-def several(count: int, devices: int, command: list[str], own: dict[int, list[str]] | None = None, **environment: str):
-    """`count` processes of `command`, each with its own further arguments and number of CPU devices; none survives."""
-    place = [f"--coordinator=127.0.0.1:{port()}", f"--processes={count}"] if count > 1 else []
+def run_processes(
+    count: int, devices: int, command: list[str], flags: dict[int, list[str]] | None = None, **environment: str
+) -> Iterator[list[subprocess.Popen]]:
+    """Starts `count` processes of one command; kills those that still run when the context ends.
+
+    devices: CPU devices of each process. flags: further ones by process.
+    """
+    joins = [f"--coordinator=127.0.0.1:{port()}", f"--processes={count}"] if count > 1 else []
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
     processes = []
     try:
         for number in range(count):
-            mine = [*place, f"--process={number}"] if place else []
+            own_flags = [*joins, f"--process={number}"] if joins else []
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, *command, *mine, *(own or {}).get(number, [])],
+                    [sys.executable, *command, *own_flags, *(flags or {}).get(number, [])],
                     **{"cwd": ROOT, "env": environment, "text": True},
                     **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
                 )
@@ -43,6 +49,7 @@ def several(count: int, devices: int, command: list[str], own: dict[int, list[st
 
 
 def pretrain(workdir: Path, corpus: Path, *flags: str) -> list[str]:
+    """Returns the command of a tiny pretraining run."""
     changes = {
         "data.dir": corpus,
         "data.batch_size": 16,
@@ -59,22 +66,28 @@ def pretrain(workdir: Path, corpus: Path, *flags: str) -> list[str]:
     return ["-m", "symbert_jax", "pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
 
 
-def ends(processes: list[subprocess.Popen]) -> list[str]:
-    """What each of them said; all ended well."""
-    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+def wait(processes: list[subprocess.Popen]) -> list[str]:
+    """Returns the outputs of all processes when they have ended."""
+    return [process.communicate(timeout=PATIENCE)[0] for process in processes]
+
+
+def wait_all_ok(processes: list[subprocess.Popen]) -> list[str]:
+    """Returns the outputs of all processes when they have ended, with exit code 0."""
+    outputs = wait(processes)
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
     return outputs
 
 
 def read_until(process: subprocess.Popen, text: str) -> str:
-    said = ""
-    while text not in said:
+    """Returns the output up to the line that holds `text`."""
+    output = ""
+    while text not in output:
         line = process.stdout.readline()
-        assert line, said
-        said += line
-    return said
+        assert line, output
+        output += line
+    return output
 
 
-def own_lines(said: str) -> list[str]:
-    """Without those of Gloo, whose threads may break each other's in two."""
-    return [line for line in said.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
+def own_lines(output: str) -> list[str]:
+    """Returns the lines without those of Gloo, whose threads may break each other's lines in two."""
+    return [line for line in output.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]

@@ -71,7 +71,8 @@ def write(folder: Path) -> None:
     for name in ("vocab.txt", "bert-base-uncased-vocab.txt"):
         (folder / name).write_text("\n".join(vocabulary))
     header, classes = "index\tsentence1\tsentence2\tlabel", TASKS["rte"].classes
-    rows = [f"{i}\t{text[:40]}\t{text[40:80]}\t{classes[i % 2]}" for i, text in enumerate(texts[:32])]
+    pairs = [(" ".join(text.split()[:4]), " ".join(text.split()[4:8])) for text in texts[:32]]  # all of one length
+    rows = [f"{i}\t{first}\t{second}\t{classes[i % 2]}" for i, (first, second) in enumerate(pairs)]
     for name in ("train", "dev"):
         (folder / f"glue/RTE/{name}.tsv").write_text("\n".join([header, *rows]))
     for name in CONFIGS:

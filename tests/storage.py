@@ -1,4 +1,4 @@
-"""A Google Cloud Storage on this machine, for the libraries that speak to the real one."""
+"""A fake Google Cloud Storage on this machine, for the libraries that use the real one."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
-BUCKET = "bucket"  # the one that there is
+BUCKET = "bucket"  # the only one that exists
 _PATH = re.compile(
     "(?:/download|/upload)?/storage/v1/b/(?P<bucket>[^/]+)"
     "(?P<objects>/o(?:/(?P<name>[^/]+)(?:/moveTo/o/(?P<to>[^/]+))?)?)?"
@@ -22,7 +22,7 @@ Answer = tuple[int, dict[str, str], bytes]  # status, headers, content
 
 
 class Storage(ThreadingHTTPServer):
-    """Answers the requests that a run makes, and notes others in `unknown`."""
+    """Answers the requests that a run makes, and records all others in `unknown`."""
 
     daemon_threads = True
 
@@ -33,18 +33,18 @@ class Storage(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads google-cloud-storage, gcsfs and tensorstore here, and keeps them from asking for credentials."""
+        """The variables that make google-cloud-storage, gcsfs and tensorstore use this server without credentials."""
         url = f"http://127.0.0.1:{self.server_port}"
-        here = {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
-        return here | {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "any", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+        urls = {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
+        return urls | {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "any", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up: gcsfs asks in two ways at once and takes the first answer."""
+        """Ignores clients that close the connection: gcsfs sends two requests at once and takes the first answer."""
         if not isinstance(sys.exception(), ConnectionError):
             self.unknown.append(repr(sys.exception()))
 
     def copy_to(self, folder: Path, prefix: str) -> None:
-        """The objects whose names begin with `prefix` become files."""
+        """Copies the objects whose names begin with `prefix` to files."""
         for name, (_, content) in self.objects.items():
             if name.startswith(prefix):
                 file = folder / name.removeprefix(prefix)
@@ -53,13 +53,13 @@ class Storage(ThreadingHTTPServer):
 
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> Answer:
         url = urlsplit(target)
-        query, place = dict(parse_qsl(url.query)), _PATH.fullmatch(url.path)
-        if place and place["bucket"] != BUCKET:
+        query, path = dict(parse_qsl(url.query)), _PATH.fullmatch(url.path)
+        if path and path["bucket"] != BUCKET:
             return _missing("The specified bucket does not exist.")
-        name = unquote(place["name"] or "") if place else ""
+        name = unquote(path["name"] or "") if path else ""
         if name and name not in self.objects:
             return _missing(f"No such object: {BUCKET}/{name}")
-        match place and (method, place["objects"] and bool(name), place["to"], query.get("uploadType")):
+        match path and (method, path["objects"] and bool(name), path["to"], query.get("uploadType")):
             case ("GET", None, None, _):
                 return _json({"name": BUCKET})
             case ("GET", False, None, _):
@@ -69,8 +69,8 @@ class Storage(ThreadingHTTPServer):
             case ("POST", False, None, "multipart"):
                 boundary = headers.get_param("boundary").encode()
                 end = b"\r\n" if body.startswith(b"--" + boundary + b"\r\n") else b"\n"
-                about, content = (part.split(2 * end, 1)[1] for part in body.split(b"--" + boundary)[1:3])
-                return self.write(json.loads(about)["name"], query, content.removesuffix(end))
+                metadata, content = (part.split(2 * end, 1)[1] for part in body.split(b"--" + boundary)[1:3])
+                return self.write(json.loads(metadata)["name"], query, content.removesuffix(end))
             case ("POST", False, None, "resumable") if "upload_id" not in query:
                 return 200, {"Location": f"http://127.0.0.1:{self.server_port}{target}&upload_id=0"}, b""
             case ("POST", False, None, "resumable") if headers["Content-Range"].endswith(("*/0", f"/{len(body)}")):
@@ -112,7 +112,7 @@ class Storage(ThreadingHTTPServer):
 
 class _Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections
-    disable_nagle_algorithm = True  # or the content waits 40 ms for a word that its headers have arrived
+    disable_nagle_algorithm = True  # or the content would wait 40 ms until the headers are acknowledged
 
     def do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -144,7 +144,7 @@ def _missing(message: str) -> Answer:
 
 @pytest.fixture
 def storage() -> Iterator[Storage]:
-    """A bucket that is empty."""
+    """A server with an empty bucket."""
     with Storage() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -1,8 +1,10 @@
-"""What is kept, what comes back, and what is said when it does not fit."""
+"""Checkpoints are kept, restored and checked; each error names the step and a whole one."""
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
+import gc
 import logging
 import os
 import shutil
@@ -16,7 +18,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 import symbert_jax
-from symbert_jax.checkpoint import Checkpoints, index, params, read_params, require_step, steps, write_params
+from symbert_jax.checkpoint import Checkpoints, check_step, index, manager, params, read_params, steps, write_params
 from symbert_jax.config import Config, MeshConfig, TrainConfig, from_json
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import UserError
@@ -32,11 +34,11 @@ PAIRWISE = configure(model={"attention": "pairwise"})
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory):
-    """A workdir with steps 1 to 8, losses falling to step 3 and rising again, and the state that was saved."""
+    """A workdir with steps 1 to 8, whose losses fall until step 3 and rise again, and the state that was saved."""
     workdir = epath.Path(tmp_path_factory.mktemp("saved"))
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         state = states.init(PAIRWISE)
-        for steps in (range(1, 6), range(6, 9)):  # a restart in between must remember the losses
+        for steps in (range(1, 6), range(6, 9)):  # a restart must not forget the losses
             checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=2, keep_every=4))
             for step in steps:
                 loss = abs(step - 3.0) if step % 5 else None
@@ -45,8 +47,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
     return workdir, state
 
 
-def test_saving_leaves_preemption_to_the_loop(tmp_path, mesh, monkeypatch) -> None:
-    """JAX takes the number it is asked with for the step at which this process is; it agrees on a step by that."""
+def test_saving_does_not_ask_jax_about_preemption(tmp_path, mesh, monkeypatch) -> None:
+    """JAX takes the argument of each call for the step of this process, and chooses a common step by it."""
     asked: list[int] = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
     checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE)
@@ -55,7 +57,7 @@ def test_saving_leaves_preemption_to_the_loop(tmp_path, mesh, monkeypatch) -> No
     assert checkpoints.latest() == 1 and not asked
 
 
-def test_the_latest_the_best_and_every_kth_are_kept(saved) -> None:
+def test_latest_best_and_every_kth_step_are_kept(saved) -> None:
     workdir, _ = saved
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [3, 4, 7, 8]
 
@@ -63,7 +65,7 @@ def test_the_latest_the_best_and_every_kth_are_kept(saved) -> None:
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, model=2, fsdp=True)]
 )
-def test_it_comes_back_on_another_mesh(saved, mesh: MeshConfig) -> None:
+def test_checkpoint_is_restored_on_another_mesh(saved, mesh: MeshConfig) -> None:
     workdir, state = saved
     config = dataclasses.replace(PAIRWISE, mesh=mesh)
     with jax.set_mesh(make_mesh(mesh)):
@@ -77,7 +79,7 @@ def test_it_comes_back_on_another_mesh(saved, mesh: MeshConfig) -> None:
     jax.tree.map(np.testing.assert_array_equal, found.optimizer, state.optimizer)
 
 
-def test_load_gives_parameters_and_config(saved, capfd) -> None:
+def test_load_returns_parameters_and_config(saved, capfd) -> None:
     workdir, state = saved
     params, config = symbert_jax.load(workdir, step=3)
     assert config == PAIRWISE
@@ -94,13 +96,13 @@ def test_load_gives_parameters_and_config(saved, capfd) -> None:
         (configure(model={"attention": "pairwise", "layers": 3}), r"of shape \[2, 32\], wanted .*\[3, 32\]"),
     ],
 )
-def test_another_model_is_one_clear_error(saved, config: Config, message: str) -> None:
+def test_restore_refuses_another_model(saved, config: Config, message: str) -> None:
     workdir, _ = saved
     with jax.set_mesh(make_mesh(MeshConfig())), pytest.raises(UserError, match=message):
         restore(config, Checkpoints(workdir))
 
 
-def test_a_missing_checkpoint_is_one_clear_error(saved, tmp_path) -> None:
+def test_missing_checkpoint_is_one_error(saved, tmp_path) -> None:
     with pytest.raises(UserError, match=r"found no step 2 in .*wanted one of \[3, 4, 7, 8\]"):
         symbert_jax.load(saved[0], step=2)
     with pytest.raises(UserError, match="wanted the workdir of a pretrain run"):
@@ -114,7 +116,7 @@ CONFIG = configure()
 
 
 def tree(step: int) -> dict[str, Any]:
-    """Small arrays to save, other ones for each step."""
+    """Small arrays to save, different for each step."""
     rng = np.random.default_rng(step)
     return {"a": {"b": rng.normal(size=(6, 4)).astype(np.float32)}, "c": rng.normal(size=7).astype(np.float32)}
 
@@ -128,9 +130,9 @@ def save(workdir: epath.Path, *steps: int, keep: int = 9) -> epath.Path:
 
 
 def restored(workdir: epath.Path, step: int | None) -> int:
-    """The step whose arrays and config came back, unchanged, where `step` was asked for; raises what reading raises."""
+    """Reads everything of a step, None for the latest, compares it with what was saved, and returns the step."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        step = checkpoints.require(step)
+        step = checkpoints.check_step(step)
         found = checkpoints.restore(step, params=tree(step), optimizer=tree(step))
         assert checkpoints.config(step) == CONFIG
         assert checkpoints.corpus_of(step) == ""
@@ -144,16 +146,16 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     return save(epath.Path(tmp_path_factory.mktemp("two")), 10, 20)
 
 
-def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(two, monkeypatch, capfd) -> None:
+def test_changed_byte_is_harmless_or_an_error_with_the_step(two, monkeypatch, capfd) -> None:
     files = sorted(path for path in Path(two).rglob("*") if path.is_file())
     rng, damaged = np.random.default_rng(0), 0
     for _ in range(200):
         file = files[rng.integers(len(files))]
         before = file.read_bytes()
-        at, step = int(rng.integers(len(before))), int(file.relative_to(two).parts[1])
-        flipped = bytes([before[at] ^ int(rng.integers(1, 256))]) + before[at + 1 :]
-        file.write_bytes(before[:at] + (flipped if rng.random() < 0.7 else b""))
-        monkeypatch.setattr(index, "_SMALL", rng.choice([0, 1 << 20]))  # as if files were large, and as they are
+        i, step = int(rng.integers(len(before))), int(file.relative_to(two).parts[1])
+        flipped = bytes([before[i] ^ int(rng.integers(1, 256))]) + before[i + 1 :]
+        file.write_bytes(before[:i] + (flipped if rng.random() < 0.7 else b""))
+        monkeypatch.setattr(index, "_SMALL", rng.choice([0, 1 << 20]))  # 0: as if all files were large
         try:
             assert restored(two, None if step == 20 else step) == step
         except UserError as error:
@@ -180,27 +182,27 @@ def test_a_changed_byte_gives_the_same_numbers_or_one_line_that_names_the_step(t
         (lambda step: (step / "_CHECKPOINT_METADATA").write_text("[]"), "AttributeError: .*"),
         (
             lambda step: replace(step / "_CHECKPOINT_METADATA", '"batch_size": 16', '"batch_size": 17'),
-            "_CHECKPOINT_METADATA has another checksum",
+            "_CHECKPOINT_METADATA has a wrong checksum",
         ),
         (
             lambda step: replace(step / "index.json", '"corpus": ""', '"corpus": "x"'),
-            "index.json has another checksum",
+            "index.json has a wrong checksum",
         ),
         (lambda step: (step / "params/manifest.ocdbt").write_bytes(b""), "params/manifest.ocdbt is empty"),
         (lambda step: os.truncate(max(step.glob("params/d/*")), 50), r"params/d/\S* has 50 bytes instead of \d+"),
         (lambda step: max(step.glob("optimizer/ocdbt*/d/*")).unlink(), r"optimizer/ocdbt\S* is missing"),
     ],
 )
-def test_a_half_copied_checkpoint_is_named_with_the_latest_whole_one(two, damage, message: str, tmp_path: Path) -> None:
+def test_error_about_damage_names_the_latest_whole_step(two, damage, message: str, tmp_path: Path) -> None:
     workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     damage(step)
     hint = rf"the latest whole step is 10: .*--step=10 .*, or move {step} away and run the same command again"
     line = f"checkpoint: found {step} damaged: {message}, wanted a whole checkpoint; {hint}"
-    for read in (restored, symbert_jax.load, require_step):
-        for asked in (None, 20):
+    for read in (restored, symbert_jax.load, check_step):
+        for requested in (None, 20):
             with pytest.raises(UserError, match=line):
-                read(workdir, asked)
+                read(workdir, requested)
     with contextlib.closing(Checkpoints(workdir, TrainConfig())) as checkpoints, pytest.raises(UserError, match=line):
         checkpoints.latest()
     assert restored(workdir, 10) == 10
@@ -211,7 +213,7 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text().replace(old, new))
 
 
-def test_a_run_goes_on_once_a_damaged_checkpoint_is_moved_away(two, tmp_path: Path) -> None:
+def test_run_continues_after_a_damaged_step_is_moved_away(two, tmp_path: Path) -> None:
     workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     shutil.rmtree(step / "params")
@@ -221,8 +223,8 @@ def test_a_run_goes_on_once_a_damaged_checkpoint_is_moved_away(two, tmp_path: Pa
     assert restored(workdir, None) == 20
 
 
-def test_without_an_index_what_cannot_be_read_is_still_named(two, tmp_path: Path) -> None:
-    """Older checkpoints have none."""
+def test_damage_without_an_index_is_an_error_with_the_step(two, tmp_path: Path) -> None:
+    """Older checkpoints have no index."""
     workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     (step / "index.json").unlink()
@@ -236,7 +238,7 @@ def test_without_an_index_what_cannot_be_read_is_still_named(two, tmp_path: Path
         restored(workdir, None)
 
 
-def test_what_is_no_checkpoint_is_left_alone(two, tmp_path: Path) -> None:
+def test_other_files_among_the_steps_are_ignored(two, tmp_path: Path) -> None:
     workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
     folder = Path(workdir) / "checkpoints"
     for name in ("notes", "007", "-1", "²", "30.orbax-checkpoint-tmp", "3 0"):
@@ -249,15 +251,15 @@ def test_what_is_no_checkpoint_is_left_alone(two, tmp_path: Path) -> None:
     assert not (folder / "30.orbax-checkpoint-tmp").exists() and (folder / "notes").exists()
 
 
-def test_a_kill_during_a_deletion_leaves_no_half_of_a_checkpoint(tmp_path: Path, monkeypatch) -> None:
+def test_kill_during_a_deletion_leaves_no_partial_checkpoint(tmp_path: Path, monkeypatch) -> None:
     workdir = save(epath.Path(tmp_path), 10, 20)
 
-    def killed(folder: Any, *_: Any, **__: Any) -> None:
+    def remove_half(folder: Any, *_: Any, **__: Any) -> None:
         for path in Path(folder).rglob("params"):
             remove(path)
 
     remove = shutil.rmtree
-    monkeypatch.setattr(shutil, "rmtree", killed)
+    monkeypatch.setattr(shutil, "rmtree", remove_half)
     save(workdir, 30, keep=1)
     assert not {path.name for path in (workdir / "checkpoints").iterdir()} & {"10", "20"}
     assert {path.name for path in (workdir / "checkpoints" / "deleted").iterdir()} == {"10", "20"}
@@ -269,20 +271,20 @@ def test_a_kill_during_a_deletion_leaves_no_half_of_a_checkpoint(tmp_path: Path,
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["30"]
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_others_stand(tmp_path, monkeypatch, caplog) -> None:
+def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, caplog) -> None:
     workdir = save(epath.Path(tmp_path), 10)
 
-    def full(*_: Any) -> None:
+    def write_on_full_disk(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def torn(folder: epath.Path, *more: Any) -> None:
+    def write_after_damage(folder: epath.Path, *more: Any) -> None:
         min(Path(folder).rglob("manifest.ocdbt"), key=lambda path: len(path.parts)).unlink()
         write_index(folder, *more)
 
     write_index = index.write_index
     for fault, message in (
-        (full, ".*No space left on device"),
-        (torn, ".*manifest.ocdbt is missing"),
+        (write_on_full_disk, ".*No space left on device"),
+        (write_after_damage, ".*manifest.ocdbt is missing"),
     ):
         monkeypatch.setattr(steps, "write_index", fault)
         monkeypatch.setattr(params, "write_index", fault)
@@ -299,7 +301,27 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_others_stand(tm
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_parameters_alone_are_checked_too(tmp_path: Path) -> None:
+def test_orbax_finishes_all_tasks_and_prints_nothing(caplog) -> None:
+    """As on a full disk: one task has failed, another fails later, and nobody retrieves their exceptions."""
+    finished = []
+
+    async def fail(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        finished.append(seconds)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def write() -> None:
+        tasks = [asyncio.create_task(fail(seconds)) for seconds in (0, 0.05)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        raise ValueError("not written")
+
+    with pytest.raises(ValueError, match="not written"):
+        manager.asyncio_utils.run_sync(write())
+    gc.collect()
+    assert finished == [0, 0.05] and not caplog.records
+
+
+def test_damaged_parameters_are_one_error(tmp_path: Path) -> None:
     folder = epath.Path(tmp_path) / "params"
     write_params(folder, tree(1))
     jax.tree.map(np.testing.assert_array_equal, read_params(folder), tree(1))
@@ -313,7 +335,7 @@ def test_parameters_alone_are_checked_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*", "a?", "a\\b", "gs:", "\udcff"])
-def test_a_path_that_orbax_does_not_read_back_is_refused(two, name: str, tmp_path: Path) -> None:
+def test_path_that_orbax_cannot_read_is_refused(two, name: str, tmp_path: Path) -> None:
     workdir = epath.Path(tmp_path / name)
     message = r"workdir: found .*, with .* in it, wanted a path that checkpoints can be read back from"
     for write in (lambda: save(workdir, 1), lambda: write_params(workdir, tree(1))):
@@ -327,33 +349,33 @@ def test_a_path_that_orbax_does_not_read_back_is_refused(two, name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["-a b#%20é: '\"$HOME{x}", "a\nb\t~@2 "])
-def test_other_paths_work(name: str, tmp_path: Path) -> None:
+def test_path_with_odd_characters_is_saved_and_restored(name: str, tmp_path: Path) -> None:
     workdir = save(epath.Path(tmp_path / name), 1)
     assert restored(workdir, None) == 1
     write_params(workdir / "params", tree(1))
     jax.tree.map(np.testing.assert_array_equal, read_params(workdir / "params"), tree(1))
 
 
-def test_an_old_checkpoint_loads_for_ever() -> None:
+def test_old_checkpoint_loads() -> None:
     params, config = symbert_jax.load(FIXTURE / "workdir")
     assert (config.model.attention, config.data.vocab, config.init_from) == ("pairwise", "train", "")
     assert len(read_vocabulary(FIXTURE / "workdir" / "vocab.txt")) == config.model.vocab_size
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        same_logits(config, params)
+        check_logits(config, params)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_a_run_goes_on_from_an_old_checkpoint(devices: int) -> None:
+def test_run_continues_from_an_old_checkpoint(devices: int) -> None:
     config = from_json((FIXTURE / "workdir" / "config.json").read_text())
     with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:devices])):
         state = restore(config, Checkpoints(epath.Path(FIXTURE / "workdir")))
         assert int(state.step) == 40 and state.params["head"]["bias"].sharding.num_devices == devices
         adam = state.optimizer[1]
         assert int(adam.count) == 40 and float(adam.nu["embeddings"]["word"].sum()) > 0
-        same_logits(config, state.params)
+        check_logits(config, state.params)
 
 
-def same_logits(config: Config, params: bert.Params) -> None:
+def check_logits(config: Config, params: bert.Params) -> None:
     expected = np.load(FIXTURE / "expected.npz")
     batch = put_batch({name: expected[name] for name in ("tokens", "positions")})
     found = bert.logits(config.model, params, **batch)

@@ -1,17 +1,17 @@
-"""What is known of accelerators."""
+"""The table of accelerators."""
 
 import pytest
 
 from symbert_jax.chips import KINDS, TPUS, peak_flops
 
 
-def test_no_peak_means_no_mfu() -> None:
+def test_peak_flops_is_none_for_unknown_devices() -> None:
     assert peak_flops("cpu") is None
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("NVIDIA H200") == 989e12
 
 
-def test_every_kind_of_device_is_a_known_chip() -> None:
+def test_every_device_kind_is_a_known_chip() -> None:
     assert set(KINDS.values()) == set(TPUS)
 
 
@@ -19,5 +19,5 @@ def test_every_kind_of_device_is_a_known_chip() -> None:
     ("chip", "topology", "links"),
     [("v5e", (4, 4), 2), ("v5e", (1, 1), 0), ("v5e", (8, 16), 3), ("v5e", (16, 16), 4), ("v5p", (2, 2, 4), 4)],
 )
-def test_a_closed_axis_has_two_links_a_chip(chip: str, topology: tuple[int, ...], links: int) -> None:
+def test_ring_axis_has_two_links_a_chip(chip: str, topology: tuple[int, ...], links: int) -> None:
     assert TPUS[chip].network(topology) == links * TPUS[chip].link

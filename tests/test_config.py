@@ -1,14 +1,17 @@
-"""Config fields: each is read, each wrong one is named."""
+"""Config fields: each has a comment and is read by the code; each wrong one is named."""
 
 import ast
 import dataclasses
+import re
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from ml_collections import ConfigDict
 
 from symbert_jax import config as configs
 from symbert_jax.config import Config
+from symbert_jax.config.limits import Range
 from symbert_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +31,7 @@ def frozen(**changes: object) -> Config:
     return config
 
 
-def test_the_default_is_the_papers_recipe() -> None:
+def test_default_is_the_recipe_of_the_paper() -> None:
     config = configs.freeze(configs.default())
     assert config == Config()
     optim = config.optim
@@ -43,7 +46,7 @@ def test_the_default_is_the_papers_recipe() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_config_file_holds(path: Path) -> None:
+def test_config_file_is_valid_and_opens_with_command_time_and_result(path: Path) -> None:
     namespace: dict = {}
     source = path.read_text()
     exec(compile(source, path, "exec"), namespace)
@@ -53,10 +56,12 @@ def test_every_config_file_holds(path: Path) -> None:
         assert configs.freeze_finetune(config)
     else:
         assert configs.freeze(config)
-    assert ast.get_docstring(ast.parse(source)).split()[0] in ("python", "make"), "it opens with its command"
+    command, _, about = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
+    assert command.startswith(("python -m symbert_jax ", "make "))
+    assert re.match(r"Time: .+[.]\nResult: .+", about)
 
 
-def test_it_survives_json_and_old_files_without_new_fields() -> None:
+def test_from_json_reads_own_and_old_files_without_new_fields() -> None:
     config = frozen(model__attention="pairwise", data__sources=("a", "b"), seed=3)
     assert configs.from_json(configs.to_json(config)) == config
     assert configs.from_dict({"model": {"layers": 4}}).model == dataclasses.replace(
@@ -81,7 +86,7 @@ def test_split_list_divides_at_commas_outside_quotes(text: str, parts: list[str]
 
 
 @pytest.mark.parametrize("text", ['"a,b', "a\nb", '"a"b'])
-def test_split_list_refuses_what_is_no_line_of_parts(text: str) -> None:
+def test_split_list_refuses_text_that_is_no_csv_line(text: str) -> None:
     with pytest.raises(UserError, match="double quotes around one"):
         configs.split_list(text)
 
@@ -120,20 +125,20 @@ def test_split_list_refuses_what_is_no_line_of_parts(text: str) -> None:
             "train.profile_steps: found '15', wanted FIRST:LAST, steps from 1 to train.st",
         ),
         ({"train__profile_steps": "9:8"}, "train.profile_steps: found '9:8'"),
-        ({"mesh__data": 0}, "mesh.data: found 0"),
+        ({"mesh__data": 0}, "mesh.data: found 0, wanted a number of devices, or -1 for all that mesh.model leaves"),
         ({"optim__name": "sgd"}, "optim.name: found 'sgd', wanted one of adamw, lamb"),
     ],
 )
-def test_a_wrong_field_is_named_with_what_was_wanted(changes: dict, message: str) -> None:
+def test_check_names_the_wrong_field_and_the_limit(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         frozen(**changes)
 
 
-def test_every_field_is_read_by_somebody() -> None:
+def test_every_field_is_read_outside_of_config() -> None:
     """As `section.field`, or `config.field` inside model/, where the config is the model's; checks do not count."""
     read = set()
     for path in (ROOT / "symbert_jax").rglob("*.py"):
-        if path.name == "config.py":
+        if path.parent.name == "config":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
@@ -151,13 +156,44 @@ def test_every_field_is_read_by_somebody() -> None:
     assert not (finetune | {("glue", "source")}) - read
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    behind: int = 1  # behind, with a # and é
+    # above …
+    above: tuple[Annotated[int, Range(2)], ...] = (
+        2,
+        3,
+    )
+    # above, in
+    # two lines
+    both: str = "#"  # and behind
+    none: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    top: float = 0.5  # of the tree
+    section: Section = Section()
+
+
+def test_walk_yields_values_limits_and_comments_of_all_fields() -> None:
+    found = [(field.name, field.value, field.limits, field.comment) for field in configs.walk(Tree())]
+    assert found == [
+        ("top", 0.5, (), "of the tree"),
+        ("section.behind", 1, (), "behind, with a # and é"),
+        ("section.above", (2, 3), (Range(2),), "above …"),
+        ("section.both", "#", (), "above, in two lines and behind"),
+        ("section.none", "", (), ""),
+    ]
+
+
 def finetune(**changes: object) -> configs.FinetuneConfig:
     tree = configs.default_finetune()
     tree.update({"checkpoint": ("a",), **changes})
     return configs.freeze_finetune(tree)
 
 
-def test_lists_of_numbers_on_the_command_line() -> None:
+def test_freeze_finetune_reads_lists_of_numbers_from_text() -> None:
     found = finetune(checkpoint_steps=("6000", 8000), learning_rates=("1e-5", 2e-5), tasks=("cola", "rte"))
     assert (found.checkpoint_steps, found.learning_rates) == ((6000, 8000), (1e-5, 2e-5))
     assert found.tasks == ("cola", "rte")
@@ -170,18 +206,20 @@ def test_lists_of_numbers_on_the_command_line() -> None:
         ({"select": "first"}, "select: found 'first', wanted one of last, best"),
         ({"seeds": -1}, "seeds: found -1, wanted at least 0"),
         ({"batch_sizes": (0,)}, "batch_sizes: found 0, wanted at least 1"),
-        ({"learning_rates": (0.0,)}, "learning_rates: found .0.0,., wanted finite numbers above 0"),
+        ({"learning_rates": (1e-5, 0.0)}, "learning_rates: found 0.0, wanted a finite number above 0"),
+        ({"learning_rates": (float("inf"),)}, "learning_rates: found inf, wanted a finite number of at least 0"),
+        ({"mesh": {"data": 0}}, "mesh.data: found 0, wanted a number of devices, or -1 for all"),
         ({"checkpoint_steps": (-1,)}, "checkpoint_steps: found -1, wanted at least 0"),
         ({"learning_rates": ("fast",)}, "config.learning_rates: found 'fast', wanted a value of type float"),
         ({"checkpoint_steps": ("1.5",)}, "config.checkpoint_steps: found '1.5', wanted a value of type int"),
     ],
 )
-def test_a_wrong_field_of_finetune_is_named(changes, message) -> None:
+def test_check_names_the_wrong_field_of_finetune(changes, message) -> None:
     with pytest.raises(UserError, match=message):
         finetune(**changes)
 
 
-def test_an_unknown_field_in_a_config_file_cannot_be_set() -> None:
+def test_default_refuses_unknown_fields() -> None:
     tree = configs.default()
     assert isinstance(tree, ConfigDict)
     with pytest.raises(AttributeError, match="attention"):

@@ -44,6 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The output of the documents that failed, and the rules that no command needs."""
     scripts = documents.scripts() | {"wrong": documents.markdown(WRONG, "wrong")}
     environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONWARNINGS": "ignore:os.fork"}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many commands compile the same programs
     done = subprocess.run(
         [sys.executable, "-m", "tests.documented_commands", tmp_path_factory.mktemp("stand_in")],
         input=json.dumps(scripts),

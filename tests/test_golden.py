@@ -1,6 +1,6 @@
 """What a refactoring must not change: the order of rows, masks, dropout, and the first losses of training.
 
-Each value was recorded from the code. A value that moves means that a run which is resumed with this version continues
+Each value was recorded from the code. A value that moves means that a run that resumes with this version continues
 on other rows, masks or numbers than it began with. If that is intended, say so in the commit, record the new value from
 the output of the failed test, and raise the version of the package; if it is not, find the change that moved it.
 """

@@ -1,4 +1,4 @@
-"""fill and compare on the runs that they are for."""
+"""`Model`: fills masks, encodes and embeds texts, computes logits; and `compare`, which runs several."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax import inference
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.compare import compare, format_table, read_run, unique_names
 from symbert_jax.config import Config, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.errors import UserError
-from symbert_jax.inference import Filler
+from symbert_jax.inference import MAX_BATCH, Model, fill, load, one_device
+from symbert_jax.model import bert
+from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 
@@ -45,36 +46,105 @@ def workdirs(tmp_path_factory: pytest.TempPathFactory) -> list[epath.Path]:
     return workdirs
 
 
-def test_every_mask_gets_the_best_words_with_their_probabilities(workdirs) -> None:
-    filler = Filler(workdirs[0])
-    first, second = filler.guesses("The [MASK] sat [MASK].", top=2)
-    assert [guess.word for guess in first] == [guess.word for guess in second] == ["cat", "sat"]
+@pytest.fixture(scope="module")
+def model(workdirs: list[epath.Path]) -> Model:
+    return load(workdirs[0])
+
+
+def test_fill_mask_returns_best_tokens_for_each_mask(model: Model) -> None:
+    text = "The [MASK] sat [MASK]."
+    first, second = model.fill_mask(text, top=2)
+    assert [guess.token for guess in first] == [guess.token for guess in second] == ["cat", "sat"]
     assert first[0].probability == pytest.approx(np.e / (np.e + 1), abs=0.05)
-    assert "cat 7" in filler.describe("[MASK]", 1)
+    assert len(model.fill_mask("- \0\n[MASK]", 100)[0]) == len(WORDS)
+    with jax.set_mesh(make_mesh(MeshConfig())):  # of a user
+        same, short = model.fill_mask([text, "[MASK]"], top=2)
+    assert len(short) == 1 and len(same) == 2
+    assert same[1][0].probability == pytest.approx(second[0].probability, abs=1e-5)
+    assert model.fill_mask([]) == []
 
 
-def test_a_text_that_cannot_be_filled_is_one_clear_error(workdirs) -> None:
-    filler = Filler(workdirs[0])
-    with pytest.raises(UserError, match=r"found 'the cat', wanted at least one \[MASK\]"):
-        filler.guesses("the cat", 5)
-    with pytest.raises(UserError, match="found 9 tokens, wanted at most 8"):
-        filler.guesses("[MASK] " * 7, 5)
-    with pytest.raises(UserError, match=r"text: found '', wanted at least one \[MASK\] in it$"):
-        filler.guesses("", 5)
-    with pytest.raises(UserError, match=r"wanted at least one \[MASK\] in it; write \[MASK\] in capitals"):
-        filler.guesses("the [Mask]", 5)
-    with pytest.raises(UserError, match=r"text: found 'the \\udcff \[MASK\]', wanted text in UTF-8"):
-        filler.guesses("the \udcff [MASK]", 5)
+def test_fill_prints_each_text_with_its_guesses(workdirs: list[epath.Path], capsys) -> None:
+    fill(workdirs[0], 30, ["the [MASK]", "[MASK] [MASK]"], 1)
+    lines = [line.split("%")[0][:7] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["the [MA", "  cat 7", "[MASK] ", "  cat 7", "  cat 7"]
+
+
+def test_fill_mask_refuses_unusable_texts(model: Model) -> None:
+    for text, message in {
+        "the cat": r"text: found 'the cat', wanted at least one \[MASK\] in it$",
+        "": r"text: found '', wanted at least one \[MASK\] in it$",
+        "[MASK] " * 7: "text: found 9 tokens, wanted at most 8, the length of the model$",
+        "the [Mask]": r"wanted at least one \[MASK\] in it; write \[MASK\] in capitals",
+        "the \udcff [MASK]": r"text: found 'the \\udcff \[MASK\]', wanted text in UTF-8",
+        ("[MASK]", "the"): r"texts\[1\]: found 'the', wanted at least one",
+        iter(["[MASK]", None]): r"texts\[1\]: found None, wanted text",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            model.fill_mask(text)
     with pytest.raises(UserError, match="top: found 0, wanted at least 1"):
-        filler.guesses("[MASK]", 0)
-    assert len(filler.guesses("- \0\n[MASK]", 100)[0]) == len(WORDS)
+        model.fill_mask("[MASK]", 0)
 
 
-def test_filler_refuses_vocabulary_larger_than_model(workdirs, monkeypatch, tmp_path) -> None:
+def test_model_refuses_vocabulary_larger_than_itself(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, *map(str, range(8))]))
-    monkeypatch.setattr(inference, "load", lambda *_: ({}, CONFIG))
     with pytest.raises(UserError, match=f"checkpoint: found 17 tokens in {tmp_path}/vocab.txt, wanted at most 16"):
-        Filler(epath.Path(tmp_path))
+        Model(CONFIG, {}, epath.Path(tmp_path)).encode("the")
+
+
+def test_encode_pads_and_truncates_texts(model: Model) -> None:
+    ids, mask = model.encode(["the cat", "the"])
+    assert ids.tolist() == [[2, 5, 6, 3], [2, 5, 3, 0]] and mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    assert model.encode("the").ids.tolist() == [[2, 5, 3]]
+    assert model.encode("the cat sat on " * 2, truncate=True).ids.tolist() == [[2, 5, 6, 7, 8, 5, 6, 3]]
+    assert model.encode([]).mask.shape == (0, 0)
+    message = r"texts\[1\]: found 10 tokens, wanted at most 8, the length of the model; truncate=True cuts it"
+    with pytest.raises(UserError, match=message):
+        model.encode(["the", "the cat sat on " * 2])
+
+
+def test_embed_pools_real_tokens_only(model: Model) -> None:
+    texts = ["the cat sat on the", "the", *["cat sat"] * MAX_BATCH]
+    mean, cls = model.embed(texts), model.embed(iter(texts), pooling="cls")
+    assert mean.shape == cls.shape == (len(texts), 16) and mean.dtype == np.float32
+
+    @jax.jit
+    def encode(params: Params, ids: np.ndarray) -> jax.Array:
+        module = bert.module(CONFIG.model, params)
+        return module.encode(module.embeddings(ids))
+
+    for i, text in enumerate(texts[:2]):
+        with jax.set_mesh(one_device()):
+            hidden = np.asarray(encode(model.params, model.encode(text).ids))[0]  # without padding
+        np.testing.assert_allclose(mean[i], hidden.mean(0), atol=1e-5)
+        np.testing.assert_allclose(cls[i], hidden[0], atol=1e-5)
+    assert model.embed([]).shape == (0, 16)
+    with pytest.raises(UserError, match="pooling: found 'max', wanted one of mean, cls"):
+        model.embed("the", pooling="max")
+
+
+def test_logits_ignore_padding(model: Model) -> None:
+    ids, _ = model.encode(["the cat sat on", "the [MASK]"])
+    both, alone = model.logits(ids, [[1, 2], [2, 0]]), model.logits([[2, 5, 4, 3]], [[2, 0]])
+    assert both.shape == (2, 2, 16) and both.dtype == np.float32
+    np.testing.assert_allclose(both[1:], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "positions", "message"),
+    [
+        ([[2.0, 3.0]], [[0]], r"ids: found float64 of shape \[1, 2\], wanted integers of two dimensions"),
+        (np.array([2, 3]), [[0]], r"ids: found int64 of shape \[2\], wanted integers of two dimensions"),
+        ([[2, 3], [2]], [[0]], "ids: found rows of different lengths, wanted rows of one length"),
+        ([[2, 16]], [[0]], "ids: found numbers from 2 to 16, wanted numbers from 0 to 15"),
+        ([[2, 3]], [[2]], "positions: found numbers from 2 to 2, wanted numbers from 0 to 1"),
+        ([[2, 3]], [[0], [1]], "positions: found 2 rows, wanted 1, as many as ids has"),
+        ([[2] * 9], [[0]], "ids: found 9 tokens, wanted at most 8, the length of the model"),
+    ],
+)
+def test_logits_refuse_wrong_arrays(model: Model, ids, positions, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model.logits(ids, positions)
 
 
 def test_compare_writes_table_and_plot(workdirs, tmp_path, capsys) -> None:

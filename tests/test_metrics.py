@@ -1,32 +1,30 @@
+"""Metrics in files, their copies elsewhere, and the clock."""
+
 import json
+import os
+import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 from etils import epath
 
-from symbert_jax.metrics import Metrics, read
+from symbert_jax.metrics import Clock, Metrics, describe, read
 
-VALUES = {
-    "train/loss": 2.0,
-    "train/accuracy": 0.5,
-    "train/learning_rate": 1e-3,
-    "train/grad_norm": 1.0,
-    "speed/tokens_per_second": 12345.0,
-    "speed/data_wait_fraction": 0.01,
-}
+ROOT = Path(__file__).parents[1]
 
 
-def test_a_resumed_run_drops_what_was_logged_past_its_checkpoint(tmp_path) -> None:
+def test_metrics_drops_lines_after_the_resumed_step(tmp_path) -> None:
     workdir = epath.Path(tmp_path)
-    first = Metrics(workdir, 0, 100, "")
+    first = Metrics(workdir, 0, "")
     for step in (10, 20, 30):
         first.write(step, {"train/loss": step / 3})
     first.close()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "tr')  # killed while writing
-    second = Metrics(workdir, 20, 100, "")
+    second = Metrics(workdir, 20, "")
     second.write(30, {"train/loss": 1.0})
     second.close()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -38,7 +36,7 @@ def test_a_resumed_run_drops_what_was_logged_past_its_checkpoint(tmp_path) -> No
     assert list((workdir / "tensorboard").iterdir())
 
 
-def test_read_leaves_lines_that_are_no_metrics_out_with_one_warning(tmp_path, capsys) -> None:
+def test_read_ignores_damaged_lines_with_one_warning(tmp_path, capsys) -> None:
     good = [{"step": 1, "train/loss": 1.5}, {"step": 2}, {"step": 4, "validation/loss": 3}]
     bad = [b"\xff\x00\x80", b"[1, 2]", b'"step"', b"", b"{}", b'{"step": "3"}', b'{"step": 3.0}', b'{"step": true}']
     bad += [b'{"step": -1}', b'{"step": 3, "train/loss": NaN}', b'{"step": 3, "train/loss": "1"}', b"[" * 100_000]
@@ -46,7 +44,7 @@ def test_read_leaves_lines_that_are_no_metrics_out_with_one_warning(tmp_path, ca
     bad += [b'{"step": 3, "train/loss": null}', b'{"step": %s}' % (b"9" * 5000), b'{"step": 3, "train/loss": 1e999}']
     file = epath.Path(tmp_path) / "metrics.jsonl"
     file.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in good[:2]) + b'{"step": 9, "tr')
-    assert read(file.parent) == good[:2] and not capsys.readouterr().err, "a kill while it was written"
+    assert read(file.parent) == good[:2] and not capsys.readouterr().err, "the last line is truncated"
     for line in bad:
         lines = [json.dumps(line).encode() for line in good]
         file.write_bytes(b"\n".join([*lines[:2], line, lines[2], b""]))
@@ -58,7 +56,7 @@ def test_read_leaves_lines_that_are_no_metrics_out_with_one_warning(tmp_path, ca
     assert f"line 1 and {len(bad) - 1} others left out" in warning
 
 
-def test_metrics_go_on_without_a_copy_that_fails(tmp_path, capsys, monkeypatch) -> None:
+def test_metrics_drops_a_copy_that_fails(tmp_path, capsys, monkeypatch) -> None:
     """TensorBoard's folder is a file from the start, Weights & Biases loses its network later."""
     workdir, logged = epath.Path(tmp_path), []
 
@@ -69,39 +67,97 @@ def test_metrics_go_on_without_a_copy_that_fails(tmp_path, capsys, monkeypatch) 
     run = types.SimpleNamespace(log=log, finish=lambda: pytest.fail("a failed copy is not used again"))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
     (workdir / "tensorboard").write_text("")
-    metrics = Metrics(workdir, 0, 100, "project")
+    metrics = Metrics(workdir, 0, "project")
     for step in (1, 2):
         metrics.write(step, {"train/loss": 1.0})
     metrics.close()
     assert [line["step"] for line in read(workdir)] == [1, 2] and logged == [1]
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("warning: TensorBoard: FileExistsError: ") and first.endswith("the run goes on without it")
-    assert second == "warning: Weights & Biases: ConnectionError: no network; the run goes on without it"
+    assert first.startswith("warning: TensorBoard: FileExistsError: ") and first.endswith(
+        "the run continues without it"
+    )
+    assert second == "warning: Weights & Biases: ConnectionError: no network; the run continues without it"
 
 
-def test_speed_leaves_pauses_out_and_reports_waits(tmp_path) -> None:
-    metrics = Metrics(epath.Path(tmp_path), 0, 100, "")
-    assert metrics.speed(0, tokens=1000, flops=5.0, peak=None) == {}, "no step, no speed"
-    with metrics.pause():
+WANDB = """
+import json
+import pathlib
+import struct
+import sys
+
+from etils import epath
+from symbert_jax.metrics import Metrics
+
+workdir = epath.Path(sys.argv[1])
+for start, stop in ((0, 2), (1, 3)):  # a start, and one that resumes from a checkpoint before the last line
+    metrics = Metrics(workdir, start, "project")
+    for step in range(start + 1, stop + 1):
+        metrics.write(step, {"train/loss": 1 / step})
+    metrics.write(stop, {"validation/loss": 0.5})
+    metrics.close()
+
+from wandb.proto.wandb_internal_pb2 import Record  # which the offline files hold, in the format of LevelDB's log
+
+def records(data):
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        record += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield Record.FromString(record)
+            record = b""
+
+found = []
+for file in sorted(pathlib.Path(workdir).glob("wandb/offline-run-*/*.wandb")):
+    run, history = None, {}
+    for record in records(file.read_bytes()):
+        run = record.run if record.HasField("run") else run
+        if record.HasField("history"):
+            items = {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            history[items["_step"]] = {name: value for name, value in items.items() if name[0] != "_"}
+    found.append([run.project, run.display_name, run.run_id, history])
+print("found", json.dumps(found))
+"""
+
+
+def test_wandb_gets_all_metrics_and_a_restart_resumes_its_run(tmp_path) -> None:
+    """The library itself, in its offline mode and in a process of its own, as it leaves threads."""
+    (tmp_path / "run").mkdir()
+    environment = os.environ | {"WANDB_MODE": "offline", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WANDB, str(tmp_path / "run")]
+    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "warning" not in process.stderr and process.returncode == 0, process.stderr
+    first, second = json.loads(process.stdout.rpartition("found ")[2])
+    assert first[:2] == ["project", "run"] and first[:3] == second[:3], "one run"
+    assert first[3] == {"1": {"train/loss": 1.0}, "2": {"train/loss": 0.5, "validation/loss": 0.5}}
+    assert second[3] == {
+        "2": {"train/loss": 0.5},
+        "3": {"train/loss": pytest.approx(1 / 3), "validation/loss": 0.5},
+    }
+
+
+def test_clock_leaves_pauses_out_and_measures_waits() -> None:
+    clock = Clock(0)
+    assert clock.lap(0).speed(tokens=1000, flops=5.0, peak=None) == {}, "no step, no speed"
+    with clock.pause():
         time.sleep(0.5)
-    with metrics.wait():
+    with clock.wait():
         time.sleep(0.1)
-    values = metrics.speed(10, tokens=1000, flops=5.0, peak=None)
-    assert values["speed/tokens_per_second"] > 10 * 1000 / 0.4, "half a second of pause is not in it"
+    values = clock.lap(10).speed(tokens=1000, flops=5.0, peak=None)
+    assert values["speed/tokens_per_second"] > 10 * 1000 / 0.4, "half a second of pause does not count"
     assert values["speed/data_wait_fraction"] > 0.2
     assert "speed/mfu" not in values
     time.sleep(0.01)
-    values = metrics.speed(20, tokens=1000, flops=5.0, peak=100.0)
+    values = clock.lap(20).speed(tokens=1000, flops=5.0, peak=100.0)
     assert values["speed/mfu"] == pytest.approx(values["speed/tokens_per_second"] / 1000 * 5.0 / 100.0)
-    metrics.close()
 
 
-def test_the_progress_line(tmp_path, capsys) -> None:
-    metrics = Metrics(epath.Path(tmp_path), 0, 1000, "")
-    metrics.eta = 3_700.0
-    metrics.report(500, VALUES | {"speed/mfu": 0.42})
-    metrics.close()
-    assert capsys.readouterr().out == (
-        "step 500/1,000 50%  loss 2.0000  accuracy 0.500  lr 1.00e-03  grad 1.00  12,345 tokens/s  mfu 42.0%"
-        "  data wait 1.0%  eta 1h01m\n"
+def test_describe_shows_every_metric() -> None:
+    values = {"speed/mfu": 0.42, "speed/tokens_per_second": 12345.0, "speed/data_wait_fraction": 0.01}
+    values |= {"train/grad_norm": 1.0, "train/next_sentence": 0.6931, "train/accuracy": 0.5, "train/loss": 2.0}
+    assert describe(values | {"train/learning_rate": 1e-3}) == (
+        "loss 2.0000  accuracy 0.500  lr 1.00e-03  grad 1.00  12,345 tokens/s  mfu 42.0%  data wait 1.0%"
+        "  next_sentence 0.6931"
     )
+    assert describe({"train/empty_steps": 3.0}) == "3 steps without a token to predict"

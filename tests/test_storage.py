@@ -15,7 +15,7 @@ from etils import epath
 from symbert_jax.errors import UserError, UserErrors
 from symbert_jax.storage import (
     LOCK,
-    Unreached,
+    UnreachableBucket,
     absolute,
     append_json,
     bucket_errors_as_user_errors,
@@ -27,7 +27,7 @@ from symbert_jax.storage import (
 
 
 class HttpError(Exception):
-    """As gcsfs and google-cloud-storage have them."""
+    """Like those of gcsfs and google-cloud-storage."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
@@ -45,23 +45,23 @@ class HttpError(Exception):
         (OSError("unreachable"), "OSError: unreachable, wanted a bucket", 1),
     ],
 )
-def test_what_was_raised_and_whether_another_start_may_mend_it(error, message, exit_code) -> None:
-    told = pytest.raises(UserError, match=f"^workdir: found gs://b/run: .*{message}")
-    with told as raised, bucket_errors_as_user_errors("workdir", epath.Path("gs://b/run"), "a bucket"):
+def test_bucket_error_says_whether_a_restart_may_help(error, message, exit_code) -> None:
+    expected = pytest.raises(UserError, match=f"^workdir: found gs://b/run: .*{message}")
+    with expected as raised, bucket_errors_as_user_errors("workdir", epath.Path("gs://b/run"), "a bucket"):
         raise error
     assert raised.value.exit_code == exit_code
 
 
-def test_mistakes_of_ours_and_disks_stay_as_they_are() -> None:
+def test_user_errors_and_errors_of_disks_pass_through() -> None:
     for error, path in ((UserError("a", "b", "c"), "gs://b/run"), (OSError("full"), "/run")):
         with pytest.raises(type(error)) as raised, bucket_errors_as_user_errors("workdir", path, "a bucket"):
             raise error
         assert raised.value is error
 
 
-def test_of_several_errors_one_that_stays_is_enough_not_to_start_again() -> None:
-    stays, passes = UserError("a", "b", "c"), Unreached("a", "b", "c")
-    assert UserErrors([passes]).exit_code == 1 and UserErrors([passes, stays]).exit_code == 2
+def test_restart_needs_every_error_to_be_temporary() -> None:
+    permanent, temporary = UserError("a", "b", "c"), UnreachableBucket("a", "b", "c")
+    assert UserErrors([temporary]).exit_code == 1 and UserErrors([temporary, permanent]).exit_code == 2
 
 
 HOLDER = """
@@ -84,13 +84,13 @@ def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    assert (folder / LOCK).exists(), "nobody cleaned up"
+    assert (folder / LOCK).exists(), "a killed process leaves the file"
     with lock(folder, "workdir"), pytest.raises(UserError, match=f"by process {os.getpid()}"), lock(folder, "workdir"):
         pass
     assert list(folder.iterdir()) == []
 
 
-def test_lock_leaves_no_folder_that_was_not_there_and_keeps_what_was_written(tmp_path: Path) -> None:
+def test_lock_removes_its_folder_only_if_it_is_empty(tmp_path: Path) -> None:
     with lock(tmp_path / "run", "workdir"):
         pass
     assert not (tmp_path / "run").exists()
@@ -99,8 +99,8 @@ def test_lock_leaves_no_folder_that_was_not_there_and_keeps_what_was_written(tmp
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
 
 
-def test_lock_is_not_that_of_a_folder_that_was_moved_away(tmp_path: Path) -> None:
-    """A second run that opened the file of the lock just before the first moved its folder holds nothing yet."""
+def test_lock_of_a_moved_folder_does_not_lock_its_old_path(tmp_path: Path) -> None:
+    """A second run that opened the lock file just before the first moved its folder does not hold the lock yet."""
     first, second = tmp_path / "work", tmp_path / "done"
     with lock(first, "data.dir"):
         first.rename(second)
@@ -110,21 +110,20 @@ def test_lock_is_not_that_of_a_folder_that_was_moved_away(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", ["file/run", "file"])
-def test_lock_of_what_is_no_folder_is_an_error(path: str, tmp_path: Path) -> None:
+def test_lock_of_a_file_is_an_error(path: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Not a directory|File exists"), lock(tmp_path / path, "workdir"):
         pass
 
 
-def test_a_full_disk_is_named_by_the_file(tmp_path: Path) -> None:
+def test_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
     for name, write in (("a", append_json), ("b", write_whole)):
-        file = tmp_path / (name + ".new" * (write == write_whole))
-        file.symlink_to("/dev/full")
-        with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+        (tmp_path / (name + ".new" * (write == write_whole))).symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / name}'"):
             write(epath.Path(tmp_path / name), "x")
 
 
-def test_json_that_is_no_object_and_text_that_is_no_utf8_are_named(tmp_path: Path) -> None:
+def test_read_json_names_what_is_not_an_object_or_not_utf8(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     for content, found in {
         b"[1]": "a JSON list",
@@ -153,31 +152,31 @@ def test_json_that_is_no_object_and_text_that_is_no_utf8_are_named(tmp_path: Pat
         ("a b/[c]?", str(Path.cwd() / "a b/[c]?")),
     ],
 )
-def test_local_paths_become_absolute_and_buckets_stay_as_they_are(path: str, wanted: str) -> None:
+def test_absolute_changes_local_paths_and_keeps_buckets(path: str, wanted: str) -> None:
     assert str(absolute(path)) == wanted
     assert absolute(epath.Path(path)) == absolute(path)
 
 
 @pytest.mark.parametrize("folder", ["gs", "s3"])
-def test_a_path_that_reads_as_one_of_a_bucket_is_refused(folder: str) -> None:
+def test_absolute_refuses_local_paths_that_read_as_buckets(folder: str) -> None:
     with pytest.raises(UserError, match=f"workdir: found /{folder}/a/b, which reads as {folder}://a/b, wanted "):
         absolute(f"/{folder}/a/b", "workdir")
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "~nobody_of_this_name/a"])
-def test_absolute_refuses_what_is_no_path(path: str) -> None:
+def test_absolute_refuses_invalid_paths(path: str) -> None:
     with pytest.raises(UserError, match=r"^data.dir: found .*, wanted a path"):
         absolute(path, "data.dir")
 
 
-def test_the_lock_of_a_bucket(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """Held, left by a process that is gone, left by another host, and lost."""
+def test_lock_of_a_bucket_is_held_taken_over_and_lost(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """It is held, left by a process that has ended, left by another host, and lost."""
     folder, held = epath.Path("gs://b/run"), "gs://b/run/.lock"
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(locks, "LEASE", 0.6)
     with lock(folder, "workdir"):
-        monkeypatch.setattr(locks, "_host", lambda: "other (pid:[1])")  # from where the next one comes
+        monkeypatch.setattr(locks, "_host", lambda: "other (pid:[1])")  # the next run is on another host
         message = rf"^workdir: found gs://b/run, in use by process {os.getpid()} on \S+ since 2.*, wanted a folder that"
         with pytest.raises(UserError, match=message), lock(folder, "workdir"):
             pass
@@ -191,13 +190,13 @@ def test_the_lock_of_a_bucket(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -
     gone.wait()
     bucket.pipe_file(held, json.dumps({"host": "other (pid:[1])", "process": gone.pid}).encode())
     with lock(folder, "workdir"):
-        assert not capsys.readouterr().out, "it does not wait"
+        assert not capsys.readouterr().out, "a lock of a process that has ended is taken over at once"
         bucket.pipe_file(held, stale)
         while not ended:
             time.sleep(0.01)
     assert set(ended) == {1} and f"error: {folder} was taken over by another run" in capsys.readouterr().err
     with (
-        pytest.raises(UserError, match="s3://b/run, wanted a folder of a disk or gs://"),
+        pytest.raises(UserError, match="s3://b/run, wanted a folder on a disk or gs://"),
         lock("s3://b/run", "x"),
     ):
         pass

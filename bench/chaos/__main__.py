@@ -10,7 +10,7 @@ changes: pretrain that continues with another number of processes or another mes
 prepare: all files must be the same byte for byte, except for the time in the manifest.
 finetune: results, predictions, files for the GLUE server and saved models must be the same.
 disk: a full disk and a read-only folder, before the start of each command and at a random moment. The command must end
-  with one line of error, and continue once the disk is well. This mounts file systems: without root it is left out.
+  with one line of error, and continue once the disk works again. This mounts file systems and is left out without root.
 
 Prints a line for each run and a Markdown table. Exits with 1 if anything is lost or different, or if a process prints a
 traceback, returns a wrong exit code, hangs or leaves processes running; the folder of such a run stays.
@@ -83,14 +83,14 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--prepare", type=int, default=20, help="kills of prepare")
     parser.add_argument("--finetune", type=int, default=20, help="kills of finetune")
     parser.add_argument("--only", choices=STAGES, action="append", help="a stage; may be repeated")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="by default another each time")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further kill after this time")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="by default a random one")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no further kill after this time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     return parser.parse_args()
 
 
 def restore_signals() -> None:
-    """Undoes that SIGINT and SIGHUP are ignored, as in the background (`nohup`): child processes would inherit it."""
+    """Handles SIGINT and SIGHUP again where `nohup` has them ignored, which child processes would inherit."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

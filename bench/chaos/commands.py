@@ -51,15 +51,15 @@ class Command(abc.ABC):
         """Returns which of PHASES a process with this output is in."""
 
     @abc.abstractmethod
-    def saved(self, folder: Path) -> object:
-        """Returns the progress that the next start must find. No process may be running."""
+    def saved_progress(self, folder: Path) -> object:
+        """Returns the progress that the next start must find. Call it while no process is running."""
 
     @abc.abstractmethod
-    def lost(self, saved: object, folder: Path, output: str) -> str:
-        """Describes which part of `saved` a start with this output lost; empty if none."""
+    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
+        """Describes which part of the progress `saved` a start with this output lost; empty if none."""
 
     @abc.abstractmethod
-    def differences(self, folder: Path) -> list[str]:
+    def find_differences(self, folder: Path) -> list[str]:
         """Describes how the files of a finished run differ from those of the reference."""
 
 
@@ -96,15 +96,15 @@ class Pretrain(Command):
         # "step 20 validation loss" may come before the first step: of a checkpoint that a signal left without it
         return IN_STEPS if re.search(r"\nstep \d+/", output) else BEFORE_STEPS
 
-    def saved(self, folder: Path) -> int:
+    def saved_progress(self, folder: Path) -> int:
         return max(saved_steps(folder / "run"), default=0)
 
-    def lost(self, saved: object, folder: Path, output: str) -> str:
+    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
         found = re.search(r"(?:from|is at) step ([\d,]+)", output)
         start = int(found[1].replace(",", "")) if found else saved
         return "" if start == saved else f"it continued from step {start}, although step {saved} was saved"
 
-    def differences(self, folder: Path) -> list[str]:
+    def find_differences(self, folder: Path) -> list[str]:
         actual, expected = folder / "run", self.reference.folder / "run"
         names = [sorted(path.name for path in workdir.iterdir()) for workdir in (actual, expected)]
         found = [] if names[0] == names[1] else [f"the workdir holds {names[0]}, not {names[1]}"]
@@ -169,13 +169,13 @@ class Prepare(Command):
             return AFTER_STEPS
         return IN_STEPS if (folder / "corpus.incomplete").exists() else BEFORE_STEPS
 
-    def saved(self, folder: Path) -> bool:
+    def saved_progress(self, folder: Path) -> bool:
         return (folder / "corpus" / "manifest.json").exists()
 
-    def lost(self, saved: object, folder: Path, output: str) -> str:
-        return "the finished corpus is gone" if saved and not self.saved(folder) else ""
+    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
+        return "the finished corpus is gone" if saved and not self.saved_progress(folder) else ""
 
-    def differences(self, folder: Path) -> list[str]:
+    def find_differences(self, folder: Path) -> list[str]:
         found = differing_files(folder, self.reference.folder, ignored=("manifest.json",))
         files = (where / "corpus" / "manifest.json" for where in (folder, self.reference.folder))
         timed = {"seconds": 0, "sha256": ""}  # the latter is of the manifest itself, with its seconds
@@ -211,17 +211,17 @@ class Finetune(Command):
             return AFTER_STEPS
         return IN_STEPS if " trials, " in output else BEFORE_STEPS
 
-    def saved(self, folder: Path) -> set[str]:
+    def saved_progress(self, folder: Path) -> set[str]:
         """Returns the whole lines of trials.jsonl."""
         file = folder / "run" / "trials.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return {line for line in lines if line.endswith("\n")}
 
-    def lost(self, saved: object, folder: Path, output: str) -> str:
-        missing = len(saved - self.saved(folder))
+    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
+        missing = len(saved - self.saved_progress(folder))
         return f"{missing} lines of trials.jsonl are gone" if missing else ""
 
-    def differences(self, folder: Path) -> list[str]:
+    def find_differences(self, folder: Path) -> list[str]:
         actual, expected = folder / "run", self.reference.folder / "run"
         files = (workdir / "results.json" for workdir in (actual, expected))
         one, other = (re.sub(r'"seconds": [\d.e-]+', "", file.read_text()) for file in files)

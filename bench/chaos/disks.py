@@ -1,4 +1,4 @@
-"""Disks that fail under a command: it must end with one line of error, and continue once the disk is well."""
+"""Disks that fail under a command: it must end with one line of error, and continue once the disk works again."""
 
 import contextlib
 import random
@@ -30,7 +30,7 @@ def run_on_failing_disk(
     fault: Callable[[Path], contextlib.AbstractContextManager],
     before_start: bool,
 ) -> DiskRun:
-    """Runs a command below `folder` on a disk that fails, and again when the disk is well.
+    """Runs a command below `folder` on a disk that fails, and again when the disk works.
 
     fault: `full` or `read_only`, which is active before the start or from a random time after the first step.
     """

@@ -20,7 +20,7 @@ def count(runs: Sequence[Run]) -> dict[str, int]:
 def print_stages(stages: Mapping[str, Sequence[Run]]) -> None:
     """Prints a table with a row for each stage."""
     counts = {name: count(runs) for name, runs in stages.items()}
-    _print_table(["what", *count([])], [[name, *found.values()] for name, found in counts.items()])
+    _print_table(["command", *count([])], [[name, *found.values()] for name, found in counts.items()])
 
 
 def print_disk_runs(disk_runs: Sequence[DiskRun]) -> None:

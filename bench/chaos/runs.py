@@ -32,11 +32,11 @@ class Run:
 
         send_kill: kills the start at some time, or returns None; by default the start is left alone.
         """
-        saved = self.command.saved(self.folder)
+        saved = self.command.saved_progress(self.folder)
         with Start(self.command, self.folder, layout) as start:
             kill = send_kill(start)
             self.unexpected += start.end(kill)
-        if problem := self.command.lost(saved, self.folder, start.output()):
+        if problem := self.command.describe_loss(saved, self.folder, start.output()):
             self.lost.append(problem)
         if kill:
             self.kills.append(kill)
@@ -45,7 +45,7 @@ class Run:
     def compare(self) -> None:
         """Records how the files of the finished run differ from those of the reference."""
         try:
-            self.different += self.command.differences(self.folder)
+            self.different += self.command.find_differences(self.folder)
         except Exception as error:  # whatever a missing or damaged file leads to
             self.different.append(f"it cannot be compared: {type(error).__name__}: {error}")
 

@@ -116,8 +116,8 @@ class Start:
 
     def wait_for_save(self) -> None:
         """Returns when the command has saved more than at the call or when a process has ended."""
-        saved = self.command.saved(self.folder)
-        self._wait_until(lambda: self.command.saved(self.folder) > saved)
+        saved = self.command.saved_progress(self.folder)
+        self._wait_until(lambda: self.command.saved_progress(self.folder) > saved)
 
     def _wait_until(self, condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
         end = time.monotonic() + seconds

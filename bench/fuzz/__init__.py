@@ -2,8 +2,8 @@
 
 Each attempt changes a copy of a valid input and runs the code under a command on it. It ends in success, in an error
 that the command line reports in one line, or in a fault: another exception, a printed traceback, a crash, more than
-20 s, or more than 4 GiB. The suite makes a few attempts of each kind, always the same ones.
+20 s, or more than 4 GiB. The test suite makes a few attempts of each kind, always the same ones.
 
-To read in this order: `kinds`, the kinds of input, and `mutations`, the changes; `attempts`, one attempt, with
-`isolation` and `stand_ins`; `worker`, the process that makes attempts; `__main__`, a campaign of them.
+Read the modules in this order: `kinds`, the kinds of input, and `mutations`, the changes; `attempts`, one attempt, with
+`isolation` and `stand_ins`; `worker`, the process that makes attempts; `__main__`, a campaign of many attempts.
 """

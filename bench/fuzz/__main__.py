@@ -1,10 +1,10 @@
-"""Looks for inputs that end in a fault, for as many minutes as asked.
+"""Looks for inputs that end in a fault, for a number of minutes.
 
     .venv/bin/python -m bench.fuzz --minutes=20
     .venv/bin/python -m bench.fuzz --kinds glue-files --seed=0 --only=17
 
-Kinds take turns, each for the same time. Prints a table and an example of each fault, which the second form repeats;
-exits with 1 if there is a fault.
+Kinds take turns of equal time. Prints a table and an example of each fault, which the second command repeats. Exits
+with 1 if there is a fault.
 """
 
 import argparse
@@ -21,10 +21,11 @@ from typing import Any
 from bench.fuzz.worker import Worker
 from bench.record import record
 
-TURN = 3.0  # seconds of a kind before the next one has its turn
+TURN = 3.0  # seconds of a kind before the next kind takes its turn
 
 
 def main() -> int:
+    """Runs a campaign or repeats one attempt; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--kinds", nargs="*", default=[], help="of bench/fuzz/kinds; by default all of them")
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def campaign(worker: Worker, names: list[str], minutes: float, seed: int) -> int:
-    """Makes attempts until the time is over; returns 1 if there was a fault."""
+    """Makes attempts until the time is over and prints the table; returns 1 if there was a fault."""
     counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in names}
     faults: dict[tuple[str, str], dict[str, Any]] = {}
     end = time.monotonic() + 60 * minutes

@@ -16,17 +16,16 @@ from random import Random
 from typing import NamedTuple
 from unittest import mock
 
-from absl import flags
-
 from bench.fuzz.isolation import environment, limits, own_process_state
 from bench.fuzz.mutations.files import change_folder
-from bench.fuzz.stand_ins import Reached, stand_ins
+from bench.fuzz.stand_ins import WorkSkipped, stand_ins
 from symbert_jax import __main__ as command_line
+from symbert_jax.cli import process
 from symbert_jax.errors import UserError
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended."""
+    """The result of an attempt."""
 
     result: str  # success | user error | fault
     history: list[str]  # the changes, and the code that ran
@@ -43,7 +42,7 @@ class Fault(Exception):
 class Kind(abc.ABC):
     """A kind of input."""
 
-    examples = 25  # attempts of the test in the suite
+    examples = 25  # attempts in the test suite
 
     def __init__(self, valid: Path):
         """Writes the valid input to the folder `valid`."""
@@ -56,7 +55,7 @@ class Kind(abc.ABC):
         """Writes the valid input to the folder, which is the working directory."""
 
     def reset(self) -> None:  # noqa: B027  some kinds change only files
-        """Sets all that `change` changes, besides the folder, to the valid input."""
+        """Resets what `change` changes besides the folder."""
 
     def change(self, folder: Path, random: Random) -> list[str]:
         """Changes the copy in `folder`; returns descriptions of the changes."""
@@ -64,16 +63,16 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        """Runs the code under the command in the folder, its working directory.
+        """Runs the code under the command in the folder, which is the working directory.
 
-        Adds to the history what runs, where there is a choice.
+        Adds to the history which code runs, if there is a choice.
         """
 
 
 def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
     """Changes a copy of the valid input and runs the code on it, in a folder and an environment of its own.
 
-    changed: False runs the code on the valid input.
+    changed: whether the input is changed; else the code runs on the valid input.
     """
     history: list[str] = []
     output, trace = io.StringIO(), ""
@@ -89,7 +88,7 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
                     warnings.simplefilter("ignore")
                     kind.run(folder, random, history)
                 result, fault, detail = "success", "", ""
-            except Reached:
+            except WorkSkipped:
                 result, fault, detail = "success", "", ""
             except KeyboardInterrupt:
                 raise
@@ -97,7 +96,7 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
                 result, fault, detail = "user error", "", f"{type(error).__name__}: {error}"
                 if not _is_reported(error):
                     result, fault, trace = "fault", _where(error), "".join(traceback.format_exception(error))
-    # Threads of Orbax print this after a restore that failed, during any later attempt.
+    # Threads of Orbax print this after a failed restore, during any later attempt.
     text = re.sub(r"Traceback (?:(?!Traceback)[\s\S])*?RuntimeError: Event loop is closed\n", "", output.getvalue())
     if result != "fault" and "Traceback (most recent call last)" in text:
         start = text.rindex("Traceback (most recent call last)")
@@ -110,21 +109,12 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
 def command(*arguments: str, history: list[str]) -> None:
     """Runs a command as its process would; raises `UserError` where the process would print an error."""
     history.append(f"python -m symbert_jax {shlex.join(arguments)}"[:2000])
-    before = {name: dict(flags.FLAGS[name].__dict__) for name in flags.FLAGS}
     error = io.StringIO()
     try:
         with contextlib.redirect_stderr(error), mock.patch("sys.argv", ["symbert_jax", *arguments]):
             code = command_line.main([*arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
     finally:
         sys.stderr.write(error.getvalue())
-        for name in list(flags.FLAGS):
-            if name in before:
-                flags.FLAGS[name].__dict__.update(before[name])
-            else:
-                delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
     if code:
         last = error.getvalue().strip().splitlines()[-1:]
         if code not in (1, 2) or not last or not last[0].startswith("error: "):
@@ -134,27 +124,11 @@ def command(*arguments: str, history: list[str]) -> None:
 
 def _is_reported(error: BaseException) -> bool:
     """Whether the command line reports an exception in one line: a `UserError`, and some kinds of `OSError`."""
-    if not isinstance(error, OSError):
-        return isinstance(error, UserError)
-
-    def fail(_: list[str]) -> None:
-        raise error
-
-    lines = error.__traceback__
-    try:
-        with mock.patch.dict(command_line.COMMANDS, {"fail": fail}):
-            command("fail", history=[])
-    except UserError:
-        return True
-    except OSError:
-        return False
-    finally:
-        error.__traceback__ = lines
-    raise AssertionError("the command line swallowed an error")
+    return isinstance(error, UserError | OSError) and process.as_user_error(error) is not None
 
 
 def _where(error: BaseException) -> str:
-    """The type of an exception and the innermost line of the package, or of any code, that it passed."""
+    """Returns the type of an exception and the innermost line of the package, or of any code, that it passed."""
     if isinstance(error, Fault):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""What one attempt may change, and what it may take."""
+"""Limits of an attempt, and the restoration of the process state that it changes."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from unittest import mock
 
 import jax
 
-SECONDS, BYTES = 20.0, 4 << 30  # that one attempt may take
+MAX_SECONDS, MAX_BYTES = 20.0, 4 << 30  # of one attempt
 
 
 class Hang(BaseException):
@@ -20,7 +20,7 @@ class Hang(BaseException):
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables that keep what libraries write in the folder."""
+    """Returns variables with which libraries write to the folder."""
     return {"HOME": os.fspath(folder), "TFDS_DATA_DIR": os.fspath(folder / "tfds")}
 
 
@@ -45,17 +45,17 @@ def own_process_state(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limits() -> Iterator[None]:
-    """Raises `Hang` after SECONDS, and lets the process allocate at most BYTES more."""
+    """Raises `Hang` after MAX_SECONDS, and lets the process allocate at most MAX_BYTES more."""
 
     def hang(number: int, frame: FrameType | None) -> None:
-        raise Hang(f"longer than {SECONDS:.0f} s")
+        raise Hang(f"longer than {MAX_SECONDS:.0f} s")
 
     status = Path("/proc/self/status").read_text()
     used = int(status.partition("VmData:")[2].split()[0]) << 10
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     before = signal.signal(signal.SIGALRM, hang)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + BYTES, hard))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_BYTES, hard))
+    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Where attempts leave the package's code: the network, other processes, and work that would take too long."""
+"""Stand-ins for code that attempts do not run: the network, other processes, and work that takes too long."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from symbert_jax.config import ModelConfig
 
 
-class Reached(Exception):
-    """All that is tried of a command went well; the rest would take too long."""
+class WorkSkipped(Exception):
+    """The checks of a command passed; its work, which takes too long, does not run."""
 
 
-def _end(*_: object, **__: object) -> None:
-    raise Reached
+def _skip_work(*_: object, **__: object) -> None:
+    raise WorkSkipped
 
 
 def _logits(model: ModelConfig, params: object, tokens: jax.Array, positions: jax.Array, **_: object) -> jax.Array:
@@ -24,16 +24,16 @@ def _logits(model: ModelConfig, params: object, tokens: jax.Array, positions: ja
 
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
-    """Replaces a few functions, in the modules that own them where possible."""
+    """Replaces a few functions, in the modules that define them if possible."""
     with (
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
         mock.patch("jax.distributed.initialize", side_effect=RuntimeError("no such process")),
         mock.patch(
             "symbert_jax.data.sources.python_docs.documents", lambda *, installed: iter(["the cat sat on the mat"])
         ),
-        mock.patch("symbert_jax.model.bert.logits", _logits),  # each number of tokens would be a compilation
-        mock.patch("symbert_jax.eval.progress.Progress.__init__", _end),  # finetune: all is checked, training begins
-        mock.patch("symbert_jax.interop.warm_start.convert", _end),
-        mock.patch("symbert_jax.estimate.report.estimate", _end),
+        mock.patch("symbert_jax.model.bert.logits", _logits),  # each number of tokens would compile a program
+        mock.patch("symbert_jax.eval.finetune.Progress", _skip_work),  # `finetune` trains
+        mock.patch("symbert_jax.interop.warm_start.convert", _skip_work),
+        mock.patch("symbert_jax.estimate.report.summarize", _skip_work),
     ):
         yield

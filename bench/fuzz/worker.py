@@ -11,13 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds after which an attempt that did not even heed its alarm is a fault
-# A worker with more than this is replaced, before what libraries leave behind becomes a fault of some attempt.
+TIMEOUT = 60.0  # seconds after which an attempt that did not even stop at its alarm is a fault
+# A worker with more than this is replaced, before the remains of libraries make an attempt fail.
 THREADS, FILES, MEMORY = 400, 400, 6 << 30
 
 
 class Worker:
-    """A process that makes one attempt after the other; a new one when it dies, hangs, or has grown."""
+    """A process that makes attempts one after the other; it is replaced when it dies, hangs, or has grown."""
 
     def __init__(self, scratch: Path):
         self.log = scratch / "log"
@@ -39,7 +39,7 @@ class Worker:
         return outcome
 
     def close(self) -> None:
-        self.connection.close()  # at which it leaves
+        self.connection.close()  # which ends the process
         self.process.join(5)
         self.process.kill()
         self.process.join()
@@ -61,25 +61,26 @@ class Worker:
 
 
 def _serve(connection: Connection, log: Path) -> None:
-    """Sends the names of the kinds, then the outcome of every (kind, seed, index) that it receives."""
+    """Sends the names of the kinds, then an outcome for each (kind, seed, index) that it receives."""
     from bench.fuzz.attempts import attempt
-    from bench.fuzz.kinds import KINDS, find
+    from bench.fuzz.kinds import KINDS, get_kind
 
-    with log.open("ab") as file, open(os.devnull) as nothing:  # libraries write past sys.stdout
+    with log.open("ab") as file, open(os.devnull) as nothing:  # libraries write to the file descriptors
         for own, other in ((0, nothing), (1, file), (2, file)):
             os.dup2(other.fileno(), own)
     faulthandler.enable(2, all_threads=False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C
     connection.send([*KINDS])
-    with contextlib.suppress(EOFError):  # the parent closed it
+    with contextlib.suppress(EOFError):  # the parent has closed it
         while True:
             name, seed, index = connection.recv()
             os.ftruncate(2, 0)
-            outcome = attempt(find(name), Random(f"{seed}/{name}/{index}"))
+            outcome = attempt(get_kind(name), Random(f"{seed}/{name}/{index}"))
             connection.send((outcome._asdict(), _has_grown()))
 
 
 def _has_grown() -> bool:
+    """Whether this process should be replaced."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     threads, files = (len(os.listdir(f"/proc/self/{folder}")) for folder in ("task", "fd"))
     return threads > THREADS or files > FILES or memory > MEMORY

@@ -1,33 +1,34 @@
-"""The only door to Orbax. Checkpoint s holds the state after s updates, as items `params` and `optimizer`.
+"""The only door to Orbax. Checkpoint s holds the state after s updates, as the items `params` and `optimizer`.
 
-It knows trees and steps, not models. A workdir keeps its checkpoints in `checkpoints/<step>/`; each holds the config of
-its run, so that `load` needs nothing else.
+The package knows trees and steps, not models. A workdir keeps its checkpoints in `checkpoints/<step>/`; each holds the
+config of its run, so `load` needs nothing else.
 
-Orbax stores no checksum of array values, and takes any folder with a number for a checkpoint. So every checkpoint gets
-an index of its files (name, bytes, SHA-256) before Orbax commits it with a rename, and is compared with that index
-before it is used. In a bucket the index holds sizes alone: Cloud Storage keeps a checksum of each object itself. A
+Orbax stores no checksum of array values and takes any folder named by a number for a checkpoint. So every checkpoint
+gets an index of its files (name, bytes, SHA-256) before Orbax commits it with a rename, and is compared with that index
+before it is used. In a bucket the index holds only sizes: Cloud Storage itself keeps a checksum of each object. A
 checkpoint of an older version has no index and counts as whole if its metadata can be read.
 
-A checkpoint that is no longer kept is moved to `checkpoints/deleted/` before its files are removed, so that a kill
-leaves no half of one. In a bucket, which cannot rename, a kill may leave half; the index shows it.
+A checkpoint that is no longer kept is moved to `checkpoints/deleted/` before its files are removed, so a kill leaves no
+partial checkpoint. A bucket has no rename, so there a kill may leave one, which the index reveals.
 
-Reading order: `steps`, the checkpoints of a run; `manager`, Orbax's manager of them; `index`, which distinguishes whole
-checkpoints from damaged ones; `params`, parameters alone.
+Reading order: `steps`, the checkpoints of a run; `manager`, Orbax's manager of them; `index`, which finds damaged
+checkpoints; `params`, parameters without a run; `trees`, names and shapes of arrays.
 """
 
 from symbert_jax.checkpoint.index import check_path
 from symbert_jax.checkpoint.manager import LOSS
-from symbert_jax.checkpoint.params import digest, read_params, write_params
-from symbert_jax.checkpoint.steps import FOLDER, Checkpoints, load, require_step
+from symbert_jax.checkpoint.params import read_params, write_params
+from symbert_jax.checkpoint.steps import FOLDER, Checkpoints, check_step, load
+from symbert_jax.checkpoint.trees import digest
 
 __all__ = [
     "FOLDER",
     "LOSS",
     "Checkpoints",
     "check_path",
+    "check_step",
     "digest",
     "load",
     "read_params",
-    "require_step",
     "write_params",
 ]

@@ -1,4 +1,4 @@
-"""The index of a checkpoint's files, and the damage where they differ from it."""
+"""The index of a checkpoint's files, and the damage of a checkpoint that differs from it."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_buc
 ITEMS = ("params", "optimizer")  # of a step, one folder each
 INDEX = "index.json"
 METADATA = "_CHECKPOINT_METADATA"
-_COMMIT = (INDEX, METADATA, "commit_success.txt")  # written with the index or after it
-_SMALL = 1 << 20  # bytes; every look at a checkpoint reads the files up to this size
+_NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # written with the index or after it
+_SMALL = 1 << 20  # bytes; files up to this size are always read
 
 
 def check_path(path: epath.Path, field: str) -> None:
-    """Checks that Orbax reads back what it writes to a path.
+    """Checks that Orbax can read what it writes to a path.
 
     Raises:
-      UserError: Orbax does not. It takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, both need a
-        path in UTF-8, and both take a local `gs:/` for a bucket.
+      UserError: it cannot. Orbax takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, both need a path
+        in UTF-8, and both take a local `gs:/` for a bucket.
     """
     text = os.fspath(path)
     wrong = next((character for character in "*?[\\" if character in text), "")
@@ -41,8 +41,11 @@ def check_path(path: epath.Path, field: str) -> None:
 def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -> None:
     """Writes the index of a checkpoint whose items are written and which is not committed yet.
 
+    items: the folders in it that hold arrays; "" is the checkpoint itself.
+    corpus: the fingerprint of the corpus that the run trains on.
+
     Raises:
-      ValueError: the checkpoint is damaged already.
+      ValueError: the checkpoint is already damaged.
     """
     metadata = _read_json(folder / METADATA)
     index = {
@@ -51,7 +54,7 @@ def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") ->
         "files": {
             name: [size, None if is_bucket(folder) else sha256(folder / name)]
             for name, size in sorted(file_sizes(folder).items())
-            if name not in _COMMIT
+            if name not in _NOT_INDEXED
         },
     }
     write_whole(folder / INDEX, json.dumps({"index": index, "sha256": _json_sha256(index)}))
@@ -60,13 +63,13 @@ def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") ->
 
 
 def read_index(folder: epath.Path) -> dict[str, Any] | None:
-    """Returns the index of a checkpoint, None where it has none; raises any exception where it is damaged."""
+    """Returns the index of a checkpoint, None if it has none; raises any exception if the index is damaged."""
     if not (folder / INDEX).exists():
         return None
     read = _read_json(folder / INDEX)
     index: dict[str, Any] = read["index"]
     if read["sha256"] != _json_sha256(index):
-        raise ValueError(f"{INDEX} has another checksum")
+        raise ValueError(f"{INDEX} has a wrong checksum")
     return index
 
 
@@ -82,7 +85,7 @@ def _json_sha256(value: Any) -> str:
 
 
 def damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """Returns the damage of each damaged step in `folder`; steps in a bucket are checked when they are read."""
+    """Returns the damage of each damaged step in `folder`; steps in a bucket are checked only when they are read."""
     if is_bucket(folder) or not folder.is_dir():
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
@@ -92,13 +95,13 @@ def damaged_steps(folder: epath.Path) -> dict[int, str]:
 def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
     """Returns the first damage of a checkpoint, empty if it is whole.
 
-    items: the folders in it that hold arrays; "" is the checkpoint itself. contents: the items whose large files are
-      read too.
+    items: the folders in it that hold arrays; "" is the checkpoint itself.
+    contents: the items whose large files are read, too.
     """
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         try:
             return next(_damages(folder, items, contents), "")
-        except Exception as error:  # damaged files raise anything
+        except Exception as error:  # damaged files cause any exception
             if is_bucket(folder):
                 raise
             return one_line(error)
@@ -122,18 +125,18 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
                 yield f"{name} has {sizes[name]:,} bytes instead of {size:,}"
             read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
             if read and checksum and sha256(folder / name) != checksum:
-                yield f"{name} has another checksum"
+                yield f"{name} has a wrong checksum"
     if not is_bucket(folder):
         for name in sizes.keys() & {"metrics/metrics", *(os.path.join(item, "_METADATA") for item in items)}:
             _read_json(folder / name)
     metadata = _read_json(folder / METADATA)
     if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
-        yield f"{METADATA} has another checksum"
-    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it of every step
+        yield f"{METADATA} has a wrong checksum"
+    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it for every step
 
 
 def one_line(error: Exception) -> str:
-    """Returns the message of an exception, shortened: TensorStore ends long ones with the error of the system."""
+    """Returns the message of an exception, shortened: the long ones of TensorStore contain the error of the system."""
     if system := re.search("os_error_code='([0-9]+)'", str(error)):
         return os.strerror(int(system[1]))
     text = " ".join(str(error).split())

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
@@ -16,10 +15,11 @@ from orbax.checkpoint._src import asyncio_utils
 
 from symbert_jax.checkpoint.index import ITEMS
 from symbert_jax.config import TrainConfig
+from symbert_jax.distributed import is_main_process
 from symbert_jax.storage import is_bucket
 
-LOSS = "validation/loss"  # among the metrics of a step; infinite where it was not measured
-_DELETED = "deleted"  # the subfolder to which steps are renamed before their files are removed
+LOSS = "validation/loss"  # among the metrics of a step; infinite if it was not measured
+_DELETED = "deleted"  # the subfolder to which steps are moved before their files are removed
 
 # Orbax logs every exception that it raises, with a traceback.
 logging.getLogger("absl").addFilter(
@@ -28,13 +28,16 @@ logging.getLogger("absl").addFilter(
 
 
 def _finish_all_tasks(run_sync: Callable[[Coroutine[Any, Any, Any]], Any]) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Makes Orbax finish what it has begun before it closes an event loop.
+    """Wraps the function with which Orbax runs every coroutine, so that failed tasks print nothing.
 
-    Where an array fails, as on a full disk, Orbax closes the loop at once, while TensorStore still reads or writes the
-    other arrays. Each of them would print a traceback later, about a closed loop or an exception never retrieved.
+    If an array cannot be written, as on a full disk, Orbax raises that error and closes the event loop at once, while
+    TensorStore still writes other arrays. Each of them would later print a traceback about a closed event loop, or
+    about an exception that was never retrieved. So the loop stays open until all tasks have ended, and ignores the
+    exceptions of the other tasks.
     """
 
     async def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        asyncio.get_running_loop().set_exception_handler(_ignore_unretrieved)
         try:
             return await coroutine
         finally:
@@ -42,6 +45,11 @@ def _finish_all_tasks(run_sync: Callable[[Coroutine[Any, Any, Any]], Any]) -> Ca
                 await asyncio.gather(*others, return_exceptions=True)
 
     return lambda coroutine: run_sync(run(coroutine))
+
+
+def _ignore_unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if "never retrieved" not in context["message"]:
+        loop.default_exception_handler(context)
 
 
 asyncio_utils.run_sync = _finish_all_tasks(asyncio_utils.run_sync)
@@ -58,8 +66,9 @@ class Manager(ocp.CheckpointManager):
         damaged: Collection[int],
         before_commit: Callable[[], None],
     ):
-        """`train` says which steps are kept; None only reads, and changes nothing on disk.
+        """Opens the steps in a folder.
 
+        train: determines which steps are kept; None only reads, and changes nothing on disk.
         losses: by step, of validations that followed the checkpoint of their step; the caller adds to it.
         damaged: the steps that are ignored.
         before_commit: called in the background on the main process when the files of a step are written, before the
@@ -76,7 +85,7 @@ class Manager(ocp.CheckpointManager):
                 best_mode="min",
                 create=writes,
                 cleanup_tmp_directories=writes,
-                # waits for all processes, and a reader may be alone in finding a folder
+                # It waits for all processes, but a reader may be the only one to open a folder.
                 save_root_metadata=writes,
                 step_name_format=_WholeSteps(damaged),
                 todelete_subdir=_DELETED,
@@ -86,23 +95,23 @@ class Manager(ocp.CheckpointManager):
         )
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns False: the loop handles preemption. JAX counts the calls, and Orbax's would come in between."""
+        """Returns False: the loop handles preemption. JAX counts these calls, and Orbax would add its own."""
         return False
 
     def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
-        """In the background, commits a step, renames the steps that are no longer kept, and removes their files."""
+        """In the background, commits a step, moves the steps that are no longer kept, and removes their files."""
         super()._finalize(step, steps_to_remove)
         if steps_to_remove:
             _remove_deleted(self.directory)
 
 
 def _remove_deleted(folder: epath.Path) -> None:
-    if jax.process_index() == 0 and not is_bucket(folder):
+    if is_main_process() and not is_bucket(folder):
         shutil.rmtree(folder / _DELETED, ignore_errors=True)
 
 
 class _WholeSteps:
-    """Orbax's format of step names, which does not find damaged steps: they are never offered, read or deleted."""
+    """Orbax's format of step names, except that damaged steps are not found: Orbax never reads or deletes them."""
 
     def __init__(self, damaged: Collection[int]):
         self._standard, self._damaged = ocp.path.step.standard_name_format(), damaged
@@ -118,7 +127,7 @@ class _WholeSteps:
 
 
 def _preservation(train: TrainConfig, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
-    """Keeps the latest N steps, the best one by validation loss, and every K-th for ever."""
+    """Keeps the latest N steps, the one with the best validation loss, and every K-th step."""
     kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
@@ -136,7 +145,7 @@ class _Best(policies.PreservationPolicy):
         stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
         pairs = zip(checkpoints, stored, strict=True)
         losses = [self.losses.get(c.step, loss) if loss == math.inf else loss for c, loss in pairs]
-        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal ones the latest
+        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # the latest of equal ones
         return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
 
 

@@ -1,20 +1,19 @@
-"""Parameters alone, as `finetune` keeps them, and their digest."""
+"""Parameters without a run, as `finetune` keeps those of its best models."""
 
-import hashlib
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from symbert_jax.checkpoint.index import check_path, find_damage, one_line, write_index
+from symbert_jax.checkpoint.trees import empty_arrays
+from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
 
 
 def write_params(folder: epath.Path, params: Any) -> None:
-    """Writes parameters to `folder`, whole or not at all; every process takes part.
+    """Writes parameters to `folder`, whole or not at all. All processes must call it.
 
     Raises:
       UserError: they cannot be written.
@@ -34,36 +33,25 @@ def write_params(folder: epath.Path, params: Any) -> None:
 
 
 def read_params(folder: epath.Path) -> Any:
-    """Returns what `write_params` wrote, as numpy arrays; every process takes part.
+    """Returns the parameters that `write_params` wrote, as numpy arrays. All processes must call it.
 
     Raises:
-      UserError: the folder is damaged.
+      UserError: on every process, if the folder is damaged.
     """
     check_path(folder, "checkpoint")
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
-        damage = find_damage(folder, ("",), contents=("",)) if jax.process_index() == 0 else ""
-        if not damage:
-            try:
-                with ocp.StandardCheckpointer() as checkpointer:
-                    shapes = dict(checkpointer.metadata(folder).item_metadata)
-                    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-                    return checkpointer.restore(folder, target)
-            except Exception as error:
-                if is_bucket(folder):
-                    raise
-                damage = one_line(error)
-        raise UserError("checkpoint", f"{folder} damaged: {damage}", "whole parameters", "run the same finetune again")
+        with same_on_all_processes():
+            if is_main_process() and (damage := find_damage(folder, ("",), contents=("",))):
+                raise _damage_error(folder, damage)
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                shapes = dict(checkpointer.metadata(folder).item_metadata)
+                return checkpointer.restore(folder, empty_arrays(shapes))
+        except Exception as error:
+            if is_bucket(folder):
+                raise
+            raise _damage_error(folder, one_line(error)) from None
 
 
-def digest(params: Any) -> str:
-    """Returns the SHA-256 of the names and values of all arrays."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(params):
-        found.update(name_of(path).encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
-
-
-def name_of(path: tuple[Any, ...]) -> str:
-    """Returns a path of `jax.tree` as text: keys alone, as Orbax restores namedtuples and tuples as mappings."""
-    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path)
+def _damage_error(folder: epath.Path, damage: str) -> UserError:
+    return UserError("checkpoint", f"{folder} damaged: {damage}", "whole parameters", "run the same finetune again")

@@ -1,14 +1,11 @@
-"""The checkpoints of a run, by step: saved in the background, checked, restored and found again."""
+"""The checkpoints of a run, by step: saved in the background, checked, and restored."""
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -23,22 +20,23 @@ from symbert_jax.checkpoint.index import (
     write_index,
 )
 from symbert_jax.checkpoint.manager import LOSS, Manager
-from symbert_jax.checkpoint.params import name_of
+from symbert_jax.checkpoint.trees import array_shapes, check_same_shapes, empty_arrays
 from symbert_jax.config import Config, TrainConfig, from_dict
+from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
-WINDOW = "window/"  # before the names of the sums since the last log point
+WINDOW = "window/"  # prefix of the names of the sums since the last log point, among the metrics of a step
 FOLDER = "checkpoints"  # of a workdir
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; writes in the background."""
+    """The checkpoints of one workdir. Methods that take a step raise `UserError` if it is missing or damaged."""
 
     def __init__(self, workdir: epath.Path, train: TrainConfig | None = None, corpus: str = ""):
-        """Opens the checkpoints: to write, with a `train` that says which are kept; or to read only.
+        """Opens the checkpoints: to write, if `train` says which are kept, or only to read.
 
-        corpus: the fingerprint of the corpus that a writer trains on; empty for none.
+        corpus: the fingerprint of the corpus that the run trains on; empty for none.
 
         Raises:
           UserError: a reader finds no checkpoints in `workdir`, or the path cannot be used.
@@ -61,11 +59,7 @@ class Checkpoints:
                 raise UserError("checkpoint", f"{self.folder}: {error.strerror or error}", wanted) from None
 
     def latest(self) -> int | None:
-        """Returns the latest step, None where there is none.
-
-        Raises:
-          UserError: the latest step is damaged.
-        """
+        """Returns the latest step, None if there is none; raises `UserError` if the latest step is damaged."""
         step = max({*self.manager.all_steps(), *self.damaged}, default=None)
         if step in self.damaged:
             raise self._damage_error(step, self.damaged[step])
@@ -80,16 +74,16 @@ class Checkpoints:
         validation_loss: float | None,
         window: Mapping[str, float] | None = None,
     ) -> None:
-        """Copies the arrays off the devices and writes them in the background; every process takes part.
+        """Copies the arrays off the devices and writes them in the background. All processes must call it.
 
-        validation_loss: of these parameters in nats, None where it was not measured.
+        validation_loss: of these parameters in nats, None if it was not measured.
         window: the sums since the last log point, which the method `window` returns.
 
         Raises:
           UserError: this checkpoint or the one before it cannot be written.
         """
         sums = {WINDOW + name: value for name, value in (window or {}).items()}
-        with self._written():
+        with self._write_errors():
             self.manager.wait_until_finished()
             self._confirm()
             self._saving = step
@@ -103,101 +97,74 @@ class Checkpoints:
                 force=True,
             )
 
+    def close(self) -> None:
+        """Waits until the last step is on disk; raises `UserError` if it cannot be written."""
+        with self._write_errors():
+            self.manager.close()
+            self._confirm()
+
     def restore(self, step: int, **targets: Any) -> dict[str, Any]:
         """Returns the named items (`params=`, `optimizer=`) of a step with the shapes and shardings of their targets.
 
+        All processes must call it.
+
         Raises:
-          UserError: there is no such checkpoint, it is damaged, or it holds other arrays than the targets.
+          UserError: the arrays of the step have other names or shapes than the targets.
         """
-        self.verify(step, targets)
-        self.compare(step, **targets)
+        with same_on_all_processes():
+            self.check_content(step, targets)
+        self.check_shapes(step, **targets)
         args = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-        with self._read(step):
+        with self._read_errors(step):
             return dict(self.manager.restore(step, args=ocp.args.Composite(**args)))
 
-    def compare(self, step: int, **targets: Any) -> None:
-        """Raises `UserError` where a step holds other arrays than the targets, which need no shardings."""
-        self.require(step)
-        with self._read(step):
-            saved = self.manager.item_metadata(step)
-            shapes = {item: _shapes(saved[item]) for item in targets}
-        for item, target in targets.items():
-            _compare(f"{self.folder}/{step}/{item}", shapes[item], _shapes(target))
+    def read(self, step: int | None) -> tuple[Any, Config]:
+        """Returns the parameters of a step as numpy arrays, and the config of its run. All processes must call it.
 
-    def verify(self, step: int, items: Collection[str] = ITEMS) -> None:
-        """Reads every file of the named items and compares it with the index, on the main process alone.
-
-        Raises:
-          UserError: there is no such checkpoint, or it is damaged.
+        step: None is the latest.
         """
-        self.require(step)
-        if jax.process_index() == 0 and (damage := find_damage(self.folder / str(step), contents=items)):
-            raise self._damage_error(step, damage)
+        step = self.check_step(step)
+        with same_on_all_processes():
+            self.check_content(step, ("params",))
+        config = self.config(step)
+        with self._read_errors(step):
+            target = empty_arrays(self.manager.item_metadata(step)["params"])
+            restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
+        return restored["params"], config
 
     def config(self, step: int) -> Config:
-        """Returns the config of the run that saved a step.
-
-        Raises:
-          UserError: there is no such checkpoint, or it is damaged.
-        """
-        self.require(step)
-        with self._read(step):
-            made_by = self.manager.metadata(step).custom_metadata
+        """Returns the config of the run that saved a step."""
+        self.check_step(step)
+        with self._read_errors(step):
+            tree = self.manager.metadata(step).custom_metadata
         try:
-            if not made_by:
+            if not tree:
                 raise UserError("config", "none", "that of its run")
-            return from_dict(made_by)
+            return from_dict(tree)
         except UserError as error:
             raise self._damage_error(step, f"{METADATA}: {error}") from None
 
     def corpus_of(self, step: int) -> str:
-        """Returns the fingerprint of the corpus that a step was trained on, empty where it is unknown."""
-        self.require(step)
-        with self._read(step):
+        """Returns the fingerprint of the corpus that a step was trained on, empty if it is unknown."""
+        self.check_step(step)
+        with self._read_errors(step):
             return str((read_index(self.folder / str(step)) or {}).get("corpus", ""))
 
     def window(self, step: int) -> dict[str, float]:
-        """Returns the sums that were saved with a step; none for a step that is missing or of an older version."""
+        """Returns the sums that were saved with a step; none if the step is missing or of an older version."""
         if step not in self.manager.all_steps():
             return {}
-        with self._read(step):
-            found = self.manager.metrics(step) or {}
-        return {name.removeprefix(WINDOW): value for name, value in found.items() if name.startswith(WINDOW)}
+        with self._read_errors(step):
+            metrics = self.manager.metrics(step) or {}
+        return {name.removeprefix(WINDOW): value for name, value in metrics.items() if name.startswith(WINDOW)}
 
-    def read(self, step: int | None) -> tuple[Any, Config]:
-        """Returns the parameters of a step as numpy arrays, and the config of its run.
+    def check_step(self, step: int | None) -> int:
+        """Checks the names and sizes of a step's files and the content of small ones; returns the step.
 
         step: None is the latest.
 
         Raises:
-          UserError: there is no such checkpoint, or it is damaged.
-        """
-        step = self.require(step)
-        self.verify(step, ("params",))
-        config = self.config(step)
-        with self._read(step):
-            shapes = self.manager.item_metadata(step)["params"]
-            target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-            restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
-        return restored["params"], config
-
-    def close(self) -> None:
-        """Waits until the last step is on disk.
-
-        Raises:
-          UserError: the last step cannot be written.
-        """
-        with self._written():
-            self.manager.close()
-            self._confirm()
-
-    def require(self, step: int | None) -> int:
-        """Returns `step`, or the latest step for None.
-
-        Checks the names and sizes of its files and the content of small ones; `verify` reads the arrays too.
-
-        Raises:
-          UserError: there is no such checkpoint, or it is damaged.
+          UserError: there is no such step, or it is damaged.
         """
         step = self.latest() if step is None else step
         if step is None:
@@ -208,12 +175,31 @@ class Checkpoints:
             raise UserError("checkpoint", f"no step {step} in {self.folder}", f"one of {sorted(steps)}")
         return step
 
+    def check_content(self, step: int, items: Collection[str] = ITEMS) -> None:
+        """Reads all files of these items and compares them with the index, on the main process alone.
+
+        Raises:
+          UserError: on the main process, if the step is damaged.
+        """
+        self.check_step(step)
+        if is_main_process() and (damage := find_damage(self.folder / str(step), contents=items)):
+            raise self._damage_error(step, damage)
+
+    def check_shapes(self, step: int, **targets: Any) -> None:
+        """Raises `UserError` if the items of a step have other arrays than the targets, which need no shardings."""
+        self.check_step(step)
+        with self._read_errors(step):
+            saved = self.manager.item_metadata(step)
+            shapes = {item: array_shapes(saved[item]) for item in targets}
+        for item, target in targets.items():
+            check_same_shapes(f"{self.folder}/{step}/{item}", shapes[item], array_shapes(target))
+
     def _damage_error(self, step: int, damage: str) -> UserError:
-        """Returns the error that names a damaged step and, as the hint, the latest whole one."""
+        """Returns the error about a damaged step; its hint names the latest whole one."""
         folder = self.folder / str(step)
         others = sorted(set(self.manager.all_steps()) - {step}, reverse=True)
         whole = next((other for other in others if not find_damage(self.folder / str(other), contents=ITEMS)), None)
-        hint = "no other step is whole: begin in a new workdir"
+        hint = "no other step is whole: start in a new workdir"
         if whole is not None:
             hint = (
                 f"the latest whole step is {whole}: take it with --step={whole} (finetune: --config.checkpoint_steps="
@@ -222,8 +208,8 @@ class Checkpoints:
         return UserError("checkpoint", f"{folder} damaged: {damage}", "a whole checkpoint", hint)
 
     @contextlib.contextmanager
-    def _read(self, step: int) -> Iterator[None]:
-        """Converts every exception of Orbax, inside of the context, to the error that the step is damaged."""
+    def _read_errors(self, step: int) -> Iterator[None]:
+        """Converts any exception of Orbax to a `UserError` about a damaged step."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be read"):
             try:
                 yield
@@ -233,8 +219,8 @@ class Checkpoints:
                 raise self._damage_error(step, one_line(error)) from error
 
     @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        """Converts exceptions of Orbax to `UserError`, also those of the save in the background."""
+    def _write_errors(self) -> Iterator[None]:
+        """Converts exceptions of Orbax to `UserError`, including those of the save in the background."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be written"):
             try:
                 yield
@@ -243,13 +229,13 @@ class Checkpoints:
                 if is_bucket(self.folder):
                     raise
                 found = f"step {step} not saved in {self.folder}: {one_line(error)}"
-                hint = "earlier checkpoints stand, and the same command goes on from the latest of them"
+                hint = "earlier checkpoints are intact, and the same command continues from the latest of them"
                 raise UserError("checkpoint", found, "a disk with room that can be written", hint) from error
 
     def _confirm(self) -> None:
         """Raises ValueError if the step that Orbax has finished is damaged."""
-        saved, main = self._saving, jax.process_index() == 0
-        if saved is not None and main and (damage := find_damage(self.folder / str(saved))):
+        saved = self._saving
+        if saved is not None and is_main_process() and (damage := find_damage(self.folder / str(saved))):
             raise ValueError(damage)
         self._saving = None
 
@@ -260,20 +246,14 @@ class Checkpoints:
         write_index(folder, ITEMS, self.corpus)
 
 
-def require_step(workdir: epath.Path, step: int | None) -> int:
-    """Returns `step`, or the latest step for None.
-
-    Raises:
-      UserError: there is no such checkpoint, or it is damaged.
-    """
+def check_step(workdir: epath.Path, step: int | None) -> int:
+    """Returns `step`, or the latest step for None; raises `UserError` if it is missing or damaged."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.require(step)
+        return checkpoints.check_step(step)
 
 
 def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]:
     """Returns the parameters of a checkpoint, a nested dict of numpy arrays, and the config of its run.
-
-        params, config = symbert_jax.load(WORKDIR)
 
     step: None is the latest.
 
@@ -282,20 +262,3 @@ def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]
     """
     with contextlib.closing(Checkpoints(absolute(workdir))) as checkpoints:
         return checkpoints.read(step)
-
-
-def _compare(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises `UserError` with the first array in which two trees differ, before Orbax raises its own error."""
-    hint = "set model.* and optim.name as in the config.json of that workdir, or take another"
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            describe = functools.partial(_describe, name=name)
-            raise UserError(where, describe(found.get(name)), describe(wanted.get(name)), hint)
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name_of(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _describe(shape: tuple[int, ...] | None, name: str) -> str:
-    return f"no {name}" if shape is None else f"{name} of shape {list(shape)}"

@@ -1,5 +1,5 @@
-"""What a process needs around a command: streams and limits that do not end it by surprise, the environment of JAX and
-its libraries, and exceptions as lines of error with an exit code."""
+"""The process around a command: streams and limits that cannot end it by surprise, the environment of JAX and its
+libraries, exceptions as lines of error with an exit code."""
 
 import contextlib
 import errno
@@ -73,9 +73,7 @@ class UnbreakableStream:
 
     def __init__(self, stream: Any):
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115  None: it was closed before the start
-        if isinstance(
-            self._stream, io.TextIOWrapper
-        ):  # a terminal of another encoding, half a surrogate pair in a path
+        if isinstance(self._stream, io.TextIOWrapper):  # a path may have characters that its encoding lacks
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
@@ -92,11 +90,11 @@ class UnbreakableStream:
             self._discard()
 
     def _discard(self) -> None:
-        """Sends what is still buffered, and all that follows, nowhere."""
+        """Discards what is buffered and all that follows."""
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -127,10 +125,12 @@ def configure_libraries(workdir: str) -> None:
     """
     cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start has dozens of quick ones
+    os.environ.setdefault(
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"
+    )  # a start compiles dozens of small programs
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")  # a full disk
-    importlib.import_module("jax")  # it looks for TPU chips, and sets this variable where there are none
-    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would miss aloud what only a TPU host knows
+    importlib.import_module("jax")  # looks for TPU chips, and sets the following variable if there are none
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu, if installed, would warn of values that only a TPU host has
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

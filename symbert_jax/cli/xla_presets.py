@@ -1,7 +1,7 @@
-"""Compiler flags by name of a chip, for `--xla_preset`: off unless asked for, and weaker than the user's own.
+"""Compiler flags by name of a chip, for `--xla_preset`: off by default; flags that the user sets take precedence.
 
-What a flag does is documented, where it is at all, in the JAX documentation ("XLA compiler flags") and in
-NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). Nothing here was measured by us.
+Those that are documented at all are so in the JAX documentation ("XLA compiler flags") and in
+NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). None was measured here.
 """
 
 import os
@@ -71,10 +71,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def apply(name: str, environment: MutableMapping[str, str] = os.environ) -> str:
-    """Puts the preset's flags before those that the user has set, which win; must come before JAX starts.
+    """Sets the flags of a preset, before those of the user, which take precedence. Call before JAX starts.
 
     Returns:
-      A line that says what is now set.
+      A line with the variable and its new value.
 
     Raises:
       UserError: there is no such preset.

@@ -1,0 +1,7 @@
+"""The way of the data, from text to masked batches.
+
+Reading order: `sources`, documents from files and datasets; `vocabulary` and `tokenizer`, token ids; `prepare`, the
+command, with `documents`, which drops duplicates, and `encoding`, which runs the tokenizer on all cores; `rows` and
+`manifest`, the corpus on disk; `corpus`, a prepared corpus that a run opens; `masking`; and `stream`, the batches of
+training and validation.
+"""

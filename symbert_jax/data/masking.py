@@ -1,7 +1,7 @@
-"""Dynamic masking (Devlin et al., 2018; new every epoch as in Liu et al., 2019) by counter-based randomness.
+"""Dynamic masking (Devlin et al., 2018; new in every epoch as in Liu et al., 2019) by counter-based randomness.
 
-Which tokens of a row are hidden, and by what, is a pure function of (seed, row, epoch): no generator is
-carried along, so any process at any time can make any row.
+The masked tokens of a row and their replacements are a pure function of (seed, row, epoch). There is no generator whose
+state would have to be kept, so any process can mask any row at any time.
 """
 
 import functools
@@ -16,11 +16,11 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.data.vocabulary import MASK, SPECIAL
 from symbert_jax.errors import UserError
 
-_GOLDEN = 0x9E3779B97F4A7C15
+_GOLDEN = 0x9E3779B97F4A7C15  # the increment of SplitMix64
 
 
 def max_predictions(length: int, rate: float) -> int:
-    """M, the fixed number of places for masked tokens in a row of `length`: enough for every row, a multiple of 8."""
+    """Returns M, the number of positions that a batch has for the masked tokens of a row, a multiple of 8."""
     return -(-math.ceil(rate * length) // 8) * 8
 
 
@@ -28,8 +28,8 @@ def max_predictions(length: int, rate: float) -> int:
 class Masking:
     """Masks rows of `length` tokens over `vocabulary`.
 
-    round(rate * n) of the n non-special tokens are to be predicted: 80% of them show [MASK], 10% a random
-    non-special token, 10% themselves.
+    Of the n tokens of a row that are not special, round(rate * n) are to be predicted: 80% of them are replaced by
+    [MASK], 10% by a random token that is not special, and 10% stay.
     """
 
     vocabulary: Sequence[str]
@@ -42,13 +42,13 @@ class Masking:
         return max_predictions(self.length, self.rate)
 
     @functools.cached_property
-    def _special(self) -> Bool[np.ndarray, " V"]:
-        return np.array([word in SPECIAL for word in self.vocabulary])
+    def _is_special(self) -> Bool[np.ndarray, " V"]:
+        return np.array([token in SPECIAL for token in self.vocabulary])
 
     def __call__(
         self, tokens: UInt16[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
     ) -> MlmBatch:
-        """`tokens` of row numbers `rows` as they are masked in `epochs`.
+        """Returns the batch of `tokens` as rows with these numbers are masked in these epochs.
 
         Raises:
           UserError: a token is not in the vocabulary.
@@ -56,34 +56,38 @@ class Masking:
         if (largest := int(tokens.max(initial=0))) >= len(self.vocabulary):
             wanted = f"tokens below {len(self.vocabulary)}, the size of the vocabulary"
             raise UserError("data.dir", f"token {largest} in a row", wanted, "the corpus is damaged: prepare it again")
-        row_key = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
-        special = self._special[tokens]
-        # A random number a token with the token's place in its low 16 bits: sorting one array picks places.
-        order = _bits(row_key, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
-        order[special] = np.iinfo(np.uint64).max
-        order.sort(axis=1)
-        chosen = np.rint(self.rate * (~special).sum(axis=1)).astype(np.int64)
-        used = np.arange(self.max_predictions) < chosen[:, None]
-        first = order.take(
-            range(self.max_predictions), axis=1, mode="clip"
-        )  # a short row may have more places than tokens
-        positions = np.where(used, first & np.uint64(0xFFFF), 0).astype(np.int32)
+        keys = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
+        positions, is_used = self._choose_positions(keys, self._is_special[tokens])
         targets = np.take_along_axis(tokens, positions, axis=1).astype(np.int32)
-
-        fate = _bits(row_key, self.length, self.max_predictions)
-        dice, word = fate & np.uint64(0xFFFFFFFF), fate >> np.uint64(32)
-        ordinary = np.flatnonzero(~self._special)
-        random_word = ordinary[word % np.uint64(len(ordinary))]
-        mask = self.vocabulary.index(MASK)
-        shown = np.where(dice < 0.8 * 2**32, mask, np.where(dice < 0.9 * 2**32, random_word, targets))
         masked = tokens.astype(np.int32)
-        row, place = np.nonzero(used)
-        masked[row, positions[row, place]] = shown[row, place]
-        return MlmBatch(masked, positions, np.where(used, targets, 0), used.astype(np.float32))
+        row, slot = np.nonzero(is_used)
+        masked[row, positions[row, slot]] = self._replacements(keys, targets)[row, slot]
+        return MlmBatch(masked, positions, np.where(is_used, targets, 0), is_used.astype(np.float32))
+
+    def _choose_positions(
+        self, keys: UInt64[np.ndarray, " B"], is_special: Bool[np.ndarray, "B T"]
+    ) -> tuple[Int[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
+        """Returns random positions of tokens that are not special, and which of them are used; the others are 0."""
+        # The low 16 bits are the position. They break ties, so the order does not depend on the sorting algorithm.
+        priority = _random_bits(keys, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
+        priority[is_special] = np.iinfo(np.uint64).max  # last
+        order = priority.argsort(axis=1)[:, : self.max_predictions]
+        order = np.pad(order, ((0, 0), (0, self.max_predictions - order.shape[1])))  # a row may be shorter than M
+        counts = np.rint(self.rate * (~is_special).sum(axis=1)).astype(np.int64)
+        is_used = np.arange(self.max_predictions) < counts[:, None]
+        return np.where(is_used, order, 0).astype(np.int32), is_used
+
+    def _replacements(self, keys: UInt64[np.ndarray, " B"], targets: Int[np.ndarray, "B M"]) -> Int[np.ndarray, "B M"]:
+        """Returns the tokens that replace the targets: [MASK], a random token, or the target itself."""
+        bits = _random_bits(keys, self.length, self.max_predictions)
+        uniform = (bits & np.uint64(0xFFFFFFFF)) / 2**32  # in [0, 1), from the low half of the bits
+        ordinary = np.flatnonzero(~self._is_special)
+        random_tokens = ordinary[(bits >> np.uint64(32)) % np.uint64(len(ordinary))]  # from the high half
+        return np.select([uniform < 0.8, uniform < 0.9], [self.vocabulary.index(MASK), random_tokens], targets)
 
 
-def _bits(keys: UInt64[np.ndarray, " B"], start: int, count: int) -> UInt64[np.ndarray, "B count"]:
-    """Numbers `start` to `start + count` of the SplitMix64 streams with these keys."""
+def _random_bits(keys: UInt64[np.ndarray, " B"], start: int, count: int) -> UInt64[np.ndarray, "B count"]:
+    """Returns numbers `start` to `start + count` of the SplitMix64 streams with these keys."""
     counters = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _mix(keys[:, None] + counters)
 

@@ -1,17 +1,15 @@
-"""One run as several processes: they join, agree on what they do, and end together.
+"""Runs of several processes: they join, agree on values, and end together. A single process runs the same code.
 
-The same code runs in a single process, which has nobody to ask.
-
-To read in this order: `cluster`, how a process joins the others; `agreement`, how they compare what each of them found;
-`shutdown`, how all of them end where one is lost or fails; `stderr_filter`, a program that turns XLA's messages about
-lost processes into one line; `signals`, how a signal to one process saves the same step of all.
+Reading order: `cluster`, how a process joins the others; `agreement`, how they compare values and wait for each other;
+`shutdown`, how all end if one is lost or fails; `stderr_filter`, a program that turns XLA's messages about lost
+processes into one line; `signals`, how a signal to one process makes all save the same step.
 """
 
 from symbert_jax.distributed.agreement import (
     broadcast_from_main,
-    connect,
+    check_shared,
+    connect_devices,
     is_main_process,
-    require_shared,
     same_on_all_processes,
     wait_for_all,
     workdir_lock,
@@ -24,12 +22,12 @@ __all__ = [
     "JoinError",
     "Stop",
     "broadcast_from_main",
-    "connect",
+    "check_shared",
+    "connect_devices",
     "exit_on_lost_peer",
     "is_main_process",
     "join",
     "leave",
-    "require_shared",
     "same_on_all_processes",
     "wait_for_all",
     "workdir_lock",

@@ -1,6 +1,6 @@
-"""How the processes of a run compare what each of them found, and wait for each other.
+"""Agreement of the processes of a run: they compare values and wait for each other.
 
-Every function here is collective, all processes call it in the same order, but `is_main_process`, which asks nobody.
+All functions but `is_main_process` are collective: every process must call them in the same order.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def same_on_all_processes() -> Iterator[dict[str, Any]]:
     The keys are the fields that the values come from, the same on all processes.
 
     Raises:
-      UserError: on every process, when one of them met a `UserError` inside, or a value differs.
+      UserError: on every process, if one of them raises a `UserError` inside of the context or a value differs.
     """
     facts: dict[str, Any] = {}
     own_error = None
@@ -44,7 +44,7 @@ def same_on_all_processes() -> Iterator[dict[str, Any]]:
     if own_error:
         raise own_error
     if failed.any():
-        raise UserError(f"process {failed.argmax()}", "an error", "none", "that process says which")
+        raise UserError(f"process {failed.argmax()}", "an error", "none", "see its output")
     if not facts:
         return
     digests = np.stack(
@@ -59,23 +59,23 @@ def same_on_all_processes() -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def workdir_lock(workdir: epath.Path) -> Iterator[None]:
-    """Keeps every other run out of `workdir` for as long as the context lasts; the main process holds the lock.
+    """Keeps other runs out of `workdir` while the context lasts; the main process holds the lock.
 
     Raises:
-      UserError: on every process, when another run holds it.
+      UserError: on every process, if another run holds it.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with same_on_all_processes():
             if is_main_process():
-                held.enter_context(lock(workdir, "workdir"))
-                shutdown.before_exit.callback(held.close)
+                stack.enter_context(lock(workdir, "workdir"))
+                shutdown.before_exit.callback(stack.close)
         yield
 
 
-def connect() -> None:
-    """Lets the devices along every axis of the current mesh exchange something now, when all processes have come.
+def connect_devices() -> None:
+    """Makes the devices along every axis of the current mesh exchange something, while all processes wait for it.
 
-    The first exchange of a group of CPUs ends in an error after 30 s; one process may compile longer than another.
+    The first exchange of a group of CPUs fails after 30 s, and one process may compile longer than another.
     """
     if jax.process_count() > 1:
         axes = jax.sharding.get_mesh().shape
@@ -89,12 +89,12 @@ def broadcast_from_main(value: bool) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has called it with this name: what any of them has written is visible to all."""
+    """Returns when every process has called it with this name: files that any of them wrote are visible to all."""
     multihost_utils.sync_global_devices(name)
 
 
-def require_shared(folder: epath.Path) -> None:
-    """Raises `UserError` on every process if one of them does not see in `folder` what the main one writes there."""
+def check_shared(folder: epath.Path) -> None:
+    """Raises `UserError` on every process if one does not see a file that the main process writes to `folder`."""
     if jax.process_count() == 1:
         return
     number = multihost_utils.broadcast_one_to_all(np.random.default_rng().integers(2**31, dtype=np.int32))

@@ -1,4 +1,4 @@
-"""How a process joins the others of its run: by its flags, or by what Cloud TPU, Kubernetes or SLURM set."""
+"""How a process joins the others of its run: by its flags, or by the environment of Cloud TPU, Kubernetes or SLURM."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ from symbert_jax.errors import UserError
 
 
 class JoinError(UserError):
-    """The other processes did not join. They may still come, so a launcher that starts this one again is right."""
+    """The other processes did not join. They still may, so the exit code asks a launcher to start this one again."""
 
     exit_code = 1
 
@@ -24,10 +24,10 @@ def join(
     """Initializes `jax.distributed` in a run of several processes. Call before touching devices.
 
     coordinator, process, processes: HOST:PORT of process 0, the index of this process, and the number of processes.
-      Where none is given, JAX looks for them on Cloud TPU, Kubernetes and SLURM; a machine alone stays one process.
+      If none is given, JAX finds them on Cloud TPU, Kubernetes and SLURM; elsewhere the run has a single process.
     timeout: seconds within which all processes must join.
-    lost_after: seconds without a heartbeat after which a process counts as lost, which ends the others.
-    saves: whether the command uses `Stop`, which SIGTERM then waits for; else SIGTERM ends this process.
+    lost_after: seconds without a heartbeat after which a process counts as lost, and the others end.
+    saves: whether the command uses `Stop` to save after SIGTERM; otherwise SIGTERM ends this process.
 
     Raises:
       UserError: a flag is missing or wrong, or the other processes cannot be found.
@@ -47,7 +47,7 @@ def join(
     errors: list[Exception] = []
 
     def initialize() -> None:
-        try:  # JAX is given more time, because where its own runs out it aborts the process
+        try:  # JAX gets more time than the caller, because it aborts the process when its own time is over
             jax.distributed.initialize(
                 coordinator,
                 processes,
@@ -71,11 +71,11 @@ def join(
         hint = "start the others, let them reach process 0, or raise --join_timeout"
         raise JoinError("processes", found, f"all of them within {timeout} s", hint)
     if errors:
-        hint = "" if _on_tpu() else "or --processes=1 for this process alone"  # a host of a slice cannot be alone
+        hint = "" if _on_tpu() else "or --processes=1 for a single process"  # a host of a slice needs the others
         found = " ".join(f"{type(errors[0]).__name__}: {errors[0]}".split())
-        # JAX raises ValueError for wrong settings; another start may do away with all else
+        # JAX raises ValueError for wrong settings; any other error may be gone at the next start
         kind = UserError if isinstance(errors[0], ValueError) else JoinError
-        raise kind("processes", found, f"the way to the others, {', '.join(flags)}", hint)
+        raise kind("processes", found, f"an address of process 0 from {', '.join(flags)}", hint)
     watch_peers()
     wait_for_all("joined")
 
@@ -83,7 +83,7 @@ def join(
 def _has_launcher() -> bool:
     """Whether a launcher says that this process is one of several.
 
-    JAX itself is asked only then: elsewhere it warns of Kubernetes, or asks servers that do not exist.
+    Only then JAX looks for the others: elsewhere it warns about Kubernetes, or connects to servers that do not exist.
     """
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return (
@@ -94,4 +94,4 @@ def _has_launcher() -> bool:
 
 
 def _on_tpu() -> bool:
-    return "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it where there are chips
+    return "tpu" in (jax.config.jax_platforms or "")  # type: ignore[attr-defined]  # JAX sets it on a machine with TPU chips

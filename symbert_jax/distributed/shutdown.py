@@ -3,8 +3,9 @@
 JAX ends them too, but with pages of C++, and on devices that do not notice a lost process only after `--lost_after`
 seconds. Here processes write keys to the store that process 0 serves for JAX:
 
-  notice/I        to process I: another process ends, which one and why. Empty where I itself ends as it should.
+  notice/I        to process I: which other process ends, and why. Empty where I itself reaches an ordinary exit.
   acknowledged/I  Process I knows that the run ends, and will exit too.
+  failed/I        Process I failed by itself; the value is its exit code, with which the others end too.
   done/I          Process I reads and writes no more keys.
 """
 
@@ -26,23 +27,25 @@ from jax._src.distributed import global_state  # the store has no public name; p
 from jax.errors import JaxRuntimeError
 
 from symbert_jax.distributed import stderr_filter
+from symbert_jax.errors import UserError
 
-NOTICE, ACKNOWLEDGED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "done"))
+NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
 PATIENCE = 5.0  # seconds within which a process that runs acknowledges a notice
 DAY = 86_400_000  # milliseconds
-FAILED = "ended with an error, which it names"
+AFTER_ERROR = "ended with an error; see its output"
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "cancelled")  # of errors between peers
 
 before_exit = contextlib.ExitStack()  # closed where a process exits without unwinding its stack
-_exiting = threading.Lock()  # acquired, for good, by the thread that ends this process
+_exiting = threading.Lock()  # acquired, and never released, by the thread that ends this process
 _watching = False
+_own_error: UserError | None = None  # for which this process unwinds its stack
 _filter: subprocess.Popen | None = None  # referenced, or Python warns that it still runs
 
 
 def watch_peers() -> None:
-    """Starts to watch the other processes that JAX has connected: this one exits when one of them is lost or fails."""
+    """Starts to watch the other processes that JAX has connected. This one exits when one of them is lost or fails."""
     global _watching
     _watching, sys.excepthook = True, _exit_after
     listener = threading.Thread(target=_listen, daemon=True)
@@ -52,15 +55,25 @@ def watch_peers() -> None:
     # `_exit` as the handler, called with the number of the signal, makes it exit code 6; one of Python's runs too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all that XLA says
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA
         _filter_stderr()
 
 
 @contextlib.contextmanager
 def exit_on_lost_peer() -> Iterator[None]:
-    """Exits where an error of JAX inside may come from a lost process: unwinding the stack could wait for that one."""
+    """Exits after an error of JAX inside of the context, which may come from a lost process.
+
+    Unwinding the stack could wait for that process. It can also wait after a `UserError` of this process alone, until
+    the others fail because of it: they learn of the error first, so that all end with its exit code.
+    """
+    global _own_error
     try:
         yield
+    except UserError as error:
+        if _watching:
+            _own_error = error
+            _set(FAILED, global_state.process_id, str(error.exit_code))
+        raise
     except JaxRuntimeError as error:
         if _watching and "RESOURCE_EXHAUSTED" not in str(error):  # which every process meets
             _exit_after_jax_error(error)
@@ -68,17 +81,18 @@ def exit_on_lost_peer() -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """Call at the end of a command with its exit code. Returns if it is 0 or this process is alone.
+    """Call at the end of a command with its exit code. Returns if it is 0 or this process runs alone.
 
-    Else notifies the other processes, unless they have come to their end too, and exits.
+    Otherwise exits, and ends the other processes with the same code, unless they end by themselves.
     """
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # what there was to save is saved
+        signal.signal(number, signal.SIG_IGN)  # all that could be saved is saved
     if code and _watching:
         _exiting.acquire()
+        _set(FAILED, global_state.process_id, str(code))
         _set(ACKNOWLEDGED, global_state.process_id)
         if _unresponsive():
-            _notify(FAILED)
+            _notify(AFTER_ERROR)
         exit_now(code)
 
 
@@ -92,7 +106,7 @@ def notify_and_exit(code: int, line: str, why: str) -> NoReturn:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Exits without unwinding the stack. Process 0, which serves the keys, waits for those that know of the end."""
+    """Exits without unwinding the stack. Process 0, which serves the keys, waits for those that will exit too."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -104,7 +118,7 @@ def exit_now(code: int) -> NoReturn:
             until = time.monotonic() + PATIENCE
             while _processes(ACKNOWLEDGED) - _processes(DONE) and time.monotonic() < until:
                 time.sleep(0.05)
-            time.sleep(0.2)  # the last of them still waits for the answer to its `done`
+            time.sleep(0.2)  # the last of them still waits for the response to its `done`
     os._exit(code)
 
 
@@ -120,11 +134,26 @@ def _listen() -> None:
                 _print(_lost_message({0}))
                 os._exit(1)  # at once: JAX is about to abort this process
     if notice:
-        _exiting.acquire()
         _set(ACKNOWLEDGED, global_state.process_id)
+        if _own_error:
+            time.sleep(PATIENCE / 2)  # in which the main thread may unwind its stack and call `leave`
+        _exiting.acquire()
         sender, why = notice.split(maxsplit=1)
-        _print(_lost_message(_unresponsive()) or f"error: process {sender} {why}{HINT}")
-        exit_now(1)
+        if not _own_error and (lost := _lost_message(_unresponsive())):
+            _print(lost)
+            exit_now(1)
+        exit_now(_report(int(sender), why))
+
+
+def _report(process: int, why: str) -> int:
+    """Prints the error for which this process ends, its own or that of `process`; returns the exit code."""
+    if _own_error:
+        for line in str(_own_error).splitlines():
+            _print(f"error: {line}")
+        return _own_error.exit_code
+    code = _failed().get(process, 1)
+    _print(f"error: process {process} {why}" + HINT * (code == 1))
+    return code
 
 
 def _notify(why: str) -> set[int]:
@@ -161,6 +190,13 @@ def _processes(key: str) -> set[int]:
     return {int(name.rsplit("/", 1)[1]) for name, _ in _store().key_value_dir_get(key)}
 
 
+def _failed() -> dict[int, int]:
+    """Returns the exit codes of the processes that failed by themselves."""
+    with contextlib.suppress(JaxRuntimeError):  # process 0 is lost
+        return {int(name.rsplit("/", 1)[1]): int(code) for name, code in _store().key_value_dir_get(FAILED)}
+    return {}
+
+
 def _exit_after(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Exits after an exception that nobody caught: an ordinary exit would wait for the others, and they for it."""
     if isinstance(error, JaxRuntimeError):
@@ -171,7 +207,9 @@ def _exit_after(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 def _exit_after_jax_error(error: JaxRuntimeError) -> NoReturn:
     _exiting.acquire()
-    lost = _lost_message(_notify(FAILED))
+    lost = _lost_message(_notify(AFTER_ERROR))
+    if failed := _failed():
+        exit_now(_report(min(failed), AFTER_ERROR))
     if lost or any(word in str(error).lower() for word in CONNECTION):
         _print(lost or f"error: the connection to another process broke{HINT}")
     else:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it saves first, and no signal is lost or shows a traceback."""
+"""Signals that stop a run: it saves first, and no signal is lost or prints a traceback."""
 
 import collections
 import ctypes
@@ -13,16 +13,16 @@ from jax.experimental import multihost_utils
 
 from symbert_jax.distributed.shutdown import STOP_SIGNALS, notify_and_exit
 
-HANDLED = 128  # marks the bytes that the handler writes, next to those that the interpreter writes
-SIGACTION_BYTES = 1024  # at least those of a C `struct sigaction`, of which Python knows nothing
+HANDLED = 128  # marks the bytes that the handler writes; those of the interpreter have no mark
+SIGACTION_BYTES = 1024  # more than a C `struct sigaction`, whose size Python does not know
 
 
 class Stop:
-    """Handles SIGTERM, Ctrl-C and SIGHUP for as long as the context lasts; those that are ignored stay so (`nohup`).
+    """Handles SIGTERM, Ctrl-C and SIGHUP while the context lasts, except signals that are ignored (`nohup`).
 
-    Until a step is done, a signal ends the process: there is nothing to save. After it the first signal asks for a
-    checkpoint, the second prints that it is being written, and the third ends the process at once. A thread reads the
-    signals, so that they work while the main thread waits for devices or a compiler.
+    Before the first step is done a signal ends the process: there is nothing to save. After it, the first signal asks
+    for a checkpoint, the second prints that it is being written, and the third ends the process at once. A thread reads
+    the signals, so that they work while the main thread waits for devices or a compiler.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Stop:
         os.close(self.writing)
 
     def should_stop(self, step: int) -> str:
-        """Returns the name of a signal if all processes are to stop after this step, else nothing: the same on all.
+        """Returns the name of a signal if all processes must stop after this step, otherwise an empty string.
 
         Call after each step. Costs nothing before a signal.
 
@@ -66,11 +66,11 @@ class Stop:
         return (self.received or "SIGTERM") if multihost_utils.reached_preemption_sync_point(step) else ""
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        """Reports to the listener the signals that come while a library (uvloop) has its own wakeup descriptor."""
+        """Passes the signal to the listener, which misses it while a library (uvloop) has set its wakeup descriptor."""
         os.write(self.writing, bytes([number | HANDLED]))
 
     def _listen(self) -> None:
-        """Counts every signal once, though most arrive twice: from the interpreter at once, later from the handler."""
+        """Counts each signal once, although most arrive twice: at once from the interpreter, later from the handler."""
         unhandled: collections.Counter[int] = collections.Counter()
         while byte := os.read(self.reading, 1)[0]:
             number = byte & ~HANDLED
@@ -94,11 +94,11 @@ class Stop:
         elif self.count == 2:
             print(f"{name}: the run is saving already; a third signal ends it at once", file=sys.stderr, flush=True)
         else:
-            line = f"error: ended by {name}, the third signal; the same command goes on from the last checkpoint"
+            line = f"error: ended by {name}, the third signal; the same command resumes from the last checkpoint"
             notify_and_exit(code, line, why)
 
     def _raise_in_jax(self) -> None:
-        """Raises SIGTERM in JAX's own handler, upon which JAX agrees with all processes on the step to stop after."""
+        """Raises SIGTERM for JAX's own handler, so that all processes agree on the step after which they stop."""
         own_handler = ctypes.create_string_buffer(SIGACTION_BYTES)
         _sigaction(self.jax_handler, own_handler)
         signal.raise_signal(signal.SIGTERM)
@@ -106,5 +106,5 @@ class Stop:
 
 
 def _sigaction(new: ctypes.Array | None, old: ctypes.Array | None) -> None:
-    """Sets or reads the system's handler of SIGTERM. JAX's is a C function, which the `signal` module cannot hold."""
+    """Sets or reads the handler of SIGTERM. JAX's handler is a C function, which the `signal` module cannot return."""
     ctypes.CDLL(None).sigaction(signal.SIGTERM, new, old)

@@ -1,6 +1,7 @@
 """Copies stdin, the stderr of one of several processes, to stderr; XLA's page about a lost process becomes one line.
 
-A program of its own, because XLA ends the process that wrote the page. Imports nothing of this package, to start fast.
+It is a program of its own, because XLA ends the process that wrote the page. It imports nothing of this package, so
+that it starts fast.
 """
 
 import os
@@ -15,7 +16,7 @@ HINT = b"; start the same command again"
 
 
 def main() -> None:
-    dropped, severity, reported = b"", b"", False  # severity: of the dropped message that the line may belong to
+    dropped, severity, reported = b"", b"", False  # severity: of a dropped message, whose lines may follow
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
             severity = entry[1] if COORDINATION.search(entry[2]) else b""
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 def lost_processes(messages: bytes) -> bytes:
-    """Returns which processes are gone, as far as XLA's messages say."""
+    """Returns which processes are gone, as far as XLA's messages tell."""
     if found := re.search(rb"stopped sending heartbeats\):\s*([\d\s,]+)|/task:(\d+)", messages):
         numbers = (found[1] or found[2]).replace(b",", b" ").split()
         plural = len(numbers) > 1
@@ -40,7 +41,7 @@ def lost_processes(messages: bytes) -> bytes:
 
 
 def write(line: bytes) -> None:
-    """Writes to stderr. One that has gone away must not end the filter, and so the process that writes to it."""
+    """Writes to stderr. If that is closed, the filter must live on, or the process that writes to it would end."""
     try:
         while line:
             line = line[os.write(2, line) :]

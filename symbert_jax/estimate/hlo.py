@@ -1,4 +1,4 @@
-"""The text of an optimised XLA program, parsed: its computations, what runs how often, the shapes of arrays."""
+"""Parses the text of an optimized XLA program into computations and instructions, with trip counts and shapes."""
 
 import math
 import re
@@ -8,35 +8,41 @@ from dataclasses import dataclass
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation; `shape` as the text writes it, of one array or of a tuple."""
+    """One instruction. `shape` is the text of the shape of an array or of a tuple."""
 
     name: str
     shape: str
     op: str
     operands: tuple[str, ...]
-    text: str  # all that follows the name of the operation
+    text: str  # everything after the name of the operation
 
     def called(self, attribute: str) -> str:
-        """The computation named by `body=`, `calls=` or the like; empty where there is none."""
-        found = re.search(rf"\b{attribute}=%?([\w.-]+)", self.text)
-        return found[1] if found else ""
+        """Returns the computation that `body=`, `calls=` or the like names; empty without such an attribute."""
+        match = re.search(rf"\b{attribute}=%?([\w.-]+)", self.text)
+        return match[1] if match else ""
+
+    @property
+    def is_free_call(self) -> bool:
+        """Whether this is a custom call that executes nothing."""
+        return self.op == "custom-call" and any(f'"{name}"' in self.text for name in _FREE_CALLS)
 
 
-Computation = dict[str, Instruction]  # by name, in order; the last is the root
+Computation = dict[str, Instruction]  # by name, in order; the last one is the root
 
 
 class Module:
-    """One device's share of a program."""
+    """The program of one device."""
 
     def __init__(self, text: str):
         self.computations: dict[str, Computation] = {}
         self.entry, name, lines = "", "", list[str]()
 
-        def finish() -> None:
+        def finish_instruction() -> None:
             if lines and (match := _INSTRUCTION.match(lines[0])):
                 rest = "\n".join([match[4], *lines[1:]])
                 operands = tuple(re.findall(r"%([\w.-]+)", rest.split("), ")[0]))
@@ -45,41 +51,49 @@ class Module:
 
         for line in text.splitlines():
             if header := _COMPUTATION.match(line):
-                finish()
+                finish_instruction()
                 name = header[2]
                 self.computations[name] = {}
                 self.entry = name if header[1] else self.entry
             elif name and _INSTRUCTION.match(line):
-                finish()
+                finish_instruction()
                 lines.append(line)
-            elif lines:  # the config of a Pallas kernel has lines of its own, some of them "}"
+            elif lines:  # the config of a Pallas kernel spans several lines, and some of them are "}"
                 lines.append(line)
-        finish()
+        finish_instruction()
 
-    def runs(self, name: str = "", times: int = 1) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Every instruction that computation `name`, or else the entry, schedules, with how often it runs.
+    def executed(self, name: str = "", count: int = 1) -> Iterator[tuple[Computation, Instruction, int]]:
+        """Yields each executed instruction, with the computation that contains it and how often it is executed.
 
-        Yields (the computation that it stands in, itself or what it calls; the instruction; `times` by its turns).
+        The body of a loop counts once per iteration, and once if the trip count is unknown. Every branch of a
+        conditional counts, so the counts are an upper bound.
+
+        name: the computation to start with, by default the entry.
+        count: how often that computation is executed.
         """
-        scope = self.computations[name or self.entry]
-        for instruction in scope.values():
-            yield scope, instruction, times
+        computation = self.computations[name or self.entry]
+        for instruction in computation.values():
+            yield computation, instruction, count
             match instruction.op:
                 case "while":
-                    turns = self.turns(instruction) or 1
-                    yield from self.runs(instruction.called("body"), times * turns)
+                    iterations = self.trip_count(instruction) or 1
+                    yield from self.executed(instruction.called("body"), count * iterations)
                 case "call":
-                    yield from self.runs(instruction.called("to_apply"), times)
-                case "conditional":  # at most: every branch
+                    yield from self.executed(instruction.called("to_apply"), count)
+                case "conditional":
                     for branch in re.findall(r"%([\w.-]+)", instruction.text.partition("branch_computations=")[2]):
                         if branch in self.computations:
-                            yield from self.runs(branch, times)
+                            yield from self.executed(branch, count)
 
     def fused(self, fusion: Instruction) -> Computation:
+        """Returns the computation inside a fusion."""
         return self.computations[fusion.called("calls")]
 
-    def turns(self, loop: Instruction) -> int | None:
-        """How often a loop runs: stated by XLA, or the constant that its condition compares the counter with."""
+    def trip_count(self, loop: Instruction) -> int | None:
+        """Returns the number of iterations of a loop, None if unknown.
+
+        XLA states it, or it is the constant with which the condition compares the counter.
+        """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
             return int(known[1])
         condition = self.computations[loop.called("condition")]
@@ -90,21 +104,25 @@ class Module:
         return int(limits[0].partition(")")[0])
 
 
-def arrays(shape: str) -> list[str]:
-    """The array of a shape, or all those of a tuple's, in order."""
+def array_shapes(shape: str) -> list[str]:
+    """Returns the shapes of the arrays of a tuple, in order, or that of the one array."""
     return [match[0] for match in _ARRAY.finditer(shape)]
 
 
-def dims(array: str) -> list[int]:
-    found = _ARRAY.match(array)
-    return [int(dim) for dim in found[2].split(",") if dim] if found else []
+def dimensions(array_shape: str) -> list[int]:
+    """Returns the dimensions of an array."""
+    match = _ARRAY.match(array_shape)
+    return [int(dim) for dim in match[2].split(",") if dim] if match else []
 
 
-def size(shape: str, hbm: bool = False) -> float:
-    """Bytes of an array, or of all arrays of a tuple; with `hbm` of those that live there."""
+def num_bytes(shape: str, hbm_only: bool = False) -> float:
+    """Returns the bytes of an array or of all arrays of a tuple.
+
+    hbm_only: whether arrays in other memories (VMEM, SMEM) count as 0.
+    """
     total = 0.0
     for dtype, extents, layout in _ARRAY.findall(shape):
-        if not (hbm and re.search(r"S\([1-9]", layout)):
+        if not (hbm_only and re.search(r"S\([1-9]", layout)):
             bits = 8 if dtype == "pred" else int(re.search(r"\d+|$", dtype)[0] or 0)  # type: ignore[index]
             total += math.prod(int(dim) for dim in extents.split(",") if dim) * bits / 8
     return total

@@ -1,7 +1,6 @@
-"""The training and the validation step compiled ahead of time, for TPU slices that nobody has at hand.
+"""The training and the validation step, compiled for a TPU slice without any TPU, with an estimate of their time.
 
-The TPU compiler runs on any Linux CPU. It gets the real steps of the config, shapes instead of arrays, and the
-topology of the slice. What it makes of them says what fits; its own estimate of cycles says how long a step takes.
+They are the steps that `pretrain` runs, lowered with shapes instead of arrays. The compiler refuses what does not fit.
 """
 
 import dataclasses
@@ -25,8 +24,8 @@ from symbert_jax.train import state as states
 from symbert_jax.train.step import make_train_step
 from symbert_jax.train.validate import make_validation_step
 
-# How often an array crosses a link of a chip, in its own bytes, when n chips exchange it around rings.
-CROSSINGS = {
+# Bytes that each of n chips sends for a collective around a ring, as a multiple of the bytes of the array.
+RING_TRAFFIC = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: (n - 1) / n,
@@ -38,7 +37,7 @@ REGIONS = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "op
 
 
 class DoesNotFit(Exception):
-    """The compiler's refusal: bytes of HBM that a program needs on each chip, and bytes that there are."""
+    """A program needs more HBM than a chip has. Both numbers are bytes per chip."""
 
     def __init__(self, needed: float, available: float):
         super().__init__(f"{needed:.0f} of {available:.0f} bytes")
@@ -47,70 +46,86 @@ class DoesNotFit(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One compiled step on one chip; the seconds add up to `seconds` as if nothing overlapped."""
+    """One compiled step on one chip."""
 
-    memory: float  # bytes of HBM at the peak, arguments included
+    memory: float  # peak bytes of HBM, arguments included
     cost: Cost
-    cycle_seconds: float  # the compiler's estimate
-    roofline_seconds: float  # of what it does not estimate
+    cycle_seconds: float  # of the compiler's estimate
+    roofline_seconds: float  # of work without an estimate
     network_seconds: float
-    seconds: float
-    least_seconds: dict[str, float]  # what compute, memory and network each need alone
+    seconds: float  # sum of the three, as if nothing overlapped
+    least_seconds: dict[str, float]  # what compute, memory and network each take alone at their peak
 
 
-@functools.cache  # the search for a batch ends with a program that the report wants again
+@functools.cache  # the search for a batch size ends with a program that the report needs again
 def compile_train(config: Config, target: Slice) -> Program:
-    passes = 3 if config.model.remat == "none" else 4  # no policy keeps what the kernel made
+    """Compiles the training step; raises `DoesNotFit`, or `UserError` if it cannot run on the slice."""
+    passes = 3 if config.model.remat == "none" else 4  # no remat policy keeps the output of an attention kernel
     return _compile(config, target, make_train_step(config), lambda state: state, passes)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
+    """Compiles the validation step; raises the same errors."""
     return _compile(config, target, make_validation_step(config), lambda state: state.params, 1)
 
 
-def _compile(config: Config, target: Slice, step: Any, first: Callable[[states.State], Any], passes: int) -> Program:
-    """Compiles a jitted step of (what `first` takes of the state, batch), and adds up its cost.
+def _compile(
+    config: Config, target: Slice, step: Any, step_argument: Callable[[states.State], Any], kernel_passes: int
+) -> Program:
+    """Compiles a jitted step and estimates its time.
 
-    passes: how often the step makes the products of a forward pass; of splash's own, which states no FLOPs, too.
+    step_argument: returns the first argument of the step; the second is a batch.
+    kernel_passes: how often the step makes the products of a forward pass of attention, whose kernels state no FLOPs.
     """
-    mesh = mesh_of(config, target)
+    mesh = make_slice_mesh(config, target)
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
     for problem in problems(config, mesh):
         raise problem
     with jax.set_mesh(mesh):
-        lowered = step.lower(first(states.abstract(config)), _abstract_batch(config))
+        lowered = step.lower(step_argument(states.abstract(config)), _abstract_batch(config))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise _refusal(error) or error from None
-    chip, memory = target.chip, compiled.memory_analysis()
-    cost = program_cost(compiled.as_text() or "", mesh.size, REGIONS)
-    cycles = cost.cycles / chip.clock
-    kernel = passes * attention_flops(config.model, config.data.batch_size) / mesh.size
-    works = [(part, kernel if part.kind == PALLAS else part.flops) for part in cost.unestimated]
-    roofline = sum(max(flops / chip.peak, part.bytes / chip.bandwidth) for part, flops in works)
-    products = cost.flops + sum(flops for part, flops in works if part.kind == PALLAS)
-    crossed = sum(CROSSINGS[part.kind](part.group) * part.bytes for part in cost.collectives)
-    network = crossed / chip.network(target.axes) if crossed else 0.0
-    least = {"compute": products / chip.peak, "memory": cost.bytes / chip.bandwidth, "network": network}
-    peak = float(memory.peak_memory_in_bytes)
-    return Program(peak, cost, cycles, roofline, network, cycles + roofline + network, least)
+        raise _does_not_fit(error) or error from None
+    chip, cost = target.chip, program_cost(compiled.as_text() or "", mesh.size, REGIONS)
+    kernel_flops = kernel_passes * attention_flops(config.model, config.data.batch_size) / mesh.size
+    unestimated = [(part, kernel_flops if part.kind == PALLAS else part.flops) for part in cost.unestimated]
+    roofline = sum(max(flops / chip.peak, part.bytes / chip.bandwidth) for part, flops in unestimated)
+    all_flops = cost.flops + sum(flops for part, flops in unestimated if part.kind == PALLAS)
+    bytes_sent = sum(RING_TRAFFIC[part.kind](part.group) * part.bytes for part in cost.collectives)
+    network = bytes_sent / chip.network(target.axes) if bytes_sent else 0.0
+    cycle_seconds = cost.cycles / chip.clock
+    return Program(
+        memory=float(compiled.memory_analysis().peak_memory_in_bytes),
+        cost=cost,
+        cycle_seconds=cycle_seconds,
+        roofline_seconds=roofline,
+        network_seconds=network,
+        seconds=cycle_seconds + roofline + network,
+        least_seconds={
+            "compute": all_flops / chip.peak,
+            "memory": cost.bytes / chip.bandwidth,
+            "network": network,
+        },
+    )
 
 
-def mesh_of(config: Config, target: Slice) -> jax.sharding.Mesh:
+def make_slice_mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
+    """Returns the mesh of a config on the devices of a slice."""
     return make_mesh(config.mesh, list(target.devices))
 
 
-def _refusal(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
-    found = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
-    if not found:
+def _does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
+    """Returns the compiler's refusal of a program that does not fit, None of any other error."""
+    match = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
+    if not match:
         return None
-    needed, available = (float(found[n]) * 2 ** (10 * " KMGT".index(found[n + 1])) for n in (1, 3))
+    needed, available = (float(match[n]) * 2 ** (10 * " KMGT".index(match[n + 1])) for n in (1, 3))
     return DoesNotFit(needed, available)
 
 
 def _abstract_batch(config: Config) -> MlmBatch:
-    """Shape, type and sharding of a batch on the current mesh, as `put_batch` makes it."""
+    """Returns shapes, types and shardings of a batch on the current mesh, as `put_batch` makes it."""
     sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
 
     def rows(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:

@@ -1,64 +1,30 @@
-"""What a config would cost on a TPU slice: the report of `aot`'s steps, and the largest batch that fits.
-
-Nothing here is a measurement.
-"""
+"""The command `compile`: a report of memory, FLOPs and step time on a TPU slice."""
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 from etils import epath
 
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config
-from symbert_jax.data.masking import max_predictions
 from symbert_jax.errors import UserError
-from symbert_jax.estimate.programs import DoesNotFit, Program, compile_train, compile_validation, mesh_of
-from symbert_jax.estimate.slices import Slice, compiler_version, find_slice
-from symbert_jax.model import bert
-from symbert_jax.model.flops import train_flops
+from symbert_jax.estimate.largest_batch import batch_text, with_largest_batch
+from symbert_jax.estimate.programs import DoesNotFit
+from symbert_jax.estimate.slices import find_slice
+from symbert_jax.estimate.summary import Summary, summarize
 from symbert_jax.storage import check_writable, write_whole
-from symbert_jax.train import state as states
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Bytes and seconds; of one chip unless it says otherwise."""
-
-    source: str
-    topology: str
-    chips: int
-    mesh: dict[str, int]
-    attention: str
-    parameters: int  # of the model
-    batch_size: int  # over all chips
-    rows_per_chip: float
-    memory_available: float
-    memory_parameters: float
-    memory_optimizer: float
-    memory_temporaries: float
-    model_flops: float  # of a step, over all chips
-    train: Program
-    validation: Program
-    tokens_per_second: float  # over all chips
-    mfu: float
-    hours: float  # of train.steps with their validation
-    bound: str  # compute | memory | network
-    fits: bool = True
 
 
 def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
-    """Prints what `config` costs on `topology`, writes it to `out` as JSON.
+    """Prints the report of a config on a slice, and writes its numbers to `out` as JSON.
 
-    find_batch: with the largest batch that fits in the place of `data.batch_size`.
+    find_batch: whether the largest batch that fits replaces `data.batch_size`.
 
     Raises:
-      UserError: the compiler is not installed, there is no such topology, or the program does not fit.
+      UserError: libtpu is not installed, no slice has that topology, or the program does not fit.
     """
-    jax.config.update("jax_platforms", "cpu")  # chips that this machine may have are left alone
+    jax.config.update("jax_platforms", "cpu")  # leaves the chips of this machine alone
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs for other machines back
     target = find_slice(topology)
     if out:
@@ -66,144 +32,67 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     try:
         if find_batch:
             config = with_largest_batch(config, target)
-        found = estimate(config, target)
+        summary = summarize(config, target)
     except DoesNotFit as refusal:
         if out:
             facts = {"topology": topology, "fits": False} | vars(refusal)
             write_whole(out, json.dumps(facts, indent=2) + "\n")
         raise UserError(
             "data.batch_size",
-            f"{config.data.batch_size}, which takes {refusal.needed / GIB:.2f} GiB a chip of {topology}",
+            f"{config.data.batch_size}, which needs {refusal.needed / GIB:.2f} GiB per chip of {topology}",
             f"at most {refusal.available / GIB:.2f} GiB, {(refusal.needed - refusal.available) / GIB:.2f} GiB less",
-            "--find_batch finds the largest; model.remat, mesh.fsdp or more chips make room",
+            "--find_batch finds the largest batch that fits; model.remat, mesh.fsdp or more chips reduce memory",
         ) from None
-    print(describe(config, found, target.chip))
+    print(report_text(config, summary, target.chip))
     if out:
-        write_whole(out, json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+        write_whole(out, json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
-def estimate(config: Config, target: Slice) -> Report:
-    """Compiles both steps of `config` for a slice.
-
-    Raises:
-      DoesNotFit: one of them needs more memory than a chip has.
-    """
-    train, validation = compile_train(config, target), compile_validation(config, target)
-    mesh = mesh_of(config, target)
-    with jax.set_mesh(mesh):
-        state = states.abstract(config)
-    parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
-    flops = train_flops(
-        config.model, config.data.batch_size, max_predictions(config.model.length, config.data.mask_rate)
-    )
-    steps = config.train.steps
-    validations = -(-steps // config.train.validate_every) * config.train.validate_batches
-    return Report(
-        source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
-        topology=target.name,
-        chips=mesh.size,
-        mesh=dict(mesh.shape),
-        attention=config.model.attention,
-        parameters=bert.size(config.model),
-        batch_size=config.data.batch_size,
-        rows_per_chip=config.data.batch_size / mesh.size,
-        memory_available=target.chip.hbm,
-        memory_parameters=parameters,
-        memory_optimizer=optimizer,
-        memory_temporaries=train.memory - parameters - optimizer,
-        model_flops=flops,
-        train=train,
-        validation=validation,
-        tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
-        mfu=flops / train.seconds / (target.chip.peak * mesh.size),
-        hours=(steps * train.seconds + validations * validation.seconds) / 3600,
-        bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
-    )
-
-
-def with_largest_batch(config: Config, target: Slice) -> Config:
-    """`config` with the largest `data.batch_size` whose training step fits; says what it tried."""
-    mesh = mesh_of(config, target)
-    shares = mesh.shape["data"] * config.optim.accumulate
-
-    def resized(rows: int) -> Config:
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows * shares))
-
-    def fits(rows: int) -> bool:
-        try:
-            memory, refused = compile_train(resized(rows), target).memory, ""
-        except DoesNotFit as refusal:
-            memory, refused = refusal.needed, ", too much"
-        bytes_of = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
-        print(f"{_rows(rows * shares, mesh.size)}: {bytes_of}{refused}", flush=True)
-        return not refused
-
-    return resized(largest(fits) or 1)
-
-
-def largest(fits: Callable[[int], bool]) -> int:
-    """The largest of 1, 2, 4, 8, 16, 24, 32 ... that fits, if what fits does so for all below; 0 where none does."""
-    low, high = 0, 8
-    while fits(high):
-        low, high = high, 2 * high
-    if not low:
-        return next((rows for rows in (4, 2, 1) if fits(rows)), 0)
-    while high - low > 8:
-        middle = (low + high) // 16 * 8
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def describe(config: Config, found: Report, chip: Tpu) -> str:
-    """The report for people."""
-    train, validation, cost = found.train, found.validation, found.train.cost
-    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
-    exchanges = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
-    missing = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
-    times = (
-        f"{train.cycle_seconds * 1e3:.1f} of {cost.cycles / 1e6:,.1f} M cycles at {chip.clock / 1e9} GHz"
-        f" + {train.roofline_seconds * 1e3:.1f} of work without an estimate, at its roofline ({missing})"
-        f" + {train.network_seconds * 1e3:.1f} of network"
-    )
+def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
+    """Returns the report as lines of a label and a text."""
+    train, validation, cost = summary.train, summary.validation, summary.train.cost
+    mesh = " x ".join(f"{name} {size}" for name, size in summary.mesh.items())
+    collectives = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
+    unestimated = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
     alone = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
-    validations = f"{config.train.validate_batches} batches of validation every {config.train.validate_every:,} steps"
+    validations = f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
     if not config.train.validate_batches:
-        validations = "validation over the whole split not counted"
+        validations = "without validation, which reads the whole split"
     lines = [
-        ("what", f"{found.attention} BERT, {found.parameters:,} parameters; {found.source}"),
-        ("where", f"{found.topology}, {found.chips} chips ({mesh}); {_rows(found.batch_size, found.chips)}"),
+        ("model", f"{summary.attention} BERT, {summary.parameters:,} parameters; {summary.source}"),
         (
-            "memory a chip",
-            f"{train.memory / GIB:.2f} of {found.memory_available / GIB:.2f} GiB: "
-            f"parameters {found.memory_parameters / GIB:.2f}, optimizer {found.memory_optimizer / GIB:.2f}, "
-            f"temporaries {found.memory_temporaries / GIB:.2f}; validation {validation.memory / GIB:.2f}",
+            "slice",
+            f"{summary.topology}, {summary.chips} chips ({mesh}); {batch_text(summary.batch_size, summary.chips)}",
         ),
         (
-            "FLOPs a step",
-            f"{found.model_flops / 1e12:,.2f} T by the model, {found.model_flops / found.chips / 1e12:,.3f} T a chip; "
-            f"the program's matrix products {cost.flops / 1e12:,.3f} T a chip",
+            "memory per chip",
+            f"{train.memory / GIB:.2f} of {summary.memory_available / GIB:.2f} GiB: "
+            f"parameters {summary.memory_parameters / GIB:.2f}, optimizer {summary.memory_optimizer / GIB:.2f}, "
+            f"temporaries {summary.memory_temporaries / GIB:.2f}; validation step {validation.memory / GIB:.2f}",
         ),
-        ("moved a step", f"{cost.bytes / 1e9:,.1f} GB of HBM a chip"),
-        ("collectives", "; ".join(exchanges) or "none"),
-        ("ms a step", f"{train.seconds * 1e3:.1f} = {times}, as if nothing overlapped"),
+        (
+            "FLOPs per step",
+            f"{summary.model_flops / 1e12:,.2f} T of the model, "
+            f"{summary.model_flops / summary.chips / 1e12:,.3f} T per chip; "
+            f"matrix products of the program {cost.flops / 1e12:,.3f} T per chip",
+        ),
+        ("HBM traffic", f"{cost.bytes / 1e9:,.1f} GB per step and chip"),
+        ("collectives", "; ".join(collectives) or "none"),
+        (
+            "step time",
+            f"{train.seconds * 1e3:.1f} ms without overlap: {train.cycle_seconds * 1e3:.1f} for "
+            f"{cost.cycles / 1e6:,.1f} M cycles at {chip.clock / 1e9} GHz, {train.roofline_seconds * 1e3:.1f} by the "
+            f"roofline for work without an estimate ({unestimated}), {train.network_seconds * 1e3:.1f} for collectives",
+        ),
         (
             "cycles by region",
             ", ".join(f"{name} {cycles / 1e6:,.1f} M" for name, cycles in cost.regions.items()),
         ),
-        ("ms a validation", f"{validation.seconds * 1e3:.1f} a batch"),
-        ("speed", f"{found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%}"),
-        ("the run", f"{found.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
-        ("bound by", f"{found.bound}; each alone would take: {alone}"),
+        ("validation", f"{validation.seconds * 1e3:.1f} ms per batch"),
+        ("throughput", f"{summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%}"),
+        ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
+        ("bound by", f"{summary.bound}; alone at their peak: {alone}"),
     ]
     if cost.unknown_loops:
-        lines.append(("beware", f"{cost.unknown_loops} loops of unknown length are counted once"))
-    return "\n".join(f"{name:<16} {text}" for name, text in lines)
-
-
-def _bytes_per_chip(tree: Any) -> float:
-    leaves = jax.tree.leaves(tree)
-    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
-
-
-def _rows(batch_size: int, chips: int) -> str:
-    return f"batch {batch_size:,}, {batch_size / chips:g} rows a chip"
+        lines.append(("warning", f"{cost.unknown_loops} loops of unknown trip count are counted once"))
+    return "\n".join(f"{label:<16} {text}" for label, text in lines)

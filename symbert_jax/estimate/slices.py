@@ -1,6 +1,7 @@
-"""TPU slices as the TPU compiler sees them, without any TPU."""
+"""TPU slices by name, with devices to compile for, on a machine without TPUs."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import os
@@ -16,19 +17,20 @@ from symbert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A topology, `v5e:4x4`: a chip, how many of them along each axis, and a device for each."""
+    """A TPU slice."""
 
-    name: str
+    name: str  # of its topology: v5e:4x4
     chip: Tpu
-    axes: tuple[int, ...]
-    devices: tuple[jax.Device, ...]
+    axes: tuple[int, ...]  # chips along each axis
+    devices: tuple[jax.Device, ...]  # one per chip
 
 
+@functools.cache  # the same devices at every call, for `compile_train`, which is cached by them
 def find_slice(topology: str) -> Slice:
-    """The slice of that name.
+    """Returns the slice with the topology of that name.
 
     Raises:
-      UserError: the compiler is not installed, or no slice has that name.
+      UserError: libtpu is not installed, or no slice has that name.
     """
     forms = ", ".join(f"{name}:{'x'.join('XYZ'[: chip.axes])}" for name, chip in TPUS.items())
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", topology)
@@ -36,22 +38,22 @@ def find_slice(topology: str) -> Slice:
     if not match or match[1] not in TPUS or len(axes) != TPUS[match[1]].axes:
         raise UserError("topology", repr(topology), f"a chip and the axes of a slice: {forms}", "for example v5e:4x4")
     chip, options = TPUS[match[1]], dict[str, Any]()
-    if chip.cores == 2:  # as on Cloud TPUs: both cores are one device
+    if chip.cores == 2:  # one device for both cores, as on Cloud TPUs
         options["chip_config_name"] = "megacore"
     if math.prod(axes) == 1:
         options["chips_per_host_bounds"] = [1, 1, 1]
     compiler_version()
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # who only compiles needs no chip, so no lock either
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling needs no chip, so no lock either
     try:
         devices = topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError("topology", repr(topology), f"a slice that there is: {forms}", reason) from None
+        raise UserError("topology", repr(topology), f"an existing slice: {forms}", reason) from None
     return Slice(topology, chip, axes, tuple(devices))
 
 
 def compiler_version() -> str:
-    """The version of libtpu, the TPU compiler; raises `UserError` where it is not installed."""
+    """Returns the version of libtpu, the TPU compiler; raises `UserError` if it is not installed."""
     try:
         return importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:

@@ -18,11 +18,10 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import FinetuneConfig, ModelConfig, fields
-from symbert_jax.data.rows import VOCAB
-from symbert_jax.distributed import connect, require_shared, same_on_all_processes, workdir_lock
+from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.distributed import check_shared, connect_devices, same_on_all_processes, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
-from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol, resolve
 from symbert_jax.eval.task_data import TaskData, read_task_data
 from symbert_jax.eval.tasks import TASKS, Task, find_tasks
@@ -30,6 +29,7 @@ from symbert_jax.eval.training import TaskRun, TrialGroup, train
 from symbert_jax.eval.trials import Trial, TrialResult
 from symbert_jax.eval.workdir import TaskFiles, Workdir
 from symbert_jax.model.tree import Params
+from symbert_jax.progress import Progress
 from symbert_jax.sharding import check_split, make_mesh
 from symbert_jax.storage import absolute
 
@@ -99,16 +99,17 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         facts["checkpoint"] = [step for _, step in checkpoints]
         facts["glue.source"] = [part.fingerprint() for folder, _ in checkpoints for part in data[folder].values()]
         facts["workdir"] = [trial.key for trial in workdir.log.results]
-    require_shared(path)
+    check_shared(path)
     trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
     sizes = [part.train.num_tokens for folder, _ in checkpoints for part in data[folder].values()]
-    progress = Progress(trials_per_task * len(sizes), trials_per_task * protocol.epochs * sum(sizes))
+    work = trials_per_task * protocol.epochs * sum(sizes)
+    progress = Progress("trials", trials_per_task * len(sizes), work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
     # MNLI before the tasks that may start from it
     trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
     scored = []
-    with jax.set_mesh(mesh), contextlib.closing(progress):
-        connect()
+    with jax.set_mesh(mesh), progress:
+        connect_devices()
         for (folder, step), name in checkpoints.items():
             pretrained = read_encoder(folder, step, protocol)
             found = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
@@ -145,7 +146,7 @@ def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig
       UserError: there is no such checkpoint.
     """
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        step = checkpoints.require(step)
+        step = checkpoints.check_step(step)
         return step, checkpoints.config(step).model
 
 
@@ -187,7 +188,9 @@ def _train_task(
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
         files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)
-        run.progress.report([outcome.result for outcome in outcomes])
+        run.progress.finish(len(outcomes))
+        for outcome in outcomes:
+            run.progress.say(f"{report.format_trial(outcome.result)}  ({run.progress.standing})")
     return [run.workdir.log.results[trial] for trial in trials]
 
 

@@ -119,6 +119,18 @@ def format_details(checkpoint: ScoredCheckpoint) -> str:
     return f"## {checkpoint.title}\n\n{origin}, SHA-256 {checkpoint.sha256[:16]}\n\n{table}"
 
 
+def format_trial(result: TrialResult) -> str:
+    """Returns the line that is printed when a trial is finished."""
+    trial = result.trial
+    metrics = "  ".join(
+        f"{split.removeprefix('validation').strip('_')} {name} {100 * value:.1f}".strip()
+        for split, values in result.scores.items()
+        for name, value in values.items()
+    )
+    line = f"{trial.task}  lr {trial.learning_rate:g}  batch {trial.batch_size}  seed {trial.seed}  {metrics}"
+    return line + "  collapsed" * result.collapsed + f"  {result.seconds:.0f} s"
+
+
 def format_submission(task: Task, predictions: Predictions) -> str:
     """Returns a file for the GLUE server: classes named as in the task's files, similarities from 0 to 5."""
     labels = [task.classes[int(value)] if task.classes else f"{min(max(value, 0), 5):.3f}" for value in predictions]

@@ -9,7 +9,7 @@ from etils import epath
 from symbert_jax import checkpoint
 from symbert_jax.config import Config, ModelConfig, check, from_dict
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import is_main_process
 from symbert_jax.errors import UserError
 from symbert_jax.eval.tasks import TASKS
@@ -26,6 +26,7 @@ class SavedModel(NamedTuple):
     task: str
     model: ModelConfig
     trial: str  # its key
+    length: int = 128  # tokens to which texts are truncated; earlier versions do not record it
 
 
 def is_saved(folder: epath.Path) -> bool:
@@ -40,10 +41,15 @@ def read_description(folder: epath.Path) -> SavedModel:
       UserError: the file is missing or damaged.
     """
     file = folder / FACTS
-    match read_json(file, "checkpoint"):
-        case {"score": float(score), "task": str(task), "model": fields, "trial": str(trial), **rest} if (
-            not rest and abs(score) <= 100 and task in TASKS
-        ):
+    match SavedModel._field_defaults | read_json(file, "checkpoint"):
+        case {
+            "score": float(score),
+            "task": str(task),
+            "model": fields,
+            "trial": str(trial),
+            "length": int(length),
+            **rest,
+        } if not rest and abs(score) <= 100 and task in TASKS and length >= 8:
             pass
         case content:
             wanted = f"{', '.join(SavedModel._fields)} of a saved model"
@@ -53,7 +59,7 @@ def read_description(folder: epath.Path) -> SavedModel:
         check(Config(model=model))
     except UserError as error:
         raise UserError("checkpoint", f"{file}: {error}", "the model that was trained") from None
-    return SavedModel(score, task, model, trial)
+    return SavedModel(score, task, model, trial, length)
 
 
 def read_params(folder: epath.Path) -> Params:

@@ -63,7 +63,7 @@ def make_train_step(
     model: ModelConfig, classes: int, optim: OptimConfig
 ) -> Callable[[State, GlueBatch, Seeds, LearningRates], tuple[State, Sums]]:
     """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states."""
-    update = make_update(functools.partial(loss, model, classes), optim)
+    update = make_update(functools.partial(objective, model, classes), optim)
 
     def step(
         state: State, batch: GlueBatch, seed: Int[Array, ""], learning_rate: Float[Array, ""]
@@ -84,18 +84,15 @@ def make_prediction_step(model: ModelConfig, classes: int) -> Callable[[Params, 
     return jax.jit(predict)
 
 
-def loss(
-    model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
-) -> tuple[Float[Array, ""], Sums]:
-    """Returns the cross entropy in nats, or with one class the squared error, summed over the rows, and the sums."""
+def objective(model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None) -> Sums:
+    """Returns the cross entropy in nats, or with one class the squared error: its sum over rows, and their number."""
     outputs = logits(model, classes, params, batch, key)
     if classes == 1:
         row_losses = jnp.square(outputs[:, 0] - batch.labels)
     else:
         target = jax.nn.one_hot(batch.labels, classes) * outputs
         row_losses = jax.nn.logsumexp(outputs, axis=-1) - jnp.sum(target, axis=-1)
-    total = jnp.sum(batch.weights * row_losses)
-    return total, {"loss": total, "count": jnp.sum(batch.weights)}
+    return {"loss": (jnp.sum(batch.weights * row_losses), jnp.sum(batch.weights))}
 
 
 def logits(

@@ -14,12 +14,12 @@ from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.eval import scores, steps
 from symbert_jax.eval.batches import PlannedBatch, TokenizedSplit, prediction_plan, steps_per_epoch, training_plan
-from symbert_jax.eval.progress import Progress
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import Trial, TrialResult
 from symbert_jax.model.tree import Params
+from symbert_jax.progress import Progress
 from symbert_jax.sharding import local_row_indices, put_batch
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.state import State
@@ -133,16 +133,16 @@ def _train_epoch(
     trials, split = group.padded, run.data.train
     train_step, seeds = steps.make_train_step(run.model, run.task.outputs, run.protocol.optim), _seeds(trials)
     plans = [training_plan(split, trial.batch_size, _row_multiple(), trial.seed, epoch) for trial in trials]
-    progress.begin()
+    progress.start_window()
     for step, planned in enumerate(zip(*plans, strict=True), start=(epoch - 1) * len(plans[0])):
         rows = [split.batch(_local_rows(each)) for each in planned]
         batch = put_batch(jax.tree.map(lambda *arrays: np.stack(arrays), *rows), "RB")
-        state, sums = train_step(state, batch, seeds, learning_rates[step])
         tokens = sum(split.count_tokens(each) for each in planned[: len(group.trials)])
-        progress.advance(tokens, (train_step, batch.tokens.shape))
+        with progress.step((train_step, batch.tokens.shape), tokens):
+            state, sums = train_step(state, batch, seeds, learning_rates[step])
         if (step + 1) % STEPS_AHEAD == 0:
             jax.block_until_ready(sums)
-            progress.end()
+            progress.end_window()
     return state
 
 

@@ -4,6 +4,7 @@ The main process alone writes; every process takes part in the parameters of a m
 """
 
 import io
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,8 @@ class TaskFiles:
         result = outcomes[best].result
         if self.model_folder is None or result.score <= self.best_score:
             return
-        description = SavedModel(result.score, result.trial.task, model, result.trial.key)
+        length = json.loads(result.trial.protocol)["length"]
+        description = SavedModel(result.score, result.trial.task, model, result.trial.key, length)
         saved.write(self.model_folder, description, jax.tree.map(lambda leaf: leaf[best], params), vocabulary)
         self.best_score = result.score
 

@@ -1,4 +1,4 @@
-"""A `config.json` of Hugging Face's BERT, or of the paper's `plpi/bert`, and our `ModelConfig`."""
+"""Converts between our `ModelConfig` and the `config.json` of Hugging Face's BERT or of the paper's `plpi/bert`."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 from symbert_jax.config import Config, ModelConfig, problems
 from symbert_jax.errors import UserError, did_you_mean
-from symbert_jax.model.encoder import TOKEN_TYPES
 from symbert_jax.model.layers import LayerNorm
+from symbert_jax.model.parameters import TOKEN_TYPES
 
-AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # ours, the paper's
-HUGGING_FACE, PLPI = "bert", "plpi/bert"  # the names of the architecture, `model_type`
+AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # our name: the paper's name
+HUGGING_FACE, PLPI = "bert", "plpi/bert"  # values of `model_type`
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -25,7 +25,7 @@ _RATES = {
     "attention_dropout": "attention_probs_dropout_prob",
 }
 _FIELDS = _SIZES | _RATES
-_CONSTANT: dict[str, Any] = {  # fields of BERT that have one value in our model
+_CONSTANT: dict[str, Any] = {  # fields of BERT that our model fixes
     "hidden_act": "gelu",
     "layer_norm_eps": LayerNorm.epsilon,
     "type_vocab_size": TOKEN_TYPES,
@@ -36,30 +36,29 @@ _CONSTANT: dict[str, Any] = {  # fields of BERT that have one value in our model
 
 
 def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
-    """The model of a parsed `config.json`; activations are float32.
+    """Returns the model that a parsed `config.json` describes, with float32 activations.
 
     where: names the file in errors.
 
     Raises:
-      UserError: the architecture is not BERT, or a variant that our model does not cover, or a field has a wrong type
-        or is out of its limits.
+      UserError: the architecture is not BERT, or a variant of it that our model does not support; or a field is
+        missing, has a wrong type or is out of range.
     """
-    kind = _kind(config, where)
+    model_type = _model_type(config, where)
     for field, value in _CONSTANT.items():
         found = config.get(field)
         if found is not None and (found != value or isinstance(found, bool) != isinstance(value, bool)):
-            wanted = f"{value!r}, the only one that this model has"
-            raise UserError(where, f"{field} {reprlib.repr(found)}", wanted)
+            raise UserError(where, f"{field} {reprlib.repr(found)}", f"{value!r}, the only value that is supported")
     if missing := [name for name in _FIELDS.values() if name not in config]:
         raise UserError(where, f"no {', '.join(missing)}", "every size of the model")
-    theirs = config.get("plpi_affinity_function", "vanilla") if kind == PLPI else "vanilla"
-    attentions = {name: ours for ours, name in AFFINITY.items()}
-    if not isinstance(theirs, str) or theirs not in attentions:
-        found = f"plpi_affinity_function {reprlib.repr(theirs)}"
-        raise UserError(where, found, "a known one", did_you_mean(f"{theirs}", attentions))
+    affinity = config.get("plpi_affinity_function", "vanilla") if model_type == PLPI else "vanilla"
+    attentions = {name: attention for attention, name in AFFINITY.items()}
+    if not isinstance(affinity, str) or affinity not in attentions:
+        found = f"plpi_affinity_function {reprlib.repr(affinity)}"
+        raise UserError(where, found, "a known function", did_you_mean(f"{affinity}", attentions))
     fields: dict[str, Any] = {ours: _to_int(config, name, where) for ours, name in _SIZES.items()}
     fields |= {ours: _to_fraction(config, name, where) for ours, name in _RATES.items()}
-    model = ModelConfig(attention=attentions[theirs], dtype="float32", **fields)
+    model = ModelConfig(attention=attentions[affinity], dtype="float32", **fields)
     for problem in problems(Config(model=model)):
         name, wanted = problem.what, problem.wanted
         for ours, field in _FIELDS.items():
@@ -68,24 +67,24 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
     return model
 
 
-def _kind(config: Mapping[str, Any], where: str) -> str:
-    """The `model_type`. Old files have none: they name the class of the model, or nothing."""
-    kind = config.get("model_type")
-    if kind is None and config.get("plpi_affinity_function") is not None:
+def _model_type(config: Mapping[str, Any], where: str) -> str:
+    """Returns the `model_type`. Old files lack it: they name the class of the model, or do not even do that."""
+    model_type = config.get("model_type")
+    if model_type is None and config.get("plpi_affinity_function") is not None:
         return PLPI
-    if kind is None:
+    if model_type is None:
         names = config.get("architectures")
         names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
         if all(name.startswith("Bert") for name in names):
             return HUGGING_FACE
-        raise UserError(where, f"no model_type, and architectures {reprlib.repr(names)}", "one of BERT")
-    if kind not in (HUGGING_FACE, PLPI):
-        raise UserError(where, f"model_type {reprlib.repr(kind)}", f"{HUGGING_FACE} or {PLPI}")
-    return str(kind)
+        raise UserError(where, f"no model_type, and architectures {reprlib.repr(names)}", "an architecture of BERT")
+    if model_type not in (HUGGING_FACE, PLPI):
+        raise UserError(where, f"model_type {reprlib.repr(model_type)}", f"{HUGGING_FACE} or {PLPI}")
+    return str(model_type)
 
 
 def _to_int(config: Mapping[str, Any], name: str, where: str) -> int:
-    """A whole number, which some programs write as 12.0."""
+    """Returns a field that is a whole number; some programs write 12 as 12.0."""
     value = config[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -95,24 +94,31 @@ def _to_int(config: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _to_fraction(config: Mapping[str, Any], name: str, where: str) -> float:
+    """Returns a field that is a fraction."""
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise UserError(where, f"{name} {reprlib.repr(value)}", "a fraction of at least 0 and below 1")
     return float(value)
 
 
-def to_config(model: ModelConfig, kind: str, classes: Sequence[str] | None, pad: int, dtype: str) -> dict[str, Any]:
-    """A `config.json` for the masked-language model, or for the classifier of `classes` (none: a regression)."""
+def to_config(
+    model: ModelConfig, model_type: str, classes: Sequence[str] | None, pad_id: int, dtype: str
+) -> dict[str, Any]:
+    """Returns the content of a `config.json`.
+
+    classes: of a classifier, empty for a regression; None for a masked-language model.
+    dtype: of the weights.
+    """
     config = {
         "architectures": ["BertForMaskedLM" if classes is None else "BertForSequenceClassification"],
-        "model_type": kind,
+        "model_type": model_type,
         **{name: getattr(model, ours) for ours, name in _FIELDS.items()},
         **_CONSTANT,
         "initializer_range": 0.02,
-        "pad_token_id": pad,
+        "pad_token_id": pad_id,
         "torch_dtype": dtype,
     }
-    if kind == PLPI:
+    if model_type == PLPI:
         config["plpi_affinity_function"] = AFFINITY[model.attention]
     if classes is not None:
         names = list(classes) or ["score"]

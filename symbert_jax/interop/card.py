@@ -1,32 +1,37 @@
-"""The model card of an exported folder: what the model is, where it comes from, and how it was made standard."""
+"""The model card of an exported folder: what the model is, where it comes from, and how it became standard."""
 
 from collections.abc import Mapping
 
 from symbert_jax.config import ModelConfig
+from symbert_jax.model.attention import find_variant
 
-_FOLDED = {
-    "standard": "Its attention is the standard one; nothing was folded.",
-    "symmetric": "Its attention is symmetric, score q·q: here the key weights equal the query weights.",
-    "pairwise": "Its attention is pairwise, score qᵀPq: here, per head, Wk = Wq Pᵀ and bk = P bq.",
-}
-_KEPT = "It is in the format of the paper's own code (`plpi/bert`) and keeps its attention, {}."
 _PAPER = (
     "[Symmetric Dot-Product Attention for Efficient Training of BERT Language Models](https://arxiv.org/abs/2406.06366)"
 )
+_FOLDED = "The scores are the same, so every program that loads BERT runs it without custom code."
+_KEPT = "The folder is in the format of the paper's own code (`plpi/bert`) and keeps this attention."
 
 
 def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: bool, command: str) -> str:
-    """Markdown with the metadata that the Hugging Face hub reads.
+    """Returns Markdown with the metadata that the Hugging Face hub reads.
 
-    facts: lines of the table besides the sizes of the model. folded: whether every attention became standard.
-    masked: whether it predicts masked words, or classes. command: what wrote the folder.
+    Args:
+      facts: lines of the table, below the size of the model.
+      folded: whether the attention was made standard.
+      masked: whether the model predicts masked tokens; otherwise classes.
+      command: the command that wrote the folder.
     """
     sizes = (
         f"{model.layers} layers of {model.dim}, {model.heads} heads, {model.length} tokens, {model.vocab_size:,} words"
     )
     rows = {"attention it was trained with": model.attention, "size": sizes, **facts}
     task = "fill-mask" if masked else "text-classification"
-    how = _FOLDED[model.attention] if folded else _KEPT.format(model.attention)
+    variant = find_variant(model)
+    attention = f"Its attention is {variant.description}"
+    if folded:
+        attention += f"; {variant.folding}. {_FOLDED}"
+    else:
+        attention += f". {_KEPT}"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""---
 library_name: transformers
@@ -36,7 +41,7 @@ tags: [bert, {task}, symbert_jax, {model.attention}-attention]
 
 # BERT with {model.attention} attention
 
-Trained with symbert_jax after {_PAPER}. {how}{_SAME if folded else ""}
+Trained with symbert_jax after {_PAPER}. {attention}
 
 | | |
 | --- | --- |
@@ -44,6 +49,3 @@ Trained with symbert_jax after {_PAPER}. {how}{_SAME if folded else ""}
 
 Written by `{command}`.
 """
-
-
-_SAME = " The scores are the same, so every program that loads BERT runs it without custom code."

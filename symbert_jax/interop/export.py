@@ -1,4 +1,4 @@
-"""`export`: a trained model as a folder that stock `transformers`, or the paper's own code, opens."""
+"""`export`: writes a trained model as a folder that stock `transformers`, or the paper's own code, opens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax import metrics
-from symbert_jax.checkpoint import LOSS, load, require_step
+from symbert_jax.checkpoint import LOSS, check_step, load
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.data import tokenizer, vocabulary
 from symbert_jax.errors import UserError
@@ -18,7 +18,7 @@ from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model
 from symbert_jax.interop.card import card
-from symbert_jax.interop.fold import fold
+from symbert_jax.interop.fold import fold, to_papers_form
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
@@ -26,59 +26,61 @@ from symbert_jax.storage import check_new, new_folder
 
 FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}
 DTYPES = ("float32", "bfloat16")
-# most that a logit may differ from the original's: absolute, and as a share of the largest, for 8 bits of mantissa
-_LIMIT = {"float32": (1e-4, 0.0), "bfloat16": (0.0, 0.05)}
+# by how much a logit may differ: absolute, and as a fraction of the largest logit, as bfloat16 has an 8-bit mantissa
+_TOLERANCE = {"float32": (1e-4, 0.0), "bfloat16": (0.0, 0.05)}
 
 
 class TrainedModel(NamedTuple):
-    """A model as it was trained."""
+    """A model with the attention that it was trained with."""
 
     workdir: epath.Path
     model: ModelConfig
     params: Params
-    classes: Sequence[str] | None  # of a classifier, none for a regression; None for a masked-language model
-    facts: dict[str, str]
+    classes: Sequence[str] | None  # of a classifier, empty for a regression; None for a masked-language model
+    facts: dict[str, str]  # for the model card
 
 
-def export(workdir: epath.Path, out: epath.Path, step: int | None, form: str, dtype: str, command: str) -> None:
-    """Writes the folder `out`, reads it again, and prints by how much its logits differ from the original's.
+def export(workdir: epath.Path, out: epath.Path, step: int | None, format: str, dtype: str, command: str) -> None:
+    """Writes the folder `out`, reads it back, and prints by how much its logits differ from those of the trained model.
 
-    workdir: of a pretrain run, or a model that `finetune` saved. step: of the former; None is the latest.
-    command: what the user typed, for the model card.
+    workdir: of `pretrain` or `import`, or a model that `finetune` saved.
+    step: of a checkpoint in the workdir; None is the latest.
+    format: a key of `FORMATS`. dtype: of the weights, one of `DTYPES`.
+    command: the command line, for the model card.
 
     Raises:
-      UserError: there is no such model, `out` is not empty, or the folder that was written computes something else.
+      UserError: there is no such model, `out` is not empty, or the folder that was written computes other logits.
     """
-    for field, value, known in (("format", form, FORMATS), ("dtype", dtype, DTYPES)):
+    for field, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise UserError(field, repr(value), f"one of {', '.join(known)}")
+    folded = FORMATS[format] == HUGGING_FACE
     check_new(out, "out")
     if out == workdir or workdir in out.parents:
         raise UserError("out", f"{out}, inside the checkpoint's folder", "a folder elsewhere")
     trained = read(workdir, step)
-    folded = FORMATS[form] == HUGGING_FACE
-    model, params = fold(trained.model, trained.params) if folded else (trained.model, trained.params)
+    model, params = (fold if folded else to_papers_form)(trained.model, trained.params)
     wordpiece = tokenizer.read_for_model(workdir, model.vocab_size)
-    config = to_config(model, FORMATS[form], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
-    written = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
-    text = card(trained.model, trained.facts, folded, trained.classes is None, command)
+    config = to_config(model, FORMATS[format], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
+    weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
+    model_card = card(trained.model, trained.facts, folded, trained.classes is None, command)
     with new_folder(out, "out") as new:
-        folder.write(new, config, written, wordpiece, text)
+        folder.write(new, config, weights, wordpiece, model_card)
         difference = verify(trained, new, dtype)
-    print(f"{out}: {model.attention} BERT, {len(written)} tensors; logits differ by {difference:.1e} at most")
+    print(f"{out}: {model.attention} BERT, {len(weights)} tensors; logits differ by {difference:.1e} at most")
 
 
 def read(workdir: epath.Path, step: int | None) -> TrainedModel:
-    """The model of a workdir, or one that `finetune` saved.
+    """Reads the model of a workdir, or one that `finetune` saved.
 
     Raises:
-      UserError: there is no such model.
+      UserError: there is no such model, or it is damaged.
     """
     if saved.is_saved(workdir):
         described = saved.read_description(workdir)
         facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
         return TrainedModel(workdir, described.model, saved.read_params(workdir), TASKS[described.task].classes, facts)
-    step = require_step(workdir, step)
+    step = check_step(workdir, step)
     params, config = load(workdir, step)
     losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]
     facts = {
@@ -90,10 +92,10 @@ def read(workdir: epath.Path, step: int | None) -> TrainedModel:
 
 
 def verify(trained: TrainedModel, written: epath.Path, dtype: str) -> float:
-    """The largest difference between the logits of `trained` and those of the folder `written`.
+    """Returns the largest difference between the logits of the trained model and those of the folder `written`.
 
     Raises:
-      UserError: the difference is too large; the folder stays for inspection.
+      UserError: the difference is too large.
     """
     found = folder.read(written)
     model = to_model(found.config, str(written))
@@ -104,10 +106,10 @@ def verify(trained: TrainedModel, written: epath.Path, dtype: str) -> float:
             else classifier.abstract(model, len(trained.classes) or 1, MeshConfig())
         )
         weights = {name: tensor.astype(np.float32) for name, tensor in found.tensors.items()}
-        again = trained._replace(model=model, params=tensors.from_torch(weights, shapes, str(written)))
-        wanted, reread = _logits(trained), _logits(again)
-    difference = float(np.abs(wanted - reread).max())
-    absolute, relative = _LIMIT[dtype]
+        exported = trained._replace(model=model, params=tensors.from_torch(weights, shapes, str(written)))
+        wanted, logits = _logits(trained), _logits(exported)
+    difference = float(np.abs(wanted - logits).max())
+    absolute, relative = _TOLERANCE[dtype]
     limit = absolute + relative * float(np.abs(wanted).max())
     if not difference <= limit:
         raise UserError("export", f"logits that differ by {difference:.1e}", f"{limit:.0e} at most", f"see {written}")
@@ -115,7 +117,7 @@ def verify(trained: TrainedModel, written: epath.Path, dtype: str) -> float:
 
 
 def _logits(trained: TrainedModel) -> np.ndarray:
-    """The logits of a few random rows, one of them padded, in float32."""
+    """Returns the logits of two random rows, one of them padded, in float32."""
     model = dataclasses.replace(trained.model, dtype="float32")
     rng, length = np.random.default_rng(0), min(model.length, 64)
     tokens = rng.integers(0, model.vocab_size, (2, length), dtype=np.int32)
@@ -123,9 +125,8 @@ def _logits(trained: TrainedModel) -> np.ndarray:
     types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
     if trained.classes is None:
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        run = jax.jit(bert.logits, static_argnums=0)
-        return np.asarray(
-            run(model, trained.params, tokens, positions, token_types=types, segments=mask.astype(np.int32))
-        )[mask]
-    classify, count = jax.jit(classifier.logits, static_argnums=(0, 1)), len(trained.classes) or 1
-    return np.asarray(classify(model, count, trained.params, tokens, token_types=types, mask=mask))
+        predict, segments = jax.jit(bert.logits, static_argnums=0), mask.astype(np.int32)
+        logits = predict(model, trained.params, tokens, positions, token_types=types, segments=segments)
+        return np.asarray(logits)[mask]
+    classify, outputs = jax.jit(classifier.logits, static_argnums=(0, 1)), len(trained.classes) or 1
+    return np.asarray(classify(model, outputs, trained.params, tokens, token_types=types, mask=mask))

@@ -1,31 +1,30 @@
-"""Symmetric and pairwise models are standard BERTs whose key is determined: no custom code need know of them."""
+"""A model in the forms that other programs know: standard attention, or the parameters of the paper's own code.
+
+Symmetric and pairwise models are standard BERTs whose key is determined by their query, so that no program needs custom
+code for them.
+"""
 
 import dataclasses
 
-import numpy as np
-
 from symbert_jax.config import ModelConfig
+from symbert_jax.model.attention import find_variant
 from symbert_jax.model.tree import Params
 
 
 def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The standard model with the same scores.
+    """Returns the standard model with the same scores.
 
     q_t^T P q_s = q_t . (P q_s), so the key is P q: per head Wk = Wq P^T and bk = P bq; symmetric is P = I.
     """
-    layers = params["layers"]
-    attention = dict(layers["attention"])
-    pair = attention.pop("pair", None)
-    match model.attention:
-        case "symmetric":
-            attention["key"] = attention["query"]
-        case "pairwise":
-            attention["key"] = {name: _apply(pair, weight) for name, weight in attention["query"].items()}
-    folded = params | {"layers": layers | {"attention": attention}}
-    return dataclasses.replace(model, attention="standard"), folded
+    weights = find_variant(model).as_standard(params["layers"]["attention"])
+    return dataclasses.replace(model, attention="standard"), _with_attention(params, weights)
 
 
-def _apply(pair: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """P q for every column of queries [L, ..., N, G]; in float64, because the sum over G is a rounding of its own."""
-    key = np.einsum("L...NG,LNHG->L...NH", weight, pair, dtype=np.float64)
-    return np.ascontiguousarray(key, np.float32)
+def to_papers_form(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+    """Returns the model with the same attention and the parameters that the paper's code has for it."""
+    weights = find_variant(model).as_papers(params["layers"]["attention"])
+    return dataclasses.replace(model, pairwise_form="full"), _with_attention(params, weights)
+
+
+def _with_attention(params: Params, weights: Params) -> Params:
+    return params | {"layers": params["layers"] | {"attention": weights}}

@@ -1,4 +1,4 @@
-"""A folder as `transformers` knows it: `config.json`, weights, the tokenizer's files."""
+"""Reads and writes a model folder of `transformers`: `config.json`, the weights and the files of the tokenizer."""
 
 import importlib
 import io
@@ -14,15 +14,15 @@ from etils import epath
 from jax import numpy as jnp
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, WordPiece
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
-from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json
+from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json, write_whole
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
-_TYPES = {
+_DTYPES = {  # by their names in a safetensors file
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -31,8 +31,8 @@ _TYPES = {
     "F8_E5M2": jnp.float8_e5m2,
     "BOOL": np.bool_,
 } | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
-# weights in the formats of other programs, and adapters
-_FOREIGN = (
+# weights in other formats, and adapters
+_UNSUPPORTED = (
     "tf_model.h5",
     "flax_model.msgpack",
     "model.ckpt.index",
@@ -49,10 +49,10 @@ class Folder(NamedTuple):
 
 
 def read(folder: epath.Path) -> Folder:
-    """The config and the tensors of a folder, unchanged.
+    """Reads the config and the tensors of a folder, and changes neither.
 
     Raises:
-      UserError: a file is missing or damaged, or weights are pickled and torch is not installed.
+      UserError: a file is missing or damaged, or the weights are pickled and torch is not installed.
     """
     if not folder.exists():
         hint = "a model of the hub is downloaded first: hf download OWNER/NAME --local-dir DIR"
@@ -65,32 +65,36 @@ def read(folder: epath.Path) -> Folder:
 
 
 def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, wordpiece: WordPiece, card: str) -> None:
-    """Writes all that `AutoModel` and `AutoTokenizer` open."""
+    """Writes the files that `AutoModel` and `AutoTokenizer` read, and the model card.
+
+    Raises:
+      OSError: a file cannot be written; names the file.
+    """
     settings = tokenizer.to_settings(wordpiece, config["max_position_embeddings"])
     for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS, ROLES)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        write_whole(folder / name, json.dumps(content, indent=2) + "\n")
     tokenizer.write(wordpiece, folder / VOCAB)
-    (folder / TOKENIZER).write_text(wordpiece.build(parse_special=True).to_str(pretty=True))
-    (folder / "README.md").write_text(card)
-    (folder / SAFE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+    write_whole(folder / TOKENIZER, wordpiece.build(parse_special=True).to_str(pretty=True))
+    write_whole(folder / "README.md", card)
+    write_whole(folder / SAFE, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def _read_tensors(folder: epath.Path) -> Tensors:
     if (folder / SAFE).exists():
         return _read_safe(folder / SAFE)
     if (index := folder / INDEX).exists():
-        return {name: tensor for file in _parts(index) for name, tensor in _read_safe(file).items()}
+        return {name: tensor for file in _indexed_files(index) for name, tensor in _read_safe(file).items()}
     if (folder / PICKLED).exists():
         return _read_pickled(folder / PICKLED)
     wanted = f"{SAFE}, {INDEX} or {PICKLED}"
-    if foreign := [name for name in _FOREIGN if (folder / name).exists()]:
+    if unsupported := [name for name in _UNSUPPORTED if (folder / name).exists()]:
         hint = f"convert it with transformers: from_pretrained, then save_pretrained, which writes {SAFE}"
-        raise UserError("source", f"only {foreign[0]} in {folder}", wanted, hint)
+        raise UserError("source", f"only {unsupported[0]} in {folder}", wanted, hint)
     raise UserError("source", f"no weights in {folder}", wanted)
 
 
-def _parts(index: epath.Path) -> list[epath.Path]:
-    """The files of weights that an index names, all of them beside it."""
+def _indexed_files(index: epath.Path) -> list[epath.Path]:
+    """Returns the files that an index of weights names; all of them are in its folder."""
     names = read_json(index, "source").get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UserError("source", f"no usable weight_map in {index}", "the name of a file for each tensor")
@@ -103,6 +107,7 @@ def _parts(index: epath.Path) -> list[epath.Path]:
 
 
 def _read_bytes(file: epath.Path) -> bytes:
+    """Raises `UserError` for a file that cannot be read, or that a failed download left."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -117,10 +122,10 @@ def _read_safe(file: epath.Path) -> Tensors:
     except safetensors.SafetensorError as error:
         raise UserError("source", f"{file}: {error}", "a whole safetensors file") from None
     for name, entry in entries:
-        if entry["dtype"] not in _TYPES:
+        if entry["dtype"] not in _DTYPES:
             raise UserError("source", f"{name} of type {entry['dtype']} in {file}", "floating-point numbers")
     return {
-        name: np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries
+        name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries
     }
 
 
@@ -138,6 +143,6 @@ def _read_pickled(file: epath.Path) -> Tensors:
             for name, tensor in tensors.items()
             if isinstance(name, str)
         }
-    except Exception as error:  # zip's, pickle's, torch's, or those of what is no tensor
+    except Exception as error:  # of zipfile, pickle, torch, or of values that are not tensors
         reason = f"{error}".partition("\n")[0] or type(error).__name__
         raise UserError("source", f"{file}: {reason}", "a file of tensors that torch.load reads") from None

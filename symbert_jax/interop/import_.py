@@ -1,4 +1,4 @@
-"""`import`: a folder of Hugging Face's BERT, or of the paper's code, becomes a workdir for every other command."""
+"""`import`: makes a folder of Hugging Face's BERT, or of the paper's code, a workdir for every other command."""
 
 import dataclasses
 import itertools
@@ -14,38 +14,40 @@ from symbert_jax.checkpoint import Checkpoints, check_path
 from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
 from symbert_jax.data import sources, tokenizer, vocabulary
 from symbert_jax.data.masking import Masking
-from symbert_jax.data.rows import VOCAB
 from symbert_jax.data.tokenizer import TOKENIZER, WordPiece
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
 from symbert_jax.interop.architecture import to_model
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
-from symbert_jax.storage import check_new, new_folder
+from symbert_jax.storage import check_new, new_folder, write_whole
 from symbert_jax.train import state as states
-from symbert_jax.train.step import loss
+from symbert_jax.train.step import mlm_objective
 
-ROWS, LENGTH = 64, 128  # of text, for a warm start: half of the rows to fit, half to judge
+ROWS, LENGTH = 64, 128  # of the text for a warm start: it is fitted to half of the rows and evaluated on the other half
 
 
 class Source(NamedTuple):
-    """The checked contents of a folder."""
+    """The contents of a folder, checked."""
 
     model: ModelConfig
     params: Params  # without `head` if the source is a plain encoder
     wordpiece: WordPiece
-    left_out: list[str]  # modules of the folder that are not imported: other heads, the pooler
+    left_out: list[str]  # modules that are not imported: other heads, the pooler
 
 
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
-    """Leaves checkpoint 0 of `workdir` with the parameters of `source` and a fresh optimizer.
+    """Writes a workdir with the parameters of `source` and a new optimizer as checkpoint 0.
 
-    vocab: for a source without one, as `config.data.vocab`. attention: None keeps the source's; another one is
-    fitted to a standard source (`warm_start.py`) on `text`, a source of documents as in `config.data.sources`.
+    vocab: the tokenizer of a source that has none, as `config.data.vocab`.
+    attention: None keeps that of the source; another one is fitted to a standard source (`warm_start`).
+    text: the documents to fit it to, as in `config.data.sources`.
 
     Raises:
-      UserError: `source` is no BERT that our model covers, is damaged or incomplete, or `workdir` is not empty.
+      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; an argument is wrong; or
+        `workdir` is not empty.
     """
     check_new(workdir, "workdir")
     check_path(workdir, "workdir")
@@ -57,7 +59,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
-        _documents(text)
+        _documents(text)  # raises an error about the text before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
     if found.left_out:
         print(f"{source}: left out {', '.join(found.left_out)}, which do not predict masked tokens")
@@ -73,17 +75,17 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         checkpoints = Checkpoints(new, TrainConfig())
         checkpoints.save(0, state.params, state.optimizer, config, None)
         checkpoints.close()
-        (new / "config.json").write_text(to_json(config))
+        write_whole(new / "config.json", to_json(config))
     print(f"{workdir}: {config.model.attention} BERT, {bert.size(config.model):,} parameters, as checkpoint 0")
 
 
 def read(source: epath.Path, vocab: str | None) -> Source:
-    """The model, the parameters and the tokenizer of a folder. Writes nothing.
+    """Reads the model, the parameters and the tokenizer of a folder.
 
-    vocab: names another tokenizer than the folder's, as `config.data.vocab`.
+    vocab: another tokenizer than the folder's, as `config.data.vocab`; None is the folder's.
 
     Raises:
-      UserError: `source` is not a BERT that our model covers, or is damaged or incomplete.
+      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete.
     """
     where = str(source)
     found = folder.read(source)
@@ -101,18 +103,19 @@ def read(source: epath.Path, vocab: str | None) -> Source:
 
 
 def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
-    """The tokenizer that `vocab` names, or else that of the source."""
+    """Reads the tokenizer that `vocab` names, or else that of the source."""
     if vocab is not None:
         return tokenizer.read(tokenizer.find(vocab, "vocab"), "vocab")
     if not any((source / name).exists() for name in (VOCAB, TOKENIZER)):
-        raise UserError("source", f"no {VOCAB} or {TOKENIZER} in {source}", "one", "--vocab=FILE names another")
+        raise UserError("source", f"no {VOCAB} or {TOKENIZER} in {source}", "one of them", "--vocab=FILE names another")
     return tokenizer.read(source, "source")
 
 
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
-    """The parameters with another attention. Prints the loss before and after on held-out text."""
+    """Returns the parameters with another attention. Prints the loss before and after, on held-out text."""
     rows = _rows(text, wordpiece, min(LENGTH, model.length))
-    converted, moved = warm_start.convert(model, params, attention, rows.astype(np.int32))
+    target = dataclasses.replace(model, attention=attention)
+    converted, moved = warm_start.convert(model, params, target, rows.astype(np.int32))
     for layer, heads in enumerate(moved):
         print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
     held = rows[ROWS // 2 :]
@@ -120,13 +123,15 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
     batch = masking(held, np.arange(len(held)), np.zeros(len(held), np.int64))
     losses = []
     for name, weights in (("standard", params), (attention, converted)):
-        sums = jax.jit(loss, static_argnums=0)(dataclasses.replace(model, attention=name), weights, batch, None)[1]
-        losses.append(f"{sums['loss'] / sums['count']:.4f} {name}")
+        objective = jax.jit(mlm_objective, static_argnums=0)
+        total, count = objective(dataclasses.replace(model, attention=name), weights, batch, None)["loss"]
+        losses.append(f"{total / count:.4f} {name}")
     print(f"masked-language loss on {len(held)} rows of {text}: {', '.join(losses)}")
     return converted
 
 
 def _documents(text: str) -> Iterator[str]:
+    """Returns the documents of a source; errors name `text`."""
     try:
         return sources.documents(text)
     except UserError as error:
@@ -134,7 +139,7 @@ def _documents(text: str) -> Iterator[str]:
 
 
 def _rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
-    """The first rows of a source, framed as a corpus frames them."""
+    """Returns the first rows of a source, framed as the rows of a corpus."""
     encoder, inner = wordpiece.build(parse_special=False), length - 2
     cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
     documents = (encoder.encode(document, add_special_tokens=False).ids for document in _documents(text))

@@ -1,56 +1,63 @@
-"""Self-attention with three compatibility functions: the whole difference between the three models.
+"""Self-attention. All that distinguishes one variant from another stands in its class.
 
 The score of query token t for key token s, per head, with q = x Wq + bq (paper, equations 3 to 5):
 
     standard   q_t . (x_s Wk + bk) / sqrt(H)
     symmetric  q_t . q_s / sqrt(H)
-    pairwise   q_t^T P q_s / sqrt(H)
+    pairwise   q_t^T P q_s / sqrt(H), with P a full or a diagonal matrix
+
+A class has the parameters and the keys of its variant, for the model; its matrix products, for `flops.py`; its
+weights as standard attention and in the format of the paper's code, and its description, for `export`; and its best
+approximation of a standard score, for `import --attention`. A new variant is a class here, an entry in `find_variant`
+and a value of a field in `config/schema.py`.
 """
+
+import abc
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.config import ModelConfig
-from symbert_jax.model import kernels
-from symbert_jax.model.dense import Dense
-from symbert_jax.model.layers import Sizes, parameter, use
-from symbert_jax.sharding import device, spec
+from symbert_jax.model import kernels, tpu_layouts
+from symbert_jax.model.layers import Dense
+from symbert_jax.model.parameters import gathered, ones, parameter, sizes
+from symbert_jax.model.tree import Params
+
+PAPERS_PAIR = jax.nn.initializers.normal(1.0)
+_ROUNDS = 50  # of the search in `Pairwise.fit`, which converges after about 20
+
+Form = Float[np.ndarray, "basis basis"]  # the matrix of a score x_t^T form x_s
+Fit = tuple[Float[np.ndarray, "basis H"], Float[np.ndarray, "H H"]]  # W and P of the form W P W^T
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention without residual and norm."""
+    """Multi-head self-attention, without residual and norm; each variant is a subclass."""
 
-    def __init__(self, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
-        self.kind, self.model = config.attention, config
-        self.query = Dense("D->NH", sizes, rngs)
-        self.value = Dense("D->NH", sizes, rngs)
-        self.output = Dense("NH->D", sizes, rngs)
-        match self.kind:
-            case "standard":
-                self.key = Dense("D->NH", sizes, rngs)
-            case "pairwise":
-                self.pair = parameter(PAIR_INIT[config.pairwise_init], "NHG", sizes, rngs)
+    description: ClassVar[str]  # completes "Its attention is …"
+    folding: ClassVar[str]  # says how `as_standard` makes the key
+    has_pair: ClassVar[bool] = False  # whether P is a parameter
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.query = Dense("D->NH", sizes(config), rngs)
+        self.value = Dense("D->NH", sizes(config), rngs)
+        self.output = Dense("NH->D", sizes(config), rngs)
+
+    @abc.abstractmethod
+    def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
+        """Returns k, of which q . k / sqrt(H) is the score."""
 
     def query_key(
-        self, x: Float[Array, "B S D"], first: int | None = None
+        self, x: Float[Array, "B S D"], num_queries: int | None = None
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
-        """The two sides whose inner product is the score; queries of the first T = `first` tokens (None: all)."""
+        """Returns the queries of the first T = `num_queries` tokens (None: all) and the keys of all."""
         q = self.query(x)
-        match self.kind:
-            case "standard":
-                k = self.key(x)
-            case "symmetric":
-                k = q
-            case "pairwise":
-                dims, pair = "NHG", use(self.pair, q.dtype)
-                if device().platform == "tpu":  # the batch dimensions of the scores, or layouts differ: 20% of a step
-                    dims = "BNHG"
-                    pair = jnp.broadcast_to(pair, (len(q), *pair.shape), out_sharding=spec(dims))
-                k = jnp.einsum(f"BSNG,{dims}->BSNH", q, pair, out_sharding=spec("BSNH"))
-        return q[:, :first], k
+        return q[:, :num_queries], self.keys(x, q)
 
     @jax.named_scope("attention")
     def __call__(
@@ -58,11 +65,168 @@ class SelfAttention(nnx.Module):
         x: Float[Array, "B S D"],
         segments: kernels.Segments,
         key: PRNGKeyArray | None,
-        first: int | None = None,
+        num_queries: int | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mixes the tokens of each segment (None: all are of one); `key` draws attention dropout (None: off)."""
-        q, k = self.query_key(x, first)
-        return self.output(kernels.attend(self.model, q, k, self.value(x), segments, key))
+        """Mixes the tokens of each segment; `key` draws attention dropout (None: off)."""
+        q, k = self.query_key(x, num_queries)
+        return self.output(kernels.attend(self.config, q, k, self.value(x), segments, key))
+
+    @staticmethod
+    def key_products(config: ModelConfig) -> int:
+        """Returns the multiply-adds per token of the matrix products that make the keys from x and q."""
+        return 0
+
+    @classmethod
+    def projection_products(cls, config: ModelConfig) -> int:
+        """Returns the multiply-adds per token of all projections: queries, values, output and keys."""
+        return 3 * config.dim**2 + cls.key_products(config)
+
+    @staticmethod
+    @abc.abstractmethod
+    def as_standard(weights: Params) -> Params:
+        """Returns the weights [L, ...] of the standard attention with the same scores."""
+
+    @staticmethod
+    def as_papers(weights: Params) -> Params:
+        """Returns the weights [L, ...] that the paper's own code has for the same scores."""
+        return weights
+
+
+class Standard(SelfAttention):
+    """q_t . k_s with a projection of its own for the keys."""
+
+    description = "standard, score q·k"
+    folding = "nothing was folded"
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        self.key = Dense("D->NH", sizes(config), rngs)
+
+    def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
+        return self.key(x)
+
+    @staticmethod
+    def key_products(config: ModelConfig) -> int:
+        return config.dim**2
+
+    @staticmethod
+    def as_standard(weights: Params) -> Params:
+        return weights
+
+
+class TiedAttention(SelfAttention):
+    """Attention whose keys follow from its queries; its scores are x_t^T W P W^T x_s / sqrt(H), but for biases."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def fit(form: Form, width: int) -> Fit:
+        """Returns W and the P of this variant for which W P W^T approximates `form` best in least squares."""
+
+    @staticmethod
+    def pair_parameter(pair: Float[np.ndarray, "N H H"]) -> Float[np.ndarray, "N ..."]:
+        """Returns the parameter `pair` for matrices P that `fit` returned."""
+        return pair
+
+
+class Symmetric(TiedAttention):
+    """q_t . q_s"""
+
+    description = "symmetric, score q·q"
+    folding = "in this folder, the key weights equal the query weights"
+
+    def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
+        return q
+
+    @staticmethod
+    def as_standard(weights: Params) -> Params:
+        return {**weights, "key": weights["query"]}
+
+    @staticmethod
+    def fit(form: Form, width: int) -> Fit:
+        """Keeps the largest eigenvalues of the symmetric part: P = I leaves no room for negative ones."""
+        values, vectors = np.linalg.eigh((form + form.T) / 2)
+        return vectors[:, -width:] * np.sqrt(np.maximum(values[-width:], 0)), np.eye(width)
+
+
+class Pairwise(TiedAttention):
+    """q_t^T P q_s with an H x H matrix P per head."""
+
+    description = "pairwise, score qᵀPq"
+    folding = "in this folder, per head, Wk = Wq Pᵀ and bk = P bq"
+    has_pair = True
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        init = {"normal": PAPERS_PAIR, "identity": _identity}[config.pairwise_init]
+        self.pair = parameter(init, "NHG", sizes(config), rngs)
+
+    def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
+        return tpu_layouts.multiply_by_pair(q, gathered(self.pair, q.dtype))
+
+    @staticmethod
+    def key_products(config: ModelConfig) -> int:
+        return config.dim * config.dim // config.heads
+
+    @staticmethod
+    def as_standard(weights: Params) -> Params:
+        return _fold_pair(weights, "L...NG,LNHG->L...NH")
+
+    @staticmethod
+    def fit(form: Form, width: int) -> Fit:
+        """Searches, in alternation, for the subspace U that keeps most of U^T form U.
+
+        A round rarely keeps less than the one before; so the best of all rounds counts.
+        """
+        best, most = np.linalg.eigh(form @ form.T + form.T @ form)[1][:, -width:], -1.0
+        vectors = best
+        for _ in range(_ROUNDS):
+            if (kept := float(np.sum((vectors.T @ form @ vectors) ** 2))) > most:
+                best, most = vectors, kept
+            out, back = form @ vectors, form.T @ vectors
+            vectors = np.linalg.eigh(out @ out.T + back @ back.T)[1][:, -width:]
+        return best, best.T @ form @ best
+
+
+class DiagonalPairwise(TiedAttention):
+    """q_t^T P q_s with a diagonal P per head: scores are symmetric, as those of `Symmetric`, but of either sign."""
+
+    description = "pairwise, score qᵀPq with a diagonal P"
+    folding = "in this folder, per head, Wk = Wq P and bk = P bq"
+    has_pair = True
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        init = {"normal": PAPERS_PAIR, "identity": ones}[config.pairwise_init]
+        self.pair = parameter(init, "NH", sizes(config), rngs)
+
+    def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
+        return gathered(self.pair, q.dtype) * q
+
+    @staticmethod
+    def as_standard(weights: Params) -> Params:
+        return _fold_pair(weights, "L...NH,LNH->L...NH")
+
+    @staticmethod
+    def as_papers(weights: Params) -> Params:
+        """P as matrices: the paper's code has no diagonal form, but loads them as its own pairwise attention."""
+        pair = np.asarray(weights["pair"])
+        return {**weights, "pair": pair[..., None] * np.eye(pair.shape[-1], dtype=pair.dtype)}
+
+    @staticmethod
+    def fit(form: Form, width: int) -> Fit:
+        """Keeps the eigenvalues of the symmetric part that are largest in absolute value; P has their signs."""
+        values, vectors = np.linalg.eigh((form + form.T) / 2)
+        kept = np.argsort(np.abs(values))[-width:]
+        return vectors[:, kept] * np.sqrt(np.abs(values[kept])), np.diag(np.sign(values[kept]))
+
+    @staticmethod
+    def pair_parameter(pair: Float[np.ndarray, "N H H"]) -> Float[np.ndarray, "N H"]:
+        return np.diagonal(pair, axis1=1, axis2=2)
+
+
+def find_variant(config: ModelConfig) -> type[SelfAttention]:
+    pairwise = {"full": Pairwise, "diagonal": DiagonalPairwise}[config.pairwise_form]
+    return {"standard": Standard, "symmetric": Symmetric, "pairwise": pairwise}[config.attention]
 
 
 def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) -> Float[Array, "N H G"]:
@@ -70,4 +234,13 @@ def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) 
     return jnp.broadcast_to(jnp.eye(shape[1], dtype=dtype), shape)
 
 
-PAIR_INIT = {"normal": jax.nn.initializers.normal(1.0), "identity": _identity}
+def _fold_pair(weights: Params, equation: str) -> Params:
+    """Replaces P by the key P q: kernels [L, D, N, H] and biases [L, N, H] of queries, multiplied by `equation`.
+
+    It multiplies in float64, because a sum over G in float32 would add rounding errors of its own.
+    """
+    key = {
+        name: np.ascontiguousarray(np.einsum(equation, weight, weights["pair"], dtype=np.float64), np.float32)
+        for name, weight in weights["query"].items()
+    }
+    return {**{name: weight for name, weight in weights.items() if name != "pair"}, "key": key}

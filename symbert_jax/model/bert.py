@@ -1,6 +1,6 @@
 """BERT for masked-language modelling: the encoder and a head tied to the word table.
 
-The functions at the end of this file are pure, on nested dicts of arrays. Everything runs under `jax.set_mesh`.
+The functions at the end of this file are pure functions of nested dicts of arrays. All run under `jax.set_mesh`.
 """
 
 import jax
@@ -11,15 +11,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.model import tree
-from symbert_jax.model.dense import Dense
-from symbert_jax.model.encoder import Encoder, sizes
-from symbert_jax.model.layers import LayerNorm, gelu, parameter, use, zeros
+from symbert_jax.model.encoder import Encoder
+from symbert_jax.model.layers import Dense, LayerNorm, gelu, split_key
+from symbert_jax.model.parameters import gathered, parameter, sizes, zeros
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import spec
 
 
 class MlmHead(nnx.Module):
-    """Dense, GELU, LayerNorm, then the tied word table and a bias a word."""
+    """Dense, GELU, LayerNorm, then the tied word table and a bias per token of the vocabulary."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dense = Dense("D->E", sizes(config), rngs)
@@ -27,7 +27,7 @@ class MlmHead(nnx.Module):
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 
     def __call__(self, x: Float[Array, "B M D"], table: Float[Array, "V D"]) -> Float[Array, "B M V"]:
-        x = self.norm(gelu(self.dense(x, rows="BM")))
+        x = self.norm(gelu(self.dense(x, batch_dims="BM")))
         scores = jnp.einsum(
             "BMD,VD->BMV",
             x,
@@ -35,7 +35,7 @@ class MlmHead(nnx.Module):
             preferred_element_type=jnp.float32,
             out_sharding=spec("BMV"),
         )
-        return scores + use(self.bias, jnp.float32)
+        return scores + gathered(self.bias, jnp.float32)
 
 
 class Bert(Encoder):
@@ -45,27 +45,27 @@ class Bert(Encoder):
 
     @jax.named_scope("head")
     def predict(
-        self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"], table: Float[Array, "V D"] | None = None
+        self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"], table: Float[Array, "V D"]
     ) -> Float[Array, "B M V"]:
-        table = self.embeddings.table() if table is None else table
+        """Returns the logits at `positions` of the last layer's x. `table` is `self.embeddings.table()`."""
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 
 def init(config: ModelConfig, mesh: MeshConfig, key: PRNGKeyArray) -> Params:
-    """Fresh parameters, each born where it will live."""
+    """Draws parameters, each created with its sharding."""
     return tree.init(mesh, key, Bert, config)
 
 
 def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
-    """Shape, type and sharding of every parameter on the current mesh, without any array."""
+    """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
     return tree.abstract(mesh, Bert, config)
 
 
 def lengthen(params: Params, length: int) -> Params:
-    """The same model for rows of up to `length` tokens, not fewer than before.
+    """Returns the same model for rows of up to `length` tokens, which are not fewer than before.
 
-    The learned positions are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention's sense of
-    near neighbours then holds everywhere but at the seams, which a fresh table would have to learn again.
+    The learned position embeddings are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then
+    finds near neighbours everywhere but at the seams, which it would have to learn again from a new table.
     """
     position = params["embeddings"]["position"]
     repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]
@@ -83,27 +83,28 @@ def logits(
     position_ids: Int[AnyArray, "B T"] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B M V"]:
-    """What the model expects at `positions`, as float32 logits over the vocabulary.
+    """Returns the float32 logits over the vocabulary at `positions`.
 
     Args:
       tokens: ids; T may be shorter than `config.length`.
-      token_types: sentence 0 or 1; None is all 0.
-      segments: tokens see those of their own number, from 1; none see padding, which has 0. None is one for all.
-      places: where each token stands in its document; None is where it stands in the row.
-      key: draws every dropout of the pass; None turns dropout off.
+      token_types: sentence 0 or 1; None: all are 0.
+      segments: a token sees the tokens with its own number, from 1; no token sees padding, which has 0. None: each
+        sees all.
+      position_ids: the position of each token in its document; None: its position in the row.
+      key: draws every dropout of the pass; None: dropout is off.
     """
     bert = module(config, params)
+    embeddings_key, layers_key = split_key(key, 2)
     table = bert.embeddings.table()
-    return bert.predict(
-        bert.encode(tokens, token_types, segments, key, position_ids=position_ids, table=table), positions, table
-    )
+    x = bert.embeddings(tokens, token_types, position_ids, embeddings_key, table)
+    return bert.predict(bert.encode(x, segments, layers_key), positions, table)
 
 
 def module(config: ModelConfig, params: Params) -> Bert:
-    """The NNX module around `params`."""
+    """Returns the NNX module with these parameters."""
     return tree.module(params, Bert, config)
 
 
 def size(config: ModelConfig) -> int:
-    """The number of parameters; the tied table counts once."""
+    """Returns the number of parameters; the tied table counts once."""
     return tree.size(Bert, config)

@@ -1,6 +1,5 @@
 """BERT for classification and regression of sentences and pairs: the encoder, BERT's pooler and one dense layer."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -8,14 +7,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.model import tree
-from symbert_jax.model.dense import Dense
-from symbert_jax.model.encoder import Encoder, sizes
-from symbert_jax.model.layers import dropout
+from symbert_jax.model.encoder import Encoder
+from symbert_jax.model.layers import Dense, dropout, split_key
+from symbert_jax.model.parameters import sizes
 from symbert_jax.model.tree import Params
 
 
 class ClassificationHead(nnx.Module):
-    """Dense and tanh on [CLS], dropout, dense; one class is a regression."""
+    """Dense and tanh on [CLS], dropout, dense. One class stands for a regression."""
 
     def __init__(self, config: ModelConfig, classes: int, rngs: nnx.Rngs):
         letters = {**sizes(config), "C": classes}
@@ -24,8 +23,9 @@ class ClassificationHead(nnx.Module):
         self.classifier = Dense("D->C", letters, rngs)
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
-        pooled = dropout(jnp.tanh(self.pooler(x, rows="B")), self.dropout, key)
-        return self.classifier(pooled.astype(jnp.float32), rows="B")  # bfloat16 tells similarities apart by 1/64
+        pooled = dropout(jnp.tanh(self.pooler(x, batch_dims="B")), self.dropout, key)
+        # in float32, because bfloat16 similarities around 4 are 1/32 apart and would tie
+        return self.classifier(pooled.astype(jnp.float32), batch_dims="B")
 
 
 class Classifier(Encoder):
@@ -35,12 +35,12 @@ class Classifier(Encoder):
 
 
 def init_head(config: ModelConfig, classes: int, key: PRNGKeyArray) -> Params:
-    """A fresh head: what a pretrained model lacks under `head`, where its own was."""
+    """Draws a new head. It replaces `head` of a pretrained model."""
     return tree.make(key, ClassificationHead, config, classes)
 
 
 def abstract(config: ModelConfig, classes: int, mesh: MeshConfig) -> Params:
-    """Shape, type and sharding of every parameter on the current mesh, without any array."""
+    """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
     return tree.abstract(mesh, Classifier, config, classes)
 
 
@@ -54,14 +54,17 @@ def logits(
     mask: Bool[AnyArray, "B T"],
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B C"]:
-    """Float32 logits of the classes, or with one class the value that a regression predicts.
+    """Returns float32 logits of the classes, or with one class the predicted value of a regression.
 
     Args:
-      tokens: [CLS] first; T may be shorter than `config.length`.
+      tokens: ids, [CLS] first; T may be shorter than `config.length`.
       token_types: sentence 0 or 1.
-      mask: which tokens are real.
-      key: draws every dropout of the pass; None turns dropout off.
+      mask: whether a token is real, not padding.
+      key: draws every dropout of the pass; None: dropout is off.
     """
     model = tree.module(params, Classifier, config, classes)
-    encoder, head = (None, None) if key is None else jax.random.split(key)
-    return model.head(model.encode(tokens, token_types, mask.astype(jnp.int32), encoder, first=1)[:, 0], head)
+    encoder_key, head_key = split_key(key, 2)
+    embeddings_key, layers_key = split_key(encoder_key, 2)
+    x = model.embeddings(tokens, token_types, key=embeddings_key)
+    x = model.encode(x, mask.astype(jnp.int32), layers_key, num_queries=1)
+    return model.head(x[:, 0], head_key)

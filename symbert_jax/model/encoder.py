@@ -1,7 +1,6 @@
 """The encoder of BERT (Devlin et al., 2018): embeddings and post-LayerNorm layers, stacked and scanned."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,30 +11,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import ModelConfig
-from symbert_jax.model.attention import SelfAttention
-from symbert_jax.model.dense import Dense
-from symbert_jax.model.layers import LayerNorm, Sizes, dropout, factor, gelu, normal, parameter, stack, use
+from symbert_jax.model.attention import find_variant
+from symbert_jax.model.layers import Dense, LayerNorm, dropout, gelu, split_key, stack
+from symbert_jax.model.parameters import gathered, gathered_with_deferred_psum, normal, parameter, sizes
 from symbert_jax.sharding import spec
 
-TOKEN_TYPES = 2
-
-
-def sizes(config: ModelConfig) -> Sizes:
-    """The size behind each letter. K counts token types; E is D again and G is H again, so that no array
-    has a letter twice."""
-    head = config.dim // config.heads
-    return {
-        "T": config.length,
-        "D": config.dim,
-        "E": config.dim,
-        "N": config.heads,
-        "H": head,
-        "G": head,
-        "F": config.mlp_dim,
-        "V": config.vocab_size,
-        "L": config.layers,
-        "K": TOKEN_TYPES,
-    }
+REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Embeddings(nnx.Module):
@@ -49,20 +33,28 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(sizes(config), rngs)
 
     def table(self) -> Float[Array, "V D"]:
-        """The word table, for look-ups and for a head that is tied to it."""
-        return factor(self.word[...].astype(self.dtype), "VD")
+        """Returns the word table for look-ups and for the head that is tied to it."""
+        return gathered_with_deferred_psum(self.word[...].astype(self.dtype), "VD")
 
     @jax.named_scope("embedding")
     def __call__(
         self,
         tokens: Int[AnyArray, "B T"],
-        token_types: Int[AnyArray, "B T"] | None,
-        key: PRNGKeyArray | None,
+        token_types: Int[AnyArray, "B T"] | None = None,
         position_ids: Int[AnyArray, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
         table: Float[Array, "V D"] | None = None,
     ) -> Float[Array, "B T D"]:
+        """Embeds tokens.
+
+        Args:
+          token_types: None: all are 0.
+          position_ids: None: the positions in the row.
+          key: draws dropout (None: off).
+          table: `self.table()`, if the caller uses it too, so that the gradients of both uses are reduced once.
+        """
         table = self.table() if table is None else table
-        position, types = use(self.position, self.dtype), use(self.token_type, self.dtype)
+        position, types = gathered(self.position, self.dtype), gathered(self.token_type, self.dtype)
         x = table.at[tokens].get(out_sharding=spec("BTD"))
         x += (
             position[: tokens.shape[1]]
@@ -84,11 +76,11 @@ class Mlp(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """x = norm(x + attention(x)); x = norm(x + mlp(x)), for the first `first` tokens (None: all)."""
+    """x = norm(x + attention(x)); x = norm(x + mlp(x))."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dropout = config.dropout
-        self.attention = SelfAttention(config, sizes(config), rngs)
+        self.attention = find_variant(config)(config, rngs)
         self.attention_norm = LayerNorm(sizes(config), rngs)
         self.mlp = Mlp(config, rngs)
         self.mlp_norm = LayerNorm(sizes(config), rngs)
@@ -96,87 +88,61 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        segments: Int[AnyArray, "B S"] | None,
-        key: PRNGKeyArray | None,
-        first: int | None = None,
+        segments: Int[AnyArray, "B S"] | None = None,
+        key: PRNGKeyArray | None = None,
+        num_queries: int | None = None,
     ) -> Float[Array, "B T D"]:
-        scores, attended, expanded = (None,) * 3 if key is None else jax.random.split(key, 3)
-        mixed = dropout(self.attention(x, segments, scores, first), self.dropout, attended)
-        x = self.attention_norm(x[:, :first] + mixed)
-        return self.mlp_norm(x + dropout(self.mlp(x), self.dropout, expanded))
+        """Returns the first T = `num_queries` tokens (None: all)."""
+        scores_key, attention_key, mlp_key = split_key(key, 3)
+        attended = dropout(self.attention(x, segments, scores_key, num_queries), self.dropout, attention_key)
+        x = self.attention_norm(x[:, :num_queries] + attended)
+        return self.mlp_norm(x + dropout(self.mlp(x), self.dropout, mlp_key))
 
 
 class Encoder(nnx.Module):
-    """What every BERT has below its head; a subclass adds the head."""
+    """The part that all BERTs share; a subclass adds a head."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.count, self.unroll, self.remat = config.layers, config.unroll or config.layers, config.remat
+        self.num_layers, self.unroll, self.remat = config.layers, config.unroll or config.layers, config.remat
         self.embeddings = Embeddings(config, rngs)
         self.layers = stack(lambda rngs: Layer(config, rngs), config.layers, rngs)
 
     def encode(
         self,
-        tokens: Int[AnyArray, "B S"],
-        token_types: Int[AnyArray, "B S"] | None,
-        segments: Int[AnyArray, "B S"] | None,
-        key: PRNGKeyArray | None,
-        first: int | None = None,
-        position_ids: Int[AnyArray, "B S"] | None = None,
-        table: Float[Array, "V D"] | None = None,
+        x: Float[Array, "B S D"],
+        segments: Int[AnyArray, "B S"] | None = None,
+        key: PRNGKeyArray | None = None,
+        num_queries: int | None = None,
     ) -> Float[Array, "B T D"]:
-        """The tokens after the last layer; of them only the first T = `first`, for which that layer computes less.
+        """Runs all layers on embedded tokens.
 
-        table: `embeddings.table()`, from a caller who needs it too: so its gradients meet.
+        Returns the first T = `num_queries` tokens (None: all); the last layer computes only these.
         """
-        embedded, rest = (None, None) if key is None else jax.random.split(key)
-        keys = None if rest is None else jax.random.split(rest, self.count)
-        x = self.embeddings(tokens, token_types, embedded, position_ids, table)
         structure, weights = nnx.split(self.layers)
-        layers = (weights, keys)
+        layers = weights, None if key is None else jax.random.split(key, self.num_layers)
 
-        def run(first: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
+        def run(num_queries: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
             weights, key = layer
-            return nnx.merge(structure, weights)(x, segments, key, first), None
+            return nnx.merge(structure, weights)(x, segments, key, num_queries), None
 
         if self.remat != "none":
-            # where there is no loop, the compiler would merge what is computed again with what was computed before
-            looped = self.unroll < self.count and first is None
-            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not looped, static_argnums=0)
-        whole = functools.partial(run, None)
-        if first is None:
-            return scan(whole, x, layers, self.unroll)
+            # Outside a loop the compiler merges what is computed again with what was computed before, unless prevented.
+            all_in_loop = self.unroll < self.num_layers and num_queries is None
+            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not all_in_loop, static_argnums=0)
+        if num_queries is None:
+            return scan_layers(functools.partial(run, None), x, layers, self.unroll)
         last = jax.tree.map(lambda leaf: leaf[-1], layers)
-        x = scan(whole, x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
-        return run(first, x, last)[0]
-
-    def inputs(self, tokens: Int[AnyArray, "B T"]) -> Float[Array, "L B T D"]:
-        """What each layer reads, without dropout and padding."""
-        structure, weights = nnx.split(self.layers)
-
-        def run(x: Array, weights: nnx.State) -> tuple[Array, Array]:
-            return nnx.merge(structure, weights)(x, None, None), x
-
-        return jax.lax.scan(run, self.embeddings(tokens, None, None), weights)[1]
+        x = scan_layers(functools.partial(run, None), x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
+        return run(num_queries, x, last)[0]
 
 
-def scan(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
-    """x after all layers, a loop of which each turn runs `unroll`, or as many as divide them evenly."""
+def scan_layers(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
+    """Runs all layers in a loop of `unroll` layers per iteration; of 1, if `unroll` does not divide their number."""
     count = jax.tree.leaves(layers)[0].shape[0]
-    group = math.gcd(unroll, count)
-    if unroll >= count or group == 1:
-        return jax.lax.scan(run, x, layers, unroll=unroll >= count)[0]
-
-    # by hand, because the scan's own partial unrolling fails on weights that are `reduced` (jax 0.10.2)
-    def turn(x: Array, layers: Any) -> tuple[Array, None]:
-        for i in range(group):
-            x, _ = run(x, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
-        return x, None
-
-    groups = jax.tree.map(lambda leaf: leaf.reshape(count // group, group, *leaf.shape[1:]), layers)
-    return jax.lax.scan(turn, x, groups)[0]
-
-
-REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+    if unroll >= count:
+        return jax.lax.scan(run, x, layers, unroll=True)[0]
+    if unroll == 1 or count % unroll:
+        return jax.lax.scan(run, x, layers)[0]
+    # Nested scans, because `scan(unroll=…)` raises on weights that are `reduced` (jax 0.10.2) unless it unrolls all.
+    groups = jax.tree.map(lambda leaf: leaf.reshape(count // unroll, unroll, *leaf.shape[1:]), layers)
+    return jax.lax.scan(lambda x, group: jax.lax.scan(run, x, group, unroll=True), x, groups)[0]

@@ -1,22 +1,20 @@
-"""Model FLOPs: what the mathematics of a training step costs, not what a program happens to execute."""
+"""Model FLOPs: the cost of the mathematics of a training step, not of the operations that a program executes."""
 
 from symbert_jax.config import ModelConfig
+from symbert_jax.model.attention import find_variant
 
 
 def train_flops(model: ModelConfig, batch_size: int, max_predictions: int) -> float:
-    """FLOPs of forward and backward of `batch_size` rows with `max_predictions` predicted positions each.
+    """Returns the FLOPs of forward and backward pass of `batch_size` rows with `max_predictions` positions each.
 
-    Counts matrix products, 2 FLOPs a multiply-add, the backward pass as twice the forward one; nothing
-    that is recomputed. Attention is between all tokens of a row, also where documents do not see each other.
+    Counts matrix products with 2 FLOPs per multiply-add, the backward pass as twice the forward pass, and nothing
+    that is recomputed. Attention counts between all tokens of a row, even where documents do not see each other.
     """
-    t, d, f = model.length, model.dim, model.mlp_dim
-    head = d // model.heads
-    projections = {"standard": 4 * d * d, "symmetric": 3 * d * d, "pairwise": 3 * d * d + d * head}
-    layer = t * (projections[model.attention] + 2 * d * f)
-    mlm_head = max_predictions * (d * d + d * model.vocab_size)
+    layer = model.length * (find_variant(model).projection_products(model) + 2 * model.dim * model.mlp_dim)
+    mlm_head = max_predictions * (model.dim**2 + model.dim * model.vocab_size)
     return 6.0 * batch_size * (model.layers * layer + mlm_head) + 3 * attention_flops(model, batch_size)
 
 
 def attention_flops(model: ModelConfig, batch_size: int) -> float:
-    """FLOPs, forward alone, of what attention multiplies with each other: queries, keys, probabilities and values."""
+    """Returns the forward FLOPs of the products of queries with keys and of probabilities with values."""
     return 4.0 * batch_size * model.layers * model.length**2 * model.dim

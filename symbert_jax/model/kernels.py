@@ -1,14 +1,14 @@
-"""The programs that compute attention, softmax(q . k / sqrt(H)) v, and which of them runs where.
+"""The kernels that compute attention, softmax(q . k / sqrt(H)) v, and the choice between them.
 
-    xla     plain JAX, everywhere; alone in having dropout of the probabilities, which it keeps in memory
+    xla     plain JAX, on every platform; the only one with dropout of the probabilities, which it keeps in memory
     splash  splash attention of JAX's Pallas, on TPUs
     cudnn   flash attention of NVIDIA's cuDNN
 
-Segments are one number a token, from 1: tokens see those of their own. 0 is padding, which sees segment 1 and is
-seen by none. None is one segment for all.
+Segments are a number per token, from 1: a token sees the tokens of its own segment. Padding has 0; it sees segment 1
+and no token sees it. None stands for a single segment.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,16 @@ Keys = Float[Array, "B S N H"]
 Segments = Int[AnyArray, "B S"] | None
 
 FUSED = ("splash", "cudnn")  # each the fastest on its platform
-LEAST_BLOCK = 128  # tokens that splash takes at a time, at the least
-# And at the most: the larger a block the better, on each chip. Thousand cycles a head of 1,024 tokens, forward and
-# backward, by the TPU compiler's schedule, with blocks of 128, 256, 512 and 1,024: v5e 81, 37, 21, 16; v6e of 512 and
-# 1,024: 13, 10. Blocks of 2,048 would not fit a core's memory.
+LEAST_BLOCK = 128  # tokens of the smallest block of splash
+# Tokens of its largest block: on each chip larger blocks are faster. Thousand cycles per head of 1,024 tokens, forward
+# and backward, by the TPU compiler's schedule, with blocks of 128, 256, 512 and 1,024: v5e 81, 37, 21, 16; v6e with 512
+# and 1,024: 13, 10. Blocks of 2,048 do not fit the memory of a core.
 BLOCK = 1024
 BEFORE_AMPERE = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")  # in names of GPUs
 
 
 def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
-    """Mixes `v` by the kernel that `model` has on the mesh; `key` draws dropout of the probabilities (None: off)."""
+    """Mixes `v` with the kernel that `choose` finds for the current mesh; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "splash":
             return splash(q, k, v, segments, interpret=device().platform != "tpu")
@@ -45,52 +45,58 @@ def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments,
             return xla(q, k, v, segments, model.attention_dropout, key)
 
 
-def choose(model: ModelConfig, device: AbstractDevice, queries: int, keys: int) -> str:
-    """The kernel of attention from so many tokens to so many: xla where none that `model.kernel` allows can do it."""
+def choose(model: ModelConfig, device: AbstractDevice, num_queries: int, num_keys: int) -> str:
+    """Returns the fastest kernel that `model.kernel` allows and that has no `problems`, else xla."""
     allowed = FUSED if model.kernel == "auto" else (model.kernel,)
-    able = [kernel for kernel in allowed if queries == keys and not _obstacle(kernel, model, device, keys)]
-    return able[0] if able else "xla"
+    for kernel in allowed:
+        if num_queries == num_keys and not any(problems(kernel, model, device, num_keys)):
+            return kernel
+    return "xla"
 
 
 def check(model: ModelConfig, device: AbstractDevice) -> None:
-    """Raises `UserError` where `model.kernel` asks for what cannot be on `device`."""
-    if obstacle := _obstacle(model.kernel, model, device, model.length):
-        found, wanted = obstacle
-        hint = "model.kernel=auto takes the fastest that can be"
-        raise UserError("model.kernel", f"{model.kernel!r} with {found}", wanted, hint)
+    """Raises the first of the `problems` of `model.kernel` on `device`."""
+    for problem in problems(model.kernel, model, device, model.length):
+        raise problem
 
 
-def _obstacle(kernel: str, model: ModelConfig, device: AbstractDevice, length: int) -> tuple[str, str] | None:
-    """What keeps `kernel` from `model` at `length` tokens, and what it wants instead; None where nothing does."""
-    head = model.dim // model.heads
-    demands = [(model.attention_dropout == 0, f"model.attention_dropout={model.attention_dropout}", "0: it has none")]
-    match kernel:
-        case "splash":
-            demands += [
-                (device.platform == "tpu", f"a {device.platform}", "a TPU"),
-                (length % LEAST_BLOCK == 0, f"{length} tokens", f"a multiple of {LEAST_BLOCK} of them"),
-            ]
-        case "cudnn":
-            old = any(name in device.device_kind for name in BEFORE_AMPERE)
-            demands += [
-                (device.platform == "gpu", f"a {device.platform}", "an NVIDIA GPU"),
-                (not old, device.device_kind, "an NVIDIA GPU of the generation of Ampere or later"),
-                (length % 2 == 0, f"{length} tokens", "an even number of them"),
-                (model.dtype == "bfloat16", f"model.dtype={model.dtype}", "bfloat16"),
-                (head % 8 == 0 and head <= 128, f"heads of width {head}", "a multiple of 8 up to 128"),
-            ]
-        case _:
-            return None
-    return next(((found, wanted) for met, found, wanted in demands if not met), None)
+def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: int) -> Iterator[UserError]:
+    """Yields every reason why `kernel` cannot compute the attention of `model` at `length` tokens on `device`."""
+
+    def problem(found: str, wanted: str) -> UserError:
+        hint = "model.kernel=auto takes the fastest that works"
+        return UserError("model.kernel", f"{kernel!r} with {found}", wanted, hint)
+
+    if kernel not in FUSED:
+        return
+    if model.attention_dropout > 0:
+        yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has none")
+    if kernel == "splash":
+        if device.platform != "tpu":
+            yield problem(f"a {device.platform}", "a TPU")
+        if length % LEAST_BLOCK:
+            yield problem(f"{length} tokens", f"a multiple of {LEAST_BLOCK} of them")
+    if kernel == "cudnn":
+        head = model.dim // model.heads
+        if device.platform != "gpu":
+            yield problem(f"a {device.platform}", "an NVIDIA GPU")
+        if any(name in device.device_kind for name in BEFORE_AMPERE):
+            yield problem(device.device_kind, "an NVIDIA GPU of the generation of Ampere or later")
+        if length % 2:
+            yield problem(f"{length} tokens", "an even number of them")
+        if model.dtype != "bfloat16":
+            yield problem(f"model.dtype={model.dtype}", "bfloat16")
+        if head % 8 or head > 128:
+            yield problem(f"heads of width {head}", "a multiple of 8 up to 128")
 
 
-def xla(q: Queries, k: Keys, v: Keys, segments: Segments, rate: float, key: PRNGKeyArray | None) -> Queries:
-    weights = dropout(probabilities(q, k, segments).astype(v.dtype), rate, key)
+def xla(q: Queries, k: Keys, v: Keys, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Queries:
+    weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
 
 def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N T S"]:
-    """softmax over S of q . k / sqrt(H), in float32."""
+    """Returns softmax over S of q . k / sqrt(H), in float32."""
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
     scores *= q.shape[-1] ** -0.5
     if segments is not None:
@@ -98,27 +104,27 @@ def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N 
     return jax.nn.softmax(scores, axis=-1)
 
 
-def visible(segments: Int[AnyArray, "B S"], queries: int) -> Bool[Array, "B T S"]:
-    """Which tokens each of the first T = `queries` sees."""
-    return jnp.maximum(segments[:, :queries, None], 1) == segments[:, None, :]
+def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B T S"]:
+    """Returns which tokens each of the first T = `num_queries` tokens sees."""
+    return jnp.maximum(segments[:, :num_queries, None], 1) == segments[:, None, :]
 
 
 def block(length: int) -> int:
-    """How many of `length` tokens splash takes at a time."""
-    return max(side for side in range(LEAST_BLOCK, min(BLOCK, length) + 1, LEAST_BLOCK) if length % side == 0)
+    """Returns the largest block size of splash that divides `length`."""
+    return max(size for size in range(LEAST_BLOCK, min(BLOCK, length) + 1, LEAST_BLOCK) if length % size == 0)
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
-    """T is a multiple of 128. `interpret` runs the kernel where there is no TPU, slowly."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # half a second, which others need not wait
+    """T is a multiple of 128. `interpret` runs the kernel without a TPU, slowly."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes half a second; few programs need it
 
     length, width = q.shape[1], q.shape[-1]
-    side = block(length)
+    size = block(length)
     blocks = pallas.BlockSizes(
-        block_q=side,
-        block_kv=side,
-        block_q_dkv=side,
-        block_kv_dkv=side,
+        block_q=size,
+        block_kv=size,
+        block_q_dkv=size,
+        block_kv_dkv=size,
         use_fused_bwd_kernel=True,
         q_layout=pallas.QKVLayout.SEQ_MINOR,
         k_layout=pallas.QKVLayout.SEQ_MINOR,
@@ -144,7 +150,7 @@ def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
 
 
 def _on_each_device(run: Callable[..., Array], q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
-    """`run` on the rows and heads of each device, which need nothing of those of others."""
+    """Runs a kernel on the rows and heads of each device; it needs none of the other devices."""
     heads, rows = spec("BTNH"), spec("BS")
-    split = jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
-    return split(q, k, v, None if segments is None else reshard(segments, rows))
+    sharded = jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
+    return sharded(q, k, v, None if segments is None else reshard(segments, rows))

@@ -1,16 +1,17 @@
 """Access to file systems: disks and buckets (gs://…).
 
 Reading order: `paths`, as users write them; `buckets`, whose exceptions become `UserError`; `locks`, so that one run at
-a time writes a folder; `files`, which are written whole or not at all; `formats`, which names the format of a file that
-is not what was expected.
+a time writes a folder; `formats`, which recognises a file of another format than expected; `files`, which are written
+whole or not at all.
 """
 
-from symbert_jax.storage.buckets import Unreached, bucket_errors_as_user_errors, require_writable_bucket
+from symbert_jax.storage.buckets import UnreachableBucket, bucket_errors_as_user_errors, check_writable_bucket
 from symbert_jax.storage.files import (
     append_json,
     check_new,
     check_writable,
     file_sizes,
+    name_os_errors,
     new_folder,
     parse_json_object,
     read_json,
@@ -28,21 +29,22 @@ __all__ = [
     "LFS_POINTER",
     "LOCK",
     "MARKUP",
-    "Unreached",
+    "UnreachableBucket",
     "absolute",
     "append_json",
     "bucket_errors_as_user_errors",
     "check_format",
     "check_new",
     "check_writable",
+    "check_writable_bucket",
     "file_sizes",
     "is_bucket",
     "lock",
+    "name_os_errors",
     "new_folder",
     "parse_json_object",
     "read_json",
     "read_text",
-    "require_writable_bucket",
     "sha256",
     "write_whole",
 ]

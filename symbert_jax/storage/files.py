@@ -17,13 +17,13 @@ from symbert_jax.storage.paths import is_bucket
 
 
 def write_whole(file: epath.Path, content: str | bytes) -> None:
-    """Writes a file so that a kill at any moment leaves the old or the new one. Text is written as UTF-8."""
+    """Writes a file so that a kill at any moment leaves the old or the new content. Text is written as UTF-8."""
     data = content.encode() if isinstance(content, str) else content
-    if is_bucket(file):  # objects are whole or absent, and to rename one takes twenty requests
+    if is_bucket(file):  # an object is whole or absent, and renaming one takes twenty requests
         file.write_bytes(data)
         return
     new = file.with_name(file.name + ".new")
-    with _naming(new), new.open("wb") as opened:
+    with name_os_errors(file), new.open("wb") as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
@@ -31,7 +31,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
 
 
 def check_writable(file: epath.Path, field: str) -> None:
-    """Raises `UserError` unless `file` can be written: call before long computations. Creates the folder of `file`."""
+    """Raises `UserError` if `file` cannot be written: for use before a long computation. Creates its folder."""
     try:
         existed = file.exists()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,22 +44,22 @@ def check_writable(file: epath.Path, field: str) -> None:
 
 
 def append_json(file: epath.Path, value: Any) -> None:
-    """Appends a line of JSON to a file; creates the file if it is missing."""
+    """Appends a line of JSON to a file, which is created if it does not exist."""
     text = json.dumps(value) + "\n"
     if is_bucket(file):  # objects cannot be appended to
         write_whole(file, (file.read_text(encoding="utf-8") if file.exists() else "") + text)
     else:
-        with _naming(file), file.open("a", encoding="utf-8") as opened:
+        with name_os_errors(file), file.open("a", encoding="utf-8") as opened:
             opened.write(text)
 
 
 @contextlib.contextmanager
-def _naming(file: epath.Path) -> Iterator[None]:
-    """Adds the file name to an `OSError`: that of a failed write, as on a full disk, has none."""
+def name_os_errors(path: epath.PathLike) -> Iterator[None]:
+    """Adds a path to an `OSError` without one, as a failed write raises on a full disk."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or os.fspath(file)
+        error.filename = error.filename or os.fspath(path)
         raise
 
 
@@ -69,7 +69,7 @@ def read_text(file: epath.Path | Path, field: str) -> str:
     field: names the file in errors.
 
     Raises:
-      UserError: the file is missing, cannot be read, is not UTF-8, or is what a failed download leaves in its place.
+      UserError: the file is missing, cannot be read, is not UTF-8, or comes from a failed download.
     """
     try:
         data = file.read_bytes()
@@ -98,11 +98,11 @@ def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
     """Returns the JSON object in a text; `where` and `field` name it in errors.
 
     Raises:
-      UserError: the text is something else.
+      UserError: the text is not a JSON object.
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number with thousands of digits is a ValueError, too
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
         raise UserError(field, f"{where}: {error}", "a JSON object") from None
     if not isinstance(value, dict):
         raise UserError(field, f"{where}: a JSON {type(value).__name__}", "a JSON object")
@@ -139,15 +139,16 @@ def check_new(path: epath.Path, field: str) -> None:
 def new_folder(
     path: epath.Path, field: str, *, wait: bool = False, remove_failed: bool = False
 ) -> Iterator[epath.Path]:
-    """Yields a folder to write to, PATH.incomplete, which becomes `path` when the context ends without an error.
+    """Yields a folder to write to, PATH.incomplete, which is renamed to `path` when the context ends without an error.
 
-    No other run can write the same folder meanwhile. What an earlier run left in it is removed. If nothing is written,
-    it is removed and `path` stays as it is: so a caller may find inside of the context that another run has finished
-    `path` before, and return.
+    On a disk, a lock keeps other runs out of it. Files that an earlier run left in it are removed. If nothing is
+    written, the folder is removed and `path` stays as it is: a caller that finds within the context that another run
+    has finished `path` simply returns.
 
     field: names the folder in errors.
-    wait: for another run that writes the folder, instead of an error; on a disk only.
-    remove_failed: removes what was written before an error; else it stays, to be looked at, until the next run.
+    wait: whether to wait for another run that writes the folder, instead of raising an error; only on a disk.
+    remove_failed: whether to remove the files that were written before an error; otherwise they stay until the next
+      run.
 
     Raises:
       UserError: another run writes the folder, or `path` is not empty when the context ends.
@@ -172,12 +173,12 @@ def new_folder(
                 (path / LOCK).unlink(missing_ok=True)
     finally:
         if not is_bucket(work):
-            with contextlib.suppress(OSError):  # it is gone, or not empty
+            with contextlib.suppress(OSError):  # it was renamed, or is not empty
                 os.rmdir(work)
 
 
 def _empty(folder: epath.Path) -> None:
-    """Removes everything in a folder but its lock."""
+    """Removes everything in a folder except its lock."""
     for path in folder.iterdir():
         if path.is_dir() and not os.path.islink(path):
             path.rmtree()

@@ -1,4 +1,4 @@
-"""Formats of files by their first bytes, to say what a file is instead of the one that was wanted."""
+"""Recognises the format of a file by its first bytes, for errors about a file of another format than expected."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from symbert_jax.errors import UserError
 
 class Format(NamedTuple):
     magic: re.Pattern[bytes]  # matches at the beginning of a file
-    name: str  # of the format, as in "FILE, which is NAME"
+    name: str  # as in "FILE, which is NAME"
     hint: str
 
 
@@ -25,7 +25,7 @@ LFS_POINTER = _format(
     "a Git LFS pointer instead of the file",
     "fetch the file: git lfs pull, in its folder",
 )
-# Text, which a corpus may hold; where JSON, weights or a table are wanted it is a server's page about an error.
+# Text that a corpus may hold. In place of JSON, weights or a table it is a server's page about an error.
 MARKUP = (
     _format(rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype|html))", "an HTML page", "download it again"),
     _format(rb"(\xef\xbb\xbf)?\s*<\?xml", "an XML file", "download it again"),
@@ -43,11 +43,11 @@ BINARY = (
     _format(rb"\xd0\xcf\x11\xe0|\{\\rtf", "a document of a word processor", "save it as text"),
     _format(rb"SQLite format 3\0", "an SQLite database", _ROWS),
 )
-HEAD = 512  # bytes, at least, by which all of them are recognised
+HEAD = 512  # bytes that suffice to recognise each of them
 
 
 def check_format(head: bytes, refused: Iterable[Format], path: epath.PathLike, field: str, wanted: str) -> None:
-    """Raises `UserError` where a file that begins with `head` is of one of the formats `refused`.
+    """Raises `UserError` if a file that begins with `head` has one of the formats `refused`.
 
     path, field: name the file in errors.
     """

@@ -1,4 +1,4 @@
-"""The lock of a folder: one run at a time writes there."""
+"""Locks of folders, so that only one run at a time writes to a folder."""
 
 import contextlib
 import errno
@@ -17,27 +17,28 @@ from typing import Any, NoReturn
 from etils import epath
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage.buckets import bucket_errors_as_user_errors, require_google
+from symbert_jax.storage.buckets import bucket_errors_as_user_errors, check_google_bucket
 from symbert_jax.storage.paths import is_bucket
 
-LOCK = ".lock"  # the file of a folder's lock
-LEASE = 60.0  # seconds without a renewal after which the lock of a folder in a bucket may be taken over
+LOCK = ".lock"  # the name of the lock file in a folder
+LEASE = 60.0  # seconds without a renewal after which a lock in a bucket may be taken over
 
 
 @contextlib.contextmanager
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
-    """Keeps every other run out of a folder for as long as the context lasts; creates the folder if it is missing.
+    """Keeps every other run out of a folder while the context lasts; creates the folder if it does not exist.
 
-    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when its process ends, also by `kill -9`, so
-    no lock is ever stale. On NFS it holds between hosts since Linux 2.6.12, on Lustre with the mount option `flock`. On
-    a file system without `flock` there is a warning instead of a lock.
+    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when its process ends, even by `kill -9`, so
+    a lock is never stale. On NFS it works between hosts since Linux 2.6.12, on Lustre with the mount option `flock`. On
+    a file system without `flock`, a warning replaces the lock.
     In a bucket, FOLDER/.lock is an object that is created only if it does not exist, and renewed every 20 s. A lock
-    that has not changed for 60 s, or whose process on this host is gone, is taken over.
+    that has not changed for 60 s, or whose process on this host has ended, is taken over.
 
-    field: names the folder in errors. wait: for the other run to end, instead of an error; on a disk only.
+    field: names the folder in errors.
+    wait: whether to wait until the other run ends, instead of raising an error; only on a disk.
 
     Raises:
-      UserError: another run holds the lock; names its host and process, and since when.
+      UserError: another run holds the lock; names its host and process, and the time when it started.
     """
     with (_bucket_lock if is_bucket(folder) else _disk_lock)(epath.Path(folder), field, wait):
         yield
@@ -53,7 +54,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
             raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another run has just removed the folder, or renamed it
+        except FileNotFoundError:  # another run has just removed or renamed the folder
             continue
         except OSError as error:
             raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
@@ -69,25 +70,25 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
             print(f"warning: {folder} is on a file system without locks: let only one run use it", file=sys.stderr)
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
-        os.close(file)  # the run that held it removed or moved the file before it let go
+        os.close(file)  # the run that held the lock removed or moved the file before it released it
     try:
-        with contextlib.suppress(OSError):  # a full disk must not keep anyone from finishing
+        with contextlib.suppress(OSError):  # a full disk: the content only serves messages
             os.ftruncate(file, 0)
             os.write(file, _holder().encode())
         yield
     finally:
-        with contextlib.suppress(OSError):  # removed or moved with its folder
+        with contextlib.suppress(OSError):  # the file was removed or moved with its folder
             if os.path.samestat(os.fstat(file), path.stat()):
                 path.unlink()
                 if created:
-                    path.parent.rmdir()  # if nothing else was written
+                    path.parent.rmdir()  # fails if something was written
         os.close(file)
 
 
 @contextlib.contextmanager
 def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
     del wait
-    require_google(folder, field)
+    check_google_bucket(folder, field)
     with bucket_errors_as_user_errors(field, folder, "a bucket that can be read and written"):
         import fsspec
 
@@ -112,7 +113,7 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
                     continue
             except FileNotFoundError:
                 pass
-            except Exception:  # an outage of the bucket: the run itself will report it
+            except Exception:  # an outage of the bucket, which the run itself reports
                 continue
             print(f"error: {folder} was taken over by another run while this one was suspended", file=sys.stderr)
             os._exit(1)
@@ -124,7 +125,7 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
     finally:
         released.set()
         thread.join()
-        with contextlib.suppress(Exception):  # it will be stale soon
+        with contextlib.suppress(Exception):  # an outage of the bucket: the lock will be stale soon
             system.rm_file(path)
 
 
@@ -165,7 +166,7 @@ def _holder() -> str:
 
 
 def _host() -> str:
-    """Returns the host and its process namespace: process numbers of another container are other processes."""
+    """Returns the host and its process namespace: the same process number in another container is another process."""
     try:
         return f"{socket.gethostname()} ({os.readlink('/proc/self/ns/pid')})"
     except OSError:
@@ -173,6 +174,7 @@ def _host() -> str:
 
 
 def _describe(holder: str) -> str:
+    """Describes the holder of a lock from the content of its file, for messages."""
     try:
         found = json.loads(holder)
         return f"process {found['process']} on {found['host'].split()[0]} since {found['since']}"

@@ -9,12 +9,12 @@ from symbert_jax.errors import UserError
 
 
 def is_bucket(path: epath.PathLike) -> bool:
-    """Returns whether a path is in a bucket (gs://…) rather than on a disk."""
+    """Whether a path is in a bucket (gs://…) rather than on a disk."""
     return "://" in os.fspath(path)
 
 
 def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
-    """Makes a path of a user absolute: expands `~` and resolves symbolic links. Bucket paths stay as they are.
+    """Returns an absolute path without `~` and symbolic links; a path in a bucket stays as it is.
 
     field: names the path in errors.
 
@@ -28,7 +28,7 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     if is_bucket(text):
         try:
             return epath.Path(text)
-        except (KeyError, ValueError, ImportError):  # etils knows none of that scheme
+        except (KeyError, ValueError, ImportError):  # etils does not know the scheme
             raise UserError(field, repr(text), "a path on a disk or gs://BUCKET/FOLDER") from None
     try:
         full = os.path.realpath(Path(text).expanduser())

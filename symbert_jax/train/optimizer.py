@@ -1,4 +1,4 @@
-"""AdamW and LAMB, clipping by global norm, and the learning rate: linear warmup, linear or cosine decay."""
+"""AdamW and LAMB with clipping by global norm, and the learning rate: linear warmup, linear or cosine decay."""
 
 from typing import Any
 
@@ -11,19 +11,21 @@ UNDECAYED = ("bias", "scale")  # biases and LayerNorm
 
 
 def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the number of updates done: 0 at 0, 0 again at `steps`."""
-    up = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+    """Returns the learning rate as a function of the number of updates so far: 0 at 0, and 0 again at `steps`."""
+    warmup = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
     match optim.schedule:
         case "linear":
-            down = optax.schedules.linear_schedule(optim.learning_rate, 0.0, steps - optim.warmup_steps)
+            decay = optax.schedules.linear_schedule(optim.learning_rate, 0.0, steps - optim.warmup_steps)
         case "cosine":
-            down = optax.schedules.cosine_decay_schedule(optim.learning_rate, steps - optim.warmup_steps)
-    return optax.schedules.join_schedules([up, down], [optim.warmup_steps])
+            decay = optax.schedules.cosine_decay_schedule(optim.learning_rate, steps - optim.warmup_steps)
+    return optax.schedules.join_schedules([warmup, decay], [optim.warmup_steps])
 
 
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
-    """Clip, moments, decoupled weight decay on everything but biases and LayerNorm: the update to be subtracted
-    once the step has multiplied it by its learning rate."""
+    """Clipping, moments, and decoupled weight decay of everything but biases and LayerNorm.
+
+    The caller multiplies the update by the learning rate and subtracts it.
+    """
     if optim.name == "adamw":
         rescale = optax.identity()
     else:
@@ -37,20 +39,21 @@ def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
 
 
 def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
-    """LAMB's |w| / |update| (You et al., 2020) for each array of each layer: what is stacked is many arrays."""
+    """Scales updates by LAMB's |w| / |update| (You et al., 2020), for each layer of a stacked array by itself."""
     ratio = optax.scale_by_trust_ratio()
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
         def scale(update: Any, weight: Any) -> Any:
             return ratio.update(update, state, weight)[0]
 
-        return {
+        scaled = {
             part: (jax.vmap(scale) if part == "layers" else scale)(updates[part], params[part]) for part in updates
-        }, state
+        }
+        return scaled, state
 
     return optax.GradientTransformation(ratio.init, update)
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the parameters that weight decay shrinks."""
+    """Returns a tree of booleans: whether weight decay applies to a parameter."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)

@@ -6,38 +6,38 @@ import re
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import FOLDER, Checkpoints
 from symbert_jax.config import Config, fields
 from symbert_jax.data import tokenizer
-from symbert_jax.data.rows import VOCAB, find
-from symbert_jax.data.stream import open_stream, read_words
+from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
-HINT = "take a new workdir, or set it back"
+HINT = "use a new workdir, or restore the old value"
 
-# What makes a run that goes on another run.
+# Fields that a run cannot change when it continues: with another value it would be another run.
 _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
-# What may change without a word: it does not change what is computed after the first step, or is compared otherwise.
+# Fields that may change without a message: they do not affect the numbers after the first step, or are checked
+# elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)|model\.(kernel|remat|unroll|pairwise_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
 
 
-def restore_or_init(config: Config, checkpoints: Checkpoints) -> State:
-    """The state on the current mesh with which a run goes on, or begins."""
-    return restore(config, checkpoints) or (init_from_run(config) if config.init_from else states.init(config))
+def restore_or_init(config: Config, corpus: Corpus, checkpoints: Checkpoints) -> State:
+    """Returns the state with which a run continues or starts, on the current mesh."""
+    return restore(config, checkpoints) or (init_from_run(config, corpus) if config.init_from else states.init(config))
 
 
 def restore(config: Config, checkpoints: Checkpoints) -> State | None:
-    """The state of the latest checkpoint on the current mesh, None where there is none."""
+    """Returns the state of the latest checkpoint on the current mesh, None if there is none."""
     if (step := checkpoints.latest()) is None:
         return None
     target = states.abstract(config)
@@ -45,79 +45,84 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
     return State(jax.device_put(jax.numpy.int32(step), target.step.sharding), items["params"], items["optimizer"])
 
 
-def init_from_run(config: Config) -> State:
-    """Step 0 with the parameters of `config.init_from`, on the current mesh.
+def init_from_run(config: Config, corpus: Corpus) -> State:
+    """Returns step 0 with the parameters of `config.init_from`, on the current mesh.
 
-    Its rows may be shorter: `bert.lengthen` says what the positions beyond them are.
+    The rows of that run may be shorter: `bert.lengthen` gives the embeddings of the positions beyond them.
 
     Raises:
-      UserError: there is no such checkpoint, or it has other words or arrays.
+      UserError: there is no such checkpoint, or it has a different vocabulary or different arrays.
     """
-    with _source(config) as (checkpoints, step, target):
+    with _source(config, corpus) as (checkpoints, step, target):
         params = checkpoints.restore(step, params=target)["params"]
     shardings = jax.tree.map(lambda leaf: leaf.sharding, bert.abstract(config.model, config.mesh))
     lengthen = jax.jit(bert.lengthen, static_argnums=1, out_shardings=shardings)
     return states.init_from_params(config, lengthen(params, config.model.length))
 
 
-def problems(config: Config, workdir: epath.Path) -> Iterator[UserError]:
-    """What keeps `restore_or_init` from giving the state that was meant; a `UserError` raised on the way is the last.
+def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+    """Yields the reasons why `restore_or_init` would not return the intended state, or raises the last of them.
 
-    Reads the files of the checkpoint, and places nothing on a device; any mesh will do. An `Advice` says what differs
-    from the run so far, and does no harm.
+    An `Advice` names a change from the run so far that does no harm. The checkpoint is read, but nothing is put on a
+    device, so any mesh will do.
     """
     if (workdir / FOLDER).exists():
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             if (step := checkpoints.latest()) is not None:
-                checkpoints.verify(step)
+                checkpoints.check_content(step)
                 for other, damage in checkpoints.damaged.items():
-                    found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is left aside; remove it"
+                    found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is ignored; remove it"
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
-                yield from _another_run(config, workdir, step, checkpoints)
+                yield from _changes(config, corpus, workdir, step, checkpoints)
                 target = states.abstract(config)
-                return checkpoints.compare(step, params=target.params, optimizer=target.optimizer)
+                return checkpoints.check_shapes(step, params=target.params, optimizer=target.optimizer)
     if config.init_from:
-        with _source(config):
+        with _source(config, corpus):
             pass
 
 
-def _another_run(config: Config, workdir: epath.Path, step: int, checkpoints: Checkpoints) -> Iterator[UserError]:
-    """A run that goes on must be the run that began: same words, same data order, same optimizer, same origin."""
-    now, before = (
+def _changes(
+    config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints
+) -> Iterator[UserError]:
+    """Yields the fields, the vocabulary and the corpus that differ from those of the run so far."""
+    new, old = (
         {field: value if value != "" else "none" for field, value in fields(each).items()}
         for each in (config, checkpoints.config(step))
     )
-    for field, found in now.items():
-        if found == before[field] or not step or _FREE.fullmatch(field):  # an import has not begun
+    for field, found in new.items():
+        if found == old[field] or not step or _FREE.fullmatch(field):  # step 0 is an import, which has no run yet
             continue
-        wanted = f"{before[field]}, with which {workdir} came to step {step}"
+        wanted = f"{old[field]}, with which {workdir} reached step {step}"
         if field in _FIXED:
             yield UserError(field, str(found), wanted, HINT)
-        elif not field.startswith("model.") or field.endswith(("dropout", "dtype")):  # the others are shapes
-            yield Advice(field, str(found), wanted, "the run goes on with the new value")
-    words = list(_other_words(config, workdir, HINT))
-    yield from words
-    corpus = checkpoints.corpus_of(step)
-    if step and corpus and not words and corpus != open_stream(config, np.arange(0)).fingerprint():
+        elif not field.startswith("model.") or field.endswith(("dropout", "dtype")):  # `check_shapes` checks the others
+            yield Advice(field, str(found), wanted, "the run continues with the new value")
+    vocabulary_problems = list(_vocabulary_problems(corpus, workdir, HINT))
+    yield from vocabulary_problems
+    fingerprint = checkpoints.corpus_of(step)
+    if step and fingerprint and not vocabulary_problems and fingerprint != corpus.fingerprint:
         yield UserError(
             "data.dir",
-            f"another corpus in {config.data.dir}",
-            f"the one with which {workdir} came to step {step}",
-            f"name that, or begin another run from here with a new --workdir and --config.init_from={workdir}@{step}",
+            f"a different corpus in {corpus.location}",
+            f"the one with which {workdir} reached step {step}",
+            f"name that one, or start a new run from here: a new --workdir and --config.init_from={workdir}@{step}",
         )
 
 
-def _other_words(config: Config, workdir: epath.Path, hint: str) -> Iterator[UserError]:
-    read_words(config)
-    if tokenizer.read(find(config.data.dir) / VOCAB) != tokenizer.read(workdir / VOCAB):
-        yield UserError("data.dir", f"another vocabulary in {config.data.dir}", f"that of {workdir}/{VOCAB}", hint)
+def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:
+    if corpus.tokenizer != tokenizer.read(workdir / VOCAB):
+        found = f"a different vocabulary in {corpus.location}"
+        yield UserError("data.dir", found, f"that of {workdir}/{VOCAB}", hint)
 
 
 @contextlib.contextmanager
-def _source(config: Config) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
-    """The checkpoints that `config.init_from` names, the step, and what its parameters must look like.
+def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
+    """Yields the checkpoints that `config.init_from` names, the step, and the shapes of its parameters.
 
-    WORKDIR@STEP, or WORKDIR, which may itself end like that, for its latest.
+    `init_from` is WORKDIR@STEP, or WORKDIR for its latest step; the name of a WORKDIR may itself end like that.
+
+    Raises:
+      UserError: there is no such checkpoint, or it does not fit the model or the vocabulary of the corpus.
     """
     workdir, step = absolute(config.init_from, "init_from"), None
     named = re.fullmatch("(.+)@([0-9]{1,10})", config.init_from, re.DOTALL)
@@ -125,14 +130,15 @@ def _source(config: Config) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
         if named and not (workdir / FOLDER).exists():
             workdir, step = absolute(named[1], "init_from"), int(named[2])
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        found = checkpoints.require(step)
-        checkpoints.verify(found, ("params",))
-        for problem in _other_words(config, workdir, "name another init_from, or the data.dir of its words"):
+        found = checkpoints.check_step(step)
+        checkpoints.check_content(found, ("params",))
+        hint = "name another init_from, or a data.dir with its vocabulary"
+        for problem in _vocabulary_problems(corpus, workdir, hint):
             raise problem
         length = checkpoints.config(found).model.length
         if length > config.model.length:
             wanted = f"at least {length}, the length of {config.init_from}"
             raise UserError("model.length", str(config.model.length), wanted)
         target = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
-        checkpoints.compare(found, params=target)
+        checkpoints.check_shapes(found, params=target)
         yield checkpoints, found, target

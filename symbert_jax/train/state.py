@@ -1,4 +1,4 @@
-"""What one step hands to the next: the step counter, the parameters and the optimizer's moments."""
+"""The state of training: the step number, the parameters and the optimizer's moments."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,19 +22,19 @@ class State(NamedTuple):
 
 
 def init(config: Config) -> State:
-    """The state before the first update, a function of `config.seed`, sharded over the current mesh."""
+    """Returns the state before the first update, a function of `config.seed`, sharded over the current mesh."""
     return init_from_params(config, bert.init(config.model, config.mesh, jax.random.key(config.seed)))
 
 
 def init_from_params(config: Config, params: bert.Params) -> State:
-    """`params` before their first update, with a fresh optimizer."""
+    """Returns the state before the first update of `params`, with a fresh optimizer."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config).optimizer)
     moments = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)
     return State(jnp.zeros((), jnp.int32), params, moments(params))
 
 
 def abstract(config: Config) -> State:
-    """Shape, type and sharding of every array of the state, without any array."""
+    """Returns the state with the shape, type and sharding of each array instead of the array."""
     params = bert.abstract(config.model, config.mesh)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=_replicated())
     moments = abstract_moments(make_optimizer(config.optim).init, params)
@@ -42,18 +42,18 @@ def abstract(config: Config) -> State:
 
 
 def abstract_moments(init: Callable[[bert.Params], Any], params: bert.Params) -> Any:
-    """The same of what an optimizer's `init` makes of `params`.
+    """Returns the result of an optimizer's `init` for `params` in the same form.
 
-    Moments live where their parameter lives; counters have no dimension to shard.
+    A moment has the sharding of its parameter; counters are replicated.
     """
 
-    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         if jnp.issubdtype(leaf.dtype, jnp.integer):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_replicated(leaf.ndim))
         sharding = NamedSharding(jax.sharding.get_mesh(), leaf.sharding.spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(place, jax.eval_shape(init, params))
+    return jax.tree.map(with_sharding, jax.eval_shape(init, params))
 
 
 def _replicated(dimensions: int = 0) -> NamedSharding:

@@ -1,4 +1,4 @@
-"""A trace of a few training steps, which xprof and TensorBoard's profile plugin open: WORKDIR/profile."""
+"""A trace of a few training steps in WORKDIR/profile, for xprof and TensorBoard's profile plugin."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ class Trace(contextlib.AbstractContextManager["Trace"]):
 
     def __init__(self, workdir: epath.Path, steps: str):
         first, last = map(int, steps.split(":")) if steps else (0, -1)
-        self.folder, self.wanted, self.running = workdir / "profile", range(first, last + 1), False
+        self.folder, self.steps, self.is_running = workdir / "profile", range(first, last + 1), False
 
     def __exit__(self, *_: object) -> None:
-        if self.running:
+        if self.is_running:
             jax.profiler.stop_trace()
-            self.running = False
+            self.is_running = False
 
     @contextlib.contextmanager
-    def step(self, number: int, before: Any) -> Iterator[None]:
-        """Around step `number`; the trace starts and ends when the arrays `before` of the step before are there."""
-        if self.running != (number in self.wanted):
-            jax.block_until_ready(before)
-            if self.running:
+    def step(self, number: int, previous: Any) -> Iterator[None]:
+        """Marks step `number`. Starts or stops the trace when the arrays of the `previous` step are computed."""
+        if self.is_running != (number in self.steps):
+            jax.block_until_ready(previous)
+            if self.is_running:
                 self.__exit__()
             else:
                 jax.profiler.start_trace(self.folder)
-                self.running = True
+                self.is_running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield

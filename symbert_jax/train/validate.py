@@ -1,4 +1,4 @@
-"""Validation: the same sums as a training step, without dropout and without an update."""
+"""Validation: the objective of training, without dropout and without an update."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,22 +11,22 @@ from symbert_jax.config import Config
 from symbert_jax.data.stream import Stream
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
-from symbert_jax.train.step import Sums, loss
+from symbert_jax.train.step import Sums, mlm_objective
 
 
 def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Sums]:
-    """The compiled sums of one batch: `loss`, `correct`, `count`."""
+    """Returns the compiled objective (parameters, batch) -> sums."""
 
     def step(params: bert.Params, batch: MlmBatch) -> Sums:
-        return loss(config.model, params, batch, None, config.data.cross_document)[1]
+        return mlm_objective(config.model, params, batch, None, config.data.cross_document)
 
     return jax.jit(step)
 
 
 def check_targets(config: Config, stream: Stream) -> None:
-    """Raises `UserError` where the batches that validate have no token to predict. Reads up to the first that has."""
-    whole = dataclasses.replace(stream, local_rows=np.arange(stream.batch_size))  # the rows of all processes
-    if not any(batch.weights.any() for batch in whole.validation_batches(config.train.validate_batches)):
+    """Raises `UserError` if no validation batch has a token to predict. Reads up to the first one that does."""
+    all_rows = dataclasses.replace(stream, local_rows=np.arange(stream.batch_size))  # those of all processes
+    if not any(batch.weights.any() for batch in all_rows.validation_batches(config.train.validate_batches)):
         found = f"no token to predict in the validation rows of {config.data.dir}"
-        hint = "its text is not of its vocabulary, or its rows are shorter than 1 / data.mask_rate: prepare it anew"
+        hint = "prepare it again with a vocabulary that fits its text, and rows longer than 1 / data.mask_rate"
         raise UserError("data.dir", found, "rows with tokens other than special ones", hint)

@@ -1,52 +1,87 @@
-"""The sums of the steps since the last log point.
+"""The sums of several batches: those since the last log point, and those of a validation.
 
-They are saved with every checkpoint, so that a run that goes on from it reports at its next log point what it would
-have reported without a stop.
+The sums since the last log point are saved with every checkpoint, so that a resumed run writes at its next log point
+what it would have written without a stop.
 """
+
+import math
+from collections.abc import Mapping
 
 import jax
 
+from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.train.step import Sums
 
-STEPS, EMPTY = "steps", "empty"  # the steps, and those of them whose batch had no token to predict
+SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # of names in a checkpoint
 
 
 class Window:
-    """Adds one by one, so that to go on from what was saved gives the same bits. Reads the devices only when asked."""
+    """Adds batches one by one, so that continuing from saved sums gives the same bits. Reads the devices when asked."""
 
-    def __init__(self, saved: dict[str, float]):
-        """saved: what `total` was at the checkpoint from which the run goes on."""
-        self.added, self.pending = dict(saved), list[Sums]()
+    def __init__(self, prefix: str, saved: Mapping[str, float] | None = None):
+        """prefix: of the names of averages, for example train.
+
+        saved: what `to_save` returned for the checkpoint from which the run resumes.
+        """
+        self.prefix = prefix
+        self._sums, self.empty_batches = _from_saved(saved or {})  # the latter had no token to predict
+        self._pending = list[Sums]()
 
     @property
     def last(self) -> list[Sums]:
-        """The sums of the last step, on the devices, if they have not been read."""
-        return self.pending[-1:]
+        """The sums of the last batch, on the devices, if they have not been read."""
+        return self._pending[-1:]
 
     def add(self, sums: Sums) -> None:
-        self.pending.append(sums)
+        self._pending.append(sums)
 
-    def total(self) -> dict[str, float]:
-        """The sums over all steps, by their names, and the number of steps; empty without a step."""
-        for sums in jax.device_get(self.pending):
-            counted = sums | {STEPS: 1, EMPTY: sums["count"] == 0}
-            self.added = {name: self.added.get(name, 0.0) + float(value) for name, value in counted.items()}
-        self.pending.clear()
-        return self.added
+    def averages(self, step: int) -> Values:
+        """Returns the averages, by PREFIX/name, of all that was counted.
 
-    def averages(self) -> Values:
-        """Loss in nats and accuracy per predicted token, and the norm of the gradient per step that had such tokens."""
-        total = self.total()
-        values = {}
-        if trained := total[STEPS] - total[EMPTY]:
-            values["train/loss"] = total["loss"] / total["count"]
-            values["train/accuracy"] = total["correct"] / total["count"]
-            values["train/grad_norm"] = total["grad_norm"] / trained
-        if total[EMPTY]:
-            values["train/empty_steps"] = total[EMPTY]
-        return values
+        Raises:
+          UserError: a sum is not finite at this step.
+        """
+        self._read(step)
+        return {f"{self.prefix}/{name}": total / count for name, (total, count) in self._sums.items() if count}
+
+    def to_save(self, step: int) -> dict[str, float]:
+        """Returns the sums in the form of a checkpoint. Raises as `averages`."""
+        self._read(step)
+        saved = {EMPTY: self.empty_batches}
+        for name, (total, count) in self._sums.items():
+            saved |= {name + SUM: total, name + COUNT: count}
+        return saved
 
     def clear(self) -> None:
-        self.added = {}
-        self.pending.clear()
+        self._sums, self.empty_batches = {}, 0.0
+        self._pending.clear()
+
+    def _read(self, step: int) -> None:
+        """Adds the pending sums, and checks all: every number of a run passes here before it is written.
+
+        A state that is not finite therefore never replaces a good checkpoint.
+        """
+        for sums in jax.device_get(self._pending):
+            self.empty_batches += float(sums["loss"][1] == 0)
+            for name, pair in sums.items():
+                total, count = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = total + float(pair[0]), count + float(pair[1])
+        self._pending.clear()
+        for name in sorted(self._sums, key=lambda name: name != "loss"):  # the loss first, as the others follow from it
+            if not math.isfinite(total := self._sums[name][0]):
+                hint = "earlier checkpoints are intact; lower optim.learning_rate or lengthen optim.warmup_steps"
+                raise UserError(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)
+
+
+def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, float]], float]:
+    """Returns the sums with their counts, by name, and the number of empty batches."""
+    if "correct" in saved:  # earlier versions saved sums of fixed names, over the same count or over the steps
+        trained = saved["steps"] - saved[EMPTY]
+        return {
+            "accuracy": (saved["correct"], saved["count"]),
+            "grad_norm": (saved["grad_norm"], trained),
+            "loss": (saved["loss"], saved["count"]),
+        }, saved[EMPTY]
+    names = [key.removesuffix(SUM) for key in saved if key.endswith(SUM)]
+    return {name: (saved[name + SUM], saved[name + COUNT]) for name in names}, saved.get(EMPTY, 0.0)

@@ -3,7 +3,7 @@ import json
 from bench import record
 
 
-def test_a_record_is_one_line_printed_and_appended_with_where_it_comes_from(tmp_path, monkeypatch, capsys):
+def test_record_prints_and_appends_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results.jsonl")
     record.record("one", ratio=1.5)
     record.record("two", ratio=2.5)
@@ -14,10 +14,10 @@ def test_a_record_is_one_line_printed_and_appended_with_where_it_comes_from(tmp_
     assert first["machine"]["cores"] >= 1 and "jax" in first["versions"]
 
 
-def test_a_package_that_is_not_installed_has_no_version():
+def test_versions_leave_out_packages_that_are_not_installed():
     assert record.versions(["no-such-package"]) == {}
 
 
-def test_outside_a_repository_the_commit_is_unknown(tmp_path, monkeypatch):
+def test_commit_outside_of_a_repository_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results.jsonl")
     assert record.commit() == "unknown"

@@ -1,6 +1,5 @@
-"""A damaged corpus is one line that names the file, and never other numbers."""
+"""A damaged corpus is one error that names the file; it never gives other rows."""
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -10,8 +9,10 @@ import numpy as np
 import pytest
 
 from symbert_jax import storage
-from symbert_jax.data import rows
-from symbert_jax.data.stream import open_stream, read_words
+from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.manifest import MANIFEST, SPLITS, check_files
+from symbert_jax.data.stream import open_stream
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from tests.conftest import TINY, write_corpus
 
@@ -22,23 +23,23 @@ def sound(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> list[Any]:
-    """The vocabulary and all rows of a corpus, as training opens it."""
-    config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, dir=str(folder)))
-    splits = [rows.open_split(folder, split, TINY.model.length) for split in rows.SPLITS]
-    read = [split.__getitems__(range(len(split))) for split in splits]
-    return [read_words(config), *([row["tokens"].tobytes() for row in found] for found in read)]
+    """The vocabulary and all rows of a corpus."""
+    corpus = Corpus(str(folder))
+    splits = [corpus.split(name) for name in SPLITS]
+    rows = [split.__getitems__(range(len(split))) for split in splits]
+    return [corpus.tokenizer.tokens, *([row["tokens"].tobytes() for row in each] for each in rows)]
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
-    """A changed bit, mostly of what is not padding, or a file that is cut short or longer."""
+    """Flips a bit, mostly outside of padding, or makes a file shorter or longer."""
     kind = rng.randrange(10)
     if kind < 2:
         return content[: rng.randrange(len(content))]
     if kind == 2:
         return content + b"\0"
-    places = [place for place, byte in enumerate(content) if byte] if kind < 9 else range(len(content))
+    offsets = [offset for offset, byte in enumerate(content) if byte] if kind < 9 else range(len(content))
     changed = bytearray(content)
-    changed[rng.choice(places)] ^= 1 << rng.randrange(8)
+    changed[rng.choice(offsets)] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
@@ -56,13 +57,13 @@ def test_random_damage_is_noticed_and_names_the_file(sound: Path) -> None:
             assert str(error).startswith("data.dir: found ") and file.name in str(error)
         else:
             assert found == whole
-            silent += 1  # in what training does not read
+            silent += 1  # in bytes that training does not read
         try:
-            rows.verify(sound, hashes=True)
+            check_files(sound, read_rows=True)
         except UserError as error:
             assert file.name in str(error)
-        else:  # where no checksum reaches: white space and the name of the checksum
-            assert file.name == rows.MANIFEST and found == whole
+        else:  # no checksum covers white space in the manifest and the name of its checksum
+            assert file.name == MANIFEST and found == whole
         file.write_bytes(content)
     assert silent < 20 and read(sound) == whole
 
@@ -76,11 +77,11 @@ def test_missing_file_is_named(sound: Path) -> None:
         file.write_bytes(content)
 
 
-def test_damaged_row_reaches_the_reader_of_batches(sound: Path) -> None:
-    file = sound / "corpus-train.array_record-00000"
+def test_damaged_row_is_an_error_of_the_batch(sound: Path) -> None:
+    file, corpus = sound / "corpus-train.array_record-00000", Corpus(str(sound))
     content = bytearray(file.read_bytes())
-    stream = open_stream(dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, dir=str(sound))), np.arange(16))
-    row = rows.open_split(sound, "train", 16)[40]["tokens"].tobytes()
+    stream = open_stream(TINY, corpus, np.arange(16))
+    row = corpus.split("train")[40]["tokens"].tobytes()
     content[content.index(row) + 9] ^= 2
     with file.open("r+b") as opened:
         opened.write(content)
@@ -90,21 +91,21 @@ def test_damaged_row_reaches_the_reader_of_batches(sound: Path) -> None:
 
 def rewrite(folder: Path, **changes: Any) -> None:
     """Changes the manifest to an older one, without checksums; None removes a key."""
-    content = json.loads((folder / rows.MANIFEST).read_text()) | {"files": None, "sha256": None} | changes
+    content = json.loads((folder / MANIFEST).read_text()) | {"files": None, "sha256": None} | changes
     content = {name: value for name, value in content.items() if value is not None}
-    (folder / rows.MANIFEST).write_text(json.dumps(content))
+    (folder / MANIFEST).write_text(json.dumps(content))
 
 
-def test_older_corpus_is_opened_and_checked_as_far_as_it_can_be(sound: Path) -> None:
+def test_older_corpus_is_checked_without_a_full_manifest(sound: Path) -> None:
     whole = read(sound)
     rewrite(sound)
     assert read(sound) == whole
-    rewrite(sound, vocab_sha256=storage.sha256(sound / rows.VOCAB))
+    rewrite(sound, vocab_sha256=storage.sha256(sound / VOCAB))
     assert read(sound) == whole
-    (sound / rows.VOCAB).write_text((sound / rows.VOCAB).read_text().replace("w7\n", "word\n"))
+    (sound / VOCAB).write_text((sound / VOCAB).read_text().replace("w7\n", "word\n"))
     with pytest.raises(UserError, match=r"data.dir: found .*vocab.txt, changed, wanted the checksum in manifest.json"):
         read(sound)
-    (sound / rows.VOCAB).write_text((sound / rows.VOCAB).read_text().replace("word\n", "w7\n"))
+    (sound / VOCAB).write_text((sound / VOCAB).read_text().replace("word\n", "w7\n"))
     rewrite(sound, splits={"train": {"rows": 63}, "validation": {"rows": 16}})
     with pytest.raises(UserError, match=r"data.dir: found 64 train rows in .*, wanted 63, as manifest.json says"):
         read(sound)
@@ -118,7 +119,7 @@ def test_older_corpus_is_opened_and_checked_as_far_as_it_can_be(sound: Path) -> 
         (sound / name).write_text(content)
 
 
-SPLITS = {"train": {"rows": 64}, "validation": {"rows": 16}}
+COUNTS = {"train": {"rows": 64}, "validation": {"rows": 16}}
 
 
 @pytest.mark.parametrize(
@@ -130,16 +131,16 @@ SPLITS = {"train": {"rows": 64}, "validation": {"rows": 16}}
         b"\xff{}",
         b"[" * 100_000,
         *(
-            {"length": 16, "splits": SPLITS} | change
+            {"length": 16, "splits": COUNTS} | change
             for change in (
                 {"length": "sixteen"},
                 {"length": None},
                 {"length": 1e999},
                 {"splits": []},
                 {"splits": {"train": {"rows": 64}}},
-                {"splits": SPLITS | {"train": 64}},
-                {"splits": SPLITS | {"train": {"rows": [64]}}},
-                {"splits": SPLITS | {"train": {"rows": 64, "unk_share": {}}}},
+                {"splits": COUNTS | {"train": 64}},
+                {"splits": COUNTS | {"train": {"rows": [64]}}},
+                {"splits": COUNTS | {"train": {"rows": 64, "unk_share": {}}}},
                 {"files": []},
                 {"files": {"vocab.txt": 5}},
                 {"files": {"vocab.txt": {"bytes": 5}}},
@@ -148,7 +149,7 @@ SPLITS = {"train": {"rows": 64}, "validation": {"rows": 16}}
         ),
     ],
 )
-def test_manifest_of_another_form_is_one_line(content: bytes | dict, sound: Path) -> None:
-    (sound / rows.MANIFEST).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+def test_manifest_of_another_form_is_one_error(content: bytes | dict, sound: Path) -> None:
+    (sound / MANIFEST).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(UserError, match=r"^data.dir: found .*manifest.json"):
         read(sound)

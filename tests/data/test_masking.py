@@ -1,4 +1,4 @@
-"""What is hidden, how, and that nothing but (seed, row, epoch) decides it."""
+"""Masks follow BERT's rates and depend on (seed, row, epoch) alone."""
 
 import dataclasses
 
@@ -15,8 +15,8 @@ ORDINARY = len(SPECIAL)  # the first ordinary id
 MASK = VOCABULARY.index("[MASK]")
 
 
-def rows_of(count: int, length: int, seed: int = 0) -> np.ndarray:
-    """[CLS] words [SEP] words [SEP] with the inner [SEP] anywhere."""
+def random_rows(count: int, length: int, seed: int = 0) -> np.ndarray:
+    """[CLS] tokens [SEP] tokens [SEP], with the inner [SEP] at a random position."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(ORDINARY, len(VOCABULARY), (count, length)).astype(np.uint16)
     tokens[np.arange(count), rng.integers(1, length - 1, count)] = VOCABULARY.index("[SEP]")
@@ -30,10 +30,10 @@ def mask(tokens: np.ndarray, rate: float = 0.15, seed: int = 0, epoch: int = 0):
 
 
 @settings(max_examples=50, deadline=None)
-@example(length=11, rate=0.75, seed=0)  # 16 places for 11 tokens
+@example(length=11, rate=0.75, seed=0)  # M = 16 is larger than T = 11
 @given(length=st.integers(8, 300), rate=st.floats(0.01, 0.9), seed=st.integers(0, 2**31))
-def test_every_target_stands_in_the_batch_exactly_once(length: int, rate: float, seed: int) -> None:
-    tokens = rows_of(5, length, seed % 1000)
+def test_masking_chooses_rate_of_ordinary_tokens_once(length: int, rate: float, seed: int) -> None:
+    tokens = random_rows(5, length, seed % 1000)
     batch = mask(tokens, rate, seed)
     ordinary = (tokens >= ORDINARY).sum(axis=1)
     np.testing.assert_array_equal(batch.weights.sum(axis=1), np.rint(rate * ordinary))
@@ -48,8 +48,8 @@ def test_every_target_stands_in_the_batch_exactly_once(length: int, rate: float,
         np.testing.assert_array_equal(batch.tokens[i, untouched], row[untouched])
 
 
-def test_eighty_ten_ten() -> None:
-    tokens = rows_of(2000, 128)
+def test_replacements_are_mask_random_and_same_80_10_10() -> None:
+    tokens = random_rows(2000, 128)
     batch = mask(tokens)
     used = batch.weights == 1
     shown = np.take_along_axis(batch.tokens, batch.positions, axis=1)[used]
@@ -63,21 +63,19 @@ def test_eighty_ten_ten() -> None:
     assert (random >= ORDINARY).all()
     counts = np.bincount(random - ORDINARY, minlength=2000)
     assert counts.max() < 12, "replacements are spread over the vocabulary, 1.9 each"
-    max_predictions = np.bincount(batch.positions[used], minlength=128)[1:-1]
-    assert (
-        max_predictions.min() > 0.75 * max_predictions.mean() and max_predictions.max() < 1.25 * max_predictions.mean()
-    )
+    per_position = np.bincount(batch.positions[used], minlength=128)[1:-1]
+    assert per_position.min() > 0.75 * per_position.mean() and per_position.max() < 1.25 * per_position.mean()
 
 
-def test_only_seed_row_and_epoch_decide() -> None:
-    tokens = np.repeat(rows_of(1, 128), 6, axis=0)
-    make = Masking(VOCABULARY, 128, 0.15, 3)
-    batch = make(tokens, np.array([7, 7, 8, 7, 8, 8]), np.array([0, 0, 0, 1, 1, 0]))
+def test_masks_depend_on_seed_row_and_epoch_alone() -> None:
+    tokens = np.repeat(random_rows(1, 128), 6, axis=0)
+    masking = Masking(VOCABULARY, 128, 0.15, 3)
+    batch = masking(tokens, np.array([7, 7, 8, 7, 8, 8]), np.array([0, 0, 0, 1, 1, 0]))
     same = {(i, j) for i in range(6) for j in range(6) if (batch.tokens[i] == batch.tokens[j]).all() and i < j}
     assert same == {(0, 1), (2, 5)}
-    alone = make(tokens[:1], np.array([8]), np.array([1]))
+    alone = masking(tokens[:1], np.array([8]), np.array([1]))
     np.testing.assert_array_equal(alone.tokens[0], batch.tokens[4])
-    other = dataclasses.replace(make, seed=4)(tokens[:1], np.array([8]), np.array([1]))
+    other = dataclasses.replace(masking, seed=4)(tokens[:1], np.array([8]), np.array([1]))
     assert (other.tokens != alone.tokens).any()
 
 

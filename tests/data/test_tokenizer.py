@@ -1,4 +1,4 @@
-"""Our tokenizer against the library's own BERT pipeline; vocabularies found, trained and refused."""
+"""The tokenizer encodes as the library's BERT pipeline does; vocabularies are found, trained and refused."""
 
 import json
 import random
@@ -62,7 +62,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[Normalization, tup
 
 
 @given(kind=st.sampled_from(KINDS), words=ODD, separator=st.sampled_from(["", " "]), special=st.booleans())
-def test_encodes_as_bert_does(
+def test_tokenizer_encodes_as_bert_does(
     sources: dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]],
     kind: Normalization,
     words: list[str],
@@ -75,7 +75,7 @@ def test_encodes_as_bert_does(
     assert ours.encode(text, "want").type_ids == theirs.encode(text, "want").type_ids
 
 
-def test_a_corpus_cannot_forge_special_tokens(vocab: Path) -> None:
+def test_corpus_cannot_forge_special_tokens(vocab: Path) -> None:
     text = "the [MASK] [SEP]"
     prompt = tokenizer.load(vocab, parse_special=True).encode(text, add_special_tokens=False).tokens
     corpus = tokenizer.load(vocab, parse_special=False).encode(text, add_special_tokens=False).tokens
@@ -83,7 +83,7 @@ def test_a_corpus_cannot_forge_special_tokens(vocab: Path) -> None:
     assert corpus == ["the", "[", "mask", "]", "[", "[UNK]", "]"]
 
 
-def test_special_ids(vocab: Path) -> None:
+def test_special_ids_are_those_of_the_vocabulary(vocab: Path) -> None:
     ids = tokenizer.special_ids(tokenizer.load(vocab, parse_special=True))
     assert ids == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 
@@ -100,14 +100,14 @@ def test_training_is_deterministic() -> None:
     assert vocabularies[0] != tokenizer.train(texts(seed=1), size=200)
 
 
-def test_training_learns_what_is_frequent() -> None:
+def test_training_prefers_frequent_words() -> None:
     rare, frequent = (f"{word} " * count for word, count in (("abcd", 2), ("dcba", 50)))
     for text in (rare + frequent, frequent + rare):
         vocabulary = tokenizer.train([text], size=64)
         assert vocabulary.index("dcba") < vocabulary.index("abcd")
 
 
-def test_a_trained_vocabulary_spells_its_texts(tmp_path: Path) -> None:
+def test_trained_vocabulary_encodes_its_texts_without_unk(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     tokenizer.write_vocabulary("train", iter(texts(seed=0)), 200, path)
     trained = tokenizer.load(path, parse_special=False)
@@ -116,7 +116,7 @@ def test_a_trained_vocabulary_spells_its_texts(tmp_path: Path) -> None:
     assert "[UNK]" not in trained.encode(" ".join(texts(seed=0)), add_special_tokens=False).tokens
 
 
-def test_place_copies_a_file_to_the_byte(vocab: Path, tmp_path: Path) -> None:
+def test_write_vocabulary_copies_every_byte(vocab: Path, tmp_path: Path) -> None:
     tokenizer.write_vocabulary(str(vocab), [], 100, tmp_path / "copy.txt")
     assert (tmp_path / "copy.txt").read_bytes() == vocab.read_bytes()
     assert tokenizer.read(vocab).fingerprint() == sha256(vocab)
@@ -171,7 +171,7 @@ def test_settings_beside_vocabulary_set_normalization(vocab: Path, tmp_path: Pat
         tokenizer.write(found, tmp_path / "copy" / "vocab.txt")
         assert tokenizer.read(tmp_path / "copy" / "vocab.txt") == found
     tokenizer.write(tokenizer.read(vocab), tmp_path / "copy" / "vocab.txt")
-    assert not (tmp_path / "copy" / "tokenizer.json").exists(), "a plain tokenizer is its vocab.txt alone"
+    assert not (tmp_path / "copy" / "tokenizer.json").exists(), "the vocab.txt suffices"
     assert len({WordPiece(found.tokens, kind).fingerprint() for kind in KINDS}) == len(KINDS)
 
 
@@ -207,12 +207,15 @@ def add(**token: object) -> Callable[[dict], object]:
         (set_in("normalizer", value=None), "normalizer none in .*, wanted BertNormalizer"),
         (set_in("normalizer", value={"type": "Lowercase"}), "normalizer Lowercase in .*, wanted BertNormalizer"),
         (set_in("pre_tokenizer", value={"type": "Whitespace"}), "pre_tokenizer Whitespace in .*, wanted BertPreT"),
-        (set_in("post_processor", value=None), r"another post_processor in .*, wanted one that makes \[CLS\] A"),
+        (
+            set_in("post_processor", value=None),
+            r"another post_processor in .*, wanted one that frames texts as \[CLS\] A",
+        ),
         (add(id=30, content="<e1>"), "added token '<e1>' in .*, wanted no other than"),
         (add(id=5, content="the"), "added token 'the' in .*, wanted no other than"),
         (set_in("added_tokens", value=[]), ""),
-        (lambda parsed: parsed["added_tokens"][4].update(single_word=True), r"makes of 'the \[MASK\] o\[MASK\]f"),
-        (lambda parsed: parsed["added_tokens"][4].update(normalized=True), r"makes of 'the \[MASK\] o\[MASK\]f"),
+        (lambda parsed: parsed["added_tokens"][4].update(single_word=True), r"which encodes 'the \[MASK\] o\[MASK\]f"),
+        (lambda parsed: parsed["added_tokens"][4].update(normalized=True), r"which encodes 'the \[MASK\] o\[MASK\]f"),
     ],
 )
 def test_tokenizer_with_other_ids_is_refused(change: Callable, message: str, tmp_path: Path) -> None:
@@ -260,7 +263,7 @@ def test_files_that_contradict_tokenizer_json_are_refused(
     (tmp_path / file).write_text("\n".join(content) if file == "vocab.txt" else json.dumps(content))
     with pytest.raises(UserError, match=f"^data.vocab: found .*{message}"):
         tokenizer.read(tmp_path)
-    assert tokenizer.read(tmp_path / "tokenizer.json") == whole, "named itself, it is read alone"
+    assert tokenizer.read(tmp_path / "tokenizer.json") == whole, "a tokenizer.json is read alone"
 
 
 def test_vocabulary_of_another_class_is_refused(vocab: Path, tmp_path: Path) -> None:
@@ -270,7 +273,7 @@ def test_vocabulary_of_another_class_is_refused(vocab: Path, tmp_path: Path) -> 
         tokenizer.read(tmp_path)
 
 
-def test_a_vocabulary_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vocabulary_is_downloaded_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(vocab.parent))
     tokenizer.write_vocabulary("hf:some/bert", [], 100, tmp_path / "vocab.txt")
@@ -279,7 +282,7 @@ def test_a_vocabulary_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("error", ["LocalEntryNotFoundError", "HFValidationError", "OfflineModeIsEnabled"])
-def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_the_hub_is_a_user_error(error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: str, **__: object) -> None:
         raise getattr(huggingface_hub.errors, error)("no connection\nand a long story")
 
@@ -305,14 +308,14 @@ def test_the_hub_out_of_reach(error: str, tmp_path: Path, monkeypatch: pytest.Mo
         (b"version https://git-lfs.github.com/spec/v1\n", r"vocab.txt, which is a Git LFS pointer"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_used(content: bytes, message: str, tmp_path: Path) -> None:
+def test_unusable_vocabulary_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"^data.vocab: found .*{message}"):
         tokenizer.write_vocabulary(str(path), [], 6, tmp_path / "copy.txt")
 
 
-def test_a_vocabulary_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, a tokenizer.json"):
         tokenizer.write_vocabulary(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt"):

@@ -1,4 +1,4 @@
-"""Processes find each other, or say that they do not, and compare what they found."""
+"""Processes join each other, or report that they do not, and compare values."""
 
 import contextlib
 import re
@@ -8,19 +8,21 @@ from pathlib import Path
 import jax
 import pytest
 
-from symbert_jax.data.rows import read_manifest, write_manifest
+from symbert_jax.data.manifest import read_manifest, write_manifest
 from symbert_jax.distributed import join
 from symbert_jax.errors import UserError
-from tests.processes import PATIENCE, own_lines, port, pretrain, several
+from tests.processes import own_lines, port, pretrain, run_processes, wait
 
 
-def test_process_without_the_others_exits_with_one_line_after_the_join_timeout(corpus: Path, tmp_path: Path) -> None:
+def test_process_alone_exits_after_the_join_timeout(corpus: Path, tmp_path: Path) -> None:
     """Process 0 waits for the other, process 1 for process 0."""
+    processes = []
     with contextlib.ExitStack() as stack:
         for number in (0, 1):
             flags = ["--join_timeout=2", f"--process={number}", "--processes=2", f"--coordinator=localhost:{port()}"]
-            (process,) = stack.enter_context(several(1, 1, pretrain(tmp_path, corpus, *flags)))
-            (line,) = process.communicate(timeout=PATIENCE)[0].splitlines()
+            processes += stack.enter_context(run_processes(1, 1, pretrain(tmp_path, corpus, *flags)))
+        for process, output in zip(processes, wait(processes), strict=True):
+            (line,) = output.splitlines()
             assert process.returncode == 1
             assert re.match(
                 r"error: processes: found fewer than 2 at localhost:\d+, wanted all of them within 2 s", line
@@ -28,10 +30,8 @@ def test_process_without_the_others_exits_with_one_line_after_the_join_timeout(c
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("error", "code"), [(ValueError("no such place"), 2), (RuntimeError("connection lost"), 1)])
-def test_join_exit_code_says_whether_another_start_may_help(
-    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("error", "code"), [(ValueError("no such address"), 2), (RuntimeError("connection lost"), 1)])
+def test_join_exit_code_depends_on_the_error(error: Exception, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher starts again after 1 and not after 2."""
 
     def initialize(*_: object, **__: object) -> None:
@@ -47,79 +47,76 @@ AGREEMENTS = """
 import jax
 import numpy as np
 from symbert_jax.errors import UserError
-from symbert_jax.distributed import agreed, connect, join, wait_for_all
-from symbert_jax.sharding import AXES, put_batch, rows_here
+from symbert_jax.distributed import connect_devices, join, same_on_all_processes, wait_for_all
+from symbert_jax.sharding import AXES, local_row_indices, put_batch
 
 join(None, None, None, 100, 100, saves=False)
 me, devices = jax.process_index(), jax.devices()
 
-def find(corpus, mistaken):
+def compare(corpus, fails):
     try:
-        with agreed() as facts:
+        with same_on_all_processes() as facts:
             facts |= {"seed": 1, "data.dir": corpus}
-            if mistaken:
+            if fails:
                 raise UserError("data.dir", "nothing", "a corpus")
         print("the same")
     except UserError as error:
         print(error)
 
-find("corpus", False)
-find(f"corpus {me}", False)
-find("corpus", me == 1)
+compare("corpus", False)
+compare(f"corpus {me}", False)
+compare("corpus", me == 1)
 wires = [[devices[0]], [devices[2]], [devices[3]], [devices[1]]]
 mesh = jax.sharding.Mesh(wires, AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 2)
 rows = np.arange(8, dtype=np.int32)
 with jax.set_mesh(mesh):
-    connect()
-    batch = put_batch(rows[rows_here(8, mesh)])
-right = all((shard.data == rows[shard.index]).all() for shard in batch.addressable_shards)
-print(rows_here(8, mesh), batch.shape, right, flush=True)
+    connect_devices()
+    batch = put_batch(rows[local_row_indices(8, mesh)])
+is_equal = all((shard.data == rows[shard.index]).all() for shard in batch.addressable_shards)
+print(local_row_indices(8, mesh), batch.shape, is_equal, flush=True)
 if me == 1:
     raise UserError("disk", "none", "one")
 wait_for_all("who has failed")
 """
 
 
-def test_processes_find_each_other_on_slurm_compare_what_they_found_and_end_together() -> None:
-    """The second one fails alone, while the first one waits for it."""
-    place = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
-    place |= {"JAX_COORDINATOR_PORT": str(port())}
+def test_processes_on_slurm_join_compare_and_end_together() -> None:
+    """The second process fails alone, while the first one waits for it."""
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    slurm |= {"JAX_COORDINATOR_PORT": str(port())}
+    processes = []
     with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                several(1, 2, ["-c", AGREEMENTS], **place, SLURM_PROCID=str(number), SLURM_LOCALID=str(number))
-            )[0]
-            for number in (0, 1)
-        ]
-        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+        for number in ("0", "1"):
+            own = {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+            processes += stack.enter_context(run_processes(1, 2, ["-c", AGREEMENTS], **slurm, **own))
+        outputs = wait(processes)
     assert [process.returncode for process in processes] == [1, 1], outputs
-    assert all("is connected to 3 peer ranks" in said for said in outputs), (
-        "before anything is compiled for all devices"
-    )
+    is_connected = ["is connected to 3 peer ranks" in output for output in outputs]
+    assert all(is_connected), "before anything is compiled for all devices"
     zero, one = map(own_lines, outputs)
     differ = "data.dir: found 'corpus {}' on process {}, wanted the same everywhere; processes 0 and 1 differ"
     assert zero == [
         "the same",
         differ.format(0, 0),
-        "process 1: found an error, wanted none; that process says which",
+        "process 1: found an error, wanted none; see its output",
         "[0 1 6 7] (8,) True",
-        "error: process 1 ended with an error, which it names; start the same command again",
+        "error: process 1 ended with an error; see its output; start the same command again",
     ]
     wanted = ["the same", differ.format(1, 1), "data.dir: found nothing, wanted a corpus", "[2 3 4 5] (8,) True"]
     assert one[:4] == wanted and one[-1] == "symbert_jax.errors.UserError: disk: found none, wanted one"
 
 
-def test_another_corpus_on_one_process_is_found_before_the_first_step(corpus: Path, tmp_path: Path) -> None:
+def test_another_corpus_on_one_process_ends_the_run(corpus: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(corpus, tmp_path / "other", ignore=shutil.ignore_patterns("xla")))
-    words = (other / "vocab.txt").read_text().splitlines()
-    (other / "vocab.txt").write_text("\n".join([*words[:-2], *reversed(words[-2:])]))
+    tokens = (other / "vocab.txt").read_text().splitlines()
+    (other / "vocab.txt").write_text("\n".join([*tokens[:-2], *reversed(tokens[-2:])]))
     write_manifest(other, read_manifest(other).content)
-    with several(2, 1, pretrain(tmp_path / "run", corpus), {1: [f"--config.data.dir={other}"]}) as processes:
-        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    flags = {1: [f"--config.data.dir={other}"]}
+    with run_processes(2, 1, pretrain(tmp_path / "run", corpus), flags) as processes:
+        outputs = wait(processes)
     assert [process.returncode for process in processes] == [2, 2]
-    for number, said in enumerate(outputs):
-        (line,) = own_lines(said)
-        assert re.fullmatch(
-            rf"error: data.dir: found 'corpus \w+' on process {number}, wanted the same everywhere; .*", line
-        )
+    for number, output in enumerate(outputs):
+        (line,) = own_lines(output)
+        found = rf"data.dir: found 'corpus \w+' on process {number}"
+        assert re.fullmatch(f"error: {found}, wanted the same everywhere; .*", line)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""What a user reads of XLA's messages, as jaxlib 0.10 writes them."""
+"""XLA's messages as jaxlib 0.10 writes them, and the lines that replace them."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ AGAIN = "; start the same command again\n"
         (POLLED + OTHER + "warning: ours\nhalf a line", OTHER + "warning: ours\nhalf a line"),
     ],
 )
-def test_pages_of_xla_become_one_line(written: str, read: str) -> None:
+def test_filter_replaces_pages_of_xla_by_one_line(written: str, read: str) -> None:
     command = [sys.executable, "-I", "-S", stderr_filter.__file__]
     result = subprocess.run(command, input=written, capture_output=True, text=True, timeout=60)
     assert (result.stderr, result.stdout, result.returncode) == (read, "", 0)

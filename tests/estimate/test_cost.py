@@ -1,8 +1,8 @@
 """The cost of a program from its text.
 
-`fixtures/scan_v5e.hlo` is what the TPU compiler made, on 4 chips of a v5e:2x2, of the gradient by w of
-sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16; of what XLA says beside the program, only
-the estimated cycles were kept.
+`fixtures/scan_v5e.hlo` is the program that the TPU compiler made for a v5e:2x2, 4 chips, of the gradient by w of
+sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16. Of XLA's metadata it holds only the
+estimated cycles.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from symbert_jax.estimate.cost import Collective, Unestimated, program_cost
 
 SCAN = (Path(__file__).parents[1] / "fixtures" / "scan_v5e.hlo").read_text()
-ARRAY = 1024 * 1024 * 2  # bytes of one of its weights
+WEIGHT_BYTES = 1024 * 1024 * 2  # of one layer
 
 
 def program(*instructions: str, computations: str = "") -> str:
@@ -21,24 +21,23 @@ def program(*instructions: str, computations: str = "") -> str:
     )
 
 
-def test_the_body_of_a_scan_counts_as_often_as_it_runs() -> None:
+def test_body_of_a_scan_counts_once_per_iteration() -> None:
     forward, backward = 10856 + 15377 + 21340, 10856 + 21340 + 300 + 15377 + 21340
-    assert program_cost(SCAN, 4).cycles == 3 * (forward + backward) + 4 * 69232 + 10856
-    assert (
-        program_cost(SCAN, 4).flops == 3 * 3 * 2 * 1024**3
-    )  # a product forward and two backward, for each of 3 weights
-    assert program_cost(SCAN, 4).unknown_loops == 0
+    cost = program_cost(SCAN, 4)
+    assert cost.cycles == 3 * (forward + backward) + 4 * 69232 + 10856
+    assert cost.flops == 3 * 3 * 2 * 1024**3  # a product forward and two backward, for each of 3 weights
+    assert cost.unknown_loops == 0
 
 
-def test_hbm_is_read_and_written_once_where_the_rest_stays_in_vmem() -> None:
-    assert program_cost(SCAN, 4).bytes == pytest.approx((3 + 1 + 3) * ARRAY, rel=1e-4)  # w and x in, the gradient out
+def test_hbm_traffic_leaves_out_arrays_in_vmem() -> None:
+    assert program_cost(SCAN, 4).bytes == pytest.approx((3 + 1 + 3) * WEIGHT_BYTES, rel=1e-4)  # w, x, gradient
 
 
-def test_a_collective_in_a_scan_counts_as_often_as_it_runs() -> None:
-    assert program_cost(SCAN, 4).collectives == (Collective("all-reduce", 4, 3, 3.0 * ARRAY),)
+def test_collective_in_a_scan_counts_once_per_iteration() -> None:
+    assert program_cost(SCAN, 4).collectives == (Collective("all-reduce", 4, 3, 3.0 * WEIGHT_BYTES),)
 
 
-def test_the_number_of_turns_is_stated_or_read_from_the_condition() -> None:
+def test_trip_count_is_stated_or_read_from_the_condition() -> None:
     stated = SCAN.replace("condition=", 'backend_config={"known_trip_count":{"n":"5"}}, condition=')
     assert program_cost(stated, 4).flops == pytest.approx(5 / 3 * program_cost(SCAN, 4).flops)
     unknown = program_cost(SCAN.replace("direction=LT", "direction=NE"), 4)
@@ -57,13 +56,13 @@ def test_the_number_of_turns_is_stated_or_read_from_the_condition() -> None:
         ("{}", 32),
     ],
 )
-def test_the_size_of_a_group(groups: str, size: int) -> None:
+def test_group_size_of_a_collective_is_parsed(groups: str, size: int) -> None:
     line = f"ROOT %sum = f32[4]{{0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add"
     text = program("%p = f32[4]{0} parameter(0)", line)
     assert program_cost(text, 32).collectives == (Collective("all-reduce", size, 1, 16.0),)
 
 
-def test_an_exchange_split_over_fusions_counts_once_and_a_scattered_sum_is_a_reduce_scatter() -> None:
+def test_collective_split_over_fusions_counts_once() -> None:
     piece = """%piece{0} (a: f32[1]) -> f32[4] {{
   %a = f32[1]{{0}} parameter(0)
   ROOT %gather{0} = f32[4]{{0}} all-gather(%a), channel_id=7, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
@@ -93,7 +92,7 @@ def test_an_exchange_split_over_fusions_counts_once_and_a_scattered_sum_is_a_red
     assert not program_cost(text, 4).unestimated
 
 
-def test_an_asynchronous_exchange_counts_at_its_end() -> None:
+def test_asynchronous_collective_counts_once() -> None:
     text = program(
         "%p = f32[4]{0} parameter(0)",
         "%s = (f32[4]{0}, f32[4]{0}, u32[]) collective-permute-start(%p), channel_id=1, source_target_pairs={{0,1}}",
@@ -102,7 +101,7 @@ def test_an_asynchronous_exchange_counts_at_its_end() -> None:
     assert program_cost(text, 2).collectives == (Collective("collective-permute", 2, 1, 16.0),)
 
 
-def test_cycles_are_booked_in_the_innermost_named_region() -> None:
+def test_cycles_count_in_the_innermost_named_region() -> None:
     def negate(name: str, operand: str, cycles: int, source: str) -> str:
         config = f'backend_config={{"window_config":{{"estimated_cycles":"{cycles}"}}}}'
         return f'%{name} = f32[4]{{0}} negate(%{operand}), metadata={{op_name="{source}"}}, {config}'
@@ -114,12 +113,12 @@ def test_cycles_are_booked_in_the_innermost_named_region() -> None:
         negate("c", "b", 11, "jit(step)/normal"),
         "ROOT " + negate("d", "c", 13, "jit(step)/jvp()/while/body/norm/sub"),
     )
-    found = program_cost(text, 1, ["head", "norm"])
-    assert found.regions == {"head": 7, "norm": 18, "other": 11}
-    assert found.cycles == 36
+    cost = program_cost(text, 1, ["head", "norm"])
+    assert cost.regions == {"head": 7, "norm": 18, "other": 11}
+    assert cost.cycles == 36
 
 
-def test_a_pallas_kernel_is_told_apart_and_the_lines_of_its_config_do_not_end_the_program() -> None:
+def test_pallas_kernel_with_several_lines_of_config_is_counted() -> None:
     text = program(
         "%p = bf16[4]{0} parameter(0)",
         '%k = bf16[4]{0} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={',
@@ -128,16 +127,16 @@ def test_a_pallas_kernel_is_told_apart_and_the_lines_of_its_config_do_not_end_th
         '}}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"640","bytes_accessed":"9"}}}',
         'ROOT %n = bf16[4]{0} negate(%k), backend_config={"window_config":{"estimated_cycles":"5"}}',
     ).replace("  }}", "}}")
-    assert program_cost(text, 1).unestimated == (Unestimated("Pallas kernel", 1, 640.0, 16.0),)
-    assert program_cost(text, 1).cycles == 5
-    assert program_cost(text, 1).flops == 640
+    cost = program_cost(text, 1)
+    assert cost.unestimated == (Unestimated("Pallas kernel", 1, 640.0, 16.0),)
+    assert (cost.cycles, cost.flops) == (5, 640)
 
 
 @pytest.mark.parametrize(
     ("left", "right", "out", "attributes", "flops"),
     [
         ("8,16", "16,4", "8,4", "dim_labels=bf_io->bf", 2 * 8 * 16 * 4),
-        # the batch of 3 is a spatial axis, of whose windows one place is not a hole
+        # the batch of 3 is a spatial axis whose windows hold one element each
         (
             "3,8,16",
             "3,16,4",
@@ -145,11 +144,11 @@ def test_a_pallas_kernel_is_told_apart_and_the_lines_of_its_config_do_not_end_th
             "window={size=3 stride=2 lhs_dilate=3}, dim_labels=0bf_0io->0bf",
             2 * 3 * 8 * 16 * 4,
         ),
-        # of 3 x 5 pairs of places and window, those in the padding do not count
+        # 3 outputs x 5 elements of the window are 15 pairs, 6 of them with padding
         ("3,8,16", "5,16,4", "3,8,4", "window={size=5 pad=2_2}, dim_labels=0bf_0io->0bf", 2 * 9 * 8 * 16 * 4),
     ],
 )
-def test_products_are_counted_without_padding_and_holes(left, right, out, attributes, flops) -> None:
+def test_flops_leave_out_padding_and_holes(left, right, out, attributes, flops) -> None:
     text = program(
         f"%a = bf16[{left}]{{0}} parameter(0)",
         f"%b = bf16[{right}]{{0}} parameter(1)",
@@ -158,7 +157,7 @@ def test_products_are_counted_without_padding_and_holes(left, right, out, attrib
     assert program_cost(text, 1).flops == flops
 
 
-def test_a_fusion_moves_the_slice_that_it_takes_and_the_update_that_it_makes() -> None:
+def test_fusion_moves_only_its_slice_and_its_update() -> None:
     inner = """%inner (a: f32[64,8], b: f32[64,8], i: s32[]) -> f32[64,8] {
   %a = f32[64,8]{1,0} parameter(0)
   %b = f32[64,8]{1,0} parameter(1)

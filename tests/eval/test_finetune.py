@@ -13,9 +13,10 @@ import pytest
 from etils import epath
 from sklearn.metrics import accuracy_score
 
+import symbert_jax
 from symbert_jax import sharding
 from symbert_jax.checkpoint import digest
-from symbert_jax.config import FinetuneConfig, MeshConfig
+from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as module
@@ -222,11 +223,31 @@ def test_select_best_keeps_best_epoch(run, no_dropout, monkeypatch) -> None:
     jax.tree.map(np.testing.assert_array_equal, saved.read_params(epath.Path(model)), best_params)
 
 
-def test_rte_starts_from_mnli_which_predicts_diagnostics(run, no_dropout, monkeypatch) -> None:
+def score_dev(folder: Path, glue: GlueConfig, *files: str) -> float:
+    """Returns the mean accuracy of a saved classifier on files of GLUE."""
+    classifier, accuracies = symbert_jax.load_classifier(folder), []
+    for file in files:
+        lines = Path(glue.source.removeprefix("tsv:"), file).read_text().splitlines()[1:]
+        *columns, labels = zip(*(line.split("\t") for line in lines), strict=True)
+        texts = columns[0] if len(columns) == 1 else list(zip(*columns[1:], strict=True))
+        accuracies.append(accuracy_score(labels, classifier.predict(texts)))
+    return 100 * np.mean(accuracies)
+
+
+def test_loaded_classifier_has_saved_score(finished_run, glue) -> None:
+    (model,) = finished_run.glob("models/*/sst2-*")
+    score = saved.read_description(epath.Path(model)).score
+    assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(score)
+
+
+def test_rte_starts_from_mnli_which_predicts_diagnostics(run, no_dropout, glue, monkeypatch) -> None:
     recorded = record_training(monkeypatch)
     workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, seeds=2, together=2, epochs=1)
     (model,) = workdir.glob("models/*/mnli-*")
-    assert saved.read_description(epath.Path(model)).task == "mnli"
+    description = saved.read_description(epath.Path(model))
+    assert (description.task, description.length) == ("mnli", 128)
+    dev_score = score_dev(model, glue, "MNLI/dev_matched.tsv", "MNLI/dev_mismatched.tsv")
+    assert dev_score == pytest.approx(description.score)
     encoder = {part: weights for part, weights in saved.read_params(epath.Path(model)).items() if part != "head"}
     (mnli, _, _), (rte, (outcome, _), _) = recorded
     assert outcome.result.trial.checkpoint == digest(encoder) == digest(rte.encoder) != digest(mnli.encoder)
@@ -292,12 +313,12 @@ def test_finetune_refuses_workdir_in_use(run, tmp_path) -> None:
 
 
 def test_finetune_refuses_workdir_that_is_not_shared(run, tmp_path, monkeypatch) -> None:
-    """tests/train/test_pod.py checks with several processes that `require_shared` raises."""
+    """tests/train/test_pod.py checks with several processes that `check_shared` raises."""
 
-    def require_shared(folder: epath.Path) -> None:
+    def check_shared(folder: epath.Path) -> None:
         raise UserError("workdir", f"a different {folder}", "a shared one")
 
-    monkeypatch.setattr(module, "require_shared", require_shared)
+    monkeypatch.setattr(module, "check_shared", check_shared)
     with pytest.raises(UserError, match=f"workdir: found a different {tmp_path}/run"):
         run()
     assert not (tmp_path / "run").exists()

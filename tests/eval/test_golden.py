@@ -30,7 +30,7 @@ def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monke
 
         def step(*arguments):
             state, sums = train_step(*arguments)
-            losses.append(float(sums["loss"][0] / sums["count"][0]))
+            losses.append(float(sums["loss"][0][0] / sums["loss"][1][0]))
             if len(losses) == 3:
                 raise InterruptedError
             return state, sums

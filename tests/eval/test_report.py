@@ -1,4 +1,4 @@
-"""Tables, plots, trials.jsonl and progress of given results."""
+"""Tables, plots and trials.jsonl of given results."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from symbert_jax.eval import progress, report, trials
+from symbert_jax.eval import report, trials
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.eval.trials import Trial, TrialLog, TrialResult
 from tests.eval.conftest import CONFIG
@@ -88,6 +88,13 @@ def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
     assert min(len(path.read_bytes()) for path in tmp_path.iterdir()) > 1000
 
 
+def test_line_of_trial_has_settings_and_scores() -> None:
+    line = report.format_trial(make_result("rte", 0, accuracy=0.5))
+    assert line == "rte  lr 1e-05  batch 16  seed 0  accuracy 50.0  2 s"
+    line = report.format_trial(make_result("mnli", 2, accuracy=0.5))
+    assert line.endswith("seed 2  matched accuracy 50.0  mismatched accuracy 50.0  collapsed  2 s")
+
+
 def test_trial_log_keeps_results_and_drops_truncated_line(tmp_path) -> None:
     tmp_path = epath.Path(tmp_path)
     TrialLog(tmp_path, is_writer=True).add([make_result("rte", seed, accuracy=0.5) for seed in (0, 1)])
@@ -150,26 +157,3 @@ def test_trial_log_accepts_result_without_checksum(tmp_path) -> None:
     del facts["checksum"]
     (tmp_path / "trials.jsonl").write_text(json.dumps([facts]) + "\n")
     assert list(TrialLog(epath.Path(tmp_path), is_writer=False).results.values()) == [result]
-
-
-def test_eta_excludes_compilation(monkeypatch, capsys) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    shown = progress.Progress(2, 1000)
-
-    def window(seconds: float, *programs: str) -> None:
-        for program in programs:
-            shown.advance(50, program)
-        clock[0] += seconds
-        shown.end()
-
-    window(5000, "short", "short")
-    shown.report([make_result("rte", 0, accuracy=0.5)])
-    assert capsys.readouterr().out.endswith("accuracy 50.0  2 s  (1/2 trials)\n")
-    window(5000, "short", "long")
-    window(60, "long", "short")
-    clock[0] += 5000  # predictions
-    shown.begin()
-    window(60, "short", "short")
-    shown.report([make_result("rte", 1, accuracy=0.5)])
-    assert capsys.readouterr().out.endswith("(2/2 trials, eta 6 min)\n")  # 600 tokens at 100 a minute

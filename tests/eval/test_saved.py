@@ -34,12 +34,13 @@ def test_model_is_missing_while_it_is_replaced(pretrained, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": "50"}, "wanted score, task, model, trial of a saved model"),
-        ({"score": float("nan")}, "wanted score, task, model, trial of a saved model"),
-        ({"task": ["sst2"]}, "wanted score, task, model, trial of a saved model"),
-        ({"task": "sst"}, "wanted score, task, model, trial of a saved model"),
-        ({"trial": None}, "wanted score, task, model, trial of a saved model"),
-        ({"more": 1}, "wanted score, task, model, trial of a saved model"),
+        ({"score": "50"}, "wanted score, task, model, trial, length of a saved model"),
+        ({"score": float("nan")}, "wanted score, task, model, trial, length of a saved model"),
+        ({"task": ["sst2"]}, "wanted score, task, model, trial, length of a saved model"),
+        ({"task": "sst"}, "wanted score, task, model, trial, length of a saved model"),
+        ({"trial": None}, "wanted score, task, model, trial, length of a saved model"),
+        ({"length": 0}, "wanted score, task, model, trial, length of a saved model"),
+        ({"more": 1}, "wanted score, task, model, trial, length of a saved model"),
         ({"model": []}, "wanted the model that was trained"),
         ({"model": {"heads": 0}}, "wanted the model that was trained"),
         ({"model": {"dim": 10**400}}, "wanted the model that was trained"),
@@ -48,7 +49,7 @@ def test_model_is_missing_while_it_is_replaced(pretrained, tmp_path, monkeypatch
 def test_read_description_refuses_damaged_model_json(tmp_path, changes, message) -> None:
     content = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
     (tmp_path / "model.json").write_text(json.dumps(content))
-    assert saved.read_description(epath.Path(tmp_path)) == (50.0, "sst2", ModelConfig(), "key")
+    assert saved.read_description(epath.Path(tmp_path)) == (50.0, "sst2", ModelConfig(), "key", 128)
     (tmp_path / "model.json").write_text(json.dumps(content | changes))
     with pytest.raises(UserError, match=f"checkpoint: found {tmp_path}/model.json: .*{message}"):
         saved.read_description(epath.Path(tmp_path))

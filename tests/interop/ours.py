@@ -1,36 +1,35 @@
-"""What this package makes of a few models, for comparison with what transformers makes of the folders it exports.
+"""What this package computes for a few models, to compare with what transformers computes for the exported folders.
 
-`python -m tests.interop.ours OUT [WORKDIR ...]` writes the folders, `inputs.npz`, `inputs.json` and `ours.npz` to OUT,
-with which `theirs.py` compares. The tests compare with what that recorded in `tests/fixtures/transformers/`.
+`python -m tests.interop.ours OUT [WORKDIR ...]` writes the folders, `inputs.npz`, `inputs.json` and `ours.npz` to OUT;
+`theirs.py` reads them. The tests compare with the numbers that `theirs.py` recorded in `tests/fixtures/transformers/`.
 """
 
 import dataclasses
-import functools
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from etils import epath
 
+import symbert_jax
 from symbert_jax.batch import MlmBatch
-from symbert_jax.checkpoint import load
-from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
+from symbert_jax.config import ATTENTIONS, ModelConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.eval import saved
-from symbert_jax.inference import Filler
+from symbert_jax.inference import one_device
 from symbert_jax.interop.architecture import AFFINITY
 from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
-from symbert_jax.sharding import make_mesh
-from symbert_jax.train.step import loss
+from symbert_jax.train.step import mlm_objective
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
-CLASSES, STEPS, RATE, TOP = 3, 10, 0.1, 5
+NUM_CLASSES, STEPS, LEARNING_RATE, TOP = 3, 10, 0.1, 5
 PROMPTS = ("the [MASK] sat on the mat.", "a [MASK] of [MASK], wanted!")
 TEXTS = (
     "",
@@ -46,125 +45,131 @@ TEXTS = (
 )
 
 
-def write(out: Path, workdirs: list[Path]) -> dict[str, np.ndarray]:
-    """Exports three tiny models of the paper's code, as masked-language models and as classifiers, and `workdirs`."""
+def import_models(folder: Path) -> dict[str, epath.Path]:
+    """Imports the three tiny models of the paper's code; returns their workdirs by attention."""
+    workdirs = {attention: epath.Path(folder / f"{attention}.workdir") for attention in ATTENTIONS}
+    for attention, workdir in workdirs.items():
+        import_(epath.Path(FIXTURES / "plpi" / AFFINITY[attention]), workdir, str(VOCAB), None, "")
+    return workdirs
+
+
+def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Exports the imported models, as masked-language models and as classifiers, and the workdirs `trained`.
+
+    Returns the arrays of `ours.npz`.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    inputs = make_inputs(length=24, words=120)
-    found = {}
-    for attention in ATTENTIONS:
-        workdir = out / f"{attention}.workdir"
-        source = epath.Path(FIXTURES / "plpi" / AFFINITY[attention])
-        import_(source, epath.Path(workdir), str(VOCAB), None, "")
-        found |= masked(attention, workdir, out, inputs) | classified(attention, workdir, out, inputs)
-    params, config = load(out / "standard.workdir")
-    found["sgd/losses"] = descend(config.model, params, inputs)
-    trained = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in workdirs}
-    for name, workdir in trained.items():
-        found |= masked(name, workdir, out, inputs)
+    inputs = make_inputs(length=24, vocab_size=120)
+    ours: dict[str, np.ndarray] = {}
+    for attention, workdir in imported.items():
+        ours |= run_masked(attention, workdir, out, inputs) | run_classifier(attention, workdir, out, inputs)
+    params, config = symbert_jax.load(imported["standard"])
+    ours["sgd/losses"] = descend(config.model, params, inputs)
+    names = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in trained}
+    for name, workdir in names.items():
+        ours |= run_masked(name, workdir, out, inputs)
     encode = tokenizer.load(VOCAB, parse_special=True).encode_batch
-    found["tokenizer/ids"] = ragged([encoded.ids for encoded in encode(list(TEXTS))])
+    ours["tokenizer/ids"] = pad([encoding.ids for encoding in encode(list(TEXTS))])
     np.savez(out / "inputs.npz", **inputs)
-    np.savez(out / "ours.npz", **found)
-    asked = {
+    np.savez(out / "ours.npz", **ours)
+    settings = {
         "attentions": ATTENTIONS,
-        "trained": [*trained],
+        "trained": [*names],
         "texts": TEXTS,
         "prompts": PROMPTS,
-        "rate": RATE,
+        "learning_rate": LEARNING_RATE,
         "top": TOP,
     }
-    (out / "inputs.json").write_text(json.dumps(asked))
-    return found
+    (out / "inputs.json").write_text(json.dumps(settings))
+    return ours
 
 
-def make_inputs(length: int, words: int) -> dict[str, np.ndarray]:
+def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     lengths = np.array([length, length // 2, 5, 1])
     mask = np.arange(length) < lengths[:, None]
-    labels = rng.integers(5, words, (STEPS, 4, length))
+    labels = rng.integers(5, vocab_size, (STEPS, 4, length))
     return {
-        "tokens": rng.integers(5, words, (4, length)),
+        "tokens": rng.integers(5, vocab_size, (4, length)),
         "mask": mask.astype(np.int64),
         "types": mask * np.int64(np.arange(length) >= 7),
-        "steps/tokens": rng.integers(5, words, (STEPS, 4, length)),
+        "steps/tokens": rng.integers(5, vocab_size, (STEPS, 4, length)),
         "steps/labels": np.where(rng.random(labels.shape) < 0.2, labels, -100),
     }
 
 
-def masked(name: str, workdir: Path, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logits of a whole and a padded batch, and the best words of the prompts."""
+def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Exports a masked-language model; returns its logits for rows without and with padding, and its guesses."""
     export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
-    params, config = load(workdir)
-    model = dataclasses.replace(config.model, dtype="float32")
-    tokens, mask = inputs["tokens"].astype(np.int32), inputs["mask"] == 1
-    position_ids = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    with one_device():
-        run = functools.partial(jax.jit(bert.logits, static_argnums=0), model, params, tokens, position_ids)
-        whole, padded = run(), run(token_types=inputs["types"].astype(np.int32), segments=mask.astype(np.int32))
-    filler = Filler(epath.Path(workdir))
-    ids = [
-        [filler.tokenizer.token_to_id(guess.word) for guess in place]
-        for prompt in PROMPTS
-        for place in filler.guesses(prompt, TOP)
-    ]
+    model = symbert_jax.load(workdir)
+    config = dataclasses.replace(model.config.model, dtype="float32")
+    tokens, types = (inputs[each].astype(np.int32) for each in ("tokens", "types"))
+    mask = inputs["mask"] == 1
+    with jax.set_mesh(one_device()):
+        logits = jax.jit(bert.logits, static_argnums=0)(  # both kinds of rows in one batch, which compiles once
+            config,
+            model.params,
+            np.concatenate([tokens, tokens]),
+            np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), (8, tokens.shape[1])),
+            token_types=np.concatenate([np.zeros_like(types), types]),
+            segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
+        )
+    guesses = [each for text in model.fill_mask(PROMPTS, TOP) for each in text]
     return {
-        f"{name}/logits/whole": np.asarray(whole),
-        f"{name}/logits/padded": np.asarray(padded)[mask],
-        f"{name}/fill": np.array(ids),
+        f"{name}/logits/whole": np.asarray(logits[:4]),
+        f"{name}/logits/padded": np.asarray(logits[4:])[mask],
+        f"{name}/fill": np.array([[model.tokenizer.token_to_id(token) for token, _ in each] for each in guesses]),
     }
 
 
-def classified(name: str, workdir: Path, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logits of a classifier of the same encoder, born here and saved as `finetune` saves it."""
-    params, config = load(workdir)
-    with one_device():
-        head = jax.tree.map(np.asarray, classifier.init_head(config.model, CLASSES, jax.random.key(1)))
-        head["classifier"]["kernel"] = (
-            50 * head["classifier"]["kernel"]
-        )  # far apart, so that predictions are no matter of rounding
-        tuned = {**params, "head": head}
+def run_classifier(
+    name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Exports a classifier with the same encoder and a random head, saved as `finetune` does. Returns its logits."""
+    params, config = symbert_jax.load(workdir)
+    with jax.set_mesh(one_device()):
+        head = jax.tree.map(np.asarray, classifier.init_head(config.model, NUM_CLASSES, jax.random.key(1)))
+        head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # so that rounding changes no prediction
+        finetuned = {**params, "head": head}
         logits = jax.jit(classifier.logits, static_argnums=(0, 1))(
             config.model,
-            CLASSES,
-            tuned,
+            NUM_CLASSES,
+            finetuned,
             inputs["tokens"].astype(np.int32),
             token_types=inputs["types"].astype(np.int32),
             mask=inputs["mask"] == 1,
         )
     folder = epath.Path(out / f"{name}.mnli")
-    saved.write(folder, saved.SavedModel(0.0, "mnli", config.model, "none"), tuned, epath.Path(VOCAB))
+    saved.write(folder, saved.SavedModel(0.0, "mnli", config.model, "none"), finetuned, epath.Path(VOCAB))
     export(folder, epath.Path(out / f"{name}.classifier"), None, "huggingface", "float32", "tests")
     return {f"{name}/classes": np.asarray(logits)}
 
 
 def descend(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The losses of ten steps of plain gradient descent without dropout."""
+    """Returns the losses of ten steps of plain gradient descent without dropout."""
     losses = []
 
     def mean(params: Params, batch: MlmBatch) -> jax.Array:
-        total, sums = loss(model, params, batch, None)
-        return total / sums["count"]
+        total, count = mlm_objective(model, params, batch, None)["loss"]
+        return total / count
 
     step = jax.jit(jax.value_and_grad(mean))
-    with one_device():
+    with jax.set_mesh(one_device()):
         for tokens, labels in zip(inputs["steps/tokens"], inputs["steps/labels"], strict=True):
-            position_ids = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+            positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
             weights = (labels >= 0).astype(np.float32)
-            batch = MlmBatch(tokens.astype(np.int32), position_ids, labels.astype(np.int32), weights)
+            batch = MlmBatch(tokens.astype(np.int32), positions, labels.astype(np.int32), weights)
             value, gradients = step(params, batch)
-            params = jax.tree.map(lambda weight, gradient: weight - RATE * gradient, params, gradients)
+            params = jax.tree.map(lambda weight, gradient: weight - LEARNING_RATE * gradient, params, gradients)
             losses.append(float(value))
     return np.array(losses)
 
 
-def ragged(rows: list[list[int]]) -> np.ndarray:
-    width = max(map(len, rows))
-    return np.array([row + [-1] * (width - len(row)) for row in rows])
-
-
-def one_device() -> jax.sharding.Mesh:
-    return jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1]))
+def pad(rows: list[list[int]]) -> np.ndarray:
+    length = max(map(len, rows))
+    return np.array([row + [-1] * (length - len(row)) for row in rows])
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), [Path(workdir) for workdir in sys.argv[2:]])
+    folder = Path(sys.argv[1])
+    write(folder, import_models(folder), [Path(workdir) for workdir in sys.argv[2:]])

@@ -1,30 +1,30 @@
-"""A cased model: every command from `import` to `export` runs the tokenizer that came with it."""
+"""A cased model: every command from `import` to `export` uses the tokenizer of its source."""
 
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from etils import epath
 
 from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import prepare
-from symbert_jax.data.rows import open_split
+from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.prepare import prepare
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.eval import saved, task_data
 from symbert_jax.eval.protocols import PROTOCOLS
 from symbert_jax.eval.tasks import TASKS
-from symbert_jax.inference import Filler
+from symbert_jax.inference import load
 from symbert_jax.interop import folder, tensors
 from symbert_jax.interop.architecture import to_config
 from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import classifier
 from symbert_jax.sharding import make_mesh
-from symbert_jax.train import start
-from symbert_jax.train.loop import pretrain
+from symbert_jax.train import loop, start
 from tests.conftest import configure, init_params_numpy
 
 TOKENS = (*SPECIAL, "The", "the", "Dog", "dog", "e", "\u00e9", *(f"w{i}" for i in range(89)))
@@ -32,7 +32,8 @@ WORDS = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
 SENTENCE = "The dog e \u00e9"
 
 
-def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
+def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))  # compiles faster
     source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
     source.mkdir()
     model = configure().model  # of a shape that other tests compile too
@@ -47,12 +48,12 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     train = {"steps": 2, "log_every": 1, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
     config = configure(data=data | {"vocab": f"{workdir}/vocab.txt"}, optim={"warmup_steps": 1}, train=train)
     prepare(config)
-    rows = open_split(Path(config.data.dir), "train", 16)
+    rows = Corpus(config.data.dir).split("train")
     ids = np.stack([row["tokens"] for row in rows.__getitems__(range(len(rows)))])
-    shown = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
-    assert {*SENTENCE.split()} < shown and "[UNK]" in shown and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
+    tokens = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
+    assert {*SENTENCE.split()} < tokens and "[UNK]" in tokens and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
 
-    pretrain(config, workdir)
+    loop.pretrain(config, workdir)
     (tmp_path / "same").mkdir()
     (tmp_path / "same" / "vocab.txt").write_bytes((workdir / "vocab.txt").read_bytes())
     (tmp_path / "same" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
@@ -61,12 +62,12 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     )
     prepare(lowered)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        found = [str(problem) for problem in start.problems(lowered, workdir)]
-    assert "another vocabulary" in found[0]
+        found = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
+    assert "a different vocabulary" in found[0]
 
-    filler = Filler(workdir)
-    assert filler.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]
-    assert len(filler.guesses("The [MASK]", 1)) == 1
+    loaded = load(workdir)
+    assert loaded.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]
+    assert len(loaded.fill_mask("The [MASK]", 1)) == 1
 
     (tmp_path / "SST-2").mkdir()
     for split in ("train", "dev"):
@@ -77,10 +78,10 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path) -> None:
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
-    tuned, described = epath.Path(tmp_path / "tuned"), saved.SavedModel(0.0, "sst2", model, "none")
-    saved.write(tuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt")
+    finetuned, described = epath.Path(tmp_path / "finetuned"), saved.SavedModel(0.0, "sst2", model, "none")
+    saved.write(finetuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt")
 
-    for checkpoint in (workdir, tuned):
+    for checkpoint in (workdir, finetuned):
         out = epath.Path(f"{checkpoint}.out")
         export(checkpoint, out, None, "huggingface", "float32", "")
         assert tokenizer.read(out) == tokenizer.read(checkpoint) == WORDS

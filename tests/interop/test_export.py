@@ -1,7 +1,9 @@
-"""`export`: what is written, what is refused, and that a folder that computes something else is no success."""
+"""`export`: what it writes, what it refuses, and that it fails if the folder computes other logits."""
 
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,28 +11,28 @@ import safetensors.numpy
 from etils import epath
 
 from symbert_jax.config import ATTENTIONS
+from symbert_jax.data import tokenizer
 from symbert_jax.errors import UserError
 from symbert_jax.interop import export as exporting
 from symbert_jax.interop import folder
 from symbert_jax.interop.architecture import AFFINITY
 from symbert_jax.interop.export import export
-from symbert_jax.interop.import_ import import_
 from symbert_jax.storage import lock
 from tests.interop.ours import FIXTURES, VOCAB
 
-
-@pytest.fixture(scope="module")
-def workdirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, epath.Path]:
-    """The tiny models of the paper's code, imported."""
-    found = {}
-    for attention in ATTENTIONS:
-        found[attention] = epath.Path(tmp_path_factory.mktemp("imported") / attention)
-        import_(epath.Path(FIXTURES / "plpi" / AFFINITY[attention]), found[attention], str(VOCAB), None, "")
-    return found
+FILES = [
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+]
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_there_and_back_in_the_papers_format_every_bit_is_the_same(attention, workdirs, tmp_path, capsys) -> None:
+def test_export_to_plpi_keeps_every_bit(attention, workdirs, tmp_path, capsys) -> None:
     source, out = FIXTURES / "plpi" / AFFINITY[attention], epath.Path(tmp_path / "out")
     export(workdirs[attention], out, None, "plpi", "float32", "")
     assert "logits differ by 0.0e+00 at most" in capsys.readouterr().out
@@ -56,31 +58,32 @@ def test_bfloat16_halves_the_file(workdirs, tmp_path, capsys) -> None:
     assert "differ by 0.0e+00" not in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_the_card_says_what_it_is_and_what_made_it(workdirs, tmp_path) -> None:
+def test_export_writes_card_and_all_files(workdirs, tmp_path) -> None:
     export(workdirs["pairwise"], epath.Path(tmp_path / "out"), None, "huggingface", "float32", "the command")
     card = (tmp_path / "out" / "README.md").read_text()
     for said in ("pipeline_tag: fill-mask", "pairwise", "Wk = Wq Pᵀ", "`the command`", "validation loss", "corpus"):
         assert said in card
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
-def test_a_folder_that_computes_something_else_is_no_success(workdirs, tmp_path, monkeypatch) -> None:
-    def spoil(model, params):
+@pytest.mark.parametrize("name", FILES)
+def test_full_disk_is_reported_with_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.new").symlink_to("/dev/full")
+    words, tensors = tokenizer.read(VOCAB), {"weight": np.zeros(1 << 16, np.float32)}
+    with pytest.raises(OSError, match=f"'{tmp_path / name}'") as raised:
+        folder.write(epath.Path(tmp_path), {"max_position_embeddings": 32}, tensors, words, "card")
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_export_refuses_folder_with_other_logits(workdirs, tmp_path, monkeypatch) -> None:
+    def fold_wrongly(model, params):
         model, folded = fold(model, params)
         folded["layers"]["attention"]["key"]["bias"] = folded["layers"]["attention"]["key"]["bias"] + 1
         folded["layers"]["attention"]["key"]["kernel"] = -30 * folded["layers"]["attention"]["key"]["kernel"]
         return model, folded
 
     fold = exporting.fold
-    monkeypatch.setattr(exporting, "fold", spoil)
+    monkeypatch.setattr(exporting, "fold", fold_wrongly)
     with pytest.raises(UserError, match=r"export: found logits that differ by .*, wanted 1e-04 at most"):
         export(workdirs["pairwise"], epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")
     assert not (tmp_path / "out").exists() and (tmp_path / "out.incomplete" / "model.safetensors").exists()
@@ -90,26 +93,28 @@ def test_a_folder_that_computes_something_else_is_no_success(workdirs, tmp_path,
     ("change", "message"),
     [
         ({"step": 7}, r"no step 7 in .*, wanted one of \[0\]"),
-        ({"form": "onnx"}, "format: found 'onnx', wanted one of huggingface, plpi"),
+        ({"format": "onnx"}, "format: found 'onnx', wanted one of huggingface, plpi"),
         ({"dtype": "int4"}, "dtype: found 'int4', wanted one of float32, bfloat16"),
         ({"out": epath.Path(FIXTURES)}, "out: found .* not empty"),
         ({"out": epath.Path(FIXTURES) / "plpi" / "vanilla" / "config.json"}, "out: found .* which is a file"),
         ({"workdir": epath.Path(FIXTURES)}, "wanted the workdir of a pretrain run"),
     ],
 )
-def test_what_cannot_be_exported_is_one_clear_error(change, message, workdirs, tmp_path) -> None:
-    wanted = {"workdir": workdirs["standard"], "out": epath.Path(tmp_path / "out"), "step": None}
+def test_export_refuses_wrong_arguments(change, message, workdirs, tmp_path) -> None:
+    arguments = {"workdir": workdirs["standard"], "out": epath.Path(tmp_path / "out"), "step": None}
     with pytest.raises(UserError, match=message):
-        export(**wanted | {"form": "huggingface", "dtype": "float32", "command": ""} | change)
+        export(**arguments | {"format": "huggingface", "dtype": "float32", "command": ""} | change)
     assert not (tmp_path / "out").exists()
 
 
-def test_export_replaces_killed_one_and_never_writes_into_its_source(workdirs, tmp_path) -> None:
-    out, left = epath.Path(tmp_path / "a [b] é"), tmp_path / "a [b] é.incomplete"
-    (left / "old").mkdir(parents=True)
-    (left / "added_tokens.json").write_text("{}")
+def test_export_replaces_incomplete_folder_but_not_its_source(workdirs, tmp_path) -> None:
+    out, incomplete = epath.Path(tmp_path / "a [b] é"), tmp_path / "a [b] é.incomplete"
+    (incomplete / "old").mkdir(parents=True)
+    (incomplete / "added_tokens.json").write_text("{}")
     export(workdirs["standard"], out, None, "huggingface", "float32", "")
-    assert not left.exists() and {"old", "added_tokens.json", ".lock"}.isdisjoint(path.name for path in out.iterdir())
+    assert not incomplete.exists() and {"old", "added_tokens.json", ".lock"}.isdisjoint(
+        path.name for path in out.iterdir()
+    )
     with (
         lock(epath.Path(tmp_path / "held.incomplete"), "out"),
         pytest.raises(UserError, match=r"out: found .* in use by"),

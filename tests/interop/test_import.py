@@ -1,4 +1,4 @@
-"""`import`: every way in which a BERT comes, and what is refused."""
+"""`import`: the forms of BERT that it reads, and what it refuses."""
 
 import json
 import os
@@ -28,32 +28,35 @@ TENSORS = safetensors.numpy.load_file(SOURCE / "model.safetensors")
 CONFIG = json.loads((SOURCE / "config.json").read_text())
 
 
-def folder(tmp_path: Path, tensors: dict, config: dict | None = None, words: str | None = VOCAB.read_text()) -> Path:
-    """A source of Hugging Face's BERT."""
+def write_source(
+    tmp_path: Path, tensors: dict, config: dict | None = None, vocabulary: str | None = VOCAB.read_text()
+) -> Path:
+    """Writes a folder of Hugging Face's BERT."""
     source = tmp_path / "source"
     source.mkdir()
     safetensors.numpy.save_file(tensors, source / "model.safetensors")
     (source / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"} | (config or {})))
-    if words is not None:
-        (source / "vocab.txt").write_text(words)
+    if vocabulary is not None:
+        (source / "vocab.txt").write_text(vocabulary)
     return source
 
 
-def bring(source: Path, tmp_path: Path, **changes):
-    """The parameters of the workdir that `import` makes of a source."""
-    given = {"vocab": None, "attention": None, "text": ""} | changes
-    import_(epath.Path(source), epath.Path(tmp_path / "workdir"), **given)
+def import_and_load(source: Path, tmp_path: Path, **changes):
+    """Imports a source; returns the parameters and the config of the workdir."""
+    arguments = {"vocab": None, "attention": None, "text": ""} | changes
+    import_(epath.Path(source), epath.Path(tmp_path / "workdir"), **arguments)
     return load(tmp_path / "workdir")
 
 
-def look(source: Path, vocab: str | None = None) -> Source:
-    """What `import` finds in a source, without the workdir that it makes of it."""
+def read_source(source: Path, vocab: str | None = None) -> Source:
+    """Reads a source without writing a workdir."""
     return read(epath.Path(source), vocab)
 
 
 @pytest.fixture(scope="module")
-def wanted():
-    return look(SOURCE, str(VOCAB)).params
+def source_params():
+    """The parameters of SOURCE."""
+    return read_source(SOURCE, str(VOCAB)).params
 
 
 def without_prefix(tensors: dict) -> dict:
@@ -61,7 +64,7 @@ def without_prefix(tensors: dict) -> dict:
 
 
 VARIANTS = {
-    "today's": lambda tensors: tensors,
+    "current names": lambda tensors: tensors,
     "gamma and beta": lambda tensors: {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
         for name, tensor in tensors.items()
@@ -82,32 +85,32 @@ VARIANTS = {
     "data parallel": lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
     "compiled in a wrapper": lambda tensors: {f"_orig_mod.model.{name}": tensor for name, tensor in tensors.items()},
     "float64": lambda tensors: {name: tensor.astype(np.float64) for name, tensor in tensors.items()},
-    "a classifier besides": lambda tensors: tensors | {"classifier.weight": np.zeros((3, 32), np.float32)},
+    "a classifier too": lambda tensors: tensors | {"classifier.weight": np.zeros((3, 32), np.float32)},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_import_reads_tensors_of_every_naming(variant, wanted, tmp_path) -> None:
-    found = look(folder(tmp_path, VARIANTS[variant](TENSORS)))
+def test_import_reads_tensors_of_every_naming(variant, source_params, tmp_path) -> None:
+    found = read_source(write_source(tmp_path, VARIANTS[variant](TENSORS)))
     assert found.model.attention == "standard" and found.model.layers == 2
-    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
+    jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
 
 
-def test_plain_encoder_gets_new_head_and_a_line(wanted, tmp_path, capsys) -> None:
+def test_import_gives_plain_encoder_a_new_head(source_params, tmp_path, capsys) -> None:
     heads = {"qa_outputs.weight": np.zeros((2, 32), np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
-    params, _ = bring(folder(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
+    params, _ = import_and_load(write_source(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
     assert lines[1].endswith("is a plain encoder: its masked-language head is a new one")
-    jax.tree.map(np.testing.assert_array_equal, params["layers"], wanted["layers"])
+    jax.tree.map(np.testing.assert_array_equal, params["layers"], source_params["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
 
-def test_narrow_types_are_widened(tmp_path) -> None:
+def test_import_widens_narrow_types(tmp_path) -> None:
     for name, dtype in (("bf16", jax.numpy.bfloat16), ("f8", jax.numpy.float8_e4m3fn)):
         (tmp_path / name).mkdir()
         short = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
-        params = look(folder(tmp_path / name, short)).params
+        params = read_source(write_source(tmp_path / name, short)).params
         rounded = np.asarray(short["bert.embeddings.word_embeddings.weight"], np.float32)
         np.testing.assert_array_equal(params["embeddings"]["word"], rounded)
 
@@ -124,12 +127,12 @@ OLD = {"model_type": None, "plpi_affinity_function": None}  # as files before 20
         {"num_hidden_layers": 2.0, "position_embedding_type": None},
     ],
 )
-def test_config_with_missing_fields_is_completed(changes, wanted, tmp_path) -> None:
-    source = folder(tmp_path, TENSORS, changes)
+def test_import_completes_config_with_missing_fields(changes, source_params, tmp_path) -> None:
+    source = write_source(tmp_path, TENSORS, changes)
     (source / "config.json").write_bytes(b"\xef\xbb\xbf" + (source / "config.json").read_bytes())
-    found = look(source)
+    found = read_source(source)
     assert found.model.layers == 2 and type(found.model.layers) is int
-    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
+    jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
 
 
 def split(source: Path) -> Path:
@@ -144,17 +147,17 @@ def split(source: Path) -> Path:
     return source
 
 
-def test_import_reads_sharded_weights_and_tokenizer_json(wanted, tmp_path) -> None:
-    source = split(folder(tmp_path, TENSORS, words=None))
+def test_import_reads_sharded_weights_and_tokenizer_json(source_params, tmp_path) -> None:
+    source = split(write_source(tmp_path, TENSORS, vocabulary=None))
     words = tokenizer.read(VOCAB)
     (source / "tokenizer.json").write_text(words.build(parse_special=True).to_str())
-    found = look(source)
-    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
+    found = read_source(source)
+    jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
     assert found.wordpiece == words
 
 
-def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -> None:
-    params, imported = bring(SOURCE, tmp_path, vocab=str(VOCAB))
+def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
+    params, imported = import_and_load(SOURCE, tmp_path, vocab=str(VOCAB))
     workdir = epath.Path(tmp_path / "workdir")
     with jax.set_mesh(make_mesh(MeshConfig())):
         config = Config(model=imported.model, seed=7)
@@ -194,16 +197,16 @@ def test_pretraining_goes_on_from_an_import_with_a_config_of_its_own(tmp_path) -
         ({}, {"b.embeddings.word_embeddings.weight": np.zeros((9, 9), np.float32)}, "found 2 tables embeddings.word"),
     ],
 )
-def test_mismatched_config_or_tensor_is_one_clear_error(config, tensors, message, tmp_path) -> None:
-    source = folder(tmp_path, TENSORS | tensors, config)
+def test_import_refuses_mismatched_config_or_tensor(config, tensors, message, tmp_path) -> None:
+    source = write_source(tmp_path, TENSORS | tensors, config)
     with pytest.raises(UserError, match=message):
-        look(source)
+        read_source(source)
 
 
-def test_other_architecture_is_one_clear_error(tmp_path) -> None:
+def test_import_refuses_other_architecture(tmp_path) -> None:
     renamed = {name.replace("bert.", "roberta."): tensor for name, tensor in TENSORS.items()}
     with pytest.raises(UserError, match="found the tensors of 'roberta', wanted those of BERT"):
-        look(folder(tmp_path, renamed))
+        read_source(write_source(tmp_path, renamed))
 
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -212,33 +215,39 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda source: (source / "config.json").unlink(),
         "no .*config.json, wanted a folder of Hugging Face",
     ),
-    "a list": (lambda source: (source / "config.json").write_text("[]"), "config.json: a JSON list, wanted a JSON obj"),
+    "a config that is a list": (
+        lambda source: (source / "config.json").write_text("[]"),
+        "config.json: a JSON list, wanted a JSON obj",
+    ),
     "a pointer for a config": (lambda source: (source / "config.json").write_text(LFS), "a Git LFS pointer.*lfs pull"),
     "a pointer for weights": (
         lambda source: (source / "model.safetensors").write_text(LFS),
         "model.safetensors, which is a Git LFS pointer .*, wanted the file itself; .*git lfs pull, in its folder",
     ),
-    "a pointer for words": (
+    "a pointer for a vocabulary": (
         lambda source: (source / "vocab.txt").write_text(LFS),
         "vocab.txt, which is a Git LFS",
     ),
-    "a page": (
+    "an HTML page for weights": (
         lambda source: (source / "model.safetensors").write_text("<!DOCTYPE html><html></html>"),
         "which is an HTML page, wanted the file itself; download it again",
     ),
-    "cut short": (
+    "truncated weights": (
         lambda source: os.truncate(source / "model.safetensors", 5000),
         "model.safetensors: .*, wanted a whole safetensors file",
     ),
-    "TensorFlow's": (
+    "weights of TensorFlow": (
         lambda source: (source / "model.safetensors").rename(source / "tf_model.h5"),
         "only tf_model.h5 in .*; convert it with transformers",
     ),
-    "pickled": (
+    "pickled weights": (
         lambda source: (source / "model.safetensors").rename(source / "pytorch_model.bin"),
         "which only torch reads, wanted model.safetensors; pip install torch",
     ),
-    "no part": (lambda source: (split(source) / "b.safetensors").unlink(), "no .*b.safetensors, which .*index.json na"),
+    "a missing part": (
+        lambda source: (split(source) / "b.safetensors").unlink(),
+        "no .*b.safetensors, which .*index.json na",
+    ),
     "an index that is a list": (
         lambda source: (split(source) / "model.safetensors.index.json").write_text("[]"),
         "index.json: a JSON list, wanted a JSON object",
@@ -247,32 +256,35 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda source: (split(source) / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}'),
         "no usable weight_map in .*index.json",
     ),
-    "an index that leads elsewhere": (
+    "an index of another folder": (
         lambda source: (split(source) / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x"}}'),
         "'../x' in .*, wanted the name of a file beside it",
     ),
-    "no words": (lambda source: (source / "vocab.txt").unlink(), "no vocab.txt or tokenizer.json .* --vocab=FILE"),
-    "other words": (lambda source: (source / "vocab.txt").write_text("the\ncat\n"), r"no \[PAD\]"),
-    "too many words": (
+    "no vocabulary": (lambda source: (source / "vocab.txt").unlink(), "no vocab.txt or tokenizer.json .* --vocab=FILE"),
+    "a vocabulary without [PAD]": (lambda source: (source / "vocab.txt").write_text("the\ncat\n"), r"no \[PAD\]"),
+    "a vocabulary that is too large": (
         lambda source: (source / "vocab.txt").write_text("\n".join((*SPECIAL, *map(str, range(200))))),
         "a vocabulary of 205 tokens, wanted at most 120",
     ),
     "a file": (lambda source: (shutil.rmtree(source), source.touch()), "source, a file, wanted the folder that holds"),
-    "nothing": (shutil.rmtree, "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME"),
+    "no folder": (
+        shutil.rmtree,
+        "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME",
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_folder_is_one_clear_error(damage, tmp_path) -> None:
-    source = folder(tmp_path, TENSORS)
-    spoil, message = DAMAGES[damage]
-    spoil(source)
+def test_import_refuses_damaged_folder(damage, tmp_path) -> None:
+    source = write_source(tmp_path, TENSORS)
+    apply, message = DAMAGES[damage]
+    apply(source)
     with pytest.raises(UserError, match=f"^source: found .*{message}"):
-        look(source)
+        read_source(source)
 
 
-def test_wrong_flags_are_one_clear_error_and_leave_nothing(tmp_path) -> None:
-    source = folder(tmp_path, TENSORS)
+def test_import_refuses_wrong_flags_and_writes_nothing(tmp_path) -> None:
+    source = write_source(tmp_path, TENSORS)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     for flags, message in (
@@ -284,27 +296,27 @@ def test_wrong_flags_are_one_clear_error_and_leave_nothing(tmp_path) -> None:
         ({"vocab": f"{tmp_path}/full"}, "vocab: found no vocab.txt or tokenizer.json in .*full"),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
-            bring(source, tmp_path, **flags)
+            import_and_load(source, tmp_path, **flags)
     with pytest.raises(UserError, match="attention: found symmetric from a pairwise source"):
-        bring(FIXTURES / "plpi" / "pairwise", tmp_path, vocab=str(VOCAB), attention="symmetric")
+        import_and_load(FIXTURES / "plpi" / "pairwise", tmp_path, vocab=str(VOCAB), attention="symmetric")
     for name, message in (("full", "not empty"), ("full/mine", "a file")):
         with pytest.raises(UserError, match=f"workdir: found .* which is {message}, wanted a new folder"):
             import_(epath.Path(source), epath.Path(tmp_path / name), None, None, "")
     assert not (tmp_path / "workdir").exists()
 
 
-ODD = (None, True, 0, -1, 12.5, 10**40, 1e308, "", "x", "\0", "\ud800", [], {}, [[]], {"a": 1})
+ODD_VALUES = (None, True, 0, -1, 12.5, 10**40, 1e308, "", "x", "\0", "\ud800", [], {}, [[]], {"a": 1})
 
 
 def mutate(generator: random.Random, file: Path) -> None:
-    """Changes a few bytes of a file, cuts it short, or sets a field of its JSON to something odd."""
+    """Changes a few bytes of a file, truncates it, or sets a field of its JSON to an odd value."""
     data = bytearray(file.read_bytes())
     if file.suffix == ".json" and generator.random() < 0.7:
         node = root = json.loads(data)
         while isinstance(node, dict) and node:
             key = generator.choice(list(node))
             if not isinstance(node[key], dict) or generator.random() < 0.3:
-                node[key] = generator.choice(ODD)
+                node[key] = generator.choice(ODD_VALUES)
                 break
             node = node[key]
         data = bytearray(json.dumps(root).encode())
@@ -316,22 +328,22 @@ def mutate(generator: random.Random, file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_mutated_folder_is_never_a_traceback(tmp_path) -> None:
-    whole = split(folder(tmp_path, TENSORS))
-    tokenizer.write(tokenizer.read(VOCAB), whole / "vocab.txt")
+def test_mutated_folder_raises_user_errors_only(tmp_path) -> None:
+    source = split(write_source(tmp_path, TENSORS))
+    tokenizer.write(tokenizer.read(VOCAB), source / "vocab.txt")
     words = tokenizer.read(VOCAB).build(parse_special=True)
-    (whole / "tokenizer.json").write_text(words.to_str())
+    (source / "tokenizer.json").write_text(words.to_str())
     settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
-    (whole / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert look(whole).wordpiece == tokenizer.read(VOCAB)
-    refused, files = 0, sorted(path.name for path in whole.iterdir())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert read_source(source).wordpiece == tokenizer.read(VOCAB)
+    refused, files = 0, sorted(path.name for path in source.iterdir())
     for seed in range(400):
         generator = random.Random(seed)
-        file = whole / generator.choice(files)
+        file = source / generator.choice(files)
         before = file.read_bytes()
         mutate(generator, file)
         try:
-            look(whole)
+            read_source(source)
         except UserError as error:
             assert "\n" not in str(error), seed
             refused += 1

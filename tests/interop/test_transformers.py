@@ -1,7 +1,7 @@
-"""Exported folders against what real transformers made of them, recorded once.
+"""Compares our numbers for exported folders with those of transformers, which were recorded once.
 
-When a number moves: run `make interop`, which asks transformers again. Where its table says that all is well and only
-the recorded numbers are old (another fixture, other inputs), add `RECORD=1` and commit the new file.
+If a number changes: run `make interop`, which compares with transformers itself. If its table is fine and only the
+recorded numbers are old (another fixture, other inputs), add `RECORD=1` and commit the new file.
 """
 
 import numpy as np
@@ -14,23 +14,23 @@ RECORDED = ours.FIXTURES / "transformers" / "recorded.npz"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    return ours.write(tmp_path_factory.mktemp("exported"), [])
+def found(workdirs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return ours.write(tmp_path_factory.mktemp("exported"), workdirs, [])
 
 
-def test_everything_recorded_is_compared(found) -> None:
+def test_recorded_arrays_are_all_compared(found) -> None:
     assert found.keys() == set(np.load(RECORDED).files)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("batch", ["whole", "padded"])
-def test_logits_are_those_of_transformers(found, attention, batch) -> None:
+def test_logits_match_transformers(found, attention, batch) -> None:
     name = f"{attention}/logits/{batch}"
     np.testing.assert_allclose(found[name], np.load(RECORDED)[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_the_best_words_and_classes_are_those_of_transformers(found, attention) -> None:
+def test_best_tokens_and_classes_match_transformers(found, attention) -> None:
     recorded = np.load(RECORDED)
     np.testing.assert_array_equal(found[f"{attention}/fill"], recorded[f"{attention}/fill"])
     classes = recorded[f"{attention}/classes"]
@@ -38,9 +38,9 @@ def test_the_best_words_and_classes_are_those_of_transformers(found, attention) 
     assert (found[f"{attention}/classes"].argmax(-1) == classes.argmax(-1)).all()
 
 
-def test_ten_steps_of_gradient_descent_are_those_of_torch(found) -> None:
+def test_gradient_descent_matches_torch(found) -> None:
     np.testing.assert_allclose(found["sgd/losses"], np.load(RECORDED)["sgd/losses"], atol=1e-5)
 
 
-def test_odd_texts_have_the_ids_of_transformers(found) -> None:
+def test_token_ids_of_odd_texts_match_transformers(found) -> None:
     np.testing.assert_array_equal(found["tokenizer/ids"], np.load(RECORDED)["tokenizer/ids"])

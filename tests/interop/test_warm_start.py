@@ -1,5 +1,6 @@
-"""A standard model becomes a symmetric or pairwise one: exactly where that can be, nearly where it cannot."""
+"""A standard model becomes a symmetric or pairwise one: exactly if that is possible, otherwise nearly."""
 
+import dataclasses
 import re
 
 import jax
@@ -19,9 +20,9 @@ from tests.interop.ours import FIXTURES, VOCAB
 TOKENS = np.random.default_rng(0).integers(0, 128, (16, 16), dtype=np.int32)
 
 
-def decided(attention: str):
-    """A model whose heads attend to something: its queries and keys are far from zero, biases too."""
-    model = configure(model={"attention": attention}).model
+def sharp_attention(attention: str, form: str = "full"):
+    """Returns a model whose attention is far from uniform: its queries and keys are large, and so are their biases."""
+    model = configure(model={"attention": attention, "pairwise_form": form}).model
     rng = np.random.default_rng(1)
     params = jax.tree.map(np.array, init_params_numpy(model))
     for name in {"query", "key"} & params["layers"]["attention"].keys():
@@ -31,13 +32,13 @@ def decided(attention: str):
     return model, params
 
 
-@pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
-def test_the_start_is_exact_where_an_exact_form_exists(attention, mesh, monkeypatch) -> None:
+@pytest.mark.parametrize(("attention", "form"), [("symmetric", "full"), ("pairwise", "full"), ("pairwise", "diagonal")])
+def test_initial_weights_are_exact_if_an_exact_form_exists(attention, form, mesh, monkeypatch) -> None:
     monkeypatch.setattr(warm_start, "STEPS", 0)
-    model, wanted = decided(attention)
+    model, wanted = sharp_attention(attention, form)
     standard, params = fold(model, wanted)
-    converted, moved = warm_start.convert(standard, params, attention, TOKENS)
-    assert moved.shape == (2, 4) and moved.max() < 1e-3
+    converted, distances = warm_start.convert(standard, params, model, TOKENS)
+    assert distances.shape == (2, 4) and distances.max() < 1e-3
     assert jax.tree.map(np.shape, converted) == jax.tree.map(np.shape, wanted)
     position_ids = np.broadcast_to(np.arange(16, dtype=np.int32), TOKENS.shape)
     logits = [np.asarray(bert.logits(model, each, TOKENS, position_ids)) for each in (converted, wanted)]
@@ -45,29 +46,30 @@ def test_the_start_is_exact_where_an_exact_form_exists(attention, mesh, monkeypa
 
 
 @pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
-def test_fitting_brings_attention_nearer_than_the_start(attention, mesh, monkeypatch) -> None:
-    model, params = decided("standard")
-    moved = {}
+def test_fit_is_nearer_to_standard_attention_than_initial(attention, mesh, monkeypatch) -> None:
+    model, params = sharp_attention("standard")
+    target = dataclasses.replace(model, attention=attention)
+    distances = {}
     for steps in (0, 40):
         monkeypatch.setattr(warm_start, "STEPS", steps)
-        converted, moved[steps] = warm_start.convert(model, params, attention, TOKENS)
-    assert moved[40].mean() < 0.98 * moved[0].mean()
-    for kept in ("value", "output"):
+        converted, distances[steps] = warm_start.convert(model, params, target, TOKENS)
+    assert distances[40].mean() < 0.98 * distances[0].mean()
+    for name in ("value", "output"):
         jax.tree.map(
-            np.testing.assert_array_equal, converted["layers"]["attention"][kept], params["layers"]["attention"][kept]
+            np.testing.assert_array_equal, converted["layers"]["attention"][name], params["layers"]["attention"][name]
         )
 
 
-def test_import_converts_and_reports_every_head_and_the_loss(tmp_path, monkeypatch, capsys) -> None:
+def test_import_converts_and_reports_heads_and_loss(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(warm_start, "STEPS", 2)
     source, workdir = epath.Path(FIXTURES / "plpi" / "vanilla"), epath.Path(tmp_path / "pairwise")
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 400)
     import_(source, workdir, str(VOCAB), "pairwise", f"text:{text}")
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in said[:2]] == [["layer", "0:"], ["layer", "1:"]]
-    assert all(len(line.rpartition("head: ")[2].split()) == 4 for line in said[:2])
-    assert re.search(r"masked-language loss on 32 rows of text:.*: \d\.\d+ standard, \d\.\d+ pairwise", said[2])
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in output[:2]] == [["layer", "0:"], ["layer", "1:"]]
+    assert all(len(line.rpartition("head: ")[2].split()) == 4 for line in output[:2])
+    assert re.search(r"masked-language loss on 32 rows of text:.*: \d\.\d+ standard, \d\.\d+ pairwise", output[2])
     params, config = load(workdir)
     assert config.model.attention == "pairwise" and params["layers"]["attention"]["pair"].shape == (2, 4, 8, 8)
     export(workdir, epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")

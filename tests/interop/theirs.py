@@ -1,8 +1,8 @@
-"""What transformers makes of the folders that `ours.py` wrote: `python theirs.py OUT [RECORD]`, run by `make interop`.
+"""What transformers computes for the folders that `ours.py` wrote: `python theirs.py OUT [RECORD]`; see `make interop`.
 
-Needs torch and transformers, so it lives in the peers' environment and imports nothing of this package. Prints the
-table of docs/interop.md; exits with 1 where a line of it is not as wanted. RECORD is where the tiny models' numbers
-go, for tests that run without torch.
+It needs torch and transformers, so it runs in the environment of the peers and imports nothing of this package. It
+prints the table of docs/interop.md, and exits with 1 if a difference is too large. RECORD is a file for the numbers of
+the tiny models, which tests without torch compare with.
 """
 
 import json
@@ -16,15 +16,15 @@ import torch
 import transformers
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-CLOSE = 1e-4
+TOLERANCE = 1e-4
 
 
-class Complaints(logging.Handler):
-    """Everything that transformers warns of inside the context."""
+class Warnings(logging.Handler):
+    """The warnings that transformers logs inside of the context."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
-        self.heard = []
+        self.messages = []
 
     def __enter__(self):
         transformers.utils.logging.get_logger().addHandler(self)
@@ -33,58 +33,59 @@ class Complaints(logging.Handler):
         transformers.utils.logging.get_logger().removeHandler(self)
 
     def emit(self, record):
-        self.heard.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 def main(out: Path, record: Path | None) -> int:
-    inputs, asked = np.load(out / "inputs.npz"), json.loads((out / "inputs.json").read_text())
+    inputs, settings = np.load(out / "inputs.npz"), json.loads((out / "inputs.json").read_text())
     ours, theirs, rows, failed = np.load(out / "ours.npz"), {}, [], False
-    complaints = Complaints()
+    logged = Warnings()
     tensors = {name: torch.tensor(inputs[name]) for name in ("tokens", "mask", "types")}
     warnings.simplefilter("error")
-    for name in (*asked["attentions"], *asked["trained"]):
-        with complaints:
+    for name in (*settings["attentions"], *settings["trained"]):
+        with logged:
             model, info = AutoModelForMaskedLM.from_pretrained(out / name, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(out / name)
         with torch.no_grad():
             whole = model(tensors["tokens"]).logits.numpy()
             padded = run(model, tensors).numpy()[inputs["mask"] == 1]
-        fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=asked["top"], device="cpu")
-        position_ids = [place for prompt in asked["prompts"] for place in nested(fill(prompt))]
+        fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=settings["top"], device="cpu")
+        guesses = [each for prompt in settings["prompts"] for each in by_mask(fill(prompt))]
         theirs[f"{name}/logits/whole"], theirs[f"{name}/logits/padded"] = whole, padded
-        theirs[f"{name}/fill"] = np.array([[guess["token"] for guess in place] for place in position_ids])
+        theirs[f"{name}/fill"] = np.array([[guess["token"] for guess in each] for each in guesses])
         keys = sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        differ = [apart(ours, theirs, f"{name}/logits/{kind}") for kind in ("whole", "padded")]
+        differences = [difference(ours, theirs, f"{name}/logits/{kind}") for kind in ("whole", "padded")]
         same = np.array_equal(ours[f"{name}/fill"], theirs[f"{name}/fill"])
-        tuned = "-"
-        if name in asked["attentions"]:
+        classes = "-"
+        if name in settings["attentions"]:
             folder = out / f"{name}.classifier"
-            with complaints:
-                tuner, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+            with logged:
+                classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
             keys += sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
             with torch.no_grad():
-                logits = theirs[f"{name}/classes"] = run(tuner, tensors).numpy()
+                logits = theirs[f"{name}/classes"] = run(classifier, tensors).numpy()
             agree = (logits.argmax(-1) == ours[f"{name}/classes"].argmax(-1)).all()
-            assert tuner.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
-            tuned = "same" if agree else "DIFFER"
-        failed |= bool(keys) or max(differ) > CLOSE or not same or tuned == "DIFFER"
-        rows.append((name, keys, *(f"{each:.1e}" for each in differ), "same" if same else "DIFFER", tuned))
-    theirs["sgd/losses"] = descend(out / "standard", inputs, asked["rate"])
+            assert classifier.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+            classes = "same" if agree else "DIFFER"
+        failed |= bool(keys) or max(differences) > TOLERANCE or not same or classes == "DIFFER"
+        rows.append((name, keys, *(f"{each:.1e}" for each in differences), "same" if same else "DIFFER", classes))
+    theirs["sgd/losses"] = descend(out / "standard", inputs, settings["learning_rate"])
     encode = AutoTokenizer.from_pretrained(out / "standard")
-    ids = [encode(text).input_ids for text in asked["texts"]]
+    ids = [encode(text).input_ids for text in settings["texts"]]
     theirs["tokenizer/ids"] = np.array([row + [-1] * (max(map(len, ids)) - len(row)) for row in ids])
-    sgd, words = apart(ours, theirs, "sgd/losses"), np.array_equal(ours["tokenizer/ids"], theirs["tokenizer/ids"])
-    failed |= sgd > CLOSE or not words or bool(complaints.heard)
+    sgd = difference(ours, theirs, "sgd/losses")
+    same_ids = np.array_equal(ours["tokenizer/ids"], theirs["tokenizer/ids"])
+    failed |= sgd > TOLERANCE or not same_ids or bool(logged.messages)
     print("| model | missing or unexpected keys | logits, whole | logits, padded | best five words | classes |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |")
     print(f"\nten steps of SGD: losses differ by {sgd:.1e} at most")
-    print(f"{len(ids)} odd texts: token ids {'same' if words else 'DIFFER'}; warnings: {complaints.heard or 'none'}")
+    print(f"{len(ids)} odd texts: token ids {'same' if same_ids else 'DIFFER'}; warnings: {logged.messages or 'none'}")
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     if record:
         np.savez_compressed(
-            record, **{name: theirs[name] for name in theirs if name.split("/")[0] not in asked["trained"]}
+            record, **{name: theirs[name] for name in theirs if name.split("/")[0] not in settings["trained"]}
         )
     return int(failed)
 
@@ -93,9 +94,10 @@ def run(model, tensors):
     return model(tensors["tokens"], attention_mask=tensors["mask"], token_type_ids=tensors["types"]).logits
 
 
-def descend(folder: Path, inputs, rate: float) -> np.ndarray:
-    model = AutoModelForMaskedLM.from_pretrained(folder).eval()  # eval turns dropout off, gradients stay
-    optimizer, losses = torch.optim.SGD(model.parameters(), lr=rate), []
+def descend(folder: Path, inputs, learning_rate: float) -> np.ndarray:
+    """Returns the losses of plain gradient descent without dropout."""
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()  # dropout is off, gradients are still computed
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=learning_rate), []
     for tokens, labels in zip(inputs["steps/tokens"], inputs["steps/labels"], strict=True):
         loss = model(torch.tensor(tokens), labels=torch.tensor(labels)).loss
         optimizer.zero_grad()
@@ -105,13 +107,13 @@ def descend(folder: Path, inputs, rate: float) -> np.ndarray:
     return np.array(losses)
 
 
-def apart(ours, theirs, name: str) -> float:
+def difference(ours, theirs, name: str) -> float:
     return float(np.abs(ours[name] - theirs[name]).max())
 
 
-def nested(position_ids: list) -> list:
-    """The pipeline leaves out a level of lists where a text has one [MASK]."""
-    return position_ids if isinstance(position_ids[0], list) else [position_ids]
+def by_mask(guesses: list) -> list:
+    """Returns a list of guesses for each [MASK]; for a text with one [MASK] the pipeline returns only its guesses."""
+    return guesses if isinstance(guesses[0], list) else [guesses]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The launch scripts in a world where every program outside is replaced by `fake`, which notes how it was called."""
+"""Runs the launch scripts with `fake` in place of every other program; it records how it was called."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = (
     "gcloud kubectl xpk docker git uv curl sbatch squeue scancel scontrol srun sudo systemctl sleep mkdir tail tar"
 )
-KNOBS = {
+VARIABLES = {
     "NAME": "bert",
     "ZONE": "us-east5-b",
     "PROJECT": "p",
@@ -26,17 +26,17 @@ KNOBS = {
     "TMPDIR": "/tmp",
     "RESTART_AFTER": "0",
 }
-FLAG = "--config.wandb=it's & co"  # what a shell could break
+FLAG = "--config.wandb=it's & co"  # which a shell must quote
 QUOTED = r"'--config.wandb=it'\''s & co'"
 Calls = list[list[str]]
 
 
 class Project:
-    """A copy of launch/ in a world of fakes, where every slice is there and nothing runs yet."""
+    """A copy of launch/ with fakes of all programs. By default every slice runs and no service does."""
 
     def __init__(self, folder: Path):
         self.root, self.fakes, self.answers = folder / "project", folder / "bin", folder / "answers"
-        self.notes = folder / "calls"
+        self.record = folder / "calls"
         shutil.copytree(ROOT / "launch", self.root / "launch")
         for path in (self.fakes, self.answers, self.root / ".venv" / "bin"):
             path.mkdir(parents=True)
@@ -51,23 +51,24 @@ class Project:
         self.answer("*ExecMainStatus*", "0 0")
 
     def answer(self, pattern: str, *lines: str) -> None:
-        """Calls like `pattern` end with these codes and texts, one after another."""
+        """Sets the exit codes and outputs of the calls that match `pattern`, one line per call; the last one stays."""
         (self.answers / pattern).write_text("".join(f"{line}\n" for line in lines))
 
-    def run(self, *command: str, **knobs: str) -> subprocess.CompletedProcess:
-        """Runs `command` in the project with the usual knobs and `knobs`; an empty one is not set."""
-        self.notes.write_text("")
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess:
+        """Runs a command in the project with VARIABLES and `variables`; an empty one is not set."""
+        self.record.write_text("")
         unset = ("SPOT", "COMMAND", "POLL", "JAX_COORDINATOR_PORT")
-        outer = {name: value for name, value in os.environ.items() if name not in unset}
-        here = {"PATH": f"{self.fakes}:{os.environ['PATH']}", "CALLS": str(self.notes), "ANSWERS": str(self.answers)}
-        env = {name: value for name, value in (outer | KNOBS | here | knobs).items() if value}
+        inherited = {name: value for name, value in os.environ.items() if name not in unset}
+        fakes = {"PATH": f"{self.fakes}:{os.environ['PATH']}", "CALLS": str(self.record), "ANSWERS": str(self.answers)}
+        env = {name: value for name, value in (inherited | VARIABLES | fakes | variables).items() if value}
         return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, timeout=60)
 
     def calls(self) -> Calls:
-        return [note.split("\x1f")[:-1] for note in self.notes.read_text().split("\x1e")[:-1]]
+        """Returns the calls of fakes during the last `run`."""
+        return [call.split("\x1f")[:-1] for call in self.record.read_text().split("\x1e")[:-1]]
 
     def steps(self) -> list[str]:
-        """The calls in a word each."""
+        """Returns one word per call."""
         words = ("create", "delete", "list-instances", "describe", "archive", "scp", "install", "start", "sleep")
         return [next(word for word in words if word in " ".join(call)) for call in self.calls()]
 
@@ -80,11 +81,7 @@ def project(tmp_path: Path) -> Project:
 TRAIN = "-m symbert_jax pretrain --config=configs/base.py --workdir=gs://b/run --config.data.dir=data/corpus"
 
 
-def launch(project: Project, script: str, verb: str, *arguments: str, **knobs: str) -> subprocess.CompletedProcess:
-    return project.run(
-        f"launch/{script}.sh", verb, *arguments, "--", FLAG, **{"SPOT": "1", "IMAGE": image(script)} | knobs
-    )
-
-
-def image(script: str) -> str:
-    return "registry/image" if script in ("gke", "xpk") else ""
+def launch(project: Project, script: str, verb: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Runs a verb of a launch script with FLAG."""
+    image = "registry/image" if script in ("gke", "xpk") else ""
+    return project.run(f"launch/{script}.sh", verb, *arguments, "--", FLAG, **{"SPOT": "1", "IMAGE": image} | variables)

@@ -1,4 +1,4 @@
-"""Crashes, stops and mistakes of the program that `restart.sh` runs."""
+"""Crashes, stops and user errors of the program that `restart.sh` runs."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from tests.launch.conftest import ROOT, Project, launch
     ("answers", "restarts", "calls", "status"),
     [(["1", "139", "0"], "10", 3, 0), (["1"], "2", 3, 1), (["1", "2"], "10", 2, 2), (["1"], "0", 1, 1)],
 )
-def test_a_crash_is_followed_by_a_restart_a_mistake_is_not(
+def test_restart_after_crashes_and_not_after_user_errors(
     answers: list[str], restarts: str, calls: int, status: int, project: Project
 ) -> None:
     project.answer("python*", *answers)
@@ -24,15 +24,15 @@ def test_a_crash_is_followed_by_a_restart_a_mistake_is_not(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_saves_and_says_that_it_has_not_finished(number: signal.Signals) -> None:
-    run = "trap 'echo saved; exit 0' TERM; echo begun; while :; do sleep 0.02; done"
+def test_stopped_run_saves_and_exits_with_143(number: signal.Signals) -> None:
+    run = "trap 'echo saved; exit 0' TERM; echo started; while :; do sleep 0.02; done"
     command = [ROOT / "launch" / "restart.sh", "bash", "-c", run]
-    # what starts the tests in the background may have them ignore Ctrl-C, and bash cannot trap what it inherits so
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heard) as process:
+    # a test suite in the background may ignore Ctrl-C, and bash cannot trap a signal that is ignored when it starts
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
+            assert process.stdout.readline() == "started\n"
             process.send_signal(number)
             assert process.communicate(timeout=30)[0] == "saved\n"
         finally:
@@ -41,18 +41,18 @@ def test_a_stopped_run_saves_and_says_that_it_has_not_finished(number: signal.Si
     assert process.returncode == 143
 
 
-def test_a_stop_between_two_starts_is_the_end() -> None:
-    command = [ROOT / "launch" / "restart.sh", "bash", "-c", "echo begun; exit 1"]
+def test_stop_before_a_restart_ends() -> None:
+    command = [ROOT / "launch" / "restart.sh", "bash", "-c", "echo started; exit 1"]
     env = os.environ | {"RESTART_AFTER": "60"}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "exit code 1, starting again" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=30)[0] == "begun\n"
+        assert process.communicate(timeout=30)[0] == "started\n"
     assert process.returncode == 1
 
 
-def test_the_program_itself_refuses_a_mistake_once(project: Project) -> None:
+def test_user_error_of_the_real_program_is_not_repeated(project: Project) -> None:
     python = project.root / ".venv" / "bin" / "python"
     python.unlink()
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')

@@ -1,4 +1,4 @@
-"""What each verb of each script calls."""
+"""The commands that each verb of each launch script runs."""
 
 import getpass
 import shlex
@@ -11,9 +11,9 @@ import pytest
 from tests.launch.conftest import FLAG, QUOTED, ROOT, TRAIN, Calls, Project, launch
 
 VM = "--zone=us-east5-b --project=p"
-ALIVE = "--ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=30"
-SCP = ALIVE.replace("ssh", "scp")
-TPU, MIG = "gcloud compute tpus", "gcloud compute instance-groups managed"
+SSH_OPTIONS = "--ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=30"
+SCP_OPTIONS = SSH_OPTIONS.replace("ssh", "scp")
+TPU, GROUP = "gcloud compute tpus", "gcloud compute instance-groups managed"
 UNPACK = (
     "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax && tar -xzf symbert_jax.tar.gz -C symbert_jax"
     " && cd symbert_jax && env JAX=tpu DATA=gs://b/corpus launch/local.sh install; }"
@@ -22,8 +22,8 @@ START = (
     "cd symbert_jax && env COMMAND=pretrain CONFIG=configs/base.py WORKDIR=gs://b/run DATA=gs://b/corpus"
     " JAX_COORDINATOR_PORT=8476 launch/local.sh start -- "
 )
-HERE = "cd symbert_jax && launch/local.sh "
-LIST = f"{MIG} list-instances bert {VM} --sort-by=name"
+ON_HOST = "cd symbert_jax && launch/local.sh "
+LIST = f"{GROUP} list-instances bert {VM} --sort-by=name"
 POOL = "--cluster=c --location=us-east5 --project=p"
 KUBECTL = "kubectl --context=gke_p_us-east5_c"
 XPK = f"--cluster=c {VM}"
@@ -32,17 +32,17 @@ POD = f"exec launch/restart.sh python {TRAIN.replace('data/corpus', 'gs://b/corp
 ME = f"--user={getpass.getuser()} --name=bert"
 
 
-def tpu(workers: str, line: str) -> str:
-    return f"{TPU} tpu-vm ssh bert {VM} {ALIVE} --worker={workers} {shlex.quote('--command=' + line)}"
+def tpu_command(workers: str, line: str) -> str:
+    return f"{TPU} tpu-vm ssh bert {VM} {SSH_OPTIONS} --worker={workers} {shlex.quote('--command=' + line)}"
 
 
-def mig(*lines: str) -> list[str]:
-    """One line for each host, or the same for all."""
+def group_commands(*lines: str) -> list[str]:
+    """Returns the commands for one line per host, or for the same line on all hosts."""
     hosts = enumerate(lines * (4 // len(lines)))
-    return [f"gcloud compute ssh bert-{i} {VM} {ALIVE} {shlex.quote('--command=' + line)}" for i, line in hosts]
+    return [f"gcloud compute ssh bert-{i} {VM} {SSH_OPTIONS} {shlex.quote('--command=' + line)}" for i, line in hosts]
 
 
-WANTED = {
+EXPECTED = {
     "tpu_vm create": [
         f"{TPU} queued-resources create bert --node-id=bert {VM} --accelerator-type=v6e-16"
         " --runtime-version=v2-alpha-tpuv6e --spot",
@@ -50,12 +50,12 @@ WANTED = {
     ],
     "tpu_vm install": [
         "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
-        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {VM} {SCP} --worker=all",
-        tpu("all", UNPACK),
+        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {VM} {SCP_OPTIONS} --worker=all",
+        tpu_command("all", UNPACK),
     ],
-    "tpu_vm run": [tpu("all", START + QUOTED)],
-    "tpu_vm logs": [tpu("0", HERE + "logs")],
-    "tpu_vm stop": [tpu("all", HERE + "stop")],
+    "tpu_vm run": [tpu_command("all", START + QUOTED)],
+    "tpu_vm logs": [tpu_command("0", ON_HOST + "logs")],
+    "tpu_vm stop": [tpu_command("all", ON_HOST + "stop")],
     "tpu_vm delete": [f"{TPU} queued-resources delete bert {VM} --force --quiet"],
     "gce create": [
         "gcloud compute resource-policies create workload-policy bert --region=us-east5 --project=p"
@@ -64,7 +64,7 @@ WANTED = {
         " --image-project=ubuntu-os-accelerator-images --image-family=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
         " --boot-disk-size=200GB --scopes=cloud-platform --maintenance-policy=TERMINATE"
         " --provisioning-model=SPOT --instance-termination-action=STOP",
-        f"{MIG} create bert {VM} --template=bert --size=4 --target-size-policy-mode=bulk"
+        f"{GROUP} create bert {VM} --template=bert --size=4 --target-size-policy-mode=bulk"
         " --default-action-on-vm-failure=do-nothing"
         " --workload-policy=projects/p/regions/us-east5/resourcePolicies/bert",
         f"{LIST} '--format=value(instanceStatus)'",
@@ -72,17 +72,22 @@ WANTED = {
     "gce install": [
         f"{LIST} '--format=value(name)'",
         "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
-        *(f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {VM} {SCP}" for host in range(4)),
-        *mig(UNPACK),
+        *(
+            f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {VM} {SCP_OPTIONS}"
+            for host in range(4)
+        ),
+        *group_commands(UNPACK),
     ],
     "gce run": [
         f"{LIST} '--format=value(name)'",
-        *mig(*(f"{START}--coordinator=bert-0:8476 --process={process} --processes=4 {QUOTED}" for process in range(4))),
+        *group_commands(
+            *(f"{START}--coordinator=bert-0:8476 --process={process} --processes=4 {QUOTED}" for process in range(4))
+        ),
     ],
-    "gce logs": [f"{LIST} '--format=value(name)'", *mig(HERE + "logs")[:1]],
-    "gce stop": [f"{LIST} '--format=value(name)'", *mig(HERE + "stop")],
+    "gce logs": [f"{LIST} '--format=value(name)'", *group_commands(ON_HOST + "logs")[:1]],
+    "gce stop": [f"{LIST} '--format=value(name)'", *group_commands(ON_HOST + "stop")],
     "gce delete": [
-        f"{MIG} delete bert {VM} --quiet",
+        f"{GROUP} delete bert {VM} --quiet",
         "gcloud compute instance-templates delete bert --project=p --quiet",
         "gcloud compute resource-policies delete bert --region=us-east5 --project=p --quiet",
     ],
@@ -154,25 +159,27 @@ WANTED = {
     "local logs": ["sudo journalctl --unit=symbert_jax --output=cat --lines=100 --follow"],
     "local stop": ["sudo systemctl stop symbert_jax"],
 }
-WANTED["tpu_vm watch"] = [WANTED["tpu_vm create"][1], *WANTED["tpu_vm install"], *WANTED["tpu_vm run"]]
-WANTED |= {f"xpk {verb}": WANTED[f"gke {verb}"] for verb in ("install", "logs")}
-WANTED["gce watch"] = [WANTED["gce create"][3], *WANTED["gce install"], *WANTED["gce run"]]
-NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # by NAME; the rest is local
+EXPECTED["tpu_vm watch"] = [EXPECTED["tpu_vm create"][1], *EXPECTED["tpu_vm install"], *EXPECTED["tpu_vm run"]]
+EXPECTED |= {f"xpk {verb}": EXPECTED[f"gke {verb}"] for verb in ("install", "logs")}
+EXPECTED["gce watch"] = [EXPECTED["gce create"][3], *EXPECTED["gce install"], *EXPECTED["gce run"]]
+NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # scripts that need NAME
 
 
 def in_order(script: str, calls: Calls) -> Calls:
-    return sorted(calls) if script in ("gce", "gke", "xpk") else calls  # what runs side by side has none
+    return sorted(calls) if script in ("gce", "gke", "xpk") else calls  # concurrent calls have no order
 
 
-@pytest.mark.parametrize("case", WANTED)
-def test_a_verb_makes_the_wanted_calls_and_a_dry_run_prints_them(case: str, project: Project) -> None:
+@pytest.mark.parametrize("case", EXPECTED)
+def test_verb_runs_its_commands_and_a_dry_run_prints_them(case: str, project: Project) -> None:
     script, verb = case.split()
     result = launch(project, script, verb)
     assert result.returncode == 0, result.stderr
     real = in_order(script, project.calls())
-    wanted = [shlex.split(line.replace("ROOT", str(project.root))) for line in WANTED[case]]
-    texts = [call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")]  # have their own tests
-    assert [*real] == in_order(script, [[w for w in c if w not in ("JOBSET", "SCRIPT")] for c in wanted])
+    expected = [shlex.split(line.replace("ROOT", str(project.root))) for line in EXPECTED[case]]
+    texts = [
+        call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")
+    ]  # these have tests of their own
+    assert [*real] == in_order(script, [[w for w in c if w not in ("JOBSET", "SCRIPT")] for c in expected])
 
     printed = launch(project, script, verb, "--dry-run")
     assert printed.returncode == 0, printed.stderr
@@ -184,14 +191,14 @@ def test_a_verb_makes_the_wanted_calls_and_a_dry_run_prints_them(case: str, proj
     assert again == real
 
 
-def test_delete_goes_on_where_a_part_is_missing(project: Project) -> None:
+def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
     project.answer("*managed delete*", "1 not found")
     assert launch(project, "gce", "delete").returncode == 1
     assert len(project.calls()) == 3
 
 
 @pytest.mark.parametrize(
-    ("script", "verb", "knobs", "message"),
+    ("script", "verb", "variables", "message"),
     [
         *((script, "run", {"WORKDIR": ""}, "WORKDIR: found nothing") for script in NAMED),
         *((script, "stop", {"NAME": ""}, "NAME: found nothing") for script in NAMED),
@@ -221,10 +228,10 @@ def test_delete_goes_on_where_a_part_is_missing(project: Project) -> None:
         ("gce", "--spot", {}, "command line: found '--spot'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
-    script: str, verb: str, knobs: dict[str, str], message: str, project: Project
+def test_user_error_is_one_line_and_exit_code_2(
+    script: str, verb: str, variables: dict[str, str], message: str, project: Project
 ) -> None:
-    result = launch(project, script, verb, **knobs)
+    result = launch(project, script, verb, **variables)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr and f"launch/{script}.sh --help" in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
@@ -239,11 +246,11 @@ def test_help_explains_every_verb(script: str, project: Project) -> None:
     assert explained[: explained.index("NAME" if script != "local" else "CONFIG")] == [
         verb
         for verb in ("create", "install", "run", "start", "watch", "logs", "stop", "delete")
-        if f"{script} {verb}" in WANTED
+        if f"{script} {verb}" in EXPECTED
     ]
 
 
-def test_where_a_tpu_is_or_a_run_in_a_bucket_buckets_can_be_read(project: Project) -> None:
+def test_install_adds_bucket_packages_if_needed(project: Project) -> None:
     assert launch(project, "local", "install", JAX="tpu", WORKDIR="").returncode == 0
     assert project.calls()[1][-3:] == ["jax[tpu]", "gcsfs", "google-cloud-storage"]
     assert launch(project, "local", "install", WORKDIR="runs/x").returncode == 0
@@ -256,13 +263,13 @@ def test_finetune_reads_the_copied_tasks(project: Project) -> None:
     assert call[3] == "finetune" and call[-2:] == ["--config.glue.source=tsv:data/corpus", FLAG]
 
 
-def test_xpk_leaves_the_tasks_in_the_bucket(project: Project) -> None:
+def test_xpk_finetune_reads_tasks_from_the_bucket(project: Project) -> None:
     assert launch(project, "xpk", "run", COMMAND="finetune").returncode == 0
     (call,) = project.calls()
     assert any(" --config.glue.source=tsv:gs://b/corpus " in word for word in call)
 
 
-def test_xpk_takes_a_slice_that_stays_where_no_other_is_asked_for(project: Project) -> None:
+def test_xpk_creates_an_on_demand_slice_by_default(project: Project) -> None:
     assert launch(project, "xpk", "create", SPOT="").returncode == 0
     assert project.calls()[0][-1] == "--on-demand"
 

@@ -1,25 +1,31 @@
-"""What the three compatibility functions have in common and what sets them apart."""
+"""The scores of the variants of attention, compared with each other and with their formulas."""
+
+import ast
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AbstractDevice
 
+import symbert_jax
 from symbert_jax.config import ATTENTIONS
-from symbert_jax.model import attention, bert
+from symbert_jax.model import bert, tpu_layouts
+from symbert_jax.model.attention import find_variant
 from tests.conftest import configure, init_params_numpy
 
 
 @pytest.fixture
 def scores(mesh):
-    """`scores(attention, pair=...)`: scores [B N T S] before softmax of one attention on a fixed input."""
+    """`scores(attention, pair=...)`: scores [B N T S] before softmax of one layer on a fixed input, and its weights."""
 
-    def score(kind, **weights):
-        config = configure(model={"attention": kind}).model
+    def score(attention, form="full", **weights):
+        config = configure(model={"attention": attention, "pairwise_form": form}).model
         params = init_params_numpy(config)
         layer = jax.tree.map(lambda leaf: leaf[0], params["layers"])
-        # one query for all three, so that only the compatibility function differs
+        # the same query for all variants, so that only their scores differ
         layer["attention"]["query"]["kernel"] = jax.random.normal(jax.random.key(5), (32, 4, 8)) / 6
         layer["attention"]["query"]["bias"] = jax.random.normal(jax.random.key(6), (4, 8)) / 6
         layer["attention"] |= weights
@@ -33,39 +39,56 @@ def scores(mesh):
 def test_symmetric_scores_are_symmetric(scores):
     found, _ = scores("symmetric")
     np.testing.assert_allclose(found, found.swapaxes(2, 3), atol=1e-6)
-    for kind in ("standard", "pairwise"):
-        other, _ = scores(kind)
+    for attention in ("standard", "pairwise"):
+        other, _ = scores(attention)
         assert np.abs(other - other.swapaxes(2, 3)).max() > 0.1
 
 
-def test_pairwise_with_the_identity_is_symmetric(scores):
+def test_pairwise_with_identity_is_symmetric(scores):
     wanted, _ = scores("symmetric")
     found, _ = scores("pairwise", pair=jnp.broadcast_to(jnp.eye(8), (4, 8, 8)))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_standard_with_key_equal_to_query_is_symmetric(scores):
+def test_diagonal_pair_equals_full_diagonal_matrix(scores):
+    diagonal = jax.random.normal(jax.random.key(8), (4, 8))
+    wanted, _ = scores("pairwise", pair=diagonal[..., None] * jnp.eye(8))
+    found, _ = scores("pairwise", form="diagonal", pair=diagonal)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_standard_with_query_as_key_is_symmetric(scores):
     wanted, weights = scores("symmetric")
     found, _ = scores("standard", key=weights["query"])
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])  # each multiplies in its own way
-def test_pairwise_is_q_P_q_with_the_query_on_the_left(scores, platform, monkeypatch):
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])  # a TPU multiplies by copies of P
+def test_pairwise_is_q_P_q_with_query_on_the_left(scores, platform, monkeypatch):
     device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
-    monkeypatch.setattr(attention, "device", lambda: device)
-    plain, _ = scores("symmetric")
+    monkeypatch.setattr(tpu_layouts, "device", lambda: device)
     pair = np.zeros((4, 8, 8), np.float32)
     pair[:, 0, 1] = 1  # then the score is q_t[0] q_s[1]
     found, weights = scores("pairwise", pair=jnp.asarray(pair))
     x = jax.random.normal(jax.random.key(7), (2, 16, 32))
     q = np.einsum("BTD,DNH->BTNH", x, weights["query"]["kernel"]) + np.asarray(weights["query"]["bias"])
     np.testing.assert_allclose(found, np.einsum("BTN,BSN->BNTS", q[..., 0], q[..., 1]), atol=1e-5)
-    assert plain.shape == found.shape
 
 
-def test_symmetric_and_pairwise_save_the_key_projection(mesh):
-    """Of D x D matrix products in a layer, standard has four; the others really have three."""
+def test_variants_are_known_in_one_place():
+    """Outside `model/attention.py` only their names occur: as values of fields, here and in the paper's code."""
+    package = pathlib.Path(symbert_jax.__file__).parent
+    files = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ("symmetric", "pairwise", "diagonal")
+    }
+    assert files == {"config/schema.py", "interop/architecture.py", "model/attention.py"}
+
+
+def test_symmetric_and_pairwise_have_no_key_projection(mesh):
+    """A standard layer has four D x D matrix products, the others have three."""
 
     def projections(attention):
         config = configure(model={"attention": attention}).model
@@ -81,3 +104,16 @@ def test_symmetric_and_pairwise_save_the_key_projection(mesh):
         return sum(shape == [32 * 32, 3 * 16 * 32] for shape in shapes)
 
     assert [projections(attention) for attention in ATTENTIONS] == [4, 3, 3]
+
+
+def test_initial_pair_has_form_and_values_of_config():
+    def pair(form, init):
+        fields = {"attention": "pairwise", "pairwise_form": form, "pairwise_init": init, "dim": 512}
+        config = configure(model=fields).model
+        return np.asarray(find_variant(config)(config, nnx.Rngs(0)).pair[...])
+
+    np.testing.assert_array_equal(pair("full", "identity"), np.broadcast_to(np.eye(128), (4, 128, 128)))
+    np.testing.assert_array_equal(pair("diagonal", "identity"), np.ones((4, 128)))
+    drawn = pair("diagonal", "normal")
+    assert drawn.shape == (4, 128)
+    assert drawn.mean() == pytest.approx(0, abs=0.15) and drawn.std() == pytest.approx(1, abs=0.1)

@@ -1,4 +1,4 @@
-"""The classification head, and that padding is nothing to it."""
+"""The classifier: its head, and its independence of padding."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import pytest
 
 from symbert_jax.config import ATTENTIONS, MeshConfig
 from symbert_jax.model import bert, classifier
+from symbert_jax.sharding import make_mesh
 from tests.conftest import configure, init_params_numpy
 
 
@@ -18,14 +19,16 @@ def model(attention: str = "standard"):
     return config, {**init_params_numpy(config), "head": head}
 
 
+jitted = jax.jit(classifier.logits, static_argnums=(0, 1))
+
+
 def logits(config, params, tokens, lengths, key=None):
-    position_ids = np.arange(tokens.shape[1])
-    types, mask = np.zeros_like(tokens), position_ids < lengths[:, None]
-    return np.asarray(classifier.logits(config, 3, params, tokens, token_types=types, mask=mask, key=key))
+    mask = np.arange(tokens.shape[1]) < lengths[:, None]
+    return np.asarray(jitted(config, 3, params, tokens, token_types=np.zeros_like(tokens), mask=mask, key=key))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_padding_changes_nothing(mesh, attention) -> None:
+def test_logits_do_not_depend_on_padding(mesh, attention) -> None:
     config, params = model(attention)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 16), dtype=np.int32)
     lengths = np.array([5, 8])
@@ -35,12 +38,12 @@ def test_padding_changes_nothing(mesh, attention) -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_it_is_the_pooler_of_bert_by_hand(mesh, attention) -> None:
+def test_logits_equal_berts_pooler_by_hand(mesh, attention) -> None:
     config, params = model(attention)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 8), dtype=np.int32)
     found = logits(config, params, tokens, np.array([8, 8]))
-    x = np.asarray(bert.module(config, init_params_numpy(config)).encode(jnp.asarray(tokens), None, None, None))[:, 0]
-    head = params["head"]
+    encoder, head = bert.module(config, init_params_numpy(config)), params["head"]
+    x = np.asarray(encoder.encode(encoder.embeddings(jnp.asarray(tokens))))[:, 0]
     pooled = np.tanh(x @ head["pooler"]["kernel"] + head["pooler"]["bias"])
     wanted = pooled @ head["classifier"]["kernel"] + head["classifier"]["bias"]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -53,8 +56,8 @@ def test_dropout_reaches_the_head(mesh) -> None:
     assert np.abs(first - second).max() > 1e-4
 
 
-def test_values_of_a_regression_are_finer_than_the_activations(mesh) -> None:
-    """Similarities around 4 would be a 32nd apart in bfloat16, and ranks would tie."""
+def test_logits_are_finer_than_bfloat16_activations(mesh) -> None:
+    """Similarities around 4 would be 1/32 apart in bfloat16, and ranks would tie."""
     config, params = model()
     config = dataclasses.replace(config, dtype="bfloat16")
     tokens = np.random.default_rng(0).integers(0, 128, (8, 8), dtype=np.int32)
@@ -62,9 +65,7 @@ def test_values_of_a_regression_are_finer_than_the_activations(mesh) -> None:
     assert (found != found.astype(jnp.bfloat16)).mean() > 0.9
 
 
-def test_sharded_heads_have_the_shapes_of_their_letters() -> None:
-    from symbert_jax.sharding import make_mesh
-
+def test_sharded_head_has_the_shapes_of_its_letters() -> None:
     config, _ = model()
     with jax.set_mesh(make_mesh(MeshConfig(model=2))):
         head = classifier.abstract(config, 3, MeshConfig(model=2))["head"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from symbert_jax.config import MeshConfig
-from symbert_jax.model.documents import documents
+from symbert_jax.model.documents import find_documents
 from symbert_jax.sharding import make_mesh, put_batch
 
 CLS, SEP = 2, 3
@@ -20,7 +20,7 @@ CLS, SEP = 2, 3
     ],
     ids=["two", "cut behind a [SEP]", "one"],
 )
-def test_a_document_ends_with_its_separator(row, segments, position_ids) -> None:
+def test_find_documents_ends_them_with_their_separator(row, segments, position_ids) -> None:
     with jax.set_mesh(make_mesh(MeshConfig(data=2, model=4))):
-        found = jax.jit(documents)(put_batch(np.array([row, row], np.int32)))
+        found = jax.jit(find_documents)(put_batch(np.array([row, row], np.int32)))
     np.testing.assert_array_equal(found, [[segments] * 2, [position_ids] * 2])

@@ -11,7 +11,7 @@ from tests.conftest import configure, init_params_numpy
 
 
 def dot_flops(jaxpr) -> float:
-    """2 x multiply-adds of every matrix product of a program, a scan counted as often as it runs."""
+    """Returns 2 x the multiply-adds of all matrix products of a program; those of a scan count once per iteration."""
     total = 0.0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -26,10 +26,14 @@ def dot_flops(jaxpr) -> float:
     return total
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_model_flops_are_three_times_the_forward_matrix_products(attention, mesh):
-    config = dataclasses.replace(configure().model, attention=attention)
+VARIANTS = [{"attention": attention} for attention in ATTENTIONS]
+VARIANTS.append({"attention": "pairwise", "pairwise_form": "diagonal"})
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_train_flops_are_three_times_the_forward_products(variant, mesh):
+    config = dataclasses.replace(configure().model, **variant)
     tokens = jnp.zeros((3, 16), jnp.int32)
     params = init_params_numpy(config)
     program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :8]))(params)
-    assert train_flops(config, batch_size=3, position_ids=8) == pytest.approx(3 * dot_flops(program.jaxpr))
+    assert train_flops(config, batch_size=3, max_predictions=8) == pytest.approx(3 * dot_flops(program.jaxpr))

@@ -1,4 +1,4 @@
-"""Every kernel computes what xla computes, and each runs where it can."""
+"""Every kernel computes the same as xla, and runs only where it can."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert, classifier, kernels
 from symbert_jax.sharding import make_mesh, spec
-from symbert_jax.train.step import loss
+from symbert_jax.train.step import mlm_objective
 from tests.conftest import configure, init_params_numpy
 
 CPU = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
@@ -37,14 +37,14 @@ def mesh4():
 
 @pytest.fixture
 def cudnn_by_jax(monkeypatch):
-    """`jax.nn.dot_product_attention(implementation="cudnn")` is carried out by JAX's own code, as there is no GPU."""
+    """Replaces cuDNN in `jax.nn.dot_product_attention` by JAX's own implementation, as there is no GPU."""
     real = jax.nn.dot_product_attention
 
-    def stand_in(*arguments, implementation, **others):
+    def by_jax(*arguments, implementation, **others):
         assert implementation == "cudnn"
         return real(*arguments, implementation="xla", **others)
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_jax)
 
 
 def assert_near(found, wanted, atol: float) -> None:
@@ -60,8 +60,8 @@ def assert_near(found, wanted, atol: float) -> None:
     ],
     ids=["whole", "documents", "documents and padding"],
 )
-def test_output_and_gradients_are_those_of_xla(segments, mesh4, cudnn_by_jax, monkeypatch) -> None:
-    """Over several blocks, and side by side under `vmap` as in fine-tuning."""
+def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax, monkeypatch) -> None:
+    """With several blocks, and under `vmap` as in fine-tuning."""
     monkeypatch.setattr(kernels, "BLOCK", 128)
     rng = np.random.default_rng(0)
     qkv = jax.device_put(
@@ -84,7 +84,7 @@ def test_output_and_gradients_are_those_of_xla(segments, mesh4, cudnn_by_jax, mo
 
 
 def packed() -> MlmBatch:
-    """Rows of documents of 78 and 50 tokens, the last of 49: there the [SEP] that closes the row is by itself."""
+    """Returns rows of two documents of 78 and 50 tokens; the last has 49, and a [SEP] that is a document itself."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 128, (3, 128)).astype(np.int32)
     tokens[:, 0], tokens[:, -1] = 2, SEP
@@ -94,8 +94,8 @@ def packed() -> MlmBatch:
     return MlmBatch(tokens, positions, rng.integers(5, 128, (3, 5)).astype(np.int32), weights)
 
 
-def alone(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> MlmBatch:
-    """The `documents` (row, start) of `packed` of one length, each as a row of its own."""
+def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> MlmBatch:
+    """Returns the `documents` (row, start) of `packed` of one length, each as its own row."""
     row, start = (np.array(numbers) for numbers in zip(*documents, strict=True))
     positions = batch.positions[row] - start[:, None]
     own = (positions >= 0) & (positions < length) & (batch.weights[row] == 1)
@@ -104,27 +104,32 @@ def alone(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Mlm
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_documents_kept_apart_are_documents_run_alone(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
-    """Loss and every gradient of the whole model."""
+def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
+    """In the loss and every gradient of the whole model, without `cross_document`."""
     model = dataclasses.replace(TINY, attention=attention)
     params, batch = init_params_numpy(model), packed()
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(kernel, cross_document, batch):
         monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
-        total = functools.partial(loss, model, batch=batch, key=None, cross_document=cross_document)
-        return jax.value_and_grad(total, has_aux=True)(params)
+
+        def loss(params):
+            sums = mlm_objective(model, params, batch, None, cross_document)
+            return sums["loss"][0], sums
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
     parts = (
-        run("xla", True, alone(batch, 78, [(0, 0), (1, 50), (2, 0)])),
-        run("xla", True, alone(batch, 50, [(0, 78), (1, 0)])),
+        run("xla", True, unpack(batch, 78, [(0, 0), (1, 50), (2, 0)])),
+        run("xla", True, unpack(batch, 50, [(0, 78), (1, 0)])),
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
-    assert wanted[0][1]["count"] == batch.weights.sum()
-    for kernel in ("xla", "splash", "cudnn"):
+    assert wanted[0][1]["loss"][1] == batch.weights.sum()
+    # the others have the output and the gradients of xla, whatever makes q, k and v
+    for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
         assert_near(run(kernel, False, batch), wanted, 2e-5)
-    together, _ = jax.jit(loss, static_argnums=0)(model, params, batch, None)
-    assert abs(together - wanted[0][0]) > 1e-3, "documents that see each other differ"
+    cross_document = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, None)["loss"][0]
+    assert abs(cross_document - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
 
 
 FAST, SLOW = ModelConfig(attention_dropout=0.0), ModelConfig()
@@ -157,7 +162,7 @@ def change(**fields) -> ModelConfig:
     ],
     ids=str,
 )
-def test_the_fastest_kernel_that_can_is_chosen(model, device, tokens, wanted) -> None:
+def test_choose_returns_fastest_possible_kernel(model, device, tokens, wanted) -> None:
     assert kernels.choose(model, device, *tokens) == wanted
 
 
@@ -174,12 +179,12 @@ def test_the_fastest_kernel_that_can_is_chosen(model, device, tokens, wanted) ->
     ],
     ids=str,
 )
-def test_what_cannot_be_is_one_clear_error(model, device, message) -> None:
+def test_check_names_what_the_kernel_lacks(model, device, message) -> None:
     with pytest.raises(UserError, match=f"model.kernel: found {message}"):
         kernels.check(model, device)
 
 
-def test_what_can_be_is_no_error() -> None:
+def test_check_accepts_possible_kernels() -> None:
     for kernel, device in (("splash", TPU), ("cudnn", H100), ("xla", CPU), ("auto", CPU), ("auto", V100)):
         kernels.check(change(kernel=kernel), device)
 
@@ -189,7 +194,7 @@ def abstract_mesh(device: AbstractDevice) -> AbstractMesh:
 
 
 def gradients(model: ModelConfig):
-    """A jitted function of parameters and tokens that goes forward and backward, over one document a row."""
+    """Returns a jitted function of parameters and tokens: the gradient of the sum of logits, one document a row."""
 
     def total(params, tokens):
         return bert.logits(model, params, tokens, tokens[:, :4], segments=jnp.ones_like(tokens)).sum()
@@ -201,7 +206,7 @@ TOKENS = jax.ShapeDtypeStruct((2, 128), jnp.int32)
 
 
 @pytest.mark.parametrize(("device", "wanted"), [(TPU, True), (CPU, False)], ids=["tpu", "cpu"])
-def test_the_program_is_for_the_mesh_whatever_the_host_is(device, wanted) -> None:
+def test_kernel_is_chosen_by_mesh_not_by_host(device, wanted) -> None:
     with jax.sharding.use_abstract_mesh(abstract_mesh(device)):
         traced = gradients(TINY).trace(init_params_numpy(TINY), TOKENS)
         program = traced.lower(lowering_platforms=(device.platform,)).as_text()
@@ -209,7 +214,7 @@ def test_the_program_is_for_the_mesh_whatever_the_host_is(device, wanted) -> Non
 
 
 def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
-    """Of the library, which is not here, only the version has to be made up; nothing is compiled or run."""
+    """Without cuDNN only its version has to be invented; nothing is compiled or run."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(kernels, "choose", lambda *_: "cudnn")
     model = dataclasses.replace(TINY, dtype="bfloat16")
@@ -218,8 +223,8 @@ def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
     assert "__cudnn$fmhaScaleBiasSoftmax(" in program and "__cudnn$fmhaScaleBiasSoftmaxBackward(" in program
 
 
-def test_a_classifier_takes_its_last_layer_to_xla() -> None:
-    """There only [CLS] is a query, which no fused kernel takes."""
+def test_classifier_computes_its_last_layer_with_xla() -> None:
+    """Its only query there is [CLS], for which there is no fused kernel."""
     model = dataclasses.replace(TINY, layers=2)
     params = {
         **init_params_numpy(model),

@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: they learn, and whatever stops them, they go on bit by bit the same."""
+"""Runs in processes of their own: they learn, and whatever stops them, they resume with the same bits."""
 
 import functools
 import json
@@ -16,34 +16,39 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from symbert_jax.data.rows import open_split
+from symbert_jax.data.rows import Split
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.train import loop
+from tests.command_line import Result, run_commands
 from tests.conftest import configure, write_corpus
 from tests.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
-LOG = 7  # steps; a checkpoint comes between two log points
+LOG = 7  # steps; checkpoints are between two log points
 
 
-def start(workdir: Path | str, corpus: Path, *flags: str, **variables: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "symbert_jax", "pretrain", "--config=configs/tiny.py", f"--workdir={workdir}"]
-    command += [
-        f"--config.data.dir={corpus}",
-        "--config.model.attention=pairwise",
-        "--config.train.keep_latest=9",
-        f"--config.train.log_every={LOG}",
-        *flags,
-    ]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla")}
-    environment |= {"XLA_FLAGS": ""} | variables  # of all tests these alone run longer than they compile
+def arguments(workdir: Path | str, corpus: Path, *flags: str) -> list[str]:
+    changes = {"data.dir": corpus, "model.attention": "pairwise", "train.keep_latest": 9, "train.log_every": LOG}
+    fields = [f"--config.{field}={value}" for field, value in changes.items()]
+    return ["pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
+
+
+def variables(corpus: Path) -> dict[str, str]:
+    """The environment, without the flags of other tests: only these run longer than they compile."""
+    return {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla"), "XLA_FLAGS": ""}
+
+
+def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "symbert_jax", *arguments(workdir, corpus, *flags)]
+    environment = os.environ | variables(corpus) | environment
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 def finish(process: subprocess.Popen) -> str:
+    """The output of a process that ends well."""
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return output
@@ -72,44 +77,67 @@ def flat(tree: object, path: str = ""):
     return [leaf for key, value in items for leaf in flat(value, f"{path}/{key}")]
 
 
-def metrics(workdir: Path) -> list[dict]:
+def read_metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run that nothing disturbed."""
+    """The workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     output = finish(start(workdir, corpus))
     assert "Warning" not in output and "WARNING" not in output
+    assert re.search("; from step 0\\ncompiling …\\nstep 7/400 2%  loss .*  data wait .*  eta .*\\n", output), output
     return workdir
 
 
+@pytest.fixture(scope="module")
+def results(whole: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Result]]:
+    """Runs that take no step or few of them, by name: the workdir and the result."""
+    init = [f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")]
+    init += [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2"]
+    runs = {
+        "finished": (whole, []),
+        "init_from": (tmp_path_factory.mktemp("init_from"), init),
+        "diverges": (
+            tmp_path_factory.mktemp("diverges"),
+            ["--config.optim.learning_rate=1e30", "--config.optim.clip=0"],
+        ),
+    }
+    for change in ("seed=1", "data.batch_size=32", "optim.name=lamb"):
+        runs[change] = (whole, ["--config.train.steps=500", f"--config.{change}"])
+    commands = [arguments(workdir, corpus, *flags) for workdir, flags in runs.values()]
+    config = (whole / "config.json").read_text()
+    found = run_commands(commands, imports=["symbert_jax.train.loop"], **variables(corpus))
+    assert (whole / "config.json").read_text() == config
+    return {name: (workdir, result) for (name, (workdir, _)), result in zip(runs.items(), found, strict=True)}
+
+
 def curve(workdir: Path, last: int = STEPS) -> list[dict]:
-    """The lines of metrics.jsonl up to a step, in their order, without what depends on the machine."""
-    lines = [line for line in metrics(workdir) if line["step"] <= last]
+    """The lines of metrics.jsonl up to a step, in their order, without the speed."""
+    lines = [line for line in read_metrics(workdir) if line["step"] <= last]
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
 
 
-def same_state(workdir: Path, whole: Path, step: int) -> None:
-    """Bit by bit the same parameters and moments."""
+def check_same_state(workdir: Path, whole: Path, step: int) -> None:
+    """Checks that parameters and moments have the same bits."""
     found, wanted = arrays(workdir, step), arrays(whole, step)
     assert found.keys() == wanted.keys() and len(wanted) > 60
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
 
 
-def same_run(workdir: Path, whole: Path) -> None:
-    """The same state, and the same metrics in the same lines."""
-    same_state(workdir, whole, STEPS)
+def check_same_run(workdir: Path, whole: Path) -> None:
+    """Checks that two runs have the same state and the same lines of metrics."""
+    check_same_state(workdir, whole, STEPS)
     assert curve(workdir) == curve(whole)
 
 
-def test_killed_at_a_random_moment_it_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    """Although nobody reads what it says, another run wants its workdir, and its metrics are damaged afterwards."""
+def test_run_resumes_bitwise_after_a_kill_at_any_moment(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    """Its output is closed, another run tries to use its workdir, and its metrics are damaged after the kill."""
     process = start(tmp_path, corpus)
     process.stdout.readline()
-    process.stdout.close()  # as `| head -1`
+    process.stdout.close()  # as by `| head -1`
     other = start(tmp_path, corpus)
     output, _ = other.communicate(timeout=200)
     holder = rf"{tmp_path}, in use by process {process.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d .*"
@@ -117,7 +145,7 @@ def test_killed_at_a_random_moment_it_goes_on_bitwise(whole: Path, corpus: Path,
     while not (tmp_path / "checkpoints" / "100").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(random.Random().uniform(0, 0.5))  # any moment must do, so it is not fixed by a seed
+    time.sleep(random.Random().uniform(0, 0.5))  # without a seed: every moment must do
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
@@ -127,26 +155,26 @@ def test_killed_at_a_random_moment_it_goes_on_bitwise(whole: Path, corpus: Path,
     output = finish(start(tmp_path, corpus))
     assert "from step 0" not in output and output.count("warning") == 1
     assert f"warning: {tmp_path}/metrics.jsonl: line 3 and 3 others left out, no object with a step" in output
-    same_run(tmp_path, whole)
+    check_same_run(tmp_path, whole)
 
 
-def test_sighup_saves_and_the_same_command_goes_on_bitwise(whole: Path, corpus: Path, tmp_path: Path) -> None:
+def test_run_resumes_bitwise_after_a_signal(whole: Path, corpus: Path, tmp_path: Path) -> None:
     process = start(tmp_path, corpus)
     while "step 42/" not in (line := process.stdout.readline()):
         assert line, "the run ended early"
     process.send_signal(signal.SIGHUP)
     time.sleep(0.02)
-    process.send_signal(signal.SIGINT)  # at a moment when the run saves already
+    process.send_signal(signal.SIGINT)  # while the run saves
     output = finish(process)
     (saved,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert f"SIGHUP: saved step {saved}" in output and 42 <= saved < 100 and "Traceback" not in output
     assert output.count("SIGINT: the run is saving already; a third signal ends it at once\n") == 1
     output = finish(start(tmp_path, corpus))
     assert f"from step {saved}" in output
-    same_run(tmp_path, whole)
+    check_same_run(tmp_path, whole)
 
 
-def test_a_signal_before_the_first_step_is_one_line(corpus: Path, tmp_path: Path) -> None:
+def test_signal_before_the_first_step_prints_one_line(corpus: Path, tmp_path: Path) -> None:
     process = start(tmp_path / "run", corpus)
     wait_for(tmp_path / "run" / ".lock", process)
     process.send_signal(signal.SIGTERM)
@@ -156,15 +184,14 @@ def test_a_signal_before_the_first_step_is_one_line(corpus: Path, tmp_path: Path
     assert not (tmp_path / "run" / ".lock").exists()
 
 
-def test_killed_in_a_bucket_it_goes_on_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
-    """Corpus, checkpoints, metrics, TensorBoard and compiled programs, by the libraries that speak to a real one."""
+def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
+    """Corpus, checkpoints, metrics, TensorBoard and compiled programs, with the libraries for a real bucket."""
     for file in filter(Path.is_file, corpus.iterdir()):
         storage.write(f"corpus/{file.name}", {}, file.read_bytes())
-    variables = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
-    arguments = ("gs://bucket/run", corpus, "--config.data.dir=gs://bucket/corpus")
+    environment = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
 
     def start_and_wait_for(step: int) -> subprocess.Popen:
-        process = start(*arguments, **variables)
+        process = start("gs://bucket/run", corpus, "--config.data.dir=gs://bucket/corpus", **environment)
         while f"run/checkpoints/{step}/commit_success.txt" not in storage.objects:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
@@ -179,7 +206,7 @@ def test_killed_in_a_bucket_it_goes_on_bitwise(whole: Path, corpus: Path, storag
     assert "from step 100" in output and "copying" not in output
     assert "Warning" not in output and "WARNING" not in output
     storage.copy_to(tmp_path / "run", "run/")
-    same_state(tmp_path / "run", whole, 200)
+    check_same_state(tmp_path / "run", whole, 200)
     assert curve(tmp_path / "run", 200) == curve(whole, 200)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2, "one of each start"
@@ -187,40 +214,40 @@ def test_killed_in_a_bucket_it_goes_on_bitwise(whole: Path, corpus: Path, storag
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"),
+    ("change", "message"),
     [
-        ("--config.seed=1", "seed: found 1, wanted 0, with which"),
-        ("--config.data.batch_size=32", "data.batch_size: found 32, wanted 64, with which"),
-        ("--config.optim.name=lamb", "optim.name: found lamb, wanted adamw, with which"),
+        ("seed=1", "seed: found 1, wanted 0, with which"),
+        ("data.batch_size=32", "data.batch_size: found 32, wanted 64, with which"),
+        ("optim.name=lamb", "optim.name: found lamb, wanted adamw, with which"),
     ],
 )
-def test_a_run_does_not_go_on_as_another_run(whole: Path, corpus: Path, flag: str, message: str) -> None:
-    before = (whole / "config.json").read_text()
-    process = start(whole, corpus, "--config.train.steps=500", flag)
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 2 and message in output and "Traceback" not in output
-    assert (whole / "config.json").read_text() == before
+def test_run_does_not_resume_as_another_run(results, change: str, message: str) -> None:
+    _, result = results[change]
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_run_starts_from_the_parameters_of_another(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    steps = [f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")]
-    flags = [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2", *steps]
-    output = finish(start(tmp_path, corpus, *flags))
-    assert f"from step 0, with the parameters of {whole}@{STEPS}\n" in output
-    losses = [line["validation/loss"] for line in metrics(tmp_path) if "validation/loss" in line]
-    assert losses[0] == metrics(whole)[-1]["validation/loss"], "warmup begins with an update of rate 0"
+def test_run_starts_from_the_parameters_of_another(results, whole: Path) -> None:
+    workdir, result = results["init_from"]
+    assert f"from step 0, with the parameters of {whole}@{STEPS}\n" in result.stdout, result
+    losses = [line["validation/loss"] for line in read_metrics(workdir) if "validation/loss" in line]
+    assert losses[0] == read_metrics(whole)[-1]["validation/loss"], "the first update has a learning rate of 0"
     assert losses[1] != losses[0]
-    assert arrays(tmp_path, 1)["optimizer/1/count"] == 1, "the optimizer is fresh"
+    assert arrays(workdir, 1)["optimizer/1/count"] == 1, "the optimizer is fresh"
 
 
-def test_a_finished_run_says_so(whole: Path, corpus: Path) -> None:
-    assert "is at step 400 of 400 already: nothing to do" in finish(start(whole, corpus))
+def test_finished_run_has_nothing_to_do(results) -> None:
+    _, result = results["finished"]
+    assert result.returncode == 0 and "is at step 400 of 400 already: nothing to do" in result.stdout
 
 
-def test_a_run_that_stops_at_any_step_has_the_curve_of_one_that_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a validation is due, between log points and at the last step; some batches have no token to predict."""
+def test_loss_that_is_not_finite_stops_the_run_without_a_checkpoint(results) -> None:
+    workdir, result = results["diverges"]
+    assert result.returncode == 2 and "train/loss: found nan" in result.stderr and "Traceback" not in result.stderr
+    assert not list((workdir / "checkpoints").iterdir())
+
+
+def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a validation, between log points and at the last step; some batches have no token to predict."""
     train = {"steps": 8, "log_every": 3, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
     corpus = write_corpus(tmp_path / "corpus", unknown=(56, 0))
     data = {"dir": str(corpus), "batch_size": 8}
@@ -236,33 +263,26 @@ def test_a_run_that_stops_at_any_step_has_the_curve_of_one_that_does_not(
     assert [line["step"] for line in lines] == [2, 3, 4, 6, 6, 8, 8]
     assert [line.get("train/empty_steps", 0) for line in lines] == [0, 2, 0, 0, 0, 1, 0]
     found = {line["validation/loss"]: line["step"] for line in lines if "validation/loss" in line}
-    assert found[min(found)] == 4, "whose loss is known only after its checkpoint"
+    assert found[min(found)] == 4, "the step whose loss is measured only after its checkpoint"
     for name in ("run", "whole"):
         assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == {"4", "8"}
-    same_state(tmp_path / "run", tmp_path / "whole", 8)
+    check_same_state(tmp_path / "run", tmp_path / "whole", 8)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(corpus: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, corpus, "--config.optim.learning_rate=1e30", "--config.optim.clip=0")
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 2 and "train/loss: found nan" in output and "Traceback" not in output
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-def test_it_learns_what_no_unigram_model_can(whole: Path, corpus: Path) -> None:
-    """The entropy of the validation words bounds from below what any model that ignores context can reach."""
+def test_run_learns_from_context(whole: Path, corpus: Path) -> None:
+    """The entropy of the validation tokens is a lower bound on the loss of every model that ignores context."""
     vocabulary = (corpus / "vocab.txt").read_text().splitlines()
     special = [vocabulary.index(token) for token in SPECIAL]
-    split = open_split(corpus, "validation", 32)
+    split = Split(corpus, "validation")
     tokens = np.concatenate([record["tokens"] for record in split.__getitems__(range(len(split)))])
     counts = np.bincount(tokens[~np.isin(tokens, special)])
     frequency = counts[counts > 0] / counts.sum()
     bound = -(frequency * np.log(frequency)).sum()
-    assert metrics(whole)[-1]["validation/loss"] < bound - 0.1
+    assert read_metrics(whole)[-1]["validation/loss"] < bound - 0.1
 
 
-def test_the_metrics_of_a_run(whole: Path) -> None:
-    lines = metrics(whole)
+def test_run_writes_its_metrics(whole: Path) -> None:
+    lines = read_metrics(whole)
     train = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in train] == [*range(LOG, STEPS, LOG), STEPS]
     assert set(train[0]) == {
@@ -274,8 +294,9 @@ def test_the_metrics_of_a_run(whole: Path) -> None:
         "speed/tokens_per_second",
         "speed/data_wait_fraction",
     }
-    rates = {line["step"]: line["train/learning_rate"] for line in train}
-    assert rates[14] == pytest.approx(5e-3 * 13 / 20) and rates[42] > rates[STEPS] > 0
+    learning_rates = {line["step"]: line["train/learning_rate"] for line in train}
+    assert learning_rates[14] == pytest.approx(5e-3 * 13 / 20)
+    assert learning_rates[42] > learning_rates[STEPS] > 0
     assert [line["step"] for line in lines if "validation/loss" in line] == [100, 200, 300, 400]
     assert {path.name for path in whole.iterdir()} == {
         "checkpoints",

@@ -1,3 +1,7 @@
+"""The optimizers, by hand and against PyTorch, and the schedules."""
+
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,29 +9,33 @@ import pytest
 
 from symbert_jax.config import ATTENTIONS, OptimConfig
 from symbert_jax.train.optimizer import decay_mask, make_optimizer, schedule
+from symbert_jax.train.state import State
+from symbert_jax.train.step import make_update
 from tests.conftest import configure, init_params_numpy
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
-def test_the_schedule_goes_up_to_the_rate_and_down_to_zero() -> None:
-    rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000), 200_000)
-    found = [float(rate(step)) for step in (0, 5_000, 10_000, 105_000, 200_000)]
+
+def test_linear_schedule_rises_and_falls_to_zero() -> None:
+    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000), 200_000)
+    found = [float(learning_rate(step)) for step in (0, 5_000, 10_000, 105_000, 200_000)]
     np.testing.assert_allclose(found, [0, 5e-5, 1e-4, 5e-5, 0], atol=1e-10)
 
 
-def test_a_cosine_is_late_to_come_down() -> None:
-    rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000, schedule="cosine"), 210_000)
-    found = [float(rate(step)) for step in (0, 10_000, 60_000, 110_000, 160_000, 210_000)]
+def test_cosine_schedule_falls_late() -> None:
+    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000, schedule="cosine"), 210_000)
+    found = [float(learning_rate(step)) for step in (0, 10_000, 60_000, 110_000, 160_000, 210_000)]
     np.testing.assert_allclose(
         found, [0, 1e-4, 0.5e-4 * (1 + 0.5**0.5), 0.5e-4, 0.5e-4 * (1 - 0.5**0.5), 0], atol=1e-10
     )
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_decay_spares_biases_and_layer_norm_alone(attention) -> None:
+def test_decay_excludes_biases_and_layer_norm(attention) -> None:
     mask = decay_mask(init_params_numpy(configure(model={"attention": attention}).model))
-    spared = {jax.tree_util.keystr(path) for path, decays in jax.tree.leaves_with_path(mask) if not decays}
+    excluded = {jax.tree_util.keystr(path) for path, decays in jax.tree.leaves_with_path(mask) if not decays}
     decayed = {jax.tree_util.keystr(path) for path, decays in jax.tree.leaves_with_path(mask) if decays}
-    assert all(name.endswith(("['bias']", "['scale']")) for name in spared)
+    assert all(name.endswith(("['bias']", "['scale']")) for name in excluded)
     assert all(
         name.endswith(("['kernel']", "['word']", "['position']", "['token_type']", "['pair']")) for name in decayed
     )
@@ -44,8 +52,45 @@ def update(optim: OptimConfig, gradient: float, weight: float) -> dict[str, floa
     return {name: float(leaf[0]) for name, leaf in updates.items()}
 
 
-def test_adamw_by_hand() -> None:
-    """The first Adam step is the sign of the gradient; decay is decoupled."""
+def test_adamw_follows_pytorch_for_ten_steps() -> None:
+    """PyTorch 2.13 recorded `adamw.npz`: the arrays after each step with given gradients.
+
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (3, 4), "bias": (4,)}
+    start = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    sizes = 10.0 ** rng.uniform(-2, 1, (10, 1))  # norms below and above that of clipping
+    for name, shape in shapes.items():
+        scale = sizes.reshape(-1, *[1] * len(shape))
+        gradients[name] = (rng.normal(size=(10, *shape)) * scale).astype(np.float32)
+    gradients["kernel"][:, 0, 0] *= 1e-9  # an eps above 1e-12 would hide it
+    decayed, others = ({"params": [params[name]], "weight_decay": decay} for name, decay in …)  # 0.1 and 0.0
+    optimizer = torch.optim.AdamW([decayed, others], lr=1e-2, betas=(0.9, 0.999), eps=1e-12)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(i / 3, (10 - i) / 7))
+    for step in range(10):  # with the gradients of the step
+        norms.append(torch.nn.utils.clip_grad_norm_(params.values(), 1.0).item())
+        optimizer.step()
+        schedule.step()
+    """
+    recorded = np.load(FIXTURES / "adamw.npz")
+    optim = OptimConfig(learning_rate=1e-2, warmup_steps=3, weight_decay=0.1)
+    params = {name: jnp.array(recorded[f"start/{name}"]) for name in ("kernel", "bias")}
+
+    def objective(params, gradients, _):
+        products = jax.tree.map(lambda weight, gradient: jnp.sum(weight * gradient), params, gradients)
+        return {"loss": (products["kernel"] + products["bias"], jnp.float32(1))}
+
+    update, learning_rate = jax.jit(make_update(objective, optim)), schedule(optim, 10)
+    state = State(jnp.int32(0), params, make_optimizer(optim).init(params))
+    for step in range(10):
+        gradients = {name: recorded[f"gradient/{name}"][step] for name in params}
+        state, sums = update(state, gradients, jax.random.key(0), learning_rate(step))
+        assert float(sums["grad_norm"][0]) == pytest.approx(recorded["norms"][step], rel=1e-5)
+        for name, found in state.params.items():
+            np.testing.assert_allclose(found, recorded[f"after/{name}"][step], rtol=2e-6, atol=1e-7, err_msg=f"{step}")
+
+
+def test_first_adamw_update_is_the_sign_of_the_gradient() -> None:
+    """Decay is decoupled from it."""
     found = update(OptimConfig(weight_decay=0.01), gradient=3.0, weight=2.0)
     assert found["kernel"] == pytest.approx(1 + 0.01 * 2, rel=1e-5)
     assert found["bias"] == pytest.approx(1, rel=1e-5)
@@ -56,7 +101,7 @@ def test_lamb_scales_by_the_norm_of_the_weights() -> None:
     assert found["kernel"] == pytest.approx(2, rel=1e-5)  # |w| / |update| = 2 / 1 per element
 
 
-def test_lamb_scales_every_layer_by_itself_and_biases_not_at_all() -> None:
+def test_lamb_scales_each_layer_but_no_biases() -> None:
     optim = OptimConfig(name="lamb", weight_decay=0.0)
     kernel = jnp.stack([jnp.full(4, 2.0), jnp.full(4, 5.0)])
     params = {"layers": {"kernel": kernel, "bias": jnp.full((2, 4), 3.0)}}
@@ -68,8 +113,8 @@ def test_lamb_scales_every_layer_by_itself_and_biases_not_at_all() -> None:
 
 
 def test_clipping_bounds_the_global_norm() -> None:
-    """With eps far above the gradient Adam is linear in it, and what clipping takes away shows."""
-    tame = OptimConfig(weight_decay=0.0, eps=1e3, clip=0.0)
-    free = update(tame, gradient=10.0, weight=0.0)["kernel"]
-    clipped = update(OptimConfig(**{**vars(tame), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]
+    """With eps far above the gradient Adam is linear in it, so that its size shows."""
+    unclipped = OptimConfig(weight_decay=0.0, eps=1e3, clip=0.0)
+    free = update(unclipped, gradient=10.0, weight=0.0)["kernel"]
+    clipped = update(OptimConfig(**{**vars(unclipped), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]
     assert clipped / free == pytest.approx(1 / np.sqrt(8 * 100), rel=0.02)

@@ -1,4 +1,4 @@
-"""A run goes on from its own checkpoint, or begins with the parameters of another, for longer rows too."""
+"""A run continues from its own checkpoint, or starts with the parameters of another, also with longer rows."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, index
 from symbert_jax.config import Config, MeshConfig, TrainConfig, fields
-from symbert_jax.data.stream import open_stream
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
@@ -27,7 +27,7 @@ MESHES = [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, mo
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory):
-    """A workdir with @ in its name and steps 5 and 6, the state that each holds, and a config that fits it."""
+    """A workdir with @ in its name and steps 5 and 6, the states in them, and a config that fits it."""
     folder = tmp_path_factory.mktemp("source")
     corpus = write_corpus(folder / "corpus")
     workdir = epath.Path(folder / "run@home")
@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory):
             step: states.init_from_params(config, jax.tree.map(lambda leaf, by=step: leaf * (1 + by / 50), params))
             for step in (5, 6)
         }
-        checkpoints = Checkpoints(workdir, TrainConfig(), open_stream(config, np.arange(0)).fingerprint())
+        checkpoints = Checkpoints(workdir, TrainConfig(), Corpus(str(corpus)).fingerprint)
         for step, state in saved.items():
             checkpoints.save(step, state.params, state.optimizer, config, None)
         checkpoints.close()
@@ -51,31 +51,29 @@ def changed(config: Config, **model: object) -> Config:
 
 
 @pytest.mark.parametrize(("mesh", "suffix", "step"), zip(MESHES, ("", "@5", "@6"), (6, 5, 6), strict=True))
-def test_it_begins_with_the_others_parameters_and_a_fresh_optimizer(
-    source, mesh: MeshConfig, suffix: str, step: int
-) -> None:
+def test_init_from_run_takes_parameters_and_a_new_optimizer(source, mesh: MeshConfig, suffix: str, step: int) -> None:
     workdir, saved, config = source
     config = dataclasses.replace(config, mesh=mesh, init_from=f"{workdir}{suffix}")
     with jax.set_mesh(make_mesh(mesh)):
-        state, wanted = init_from_run(config), states.abstract(config)
+        state, wanted = init_from_run(config, Corpus(config.data.dir)), states.abstract(config)
     jax.tree.map(np.testing.assert_array_equal, state.params, saved[step].params)
     assert int(state.step) == 0 and not any(leaf.any() for leaf in jax.tree.leaves(state.optimizer))
-    jax.tree.map(same_place, state, wanted)
+    jax.tree.map(check_sharding, state, wanted)
 
 
-def same_place(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> None:
+def check_sharding(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> None:
     assert leaf.sharding.is_equivalent_to(target.sharding, leaf.ndim)
 
 
 @pytest.mark.parametrize(("mesh", "length"), [(MESHES[1], 32), (MESHES[2], 40)])
-def test_longer_rows_leave_short_ones_as_they_were(source, mesh: MeshConfig, length: int) -> None:
+def test_init_from_run_with_longer_rows_keeps_logits(source, mesh: MeshConfig, length: int) -> None:
     workdir, saved, config = source
     longer = dataclasses.replace(changed(config, length=length), mesh=mesh, init_from=str(workdir))
     rng = np.random.default_rng(0)
     tokens, positions = rng.integers(0, len(WORDS), (8, 16)), np.tile(np.arange(16), (8, 1))
     with jax.set_mesh(make_mesh(mesh)):
-        state = init_from_run(longer)
-        jax.tree.map(same_place, state, states.abstract(longer))
+        state = init_from_run(longer, Corpus(longer.data.dir))
+        jax.tree.map(check_sharding, state, states.abstract(longer))
         batch = put_batch({"tokens": tokens, "positions": positions})
         found = np.asarray(logits(longer.model, state.params, **batch))
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
@@ -85,10 +83,11 @@ def test_longer_rows_leave_short_ones_as_they_were(source, mesh: MeshConfig, len
     np.testing.assert_array_equal(table, np.concatenate([old, old, old])[:length])
 
 
-def test_a_run_that_has_checkpoints_goes_on_from_them(source) -> None:
+def test_run_with_checkpoints_ignores_init_from(source) -> None:
     workdir, saved, config = source
+    config = dataclasses.replace(config, init_from="nowhere")
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        state = restore_or_init(dataclasses.replace(config, init_from="nowhere"), Checkpoints(workdir))
+        state = restore_or_init(config, Corpus(config.data.dir), Checkpoints(workdir))
     assert int(state.step) == 6
     jax.tree.map(np.testing.assert_array_equal, state.params, saved[6].params)
 
@@ -104,22 +103,23 @@ def test_a_run_that_has_checkpoints_goes_on_from_them(source) -> None:
         ({}, "/nowhere", "checkpoint: found no .*nowhere/checkpoints, wanted the workdir of a pretrain run"),
     ],
 )
-def test_another_model_is_one_clear_error(source, model: dict, suffix: str, message: str, tmp_path: Path) -> None:
+def test_init_from_run_refuses_another_model(source, model: dict, suffix: str, message: str, tmp_path: Path) -> None:
     workdir, _, config = source
     config = dataclasses.replace(changed(config, **model), init_from=f"{workdir}{suffix}")
-    refused(config, message, tmp_path)
+    check_refused(config, message, tmp_path)
 
 
-def test_other_words_are_one_clear_error(source, tmp_path: Path) -> None:
+def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> None:
     workdir, _, config = source
     other = write_corpus(tmp_path / "other", words=[*WORDS[:-1], "other"])
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(other)), init_from=str(workdir))
-    refused(config, f"data.dir: found another vocabulary in {other}, wanted that of {workdir}/vocab.txt", tmp_path)
+    message = f"data.dir: found a different vocabulary in {other}, wanted that of {workdir}/vocab.txt"
+    check_refused(config, message, tmp_path)
 
 
 def found(config: Config, workdir: Path | epath.Path) -> list[UserError]:
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        return list(problems(config, epath.Path(workdir)))
+        return list(problems(config, Corpus(config.data.dir), epath.Path(workdir)))
 
 
 def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
@@ -138,36 +138,36 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
         *("model.dropout", "model.dtype", "data.cross_document", "optim.schedule", "optim.weight_decay"),
         *("optim.accumulate", "train.steps", "train.validate_every"),
     ]
-    came = f"with which {workdir} came to step 6; the run goes on with the new value"
-    assert str(reported[3]) == f"optim.schedule: found cosine, wanted linear, {came}"
+    wanted = f"linear, with which {workdir} reached step 6; the run continues with the new value"
+    assert str(reported[3]) == f"optim.schedule: found cosine, wanted {wanted}"
     assert not found(config, workdir)
 
 
 def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
-    """A new field is reported, unless who adds it lists it as free or fixed."""
+    """A new field is reported unless it is listed as free or fixed."""
     free = {field for field in fields(Config()) if start._FREE.fullmatch(field)}
     assert len(free) == 18 and not free & set(start._FIXED) and set(start._FIXED) < set(fields(Config()))
 
 
-def test_problems_refuse_another_corpus_and_take_a_moved_one(source, tmp_path: Path) -> None:
+def test_problems_refuse_another_corpus_but_not_a_moved_one(source, tmp_path: Path) -> None:
     workdir, _, config = source
     for rows, same in ((64, True), (63, False)):
         data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
         reported = [str(each) for each in found(dataclasses.replace(config, data=data), workdir)]
         assert same == (reported == [])
-    hint = f"name that, or begin another run from here with a new --workdir and --config.init_from={workdir}@6"
-    wanted = f"the one with which {workdir} came to step 6; {hint}"
-    assert reported == [f"data.dir: found another corpus in {data.dir}, wanted {wanted}"]
+    hint = f"name that one, or start a new run from here: a new --workdir and --config.init_from={workdir}@6"
+    wanted = f"the one with which {workdir} reached step 6; {hint}"
+    assert reported == [f"data.dir: found a different corpus in {data.dir}, wanted {wanted}"]
     assert not found(dataclasses.replace(config, data=data, init_from=f"{workdir}@6"), tmp_path / "new")
 
 
-def test_problems_report_damage_before_anything_else(source, tmp_path: Path, monkeypatch) -> None:
+def test_problems_report_damage_before_other_problems(source, tmp_path: Path, monkeypatch) -> None:
     workdir, _, config = source
     copy = Path(shutil.copytree(workdir, tmp_path / "run"))
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
     (copy / "checkpoints" / "3" / "optimizer").mkdir(parents=True)
     (reported,) = found(config, copy)
-    wanted = "damaged: it is empty, wanted a whole checkpoint; it is left aside; remove it"
+    wanted = "damaged: it is empty, wanted a whole checkpoint; it is ignored; remove it"
     assert isinstance(reported, Advice) and str(reported) == f"checkpoint: found {copy}/checkpoints/3 {wanted}"
     (copy / "checkpoints" / "7").mkdir()
     damaged = f"checkpoint: found {copy}/checkpoints/7 damaged: it is empty, wanted a whole .* whole step is 6: "
@@ -176,32 +176,38 @@ def test_problems_report_damage_before_anything_else(source, tmp_path: Path, mon
     (copy / "checkpoints" / "7").rmdir()
     for file in (copy / "checkpoints" / "6" / "params" / "d").iterdir():
         file.write_bytes(file.read_bytes()[::-1])
-    damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* another checksum, .* whole step is 5: "
+    damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* a wrong checksum, .* whole step is 5: "
     monkeypatch.setattr(index, "_SMALL", 0)  # the files of real checkpoints are large
-    after = dataclasses.replace(config, init_from=str(copy))
-    for read in (lambda: found(other, copy), lambda: found(after, tmp_path / "new"), lambda: init_from_run(after)):
+    after, corpus = dataclasses.replace(config, init_from=str(copy)), Corpus(config.data.dir)
+    for read in (
+        lambda: found(other, copy),
+        lambda: found(after, tmp_path / "new"),
+        lambda: init_from_run(after, corpus),
+    ):
         with pytest.raises(UserError, match=damaged):
             read()
 
 
-def test_init_from_takes_a_path_as_it_is_written(source, mesh, tmp_path: Path, monkeypatch) -> None:
+def test_init_from_prefers_a_workdir_whose_name_ends_like_a_step(source, mesh, tmp_path: Path, monkeypatch) -> None:
     workdir, _, config = source
     monkeypatch.setenv("HOME", str(workdir.parent))
     shutil.copytree(workdir, tmp_path / "run@7")
     named = (f"~/{workdir.name}", 6), (f"~/{workdir.name}@5", 5), (f"{tmp_path}/run@7", 6), (f"{tmp_path}/run@7@5", 5)
+    corpus = Corpus(config.data.dir)
     for init_from, step in named:
-        with start._source(dataclasses.replace(config, init_from=init_from)) as (_, found_step, _):
+        with start._source(dataclasses.replace(config, init_from=init_from), corpus) as (_, found_step, _):
             assert found_step == step
     for init_from in (f"{workdir}@²", f"{workdir}@-5", f"{workdir}@", f"{workdir}@5@", "@5", f"{workdir}@{10**30}"):
         with pytest.raises(UserError, match="checkpoint: found no "):
-            init_from_run(dataclasses.replace(config, init_from=init_from))
+            init_from_run(dataclasses.replace(config, init_from=init_from), corpus)
 
 
-def refused(config: Config, message: str, workdir: Path) -> None:
-    """By the check before the run, and by the run."""
+def check_refused(config: Config, message: str, workdir: Path) -> None:
+    """The check before the run and the run itself raise the same error."""
+    corpus = Corpus(config.data.dir)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         with pytest.raises(UserError) as checked:
-            list(problems(config, epath.Path(workdir / "new")))
+            list(problems(config, corpus, epath.Path(workdir / "new")))
         with pytest.raises(UserError) as run:
-            init_from_run(config)
+            init_from_run(config, corpus)
     assert str(checked.value) == str(run.value) and re.match(message, str(run.value))

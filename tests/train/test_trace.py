@@ -1,3 +1,5 @@
+"""Traces of training steps."""
+
 import contextlib
 from pathlib import Path
 
@@ -9,13 +11,11 @@ from etils import epath
 from symbert_jax.train.trace import Trace
 
 
-@pytest.mark.parametrize(("wanted", "stops_in", "traced"), [("2:3", None, [2, 3]), ("3:9", 4, [3, 4])])
-def test_the_steps_asked_for_and_no_others_are_traced(
-    wanted: str, stops_in: int | None, traced: list[int], tmp_path: Path
-) -> None:
-    """Also those of a run that ends in the middle of them."""
+@pytest.mark.parametrize(("steps", "stops_in", "traced"), [("2:3", None, [2, 3]), ("3:9", 4, [3, 4])])
+def test_trace_has_the_requested_steps(steps: str, stops_in: int | None, traced: list[int], tmp_path: Path) -> None:
+    """Also where the run ends among them."""
     square, sums = jax.jit(jnp.square), jnp.ones(4)
-    with contextlib.suppress(KeyboardInterrupt), Trace(epath.Path(tmp_path), wanted) as trace:
+    with contextlib.suppress(KeyboardInterrupt), Trace(epath.Path(tmp_path), steps) as trace:
         for number in range(1, 6):
             with trace.step(number, sums):
                 sums = square(sums)
@@ -27,7 +27,7 @@ def test_the_steps_asked_for_and_no_others_are_traced(
     assert sorted(dict(event.stats)["step_num"] for event in events) == traced
 
 
-def test_none_are_traced_where_none_are_asked_for(tmp_path: Path) -> None:
+def test_no_trace_without_requested_steps(tmp_path: Path) -> None:
     with Trace(epath.Path(tmp_path), "") as trace, trace.step(1, ()):
         pass
     assert not list(tmp_path.iterdir())

@@ -1,21 +1,22 @@
-"""What can be validated on."""
+"""The check of the validation rows."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import open_stream
 from symbert_jax.errors import UserError
 from symbert_jax.train.validate import check_targets
 from tests.conftest import configure, write_corpus
 
 
-def test_check_targets_refuses_validation_rows_without_a_token_to_predict(tmp_path: Path) -> None:
+def test_check_targets_rejects_rows_without_a_token_to_predict(tmp_path: Path) -> None:
     for name, unknown in (("some", 15), ("none", 16)):
         corpus = write_corpus(tmp_path / name, unknown=(0, unknown))
         config = configure(data={"dir": str(corpus), "batch_size": 8})
-        stream = open_stream(config, np.arange(0))  # another process holds the rows
+        stream = open_stream(config, Corpus(str(corpus)), np.arange(0))  # another process holds the rows
         if name == "some":
             check_targets(config, stream)
             continue

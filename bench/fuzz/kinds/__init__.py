@@ -1,6 +1,6 @@
-"""Kinds of input. Each writes a valid one, changes a copy of it, and runs the code under a command on that.
+"""Kinds of input. Each writes a valid input, changes a copy of it, and runs the code under a command on the copy.
 
-To read first: `inputs`, the valid inputs that several kinds share. Then in any order: `command_line`, `config_files`,
+Read first `inputs`, the valid inputs that several kinds share, then in any order `command_line`, `config_files`,
 `sources`, `glue`, `tokenizers`, `workdirs`.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.fuzz.attempts import Kind
 from bench.fuzz.kinds import command_line, config_files, glue, sources, tokenizers, workdirs
 
-# By the words of their class names: `glue-files`.
+# By class name in lower case, such as `glue-files`.
 KINDS: dict[str, type[Kind]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
     for kind in (
@@ -27,6 +27,6 @@ KINDS: dict[str, type[Kind]] = {
 
 
 @functools.cache
-def find(name: str) -> Kind:
-    """Returns the kind of that name with its valid input, which is made once a process."""
+def get_kind(name: str) -> Kind:
+    """Returns the kind of that name with its valid input, which is written once per process."""
     return KINDS[name](Path(tempfile.mkdtemp(prefix="fuzz_valid_")))

@@ -1,4 +1,4 @@
-"""The command line: fields of configs, flags, words, texts, names of slices, and whatever file a flag names."""
+"""The command line: fields of configs, flags, arguments, texts, names of slices, and files that flags name."""
 
 import shlex
 import shutil
@@ -41,7 +41,7 @@ class Fields(Kind):
 
 
 class FinetuneFields(Fields):
-    """Fields of the config of `finetune`, up to where it trains."""
+    """Fields of the config of `finetune`, which does not train."""
 
     examples = 15
     tree = FinetuneConfig()
@@ -55,7 +55,7 @@ class FinetuneFields(Fields):
 
 
 class Arguments(Kind):
-    """Flags and words of every command."""
+    """Flags and arguments of every command."""
 
     examples = 20
     COMMANDS = """\
@@ -70,7 +70,7 @@ class Arguments(Kind):
         doctor --config=tiny.py --workdir=new --config.model.attention=pairwise --config.init_from=run@40
         doctor --config=tiny.py --workdir=new --coordinator=localhost:1 --process=0 --processes=2
     """.strip().splitlines()  # all but the last are valid
-    EXTRA = (  # without what starts a debugger or reads a terminal: that is no mistake
+    EXTRA = (  # none that start a debugger or read a terminal, which are valid
         *split("- -- --- -x --x --= --=x -h --help --helpfull stray -1 --config. --config= --config"),
         *split("--config.model=1 --config.seed --config.seed=1 --config.seed.x=1 --config.nothing=1"),
         *split("--config.model.=1 --config..seed=1 --config.model[0]=1 --config.data.sources[0]=a"),
@@ -166,7 +166,7 @@ class FillTexts(Kind):
 
 
 class Bytes(Kind):
-    """Random bytes instead of whatever file a flag names."""
+    """Random bytes in place of the file that a flag names."""
 
     examples = 10
     COMMANDS = """\

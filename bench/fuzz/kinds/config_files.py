@@ -1,4 +1,4 @@
-"""Config files: Python that raises, or that returns something else than a config."""
+"""Config files: Python code that raises, or that returns something other than a config."""
 
 from pathlib import Path
 from random import Random
@@ -10,7 +10,7 @@ from bench.fuzz.mutations.texts import PATHS
 
 
 class ConfigFiles(Kind):
-    """Files that `--config` names: Python that raises, or returns something else than a config."""
+    """Files that `--config` names: Python code that raises, or returns something other than a config."""
 
     examples = 40
     BODIES = """\
@@ -139,5 +139,7 @@ class ConfigFiles(Kind):
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         more = random.choice(([], [], ["--config.seed=1"], ["--config.model.layers=2"]))
-        rest = random.choice((["doctor", "--workdir=run"],) * 3 + (["prepare"],))  # which finds it prepared
+        rest = random.choice(
+            (["doctor", "--workdir=run"],) * 3 + (["prepare"],)
+        )  # for which the corpus is already prepared
         command(*rest, f"--config={self.name}", *more, history=history)

@@ -1,4 +1,4 @@
-"""Valid inputs, which several kinds share."""
+"""Valid inputs that several kinds share."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from bench.fuzz.attempts import command
 FIXTURES = Path(__file__).parents[3] / "tests" / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
 PRETRAINED = FIXTURES / "checkpoint" / "workdir"  # 2 layers of 16, rows of 16 tokens, step 40
-SELDOM = 50  # what takes long is tried in one of so many attempts
+RARELY = 50  # slow code runs in one of so many attempts
 TINY = """\
 from symbert_jax import config
 
@@ -60,13 +60,13 @@ def write_glue(folder: Path) -> None:
 
 
 def write_corpus(folder: Path) -> None:
-    """Writes TINY as tiny.py, its texts, the vocabulary of PRETRAINED, and the corpus that is prepared of them."""
+    """Writes TINY as tiny.py, its texts, the vocabulary of PRETRAINED, and the prepared corpus."""
     shutil.copytree(prepared_corpus(), folder, dirs_exist_ok=True)
 
 
 @functools.cache
 def prepared_corpus() -> Path:
-    """The folder that `write_corpus` copies, made once a process."""
+    """Returns the folder that `write_corpus` copies, which is written once per process."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz_corpus_"))
     write_texts(folder)
     shutil.copyfile(PRETRAINED / "vocab.txt", folder / "vocab.txt")

@@ -13,14 +13,14 @@ import tensorflow_datasets as tfds
 from tensorboardX.record_writer import RecordWriter
 
 from bench.fuzz.attempts import Kind, command
-from bench.fuzz.kinds.inputs import SELDOM, TINY, VOCAB, make_texts, write_texts
+from bench.fuzz.kinds.inputs import RARELY, TINY, VOCAB, make_texts, write_texts
 from bench.fuzz.mutations.files import change_folder
 from symbert_jax.data import sources
 from symbert_jax.data.sources import bookcorpus
 
 
 class Source(Kind):
-    """What `data.sources` names: all documents are read, and seldom a corpus is prepared of them."""
+    """A source that `data.sources` names: all documents are read, and rarely a corpus is prepared."""
 
     source: str
 
@@ -29,7 +29,7 @@ class Source(Kind):
         (folder / "tiny.py").write_text(TINY)
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if random.randrange(SELDOM):
+        if random.randrange(RARELY):
             for _ in sources.documents(self.source):
                 pass
         else:
@@ -50,14 +50,14 @@ class JsonLines(Source):
             (folder / f"{self.name}{suffix}").write_bytes(pack(self.content().encode()))
 
     def content(self) -> str:
-        """The file without an archive around it."""
+        """Returns the content of the file before compression."""
         return "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(make_texts()))
 
     def reset(self) -> None:
         self.source = f"{self.scheme}:{self.name}"
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        """Changes one file, which stays alone, under its own name or another."""
+        """Changes one file and removes the others; may rename it."""
         files = sorted(folder.glob(f"{self.name}*"))
         kept = files.pop(random.randrange(len(files)))
         for path in files:
@@ -73,7 +73,7 @@ class JsonLines(Source):
 
 
 class TextFiles(JsonLines):
-    """Plain text, likewise."""
+    """Plain text, also in archives."""
 
     scheme, name = "text", "documents.txt"
 

@@ -9,7 +9,7 @@ import safetensors.numpy
 from etils import epath
 
 from bench.fuzz.attempts import Kind, command
-from bench.fuzz.kinds.inputs import FIXTURES, SELDOM, TINY, VOCAB, write_texts
+from bench.fuzz.kinds.inputs import FIXTURES, RARELY, TINY, VOCAB, write_texts
 from bench.fuzz.mutations.files import change_folder
 from symbert_jax.data import tokenizer
 from symbert_jax.interop import import_
@@ -27,7 +27,7 @@ class Vocabularies(Kind):
         return change_folder(random, folder, [folder / "vocab.txt"])
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if random.randrange(SELDOM):
+        if random.randrange(RARELY):
             loaded = tokenizer.load(Path("vocab.txt"), parse_special=random.random() < 0.5)
             loaded.encode("the cat [MASK] Caf\u00e9 \u4e2d\u6587")
             tokenizer.special_ids(loaded)
@@ -39,7 +39,7 @@ class HuggingFaceFolders(Kind):
     """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
 
     examples = 30
-    weights = False  # whether the weights are changed, instead of the other files
+    weights = False  # whether the weights change, or else the other files
 
     def make(self, folder: Path) -> None:
         weights = safetensors.numpy.load_file(FIXTURES / "plpi" / "vanilla" / "model.safetensors")
@@ -77,7 +77,7 @@ class HuggingFaceFolders(Kind):
         return [self.source, *change_folder(random, folder, files)]
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if random.randrange(SELDOM):
+        if random.randrange(RARELY):
             import_.read(epath.Path(folder) / self.source, None)
         else:
             command("import", f"--source={self.source}", "--workdir=out", history=history)

@@ -1,4 +1,4 @@
-"""What commands leave and read again: workdirs, checkpoints, trials, and corpora."""
+"""Files that commands write and read again: workdirs, checkpoints, trials, and corpora."""
 
 import contextlib
 import dataclasses
@@ -20,6 +20,7 @@ from symbert_jax import config as configs
 from symbert_jax.checkpoint import Checkpoints, load, write_params
 from symbert_jax.config import MeshConfig, TrainConfig
 from symbert_jax.data import stream
+from symbert_jax.data.corpus import Corpus
 from symbert_jax.eval import saved, trials
 from symbert_jax.interop import export
 from symbert_jax.sharding import make_mesh
@@ -48,7 +49,7 @@ class Workdirs(Kind):
                 command("finetune", "--config=glue.py", "--workdir=out", history=history)
             case 2 | 3:
                 history.append("metrics.Metrics: a run continues")
-                metrics.Metrics(workdir, 20, 100, "").close()
+                metrics.Metrics(workdir, 20, "").close()
             case 4 | 5:
                 history.append("config.read")
                 configs.read(workdir)
@@ -93,7 +94,7 @@ class Trials(Kind):
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if self.model:
             history.append("export.read of a saved model")
-            max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better one
+            max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better model
             export.read(epath.Path(folder) / "model", None)
             return
         log = trials.TrialLog(epath.Path(folder), is_writer=random.random() < 0.5)
@@ -158,8 +159,9 @@ class CorpusFiles(Kind):
             return
         history.append("stream.open_stream and batches")
         config = configs.freeze(runpy.run_path("tiny.py")["get_config"]())
-        batches = stream.open_stream(config, np.arange(8))
+        corpus = Corpus(config.data.dir)
+        batches = stream.open_stream(config, corpus, np.arange(8))
         batches.batch(0)
-        batches.fingerprint()
+        assert corpus.fingerprint
         for _ in batches.validation_batches(2):
             pass

@@ -1,5 +1,5 @@
-"""Random changes of files and of texts: each repeats with its `random.Random`, and returns a description of itself.
+"""Random changes of files and of texts. Each is a function of its `random.Random` and returns a description.
 
-To read in this order: `content`, changes of bytes, lines and JSON; `containers`, of files of tensors or records;
-`files`, of whichever file, by its name, and of a folder; `texts`, what a user may type.
+Read the modules in this order: `content`, changes of bytes, lines and JSON; `containers`, changes of files of tensors
+or records; `files`, changes of any file, by its name, and of a folder; `texts`, values that a user may type.
 """

@@ -1,6 +1,6 @@
 """Changes of files that hold tensors or records.
 
-Checksums are right, and so are most lengths: readers shall get past them to what is wrong.
+Checksums are right and so are most lengths, so that readers get past them to the change.
 """
 
 import json

@@ -24,7 +24,7 @@ INSERTED = {
     "5000 letters": b"a" * 5000,
 }
 ENCODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "latin-1")
-# `dump` writes these JSON texts for their names: `json.dumps` cannot write them.
+# JSON texts that `json.dumps` cannot write; `dump` writes them in place of their names.
 _RAW = {
     "\x01deep": "[" * 100_000 + "]" * 100_000,
     "\x01objects": '{"a":' * 100_000 + "1" + "}" * 100_000,

@@ -12,8 +12,8 @@ from random import Random
 from bench.fuzz.mutations.containers import change_array_record, change_safetensors, change_tf_record
 from bench.fuzz.mutations.content import change_bytes, change_json_line, change_json_text, change_lines, choose
 
-# What replaces a file in a download or a checkout that went wrong.
-OTHERS = {
+# Content that replaces a file in a failed download or checkout.
+REPLACEMENTS = {
     "an empty file": b"",
     "a Git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 440449768\n",
     "a page of HTML": b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not Found</body></html>\n",
@@ -44,7 +44,7 @@ _BY_NAME = {
 
 
 def change_folder(random: Random, folder: Path, files: list[Path] | None = None) -> list[str]:
-    """Changes one file, seldom two or three, of `files` or by default of all below the folder."""
+    """Changes one file, rarely two or three, of `files` or by default of all files below the folder."""
     descriptions = []
     for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         found = sorted(path for path in files or folder.rglob("*") if path.is_file() and not path.is_symlink())
@@ -98,6 +98,6 @@ def _replace(random: Random, path: Path) -> str:
             shutil.copyfile(other, path)
             return f"replaced by {other.name}"
         case _:
-            name = random.choice([*OTHERS])
-            path.write_bytes(OTHERS[name])
+            name = random.choice([*REPLACEMENTS])
+            path.write_bytes(REPLACEMENTS[name])
             return f"replaced by {name}"

@@ -1,4 +1,4 @@
-"""BookCorpus is not in TFDS: a directory of books becomes a TFDS dataset."""
+"""BookCorpus, which TFDS does not have: converts a directory of books to a TFDS dataset."""
 
 import hashlib
 import os
@@ -10,16 +10,17 @@ from etils import epath
 
 from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket, new_folder
+from symbert_jax.storage import is_bucket, name_os_errors, new_folder
 
-_NAME, _VERSION = "bookcorpus", "1.1.0"  # the version changes with what a document is: datasets outlive a run
+# Raise the version when the division of books into documents changes: datasets outlive a run.
+_NAME, _VERSION = "bookcorpus", "1.1.0"
 _ENDINGS = (".txt", ".jsonl")
-_SHARD = 1 << 12  # documents of a file
+_FILE_DOCUMENTS = 1 << 12  # documents of a file
 _BATCH = 1 << 22  # characters written at a time
 
 
 def build(directory: Path) -> epath.Path:
-    """Returns the folder of the TFDS dataset of the books in `directory`; builds it if these files are new or changed.
+    """Returns the folder of the TFDS dataset of the books in `directory`; builds it if a file is new or has changed.
 
     Its examples, in the order of the files, are the documents that `files.read_text` finds in `.txt` files and the
     lines of `.jsonl` files, in the field `text`.
@@ -33,39 +34,40 @@ def build(directory: Path) -> epath.Path:
         listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     datasets = tfds_text.data_dir()
     if is_bucket(datasets):
-        raise UserError("TFDS_DATA_DIR", os.fspath(datasets), "a folder of a disk, for the dataset of the books")
+        raise UserError("TFDS_DATA_DIR", os.fspath(datasets), "a folder on a disk, for the dataset of books")
     folder = datasets / _NAME / listing.hexdigest()[:16] / _VERSION
     if not tfds_text.is_dataset(folder):
         with new_folder(folder, "TFDS_DATA_DIR", wait=True, remove_failed=True) as work:
-            if not tfds_text.is_dataset(folder):  # another run may have read the same books meanwhile
+            if not tfds_text.is_dataset(folder):  # another run may have finished it while this one waited
                 print(f"reading the books in {directory} into {folder}", flush=True)
                 _write(directory, work)
     return folder
 
 
 def _write(directory: Path, folder: epath.Path) -> None:
-    """Writes one document after the other: TFDS's own builders keep a dataset in memory where its order counts."""
+    """Writes one document after the other: a TFDS builder that keeps their order would hold all of them in memory."""
     identity = tfds.core.DatasetIdentity(
         name=_NAME, version=tfds.core.Version(_VERSION), data_dir=os.fspath(folder), module_name=__name__
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        description="Books out of a directory of text files.",
+        description="Books from a directory of text files.",
         features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
     )
     try:
-        writer = tfds.core.SequentialWriter(info, _SHARD, file_format=tfds.core.FileFormat.ARRAY_RECORD)
-        writer.initialize_splits(["train"])
-        batch, size = list[dict[str, str]](), 0
-        for text in _documents(directory):
-            batch.append({"text": text})
-            size += len(text)
-            if size >= _BATCH:  # a call writes the description of the dataset, too
-                writer.add_examples({"train": batch})
-                batch, size = [], 0
-        writer.add_examples({"train": batch})
-        writer.close_all()
-    except RuntimeError as error:  # of ArrayRecord; names the file
+        with name_os_errors(folder):
+            writer = tfds.core.SequentialWriter(info, _FILE_DOCUMENTS, file_format=tfds.core.FileFormat.ARRAY_RECORD)
+            writer.initialize_splits(["train"])
+            batch, size = list[dict[str, str]](), 0
+            for text in _documents(directory):
+                batch.append({"text": text})
+                size += len(text)
+                if size >= _BATCH:  # every call also writes the description of the dataset
+                    writer.add_examples({"train": batch})
+                    batch, size = [], 0
+            writer.add_examples({"train": batch})
+            writer.close_all()
+    except RuntimeError as error:  # from ArrayRecord, whose message names the file
         raise UserError("TFDS_DATA_DIR", str(error), "a disk that can be written, with room") from None
 
 

@@ -1,6 +1,6 @@
 """A program that writes the docstrings of the given Python modules to stdout, as a JSON list.
 
-It imports the standard library only, so that it starts at once.
+It imports only the standard library, so that it starts fast.
 """
 
 import ast
@@ -15,12 +15,12 @@ from pathlib import Path
 def docstrings(path: str) -> str:
     """Returns the docstrings of a module, its classes and its functions, with a blank line between them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's escape sequences
+        warnings.simplefilter("ignore")  # about escape sequences in the modules
         try:
             tree = ast.parse(Path(path).read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for another Python
+        except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for other versions
             return ""
-    return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # escapes can spell half a character
+    return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # an escape can be half a surrogate pair
 
 
 def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
@@ -32,6 +32,6 @@ def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunction
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a supervisor sends it to all processes; this one ends soon anyway
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # raised when the parent is gone
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # supervisors send it to all processes; this one ends soon
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends this process when its parent has ended
     json.dump([docstrings(path) for path in sys.argv[1:]], sys.stdout)

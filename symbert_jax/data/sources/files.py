@@ -1,4 +1,4 @@
-"""Texts out of files: plain or compressed, in any Unicode encoding, with errors that say where a text is damaged.
+"""Texts from files, plain or compressed, in any Unicode encoding; errors give the position where a text is damaged.
 
 The format of a file is recognised by its first bytes, not by its name. Memory does not grow with the size of a file.
 """
@@ -22,11 +22,11 @@ from etils import epath
 from symbert_jax.errors import UserError
 from symbert_jax.storage import BINARY, LFS_POINTER, check_format
 
-DOCUMENT = 1 << 22  # characters; a longer text is divided into documents
-PART = 1 << 16  # characters, at most, of each of them
+MAX_DOCUMENT = 1 << 22  # characters; a longer text is divided into parts, each a document
+MAX_PART = 1 << 16  # characters of a part
 
 _CHUNK = 1 << 20  # bytes decoded at a time
-_OBJECT = 1 << 28  # characters, at most, of a JSON object
+_MAX_OBJECT = 1 << 28  # characters of a JSON object
 _READABLE = "UTF-8 text or JSON lines, plain or as .gz, .bz2 or .xz"
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")  # blank lines
 _COMPRESSED = (
@@ -34,7 +34,7 @@ _COMPRESSED = (
     (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.open),
     (re.compile(rb"\xfd7zXZ\0"), lzma.open),
 )
-_MARKS = (  # in this order: the mark of UTF-32 begins with that of UTF-16
+_MARKS = (  # byte order marks; that of UTF-32 begins with that of UTF-16, so it comes first
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -60,9 +60,9 @@ def below(directory: Path, endings: tuple[str, ...]) -> list[Path]:
 def read_text(path: Path) -> Iterator[str]:
     """Yields the documents of a text file.
 
-    In BERT's own layout, one sentence a line, blank lines divide the documents. Any other file is one document, unless
-    it is longer than DOCUMENT characters: then it is cut into parts of at most PART, at a blank line if there is one in
-    the second half of a part, or else at a line end or a space.
+    In the layout of BERT's own data, one sentence per line, blank lines divide the documents. Any other file is one
+    document, unless it is longer than MAX_DOCUMENT characters: then it is cut into parts of at most MAX_PART, at a
+    blank line if there is one in the second half of a part, or else at a line end or a space.
 
     Raises:
       UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
@@ -70,22 +70,22 @@ def read_text(path: Path) -> Iterator[str]:
     chunks, head, size = _chunks(path), [], 0
     for chunk in chunks:
         head.append(chunk)
-        if (size := size + len(chunk)) > DOCUMENT:
+        if (size := size + len(chunk)) > MAX_DOCUMENT:
             break
     start = "".join(head)
     if _has_bert_layout(start):
-        yield from _divide(itertools.chain([start], chunks), 0, DOCUMENT)
-    elif size > DOCUMENT:
-        yield from _divide(itertools.chain([start], chunks), PART // 2, PART)
+        yield from _divide(itertools.chain([start], chunks), 0, MAX_DOCUMENT)
+    elif size > MAX_DOCUMENT:
+        yield from _divide(itertools.chain([start], chunks), MAX_PART // 2, MAX_PART)
     else:
         yield start
 
 
 def read_json(path: Path) -> Iterator[str]:
-    """Yields the field `text` of every JSON object in a file: one a line, blank lines aside, or all in one array.
+    """Yields the field `text` of every JSON object in a file: one object per line, or all in one array.
 
     Raises:
-      UserError: the file is damaged or not text, or an object is not JSON or without text (names the line or item).
+      UserError: the file is damaged or not text, or an item is not a JSON object with a text (names the line or item).
     """
     chunks, start = _chunks(path), ""
     for chunk in chunks:
@@ -105,9 +105,9 @@ def read_json(path: Path) -> Iterator[str]:
 
 
 def _has_bert_layout(text: str) -> bool:
-    """Returns whether blank lines divide blocks of several lines and most lines inside of a block end as sentences do.
+    """Whether blank lines divide blocks of several lines, and most lines within a block end as sentences do.
 
-    In prose with line breaks, about a fifth of the lines inside of paragraphs end in punctuation.
+    In prose with line breaks, about a fifth of the lines within paragraphs end in punctuation.
     """
     blocks = [block.split("\n") for block in _BLANK.split(text.strip())]
     inner = [line.rstrip() for block in blocks for line in block[:-1]]
@@ -115,15 +115,15 @@ def _has_bert_layout(text: str) -> bool:
     return len(inner) >= len(blocks) > 1 and sentences >= 0.75 * len(inner)
 
 
-def _divide(chunks: Iterable[str], least: int, most: int) -> Iterator[str]:
-    """Yields the parts of a text, cut at the first blank line after `least` characters or before `most` characters."""
+def _divide(chunks: Iterable[str], shortest: int, longest: int) -> Iterator[str]:
+    """Yields the parts of a text, each cut at the first blank line after `shortest` and before `longest` characters."""
     text = ""
     for chunk in chunks:
         text, start = text + chunk, 0
-        while (blank := _BLANK.search(text, start + least, start + most)) or len(text) - start > most:
-            window = start + least, start + most
+        while (blank := _BLANK.search(text, start + shortest, start + longest)) or len(text) - start > longest:
+            window = start + shortest, start + longest
             line, space = text.rfind("\n", *window), text.rfind(" ", *window)
-            end = blank.end() if blank else line + 1 or space + 1 or start + most
+            end = blank.end() if blank else line + 1 or space + 1 or start + longest
             yield text[start:end].strip()
             start = end
         text = text[start:]
@@ -141,8 +141,8 @@ def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
             if line:
                 try:
                     yield where, json.loads(line)
-                except (ValueError, RecursionError) as error:  # a number with thousands of digits is a ValueError, too
-                    wanted = "one JSON object a line, or an array of objects"
+                except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
+                    wanted = "one JSON object per line, or an array of objects"
                     raise UserError("data.sources", f"{where}: {error}", wanted) from None
             number += 1
         pieces.append(rest)
@@ -164,10 +164,10 @@ def _items(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
             value, end = decoder.raw_decode(text, start)
         except RecursionError as error:
             raise UserError("data.sources", f"{where}: {error}", "an array of JSON objects") from None
-        except ValueError as error:  # the item may go on in the next chunk
+        except ValueError as error:  # the item may continue in the next chunk
             size = len(text) - start
             _check_length(where, size)
-            more = "".join(itertools.islice(chunks, 1 + size // _CHUNK))  # doubles it: an item is parsed a few times
+            more = "".join(itertools.islice(chunks, 1 + size // _CHUNK))  # doubles the text, so few attempts suffice
             if not more:
                 reason = getattr(error, "msg", error)
                 raise UserError("data.sources", f"{where}: {reason}", "an array of JSON objects") from None
@@ -178,8 +178,8 @@ def _items(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _check_length(where: str, size: int) -> None:
-    if size > _OBJECT:
-        raise UserError("data.sources", f"{where}: more than {_OBJECT:,} characters", "shorter JSON objects")
+    if size > _MAX_OBJECT:
+        raise UserError("data.sources", f"{where}: more than {_MAX_OBJECT:,} characters", "shorter JSON objects")
 
 
 def _describe(value: Any) -> str:
@@ -197,9 +197,9 @@ def _chunks(path: Path) -> Iterator[str]:
 
 
 def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
-    """Yields the text of a file, decompressed and decoded, without a byte order mark, cut at any character.
+    """Yields the text of a file, decompressed and decoded, without a byte order mark, in chunks cut at any character.
 
-    field, wanted: the first and the third part of errors, as in `UserError`.
+    field, wanted: parts of errors, as in `UserError`.
 
     Raises:
       UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).

@@ -1,4 +1,4 @@
-"""English that is on every machine: the language topics of `pydoc` and the docstrings of Python code."""
+"""English that every machine has: the language topics of `pydoc` and the docstrings of Python code."""
 
 import json
 import os
@@ -11,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from symbert_jax.data.sources import docstrings
 from symbert_jax.errors import UserError
 
-_CHUNK = 64  # modules that one process parses: a fraction of a second
+_CHUNK = 64  # modules that one process parses, in a fraction of a second
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 def documents(*, installed: bool) -> Iterator[str]:
-    """The topics, then one document for each module with docstrings, in the order of their paths.
+    """Yields the topics, then one document for each module with docstrings, in the order of their paths.
 
-    installed: whether the packages in site-packages follow the standard library (without its tests).
-    Nothing is imported: the sources are parsed, on all cores.
+    The modules are parsed on all cores, and not imported.
+
+    installed: whether the packages in site-packages follow the standard library, whose tests are left out.
     """
     from pydoc_data.topics import topics  # half a megabyte that only this function needs
 
@@ -41,11 +42,11 @@ def documents(*, installed: bool) -> Iterator[str]:
 def _parse(paths: list[str]) -> list[str]:
     """Returns the docstrings of each module, parsed by another process.
 
-    A process of `multiprocessing` would outlive a run that is killed, and if one of them were killed, the others would
-    wait for a lock for ever.
+    A worker of `multiprocessing` would outlive a run that is killed, and if one worker were killed, the others would
+    wait for a lock forever.
     """
     command = [sys.executable, "-P", "-S", docstrings.__file__, *paths]
-    # In a process group of its own, or Ctrl-C in a terminal would interrupt it too.
+    # It has a process group of its own, or Ctrl-C in a terminal would interrupt it too.
     process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
     if process.returncode:
         found = f"python-docs: exit code {process.returncode} of a process that parses modules"

@@ -1,4 +1,4 @@
-"""Texts out of a prepared TFDS dataset, TFRecord or ArrayRecord, local or in a bucket, without TensorFlow."""
+"""Texts from a prepared TFDS dataset, TFRecord or ArrayRecord, on a disk or in a bucket, without TensorFlow."""
 
 import gzip
 import os
@@ -18,14 +18,14 @@ from google.protobuf.message import DecodeError
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
-_LONGEST = 1 << 30  # bytes of a record
+_MAX_RECORD = 1 << 30  # bytes
 _BATCH = 64  # records of an ArrayRecord file in memory
-# What damaged files make the readers and decoders raise. An outage of a bucket raises other exceptions, too.
+# The exceptions of readers and decoders for damaged files. An outage of a bucket also raises others.
 _DAMAGE = (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, AttributeError, DecodeError)
 
 
 def data_dir() -> epath.Path:
-    """Returns the folder of prepared datasets, the same that TFDS itself uses."""
+    """Returns the folder of prepared datasets, the one that TFDS uses."""
     return absolute(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
@@ -33,7 +33,7 @@ def find(name: str, field: str = "data.sources") -> epath.Path:
     """Returns the folder of a prepared dataset, of its newest version if `name` has none.
 
     name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()`, or a path or bucket URL.
-    field: of the config that named it, for errors.
+    field: the config field that names the dataset, for errors.
 
     Raises:
       UserError: there is no prepared dataset.
@@ -66,6 +66,7 @@ def documents(folder: epath.Path) -> Iterator[str]:
 
 
 def is_dataset(folder: epath.Path) -> bool:
+    """Whether a folder holds a prepared dataset."""
     return (folder / "dataset_info.json").exists()
 
 
@@ -83,7 +84,7 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         files = {
             name: list(zip(split.filepaths, split.shard_lengths, strict=True)) for name, split in info.splits.items()
         }
-    except Exception as error:  # TFDS raises anything for damaged descriptions
+    except Exception as error:  # TFDS raises any exception for a damaged description
         found = f"{folder}: {type(error).__name__}: {error}"
         raise UserError("data.sources", found, "the intact description of a TFDS dataset") from error
     if "train" not in files:
@@ -108,13 +109,13 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         except _DAMAGE as error:
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
-            raise UserError("data.sources", f"{count} records in {path}", f"the {length} that its dataset counts")
+            raise UserError("data.sources", f"{count} records in {path}", f"{length}, as its dataset says")
 
 
 def _array_records(path: epath.Path) -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         local = os.fspath(path)
-        if "://" in local:  # the reader knows local files only
+        if is_bucket(local):  # the reader opens only local files
             local = os.path.join(folder, path.name)
             with path.open("rb") as remote, Path(local).open("wb") as copy:
                 shutil.copyfileobj(remote, copy)
@@ -126,7 +127,10 @@ def _array_records(path: epath.Path) -> Iterator[bytes]:
 
 
 def _tf_records(path: epath.Path) -> Iterator[bytes]:
-    """TFRecord framing: length (8 bytes), its checksum (4), that many bytes, their checksum (4). Plain or gzip."""
+    """Yields the records of a TFRecord file, plain or gzip.
+
+    The frame of a record is its length (8 bytes), the checksum of the length (4), the record, and its checksum (4).
+    """
     with path.open("rb") as file:
         header = file.read(12)
         file.seek(0)
@@ -140,9 +144,9 @@ def _tf_records(path: epath.Path) -> Iterator[bytes]:
 def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
     while header := read(12):
         if len(header) < 12 or header[8:] != _checksum(header[:8]):
-            raise ValueError("no record begins there")
+            raise ValueError("the file is not TFRecord at this position")
         (length,) = struct.unpack("<Q", header[:8])
-        if length > _LONGEST:
+        if length > _MAX_RECORD:
             raise ValueError(f"a record of {length:,} bytes")
         record, checksum = read(length), read(4)
         if len(record) < length or len(checksum) < 4:

@@ -1,7 +1,7 @@
 """WordPiece as BERT does it, uncased or cased. The only package that knows the tokenizers library.
 
-To read in this order: `wordpiece`, the tokenizer and how it runs; `training`, a vocabulary learned from texts;
-`files`, tokenizers that are found, read and written; `hugging_face`, what its files say of a tokenizer, and refusals.
+Reading order: `wordpiece`, the tokenizer and how the library runs it; `training`, a vocabulary learned from texts;
+`hugging_face`, the files in which Hugging Face describes a tokenizer; `files`, tokenizers on disk and from the hub.
 """
 
 from tokenizers import Tokenizer

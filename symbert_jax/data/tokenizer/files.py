@@ -1,7 +1,7 @@
 """Tokenizers on disk.
 
-A corpus and a workdir hold `vocab.txt`, and beside it `tokenizer.json` where the vocabulary alone would not say how the
-tokenizer prepares a text.
+A corpus and a workdir hold `vocab.txt`. If the normalization of the tokenizer is not the default, they also hold
+`tokenizer.json`, which describes it.
 """
 
 import os
@@ -28,16 +28,22 @@ from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, write_whole
 
-_ALONE = "make them agree, or name the tokenizer.json itself as the vocabulary: it is then read alone"
+_CONFLICT_HINT = "make them agree, or name the tokenizer.json itself as the vocabulary: it is then read alone"
 
 
 def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
-    """The tokenizer of the corpus or workdir that holds the file `vocab`; see `read` and `WordPiece.build`."""
+    """Returns the tokenizer of the corpus or workdir that holds `vocab`, as an object of the library.
+
+    parse_special: see `WordPiece.build`.
+
+    Raises:
+      UserError: as `read`.
+    """
     return read(vocab).build(parse_special=parse_special)
 
 
 def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
-    """The tokenizer of a vocab.txt, of a tokenizer.json, or of a folder that holds one or both.
+    """Returns the tokenizer of a vocab.txt, of a tokenizer.json, or of a folder that holds one or both.
 
     A tokenizer.json is read alone. A vocab.txt and a folder are read with the files of Hugging Face in the same folder:
     the tokenizer follows their settings, and they must not contradict each other.
@@ -55,61 +61,63 @@ def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
 
 
 def read_for_model(workdir: epath.Path, vocab_size: int) -> WordPiece:
-    """The tokenizer of a workdir whose model has `vocab_size` tokens.
+    """Returns the tokenizer of a workdir whose model has `vocab_size` tokens.
 
     Raises:
-      UserError: as `read`, or it has more tokens than the model.
+      UserError: as `read`, or the tokenizer has more tokens than the model.
     """
     vocab = workdir / VOCAB
-    found = read(vocab, "checkpoint")
-    if (count := len(found.tokens)) > vocab_size:
+    wordpiece = read(vocab, "checkpoint")
+    if (count := len(wordpiece.tokens)) > vocab_size:
         raise UserError("checkpoint", f"{count} tokens in {vocab}", f"at most {vocab_size}, as many as its model has")
-    return found
+    return wordpiece
 
 
-def write(found: WordPiece, vocab: Path | epath.Path) -> None:
-    """Writes the vocab.txt of a corpus or a workdir, and a tokenizer.json beside it unless the tokenizer is the plain
-    uncased one."""
-    whole = epath.Path(vocab).parent / TOKENIZER
-    if found.normalization != UNCASED or tokens_with_capitals(found.tokens):
-        write_whole(whole, found.build(parse_special=True).to_str(pretty=True))
+def write(wordpiece: WordPiece, vocab: Path | epath.Path) -> None:
+    """Writes the vocab.txt of a corpus or a workdir, and a tokenizer.json beside it if the vocab.txt does not suffice.
+
+    The vocab.txt suffices for a tokenizer with the default normalization whose tokens have no capitals.
+    """
+    description = epath.Path(vocab).parent / TOKENIZER
+    if wordpiece.normalization != UNCASED or tokens_with_capitals(wordpiece.tokens):
+        write_whole(description, wordpiece.build(parse_special=True).to_str(pretty=True))
     else:
-        whole.unlink(missing_ok=True)
-    write_whole(epath.Path(vocab), vocabulary.to_text(found.tokens))
+        description.unlink(missing_ok=True)
+    write_whole(epath.Path(vocab), vocabulary.to_text(wordpiece.tokens))
 
 
 def write_vocabulary(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
     """Writes the tokenizer that `vocab` names (see `find`), or a trained one for "train", to the vocab.txt `path`.
 
-    texts: what `train` learns from, read once; untouched otherwise.
-    size: most tokens the model has room for, and how many `train` makes.
+    texts: the texts that "train" learns from, read once; not read otherwise.
+    size: the largest number of tokens that the model has room for, which "train" learns.
 
     Raises:
       UserError: there is no such tokenizer, it cannot be used (see `read`), or it has more tokens than `size`.
     """
-    found = WordPiece(tuple(train(texts, size)), UNCASED) if vocab == "train" else read(find(vocab))
-    if (count := len(found.tokens)) > size:
+    wordpiece = WordPiece(tuple(train(texts, size)), UNCASED) if vocab == "train" else read(find(vocab))
+    if (count := len(wordpiece.tokens)) > size:
         raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
-    write(found, path)
+    write(wordpiece, path)
 
 
 def find(vocab: str, field: str = "data.vocab") -> epath.Path:
-    """The path of the tokenizer that a user names, for `read`; downloads hf:REPOSITORY from the Hugging Face hub.
+    """Returns the path, for `read`, of the tokenizer that a user names; downloads hf:REPOSITORY from the hub.
 
     field: names the tokenizer in errors.
 
     Raises:
-      UserError: it does not exist or cannot be fetched.
+      UserError: it does not exist or cannot be downloaded.
     """
     if not vocab.startswith("hf:"):
-        absolute(vocab, field)  # raises on what is no path
-        # Links are not resolved: in the hub's cache the files are links, and the files beside them count.
+        absolute(vocab, field)  # raises if it cannot be a path
+        # Links are not resolved: in the hub's cache the files are links, and the files beside the links are read too.
         path = epath.Path(os.path.abspath(Path(vocab).expanduser()))
         if not path.exists():
             wanted = "a vocab.txt, a tokenizer.json, a folder with one of them, hf:REPOSITORY or train"
             raise UserError(field, f"no file {vocab}", wanted)
         return path
-    from huggingface_hub import snapshot_download  # a second of import that a local file does not need
+    from huggingface_hub import snapshot_download  # takes a second, which a local file does not need
 
     try:
         files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS]
@@ -121,30 +129,32 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
 
 
 def _read_folder(folder: Path | epath.Path, field: str) -> WordPiece:
-    vocab, whole = folder / VOCAB, folder / TOKENIZER
+    vocab, description = folder / VOCAB, folder / TOKENIZER
     settings = read_settings(folder, field)
-    if not whole.exists():
+    if not description.exists():
         if not vocab.exists():
             raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "one of them")
         check_class(settings, folder, field)
         return _read_vocabulary(vocab, settings.normalization, field)
-    found = read_tokenizer_json(whole, field)
-    merged = to_normalization(found.normalization._asdict() | settings.normalization)
-    for name, stated, used in zip(Normalization._fields, merged, found.normalization, strict=True):
-        if stated != used:
-            raise UserError(field, f"{name} {stated} in {folder / SETTINGS}", f"{used}, as in {whole}", _ALONE)
-    if vocab.exists() and (tokens := tuple(vocabulary.read(vocab, field))) != found.tokens:
-        pairs = zip((*tokens, None), (*found.tokens, None), strict=False)
-        i, (token, wanted) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise UserError(field, f"token {i} is {token!r} in {vocab}", f"{wanted!r}, as in {whole}", _ALONE)
-    return found
+    wordpiece = read_tokenizer_json(description, field)
+    merged = to_normalization(wordpiece.normalization._asdict() | settings.normalization)
+    for name, found, value in zip(Normalization._fields, merged, wordpiece.normalization, strict=True):
+        if found != value:
+            wanted = f"{value}, as in {description}"
+            raise UserError(field, f"{name} {found} in {folder / SETTINGS}", wanted, _CONFLICT_HINT)
+    if vocab.exists() and (tokens := tuple(vocabulary.read(vocab, field))) != wordpiece.tokens:
+        pairs = zip((*tokens, None), (*wordpiece.tokens, None), strict=False)
+        i, (token, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        wanted = f"{other!r}, as in {description}"
+        raise UserError(field, f"token {i} is {token!r} in {vocab}", wanted, _CONFLICT_HINT)
+    return wordpiece
 
 
-def _read_vocabulary(vocab: Path | epath.Path, stated: Mapping[str, bool | None], field: str) -> WordPiece:
-    """The tokenizer of a vocab.txt, with the fields of `Normalization` that are stated beside it."""
-    found = WordPiece(tuple(vocabulary.read(vocab, field)), to_normalization(stated))
-    if "lowercase" not in stated and (capitals := tokens_with_capitals(found.tokens)):
+def _read_vocabulary(vocab: Path | epath.Path, normalization: Mapping[str, bool | None], field: str) -> WordPiece:
+    """Returns the tokenizer of a vocab.txt; `normalization` holds the fields that are set in the files beside it."""
+    wordpiece = WordPiece(tuple(vocabulary.read(vocab, field)), to_normalization(normalization))
+    if "lowercase" not in normalization and (capitals := tokens_with_capitals(wordpiece.tokens)):
         hint = f'put it, as {VOCAB}, in a folder with a {SETTINGS} of {{"do_lower_case": false}} (or true)'
-        some = f"{len(capitals)} tokens with capitals in {vocab}, such as {capitals[0]!r}"
-        raise UserError(field, some, "a setting that says whether texts are lower-cased", hint)
-    return found
+        found = f"{len(capitals)} tokens with capitals in {vocab}, such as {capitals[0]!r}"
+        raise UserError(field, found, "a setting that says whether texts are lower-cased", hint)
+    return wordpiece

@@ -1,4 +1,4 @@
-"""Tokenizers as the files of Hugging Face describe them; what BERT's tokenizer does not do is refused."""
+"""The files in which Hugging Face describes a tokenizer; settings that BERT's tokenizer does not have are refused."""
 
 import json
 import reprlib
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from symbert_jax.data import vocabulary
 from symbert_jax.data.tokenizer.wordpiece import (
-    LONGEST,
+    MAX_WORD_LENGTH,
     PREFIX,
     Normalization,
     WordPiece,
@@ -33,7 +33,8 @@ _NORMALIZATION = {  # the fields of `Normalization` by their names in a tokenize
     "tokenize_chinese_chars": "handle_chinese_chars",
     "clean_text": "clean_text",
 }
-# Texts on which tokenizers differ: accents, composed and not, scripts, case, control characters, long words, brackets.
+# Texts for which tokenizers give different ids: accents, composed and not, scripts, case, control characters, long
+# words, brackets.
 _PROBES = (
     "The cat, UNWANTED: running! don't ... $3.12 -- a1",
     "caf\u00e9 cafe\u0301 \u00c9 \u00df \u0130i \ufb01 \u03a3\u0391\u03a3 \u0419 \u1e9e \u01c5",
@@ -46,7 +47,7 @@ _PROBES = (
 
 
 class Settings(NamedTuple):
-    """What the small files beside a vocabulary say of a tokenizer."""
+    """The settings of a tokenizer in the small files beside a vocabulary."""
 
     normalization: dict[str, bool | None]  # by the fields of `Normalization`; only those that are set
     tokenizer_class: Any
@@ -56,7 +57,7 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
     """Reads special_tokens_map.json, tokenizer_config.json and added_tokens.json of a folder; each may be missing.
 
     Raises:
-      UserError: a file is damaged, or asks for what this tokenizer does not do.
+      UserError: a file is damaged, or has a setting that this tokenizer does not support.
     """
     normalization: dict[str, bool | None] = {}
     settings: dict[str, Any] = {}
@@ -72,26 +73,26 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
         added = settings.get("added_tokens_decoder", {})
         tokens = list(added.values()) if isinstance(added, dict) else [added]
         _check_added([token.get("content") if isinstance(token, dict) else token for token in tokens], file, field)
-        for name, ours in _NORMALIZATION.items():
+        for name, attribute in _NORMALIZATION.items():
             if name not in settings:
                 continue
             if not (isinstance(settings[name], bool) or (settings[name] is None and name == "strip_accents")):
                 raise UserError(field, f"{name} {reprlib.repr(settings[name])} in {file}", "true or false")
-            normalization[ours] = settings[name]
+            normalization[attribute] = settings[name]
     if (file := folder / ADDED_TOKENS).exists():
         _check_added(list(read_json(file, field)), file, field)
     return Settings(normalization, settings.get("tokenizer_class"))
 
 
-def to_normalization(stated: Mapping[str, bool | None]) -> Normalization:
-    """The fields that are stated, and the defaults for those that are missing or None."""
-    known = {name: value for name, value in stated.items() if value is not None}
+def to_normalization(fields: Mapping[str, bool | None]) -> Normalization:
+    """Returns a normalization with these fields, and the defaults for those that are missing or None."""
+    known = {name: value for name, value in fields.items() if value is not None}
     return Normalization(**{"strip_accents": known.get("lowercase", True)} | known)
 
 
-def to_settings(found: WordPiece, length: int) -> dict[str, Any]:
-    """A tokenizer_config.json; `length` is the most tokens that the model reads."""
-    lowercase, strip_accents, handle_chinese_chars, clean_text = found.normalization
+def to_settings(wordpiece: WordPiece, length: int) -> dict[str, Any]:
+    """Returns the content of a tokenizer_config.json; `length` is the largest number of tokens that the model reads."""
+    lowercase, strip_accents, handle_chinese_chars, clean_text = wordpiece.normalization
     flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
     return {
         "tokenizer_class": _CLASSES[0],
@@ -102,15 +103,15 @@ def to_settings(found: WordPiece, length: int) -> dict[str, Any]:
         **({} if clean_text else {"clean_text": False}),
         "clean_up_tokenization_spaces": True,
         "added_tokens_decoder": {
-            str(found.tokens.index(token)): {"content": token, "special": True} | flags
-            for token in sorted(ROLES.values(), key=found.tokens.index)
+            str(wordpiece.tokens.index(token)): {"content": token, "special": True} | flags
+            for token in sorted(ROLES.values(), key=wordpiece.tokens.index)
         },
         **ROLES,
     }
 
 
 def check_class(settings: Settings, folder: Path | epath.Path, field: str) -> None:
-    """Raises `UserError` unless a vocab.txt without a tokenizer.json is of BERT's tokenizer."""
+    """Raises `UserError` if the settings beside a vocab.txt name a tokenizer other than BERT's."""
     found = settings.tokenizer_class or _CLASSES[0]
     if f"{found}".removesuffix("Fast") not in _CLASSES:
         found = f"tokenizer_class {reprlib.repr(found)} in {folder / SETTINGS}"
@@ -118,13 +119,14 @@ def check_class(settings: Settings, folder: Path | epath.Path, field: str) -> No
 
 
 def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
-    """The tokenizer of a tokenizer.json.
+    """Returns the tokenizer of a tokenizer.json.
 
     Raises:
-      UserError: the file is damaged, or the library's tokenizer and ours give one of a few odd texts different ids.
+      UserError: the file is damaged, or the tokenizer in it is not WordPiece as BERT does it: its settings differ from
+        BERT's, or it gives one of a few odd texts other ids.
     """
     text = read_text(file, field)
-    parse_json_object(text, f"{file}", field)  # its errors say more than the library's
+    parse_json_object(text, f"{file}", field)  # its errors are clearer than those of the library
     try:
         source = Tokenizer.from_str(text)
     except Exception as error:  # the library raises no narrower type
@@ -142,42 +144,43 @@ def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
     for name, wanted in (
         ("unk_token", UNK),
         ("continuing_subword_prefix", PREFIX),
-        ("max_input_chars_per_word", LONGEST),
+        ("max_input_chars_per_word", MAX_WORD_LENGTH),
     ):
         if (value := getattr(model, name)) != wanted:
             raise UserError(field, f"{name} {value!r} in {file}", f"{wanted!r}, as BERT has it")
     _check_added([token.content for token in source.get_added_tokens_decoder().values()], file, field)
     tokens = vocabulary.from_ids(source.get_vocab(), file, field)
-    stated = {name: getattr(normalizer, name) for name in Normalization._fields}
-    ours = WordPiece(tuple(tokens), to_normalization(stated))
+    fields = {name: getattr(normalizer, name) for name in Normalization._fields}
+    wordpiece = WordPiece(tuple(tokens), to_normalization(fields))
     forms = [json.loads(form.__getstate__()) for form in post_processors(tokens.index(CLS), tokens.index(SEP))]
     if source.post_processor is None or json.loads(source.post_processor.__getstate__()) not in forms:
-        raise UserError(field, f"another post_processor in {file}", f"one that makes {CLS} A {SEP} B {SEP} of texts")
-    _check_same_ids(source, ours, file, field)
-    return ours
+        raise UserError(field, f"another post_processor in {file}", f"one that frames texts as {CLS} A {SEP} B {SEP}")
+    _check_same_ids(source, wordpiece, file, field)
+    return wordpiece
 
 
-def _check_same_ids(source: Tokenizer, ours: WordPiece, file: Path | epath.Path, field: str) -> None:
-    """Raises `UserError` where the tokenizer of a source and ours give a text different ids."""
+def _check_same_ids(source: Tokenizer, wordpiece: WordPiece, file: Path | epath.Path, field: str) -> None:
+    """Raises `UserError` if the tokenizer of a file and the `wordpiece` read from it give a text different ids."""
     source.no_truncation()
     source.no_padding()
-    source.post_processor = post_processors(ours.tokens.index(CLS), ours.tokens.index(SEP))[0]
-    there = {token.content for token in source.get_added_tokens_decoder().values()}
-    source.add_special_tokens([special_token(token) for token in SPECIAL if token not in there])
-    some = " ".join(ours.tokens[:: max(1, len(ours.tokens) // 1000)])
+    source.post_processor = post_processors(wordpiece.tokens.index(CLS), wordpiece.tokens.index(SEP))[0]
+    added = {token.content for token in source.get_added_tokens_decoder().values()}
+    source.add_special_tokens([special_token(token) for token in SPECIAL if token not in added])
+    sample = " ".join(wordpiece.tokens[:: max(1, len(wordpiece.tokens) // 1000)])
     for parse_special in (True, False):
         source.encode_special_tokens = not parse_special
-        run = ours.build(parse_special=parse_special)
-        for text in (*_PROBES, some, some.upper()):
-            theirs, found = source.encode(text), run.encode(text)
-            if theirs.ids != found.ids:
-                i = next((i for i, (a, b) in enumerate(zip(theirs.ids, found.ids, strict=False)) if a != b), 0)
-                makes, wanted = " ".join(theirs.tokens[i:]), " ".join(found.tokens[i:])
-                differ = f"{file}, which makes of {text[:60]!r} {makes[:60]!r}"
-                raise UserError(field, differ, f"{wanted[:60]!r}, as BERT's tokenizer does")
+        built = wordpiece.build(parse_special=parse_special)
+        for text in (*_PROBES, sample, sample.upper()):
+            found, wanted = source.encode(text), built.encode(text)
+            if found.ids != wanted.ids:
+                i = next((i for i, (a, b) in enumerate(zip(found.ids, wanted.ids, strict=False)) if a != b), 0)
+                found_tokens, wanted_tokens = " ".join(found.tokens[i:]), " ".join(wanted.tokens[i:])
+                encoding = f"{file}, which encodes {text[:60]!r} as {found_tokens[:60]!r}"
+                raise UserError(field, encoding, f"{wanted_tokens[:60]!r}, as BERT's tokenizer does")
 
 
 def _check_added(tokens: list[Any], file: Path | epath.Path, field: str) -> None:
+    """Raises `UserError` if a tokenizer adds tokens other than the special ones."""
     if others := [token for token in tokens if token not in SPECIAL]:
-        wanted = f"no other than {' '.join(SPECIAL)}: tokens that texts are searched for are not supported"
+        wanted = f"no other than {' '.join(SPECIAL)}: a token that is matched in raw text is not supported"
         raise UserError(field, f"added token {reprlib.repr(others[0])} in {file}", wanted)

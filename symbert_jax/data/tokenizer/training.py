@@ -5,41 +5,41 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from symbert_jax.data.tokenizer.wordpiece import LONGEST, PREFIX, make_normalizer
+from symbert_jax.data.tokenizer.wordpiece import MAX_WORD_LENGTH, PREFIX, make_normalizer
 from symbert_jax.data.vocabulary import SPECIAL, UNK
 
 
 def train(texts: Iterable[str], size: int) -> list[str]:
-    """A WordPiece vocabulary of at most `size` tokens learned from `texts`; the same for the same texts.
+    """Returns a WordPiece vocabulary of at most `size` tokens learned from `texts`; the same for the same texts.
 
-    Memory grows with the number of distinct words, not with the texts. Words that the encoder makes [UNK] because of
-    their length teach nothing.
+    Memory grows with the number of distinct words, not with the texts. Words longer than `MAX_WORD_LENGTH`, which the
+    tokenizer replaces by [UNK], are ignored.
     """
     normalizer, splitter = make_normalizer(), pre_tokenizers.BertPreTokenizer()
     chunks: Counter[str] = Counter()
     words: Counter[str] = Counter()
 
-    def add(chunk: str, times: int) -> None:
+    def count_words(chunk: str, times: int) -> None:
         for word, _ in splitter.pre_tokenize_str(chunk):
-            if len(word) <= LONGEST:
+            if len(word) <= MAX_WORD_LENGTH:
                 words[word] += times
 
     for text in texts:
         parts = normalizer.normalize_str(text).split()
         chunks.update(parts)
-        for part in [part for part in parts if len(part) > LONGEST]:
-            add(part, 1)
-            chunks.pop(part, None)  # not kept: it may be of any length
+        for part in [part for part in parts if len(part) > MAX_WORD_LENGTH]:
+            count_words(part, 1)
+            chunks.pop(part, None)  # not kept: it may have any length
     for chunk, times in chunks.items():
-        add(chunk, times)
+        count_words(chunk, times)
     characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update(dict.fromkeys(word, count))
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
     alphabet = set(ranked[: min(1000, size // 8)])
     inner = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
-    # The trainer numbers characters in the order of a hash map that changes from run to run, and breaks ties
-    # between merges by number: declared as special tokens they get their numbers from us.
+    # The trainer numbers characters in the order of a hash map that changes from run to run, and breaks ties between
+    # merges by number. Characters that are declared as special tokens are numbered in the order given here.
     known = [*SPECIAL, *sorted(alphabet), *(PREFIX + character for character in sorted(inner))]
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -51,12 +51,12 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         continuing_subword_prefix=PREFIX,
         show_progress=False,
     )
-    repeated = (f"{word} " * count for word, total in words.items() for count in _parts(total, 4096))
+    repeated = (f"{word} " * count for word, total in words.items() for count in _split_count(total, 4096))
     tokenizer.train_from_iterator(repeated, trainer)
     ids = tokenizer.get_vocab()
     return sorted(ids, key=ids.__getitem__)
 
 
-def _parts(total: int, most: int) -> Iterator[int]:
-    """Numbers of at most `most` that add up to `total`."""
-    yield from (min(most, total - start) for start in range(0, total, most))
+def _split_count(total: int, largest: int) -> Iterator[int]:
+    """Yields numbers of at most `largest` that add up to `total`."""
+    yield from (min(largest, total - start) for start in range(0, total, largest))

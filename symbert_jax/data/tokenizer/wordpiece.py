@@ -1,4 +1,4 @@
-"""The tokenizer: its tokens and its normalization, and how the library runs them."""
+"""The tokenizer: its tokens and its normalization, as a value and as an object of the library."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,35 +10,35 @@ from symbert_jax.data import vocabulary
 from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
 
 PREFIX = "##"  # of a token that does not begin a word
-LONGEST = 100  # characters of a word; a longer one is [UNK]
+MAX_WORD_LENGTH = 100  # characters; a longer word is [UNK]
 
 
 class Normalization(NamedTuple):
-    """How a text is prepared before it is cut into tokens. The defaults are those of BERT's uncased models."""
+    """The preparation of a text before it is cut into tokens. The defaults are those of BERT's uncased models."""
 
     lowercase: bool = True
-    strip_accents: bool = True  # follows `lowercase` where a source does not say
-    handle_chinese_chars: bool = True  # each is a word
-    clean_text: bool = True  # control characters vanish, white space becomes a blank
+    strip_accents: bool = True  # equals `lowercase` unless the source of a tokenizer sets it
+    handle_chinese_chars: bool = True  # makes each a word
+    clean_text: bool = True  # removes control characters, replaces white space by blanks
 
 
 UNCASED = Normalization()
 
 
 class WordPiece(NamedTuple):
-    """A tokenizer: all that decides the ids of a text."""
+    """A tokenizer: everything that determines the ids of a text."""
 
     tokens: tuple[str, ...]  # by id
     normalization: Normalization
 
     def build(self, *, parse_special: bool) -> Tokenizer:
-        """The tokenizer as the library runs it.
+        """Returns the tokenizer as an object of the library.
 
         parse_special: whether "[MASK]" in a text is the special token (a person's prompt) or ordinary text
         (a corpus, where no text may forge a document boundary).
         """
         ids = {token: i for i, token in enumerate(self.tokens)}
-        tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=LONGEST))
+        tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=MAX_WORD_LENGTH))
         tokenizer.normalizer = make_normalizer(self.normalization)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.post_processor = post_processors(ids[CLS], ids[SEP])[0]
@@ -48,13 +48,13 @@ class WordPiece(NamedTuple):
         return tokenizer
 
     def fingerprint(self) -> str:
-        """A SHA-256; of a plain uncased tokenizer that of its vocab.txt."""
+        """Returns a SHA-256. That of a tokenizer with the default normalization is that of its vocab.txt."""
         rest = "" if self.normalization == UNCASED else f"{self.normalization}"
         return hashlib.sha256(f"{vocabulary.to_text(self.tokens)}{rest}".encode()).hexdigest()
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """The id of each special token."""
+    """Returns the id of each special token."""
     ids = tokenizer.get_vocab()
     return {token: ids[token] for token in SPECIAL}
 
@@ -74,14 +74,14 @@ def special_token(token: str) -> AddedToken:
 
 
 def tokens_with_capitals(tokens: Iterable[str]) -> list[str]:
-    """The ordinary tokens that no lower-cased text contains."""
-    lower = normalizers.Lowercase()  # Python's knows other letters than the library's
+    """Returns the tokens, other than special ones, that no lower-cased text contains."""
+    lower = normalizers.Lowercase()  # Python lower-cases other letters than the library
     found = [token for token in tokens if token.lower() != token and not (token[0] == "[" and token[-1] == "]")]
     return [token for token in found if lower.normalize_str(token) != token]
 
 
 def post_processors(cls: int, sep: int) -> tuple[processors.PostProcessor, ...]:
-    """The two forms in which tokenizer.json files say how BERT frames texts."""
+    """Returns the two forms in which a tokenizer.json describes how BERT frames texts."""
     return (
         processors.BertProcessing((SEP, sep), (CLS, cls)),
         processors.TemplateProcessing(

@@ -1,4 +1,4 @@
-"""Files are read by what they hold, in memory that does not grow with them, and what cannot be read is named."""
+"""Files are read by content, in memory that does not grow with them; one that cannot be read is named."""
 
 import bz2
 import codecs
@@ -61,7 +61,7 @@ def test_text_is_read_by_content_not_by_name(
         (bz2.compress(b"a text" * 99)[:-12] + b"?" * 12, "Invalid data stream"),
     ],
 )
-def test_file_that_is_no_text_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_one_error(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     for read in (files.read_text, files.read_json):
         with pytest.raises(UserError, match=f"^data.sources: found {tmp_path}/a[,:] {message}"):
@@ -85,11 +85,11 @@ def test_file_that_is_no_text_is_one_line(content: bytes, message: str, tmp_path
         ('[{"text": "' + "a" * 5000, "item 1: more than 2,000 characters"),
     ],
 )
-def test_json_without_text_is_one_line(
+def test_json_without_text_is_one_error(
     content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "2,000" in message:
-        monkeypatch.setattr(files, "_OBJECT", 2000)
+        monkeypatch.setattr(files, "_MAX_OBJECT", 2000)
         monkeypatch.setattr(files, "_CHUNK", 1000)
     (tmp_path / "a").write_text(content)
     with pytest.raises(UserError, match=f"^data.sources: found {tmp_path}/a[,:] {message}"):
@@ -101,7 +101,7 @@ OBJECTS = st.lists(st.fixed_dictionaries({"text": st.text(max_size=30), "more": 
 
 @settings(max_examples=60, deadline=None)
 @given(objects=OBJECTS, chunk=st.integers(4, 40), indent=st.none() | st.integers(0, 2), is_array=st.booleans())
-def test_json_is_read_whatever_is_cut_where(objects: list, chunk: int, indent: int | None, is_array: bool) -> None:
+def test_json_is_read_from_chunks_of_any_size(objects: list, chunk: int, indent: int | None, is_array: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_CHUNK", chunk)
         path = Path(folder) / "a"
@@ -109,26 +109,28 @@ def test_json_is_read_whatever_is_cut_where(objects: list, chunk: int, indent: i
         assert list(files.read_json(path)) == [value["text"] for value in objects]
 
 
-def read_text(content: str, document: int = files.DOCUMENT, part: int = files.PART, chunk: int = 1 << 20) -> list[str]:
-    """The documents of a file with this content, with other sizes than those of `files`."""
+def read_text(
+    content: str, document: int = files.MAX_DOCUMENT, part: int = files.MAX_PART, chunk: int = 1 << 20
+) -> list[str]:
+    """Returns the documents of a file with this content, for these sizes of documents, parts and chunks."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name, value in (("DOCUMENT", document), ("PART", part), ("_CHUNK", chunk)):
+        for name, value in (("MAX_DOCUMENT", document), ("MAX_PART", part), ("_CHUNK", chunk)):
             patch.setattr(files, name, value)
         path = Path(folder) / "a"
         path.write_text(content, newline="")
         return list(files.read_text(path))
 
 
-def test_blank_lines_divide_the_layout_of_bert_and_nothing_else() -> None:
+def test_blank_lines_divide_only_the_layout_of_bert() -> None:
     assert read_text(BERT) == [SENTENCES, "Another document.\nIt has two lines.", SENTENCES]
     assert read_text(BERT.replace("\n", "\r\n"))[1] == "Another document.\r\nIt has two lines."
     for book in (WRAPPED, f"{SENTENCES}\n\n", "A paragraph, long.\n\nA second.\n\nA third.\n", "", "\n\n"):
         assert read_text(book) == [book]
 
 
-def test_book_of_a_usual_size_is_one_document() -> None:
+def test_book_of_usual_size_is_one_document() -> None:
     book = WRAPPED * 38_000
-    assert files.DOCUMENT * 0.9 < len(book) < files.DOCUMENT
+    assert files.MAX_DOCUMENT * 0.9 < len(book) < files.MAX_DOCUMENT
     assert read_text(book) == [book]
 
 
@@ -137,14 +139,14 @@ TEXTS = st.text("abc. \n中", max_size=400) | st.lists(st.sampled_from(["A b.\n"
 
 @settings(max_examples=100, deadline=None)
 @given(text=TEXTS, document=st.integers(20, 90), chunk=st.integers(8, 60))
-def test_divided_text_loses_nothing_and_no_part_is_long(text: str, document: int, chunk: int) -> None:
+def test_divided_text_is_complete_in_short_parts(text: str, document: int, chunk: int) -> None:
     parts = read_text(text, document, 16, chunk)
     assert re.sub(r"\s", "", "".join(parts)) == re.sub(r"\s", "", text)
     assert all(len(part) <= document + chunk for part in parts)
     assert len(text) <= document or max(map(len, parts)) <= document
 
 
-def test_long_text_is_cut_at_blank_lines_or_line_ends_or_spaces() -> None:
+def test_long_text_is_cut_at_blank_lines_line_ends_or_spaces() -> None:
     paragraphs = read_text(WRAPPED * 20, document=300, part=256)
     assert len(paragraphs) > 5 and all(part.endswith((".", "wisdom.")) for part in paragraphs)
     sentences = [f"this is sentence {number}" for number in range(100)]
@@ -157,13 +159,13 @@ def test_long_text_is_cut_at_blank_lines_or_line_ends_or_spaces() -> None:
 
 @pytest.mark.parametrize("kind", ["sentences", "bert", "no line end"])
 def test_memory_does_not_grow_with_a_text_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read and not yet given back stays below a few documents, for two files of gigabytes in small."""
-    for name, value in (("DOCUMENT", 1 << 12), ("PART", 1 << 8), ("_CHUNK", 1 << 10)):
+    """The text that is read and not yet yielded stays below a few documents; small sizes stand for gigabytes."""
+    for name, value in (("MAX_DOCUMENT", 1 << 12), ("MAX_PART", 1 << 8), ("_CHUNK", 1 << 10)):
         monkeypatch.setattr(files, name, value)
     end = {"sentences": ".\n", "bert": ".\n", "no line end": " "}[kind]
     text = "".join(f"sentence {i}{end}" + "\n" * (kind == "bert" and i % 10 == 9) for i in range(20_000))
     (tmp_path / "a").write_text(text)
-    read = given_back = most = count = 0
+    read = yielded = most = count = 0
     chunks = files._chunks
 
     def counted(path: Path):
@@ -174,5 +176,5 @@ def test_memory_does_not_grow_with_a_text_file(kind: str, tmp_path: Path, monkey
 
     monkeypatch.setattr(files, "_chunks", counted)
     for part in files.read_text(tmp_path / "a"):
-        most, given_back, count = max(most, read - given_back), given_back + len(part) + 1, count + 1
+        most, yielded, count = max(most, read - yielded), yielded + len(part) + 1, count + 1
     assert read == len(text) and count >= 1000 and most < 4 << 12

@@ -1,4 +1,4 @@
-"""Each kind of source gives its documents in order, and each mistake one clear error."""
+"""Each kind of source yields its documents in order; each mistake is one error."""
 
 import gzip
 import json
@@ -30,21 +30,21 @@ def read(source: str) -> list[str]:
     return list(sources.documents(source))
 
 
-def json_lines(path: Path, *texts: str) -> None:
+def write_json_lines(path: Path, *texts: str) -> None:
     content = "".join(json.dumps({"title": "t", "text": text}) + "\n" for text in texts).encode()
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
-def test_json_lines(tmp_path: Path) -> None:
-    json_lines(tmp_path / "b.jsonl.gz", TEXTS[2])
-    json_lines(tmp_path / "a.jsonl", TEXTS[0], " \n", TEXTS[1])
+def test_json_lines_yield_their_texts(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "b.jsonl.gz", TEXTS[2])
+    write_json_lines(tmp_path / "a.jsonl", TEXTS[0], " \n", TEXTS[1])
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write("\n")
     assert read(f"jsonl:{tmp_path}/*.jsonl*") == TEXTS
 
 
-def text_files(folder: Path) -> None:
-    """Files whose documents are TEXTS, and one without a name of text."""
+def write_text_files(folder: Path) -> None:
+    """Writes files whose documents are TEXTS, and one that is not named as text."""
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_text(TEXTS[0])
     (folder / "deep" / "b.TXT").write_text(TEXTS[1])
@@ -52,19 +52,19 @@ def text_files(folder: Path) -> None:
     (folder / "notes.md").write_text("no text")
 
 
-def test_text_files(tmp_path: Path) -> None:
-    text_files(tmp_path)
+def test_text_files_are_found_by_pattern_folder_or_name(tmp_path: Path) -> None:
+    write_text_files(tmp_path)
     assert read(f"text:{tmp_path}/**/*.[tT]*") == TEXTS
     assert read(f"text:{tmp_path}") == TEXTS
     assert read(f"text:{tmp_path}/a.txt") == TEXTS[:1]
 
 
-def test_paths_are_taken_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_path_is_not_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my [old] *books*, ünïcode?"
-    text_files(folder)
-    text_files(tmp_path / "my o")
+    write_text_files(folder)
+    write_text_files(tmp_path / "my o")
     name = folder.name
     for where in (folder, f"~/{name}", f"{name}/**/*.[tT]*", f"./{name}/", f"~/{name}/../{name}/**/*.?[xX]?*"):
         assert read(f"text:{where}") == TEXTS, where
@@ -74,7 +74,7 @@ def test_paths_are_taken_as_they_are_written(tmp_path: Path, monkeypatch: pytest
     assert read(f"jsonl:~/{name}/a[1].jsonl") == ["of this name"]
     (folder / "a[1].jsonl").unlink()
     assert read(f"jsonl:~/{name}/a[1].jsonl") == ["of the pattern"]
-    tf_records(folder / "1.0.0", TEXTS)
+    write_tf_records(folder / "1.0.0", TEXTS)
     monkeypatch.setenv("TFDS_DATA_DIR", f"~/{name}/..")
     for where in (f"~/{name}", f"~/{name}/1.0.0", f"./{name}", name):
         assert read(f"tfds:{where}") == TEXTS, where
@@ -84,11 +84,11 @@ def test_paths_are_taken_as_they_are_written(tmp_path: Path, monkeypatch: pytest
             sources.documents(source)
 
 
-def test_bookcorpus_is_built_once_for_every_state_of_its_directory(tmp_path: Path, data_dir: Path) -> None:
+def test_bookcorpus_is_built_again_if_its_directory_changes(tmp_path: Path, data_dir: Path) -> None:
     books = tmp_path / "books"
     books.mkdir()
     (books / "a.txt").write_text(TEXTS[0])
-    json_lines(books / "b.jsonl.gz", TEXTS[1])
+    write_json_lines(books / "b.jsonl.gz", TEXTS[1])
     (books / "notes.md").write_text("no book")
     assert read(f"bookcorpus:{books}") == TEXTS[:2]
     (built,) = data_dir.glob("bookcorpus/*/*/bookcorpus-train.array_record*")
@@ -100,8 +100,8 @@ def test_bookcorpus_is_built_once_for_every_state_of_its_directory(tmp_path: Pat
     assert len(list(data_dir.glob("bookcorpus/*"))) == 2
 
 
-def tf_records(folder: Path, texts: list[str], counted: int | None = None, split: str = "train") -> Path:
-    """A TFDS dataset of TFRecord files, framed by tensorboardX; its info counts `counted` records."""
+def write_tf_records(folder: Path, texts: list[str], counted: int | None = None, split: str = "train") -> Path:
+    """Writes a TFDS dataset of TFRecord files, framed by tensorboardX; its info counts `counted` records."""
     features = tfds.features.FeaturesDict({"title": tfds.features.Text(), "text": tfds.features.Text()})
     folder.mkdir(parents=True)
     path = folder / f"hand-{split}.tfrecord-00000-of-00001"
@@ -120,33 +120,33 @@ def tf_records(folder: Path, texts: list[str], counted: int | None = None, split
     return path
 
 
-def test_tf_records_by_path_and_by_name(data_dir: Path) -> None:
-    tf_records(data_dir / "hand" / "config" / "1.9.0", ["an old version"])
-    tf_records(data_dir / "hand" / "config" / "1.10.0", TEXTS)
+def test_tf_records_are_found_by_path_and_by_name(data_dir: Path) -> None:
+    write_tf_records(data_dir / "hand" / "config" / "1.9.0", ["an old version"])
+    write_tf_records(data_dir / "hand" / "config" / "1.10.0", TEXTS)
     assert read(f"tfds:{data_dir}/hand/config/1.10.0") == TEXTS
     assert read("tfds:hand/config:1.10.0") == TEXTS
     assert read("tfds:hand/config") == TEXTS  # the newest
     assert read("tfds:hand/config:1.9.0") == ["an old version"]
 
 
-def test_array_records_by_path(tmp_path: Path, data_dir: Path) -> None:
+def test_array_records_are_found_by_path(tmp_path: Path, data_dir: Path) -> None:
     many = [f"document {i}" for i in range(150)]
-    json_lines(tmp_path / "books.jsonl", *many)
+    write_json_lines(tmp_path / "books.jsonl", *many)
     read(f"bookcorpus:{tmp_path}")
     (folder,) = data_dir.glob("bookcorpus/*/*")
     assert read(f"tfds:{folder}") == many
 
 
-def test_a_bucket_without_its_library_says_which_one_is_missing() -> None:
+def test_bucket_without_its_library_names_the_package() -> None:
     with pytest.raises(UserError, match=r"s3fs.*, wanted the packages for buckets"):
         read("tfds:s3://bucket/wikipedia")
 
 
-def test_both_formats_out_of_a_bucket(tmp_path: Path, data_dir: Path, bucket: AbstractFileSystem) -> None:
-    json_lines(tmp_path / "books.jsonl", *TEXTS)
+def test_both_formats_are_read_from_a_bucket(tmp_path: Path, data_dir: Path, bucket: AbstractFileSystem) -> None:
+    write_json_lines(tmp_path / "books.jsonl", *TEXTS)
     read(f"bookcorpus:{tmp_path}")
     (arrays,) = data_dir.glob("bookcorpus/*/*")
-    tf_records(tmp_path / "records" / "1.0.0", TEXTS)
+    write_tf_records(tmp_path / "records" / "1.0.0", TEXTS)
     for name, folder in (("arrays", arrays), ("records", tmp_path / "records" / "1.0.0")):
         for path in folder.iterdir():
             bucket.pipe_file(f"gs://bucket/{name}/1.0.0/{path.name}", path.read_bytes())
@@ -174,22 +174,22 @@ def flip_length(content: bytes) -> bytes:
     "damage, message",
     [
         (cut_record, r"record 2: the file ends within a record"),
-        (cut_header, r"record 1: no record begins there"),
-        (flip_length, r"record 0: no record begins there"),
+        (cut_header, r"record 1: the file is not TFRecord at this position"),
+        (flip_length, r"record 0: the file is not TFRecord at this position"),
     ],
 )
-def test_damaged_tf_records(damage: Callable[[bytes], bytes], message: str, data_dir: Path) -> None:
-    path = tf_records(data_dir / "1.0.0", TEXTS)
+def test_damaged_tf_record_is_named(damage: Callable[[bytes], bytes], message: str, data_dir: Path) -> None:
+    path = write_tf_records(data_dir / "1.0.0", TEXTS)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, {message}.*, wanted an intact file"):
         read(f"tfds:{data_dir}")
 
 
 def test_every_changed_byte_of_tf_records_is_noticed(data_dir: Path) -> None:
-    path = tf_records(data_dir / "1.0.0", TEXTS)
+    path = write_tf_records(data_dir / "1.0.0", TEXTS)
     content = path.read_bytes()
-    for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :])
         with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, record [0-2]: .*, wanted an intact"):
             read(f"tfds:{data_dir}")
     path.write_bytes(gzip.compress(content))
@@ -199,13 +199,13 @@ def test_every_changed_byte_of_tf_records_is_noticed(data_dir: Path) -> None:
         read(f"tfds:{data_dir}")
 
 
-def test_damaged_array_records_and_descriptions(tmp_path: Path, data_dir: Path) -> None:
-    json_lines(tmp_path / "books.jsonl", *TEXTS)
+def test_damaged_array_record_or_description_is_named(tmp_path: Path, data_dir: Path) -> None:
+    write_json_lines(tmp_path / "books.jsonl", *TEXTS)
     read(f"bookcorpus:{tmp_path}")
     (folder,) = data_dir.glob("bookcorpus/*/*")
     (path,) = folder.glob("*array_record*")
     content = path.read_bytes()
-    start = next(place for place in range(200, len(content)) if content[place])
+    start = next(i for i in range(200, len(content)) if content[i])
     for damaged in (content[: len(content) // 2], content[:start] + b"????" + content[start + 4 :], b"", b"?" * 99):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=f"data.sources: found .*{path.name}, record 0: .*, wanted an intact file"):
@@ -219,7 +219,7 @@ def test_damaged_array_records_and_descriptions(tmp_path: Path, data_dir: Path) 
         (folder / name).write_bytes(before)
 
 
-def test_building_a_dataset_of_books_holds_few_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_a_dataset_holds_few_books_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_so_far = written = most = 0
 
     class Writer(tfds.core.SequentialWriter):
@@ -243,21 +243,21 @@ def test_building_a_dataset_of_books_holds_few_of_them(tmp_path: Path, monkeypat
     assert written == 1000 and 0 < most < 100
 
 
-def test_a_missing_record_a_missing_file_and_a_missing_split(data_dir: Path) -> None:
-    path = tf_records(data_dir / "1.0.0", TEXTS, counted=4)
-    with pytest.raises(UserError, match=r"found 3 records in .*tfrecord.*, wanted the 4 that its dataset counts"):
+def test_missing_record_file_or_split_is_named(data_dir: Path) -> None:
+    path = write_tf_records(data_dir / "1.0.0", TEXTS, counted=4)
+    with pytest.raises(UserError, match=r"found 3 records in .*tfrecord.*, wanted 4, as its dataset says"):
         read(f"tfds:{data_dir}")
     path.unlink()
     with pytest.raises(UserError, match=r"No such file"):
         read(f"tfds:{data_dir}")
     shutil.rmtree(data_dir)
-    tf_records(data_dir / "1.0.0", TEXTS, split="test")
+    write_tf_records(data_dir / "1.0.0", TEXTS, split="test")
     with pytest.raises(UserError, match=r"found splits \['test'\] in .*, wanted a split train"):
         read(f"tfds:{data_dir}")
 
 
-def test_a_dataset_without_text(data_dir: Path) -> None:
-    tf_records(data_dir / "1.0.0", TEXTS)
+def test_dataset_without_text_is_refused(data_dir: Path) -> None:
+    write_tf_records(data_dir / "1.0.0", TEXTS)
     number = tfds.features.Scalar(np.int64)
     features = tfds.features.FeaturesDict({"label": number, "text": number})
     features.save_config(str(data_dir / "1.0.0"))
@@ -277,7 +277,7 @@ class C:
 '''
 
 
-def test_python_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_docs_yield_topics_then_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library, installed = tmp_path / "library", tmp_path / "installed"
     for path, text in {
         library / "b.py": NESTED,
@@ -311,7 +311,7 @@ def test_python_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("jsonl:{}/*.jsonl", r"found no file .*/\*.jsonl, wanted a file, a directory or a pattern that"),
         ("text:{}", r"found no such file below .*, wanted files named \*.txt, plain or as .gz"),
         ("text:", r"found '', wanted a path"),
-        ("jsonl:gs://bucket/*.jsonl", r"found gs://bucket/\*.jsonl, wanted files of a disk; copy them there"),
+        ("jsonl:gs://bucket/*.jsonl", r"found gs://bucket/\*.jsonl, wanted files on a disk; copy them to a disk"),
         ("bookcorpus:{}", r"found no such file below .*, wanted files named \*.txt or \*.jsonl, plain"),
         ("bookcorpus:{}/none", r"found no directory .*/none, wanted a directory of books"),
         (
@@ -321,7 +321,7 @@ def test_python_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("tfds:wikipedia/20230601.en", r"found no prepared dataset in .*/tfds/wikipedia/20230601.en, wanted"),
     ],
 )
-def test_no_such_source_is_said_at_once(source: str, message: str, tmp_path: Path) -> None:
+def test_missing_source_fails_in_the_call(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^data.sources: {message}"):
         sources.documents(source.format(tmp_path))
 
@@ -339,18 +339,18 @@ def test_no_such_source_is_said_at_once(source: str, message: str, tmp_path: Pat
         (
             "a.jsonl",
             b'{"text": "a"\n',
-            r"a.jsonl, line 1: Expecting ',' delimiter.*, wanted one JSON object a line",
+            r"a.jsonl, line 1: Expecting ',' delimiter.*, wanted one JSON object per line",
         ),
         ("a.txt", b" \n\t", r"found 1 documents, all blank in text:"),
     ],
 )
-def test_damaged_texts(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_damaged_or_blank_text_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"^data.sources: .*{message}"):
         read(f"{'text' if name == 'a.txt' else 'jsonl'}:{tmp_path}/a.*")
 
 
-def test_a_damaged_book_is_named(tmp_path: Path) -> None:
+def test_damaged_book_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"data.sources: found .*a.txt, line 1: byte 0 is not UTF-8"):
         read(f"bookcorpus:{tmp_path}")

@@ -1,0 +1,131 @@
+"""Fine-tuned models: labels, probabilities and logits of sentences and pairs of sentences, on one device."""
+
+import dataclasses
+import functools
+import reprlib
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from symbert_jax.config import ModelConfig
+from symbert_jax.data.tokenizer import Tokenizer, read_for_model
+from symbert_jax.errors import UserError
+from symbert_jax.eval import saved, scores, steps
+from symbert_jax.eval.batches import PADDING_ROW, prediction_plan, tokenize
+from symbert_jax.eval.examples import Example
+from symbert_jax.eval.tasks import TASKS, Task
+from symbert_jax.inference import MAX_BATCH, check_text, one_device, round_up, softmax, to_device
+from symbert_jax.model.tree import Params
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model that `finetune` saved; `load_classifier` returns it.
+
+    It tokenises and truncates texts as fine-tuning did, so its predictions for the validation split have the saved
+    score. A task of one sentence takes a list of sentences; a task of pairs takes a list of tuples (first, second), in
+    the order of the task's files.
+    """
+
+    folder: epath.Path
+    task: Task  # of GLUE: its name, classes and metrics
+    score: float  # on the validation split, 0 to 100
+    length: int  # tokens; a longer text is cut, of a pair the longer sentence first
+    model: ModelConfig = dataclasses.field(repr=False)
+    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays, the head under `head`
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, of the package `tokenizers`; "[SEP]" in a text is ordinary text, as in fine-tuning.
+
+        Raises:
+          UserError: the folder has no vocabulary, or one that does not fit the model.
+        """
+        return read_for_model(self.folder, self.model.vocab_size).build(parse_special=False)
+
+    def predict(self, pairs: Iterable[str | tuple[str, str]]) -> list[str] | list[float]:
+        """Returns the class of each example by its name in the task's files, or the value of a regression.
+
+            classifier.predict([("A man sleeps.", "Nobody is awake.")])  # ["entailment"]
+
+        pairs: sentences, or tuples of two sentences, as the task has them.
+
+        Raises:
+          UserError: an example is not a sentence (a pair) as the task has them, or is not text in UTF-8.
+        """
+        decided = scores.to_predictions(self.task, self.logits(pairs)).tolist()
+        return [self.task.classes[i] for i in decided] if self.task.classes else decided
+
+    def probabilities(self, pairs: Iterable[str | tuple[str, str]]) -> Float[np.ndarray, "B C"]:
+        """Returns the probability of each class, in the order of `task.classes`.
+
+        Raises:
+          UserError: as `predict`, or the task is a regression.
+        """
+        if not self.task.classes:
+            raise UserError("probabilities", f"{self.task.name}, a regression", "a task with classes", "see predict")
+        return softmax(self.logits(pairs))
+
+    def logits(self, pairs: Iterable[str | tuple[str, str]]) -> Float[np.ndarray, "B C"]:
+        """Returns the logits of the classes; of a regression the value, with C = 1.
+
+        Raises:
+          UserError: as `predict`.
+        """
+        examples = self._examples(pairs)
+        found = np.empty((len(examples), self.task.outputs), np.float32)
+        if not examples:
+            return found
+        rows = tokenize(self.tokenizer, examples, self.length)
+        with jax.set_mesh(one_device()):
+            for planned in prediction_plan(rows, min(round_up(len(rows)), MAX_BATCH)):
+                batch = rows.batch(planned)
+                logits = np.asarray(_logits(self.model, self.task.outputs, self._device_params, batch, None))
+                is_real = planned.rows != PADDING_ROW
+                found[planned.rows[is_real]] = logits[is_real]
+        return found
+
+    def _examples(self, pairs: Iterable[str | tuple[str, str]]) -> list[Example]:
+        sentences = len(self.task.texts)
+        wanted = "a sentence" if sentences == 1 else "a tuple of two sentences"
+        if isinstance(pairs, str):
+            raise UserError("pairs", reprlib.repr(pairs), f"a list, each item {wanted}")
+        examples = []
+        for i, pair in enumerate(pairs):
+            texts = pair if isinstance(pair, tuple) else (pair,)
+            if len(texts) != sentences:
+                raise UserError(f"pairs[{i}]", reprlib.repr(pair), f"{wanted}, as {self.task.name} has")
+            for text in texts:
+                check_text(f"pairs[{i}]", text)
+            examples.append(Example(texts, None))
+        return examples
+
+    @functools.cached_property
+    def _device_params(self) -> Params:
+        return to_device(self.params)
+
+
+def load_classifier(folder: epath.PathLike) -> Classifier:
+    """Loads a model that `finetune` saved with --config.save_models.
+
+        classifier = symbert_jax.load_classifier("runs/glue/models/1f2e3d4c/mnli-5a6b7c8d")
+
+    Raises:
+      UserError: there is no such model, or it is damaged.
+    """
+    path = absolute(folder, "checkpoint")
+    with bucket_errors_as_user_errors("checkpoint", path, "a bucket that can be read"):
+        if not saved.is_saved(path):
+            wanted = "a model that finetune saved: WORKDIR/models/CHECKPOINT/TASK-TRIAL"
+            raise UserError("checkpoint", f"no {path / saved.FACTS}", wanted, "--config.save_models=True saves them")
+        described = saved.read_description(path)
+        length = min(described.length, described.model.length)
+        task = TASKS[described.task]
+        return Classifier(path, task, described.score, length, described.model, saved.read_params(path))
+
+
+_logits = jax.jit(steps.logits, static_argnums=(0, 1))

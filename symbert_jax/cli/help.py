@@ -1,0 +1,89 @@
+"""The texts of help: of all commands, and of one with its flags and the fields of its config."""
+
+import textwrap
+
+from symbert_jax import config as configs
+from symbert_jax.cli.commands import COMMANDS, Command
+from symbert_jax.cli.flags import Flag
+from symbert_jax.config import Config, FinetuneConfig
+from symbert_jax.config.limits import Choice
+
+_WIDTH = 120
+_OVERVIEW = """\
+The command line: python -m symbert_jax COMMAND [FLAGS], where installed also symbert COMMAND [FLAGS]
+
+{commands}
+
+The flags of a command, and the fields of its config: python -m symbert_jax COMMAND --help
+
+Any field of a config is a flag:
+    --config.model.attention=pairwise
+A field that holds a list takes its parts separated by commas, with double quotes around a part that contains a comma:
+    --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
+On several hosts, start the same pretrain or finetune on each. On Cloud TPU, GKE and SLURM they find each other;
+elsewhere each gets these flags, HOST being where process 0 runs:
+    --coordinator=HOST:PORT --process=I --processes=N
+"""
+_COMMAND = """\
+python -m symbert_jax {usage}
+
+{summary}
+
+flags
+{flags}
+{fields}
+example
+    python -m symbert_jax {name} {example}
+"""
+_FIELDS = """
+fields of the config, with their defaults
+  {doc}
+{fields}
+"""
+
+
+def overview() -> str:
+    """Returns what `--help` prints: the commands and what they have in common."""
+    rows = [_row(f"  {name:8}  {_required(command)}", command.summary, 46) for name, command in COMMANDS.items()]
+    return _OVERVIEW.format(commands="\n".join(rows))
+
+
+def describe(name: str) -> str:
+    """Returns what `COMMAND --help` prints."""
+    command = COMMANDS[name]
+    return _COMMAND.format(
+        usage=f"{name} [FLAGS] {_required(command)}",
+        summary=command.summary,
+        flags="\n".join(map(_flag, command.flags)),
+        fields=_fields(command.config()) if command.config else "",
+        name=name,
+        example=command.example,
+    )
+
+
+def _required(command: Command) -> str:
+    """Returns the flags and arguments without which a command does not start."""
+    flags = [f"--{flag.name}={flag.value}" for flag in command.flags if flag.required]
+    return " ".join([*flags, *([f"{command.arguments} ..."] if command.arguments else [])])
+
+
+def _flag(flag: Flag) -> str:
+    head = f"  --{flag.name}={flag.value}" if flag.value else f"  --{flag.name}"
+    notes = "required" if flag.required else f"by default {flag.default}" if flag.default else ""
+    return _row(head, "; ".join(filter(None, (flag.help, notes))), 28)
+
+
+def _fields(config: Config | FinetuneConfig) -> str:
+    return _FIELDS.format(doc=config.__doc__, fields="\n".join(map(_field, configs.walk(config))))
+
+
+def _field(field: configs.Field) -> str:
+    default = ",".join(map(str, field.value)) if isinstance(field.value, tuple) else field.value
+    choices = [str(limit) for limit in field.limits if isinstance(limit, Choice)]
+    return _row(f"  --config.{field.name}={default}", "; ".join([field.comment, *choices]), 42)
+
+
+def _row(head: str, text: str, column: int) -> str:
+    """Returns a row of two columns: the second is wrapped, and starts below a head that is too long."""
+    wrapped = textwrap.fill(text, _WIDTH, initial_indent=" " * column, subsequent_indent=" " * column)
+    return f"{head}\n{wrapped}" if len(head) > column - 2 else head + wrapped[len(head) :]

@@ -1,0 +1,71 @@
+"""The configuration: frozen dataclasses are the truth, ml-collections is the door.
+
+A config file defines `get_config()`, which takes `default()`, the paper's BERT-base recipe, or `get_config(NAME)`, a
+documented config, and changes what differs. The command line overrides any field (`--config.model.attention=pairwise`).
+`freeze` then checks the whole and returns the immutable, hashable `Config` that every other module reads.
+
+To read in this order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
+with their comments; `checks`, the rules between fields; `convert`, to and from `ConfigDict`, mappings and JSON;
+`files`, the documented config files.
+"""
+
+from symbert_jax.config.checks import check, problems, split_problems
+from symbert_jax.config.convert import (
+    ConfigDict,
+    default,
+    default_finetune,
+    freeze,
+    freeze_finetune,
+    freeze_unchecked,
+    from_dict,
+    from_json,
+    read,
+    split_list,
+    to_json,
+)
+from symbert_jax.config.files import find, get_config
+from symbert_jax.config.schema import (
+    ATTENTIONS,
+    KERNELS,
+    Config,
+    DataConfig,
+    FinetuneConfig,
+    GlueConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from symbert_jax.config.walk import Field, fields, walk
+
+__all__ = [
+    "ATTENTIONS",
+    "KERNELS",
+    "Config",
+    "ConfigDict",
+    "DataConfig",
+    "Field",
+    "FinetuneConfig",
+    "GlueConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "check",
+    "default",
+    "default_finetune",
+    "fields",
+    "find",
+    "freeze",
+    "freeze_finetune",
+    "freeze_unchecked",
+    "from_dict",
+    "from_json",
+    "get_config",
+    "problems",
+    "read",
+    "split_list",
+    "split_problems",
+    "to_json",
+    "walk",
+]

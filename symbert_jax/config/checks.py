@@ -1,0 +1,77 @@
+"""What is wrong with a config: fields outside their limits, and fields that contradict each other."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig
+from symbert_jax.config.walk import fields, walk
+from symbert_jax.errors import UserError
+
+# The first field of a pair is a multiple of the second.
+_MULTIPLES = (
+    ("model.dim", "model.heads"),
+    ("model.layers", "model.unroll"),
+    ("data.batch_size", "optim.accumulate"),
+    ("train.checkpoint_every", "train.validate_every"),
+)
+_SPLIT = ("model.heads", "model.mlp_dim", "model.vocab_size")  # along the axis `model` of the mesh
+
+
+def check(config: Config | FinetuneConfig) -> None:
+    """Raises the first of the `problems`."""
+    for problem in problems(config):
+        raise problem
+
+
+def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
+    """Yields an error for every field that is outside its limits or contradicts another.
+
+    Of a `FinetuneConfig`, protocol, tasks and data check their own fields, and `sharding.check_split` checks the mesh
+    against the model of a checkpoint.
+    """
+    if isinstance(config, FinetuneConfig) and not config.checkpoint:
+        yield UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")
+    for field in walk(config):
+        for value in field.value if isinstance(field.value, tuple) else (field.value,):
+            for limit in field.limits:
+                if problem := limit.problem(field.name, value):
+                    yield problem
+    if isinstance(config, Config):
+        yield from _contradictions(config)
+
+
+def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:
+    """Yields an error for every dimension of the model that the mesh cannot split evenly."""
+    values = fields(Config(model=model, mesh=mesh))
+    for field in _SPLIT:
+        yield from _multiple(values, field, "mesh.model")
+
+
+def _contradictions(config: Config) -> Iterator[UserError]:
+    model, data, optim, train = config.model, config.data, config.optim, config.train
+    if 0 <= data.mask_rate < 1 and round(data.mask_rate * (model.length - 2)) < 1:
+        wanted = f"enough to mask a token of model.length={model.length}"
+        yield UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
+    values = fields(config)
+    for field, divisor in _MULTIPLES:
+        yield from _multiple(values, field, divisor)
+    yield from split_problems(model, config.mesh)
+    window = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)
+    if train.profile_steps and not (window and 1 <= int(window[1]) <= int(window[2]) <= train.steps):
+        wanted = f"FIRST:LAST, steps from 1 to train.steps={train.steps}"
+        yield UserError("train.profile_steps", repr(train.profile_steps), wanted, "for example 10:15")
+    if optim.warmup_steps >= train.steps:
+        yield UserError(
+            "optim.warmup_steps",
+            str(optim.warmup_steps),
+            f"fewer than train.steps={train.steps}",
+            "the learning rate would never come down again",
+        )
+
+
+def _multiple(values: dict[str, Any], field: str, divisor: str) -> Iterator[UserError]:
+    value, by = values[field], values[divisor]
+    if by >= 1 and value % by:
+        wanted, hint = f"a multiple of {divisor}={by}", f"the next is {-(-value // by) * by}"
+        yield UserError(field, str(value), wanted, hint)

@@ -1,0 +1,36 @@
+"""The documented config files: configs/ of a checkout, `symbert_jax.configs` where the package is installed."""
+
+import os
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from symbert_jax.errors import UserError, did_you_mean
+
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED = _PACKAGE / "configs"
+_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"
+
+
+def find(name: str) -> str:
+    """Returns the path of a config file: `name` if that is a file, else the documented one, such as configs/base.py,
+    that `name` names as `base` or `configs/base.py`.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    return name if os.path.isfile(name) else _documented(name.removeprefix("configs/").removesuffix(".py"), name)
+
+
+def get_config(name: str) -> ConfigDict:
+    """Returns the config of a documented file, for another file to change: `c = config.get_config("base")`."""
+    config: ConfigDict = runpy.run_path(_documented(name, name))["get_config"]()
+    return config
+
+
+def _documented(stem: str, name: str) -> str:
+    known = {path.stem: str(path) for path in sorted(_FOLDER.glob("*.py"))}
+    if stem not in known:
+        raise UserError("config", f"no file {name}", "one of yours or of configs/", did_you_mean(stem, known))
+    return known[stem]

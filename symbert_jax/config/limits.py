@@ -1,0 +1,67 @@
+"""Limits of config fields, declared with the type of the field: `Annotated[int, Range(1)]`."""
+
+import math
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from symbert_jax.errors import UserError, closest
+
+
+class Limit(Protocol):
+    def problem(self, field: str, value: Any) -> UserError | None:
+        """Returns an error that names the field if the value is outside the limit."""
+
+
+class Choice(NamedTuple):
+    """One of several strings."""
+
+    known: tuple[str, ...]
+
+    def problem(self, field: str, value: str) -> UserError | None:
+        return None if value in self.known else UserError(field, repr(value), str(self), closest(value, self.known))
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(filter(None, self.known))}"
+
+
+class Range(NamedTuple):
+    """An integer from `least` to `most`, both included."""
+
+    least: int
+    most: int = 2**31 - 1  # devices count in int32
+    why: str = ""  # the reason for `most`
+
+    def problem(self, field: str, value: int) -> UserError | None:
+        if value < self.least:
+            return UserError(field, str(value), f"at least {self.least}")
+        if value > self.most:
+            found = str(value) if value <= 1e15 else f"{value:.3g}" if value < 1e308 else f"{len(str(value))} digits"
+            return UserError(field, found, f"at most {self.most}", self.why)
+        return None
+
+
+class Real(NamedTuple):
+    """A real number from 0 to below `end`."""
+
+    end: float
+    wanted: str
+
+    def problem(self, field: str, value: float) -> UserError | None:
+        return None if 0 <= value < self.end else UserError(field, str(value), self.wanted)
+
+
+class Not(NamedTuple):
+    """Any number but one."""
+
+    refused: int
+    wanted: str
+
+    def problem(self, field: str, value: int | float) -> UserError | None:
+        return UserError(field, str(value), self.wanted) if value == self.refused else None
+
+
+Count = Annotated[int, Range(1)]
+Index = Annotated[int, Range(0)]
+Size = Annotated[int, Range(1, 2**20)]  # of one dimension of an array
+Fraction = Annotated[float, Real(1.0, "a fraction of at least 0 and below 1")]
+Amount = Annotated[float, Real(math.inf, "a finite number of at least 0")]
+PositiveAmount = Annotated[Amount, Not(0, "a finite number above 0")]

@@ -1,0 +1,36 @@
+"""The training batches of a config, for a training loop outside of this package."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from symbert_jax.batch import MlmBatch
+from symbert_jax.config import Config, ConfigDict, check, freeze
+from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.stream import open_stream
+from symbert_jax.errors import UserError
+
+
+def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
+    """Returns the batches that `pretrain` trains on with a config, from step `start` to `config.train.steps`.
+
+        from configs.tiny import get_config
+
+        for batch in symbert_jax.batches(get_config()):
+            batch.tokens  # int32[B, T]; see `symbert_jax.batch.MlmBatch`
+
+    Batch i, which takes state i to state i + 1, is a function of the corpus, `config.seed` and i. Batches are numpy
+    arrays with the rows of all processes; `config.data.reader_threads` threads prepare them ahead of time.
+
+    config: of a `Model`, or what the `get_config` of a config file returns, with any field changed.
+
+    Raises:
+      UserError: the config cannot work; the corpus in `config.data.dir` is missing, damaged, or of another length or
+        vocabulary; or `start` is negative.
+    """
+    config = freeze(config) if isinstance(config, ConfigDict) else config
+    check(config)
+    if start < 0:
+        raise UserError("start", str(start), "a step, from 0")
+    stream = open_stream(config, Corpus(config.data.dir), np.arange(config.data.batch_size))
+    return stream.batches(start, config.train.steps, config.data.reader_threads)

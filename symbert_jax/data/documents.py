@@ -1,0 +1,52 @@
+"""The distinct documents of a corpus, each in its split."""
+
+import contextlib
+import hashlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from symbert_jax.config import DataConfig
+from symbert_jax.data import sources
+from symbert_jax.errors import UserError
+
+
+class Document(NamedTuple):
+    text: str
+    source: str
+    split: str
+
+
+def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str]) -> Iterator[Document]:
+    """Yields the documents of all sources without duplicates, which it counts by source in `duplicates`.
+
+    A hash of the text alone chooses the split of a document.
+
+    database: a file for the hashes, so that memory does not grow with the corpus; it is removed at the end.
+    """
+    with _database_errors(database), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
+        seen.execute("PRAGMA journal_mode = OFF")
+        seen.execute("PRAGMA synchronous = OFF")
+        seen.execute("CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        seen.execute("BEGIN")
+        for source in data.sources:
+            for text in sources.documents(source):
+                digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                if seen.execute("INSERT OR IGNORE INTO digests VALUES (?)", (digest,)).rowcount:
+                    is_validation = int.from_bytes(digest[:8]) < data.validation_fraction * 2**64
+                    yield Document(text, source, "validation" if is_validation else "train")
+                else:
+                    duplicates[source] += 1
+    database.unlink()
+
+
+@contextlib.contextmanager
+def _database_errors(database: Path) -> Iterator[None]:
+    """Converts the exceptions of SQLite to `UserError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        hint = "make room or name another data.dir, and prepare again"
+        raise UserError("data.dir", f"{database}: {error}", "a disk that can be written, with room", hint) from None

@@ -1,0 +1,137 @@
+"""The manifest of a corpus: what `prepare` recorded about its rows and files, and the check of the files against it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from symbert_jax.data.rows import DAMAGE_HINT, DATASET
+from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.errors import Advice, UserError
+from symbert_jax.storage import LOCK, parse_json_object, read_text, sha256, write_whole
+
+SPLITS = ("train", "validation")
+MANIFEST = "manifest.json"  # written last: a folder without it is not a corpus
+PREPARE_HINT = "run `python -m symbert_jax prepare` with this config"
+
+_MAX_UNKNOWN = 0.05  # [UNK] among the tokens of a split; above it the vocabulary does not fit the text
+
+
+class File(NamedTuple):
+    """The size and checksum of a file in the manifest; older manifests have no size."""
+
+    bytes: int | None
+    sha256: str
+
+
+class Manifest(NamedTuple):
+    """The manifest of a corpus. Defaults stand for fields that older manifests do not have."""
+
+    length: int  # T
+    rows: dict[str, int]  # by split
+    unknown: dict[str, float]  # by split, the fraction of its tokens that are [UNK]
+    most_maskable: dict[str, int]  # by split, the largest number of tokens of a row that can be masked; T by default
+    fewest_maskable: dict[str, int]  # by split, the smallest such number; 0 by default
+    vocab: str  # hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
+    files: dict[str, File]  # all files but the manifest; at most the vocabulary by default
+    content: dict[str, Any]  # the whole JSON object
+
+    def advice(self) -> Advice | None:
+        """Returns an `Advice` if the vocabulary does not fit the text."""
+        if (unknown := max(self.unknown.values())) <= _MAX_UNKNOWN:
+            return None
+        found = f"{unknown:.1%} of the tokens of a split are [UNK]"
+        hint = "prepare the text with a vocabulary that has its words, such as data.vocab=train"
+        return Advice("data.vocab", found, f"at most {_MAX_UNKNOWN:.0%}", hint)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a finished corpus."""
+    return (folder / MANIFEST).is_file()
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the manifest of the corpus in `folder`, with the sizes and checksums of its files and its own checksum.
+
+    facts: the fields of `Manifest`, and others that only people read.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, LOCK))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+    content = {name: fact for name, fact in facts.items() if name != "sha256"} | {"files": files}
+    text = json.dumps(content | {"sha256": _checksum(content)}, indent=2) + "\n"
+    write_whole(epath.Path(folder / MANIFEST), text)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Returns the manifest of the corpus in `folder`.
+
+    Raises:
+      UserError: there is no finished corpus in `folder`, or the manifest is damaged.
+    """
+    if not is_finished(folder):
+        raise UserError("data.dir", f"no finished corpus in {folder}", f"a folder with {MANIFEST}", PREPARE_HINT)
+    return parse_manifest(read_text(folder / MANIFEST, "data.dir"), folder)
+
+
+def parse_manifest(text: str, folder: Path | epath.Path) -> Manifest:
+    """Returns the manifest of the corpus in `folder` from the text of its file.
+
+    Raises:
+      UserError: the manifest is damaged.
+    """
+    content = parse_json_object(text, f"{folder / MANIFEST}", "data.dir")
+    checksum = content.pop("sha256", None)
+    if checksum not in (None, _checksum(content)):
+        raise UserError("data.dir", f"{folder / MANIFEST} with a wrong checksum", "an intact manifest", DAMAGE_HINT)
+    try:
+        files = {name: File(int(file["bytes"]), str(file["sha256"])) for name, file in content.get("files", {}).items()}
+        if "vocab_sha256" in content:
+            files.setdefault(VOCAB, File(None, str(content["vocab_sha256"])))
+        splits, length = {split: content["splits"][split] for split in SPLITS}, int(content["length"])
+        return Manifest(
+            length=length,
+            rows={split: int(splits[split]["rows"]) for split in SPLITS},
+            unknown={split: float(splits[split].get("unk_share", 0)) for split in SPLITS},
+            most_maskable={split: int(splits[split].get("most_maskable", length)) for split in SPLITS},
+            fewest_maskable={split: int(splits[split].get("fewest_maskable", 0)) for split in SPLITS},
+            vocab=str(content.get("vocab", "")),
+            files=files,
+            content=content,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        found = f"{folder / MANIFEST}: {type(error).__name__}: {error}"
+        raise UserError("data.dir", found, "a manifest that prepare wrote", DAMAGE_HINT) from None
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = None) -> None:
+    """Compares the files of the corpus in `folder` with its manifest.
+
+    read_rows: whether the files of rows are read too. Their sizes and the content of all other files are always
+      compared.
+    source: the folder that errors name, if `folder` is a copy of it.
+
+    Raises:
+      UserError: there is no finished corpus in `folder`, or a file is missing or differs; names the file.
+    """
+    named = source or folder
+
+    def check(item: tuple[str, File]) -> None:
+        (name, file), path = item, folder / item[0]
+        try:
+            if (size := path.stat().st_size) != file.bytes and file.bytes is not None:
+                raise UserError("data.dir", f"{named / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
+            if (read_rows or not name.startswith(f"{DATASET}-")) and sha256(path) != file.sha256:
+                raise UserError("data.dir", f"{named / name}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
+        except OSError as error:
+            raise UserError("data.dir", f"{named / name}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, read_manifest(folder).files.items()))

@@ -1,0 +1,206 @@
+"""`prepare`: documents become rows of token ids that training reads by random access.
+
+The stream of a split is document, [SEP], document, [SEP], …; every T - 2 tokens of it become a row [CLS] … [SEP]. No
+text can forge a [SEP], so the documents can be recovered from the rows.
+"""
+
+import contextlib
+import importlib.metadata
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+import symbert_jax
+from symbert_jax.config import Config
+from symbert_jax.data import rows, sources, tokenizer
+from symbert_jax.data.documents import distinct_documents
+from symbert_jax.data.encoding import encode
+from symbert_jax.data.manifest import SPLITS, check_files, is_finished, read_manifest, write_manifest
+from symbert_jax.data.vocabulary import CLS, SEP, UNK, VOCAB
+from symbert_jax.errors import UserError
+from symbert_jax.progress import Progress
+from symbert_jax.storage import absolute, is_bucket, new_folder, sha256
+
+_PROGRESS_SECONDS = 30  # between progress lines where there is no terminal
+
+
+def prepare(config: Config) -> None:
+    """Writes the corpus of `config.data.sources` to `config.data.dir`; does nothing if it is already there.
+
+    All files are written to `DIR.incomplete`, which is renamed to `DIR` at the end (see `storage.new_folder`).
+
+    Raises:
+      UserError: a source, the vocabulary or the folder cannot be used, another run writes the folder, or there is too
+        little text for a row.
+    """
+    if is_bucket(config.data.dir):
+        hint = "prepare into one and copy it to the bucket; training reads it there"
+        raise UserError("data.dir", config.data.dir, "a local folder", hint)
+    target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
+    if _is_prepared(recipe, target):
+        return
+    is_taken = os.path.lexists(target) and (not target.is_dir() or any(target.iterdir()))
+    if is_taken and not is_finished(target):  # another run may have finished it in the meantime
+        raise UserError("data.dir", f"{target}, which is not a corpus", "a path where nothing exists yet")
+    if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
+        raise UserError("data.dir", f"{target}", "a path in UTF-8, as ArrayRecord needs it")
+    if target == Path.cwd() or target.is_mount():
+        kind = "a mount point" if target.is_mount() else "the current folder"
+        raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name one inside of it")
+    if not config.data.sources:
+        raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
+    for source in config.data.sources:
+        sources.documents(source)  # a missing one fails now, not hours later
+    with _exit_on_sigterm(), new_folder(epath.Path(target), "data.dir", remove_failed=True) as work:
+        if _is_prepared(recipe, target):  # by another run, before this one had the lock
+            return
+        summary = _prepare(config, recipe, Path(work))
+    print(f"{target}: {summary}")
+    if advice := read_manifest(target).advice():
+        print(f"warning: {advice}", file=sys.stderr)
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """Returns the fields that determine the rows of a corpus, apart from the content of its sources."""
+    match config.data.vocab:
+        case "train":
+            vocab = f"train {config.model.vocab_size}"
+        case name if name.startswith("hf:"):
+            vocab = name
+        case name:
+            vocab = f"sha256 {tokenizer.read(tokenizer.find(name)).fingerprint()}"
+    return {
+        "sources": list(config.data.sources),
+        "vocab": vocab,
+        "length": config.model.length,
+        "validation_fraction": config.data.validation_fraction,
+    }
+
+
+def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
+    """Returns whether `folder` holds a finished corpus; raises `UserError` if it is damaged or has another recipe."""
+    if not is_finished(folder):
+        return False
+    content = read_manifest(folder).content
+    for name, value in recipe.items():
+        if content.get(name) != value:
+            field = "model.length" if name == "length" else f"data.{name}"
+            found = f"{value} for {folder}, which is already prepared with another"
+            raise UserError(field, found, str(content.get(name)), "remove that folder, or name another data.dir")
+    check_files(folder, read_rows=False)
+    print(f"{folder} is already prepared")
+    return True
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise `SystemExit`, so that worker processes end and files are removed. A second one kills."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield
+        return
+
+    def exit_(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, exit_)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _prepare(config: Config, recipe: dict[str, Any], work: Path) -> str:
+    """Writes the corpus to the folder `work`; returns a summary for the user."""
+    start = time.monotonic()
+    texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
+    tokenizer.write_vocabulary(config.data.vocab, texts, config.model.vocab_size, work / VOCAB)
+    counts = _write_rows(config, work)
+    seconds = time.monotonic() - start
+    versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
+    facts = {
+        **recipe,
+        **counts,
+        "vocab_sha256": sha256(work / VOCAB),
+        "seconds": round(seconds, 1),
+        "versions": {"symbert_jax": symbert_jax.__version__, **versions},
+    }
+    write_manifest(work, facts)
+    train, validation = (counts["splits"][split] for split in SPLITS)
+    documents, tokens, unknown = (train[name] + validation[name] for name in ("documents", "tokens", "unk_tokens"))
+    return (
+        f"{train['rows']:,} rows of {config.model.length} tokens to train "
+        f"and {validation['rows']:,} to validate from {documents:,} documents, "
+        f"{sum(counts['duplicates'].values()):,} duplicates dropped, "
+        f"{unknown / tokens:.2%} of the tokens [UNK], in {seconds:.1f} s "
+        f"({documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s)"
+    )
+
+
+def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
+    """Tokenises all documents with the vocabulary in `folder` and writes the dataset of their rows there.
+
+    Returns:
+      Counts for the manifest. The tokens of a split are those of its texts, without special ones.
+
+    Raises:
+      UserError: a text is damaged, or there is too little text for a row of each split.
+    """
+    encoder = tokenizer.load(folder / VOCAB, parse_special=False)
+    special = tokenizer.special_ids(encoder)
+    cls, sep, unk = (special[token] for token in (CLS, SEP, UNK))
+    writers = {split: rows.Writer(folder, split, config.model.length, cls, sep, unk) for split in SPLITS}
+    documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # by split
+    used, duplicates = Counter[str](), Counter[str]()  # documents by source
+    distinct = distinct_documents(config.data, folder / "digests.sqlite", duplicates)
+    start = time.monotonic()
+    with Progress("documents", interval=_PROGRESS_SECONDS) as progress:
+        for batch in encode(encoder, distinct, sep):
+            used.update(document.source for document, _ in batch)
+            for split, writer in writers.items():
+                if ids_of_split := [ids for document, ids in batch if document.split == split]:
+                    stream = np.concatenate(ids_of_split)
+                    writer.add(stream)
+                    unknown[split] += int(np.count_nonzero(stream == unk))
+                    documents[split] += len(ids_of_split)
+                    tokens[split] += sum(len(ids) - 1 for ids in ids_of_split)
+            progress.finish(len(batch))
+            seconds = max(time.monotonic() - start, 1e-9)
+            speed = f"{documents.total() / seconds:,.0f} documents/s, {tokens.total() / seconds:,.0f} tokens/s"
+            progress.show(speed, f"{progress.standing}, {speed}")
+    dropped = {split: writer.close() for split, writer in writers.items()}
+    if not writers["train"].rows:
+        found = f"{tokens['train']} tokens of training text"
+        raise UserError("data.sources", found, f"enough for a row of model.length={config.model.length}")
+    if config.data.validation_fraction and not writers["validation"].rows:
+        chosen = f"{documents['validation']} of {documents.total()} documents"
+        found = f"{config.data.validation_fraction}, which chose {chosen}"
+        raise UserError("data.validation_fraction", found, "enough for a row")
+    rows.write_info(folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows])
+    return {
+        "documents": {source: used[source] for source in config.data.sources},
+        "duplicates": {source: duplicates[source] for source in config.data.sources},
+        "splits": {
+            split: {
+                "documents": documents[split],
+                "rows": writer.rows,
+                "tokens": tokens[split],
+                "tail_tokens_dropped": dropped[split],
+                "unk_tokens": unknown[split],
+                "unk_share": round(unknown[split] / max(tokens[split], 1), 4),
+                "most_maskable": writer.most_maskable,
+                "fewest_maskable": writer.fewest_maskable,
+            }
+            for split, writer in writers.items()
+        },
+    }

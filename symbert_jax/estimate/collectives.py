@@ -1,0 +1,51 @@
+"""Collectives of an instruction: all-reduce, all-gather and the like."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from symbert_jax.estimate.hlo import Computation, Instruction, Module, num_bytes
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Exchange(NamedTuple):
+    """One collective over groups of `group` devices; `bytes` of the whole array, as each group sees it."""
+
+    channel: str
+    kind: str
+    group: int
+    bytes: float
+
+
+def exchanges(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Iterator[Exchange]:
+    """Yields the collectives of an instruction, which span all `devices` unless they name groups.
+
+    A TPU program may spread one collective over several fusions, which share its channel. A fusion of an all-reduce
+    and a slice of its result is a reduce-scatter.
+    """
+    kind = instruction.op.removesuffix("-done")
+    if fused := module.computations.get(instruction.called("calls")):
+        scatters = list(fused.values())[-1].op == "dynamic-slice"
+        for part in fused.values():
+            for exchange in exchanges(module, fused, part, devices):
+                is_scattered = scatters and exchange.kind == "all-reduce"
+                yield exchange._replace(kind="reduce-scatter") if is_scattered else exchange
+    elif kind in COLLECTIVES:
+        start = computation[instruction.operands[0]] if instruction.op.endswith("-done") else instruction
+        group = _group_size(start.text) or devices
+        channel = re.search(r"channel_id=(\d+)", start.text)
+        size = num_bytes(instruction.shape) * (group if kind == "reduce-scatter" else 1)
+        yield Exchange(channel[1] if channel else start.name, kind, group, size)
+
+
+def _group_size(text: str) -> int:
+    """Returns the number of devices in each group of a collective; 0 if all devices are one group."""
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2]))
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
+        return int(iota[1])
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", text)
+    return listed[1].count(",") + 1 if listed else 0

@@ -1,0 +1,45 @@
+"""FLOPs of an instruction."""
+
+import re
+
+from symbert_jax.estimate.hlo import Computation, Instruction, Module, dimensions
+
+
+def instruction_flops(module: Module, computation: Computation, instruction: Instruction) -> float:
+    """Returns the FLOPs of the matrix products of an instruction, or those that a kernel states."""
+    match instruction.op:
+        case "convolution":  # the TPU compiler makes every matrix product a convolution
+            return _convolution_flops(computation, instruction)
+        case "fusion":
+            fused = module.fused(instruction)
+            return sum(instruction_flops(module, fused, part) for part in fused.values())
+        case "custom-call":
+            stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.text)
+            return float(stated[1]) if stated else 0.0
+    return 0.0
+
+
+def _convolution_flops(computation: Computation, instruction: Instruction) -> float:
+    """Returns 2 FLOPs per multiply-add; those with padding or with the holes of a dilation do not count.
+
+    A TPU program writes a batch dimension as a spatial one whose window holds one element that is not a hole.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
+    assert labels, instruction.text
+    shapes = [*(computation[name].shape for name in instruction.operands[:2]), instruction.shape]
+    left, right, out = (
+        dict(zip(names, dimensions(shape), strict=True)) for names, shape in zip(labels.groups(), shapes, strict=True)
+    )
+    window = re.search(r"window=\{([^}]*)\}", instruction.text)
+    fields = dict(field.split("=") for field in window[1].split()) if window else {}
+    pairs = 1  # of an output and an input element, over all spatial dimensions
+    for axis in range(len(left) - 2):
+        field = {name: value.split("x")[axis] for name, value in fields.items()}
+        padding = int(field.get("pad", "0_0").split("_")[0])
+        stride, left_dilation = int(field.get("stride", 1)), int(field.get("lhs_dilate", 1))
+        right_dilation, window_size = int(field.get("rhs_dilate", 1)), int(field.get("size", 1))
+        last = (left[str(axis)] - 1) * left_dilation
+        indices = (o * stride + w * right_dilation - padding for o in range(out[str(axis)]) for w in range(window_size))
+        pairs *= sum(0 <= index <= last and index % left_dilation == 0 for index in indices)
+    batches = re.search(r"batch_group_count=(\d+)", instruction.text)
+    return 2.0 * left["b"] // int(batches[1] if batches else 1) * out["f"] * right["i"] * pairs

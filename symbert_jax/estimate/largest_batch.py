@@ -1,0 +1,50 @@
+"""Search for the largest batch size whose training step fits on a slice."""
+
+import dataclasses
+from collections.abc import Callable
+
+from symbert_jax.chips import GIB
+from symbert_jax.config import Config
+from symbert_jax.estimate.programs import DoesNotFit, compile_train, make_slice_mesh
+from symbert_jax.estimate.slices import Slice
+
+
+def with_largest_batch(config: Config, target: Slice) -> Config:
+    """Returns the config with the largest `data.batch_size` that fits; prints a line per compiled size."""
+    mesh = make_slice_mesh(config, target)
+    shares = mesh.shape["data"] * config.optim.accumulate
+
+    def resized(rows: int) -> Config:
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows * shares))
+
+    def fits(rows: int) -> bool:
+        try:
+            memory, refusal = compile_train(resized(rows), target).memory, ""
+        except DoesNotFit as error:
+            memory, refusal = error.needed, ", does not fit"
+        usage = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
+        print(f"{batch_text(rows * shares, mesh.size)}: {usage}{refusal}", flush=True)
+        return not refusal
+
+    return resized(largest(fits) or 1)
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """Returns the largest of 1, 2, 4, 8, 16, 24, 32, ... that fits, or 0 if none does.
+
+    fits: must be true of every number below one of which it is true.
+    """
+    low, high = 0, 8
+    while fits(high):
+        low, high = high, 2 * high
+    if not low:
+        return next((rows for rows in (4, 2, 1) if fits(rows)), 0)
+    while high - low > 8:
+        middle = (low + high) // 16 * 8
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def batch_text(batch_size: int, chips: int) -> str:
+    """Returns the size of a batch and its rows per chip as text."""
+    return f"batch {batch_size:,}, {batch_size / chips:g} rows per chip"

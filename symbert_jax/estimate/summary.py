@@ -1,0 +1,86 @@
+"""Memory, FLOPs, step time and training time of a config on a slice."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from symbert_jax.config import Config
+from symbert_jax.data.masking import max_predictions
+from symbert_jax.estimate.programs import Program, compile_train, compile_validation, make_slice_mesh
+from symbert_jax.estimate.slices import Slice, compiler_version
+from symbert_jax.model import bert
+from symbert_jax.model.flops import train_flops
+from symbert_jax.train import state as states
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Estimates for a config on a slice, in bytes and seconds; of one chip unless the field says otherwise."""
+
+    source: str
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    attention: str
+    parameters: int  # of the model
+    batch_size: int  # over all chips
+    rows_per_chip: float
+    memory_available: float
+    memory_parameters: float
+    memory_optimizer: float
+    memory_temporaries: float
+    model_flops: float  # of a step, over all chips
+    train: Program
+    validation: Program
+    tokens_per_second: float  # over all chips
+    mfu: float
+    hours: float  # of train.steps with their validation
+    bound: str  # compute | memory | network
+    fits: bool = True
+
+
+def summarize(config: Config, target: Slice) -> Summary:
+    """Compiles the training and the validation step of a config for a slice.
+
+    Raises:
+      DoesNotFit: a step needs more memory than a chip has.
+      UserError: a step cannot run on the slice.
+    """
+    train, validation = compile_train(config, target), compile_validation(config, target)
+    mesh = make_slice_mesh(config, target)
+    with jax.set_mesh(mesh):
+        state = states.abstract(config)
+    parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
+    flops = train_flops(
+        config.model, config.data.batch_size, max_predictions(config.model.length, config.data.mask_rate)
+    )
+    steps = config.train.steps
+    validations = -(-steps // config.train.validate_every) * config.train.validate_batches
+    return Summary(
+        source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
+        topology=target.name,
+        chips=mesh.size,
+        mesh=dict(mesh.shape),
+        attention=config.model.attention,
+        parameters=bert.size(config.model),
+        batch_size=config.data.batch_size,
+        rows_per_chip=config.data.batch_size / mesh.size,
+        memory_available=target.chip.hbm,
+        memory_parameters=parameters,
+        memory_optimizer=optimizer,
+        memory_temporaries=train.memory - parameters - optimizer,
+        model_flops=flops,
+        train=train,
+        validation=validation,
+        tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
+        mfu=flops / train.seconds / (target.chip.peak * mesh.size),
+        hours=(steps * train.seconds + validations * validation.seconds) / 3600,
+        bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
+    )
+
+
+def _bytes_per_chip(tree: Any) -> float:
+    leaves = jax.tree.leaves(tree)
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))

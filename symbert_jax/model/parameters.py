@@ -1,0 +1,63 @@
+"""Parameters of a module: their letters, their sizes, their initial values, and how a forward pass gathers them."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec, reshard
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from symbert_jax.batch import Array as AnyArray
+from symbert_jax.config import ModelConfig
+from symbert_jax.sharding import spec
+
+Init = Callable[..., Array]  # of key, shape, dtype
+Sizes = Mapping[str, int]
+
+TOKEN_TYPES = 2
+
+# BERT (2018) draws weights from a normal distribution of this deviation; the paper's code does not truncate it.
+normal = jax.nn.initializers.normal(0.02)
+zeros = jax.nn.initializers.zeros
+ones = jax.nn.initializers.ones
+
+
+def sizes(config: ModelConfig) -> Sizes:
+    """Returns the size of each letter.
+
+    E is D again, G is H again and K counts token types, so that no array has the same letter twice.
+    """
+    head = config.dim // config.heads
+    return {
+        "T": config.length,
+        "D": config.dim,
+        "E": config.dim,
+        "N": config.heads,
+        "H": head,
+        "G": head,
+        "F": config.mlp_dim,
+        "V": config.vocab_size,
+        "L": config.layers,
+        "K": TOKEN_TYPES,
+    }
+
+
+def parameter(init: Init, dims: str, sizes: Sizes, rngs: nnx.Rngs) -> nnx.Param:
+    """Creates a float32 parameter whose dimensions have the letters `dims`, by which `sharding.py` shards it."""
+    return nnx.Param(init(rngs(), tuple(sizes[dim] for dim in dims), jnp.float32), dims=dims)
+
+
+def gathered(weight: nnx.Param, dtype: DTypeLike) -> Array:
+    """Returns the parameter for use in a forward pass: cast first, then gathered where FSDP shards it."""
+    return reshard(weight[...].astype(dtype), spec(weight.dims))
+
+
+def gathered_with_deferred_psum(weight: AnyArray, dims: str) -> Array:
+    """Like `gathered`, for operands of matrix products and look-ups, already cast.
+
+    Each device accumulates the gradients of all uses locally; they are reduced over `data` once, to where the
+    parameter is stored (with FSDP by a reduce-scatter).
+    """
+    return reshard(weight, PartitionSpec(*spec(dims), reduced={"data"}))

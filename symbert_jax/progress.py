@@ -1,0 +1,133 @@
+"""The progress of a long command: a bar where stderr is a terminal, lines on stdout elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Hashable, Iterator
+
+from tqdm import tqdm
+
+COMPILING = "compiling …"
+
+
+class Progress(contextlib.AbstractContextManager["Progress"]):
+    """Counts finished items (steps, trials, documents) and the work in them, and estimates the remaining time.
+
+    The estimate comes from measured work alone, so that compilation, validation and predictions never count.
+    """
+
+    def __init__(
+        self,
+        unit: str,
+        items: int | None = None,
+        done: int = 0,
+        *,
+        work: int | None = None,
+        interval: int = 0,
+        is_shown: bool = True,
+    ):
+        """unit: what the items are, in the plural.
+
+        items: the number of all items; None where it is unknown.
+        done: the number of items that an earlier run finished.
+        work: of all items, in a unit of its own; by default an item is a unit of work.
+        interval: seconds between two lines of `show`.
+        is_shown: whether this process prints.
+        """
+        self.unit, self.items, self.done, self.interval, self.is_shown = unit, items, done, interval, is_shown
+        self.work, self.worked = (items, done) if work is None else (work, 0)
+        self._measured, self._seconds = 0, 0.0  # work, and the time that it took
+        self._programs: set[Hashable] = set()
+        self._printed, self._text = time.perf_counter(), ""
+        self._bar = tqdm(
+            total=self.work,
+            initial=self.worked,
+            disable=not (is_shown and sys.stderr.isatty()),
+            bar_format="{desc}" if items is None else "{percentage:3.0f}%|{bar}| {desc}",
+            dynamic_ncols=True,  # the bar is as long as the text leaves it; texts leave some of 80 columns
+        )
+        self.start_window()
+        self._draw("")
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def skip(self, items: int, work: int) -> None:
+        """Subtracts items that an earlier run finished, and their work, from the totals."""
+        assert self.items is not None and self.work is not None
+        self.items, self.work = self.items - items, self.work - work
+        self._bar.total = self.work
+        self._draw(self._text)
+
+    @contextlib.contextmanager
+    def step(self, program: Hashable, work: int = 1) -> Iterator[None]:
+        """Counts the work of a step that runs `program` inside of the context; its first step compiles it."""
+        text = self._text
+        if program not in self._programs:
+            if not self._programs and self._bar.disable:
+                self.say(COMPILING)
+            self._programs.add(program)
+            self._has_compiled = True
+            self._draw(COMPILING)
+        yield
+        if self._text != text:
+            self._draw(text)
+        self.worked += work
+        self._window_work += work
+        self._bar.update(work)
+
+    def finish(self, items: int = 1) -> None:
+        """Counts finished items."""
+        self.done += items
+        self._draw(self._text, refresh=False)
+
+    def measure(self, work: int, seconds: float) -> None:
+        """Adds to the measurement from which the remaining time is estimated."""
+        self._measured += work
+        self._seconds += seconds
+
+    def start_window(self) -> None:
+        """Starts to measure: the devices have nothing left to do."""
+        self._window_start, self._window_work, self._has_compiled = time.perf_counter(), 0, False
+
+    def end_window(self) -> None:
+        """Measures the steps since `start_window`, which the devices have finished, unless one of them compiled."""
+        if not self._has_compiled:
+            self.measure(self._window_work, time.perf_counter() - self._window_start)
+        self.start_window()
+        self.show("", f"{self.worked / (self.work or 1):.0%}  ({self.standing})")
+
+    @property
+    def eta(self) -> str:
+        """The remaining time, for example "eta 1h01m"; empty where nothing is measured or the total is unknown."""
+        if not self._measured or self.work is None:
+            return ""
+        minutes, seconds = divmod(round((self.work - self.worked) * self._seconds / self._measured), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"eta {hours}h{minutes:02d}m" if hours else f"eta {minutes}m{seconds:02d}s"
+
+    @property
+    def standing(self) -> str:
+        """The number of finished items and the remaining time, for example "3/36 trials, eta 1h01m"."""
+        return ", ".join(filter(None, (self._count, self.eta)))
+
+    def show(self, text: str, line: str) -> None:
+        """Shows `text` beside the bar; where there is none, prints `line`, at most once in `interval` seconds."""
+        self._draw(text)
+        if self._bar.disable and time.perf_counter() - self._printed >= self.interval:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar."""
+        self._printed = time.perf_counter()
+        if self.is_shown:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    @property
+    def _count(self) -> str:
+        return f"{self.done:,}{'' if self.items is None else f'/{self.items:,}'} {self.unit}"
+
+    def _draw(self, text: str, *, refresh: bool = True) -> None:
+        self._text = text
+        self._bar.set_description_str(", ".join(filter(None, (self._count, text, self.eta))), refresh=refresh)

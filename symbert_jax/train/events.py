@@ -1,0 +1,117 @@
+"""The events of a run: a step, a log point, a validation, a checkpoint. `loop` says in which order they happen."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+
+from symbert_jax.batch import MlmBatch
+from symbert_jax.checkpoint import LOSS, Checkpoints
+from symbert_jax.chips import peak_flops
+from symbert_jax.config import Config
+from symbert_jax.data.stream import Stream
+from symbert_jax.distributed import broadcast_from_main
+from symbert_jax.metrics import Clock, Metrics, Values, describe
+from symbert_jax.model import bert
+from symbert_jax.model.flops import train_flops
+from symbert_jax.progress import Progress
+from symbert_jax.sharding import put_batches
+from symbert_jax.train.optimizer import schedule
+from symbert_jax.train.state import State
+from symbert_jax.train.step import Sums
+from symbert_jax.train.trace import Trace
+from symbert_jax.train.window import Window
+
+ESSENTIAL = ("train/loss", "speed/tokens_per_second")  # fit beside a bar in 80 columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Events:
+    """Every process takes part in every event; the main process alone writes and prints."""
+
+    config: Config
+    stream: Stream
+    checkpoints: Checkpoints
+    metrics: Metrics
+    progress: Progress
+    trace: Trace
+    window: Window  # the steps since the last log point
+    clock: Clock
+    train_step: Callable[[State, MlmBatch], tuple[State, Sums]]
+    validation_step: Callable[[bert.Params, MlmBatch], Sums]
+
+    def wait_for(self, batches: Iterator[MlmBatch]) -> MlmBatch:
+        """Returns the next batch."""
+        with self.clock.wait(self.window.last):
+            return next(batches)
+
+    def update(self, step: int, state: State, batch: MlmBatch) -> State:
+        """Takes one step, and keeps the host at most one step ahead of the devices."""
+        jax.block_until_ready(self.window.last)
+        with self.progress.step("training"), self.trace.step(step, self.window.last):
+            state, sums = self.train_step(state, batch)
+        self.window.add(sums)
+        self.progress.finish()
+        return state
+
+    def start_clock(self, step: int) -> None:
+        """Measures the speed from the end of `step`, which has compiled."""
+        jax.block_until_ready(self.window.last)
+        self.clock.start(step)
+
+    def log(self, step: int) -> None:
+        """Writes and shows the averages and the speed since the last log point."""
+        values = self.window.averages(step)
+        if self.window.empty_batches:
+            values["train/empty_steps"] = self.window.empty_batches
+        self.window.clear()
+        values["train/learning_rate"] = float(schedule(self.config.optim, self.config.train.steps)(step - 1))
+        lap = self.clock.lap(step)
+        self.progress.measure(lap.steps, lap.seconds)
+        values |= lap.speed(*self._cost())
+        self.metrics.write(step, values)
+        self._show(step, values)
+
+    def validate(self, step: int, state: State) -> float:
+        """Writes and prints the validation loss, and returns it."""
+        with self.clock.pause(self.window.last):
+            window = Window("validation")
+            for batch in put_batches(self.stream.validation_batches(self.config.train.validate_batches)):
+                window.add(self.validation_step(state.params, batch))
+            values = window.averages(step)
+            self.metrics.write(step, values)
+            self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}")
+        return values[LOSS]
+
+    def validate_if_missed(self, step: int, state: State) -> None:
+        """Validates the checkpoint that the run resumes from, if a signal prevented that."""
+        self.checkpoints.losses |= self.metrics.values(LOSS)
+        is_missed = step > 0 and is_due(step, self.config.train.validate_every, self.config.train.steps)
+        if is_missed and broadcast_from_main(step not in self.checkpoints.losses):
+            self.checkpoints.losses[step] = self.validate(step, state)
+
+    def save(self, step: int, state: State, loss: float | None) -> None:
+        """Saves a checkpoint with the sums since the last log point.
+
+        loss: of a validation of this state, if there was one.
+        """
+        with self.clock.pause(self.window.last):
+            self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, self.window.to_save(step))
+
+    def _cost(self) -> tuple[int, float, float | None]:
+        """Returns the tokens and model FLOPs of a step, and the peak FLOP/s of all devices where it is known."""
+        mesh, data, model = jax.sharding.get_mesh(), self.config.data, self.config.model
+        peak = peak_flops(mesh.devices.flat[0].device_kind)
+        flops = train_flops(model, data.batch_size, self.stream.masking.max_predictions)
+        return data.batch_size * model.length, flops, peak and peak * mesh.size
+
+    def _show(self, step: int, values: Values) -> None:
+        """Shows a log point: on a terminal the loss and the speed, elsewhere all values."""
+        steps = self.config.train.steps
+        essential = {name: value for name, value in values.items() if name in ESSENTIAL}
+        parts = [f"step {step:,}/{steps:,} {step / steps:.0%}", describe(values), self.progress.eta]
+        self.progress.show(describe(essential), "  ".join(filter(None, parts)))
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last

@@ -1,0 +1,171 @@
+"""`prepare` beside another run, on a full disk, and ended by a signal: a corpus is whole or does not exist."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from symbert_jax.data import documents, prepare, rows, sources
+from symbert_jax.data.manifest import MANIFEST, is_finished, read_manifest
+from symbert_jax.errors import UserError
+from tests.command_line import ROOT
+from tests.data.texts import distinct_texts, expected_stream, make_config, read_stream
+
+PREPARE_HALF = """
+import sys
+from pathlib import Path
+from symbert_jax.data import encoding, prepare, sources
+from tests.data.texts import distinct_texts, make_config
+
+def documents(source):
+    for number, text in enumerate(distinct_texts(200)):
+        if number == 150:
+            print("half", flush=True)
+            sys.stdin.readline()
+        yield text
+
+config = make_config(Path(sys.argv[1]), distinct_texts(200))
+encoding._BATCH = 100
+sources.documents = documents
+prepare.prepare(config)
+"""
+
+
+def test_prepare_refuses_a_running_and_replaces_a_killed_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PREPARE_HALF, tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "half\n"
+        message = rf"data.dir: found .*/corpus.incomplete, in use by process {other.pid} on .* since .*; wait until it"
+        with pytest.raises(UserError, match=message):
+            prepare.prepare(make_config(tmp_path, distinct_texts(200)))
+        other.kill()
+    assert list(tmp_path.glob("corpus.incomplete/*array_record*"))
+    with pytest.raises(UserError, match="no finished corpus"):
+        read_manifest(tmp_path / "corpus")
+    (tmp_path / "corpus.incomplete" / "folder").mkdir()
+    prepare.prepare(make_config(tmp_path, distinct_texts(200)))
+    found = read_stream(tmp_path, "train")
+    assert found == expected_stream(tmp_path, distinct_texts(200))[: len(found)]
+    assert not (tmp_path / "corpus.incomplete").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a corpus except the manifest, which holds the time that it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
+
+
+def test_two_runs_at_once_prepare_the_same_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, half, refused, read = make_config(tmp_path, distinct_texts(200)), Event(), Event(), sources.documents
+    prepare.prepare(dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(tmp_path / "alone"))))
+
+    def read_slowly(source: str):
+        for number, text in enumerate(read(source)):
+            if number == 100:
+                half.set()
+                assert refused.wait(60)
+            yield text
+
+    with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
+        patch.setattr(sources, "documents", read_slowly)
+        other = pool.submit(prepare.prepare, config)
+        assert half.wait(60)
+        with pytest.raises(UserError, match=rf"corpus.incomplete, in use by process {os.getpid()} on "):
+            prepare.prepare(config)
+        refused.set()
+        other.result()
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "alone")
+
+    # A run whose first look was before the other had finished.
+    answers = [False]
+    monkeypatch.setattr(prepare, "is_finished", lambda folder: answers.pop() if answers else is_finished(folder))
+    capsys.readouterr()
+    prepare.prepare(config)
+    assert capsys.readouterr().out == f"{tmp_path}/corpus is already prepared\n"
+    assert not (tmp_path / "corpus.incomplete").exists()
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "alone")
+
+
+def test_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk:
+        def __init__(self, path: str, options: str):
+            del options
+            Path(path).write_bytes(b"half a row")
+            self.path = path
+
+        def write(self, _: bytes) -> None:
+            raise RuntimeError(f"write() failed: No space left on device; writing {self.path}")
+
+    def connect_full(*_: object, **__: object):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    for module, name, fault, message in (
+        (rows, "ArrayRecordWriter", FullDisk, ".* No space left .*array_record-00000, wanted a disk"),
+        (documents.sqlite3, "connect", connect_full, ".*digests.sqlite: database or disk is full, wanted a disk"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fault)
+            with pytest.raises(UserError, match=f"data.dir: found {message}"):
+                prepare.prepare(make_config(tmp_path, distinct_texts(30)))
+        assert not list(tmp_path.glob("corpus*"))
+
+
+def processes_of(session: int) -> list[int]:
+    """The running processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, owner, *_ = stat.read_text().rsplit(")", 1)[1].split()
+            if int(owner) == session and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+READ_PYTHON_DOCS = """
+from symbert_jax.data.sources import python_docs
+try:
+    list(python_docs.documents(installed=False))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "send", "code", "output"),
+    [
+        (signal.SIGTERM, os.kill, 143, ""),
+        (signal.SIGINT, os.killpg, 0, "interrupted\n"),
+        (signal.SIGKILL, os.kill, -9, ""),
+    ],
+)
+def test_signal_ends_the_worker_processes(
+    number: int, send: Callable[[int, int], None], code: int, output: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", READ_PYTHON_DOCS]
+    if number == signal.SIGTERM:
+        changes = (f"--config.data.dir={tmp_path}/corpus", "--config.data.sources=python-docs:stdlib")
+        command = [sys.executable, "-m", "symbert_jax", "prepare", "--config=configs/tiny.py", *changes]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+        while len(processes_of(process.pid)) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        send(process.pid, number)
+        found = process.communicate(timeout=60)[0]
+    assert (process.returncode, found) == (code, output)
+    deadline = time.monotonic() + 30
+    while processes_of(process.pid):
+        assert time.monotonic() < deadline, "a worker still runs"
+        time.sleep(0.02)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,51 @@
+"""Small corpora for the tests of `prepare`: texts of a few letters, their config, and the token stream they give."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from symbert_jax.config import Config, DataConfig, ModelConfig
+from symbert_jax.data import tokenizer
+from symbert_jax.data.vocabulary import SPECIAL
+
+VOCABULARY = [*SPECIAL, "a", "b", "c", "##a", "##b", "[", "]", "sep"]
+CLS, SEP = 2, 3
+LENGTH = 8
+
+
+def make_config(folder: Path, *files: list[str], fraction: float = 0.0) -> Config:
+    """Writes each of `files`, lists of documents, as JSON lines; returns the config of their corpus in `folder`."""
+    for number, texts in enumerate(files):
+        lines = (json.dumps({"text": text}) + "\n" for text in texts)
+        (folder / f"{number}.jsonl").write_text("".join(lines))
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY))
+    data = DataConfig(
+        dir=str(folder / "corpus"),
+        sources=tuple(f"jsonl:{folder}/{number}.jsonl" for number in range(len(files))),
+        vocab=str(folder / "vocab.txt"),
+        validation_fraction=fraction,
+    )
+    return Config(model=ModelConfig(length=LENGTH, vocab_size=len(VOCABULARY)), data=data)
+
+
+def distinct_texts(count: int) -> list[str]:
+    """Different documents of 10 tokens."""
+    return [" ".join(f"{i:010b}".replace("0", "a").replace("1", "b")) for i in range(count)]
+
+
+def read_stream(folder: Path, split: str) -> list[int]:
+    """The tokens of all rows without [CLS] and the last [SEP], read from `folder`/corpus as any user of TFDS would."""
+    source = tfds.builder_from_directory(folder / "corpus").as_data_source(split)
+    rows = [source[i]["tokens"] for i in range(len(source))]
+    assert all(row.dtype == np.uint16 and row.shape == (LENGTH,) for row in rows)
+    assert all((row[0], row[-1]) == (CLS, SEP) for row in rows)
+    return [int(token) for row in rows for token in row[1:-1]]
+
+
+def expected_stream(folder: Path, texts: list[str]) -> list[int]:
+    """The stream of the distinct `texts`, of which the rows hold the beginning."""
+    encoder = tokenizer.load(folder / "vocab.txt", parse_special=False)
+    ids = (encoder.encode(text, add_special_tokens=False).ids for text in dict.fromkeys(texts))
+    return [token for own in ids if own for token in [*own, SEP]]

@@ -1,0 +1,91 @@
+"""The last error and the exit code of processes that end together, with a dict as the store."""
+
+import contextlib
+import threading
+import types
+
+import pytest
+from jax.errors import JaxRuntimeError
+
+from symbert_jax.distributed import shutdown
+from symbert_jax.errors import UserError
+
+SEE_OUTPUT = "error: process 1 ended with an error; see its output"
+
+
+class Exit(BaseException):
+    pass
+
+
+class Store(dict):
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool) -> None:
+        self[key] = value
+
+    def key_value_dir_get(self, prefix: str) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in self.items() if key.startswith(prefix)]
+
+    def blocking_key_value_get(self, key: str, timeout: int) -> str:
+        return self[key]
+
+
+@pytest.fixture
+def store(monkeypatch) -> Store:
+    """Of a run of two processes; `become` says which one of them this is."""
+
+    def exit_(code: int) -> None:
+        raise Exit(code)
+
+    monkeypatch.setattr(shutdown, "_watching", True)
+    monkeypatch.setattr(shutdown, "PATIENCE", 0.1)
+    monkeypatch.setattr(shutdown, "STOP_SIGNALS", ())
+    monkeypatch.setattr(shutdown, "before_exit", contextlib.ExitStack())
+    monkeypatch.setattr(shutdown.os, "_exit", exit_)
+    store = Store()
+    store.become = lambda process: (
+        monkeypatch.setattr(
+            shutdown, "global_state", types.SimpleNamespace(client=store, process_id=process, num_processes=2)
+        ),
+        monkeypatch.setattr(shutdown, "_exiting", threading.Lock()),
+        monkeypatch.setattr(shutdown, "_own_error", None),
+    )
+    return store
+
+
+def exit_code(end, *arguments) -> int:
+    with pytest.raises(Exit) as exit_:
+        end(*arguments)
+    return exit_.value.args[0]
+
+
+@pytest.mark.parametrize(("code", "hint"), [(1, "; start the same command again"), (2, "")])
+def test_all_processes_end_with_the_exit_code_of_one(code: int, hint: str, store: Store, capsys) -> None:
+    """A launcher starts them again after 1, and not after 2."""
+    store.become(1)
+    assert exit_code(shutdown.leave, code) == code
+    store.become(0)
+    assert exit_code(shutdown._listen) == code
+    assert capsys.readouterr().err == f"{SEE_OUTPUT}{hint}\n"
+
+
+def test_error_of_one_process_is_the_error_of_the_run(store: Store, capsys) -> None:
+    """It unwinds its stack while the other one fails for want of it."""
+    store.become(1)
+    with pytest.raises(UserError), shutdown.exit_on_lost_peer():
+        raise UserError("disk", "none", "one")
+    own_error = shutdown._own_error
+    store.become(0)
+    assert exit_code(shutdown._exit_after_jax_error, JaxRuntimeError("Gloo: connection closed")) == 2
+    assert capsys.readouterr().err == f"{SEE_OUTPUT}\n"
+    store.become(1)
+    shutdown._own_error = own_error
+    assert exit_code(shutdown._listen) == 2
+    assert capsys.readouterr().err == "error: disk: found none, wanted one\n"
+
+
+def test_jax_error_without_another_is_a_broken_connection(store: Store, capsys) -> None:
+    store.become(0)
+    store[f"{shutdown.ACKNOWLEDGED}1"] = store[f"{shutdown.DONE}1"] = "-"
+    with pytest.raises(Exit) as exit_, shutdown.exit_on_lost_peer():
+        raise JaxRuntimeError("Gloo: connection closed")
+    assert exit_.value.args == (1,)
+    assert capsys.readouterr().err == "error: the connection to another process broke; start the same command again\n"

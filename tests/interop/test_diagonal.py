@@ -1,0 +1,56 @@
+"""A diagonal P through the commands that depend on the variant of attention: pretrain, export, import."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from symbert_jax.checkpoint import load
+from symbert_jax.interop.export import export
+from symbert_jax.interop.import_ import import_
+from symbert_jax.train import loop
+from tests.conftest import configure, init_params_numpy, write_corpus
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
+    """Four steps of pretraining on 8 devices."""
+    folder = tmp_path_factory.mktemp("diagonal")
+    every_step = {"log_every": 1, "validate_every": 4, "validate_batches": 1, "checkpoint_every": 4}
+    config = configure(
+        model={"attention": "pairwise", "pairwise_form": "diagonal"},
+        data={"dir": str(write_corpus(folder / "corpus"))},
+        optim={"warmup_steps": 1},
+        train={"steps": 4, **every_step},
+    )
+    loop.pretrain(config, epath.Path(folder / "run"))
+    return epath.Path(folder / "run")
+
+
+def test_pretrain_trains_a_diagonal_pair(workdir) -> None:
+    params, config = load(workdir)
+    pair, initial = (each["layers"]["attention"]["pair"] for each in (params, init_params_numpy(config.model)))
+    assert config.model.pairwise_form == "diagonal" and pair.shape == (2, 4, 8)
+    assert 1e-3 < np.abs(pair - initial).max() < 0.1
+
+
+@pytest.mark.parametrize(("form", "attention"), [("huggingface", "standard"), ("plpi", "pairwise")])
+def test_diagonal_model_survives_export_and_import(form, attention, workdir, tmp_path, capsys) -> None:
+    """`export` itself compares the logits of the folder with the model's."""
+    out, again = epath.Path(tmp_path / "out"), epath.Path(tmp_path / "again")
+    export(workdir, out, None, form, "float32", "")
+    assert float(capsys.readouterr().out.split("differ by ")[1].split()[0]) < 1e-5
+    import_(out, again, None, None, "")
+    params, config = load(again)
+    assert (config.model.attention, config.model.pairwise_form) == (attention, "full")
+    weights, trained = params["layers"]["attention"], load(workdir)[0]["layers"]["attention"]
+    card, facts = (out / "README.md").read_text(), json.loads((out / "config.json").read_text())
+    assert "Its attention is pairwise, score qᵀPq with a diagonal P" in card
+    if form == "huggingface":
+        assert facts["model_type"] == "bert" and "Wk = Wq P and bk = P bq" in card
+        wanted = trained["query"]["bias"] * trained["pair"]
+        np.testing.assert_allclose(weights["key"]["bias"], wanted, rtol=1e-6)
+    else:
+        assert facts["plpi_affinity_function"] == "pairwise"
+        np.testing.assert_array_equal(weights["pair"], trained["pair"][..., None] * np.eye(8))

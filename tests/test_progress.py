@@ -1,0 +1,78 @@
+"""The progress of a command, with and without a terminal."""
+
+import os
+import re
+import termios
+
+import pytest
+
+from symbert_jax import progress
+from symbert_jax.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The seconds that `perf_counter` returns."""
+    seconds = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: seconds[0])
+    return seconds
+
+
+def test_eta_excludes_compilation(clock, capsys) -> None:
+    shown = Progress("trials", 2, work=1000, interval=60)
+
+    def window(seconds: float, *programs: str) -> None:
+        for program in programs:
+            with shown.step(program, 50):
+                pass
+        clock[0] += seconds
+        shown.end_window()
+
+    window(59, "short", "short")
+    assert capsys.readouterr().out == "compiling …\n"
+    shown.finish()
+    assert shown.standing == "1/2 trials"
+    window(5000, "short", "long")
+    assert capsys.readouterr().out == "20%  (1/2 trials)\n", "the first program alone is reported"
+    window(60, "long", "short")
+    clock[0] += 5000  # predictions
+    shown.start_window()
+    window(60, "short", "short")
+    shown.finish()
+    assert shown.standing == "2/2 trials, eta 6m00s"  # 600 tokens at 100 a minute
+    shown.skip(0, 500)
+    assert shown.eta == "eta 1m00s"
+    shown.measure(0, 3600.0)
+    assert shown.eta == "eta 31m00s"
+
+
+def test_progress_prints_lines_where_there_is_no_terminal(clock, capsys) -> None:
+    with Progress("documents", interval=30) as shown:
+        for seconds in (29, 1, 29, 31):
+            clock[0] += seconds
+            shown.finish(1000)
+            shown.show("fast", f"{shown.standing}, fast")
+    output = capsys.readouterr()
+    assert output.out == "2,000 documents, fast\n4,000 documents, fast\n" and not output.err
+    Progress("documents", is_shown=False).say("of another process")
+    assert not capsys.readouterr().out
+
+
+def test_bar_fits_80_columns(monkeypatch, capsys) -> None:
+    """The longest text of pretraining, on a terminal."""
+    end, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (25, 80))
+    with os.fdopen(end, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(progress.sys, "stderr", stderr)
+        with Progress("steps", 200_000, 100_000) as shown:
+            with shown.step("training"):
+                pass
+            shown.finish()
+            shown.measure(1, 3.6)
+            shown.show("loss 10.1234  1,234,567 tokens/s", "a line")
+        drawn = reader.read(10_000).decode()
+    *_, last = states = [state for state in re.split("[\r\n]+", drawn) if state.strip()]
+    assert max(map(len, states)) <= 80
+    assert any(state.rstrip().endswith("| 100,000/200,000 steps, compiling …") for state in states)
+    assert re.fullmatch(r" 50%\|.+\| 100,001/200,000 steps, loss 10.1234  1,234,567 tokens/s, eta 99h59m *", last), last
+    assert not capsys.readouterr().out, "neither lines of log points nor of compilation"
