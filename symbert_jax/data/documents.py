@@ -20,9 +20,9 @@ class Document(NamedTuple):
 
 
 def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str]) -> Iterator[Document]:
-    """Yields the documents of all sources without duplicates, which it counts by source in `duplicates`.
+    """Yields every distinct document of the sources once; adds the number of duplicates, by source, to `duplicates`.
 
-    A hash of the text alone chooses the split of a document.
+    The split of a document depends only on a hash of its text.
 
     database: a file for the hashes, so that memory does not grow with the corpus; it is removed at the end.
     """

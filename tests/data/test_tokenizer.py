@@ -200,7 +200,7 @@ def add(**token: object) -> Callable[[dict], object]:
         ),
         (set_in("model", "vocab", "the", value=70000), "id 70000 of 'the' in .*, wanted ids below 65536"),
         (set_in("model", "vocab", "the", value=7), "id 7 for .*'the'.*, wanted an id for each token"),
-        (set_in("model", "vocab", "a b", value=30), "a token 'a b' in .*, wanted tokens without blanks"),
+        (set_in("model", "vocab", "a b", value=30), "a token 'a b' in .*, wanted tokens without white space"),
         (set_in("model", "unk_token", value="the"), r"unk_token 'the' in .*, wanted '\[UNK\]'"),
         (set_in("model", "max_input_chars_per_word", value=200), "max_input_chars_per_word 200 in .*, wanted 100"),
         (set_in("model", "continuing_subword_prefix", value="@@"), "continuing_subword_prefix '@@' in .*, wanted '##'"),
