@@ -108,7 +108,7 @@ def test_missing_checkpoint_is_one_error(saved, tmp_path) -> None:
     with pytest.raises(UserError, match="wanted the workdir of a pretrain run"):
         symbert_jax.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="wanted a finished one"):
+    with pytest.raises(UserError, match="wanted a finished checkpoint"):
         symbert_jax.load(tmp_path)
 
 

@@ -86,7 +86,7 @@ class Corpus:
         return fingerprint_rows(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
 
     def problems(self, model: ModelConfig) -> Iterator[UserError]:
-        """Yields a `UserError` if the rows have another length than the model, and one if it has too few tokens."""
+        """Yields a `UserError` if the rows do not have the length of the model, and one if it has too few tokens."""
         if self.manifest.length != model.length:
             wanted = f"{self.manifest.length}, the length of the rows in {self.folder}"
             yield UserError("model.length", str(model.length), wanted, f"or name another data.dir and {PREPARE_HINT}")

@@ -69,7 +69,7 @@ class Masking:
     def _choose_positions(
         self, keys: UInt64[np.ndarray, " B"], is_special: Bool[np.ndarray, "B T"]
     ) -> tuple[Int[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
-        """Returns positions and whether each is used: random tokens that are not special, then unused positions, 0."""
+        """Returns positions and whether each is used; the used ones are random, not of special tokens, the others 0."""
         # The low 16 bits are the position. They break ties, so the order does not depend on the sorting algorithm.
         priority = _random_bits(keys, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
         priority[is_special] = np.iinfo(np.uint64).max  # sorted last
