@@ -27,7 +27,7 @@ def check_path(path: epath.Path, field: str) -> None:
     `gs:/` for a bucket.
 
     Raises:
-      UserError: the path contains one of these.
+      UserError: Orbax could not read it back.
     """
     text = os.fspath(path)
     wrong = next((character for character in "*?[\\" if character in text), "")
@@ -87,7 +87,7 @@ def _json_sha256(value: Any) -> str:
 
 
 def damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """Describes the damage of each damaged step in `folder`; a step in a bucket is checked only when it is read."""
+    """Returns descriptions of damage, by damaged step. Steps in a bucket are checked only when they are read."""
     if is_bucket(folder) or not folder.is_dir():
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
@@ -95,7 +95,7 @@ def damaged_steps(folder: epath.Path) -> dict[int, str]:
 
 
 def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
-    """Describes the first damage that it finds in a checkpoint; returns "" if the checkpoint is whole.
+    """Returns a description of the first damage found in a checkpoint, "" if the checkpoint is whole.
 
     items: the folders in it that hold arrays; "" is the checkpoint itself.
     contents: the items whose large files are read, too.
