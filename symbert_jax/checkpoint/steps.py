@@ -43,7 +43,7 @@ class Checkpoints:
         """
         self.folder, self.corpus = workdir / FOLDER, corpus
         self._saving: int | None = None  # the step whose save is not confirmed yet
-        self.losses: dict[int, float] = {}  # the validation losses, by step, that were measured after it was saved
+        self.losses: dict[int, float] = {}  # validation losses, by step, measured after the step was saved
         writes = train is not None
         check_path(workdir, "workdir" if writes else "checkpoint")
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):

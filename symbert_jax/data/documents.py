@@ -24,7 +24,7 @@ def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str
 
     The split of a document depends only on a hash of its text.
 
-    database: a file for the hashes, so that memory does not grow with the corpus; it is removed at the end.
+    database: a file for the hashes, so that memory does not grow with the corpus. It is removed at the end.
     """
     with _database_errors(database), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
         seen.execute("PRAGMA journal_mode = OFF")

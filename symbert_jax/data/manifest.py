@@ -121,21 +121,17 @@ def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = No
     Raises:
       UserError: there is no finished corpus in `folder`, or a file is missing or differs; names the file.
     """
-    reported = source or folder
+    shown = source or folder
 
     def check(item: tuple[str, File]) -> None:
         (name, file), path = item, folder / item[0]
         try:
             if (size := path.stat().st_size) != file.bytes and file.bytes is not None:
-                raise UserError(
-                    "data.dir", f"{reported / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT
-                )
+                raise UserError("data.dir", f"{shown / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
             if (read_rows or not name.startswith(f"{DATASET}-")) and sha256(path) != file.sha256:
-                raise UserError("data.dir", f"{reported / name}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
+                raise UserError("data.dir", f"{shown / name}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
         except OSError as error:
-            raise UserError(
-                "data.dir", f"{reported / name}: {error.strerror}", "a readable file", DAMAGE_HINT
-            ) from None
+            raise UserError("data.dir", f"{shown / name}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(check, read_manifest(folder).files.items()))

@@ -42,9 +42,7 @@ def bucket_errors_as_user_errors(field: str, path: epath.PathLike, wanted: str) 
         if isinstance(error, ImportError):
             hint = PACKAGES_HINT if os.fspath(path).startswith("gs://") else ""
             raise UserError(field, found, "the packages for buckets", hint) from error
-        refused = getattr(error, "code", None) in range(
-            400, 500
-        )  # the HTTP status, which gcsfs's errors for 403 and 404 lack
+        refused = getattr(error, "code", None) in range(400, 500)  # HTTP status; gcsfs gives none for 403 and 404
         refused |= isinstance(error, FileNotFoundError) or str(error).startswith("Forbidden")
         raise (UserError if refused else UnreachableBucket)(field, found, wanted, ACCESS_HINT) from error
 
@@ -65,9 +63,8 @@ def check_writable_bucket(workdir: epath.Path) -> None:
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):
         from google.cloud import storage  # TensorBoard's writer and Orbax need it
 
-        storage.Client().get_bucket(
-            os.fspath(workdir).split("/")[2]
-        )  # Orbax asks, too; roles for objects do not allow it
+        # Orbax makes this request, too. No role for objects allows it.
+        storage.Client().get_bucket(os.fspath(workdir).split("/")[2])
         probe = workdir / f".symbert_jax_{uuid.uuid4().hex}"
         probe.write_text("")
         probe.unlink()

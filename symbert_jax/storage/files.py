@@ -142,8 +142,8 @@ def new_folder(
     """Yields a folder to write to, PATH.incomplete, which is renamed to `path` when the context ends without an error.
 
     On a disk, a lock keeps other runs out of it. Files that an earlier run left in it are removed. If nothing is
-    written, the folder is removed and `path` stays as it is: so a caller may look within the context whether another
-    run has finished `path`, and then just return.
+    written, the folder is removed and `path` stays as it is. So a caller may find within the context that another run
+    has finished `path`, and return.
 
     field: names the folder in errors.
     wait: whether to wait for another run that writes the folder, instead of raising an error; only on a disk.

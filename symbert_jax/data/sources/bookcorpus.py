@@ -22,7 +22,7 @@ _BATCH = 1 << 22  # characters written at a time
 def build(directory: Path) -> epath.Path:
     """Returns the folder of the TFDS dataset of the books in `directory`.
 
-    The dataset is built if there is none for these files, with their present sizes and modification times.
+    Builds the dataset if there is none for the paths, sizes and modification times of these files.
 
     Its examples, in the order of the files, are the documents that `files.read_text` finds in `.txt` files and the
     lines of `.jsonl` files, in the field `text`.

@@ -20,9 +20,8 @@ def docstrings(path: str) -> str:
             tree = ast.parse(Path(path).read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for other versions
             return ""
-    return (
-        "\n\n".join(_docstrings_below(tree)).encode(errors="replace").decode()
-    )  # an escape can be half a surrogate pair
+    text = "\n\n".join(_docstrings_below(tree))
+    return text.encode(errors="replace").decode()  # an escape can be half a surrogate pair
 
 
 def _docstrings_below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:

@@ -30,7 +30,7 @@ def data_dir() -> epath.Path:
 
 
 def find(name: str, field: str = "data.sources") -> epath.Path:
-    """Returns the folder of a prepared dataset, and of the newest version if `name` does not give one.
+    """Returns the folder of a prepared dataset; without a version in `name`, that of the newest version.
 
     name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()`, or a path or bucket URL.
     field: the config field that names the dataset, for errors.

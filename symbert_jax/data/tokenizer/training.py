@@ -37,10 +37,10 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         characters.update(dict.fromkeys(word, count))
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
     alphabet = set(ranked[: min(1000, size // 8)])
-    inner = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
+    continuing = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
     # The trainer numbers characters in the order of a hash map that changes from run to run, and breaks ties between
     # merges by number. Characters that are declared as special tokens are numbered in the order given here.
-    known = [*SPECIAL, *sorted(alphabet), *(PREFIX + character for character in sorted(inner))]
+    known = [*SPECIAL, *sorted(alphabet), *(PREFIX + character for character in sorted(continuing))]
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(
