@@ -48,4 +48,4 @@ def expected_stream(folder: Path, texts: list[str]) -> list[int]:
     """Returns the token stream of the distinct `texts`; the rows hold all of it but the last few tokens."""
     encoder = tokenizer.load(folder / "vocab.txt", parse_special=False)
     ids = (encoder.encode(text, add_special_tokens=False).ids for text in dict.fromkeys(texts))
-    return [token for own in ids if own for token in [*own, SEP]]
+    return [token for document in ids if document for token in [*document, SEP]]
