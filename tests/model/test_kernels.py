@@ -62,7 +62,7 @@ def assert_near(found, wanted, atol: float) -> None:
 )
 def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax, monkeypatch) -> None:
     """With several blocks, and under `vmap` as in fine-tuning."""
-    monkeypatch.setattr(kernels, "BLOCK", 128)
+    monkeypatch.setattr(kernels, "LARGEST_BLOCK", 128)
     rng = np.random.default_rng(0)
     qkv = jax.device_put(
         [rng.normal(size=(2, 4, 256, 2, 8)).astype(np.float32) for _ in range(3)],
