@@ -61,7 +61,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     @contextlib.contextmanager
     def step(self, program: Hashable, work: int = 1) -> Iterator[None]:
-        """Counts the work of a step, which runs `program` inside of the context; the first step of a program compiles it."""
+        """Counts the work of a step that runs `program` inside of the context. A program compiles at its first step."""
         text = self._text
         if program not in self._programs:
             if not self._programs and self._bar.disable:

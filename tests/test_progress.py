@@ -12,7 +12,7 @@ from symbert_jax.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """The seconds that `perf_counter` returns."""
+    """A list with the seconds that `perf_counter` returns."""
     seconds = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: seconds[0])
     return seconds
@@ -33,7 +33,7 @@ def test_eta_excludes_compilation(clock, capsys) -> None:
     shown.finish()
     assert shown.standing == "1/2 trials"
     window(5000, "short", "long")
-    assert capsys.readouterr().out == "20%  (1/2 trials)\n", "the first program alone is reported"
+    assert capsys.readouterr().out == "20%  (1/2 trials)\n", "only the first compilation is reported"
     window(60, "long", "short")
     clock[0] += 5000  # predictions
     shown.start_window()

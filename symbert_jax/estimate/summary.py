@@ -17,7 +17,7 @@ from symbert_jax.train import state as states
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Estimates for a config on a slice, in bytes and seconds; of one chip unless the field says otherwise."""
+    """Estimates for a config on a slice, in bytes and seconds; for one chip unless the comment says otherwise."""
 
     source: str
     topology: str
@@ -36,7 +36,7 @@ class Summary:
     validation: Program
     tokens_per_second: float  # over all chips
     mfu: float
-    hours: float  # of train.steps with their validation
+    hours: float  # for all steps of the run, and its validations
     bound: str  # compute | memory | network
     fits: bool = True
 

@@ -8,8 +8,8 @@ The score of query token t for key token s, per head, with q = x Wq + bq (paper,
 
 A class holds all that is special about its variant. The model uses its parameters and keys; `flops.py`, the number of
 its matrix products; `export`, its description and its weights as standard attention and in the format of the paper's
-code; `import --attention`, its best approximation of a standard score. A new variant is a class here, an entry in `find_variant`
-and a value of a field in `config/schema.py`.
+code; `import --attention`, its best approximation of a standard score. A new variant is a class here, an entry in
+`find_variant` and a value of a field in `config/schema.py`.
 """
 
 import abc

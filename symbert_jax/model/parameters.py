@@ -18,7 +18,7 @@ Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# BERT (2018) draws weights from a normal distribution with this standard deviation; the paper's code does not truncate it.
+# The standard deviation is that of BERT (2018). The paper's code does not truncate the distribution.
 normal = jax.nn.initializers.normal(0.02)
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones

@@ -185,7 +185,7 @@ def test_signal_before_the_first_step_prints_one_line(corpus: Path, tmp_path: Pa
 
 
 def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
-    """Corpus, checkpoints, metrics, TensorBoard and compiled programs are there, with the libraries for real buckets."""
+    """Corpus, checkpoints, metrics, TensorBoard and compiled programs are in it; the libraries are the real ones."""
     for file in filter(Path.is_file, corpus.iterdir()):
         storage.write(f"corpus/{file.name}", {}, file.read_bytes())
     environment = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
