@@ -98,7 +98,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         if not self._has_compiled:
             self.measure(self._window_work, time.perf_counter() - self._window_start)
         self.start_window()
-        self.show("", f"{self.worked / (self.work or 1):.0%}  ({self.standing})")
+        self.show("", f"{self.worked / (self.work or 1):.0%}  ({self.status})")
 
     @property
     def eta(self) -> str:
@@ -110,7 +110,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         return f"eta {hours}h{minutes:02d}m" if hours else f"eta {minutes}m{seconds:02d}s"
 
     @property
-    def standing(self) -> str:
+    def status(self) -> str:
         """The number of finished items and the remaining time, for example "3/36 trials, eta 1h01m"."""
         return ", ".join(filter(None, (self._count, self.eta)))
 

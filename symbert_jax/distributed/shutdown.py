@@ -59,8 +59,8 @@ def watch_peers() -> None:
     listener = threading.Thread(target=_listen, daemon=True)
     listener.start()
     atexit.register(_stop_listening, listener)
-    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C function
-    # `_exit` as the handler exits with the number of the signal, 6. A handler in Python would run too late.
+    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C
+    # function `_exit` as the handler exits instead, with the number of the signal, 6. A Python handler runs too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA

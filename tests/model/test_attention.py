@@ -19,7 +19,7 @@ from tests.conftest import configure, init_params_numpy
 
 @pytest.fixture
 def scores(mesh):
-    """A function `scores(attention, pair=...)` that returns the scores [B N T S] of a layer on a fixed input, and its weights."""
+    """`scores(attention, pair=...)` returns the scores [B N T S] of one layer on a fixed input, and its weights."""
 
     def score(attention, form="full", **weights):
         config = configure(model={"attention": attention, "pairwise_form": form}).model

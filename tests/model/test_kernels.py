@@ -84,7 +84,7 @@ def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax
 
 
 def packed() -> MlmBatch:
-    """Returns rows of two documents of 78 and 50 tokens; the last row has 49, and a [SEP] that is a document by itself."""
+    """Returns rows of two documents, of 78 and 50 tokens; in the last row of 78 and 49, and a [SEP] by itself."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 128, (3, 128)).astype(np.int32)
     tokens[:, 0], tokens[:, -1] = 2, SEP

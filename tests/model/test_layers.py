@@ -1,3 +1,5 @@
+"""Dropout and GELU."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_dropout_takes_odd_widths(mesh):
 
 
 def test_dropout_masks_of_neighbours_and_of_keys_are_independent(mesh):
-    """Independent masks agree in a fraction 0.9² + 0.1² = 0.82 of elements; the tolerance is 4.7 standard deviations."""
+    """Independent masks agree in 0.9² + 0.1² = 0.82 of their elements; the tolerance is 4.7 standard deviations."""
     keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(4)]
     masks = [np.asarray(dropout(jnp.ones((1000, 1000)), 0.1, key)) == 0 for key in keys]
     pairs = [(masks[i], masks[j]) for i in range(4) for j in range(i)]
