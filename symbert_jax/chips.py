@@ -57,7 +57,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bf16 FLOP/s of one device; None if unknown, as for a CPU; the run then has no MFU."""
+    """Returns the dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
     if device_kind in KINDS:
         return TPUS[KINDS[device_kind]].peak
     return GPU_PEAKS.get(device_kind)

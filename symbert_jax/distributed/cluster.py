@@ -66,9 +66,8 @@ def join(
         atexit.register(os._exit, 130)  # for the same reason as below
         raise
     if thread.is_alive():
-        atexit.register(
-            os._exit, JoinError.exit_code
-        )  # the thread is still inside JAX, which would abort at an ordinary exit
+        # The thread is still inside JAX, which would abort at an ordinary exit.
+        atexit.register(os._exit, JoinError.exit_code)
         found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
         hint = "start the others, let them reach process 0, or raise --join_timeout"
         raise JoinError("processes", found, f"all of them within {timeout} s", hint)

@@ -35,15 +35,8 @@ DAY = 86_400_000  # milliseconds
 AFTER_ERROR = "ended with an error; see its output"
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CONNECTION = (
-    "gloo",
-    "nccl",
-    "connection",
-    "socket",
-    "unavailable",
-    "deadline",
-    "cancelled",
-)  # words in errors of connections between processes
+# Words in errors of connections between processes.
+CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "cancelled")
 
 before_exit = contextlib.ExitStack()  # closed before a process exits without unwinding its stack
 _exiting = threading.Lock()  # acquired, and never released, by the thread that ends this process

@@ -10,7 +10,7 @@ from symbert_jax.estimate.slices import Slice
 
 
 def with_largest_batch(config: Config, target: Slice) -> Config:
-    """Returns the config with the largest `data.batch_size` that fits, or with the smallest possible one if none does.
+    """Returns the config with the largest `data.batch_size` that fits; the smallest possible one if none fits.
 
     Prints a line for each size that it compiles.
     """

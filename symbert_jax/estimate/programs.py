@@ -60,9 +60,8 @@ class Program:
 @functools.cache  # the search for a batch size ends with a program that the report needs again
 def compile_train(config: Config, target: Slice) -> Program:
     """Compiles the training step; raises `DoesNotFit`, or `UserError` if it cannot run on the slice."""
-    passes = (
-        3 if config.model.remat == "none" else 4
-    )  # no remat policy keeps the output of an attention kernel, so it runs again
+    # Forward, and backward twice as much. No remat policy keeps the output of an attention kernel, so it runs again.
+    passes = 3 if config.model.remat == "none" else 4
     return _compile(config, target, make_train_step(config), lambda state: state, passes)
 
 

@@ -31,14 +31,8 @@ SMALLEST_BLOCK = 128  # tokens in the smallest block of splash
 # and backward, by the TPU compiler's schedule, with blocks of 128, 256, 512 and 1,024: v5e 81, 37, 21, 16; v6e with 512
 # and 1,024: 13, 10. Blocks of 2,048 do not fit the memory of a core.
 LARGEST_BLOCK = 1024
-UNSUPPORTED_GPUS = (
-    "Tesla",
-    "Quadro",
-    "GeForce GTX",
-    "GeForce RTX 20",
-    "TITAN",
-    "AMD",
-)  # parts of the names of GPUs that cuDNN's attention does not run on
+# Parts of the names of GPUs that cuDNN's attention does not run on.
+UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
 
 
 def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
@@ -118,9 +112,8 @@ def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B 
 
 def block(length: int) -> int:
     """Returns the largest block size of splash that divides `length`."""
-    return max(
-        size for size in range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK) if length % size == 0
-    )
+    sizes = range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK)
+    return max(size for size in sizes if length % size == 0)
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:

@@ -18,7 +18,7 @@ Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# The standard deviation is that of BERT (2018). The paper's code does not truncate the distribution.
+# With the standard deviation of BERT (2018); not truncated, as in the paper's code.
 normal = jax.nn.initializers.normal(0.02)
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones

@@ -138,9 +138,7 @@ def _row_files(_: Config, corpus: Corpus, __: epath.Path) -> Iterator[UserError]
 def _workdir(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     check_path(workdir, "workdir")
     if is_bucket(workdir):
-        check_writable_bucket(
-            workdir
-        )  # first, because a bucket that fails here cannot be read by the checks below either
+        check_writable_bucket(workdir)  # first, as the checks below could not read such a bucket either
     else:
         for folder in sorted({_nearest_existing(workdir), _nearest_existing(workdir / FOLDER)}):
             _check_writable_folder(folder)

@@ -42,9 +42,8 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
         return None
     abstract_state = states.abstract(config)
     items = checkpoints.restore(step, params=abstract_state.params, optimizer=abstract_state.optimizer)
-    return State(
-        jax.device_put(jax.numpy.int32(step), abstract_state.step.sharding), items["params"], items["optimizer"]
-    )
+    step_array = jax.device_put(jax.numpy.int32(step), abstract_state.step.sharding)
+    return State(step_array, items["params"], items["optimizer"])
 
 
 def init_from_run(config: Config, corpus: Corpus) -> State:

@@ -113,5 +113,5 @@ def mlm_objective(
 
 
 def _split_rows(rows: Array, parts: int) -> Array:
-    """Reshapes [B, ...] to [parts, B / parts, ...]; a part takes every parts-th row, so that no row changes device."""
+    """Reshapes [B, ...] to [parts, B / parts, ...]; each part has every parts-th row, so no row changes device."""
     return jnp.moveaxis(rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0)

@@ -80,7 +80,7 @@ class Window:
 
 def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, float]], float]:
     """Returns the sums with their counts, by name, and the number of empty batches."""
-    if "correct" in saved:  # earlier versions saved these three sums, with fewer counts
+    if "correct" in saved:  # earlier versions saved these three sums under other names
         trained = saved["steps"] - saved[EMPTY]
         return {
             "accuracy": (saved["correct"], saved["count"]),
