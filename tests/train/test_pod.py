@@ -45,9 +45,8 @@ def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPa
     workdir = tmp_path_factory.mktemp("stopped")
     with run_processes(4, 2, pretrain(workdir, corpus, "--config.mesh.fsdp=True"), **cache) as processes:
         output = read_until(processes[0], f"step 5/{STEPS}")
-        processes[3].send_signal(
-            signal.SIGSTOP
-        )  # JAX's notice takes a second to reach all, during which the run would end
+        # JAX's notice takes a second to reach all processes. The run would end before, if none of them waited.
+        processes[3].send_signal(signal.SIGSTOP)
         processes[2].send_signal(signal.SIGHUP)
         time.sleep(2)
         processes[2].send_signal(signal.SIGTERM)
