@@ -212,7 +212,7 @@ def read(workdir: epath.Path, warn: bool = True) -> list[dict[str, Any]]:
     objects = [_parse(line) for line in lines]
     if (broken := [number for number, line in enumerate(objects, start=1) if line is None]) and warn:
         others = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
-        left_out = f"line {broken[0]}{others} left out: not an object with a step and numbers"
+        left_out = f"line {broken[0]}{others} left out, not an object with a step and numbers"
         print(f"warning: {file}: {left_out}", file=sys.stderr)
     return [line for line in objects if line is not None]
 

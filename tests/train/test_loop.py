@@ -154,7 +154,7 @@ def test_run_resumes_bitwise_after_a_kill_at_any_moment(whole: Path, corpus: Pat
     (tmp_path / "metrics.jsonl").write_bytes(b"".join([*lines[:2], *broken, *lines[2:]]))
     output = finish(start(tmp_path, corpus))
     assert "from step 0" not in output and output.count("warning") == 1
-    assert f"warning: {tmp_path}/metrics.jsonl: line 3 and 3 others left out: not an object with a step" in output
+    assert f"warning: {tmp_path}/metrics.jsonl: line 3 and 3 others left out, not an object with a step" in output
     check_same_run(tmp_path, whole)
 
 
