@@ -20,7 +20,7 @@ from symbert_jax.errors import UserError
 
 AXES = ("data", "model")
 MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # other dimensions are not sharded
-FSDP_AXES = {"D": "data"}  # of parameters, with `mesh.fsdp`
+FSDP_AXES = {"D": "data"}  # additional axes of parameters with `mesh.fsdp`
 PREFETCH = 2  # batches that are transferred to the devices before they are needed
 
 

@@ -63,7 +63,7 @@ def join(
     try:
         thread.join(timeout)
     except KeyboardInterrupt:
-        atexit.register(os._exit, 130)  # for the same reason as below
+        atexit.register(os._exit, 130)  # the thread may still be inside JAX, see below
         raise
     if thread.is_alive():
         # The thread is still inside JAX, which would abort at an ordinary exit.

@@ -64,7 +64,7 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
     cycles_by_region = dict.fromkeys((*regions, "other"), 0)
     unknown_loops = 0
     total_flops, total_bytes = 0.0, 0.0
-    collectives: dict[str, Collective] = {}  # by channel
+    collectives: dict[str, Collective] = {}  # keys are channels
     unestimated: list[Unestimated] = []
     for computation, instruction, count in module.executed():
         unknown_loops += instruction.op == "while" and module.trip_count(instruction) is None

@@ -50,8 +50,8 @@ class Program:
 
     memory: float  # peak bytes of HBM, arguments included
     cost: Cost
-    cycle_seconds: float  # for the cycles that the compiler estimates
-    roofline_seconds: float  # for the work without an estimate
+    cycle_seconds: float  # the time of the cycles that the compiler estimates
+    roofline_seconds: float  # the time of the work without an estimate, by the roofline
     network_seconds: float
     seconds: float  # the sum of the three: nothing overlaps
     least_seconds: dict[str, float]  # seconds of compute, memory and network, each alone and at its peak

@@ -19,7 +19,7 @@ from symbert_jax.errors import UserError
 class Slice:
     """A TPU slice."""
 
-    name: str  # of its topology, for example v5e:4x4
+    name: str  # the name of its topology, for example v5e:4x4
     chip: Tpu
     axes: tuple[int, ...]  # chips along each axis
     devices: tuple[jax.Device, ...]  # one per chip

@@ -28,7 +28,7 @@ def hbm_bytes(module: Module, computation: Computation, instruction: Instruction
             for index, name in enumerate(instruction.operands)
         )
         return read + _result_bytes(module, fused, instruction.shape)
-    if op == "dynamic-update-slice":  # in place
+    if op == "dynamic-update-slice":  # updates its operand in place
         return 2 * num_bytes(computation[instruction.operands[1]].shape, hbm_only=True)
     if op in ("dynamic-slice", "slice", "gather"):
         return 2 * num_bytes(instruction.shape, hbm_only=True)

@@ -24,7 +24,7 @@ class ClassificationHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
         pooled = dropout(jnp.tanh(self.pooler(x, batch_dims="B")), self.dropout, key)
-        # in float32, because bfloat16 similarities around 4 are 1/32 apart and would tie
+        # The product is in float32, because bfloat16 similarities around 4 are 1/32 apart and would tie.
         return self.classifier(pooled.astype(jnp.float32), batch_dims="B")
 
 

@@ -60,7 +60,7 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
-        # from the second moment, which one pass over x computes along with the mean
+        # One pass over x computes the mean and the second moment, from which the variance follows.
         variance = jnp.maximum(jnp.square(x32).mean(-1, keepdims=True) - jnp.square(mean), 0)
         y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon)
         return (y * gathered(self.scale, jnp.float32) + gathered(self.bias, jnp.float32)).astype(x.dtype)

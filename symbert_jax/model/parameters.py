@@ -18,7 +18,7 @@ Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# With the standard deviation of BERT (2018); not truncated, as in the paper's code.
+# BERT (2018) has this standard deviation; like the paper's code, this does not truncate the distribution.
 normal = jax.nn.initializers.normal(0.02)
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones

@@ -21,7 +21,7 @@ from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
 DROPOUT_STREAM = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
-Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # by name: a sum, and the number of items in it
+Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # name -> (sum, number of items in it)
 Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # (params, batch, dropout key) -> sums
 
 

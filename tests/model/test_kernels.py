@@ -228,7 +228,7 @@ def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
 
 
 def test_classifier_computes_its_last_layer_with_xla() -> None:
-    """Its only query there is [CLS], for which there is no fused kernel."""
+    """The only query of the last layer is [CLS], for which there is no fused kernel."""
     model = dataclasses.replace(TINY, layers=2)
     params = {
         **init_params_numpy(model),
