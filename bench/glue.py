@@ -66,7 +66,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
         train,
         tokens=train.tokens[rows],
         lengths=train.lengths[rows],
-        seconds=train.seconds[rows],
+        second_starts=train.second_starts[rows],
         labels=train.labels[rows],
     )
     protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=1)

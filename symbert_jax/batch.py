@@ -1,4 +1,4 @@
-"""The types of batches, which data and model share: numpy arrays on the host, jax arrays on the devices."""
+"""The types of batches, which `data` and `model` share: numpy arrays on the host, jax arrays on the devices."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ Array = jax.Array | np.ndarray
 class MlmBatch(NamedTuple):
     """Rows for masked language modelling, with at most M predictions a row."""
 
-    tokens: Int[Array, "B T"]  # ids after masking
-    positions: Int[Array, "B M"]  # of the masked tokens, padded with 0
-    targets: Int[Array, "B M"]  # the ids before masking
+    tokens: Int[Array, "B T"]  # token ids after masking
+    positions: Int[Array, "B M"]  # the positions of the masked tokens, padded with 0
+    targets: Int[Array, "B M"]  # the ids of these tokens before masking
     weights: Float[Array, "B M"]  # 1 for a masked position, 0 for padding
 
 
@@ -22,7 +22,7 @@ class GlueBatch(NamedTuple):
     """Labelled sentences, or pairs of sentences."""
 
     tokens: Int[Array, "B T"]  # [CLS] first [SEP] or [CLS] first [SEP] second [SEP], then padding
-    lengths: Int[Array, " B"]  # tokens of a row, without padding
-    seconds: Int[Array, " B"]  # the index of the second sentence; the length where there is none
+    lengths: Int[Array, " B"]  # the number of tokens in each row, without padding
+    second_starts: Int[Array, " B"]  # the position of the second sentence; the length if there is none
     labels: Float[Array, " B"]  # the class, or the value of a regression
     weights: Float[Array, " B"]  # 1, or 0 for a row that pads the batch

@@ -8,13 +8,13 @@ class Tpu:
     """One chip with all its cores; units are bytes and seconds."""
 
     cores: int
-    axes: int  # dimensions of a slice
+    axes: int  # the number of dimensions of a slice
     peak: float  # dense bf16 FLOP/s
     hbm: float  # bytes that programs may use, as libtpu reports them when it rejects one
-    bandwidth: float  # of HBM
-    clock: float  # Hz of a core, of which the compiler counts the cycles
+    bandwidth: float  # bytes/s of HBM
+    clock: float  # Hz of a core, whose cycles the compiler estimates
     link: float  # bytes/s over one link, in one direction
-    ring: int  # the shortest axis of a slice that is a ring, with two links a chip
+    ring: int  # an axis of at least this many chips is a ring, on which each chip has two links
 
     def network(self, topology: tuple[int, ...]) -> float:
         """Returns the bytes/s that one chip of a slice can send while the whole slice exchanges an array."""
@@ -25,7 +25,7 @@ GIB = 2**30
 
 # peak, bandwidth: https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. hbm: libtpu 0.0.42.1. link, ring:
 # https://jax-ml.github.io/scaling-book/tpus (an axis of v5e or v6e is a ring from 16 chips, one of v4 or v5p from 4;
-# in a v4 or v5p slice smaller than a 4x4x4 cube none is, so `network` is too high there).
+# a v4 or v5p slice smaller than a 4x4x4 cube has no rings, so `network` is too high there).
 # clock: peak / (FLOPs a cycle) = peak / (2 x the chip's multipliers): 2 cores x 4 units of 128 x 128 (v4, v5p), 1 x 4
 # of 128 x 128 (v5e), 4 x 256 x 256 (v6e). libtpu's own cycles of a matrix product of 16,384 square reach 94%, 94%, 92%
 # and 78% of that.
@@ -57,7 +57,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bf16 FLOP/s of one device; None where it is unknown, as of a CPU, which has no MFU then."""
+    """Returns the dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
     if device_kind in KINDS:
         return TPUS[KINDS[device_kind]].peak
     return GPU_PEAKS.get(device_kind)

@@ -37,14 +37,14 @@ class Metrics:
     """Writes the metrics of a run, on the main process."""
 
     def __init__(self, workdir: epath.Path, step: int, wandb: str):
-        """Continues from `step`: later lines, of an earlier run, are dropped.
+        """Continues from `step`: drops later lines, which an interrupted run wrote.
 
-        wandb: the project of Weights & Biases; empty for none.
+        wandb: the name of a project of Weights & Biases; empty: no copy is sent there.
         """
-        self.file, self.writes = workdir / "metrics.jsonl", is_main_process()
-        self.lines = [line for line in read(workdir, warn=self.writes) if line["step"] <= step]
+        self.file, self.is_writer = workdir / "metrics.jsonl", is_main_process()
+        self.lines = [line for line in read(workdir, warn=self.is_writer) if line["step"] <= step]
         self.copies: dict[str, _TensorBoard | _WeightsAndBiases] = {}
-        if not self.writes:
+        if not self.is_writer:
             return
         write_whole(self.file, "".join(f"{json.dumps(line)}\n" for line in self.lines))
         with self._dropped_on_error("TensorBoard"):
@@ -54,12 +54,12 @@ class Metrics:
                 self.copies["Weights & Biases"] = _WeightsAndBiases(workdir, wandb)
 
     def values(self, name: str) -> dict[int, float]:
-        """Returns the values of one metric by step, as an earlier run wrote them."""
+        """Returns the values of one metric by step, from the lines that earlier starts of the run wrote."""
         return {line["step"]: line[name] for line in self.lines if name in line}
 
     def write(self, step: int, values: Values) -> None:
         """Appends one object to metrics.jsonl, and the values to its copies."""
-        if not self.writes:
+        if not self.is_writer:
             return
         with bucket_errors_as_user_errors("workdir", self.file, "a bucket that can be written"):
             append_json(self.file, {"step": step} | {name: float(f"{value:.7g}") for name, value in values.items()})
@@ -74,7 +74,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def _dropped_on_error(self, name: str) -> Iterator[None]:
-        """Drops a copy that fails inside of the context, with one warning: metrics.jsonl is the record."""
+        """Drops a copy that fails inside of the context, with one warning; metrics.jsonl has all metrics anyway."""
         try:
             yield
         except Exception as error:
@@ -88,12 +88,12 @@ class Lap(NamedTuple):
 
     steps: int
     seconds: float
-    waited: float  # seconds of them in which the devices had to wait for data
+    waited: float  # the part of `seconds` in which the devices had to wait for data
 
     def speed(self, tokens: int, flops: float, peak: float | None) -> Values:
         """Returns the speed metrics; none without a step.
 
-        tokens, flops: of one step. peak: FLOP/s of all devices, None where it is unknown.
+        tokens, flops: in one step. peak: the FLOP/s of all devices, None if unknown.
         """
         if not self.steps:
             return {}
@@ -119,18 +119,18 @@ class Clock:
 
     def start(self, step: int) -> None:
         """Starts at the end of `step`."""
-        self.first, self.started, self.paused, self.waited = step, time.perf_counter(), 0.0, 0.0
+        self.start_step, self.start_time, self.paused, self.waited = step, time.perf_counter(), 0.0, 0.0
 
     def lap(self, step: int) -> Lap:
         """Returns the steps up to `step` since the last lap, and starts the next one."""
-        seconds = max(time.perf_counter() - self.started - self.paused, 1e-9)
-        lap = Lap(step - self.first, seconds, self.waited)
+        seconds = max(time.perf_counter() - self.start_time - self.paused, 1e-9)
+        lap = Lap(step - self.start_step, seconds, self.waited)
         self.start(step)
         return lap
 
     @contextlib.contextmanager
     def pause(self, sums: object = ()) -> Iterator[None]:
-        """Leaves out the time inside of the context, once the devices have computed `sums`, those of the last step."""
+        """Waits until the devices have computed `sums`, those of the last step, and then leaves out the time inside."""
         jax.block_until_ready(sums)
         start = time.perf_counter()
         yield
@@ -138,9 +138,9 @@ class Clock:
 
     @contextlib.contextmanager
     def wait(self, sums: object = ()) -> Iterator[None]:
-        """Counts the time inside of the context as waiting for data, unless the devices still compute `sums` after it.
+        """Counts the time inside of the context as waiting for data, unless the devices are still busy after it.
 
-        sums: those of the last step.
+        sums: the sums of the last step; the devices are busy until these are computed.
         """
         start = time.perf_counter()
         yield
@@ -149,14 +149,14 @@ class Clock:
 
 
 def describe(values: Values) -> str:
-    """Returns a log line for people: the values by short names."""
+    """Returns the values with short names, as the text of a log line."""
     known = [text.format(values[name]) for name, text in FORMATS.items() if name in values]
     others = [f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items() if name not in FORMATS]
     return "  ".join(known + others)
 
 
 class _TensorBoard:
-    """Writes to a file in WORKDIR/tensorboard, at once: a thread of its own could fail unseen."""
+    """Writes to a file in WORKDIR/tensorboard, without a background thread, which could fail unnoticed."""
 
     def __init__(self, workdir: epath.Path, step: int):
         folder = workdir / "tensorboard"
@@ -195,7 +195,7 @@ class _WeightsAndBiases:
 def read(workdir: epath.Path, warn: bool = True) -> list[dict[str, Any]]:
     """Returns the objects of metrics.jsonl: a `step` and finite numbers by name. Ignores a truncated last line.
 
-    warn: whether a line on stderr says how many other lines are not such objects. They are left out.
+    warn: whether to warn on stderr about other lines that are not such objects. They are left out in any case.
 
     Raises:
       UserError: the file cannot be read.
@@ -212,7 +212,8 @@ def read(workdir: epath.Path, warn: bool = True) -> list[dict[str, Any]]:
     objects = [_parse(line) for line in lines]
     if (broken := [number for number, line in enumerate(objects, start=1) if line is None]) and warn:
         others = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
-        print(f"warning: {file}: line {broken[0]}{others} left out, no object with a step and numbers", file=sys.stderr)
+        left_out = f"line {broken[0]}{others} left out, not an object with a step and numbers"
+        print(f"warning: {file}: {left_out}", file=sys.stderr)
     return [line for line in objects if line is not None]
 
 
@@ -222,5 +223,5 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         has_step = isinstance(values, dict) and type(values.get("step")) is int and values["step"] >= 0
         is_valid = has_step and all(type(value) in (int, float) and math.isfinite(value) for value in values.values())
         return values if is_valid else None
-    except (ValueError, RecursionError, OverflowError):  # OverflowError: an integer beyond every float
+    except (ValueError, RecursionError, OverflowError):  # OverflowError: an integer too large for a float
         return None

@@ -28,15 +28,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     ):
         """unit: what the items are, in the plural.
 
-        items: the number of all items; None where it is unknown.
+        items: the number of all items; None if unknown.
         done: the number of items that an earlier run finished.
-        work: of all items, in a unit of its own; by default an item is a unit of work.
-        interval: seconds between two lines of `show`.
+        work: the work in all items, in another unit, for example tokens; by default every item is one unit of work.
+        interval: the fewest seconds between two lines of `show`.
         is_shown: whether this process prints.
         """
         self.unit, self.items, self.done, self.interval, self.is_shown = unit, items, done, interval, is_shown
         self.work, self.worked = (items, done) if work is None else (work, 0)
-        self._measured, self._seconds = 0, 0.0  # work, and the time that it took
+        self._measured, self._seconds = 0, 0.0  # the measured work, and the time that it took
         self._programs: set[Hashable] = set()
         self._printed, self._text = time.perf_counter(), ""
         self._bar = tqdm(
@@ -44,7 +44,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             initial=self.worked,
             disable=not (is_shown and sys.stderr.isatty()),
             bar_format="{desc}" if items is None else "{percentage:3.0f}%|{bar}| {desc}",
-            dynamic_ncols=True,  # the bar is as long as the text leaves it; texts leave some of 80 columns
+            dynamic_ncols=True,  # the bar gets the columns that the text leaves, some even of 80
         )
         self.start_window()
         self._draw("")
@@ -61,7 +61,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     @contextlib.contextmanager
     def step(self, program: Hashable, work: int = 1) -> Iterator[None]:
-        """Counts the work of a step that runs `program` inside of the context; its first step compiles it."""
+        """Counts the work of a step that runs `program` inside of the context. A program compiles at its first step."""
         text = self._text
         if program not in self._programs:
             if not self._programs and self._bar.disable:
@@ -87,19 +87,22 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._seconds += seconds
 
     def start_window(self) -> None:
-        """Starts to measure: the devices have nothing left to do."""
+        """Starts to measure. Call when the devices are idle."""
         self._window_start, self._window_work, self._has_compiled = time.perf_counter(), 0, False
 
     def end_window(self) -> None:
-        """Measures the steps since `start_window`, which the devices have finished, unless one of them compiled."""
+        """Measures the steps since `start_window`, unless one of them compiled, and shows the progress.
+
+        Call when the devices are idle; this also starts the next window.
+        """
         if not self._has_compiled:
             self.measure(self._window_work, time.perf_counter() - self._window_start)
         self.start_window()
-        self.show("", f"{self.worked / (self.work or 1):.0%}  ({self.standing})")
+        self.show("", f"{self.worked / (self.work or 1):.0%}  ({self.status})")
 
     @property
     def eta(self) -> str:
-        """The remaining time, for example "eta 1h01m"; empty where nothing is measured or the total is unknown."""
+        """The remaining time, for example "eta 1h01m"; empty if nothing is measured or the total is unknown."""
         if not self._measured or self.work is None:
             return ""
         minutes, seconds = divmod(round((self.work - self.worked) * self._seconds / self._measured), 60)
@@ -107,18 +110,18 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         return f"eta {hours}h{minutes:02d}m" if hours else f"eta {minutes}m{seconds:02d}s"
 
     @property
-    def standing(self) -> str:
+    def status(self) -> str:
         """The number of finished items and the remaining time, for example "3/36 trials, eta 1h01m"."""
         return ", ".join(filter(None, (self._count, self.eta)))
 
     def show(self, text: str, line: str) -> None:
-        """Shows `text` beside the bar; where there is none, prints `line`, at most once in `interval` seconds."""
+        """Shows `text` beside the bar; without a bar, prints `line`, at most once in `interval` seconds."""
         self._draw(text)
         if self._bar.disable and time.perf_counter() - self._printed >= self.interval:
             self.say(line)
 
     def say(self, line: str) -> None:
-        """Prints a line, above the bar."""
+        """Prints a line; a bar stays below it."""
         self._printed = time.perf_counter()
         if self.is_shown:
             tqdm.write(line, file=sys.stdout)

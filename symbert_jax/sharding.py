@@ -1,8 +1,8 @@
 """The mesh, and one table from the dimensions of arrays to mesh axes.
 
 Dimensions have the letters of the einsums (README, "Letters"). Activations and parameters share the table. With
-`mesh.fsdp`, matrices and their moments are also sharded along `data` by their width D, and each layer gathers its own
-when it runs.
+`mesh.fsdp`, matrices and their moments are also sharded along `data` by their width D, and each layer gathers its
+matrices when it runs.
 """
 
 import collections
@@ -19,8 +19,8 @@ from symbert_jax.config import Config, MeshConfig, ModelConfig, split_problems
 from symbert_jax.errors import UserError
 
 AXES = ("data", "model")
-MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}
-FSDP_AXES = {"D": "data"}
+MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # other dimensions are not sharded
+FSDP_AXES = {"D": "data"}  # additional axes of parameters with `mesh.fsdp`
 PREFETCH = 2  # batches that are transferred to the devices before they are needed
 
 
@@ -48,7 +48,7 @@ def device() -> AbstractDevice:
 
 
 def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
-    """Yields an error unless every device gets the same number of rows of a micro-batch, and with FSDP of columns."""
+    """Yields an error if devices cannot share the rows of a micro-batch equally, or with FSDP the width D."""
     devices, accumulate = mesh.shape["data"], config.optim.accumulate
     if config.data.batch_size % (devices * accumulate):
         yield UserError(
@@ -84,16 +84,16 @@ def parameter_spec(dims: str, config: MeshConfig) -> PartitionSpec:
 
 
 def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " local_rows"]:
-    """Returns, in order, the indices of the rows that this process's devices hold of a batch of `rows`.
+    """Returns, in order, the indices of those rows of a batch of `rows` that the devices of this process hold.
 
-    The mesh of a TPU follows its wires: processes come in any order, and the rows of one need not be adjacent.
+    The mesh of a TPU follows its physical links, not the numbers of processes, so these rows need not be adjacent.
     """
     indices = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((rows,))
     return np.unique(np.concatenate([np.arange(rows)[index] for index in indices.values()]))
 
 
 def put_batch(batch: Any, dims: str = "B") -> Any:
-    """Returns global device arrays, sharded along B over the current mesh, from the rows of `local_row_indices`.
+    """Returns global device arrays, sharded along B over the current mesh, from the rows with the `local_row_indices`.
 
     dims: letters of the leading dimensions, the last of them B.
     """

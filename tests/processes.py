@@ -1,4 +1,4 @@
-"""Real processes on one machine, as those of a pod."""
+"""Starts real processes on one machine, like those of a pod."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 STEPS = 16
-PATIENCE = 400  # seconds until a process counts as hanging
+PATIENCE = 400  # seconds after which a process counts as hanging
 
 
-def port() -> int:
+def free_port() -> int:
     """Returns a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -26,9 +26,9 @@ def run_processes(
 ) -> Iterator[list[subprocess.Popen]]:
     """Starts `count` processes of one command; kills those that still run when the context ends.
 
-    devices: CPU devices of each process. flags: further ones by process.
+    devices: the number of CPU devices of each process. flags: additional flags, by the number of the process.
     """
-    joins = [f"--coordinator=127.0.0.1:{port()}", f"--processes={count}"] if count > 1 else []
+    joins = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
     processes = []
     try:
@@ -72,7 +72,7 @@ def wait(processes: list[subprocess.Popen]) -> list[str]:
 
 
 def wait_all_ok(processes: list[subprocess.Popen]) -> list[str]:
-    """Returns the outputs of all processes when they have ended, with exit code 0."""
+    """Returns the outputs of all processes when they have ended; their exit codes must be 0."""
     outputs = wait(processes)
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
     return outputs
@@ -89,5 +89,5 @@ def read_until(process: subprocess.Popen, text: str) -> str:
 
 
 def own_lines(output: str) -> list[str]:
-    """Returns the lines without those of Gloo, whose threads may break each other's lines in two."""
+    """Returns the lines of this project: those without Gloo's, whose threads may break each other's lines in two."""
     return [line for line in output.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]

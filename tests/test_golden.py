@@ -1,8 +1,8 @@
 """What a refactoring must not change: the order of rows, masks, dropout, and the first losses of training.
 
-Each value was recorded from the code. A value that moves means that a run that resumes with this version continues
-on other rows, masks or numbers than it began with. If that is intended, say so in the commit, record the new value from
-the output of the failed test, and raise the version of the package; if it is not, find the change that moved it.
+Each value was recorded from the code. If one changes, a run that resumes with this version continues with other rows,
+masks or numbers than it began with. If that is intended, say so in the commit, record the new value from the output of
+the failed test, and raise the version of the package. If it is not, find the change that caused it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def test_order_of_rows_is_unchanged() -> None:
-    """If it moves, a resumed run sees some rows twice in an epoch and others never."""
+    """If it changes, a resumed run sees some rows twice in an epoch and others never."""
     rows = MagicMock(spec=Rows, __len__=lambda _: 50)
     stream = Stream(rows, rows, Masking(WORDS, 16, 0.15, 7), 8, np.arange(8), False)
     assert [stream.order[index] for index in range(8)] == [28, 9, 0, 45, 29, 30, 17, 6]
@@ -38,7 +38,7 @@ def test_order_of_rows_is_unchanged() -> None:
 
 
 def test_masks_are_unchanged() -> None:
-    """If they move, losses no longer compare with those of earlier runs: validation has the masks of seed 0."""
+    """If they change, losses no longer compare with those of earlier runs: validation has the masks of seed 0."""
     tokens = np.random.default_rng(0).integers(5, len(WORDS), (32, 64), dtype=np.uint16)
     batch = Masking(WORDS, 64, 0.15, 7)(tokens, np.arange(32) * 1000, np.arange(32) % 3)
     assert batch.positions[0].tolist() == [3, 45, 61, 23, 35, 43, 49, 60, 34, 27, 0, 0, 0, 0, 0, 0]
@@ -47,7 +47,7 @@ def test_masks_are_unchanged() -> None:
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_dropout_bits_are_unchanged(devices: int) -> None:
-    """If they move, resumed runs and fine-tuning give other numbers of the same quality."""
+    """If they change, resumed runs and fine-tuning give other numbers of the same quality."""
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     with jax.set_mesh(mesh):
         x = sharding.put_batch(np.ones((16, 24), np.float32))
@@ -65,9 +65,9 @@ def test_dropout_bits_are_unchanged(devices: int) -> None:
     ],
 )
 def test_first_losses_of_pretrain_are_unchanged(attention, devices, losses, tmp_path, monkeypatch) -> None:
-    """They cover the initial parameters, the batches, dropout and the optimizer; 1e-5 is the noise of compilers.
+    """They cover the initial parameters, the batches, dropout and the optimizer; compilers differ by up to 1e-5.
 
-    If they move, the numbers in docs/ are of another program: repeat the runs that they come from.
+    If they change, the numbers in docs/ belong to another program: repeat the runs that they come from.
     """
     config = configure(
         model={"attention": attention},

@@ -1,4 +1,4 @@
-"""Metrics in files, their copies elsewhere, and the clock."""
+"""Metrics in metrics.jsonl, their copies elsewhere, and the clock."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_read_ignores_damaged_lines_with_one_warning(tmp_path, capsys) -> None:
 
 
 def test_metrics_drops_a_copy_that_fails(tmp_path, capsys, monkeypatch) -> None:
-    """TensorBoard's folder is a file from the start, Weights & Biases loses its network later."""
+    """TensorBoard fails at the start, as its folder is a file; Weights & Biases fails later, without a network."""
     workdir, logged = epath.Path(tmp_path), []
 
     def log(values: dict, step: int) -> None:
@@ -122,7 +122,7 @@ print("found", json.dumps(found))
 
 
 def test_wandb_gets_all_metrics_and_a_restart_resumes_its_run(tmp_path) -> None:
-    """The library itself, in its offline mode and in a process of its own, as it leaves threads."""
+    """This runs the library itself, in its offline mode and in a separate process, as it leaves threads behind."""
     (tmp_path / "run").mkdir()
     environment = os.environ | {"WANDB_MODE": "offline", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WANDB, str(tmp_path / "run")]

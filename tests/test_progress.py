@@ -12,7 +12,7 @@ from symbert_jax.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """The seconds that `perf_counter` returns."""
+    """A list with the seconds that `perf_counter` returns."""
     seconds = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: seconds[0])
     return seconds
@@ -31,15 +31,15 @@ def test_eta_excludes_compilation(clock, capsys) -> None:
     window(59, "short", "short")
     assert capsys.readouterr().out == "compiling …\n"
     shown.finish()
-    assert shown.standing == "1/2 trials"
+    assert shown.status == "1/2 trials"
     window(5000, "short", "long")
-    assert capsys.readouterr().out == "20%  (1/2 trials)\n", "the first program alone is reported"
+    assert capsys.readouterr().out == "20%  (1/2 trials)\n", "only the first compilation is reported"
     window(60, "long", "short")
     clock[0] += 5000  # predictions
     shown.start_window()
     window(60, "short", "short")
     shown.finish()
-    assert shown.standing == "2/2 trials, eta 6m00s"  # 600 tokens at 100 a minute
+    assert shown.status == "2/2 trials, eta 6m00s"  # 600 tokens at 100 a minute
     shown.skip(0, 500)
     assert shown.eta == "eta 1m00s"
     shown.measure(0, 3600.0)
@@ -51,7 +51,7 @@ def test_progress_prints_lines_where_there_is_no_terminal(clock, capsys) -> None
         for seconds in (29, 1, 29, 31):
             clock[0] += seconds
             shown.finish(1000)
-            shown.show("fast", f"{shown.standing}, fast")
+            shown.show("fast", f"{shown.status}, fast")
     output = capsys.readouterr()
     assert output.out == "2,000 documents, fast\n4,000 documents, fast\n" and not output.err
     Progress("documents", is_shown=False).say("of another process")

@@ -181,7 +181,7 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
             progress.finish(len(batch))
             seconds = max(time.monotonic() - start, 1e-9)
             speed = f"{documents.total() / seconds:,.0f} documents/s, {tokens.total() / seconds:,.0f} tokens/s"
-            progress.show(speed, f"{progress.standing}, {speed}")
+            progress.show(speed, f"{progress.status}, {speed}")
     dropped = {split: writer.close() for split, writer in writers.items()}
     if not writers["train"].rows:
         found = f"{tokens['train']} tokens of training text"

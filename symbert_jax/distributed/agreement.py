@@ -29,7 +29,7 @@ def is_main_process() -> bool:
 def same_on_all_processes() -> Iterator[dict[str, Any]]:
     """Yields a dict; on exit, raises on all processes if its values differ between them.
 
-    The keys are the fields that the values come from, the same on all processes.
+    The keys are the fields that the values come from, the same keys on all processes.
 
     Raises:
       UserError: on every process, if one of them raises a `UserError` inside of the context or a value differs.
@@ -73,9 +73,10 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
 
 
 def connect_devices() -> None:
-    """Makes the devices along every axis of the current mesh exchange something, while all processes wait for it.
+    """Connects the devices along every axis of the current mesh by a small exchange.
 
-    The first exchange of a group of CPUs fails after 30 s, and one process may compile longer than another.
+    The first exchange of a group of CPUs fails if a process is 30 s late. Here no process is, but later one may compile
+    for longer than another.
     """
     if jax.process_count() > 1:
         axes = jax.sharding.get_mesh().shape
@@ -89,7 +90,7 @@ def broadcast_from_main(value: bool) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has called it with this name: files that any of them wrote are visible to all."""
+    """Returns when every process has called it with this name. Files that any of them wrote are then visible to all."""
     multihost_utils.sync_global_devices(name)
 
 

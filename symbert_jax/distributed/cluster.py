@@ -63,15 +63,16 @@ def join(
     try:
         thread.join(timeout)
     except KeyboardInterrupt:
-        atexit.register(os._exit, 130)  # as below
+        atexit.register(os._exit, 130)  # the thread may still be inside JAX, see below
         raise
     if thread.is_alive():
-        atexit.register(os._exit, JoinError.exit_code)  # the thread stays inside JAX, which would abort at the exit
+        # The thread is still inside JAX, which would abort at an ordinary exit.
+        atexit.register(os._exit, JoinError.exit_code)
         found = "not all of them" if coordinator is None else f"fewer than {processes} at {coordinator}"
         hint = "start the others, let them reach process 0, or raise --join_timeout"
         raise JoinError("processes", found, f"all of them within {timeout} s", hint)
     if errors:
-        hint = "" if _on_tpu() else "or --processes=1 for a single process"  # a host of a slice needs the others
+        hint = "" if _on_tpu() else "or --processes=1 for a single process"  # a host of a TPU slice needs the others
         found = " ".join(f"{type(errors[0]).__name__}: {errors[0]}".split())
         # JAX raises ValueError for wrong settings; any other error may be gone at the next start
         kind = UserError if isinstance(errors[0], ValueError) else JoinError
@@ -83,7 +84,8 @@ def join(
 def _has_launcher() -> bool:
     """Whether a launcher says that this process is one of several.
 
-    Only then JAX looks for the others: elsewhere it warns about Kubernetes, or connects to servers that do not exist.
+    JAX looks for the others only then, because elsewhere it would warn about Kubernetes, or connect to servers that do
+    not exist.
     """
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return (

@@ -1,9 +1,9 @@
-"""How the processes of a run end together: where one is lost or fails alone, the others print one line and exit.
+"""How the processes of a run end together: if one is lost or fails alone, the others print one line and exit.
 
 JAX ends them too, but with pages of C++, and on devices that do not notice a lost process only after `--lost_after`
 seconds. Here processes write keys to the store that process 0 serves for JAX:
 
-  notice/I        to process I: which other process ends, and why. Empty where I itself reaches an ordinary exit.
+  notice/I        Tells process I which other process ends, and why. Empty: process I itself exits in the ordinary way.
   acknowledged/I  Process I knows that the run ends, and will exit too.
   failed/I        Process I failed by itself; the value is its exit code, with which the others end too.
   done/I          Process I reads and writes no more keys.
@@ -30,18 +30,19 @@ from symbert_jax.distributed import stderr_filter
 from symbert_jax.errors import UserError
 
 NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
-PATIENCE = 5.0  # seconds within which a process that runs acknowledges a notice
+PATIENCE = 5.0  # seconds within which a running process acknowledges a notice
 DAY = 86_400_000  # milliseconds
 AFTER_ERROR = "ended with an error; see its output"
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "cancelled")  # of errors between peers
+# Words in errors of connections between processes.
+CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "cancelled")
 
-before_exit = contextlib.ExitStack()  # closed where a process exits without unwinding its stack
+before_exit = contextlib.ExitStack()  # closed before a process exits without unwinding its stack
 _exiting = threading.Lock()  # acquired, and never released, by the thread that ends this process
 _watching = False
-_own_error: UserError | None = None  # for which this process unwinds its stack
-_filter: subprocess.Popen | None = None  # referenced, or Python warns that it still runs
+_own_error: UserError | None = None  # the error for which this process unwinds its stack
+_filter: subprocess.Popen | None = None  # keeps a reference, without which Python warns that it still runs
 
 
 def watch_peers() -> None:
@@ -51,8 +52,8 @@ def watch_peers() -> None:
     listener = threading.Thread(target=_listen, daemon=True)
     listener.start()
     atexit.register(_stop_listening, listener)
-    # JAX aborts this process where it notices first, which would dump the whole memory to the disk. The C function
-    # `_exit` as the handler, called with the number of the signal, makes it exit code 6; one of Python's runs too late.
+    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C
+    # function `_exit` as the handler exits instead, with the number of the signal, 6. A Python handler runs too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA
@@ -63,8 +64,8 @@ def watch_peers() -> None:
 def exit_on_lost_peer() -> Iterator[None]:
     """Exits after an error of JAX inside of the context, which may come from a lost process.
 
-    Unwinding the stack could wait for that process. It can also wait after a `UserError` of this process alone, until
-    the others fail because of it: they learn of the error first, so that all end with its exit code.
+    Unwinding the stack could wait for that process. After a `UserError` of this process alone, it could wait until the
+    others fail as a consequence. They are therefore told of the error first, so that all end with its exit code.
     """
     global _own_error
     try:
@@ -75,7 +76,7 @@ def exit_on_lost_peer() -> Iterator[None]:
             _set(FAILED, global_state.process_id, str(error.exit_code))
         raise
     except JaxRuntimeError as error:
-        if _watching and "RESOURCE_EXHAUSTED" not in str(error):  # which every process meets
+        if _watching and "RESOURCE_EXHAUSTED" not in str(error):  # every process runs out of memory at the same step
             _exit_after_jax_error(error)
         raise
 
@@ -106,7 +107,7 @@ def notify_and_exit(code: int, line: str, why: str) -> NoReturn:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Exits without unwinding the stack. Process 0, which serves the keys, waits for those that will exit too."""
+    """Exits without unwinding the stack. Process 0, which serves the keys, first waits for the others that exit."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -136,7 +137,7 @@ def _listen() -> None:
     if notice:
         _set(ACKNOWLEDGED, global_state.process_id)
         if _own_error:
-            time.sleep(PATIENCE / 2)  # in which the main thread may unwind its stack and call `leave`
+            time.sleep(PATIENCE / 2)  # meanwhile the main thread may unwind its stack and call `leave`
         _exiting.acquire()
         sender, why = notice.split(maxsplit=1)
         if not _own_error and (lost := _lost_message(_unresponsive())):
@@ -198,7 +199,7 @@ def _failed() -> dict[int, int]:
 
 
 def _exit_after(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Exits after an exception that nobody caught: an ordinary exit would wait for the others, and they for it."""
+    """Exits after an exception that nobody caught. In an ordinary exit, the processes would wait for each other."""
     if isinstance(error, JaxRuntimeError):
         _exit_after_jax_error(error)
     sys.__excepthook__(kind, error, trace)
@@ -218,7 +219,7 @@ def _exit_after_jax_error(error: JaxRuntimeError) -> NoReturn:
 
 
 def _lost_message(processes: set[int]) -> str:
-    """Returns the error line for lost processes, empty where there are none."""
+    """Returns the error line for lost processes, an empty string for none."""
     if len(processes) < 2:
         return "".join(f"error: process {process} is gone{HINT}" for process in processes)
     return f"error: processes {', '.join(map(str, sorted(processes)))} are gone{HINT}"
@@ -229,7 +230,7 @@ def _print(line: str) -> None:
 
 
 def _stop_listening(listener: threading.Thread) -> None:
-    """Ends the listener at an ordinary exit, as Python could not end while it waits for a notice."""
+    """Ends the listener at an ordinary exit: Python cannot exit while the listener waits for a notice."""
     for key, value in ((ACKNOWLEDGED, "-"), (DONE, "-"), (NOTICE, "")):
         _set(key, global_state.process_id, value)
     listener.join(PATIENCE)

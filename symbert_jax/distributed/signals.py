@@ -13,41 +13,41 @@ from jax.experimental import multihost_utils
 
 from symbert_jax.distributed.shutdown import STOP_SIGNALS, notify_and_exit
 
-HANDLED = 128  # marks the bytes that the handler writes; those of the interpreter have no mark
+HANDLED = 128  # a flag in the bytes that `_handle` writes; the bytes that the interpreter writes do not have it
 SIGACTION_BYTES = 1024  # more than a C `struct sigaction`, whose size Python does not know
 
 
 class Stop:
     """Handles SIGTERM, Ctrl-C and SIGHUP while the context lasts, except signals that are ignored (`nohup`).
 
-    Before the first step is done a signal ends the process: there is nothing to save. After it, the first signal asks
-    for a checkpoint, the second prints that it is being written, and the third ends the process at once. A thread reads
-    the signals, so that they work while the main thread waits for devices or a compiler.
+    Before the end of the first step, a signal ends the process: there is nothing to save. After that, the first signal
+    asks for a checkpoint, the second prints that the run is saving, and the third ends the process at once. A thread
+    reads the signals, so that they work while the main thread waits for devices or a compiler.
     """
 
     def __init__(self) -> None:
         self.received = ""  # the name of the first signal
         self.has_trained = False
-        self.count = 0  # of signals
+        self.count = 0  # the number of signals
 
     def __enter__(self) -> "Stop":
         self.jax_handler = ctypes.create_string_buffer(SIGACTION_BYTES)
         _sigaction(None, self.jax_handler)
         self.reading, self.writing = os.pipe()
         os.set_blocking(self.writing, False)
-        self.wakeup = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+        self.old_wakeup_fd = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
         handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self.before = {number: signal.signal(number, self._handle) for number in handled}
+        self.old_handlers = {number: signal.signal(number, self._handle) for number in handled}
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.old_handlers.items():
             signal.signal(number, handler)
         if jax.distributed.is_initialized():
             _sigaction(self.jax_handler, None)
-        signal.set_wakeup_fd(self.wakeup)
+        signal.set_wakeup_fd(self.old_wakeup_fd)
         os.write(self.writing, bytes([0]))
         self.listener.join()
         os.close(self.reading)
@@ -66,11 +66,11 @@ class Stop:
         return (self.received or "SIGTERM") if multihost_utils.reached_preemption_sync_point(step) else ""
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        """Passes the signal to the listener, which misses it while a library (uvloop) has set its wakeup descriptor."""
+        """Passes the signal to the listener, also while a library (uvloop) has replaced the wakeup descriptor."""
         os.write(self.writing, bytes([number | HANDLED]))
 
     def _listen(self) -> None:
-        """Counts each signal once, although most arrive twice: at once from the interpreter, later from the handler."""
+        """Counts each signal once, although most arrive twice: first from the interpreter, later from the handler."""
         unhandled: collections.Counter[int] = collections.Counter()
         while byte := os.read(self.reading, 1)[0]:
             number = byte & ~HANDLED
@@ -79,7 +79,7 @@ class Stop:
             elif unhandled[number]:
                 unhandled[number] -= 1
                 continue
-            if number in self.before:
+            if number in self.old_handlers:
                 self._respond(signal.Signals(number))
 
     def _respond(self, received: signal.Signals) -> None:

@@ -1,6 +1,6 @@
 """Copies stdin, the stderr of one of several processes, to stderr; XLA's page about a lost process becomes one line.
 
-It is a program of its own, because XLA ends the process that wrote the page. It imports nothing of this package, so
+It is a separate program, because XLA ends the process that wrote the page. It imports nothing of this package, so
 that it starts fast.
 """
 
@@ -8,7 +8,7 @@ import os
 import re
 import sys
 
-ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")  # the head of a message of XLA
+ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")  # how a message of XLA starts
 COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # XLA's files about processes
 CONTINUED = re.compile(rb"Additional GRPC|:UNKNOWN:|[\d, ]+$|The (following )?tasks ")  # further lines of a message
 OWN = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")  # lines of this project and of Python
@@ -16,7 +16,7 @@ HINT = b"; start the same command again"
 
 
 def main() -> None:
-    dropped, severity, reported = b"", b"", False  # severity: of a dropped message, whose lines may follow
+    dropped, severity, reported = b"", b"", False  # severity: that of a dropped message, of which more lines may follow
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
             severity = entry[1] if COORDINATION.search(entry[2]) else b""
@@ -41,7 +41,7 @@ def lost_processes(messages: bytes) -> bytes:
 
 
 def write(line: bytes) -> None:
-    """Writes to stderr. If that is closed, the filter must live on, or the process that writes to it would end."""
+    """Writes to stderr. Ignores that it is closed: if the filter ended, so would the process that writes to it."""
     try:
         while line:
             line = line[os.write(2, line) :]

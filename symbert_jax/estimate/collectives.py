@@ -11,7 +11,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 
 class Exchange(NamedTuple):
-    """One collective over groups of `group` devices; `bytes` of the whole array, as each group sees it."""
+    """One collective over groups of `group` devices; `bytes` is the size of the whole array of a group."""
 
     channel: str
     kind: str
@@ -20,7 +20,7 @@ class Exchange(NamedTuple):
 
 
 def exchanges(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Iterator[Exchange]:
-    """Yields the collectives of an instruction, which span all `devices` unless they name groups.
+    """Yields the collectives of an instruction. A collective spans all `devices` unless it names groups.
 
     A TPU program may spread one collective over several fusions, which share its channel. A fusion of an all-reduce
     and a slice of its result is a reduce-scatter.

@@ -15,13 +15,13 @@ from symbert_jax.estimate.traffic import hbm_bytes
 
 PALLAS = "Pallas kernel"
 
-# Operations that take time also if the compiler has no estimate; the others are then arithmetic on scalars.
+# Operations that take time even without an estimate; other operations without one are arithmetic on scalars.
 _WORK = ("fusion", "custom-call", "sort", "gather", "scatter", "convolution", "rng-bit-generator")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All collectives of one kind over groups of `group` devices; `bytes` of whole arrays, as a group sees them."""
+    """All collectives of one kind over groups of `group` devices; `bytes` is the sum of the whole arrays of a group."""
 
     kind: str
     group: int
@@ -47,24 +47,24 @@ class Cost:
     """What one device does in one execution of a program."""
 
     cycles: int  # sum of the compiler's estimates
-    regions: dict[str, int]  # cycles by named region of the source, "other" outside of all
-    flops: float  # of matrix products, and of kernels that state theirs
+    regions: dict[str, int]  # cycles by named region of the source, "other" for the rest
+    flops: float  # FLOPs of matrix products, and of kernels that state them
     bytes: float  # read from and written to HBM
     collectives: tuple[Collective, ...]
-    unestimated: tuple[Unestimated, ...]  # not in `cycles`
-    unknown_loops: int  # loops of unknown trip count, whose body counts once
+    unestimated: tuple[Unestimated, ...]  # work that is not in `cycles`
+    unknown_loops: int  # the number of loops of unknown trip count; their bodies count once
 
 
 def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
-    """Returns the cost of the program `text`, whose collectives span all `devices` unless they name groups.
+    """Returns the cost of the program `text`. A collective spans all `devices` unless it names groups.
 
-    regions: names of `jax.named_scope`. A fusion counts in the region that XLA names as its source.
+    regions: names of `jax.named_scope`. A fusion counts in the region of the operation that XLA names as its source.
     """
     module = Module(text)
     cycles_by_region = dict.fromkeys((*regions, "other"), 0)
     unknown_loops = 0
     total_flops, total_bytes = 0.0, 0.0
-    collectives: dict[str, Collective] = {}  # by channel
+    collectives: dict[str, Collective] = {}  # keys are channels
     unestimated: list[Unestimated] = []
     for computation, instruction, count in module.executed():
         unknown_loops += instruction.op == "while" and module.trip_count(instruction) is None
@@ -91,7 +91,7 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
 
 
 def _totals(parts: Iterable[Part], key_fields: int) -> tuple[Part, ...]:
-    """Merges parts that have the same first `key_fields` fields, with the sums of the others; sorted."""
+    """Merges parts with the same first `key_fields` fields: sums their other fields. Returns them sorted."""
     totals: dict[tuple, list[float]] = {}
     for part in parts:
         values = dataclasses.astuple(part)

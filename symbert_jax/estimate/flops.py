@@ -20,7 +20,7 @@ def instruction_flops(module: Module, computation: Computation, instruction: Ins
 
 
 def _convolution_flops(computation: Computation, instruction: Instruction) -> float:
-    """Returns 2 FLOPs per multiply-add; those with padding or with the holes of a dilation do not count.
+    """Returns 2 FLOPs per multiply-add, without those on padding or on the holes of a dilation.
 
     A TPU program writes a batch dimension as a spatial one whose window holds one element that is not a hole.
     """
@@ -32,7 +32,7 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> fl
     )
     window = re.search(r"window=\{([^}]*)\}", instruction.text)
     fields = dict(field.split("=") for field in window[1].split()) if window else {}
-    pairs = 1  # of an output and an input element, over all spatial dimensions
+    pairs = 1  # the number of pairs of an output and an input element, over all spatial dimensions
     for axis in range(len(left) - 2):
         field = {name: value.split("x")[axis] for name, value in fields.items()}
         padding = int(field.get("pad", "0_0").split("_")[0])

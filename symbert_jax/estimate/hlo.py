@@ -32,7 +32,7 @@ class Instruction:
         return self.op == "custom-call" and any(f'"{name}"' in self.text for name in _FREE_CALLS)
 
 
-Computation = dict[str, Instruction]  # by name, in order; the last one is the root
+Computation = dict[str, Instruction]  # instructions by name, in order; the last one is the root
 
 
 class Module:
@@ -105,7 +105,7 @@ class Module:
 
 
 def array_shapes(shape: str) -> list[str]:
-    """Returns the shapes of the arrays of a tuple, in order, or that of the one array."""
+    """Returns the shapes of the arrays in a tuple, in order, or of a single array."""
     return [match[0] for match in _ARRAY.finditer(shape)]
 
 
@@ -118,7 +118,7 @@ def dimensions(array_shape: str) -> list[int]:
 def num_bytes(shape: str, hbm_only: bool = False) -> float:
     """Returns the bytes of an array or of all arrays of a tuple.
 
-    hbm_only: whether arrays in other memories (VMEM, SMEM) count as 0.
+    hbm_only: whether to leave out arrays in other memories (VMEM, SMEM).
     """
     total = 0.0
     for dtype, extents, layout in _ARRAY.findall(shape):

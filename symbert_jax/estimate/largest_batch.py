@@ -10,12 +10,15 @@ from symbert_jax.estimate.slices import Slice
 
 
 def with_largest_batch(config: Config, target: Slice) -> Config:
-    """Returns the config with the largest `data.batch_size` that fits; prints a line per compiled size."""
+    """Returns the config with the largest `data.batch_size` that fits; the smallest possible one if none fits.
+
+    Prints a line for each size that it compiles.
+    """
     mesh = make_slice_mesh(config, target)
-    shares = mesh.shape["data"] * config.optim.accumulate
+    row_multiple = mesh.shape["data"] * config.optim.accumulate
 
     def resized(rows: int) -> Config:
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows * shares))
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows * row_multiple))
 
     def fits(rows: int) -> bool:
         try:
@@ -23,7 +26,7 @@ def with_largest_batch(config: Config, target: Slice) -> Config:
         except DoesNotFit as error:
             memory, refusal = error.needed, ", does not fit"
         usage = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
-        print(f"{batch_text(rows * shares, mesh.size)}: {usage}{refusal}", flush=True)
+        print(f"{batch_text(rows * row_multiple, mesh.size)}: {usage}{refusal}", flush=True)
         return not refusal
 
     return resized(largest(fits) or 1)
@@ -32,7 +35,7 @@ def with_largest_batch(config: Config, target: Slice) -> Config:
 def largest(fits: Callable[[int], bool]) -> int:
     """Returns the largest of 1, 2, 4, 8, 16, 24, 32, ... that fits, or 0 if none does.
 
-    fits: must be true of every number below one of which it is true.
+    fits: if it is true for a number, it must be true for every smaller one.
     """
     low, high = 0, 8
     while fits(high):

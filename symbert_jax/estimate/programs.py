@@ -50,22 +50,23 @@ class Program:
 
     memory: float  # peak bytes of HBM, arguments included
     cost: Cost
-    cycle_seconds: float  # of the compiler's estimate
-    roofline_seconds: float  # of work without an estimate
+    cycle_seconds: float  # the time of the cycles that the compiler estimates
+    roofline_seconds: float  # the time of the work without an estimate, by the roofline
     network_seconds: float
-    seconds: float  # sum of the three, as if nothing overlapped
-    least_seconds: dict[str, float]  # what compute, memory and network each take alone at their peak
+    seconds: float  # the sum of the three: nothing overlaps
+    least_seconds: dict[str, float]  # seconds of compute, memory and network, each alone and at its peak
 
 
 @functools.cache  # the search for a batch size ends with a program that the report needs again
 def compile_train(config: Config, target: Slice) -> Program:
     """Compiles the training step; raises `DoesNotFit`, or `UserError` if it cannot run on the slice."""
-    passes = 3 if config.model.remat == "none" else 4  # no remat policy keeps the output of an attention kernel
+    # Forward, and backward twice as much. No remat policy keeps the output of an attention kernel, so it runs again.
+    passes = 3 if config.model.remat == "none" else 4
     return _compile(config, target, make_train_step(config), lambda state: state, passes)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
-    """Compiles the validation step; raises the same errors."""
+    """Compiles the validation step; raises the same errors as `compile_train`."""
     return _compile(config, target, make_validation_step(config), lambda state: state.params, 1)
 
 
@@ -75,7 +76,7 @@ def _compile(
     """Compiles a jitted step and estimates its time.
 
     step_argument: returns the first argument of the step; the second is a batch.
-    kernel_passes: how often the step makes the products of a forward pass of attention, whose kernels state no FLOPs.
+    kernel_passes: the FLOPs of attention kernels in the step as a multiple of a forward pass; they state no FLOPs.
     """
     mesh = make_slice_mesh(config, target)
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
@@ -116,7 +117,7 @@ def make_slice_mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
 
 
 def _does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
-    """Returns the compiler's refusal of a program that does not fit, None of any other error."""
+    """Returns the error for a program that the compiler finds too large, None for any other error of the compiler."""
     match = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
     if not match:
         return None

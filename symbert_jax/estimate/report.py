@@ -19,13 +19,13 @@ from symbert_jax.storage import check_writable, write_whole
 def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
     """Prints the report of a config on a slice, and writes its numbers to `out` as JSON.
 
-    find_batch: whether the largest batch that fits replaces `data.batch_size`.
+    find_batch: whether to replace `data.batch_size` by the largest that fits.
 
     Raises:
       UserError: libtpu is not installed, no slice has that topology, or the program does not fit.
     """
-    jax.config.update("jax_platforms", "cpu")  # leaves the chips of this machine alone
-    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs for other machines back
+    jax.config.update("jax_platforms", "cpu")  # so that JAX does not use the TPU or GPU of this machine
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read back programs for other machines
     target = find_slice(topology)
     if out:
         check_writable(out, "out")
@@ -49,7 +49,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
 
 
 def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
-    """Returns the report as lines of a label and a text."""
+    """Returns the report as lines, each a label and a text."""
     train, validation, cost = summary.train, summary.validation, summary.train.cost
     mesh = " x ".join(f"{name} {size}" for name, size in summary.mesh.items())
     collectives = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]

@@ -19,13 +19,13 @@ from symbert_jax.errors import UserError
 class Slice:
     """A TPU slice."""
 
-    name: str  # of its topology: v5e:4x4
+    name: str  # the name of its topology, for example v5e:4x4
     chip: Tpu
     axes: tuple[int, ...]  # chips along each axis
     devices: tuple[jax.Device, ...]  # one per chip
 
 
-@functools.cache  # the same devices at every call, for `compile_train`, which is cached by them
+@functools.cache  # returns the same devices at every call, because they are in the cache key of `compile_train`
 def find_slice(topology: str) -> Slice:
     """Returns the slice with the topology of that name.
 

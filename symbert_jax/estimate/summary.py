@@ -17,26 +17,26 @@ from symbert_jax.train import state as states
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Estimates for a config on a slice, in bytes and seconds; of one chip unless the field says otherwise."""
+    """Estimates for a config on a slice, in bytes and seconds; for one chip unless the comment says otherwise."""
 
     source: str
     topology: str
     chips: int
     mesh: dict[str, int]
     attention: str
-    parameters: int  # of the model
+    parameters: int  # the number of parameters of the model
     batch_size: int  # over all chips
     rows_per_chip: float
     memory_available: float
     memory_parameters: float
     memory_optimizer: float
     memory_temporaries: float
-    model_flops: float  # of a step, over all chips
+    model_flops: float  # FLOPs of a step, over all chips
     train: Program
     validation: Program
     tokens_per_second: float  # over all chips
     mfu: float
-    hours: float  # of train.steps with their validation
+    hours: float  # the duration of the run, validations included
     bound: str  # compute | memory | network
     fits: bool = True
 

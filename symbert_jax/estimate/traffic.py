@@ -4,7 +4,7 @@ import math
 
 from symbert_jax.estimate.hlo import Computation, Instruction, Module, array_shapes, num_bytes
 
-# Names for memory, bookkeeping, and control flow, whose bodies count.
+# Operations without traffic: names for memory, bookkeeping, and control flow (the instructions in its bodies count).
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
 _FREE |= {"after-all", "partition-id", "replica-id", "iota", "broadcast", "opt-barrier"}
 
@@ -12,7 +12,7 @@ _FREE |= {"after-all", "partition-id", "replica-id", "iota", "broadcast", "opt-b
 def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:
     """Returns the bytes of HBM that an instruction reads and writes.
 
-    Of an array from which a fusion takes a slice, only the slice counts.
+    If a fusion takes only a slice of an array, only the slice counts.
     """
     op = instruction.op
     if op in _FREE or op.endswith("-start") or instruction.is_free_call:
@@ -28,7 +28,7 @@ def hbm_bytes(module: Module, computation: Computation, instruction: Instruction
             for index, name in enumerate(instruction.operands)
         )
         return read + _result_bytes(module, fused, instruction.shape)
-    if op == "dynamic-update-slice":  # in place
+    if op == "dynamic-update-slice":  # updates its operand in place
         return 2 * num_bytes(computation[instruction.operands[1]].shape, hbm_only=True)
     if op in ("dynamic-slice", "slice", "gather"):
         return 2 * num_bytes(instruction.shape, hbm_only=True)
@@ -45,7 +45,7 @@ def _parameter_bytes(module: Module, fused: Computation, index: int, size: float
 
 
 def _used_bytes(module: Module, fused: Computation, name: str, size: float) -> float:
-    """Returns the bytes of an array that a fusion uses: of the slices that it takes, or all `size`."""
+    """Returns the bytes of an array that a fusion uses: those of the slices that it takes, or all `size` bytes."""
     total = 0.0
     for user in fused.values():
         for index in (i for i, operand in enumerate(user.operands) if operand == name):
@@ -64,7 +64,7 @@ def _used_bytes(module: Module, fused: Computation, name: str, size: float) -> f
 
 
 def _result_bytes(module: Module, fused: Computation, shape: str) -> float:
-    """Returns the bytes of HBM that a fusion writes; of an update in place, those of the update."""
+    """Returns the bytes of HBM that a fusion writes; for an update in place, only the bytes of the update."""
     root = list(fused.values())[-1]
     shapes = array_shapes(shape)
     roots = [fused[name] for name in root.operands] if root.op == "tuple" else [root]

@@ -35,7 +35,7 @@ class TokenizedSplit:
 
     tokens: Int[np.ndarray, "rows T"]
     lengths: Int[np.ndarray, " rows"]
-    seconds: Int[np.ndarray, " rows"]  # the position of the second sentence, as in `GlueBatch`
+    second_starts: Int[np.ndarray, " rows"]  # the position of the second sentence, as in `GlueBatch`
     labels: Float[np.ndarray, " rows"]  # 0 in an unlabelled split
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class TokenizedSplit:
         return GlueBatch(
             tokens=self.tokens[rows, : planned.length],
             lengths=self.lengths[rows],
-            seconds=self.seconds[rows],
+            second_starts=self.second_starts[rows],
             labels=self.labels[rows],
             weights=(rows != PADDING_ROW).astype(np.float32),
         )
@@ -65,7 +65,7 @@ class TokenizedSplit:
     def fingerprint(self) -> str:
         """A SHA-256 of all arrays."""
         digest = hashlib.sha256()
-        for array in (self.tokens, self.lengths, self.seconds, self.labels):
+        for array in (self.tokens, self.lengths, self.second_starts, self.labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -79,8 +79,9 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> 
     tokens = np.full((len(encodings), longest), tokenizer.token_to_id(PAD), np.int32)
     for row, encoding in zip(tokens, encodings, strict=True):
         row[: len(encoding.ids)] = encoding.ids
-    seconds = lengths - np.array([sum(encoding.type_ids) for encoding in encodings], np.int32)
-    return TokenizedSplit(tokens, lengths, seconds, np.array([each.label or 0.0 for each in examples], np.float32))
+    second_starts = lengths - np.array([sum(encoding.type_ids) for encoding in encodings], np.int32)
+    labels = np.array([each.label or 0.0 for each in examples], np.float32)
+    return TokenizedSplit(tokens, lengths, second_starts, labels)
 
 
 def training_plan(

@@ -190,7 +190,7 @@ def _train_task(
         files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)
         run.progress.finish(len(outcomes))
         for outcome in outcomes:
-            run.progress.say(f"{report.format_trial(outcome.result)}  ({run.progress.standing})")
+            run.progress.say(f"{report.format_trial(outcome.result)}  ({run.progress.status})")
     return [run.workdir.log.results[trial] for trial in trials]
 
 

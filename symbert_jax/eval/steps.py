@@ -20,7 +20,7 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import spec
 from symbert_jax.train.optimizer import make_optimizer
 from symbert_jax.train.state import State, abstract_moments
-from symbert_jax.train.step import DROPOUT, Sums, make_update
+from symbert_jax.train.step import DROPOUT_STREAM, Sums, make_update
 
 Seeds = Int[AnyArray, " R"]
 LearningRates = Float[AnyArray, " R"]
@@ -68,7 +68,7 @@ def make_train_step(
     def step(
         state: State, batch: GlueBatch, seed: Int[Array, ""], learning_rate: Float[Array, ""]
     ) -> tuple[State, Sums]:
-        return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT), learning_rate)
+        return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM), learning_rate)
 
     return jax.jit(jax.vmap(step), donate_argnums=0)
 
@@ -104,7 +104,7 @@ def logits(
         classes,
         params,
         batch.tokens,
-        token_types=(position_ids >= batch.seconds[:, None]).astype(jnp.int32),
+        token_types=(position_ids >= batch.second_starts[:, None]).astype(jnp.int32),
         mask=position_ids < batch.lengths[:, None],
         key=key,
     )

@@ -1,7 +1,7 @@
-"""BERT as Flax NNX modules and, for everyone else, as pure functions of nested dicts of arrays (`bert`, `classifier`).
+"""BERT as Flax NNX modules and, for other packages, as pure functions of nested dicts of arrays: `bert`, `classifier`.
 
 Reading order: `parameters` and `layers`; `attention`, with all its variants, and the `kernels` that compute it;
 `encoder`; `bert` and `classifier`, which add a head. Beside them, `tree` turns modules into nested dicts and back,
 `documents` finds the documents of a packed row, `flops` counts matrix products, and `tpu_layouts` computes a few
-products and sums in forms that a TPU is faster at.
+products and sums in forms that are faster on a TPU.
 """

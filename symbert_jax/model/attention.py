@@ -1,4 +1,4 @@
-"""Self-attention. All that distinguishes one variant from another stands in its class.
+"""Self-attention and its variants, each a class.
 
 The score of query token t for key token s, per head, with q = x Wq + bq (paper, equations 3 to 5):
 
@@ -6,10 +6,10 @@ The score of query token t for key token s, per head, with q = x Wq + bq (paper,
     symmetric  q_t . q_s / sqrt(H)
     pairwise   q_t^T P q_s / sqrt(H), with P a full or a diagonal matrix
 
-A class has the parameters and the keys of its variant, for the model; its matrix products, for `flops.py`; its
-weights as standard attention and in the format of the paper's code, and its description, for `export`; and its best
-approximation of a standard score, for `import --attention`. A new variant is a class here, an entry in `find_variant`
-and a value of a field in `config/schema.py`.
+A class holds all that is special about its variant. The model uses its parameters and keys; `flops.py`, the number of
+its matrix products; `export`, its description and its weights as standard attention and in the format of the paper's
+code; `import --attention`, its best approximation of a standard score. A new variant is a class here, an entry in
+`find_variant` and a value of a field in `config/schema.py`.
 """
 
 import abc
@@ -28,8 +28,8 @@ from symbert_jax.model.layers import Dense
 from symbert_jax.model.parameters import gathered, ones, parameter, sizes
 from symbert_jax.model.tree import Params
 
-PAPERS_PAIR = jax.nn.initializers.normal(1.0)
-_ROUNDS = 50  # of the search in `Pairwise.fit`, which converges after about 20
+PAPERS_PAIR_INIT = jax.nn.initializers.normal(1.0)  # the paper's initial values of P
+_ROUNDS = 50  # the iterations of the search in `Pairwise.fit`, which converges after about 20
 
 Form = Float[np.ndarray, "basis basis"]  # the matrix of a score x_t^T form x_s
 Fit = tuple[Float[np.ndarray, "basis H"], Float[np.ndarray, "H H"]]  # W and P of the form W P W^T
@@ -50,7 +50,7 @@ class SelfAttention(nnx.Module):
 
     @abc.abstractmethod
     def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
-        """Returns k, of which q . k / sqrt(H) is the score."""
+        """Returns the keys k: the scores are q . k / sqrt(H)."""
 
     def query_key(
         self, x: Float[Array, "B S D"], num_queries: int | None = None
@@ -88,7 +88,7 @@ class SelfAttention(nnx.Module):
 
     @staticmethod
     def as_papers(weights: Params) -> Params:
-        """Returns the weights [L, ...] that the paper's own code has for the same scores."""
+        """Returns the weights [L, ...] with which the paper's own code computes the same scores."""
         return weights
 
 
@@ -115,7 +115,7 @@ class Standard(SelfAttention):
 
 
 class TiedAttention(SelfAttention):
-    """Attention whose keys follow from its queries; its scores are x_t^T W P W^T x_s / sqrt(H), but for biases."""
+    """Attention that computes its keys from its queries; its scores are x_t^T W P W^T x_s / sqrt(H), up to biases."""
 
     @staticmethod
     @abc.abstractmethod
@@ -157,7 +157,7 @@ class Pairwise(TiedAttention):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        init = {"normal": PAPERS_PAIR, "identity": _identity}[config.pairwise_init]
+        init = {"normal": PAPERS_PAIR_INIT, "identity": _identity}[config.pairwise_init]
         self.pair = parameter(init, "NHG", sizes(config), rngs)
 
     def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
@@ -173,9 +173,9 @@ class Pairwise(TiedAttention):
 
     @staticmethod
     def fit(form: Form, width: int) -> Fit:
-        """Searches, in alternation, for the subspace U that keeps most of U^T form U.
+        """Searches iteratively for the orthonormal U with the largest norm of U^T form U; returns U and this product.
 
-        A round rarely keeps less than the one before; so the best of all rounds counts.
+        A round is rarely worse than the one before it, so the best of all rounds is returned.
         """
         best, most = np.linalg.eigh(form @ form.T + form.T @ form)[1][:, -width:], -1.0
         vectors = best
@@ -188,7 +188,7 @@ class Pairwise(TiedAttention):
 
 
 class DiagonalPairwise(TiedAttention):
-    """q_t^T P q_s with a diagonal P per head: scores are symmetric, as those of `Symmetric`, but of either sign."""
+    """q_t^T P q_s with a diagonal P per head: symmetric scores, as in `Symmetric`, but P may have negative entries."""
 
     description = "pairwise, score qᵀPq with a diagonal P"
     folding = "in this folder, per head, Wk = Wq P and bk = P bq"
@@ -196,7 +196,7 @@ class DiagonalPairwise(TiedAttention):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        init = {"normal": PAPERS_PAIR, "identity": ones}[config.pairwise_init]
+        init = {"normal": PAPERS_PAIR_INIT, "identity": ones}[config.pairwise_init]
         self.pair = parameter(init, "NH", sizes(config), rngs)
 
     def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
@@ -208,7 +208,7 @@ class DiagonalPairwise(TiedAttention):
 
     @staticmethod
     def as_papers(weights: Params) -> Params:
-        """P as matrices: the paper's code has no diagonal form, but loads them as its own pairwise attention."""
+        """Returns P as full matrices, because the paper's code has no diagonal form."""
         pair = np.asarray(weights["pair"])
         return {**weights, "pair": pair[..., None] * np.eye(pair.shape[-1], dtype=pair.dtype)}
 
@@ -225,6 +225,7 @@ class DiagonalPairwise(TiedAttention):
 
 
 def find_variant(config: ModelConfig) -> type[SelfAttention]:
+    """Returns the class of the attention that `config` names."""
     pairwise = {"full": Pairwise, "diagonal": DiagonalPairwise}[config.pairwise_form]
     return {"standard": Standard, "symmetric": Symmetric, "pairwise": pairwise}[config.attention]
 
@@ -235,9 +236,10 @@ def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) 
 
 
 def _fold_pair(weights: Params, equation: str) -> Params:
-    """Replaces P by the key P q: kernels [L, D, N, H] and biases [L, N, H] of queries, multiplied by `equation`.
+    """Replaces P by a projection whose keys are P q.
 
-    It multiplies in float64, because a sum over G in float32 would add rounding errors of its own.
+    Its kernel [L, D, N, H] and bias [L, N, H] are those of the queries, multiplied by P with the einsum `equation`: in
+    float64, because a sum over G in float32 would add rounding errors.
     """
     key = {
         name: np.ascontiguousarray(np.einsum(equation, weight, weights["pair"], dtype=np.float64), np.float32)

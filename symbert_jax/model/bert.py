@@ -39,6 +39,8 @@ class MlmHead(nnx.Module):
 
 
 class Bert(Encoder):
+    """The encoder and the head that predicts masked tokens."""
+
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
         self.head = MlmHead(config, rngs)
@@ -62,10 +64,10 @@ def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
 
 
 def lengthen(params: Params, length: int) -> Params:
-    """Returns the same model for rows of up to `length` tokens, which are not fewer than before.
+    """Returns the same model for rows of up to `length` tokens, which must not be fewer than before.
 
     The learned position embeddings are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then
-    finds near neighbours everywhere but at the seams, which it would have to learn again from a new table.
+    finds near neighbours everywhere but at the seams. With new embeddings, it would have to learn to find them.
     """
     position = params["embeddings"]["position"]
     repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]
@@ -89,7 +91,7 @@ def logits(
       tokens: ids; T may be shorter than `config.length`.
       token_types: sentence 0 or 1; None: all are 0.
       segments: a token sees the tokens with its own number, from 1; no token sees padding, which has 0. None: each
-        sees all.
+        token sees all.
       position_ids: the position of each token in its document; None: its position in the row.
       key: draws every dropout of the pass; None: dropout is off.
     """

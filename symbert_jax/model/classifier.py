@@ -14,39 +14,41 @@ from symbert_jax.model.tree import Params
 
 
 class ClassificationHead(nnx.Module):
-    """Dense and tanh on [CLS], dropout, dense. One class stands for a regression."""
+    """Dense and tanh on [CLS], dropout, dense. It has an output per class, or a single one for a regression."""
 
-    def __init__(self, config: ModelConfig, classes: int, rngs: nnx.Rngs):
-        letters = {**sizes(config), "C": classes}
+    def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
+        letters = {**sizes(config), "C": num_outputs}
         self.dropout = config.dropout
         self.pooler = Dense("D->E", letters, rngs)
         self.classifier = Dense("D->C", letters, rngs)
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
         pooled = dropout(jnp.tanh(self.pooler(x, batch_dims="B")), self.dropout, key)
-        # in float32, because bfloat16 similarities around 4 are 1/32 apart and would tie
+        # The product is in float32, because bfloat16 similarities around 4 are 1/32 apart and would tie.
         return self.classifier(pooled.astype(jnp.float32), batch_dims="B")
 
 
 class Classifier(Encoder):
-    def __init__(self, config: ModelConfig, classes: int, rngs: nnx.Rngs):
+    """The encoder and a head for classification or regression."""
+
+    def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        self.head = ClassificationHead(config, classes, rngs)
+        self.head = ClassificationHead(config, num_outputs, rngs)
 
 
-def init_head(config: ModelConfig, classes: int, key: PRNGKeyArray) -> Params:
-    """Draws a new head. It replaces `head` of a pretrained model."""
-    return tree.make(key, ClassificationHead, config, classes)
+def init_head(config: ModelConfig, num_outputs: int, key: PRNGKeyArray) -> Params:
+    """Draws a new head, which replaces the `head` of a pretrained model."""
+    return tree.make(key, ClassificationHead, config, num_outputs)
 
 
-def abstract(config: ModelConfig, classes: int, mesh: MeshConfig) -> Params:
+def abstract(config: ModelConfig, num_outputs: int, mesh: MeshConfig) -> Params:
     """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
-    return tree.abstract(mesh, Classifier, config, classes)
+    return tree.abstract(mesh, Classifier, config, num_outputs)
 
 
 def logits(
     config: ModelConfig,
-    classes: int,
+    num_outputs: int,
     params: Params,
     tokens: Int[AnyArray, "B T"],
     *,
@@ -54,7 +56,7 @@ def logits(
     mask: Bool[AnyArray, "B T"],
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B C"]:
-    """Returns float32 logits of the classes, or with one class the predicted value of a regression.
+    """Returns the float32 logits of the classes, or for a regression the predicted value as the only output.
 
     Args:
       tokens: ids, [CLS] first; T may be shorter than `config.length`.
@@ -62,7 +64,7 @@ def logits(
       mask: whether a token is real, not padding.
       key: draws every dropout of the pass; None: dropout is off.
     """
-    model = tree.module(params, Classifier, config, classes)
+    model = tree.module(params, Classifier, config, num_outputs)
     encoder_key, head_key = split_key(key, 2)
     embeddings_key, layers_key = split_key(encoder_key, 2)
     x = model.embeddings(tokens, token_types, key=embeddings_key)

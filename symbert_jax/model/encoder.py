@@ -48,8 +48,8 @@ class Embeddings(nnx.Module):
         """Embeds tokens.
 
         Args:
-          token_types: None: all are 0.
-          position_ids: None: the positions in the row.
+          token_types: sentence 0 or 1; None: all are 0.
+          position_ids: the position of each token in its document; None: its position in the row.
           key: draws dropout (None: off).
           table: `self.table()`, if the caller uses it too, so that the gradients of both uses are reduced once.
         """
@@ -100,7 +100,7 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The part that all BERTs share; a subclass adds a head."""
+    """Embeddings and layers, which all models share; a subclass adds a head."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.num_layers, self.unroll, self.remat = config.layers, config.unroll or config.layers, config.remat
@@ -126,7 +126,7 @@ class Encoder(nnx.Module):
             return nnx.merge(structure, weights)(x, segments, key, num_queries), None
 
         if self.remat != "none":
-            # Outside a loop the compiler merges what is computed again with what was computed before, unless prevented.
+            # Outside a loop the compiler would merge the recomputation with the first computation, and so undo it.
             all_in_loop = self.unroll < self.num_layers and num_queries is None
             run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not all_in_loop, static_argnums=0)
         if num_queries is None:
@@ -137,7 +137,7 @@ class Encoder(nnx.Module):
 
 
 def scan_layers(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
-    """Runs all layers in a loop of `unroll` layers per iteration; of 1, if `unroll` does not divide their number."""
+    """Runs all layers in a loop of `unroll` layers per iteration, or of 1 if `unroll` does not divide their number."""
     count = jax.tree.leaves(layers)[0].shape[0]
     if unroll >= count:
         return jax.lax.scan(run, x, layers, unroll=True)[0]

@@ -1,10 +1,10 @@
 """The kernels that compute attention, softmax(q . k / sqrt(H)) v, and the choice between them.
 
-    xla     plain JAX, on every platform; the only one with dropout of the probabilities, which it keeps in memory
+    xla     plain JAX, on every platform; the only one with attention dropout; keeps the probabilities in memory
     splash  splash attention of JAX's Pallas, on TPUs
     cudnn   flash attention of NVIDIA's cuDNN
 
-Segments are a number per token, from 1: a token sees the tokens of its own segment. Padding has 0; it sees segment 1
+Segments are a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment 1,
 and no token sees it. None stands for a single segment.
 """
 
@@ -25,13 +25,14 @@ Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S N H"]
 Segments = Int[AnyArray, "B S"] | None
 
-FUSED = ("splash", "cudnn")  # each the fastest on its platform
-LEAST_BLOCK = 128  # tokens of the smallest block of splash
-# Tokens of its largest block: on each chip larger blocks are faster. Thousand cycles per head of 1,024 tokens, forward
+FUSED = ("splash", "cudnn")  # each is the fastest on its platform
+SMALLEST_BLOCK = 128  # tokens in the smallest block of splash
+# Tokens in its largest block. On each chip larger blocks are faster. Thousand cycles per head of 1,024 tokens, forward
 # and backward, by the TPU compiler's schedule, with blocks of 128, 256, 512 and 1,024: v5e 81, 37, 21, 16; v6e with 512
 # and 1,024: 13, 10. Blocks of 2,048 do not fit the memory of a core.
-BLOCK = 1024
-BEFORE_AMPERE = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")  # in names of GPUs
+LARGEST_BLOCK = 1024
+# Parts of the names of GPUs that cuDNN's attention does not run on.
+UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
 
 
 def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
@@ -46,7 +47,7 @@ def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments,
 
 
 def choose(model: ModelConfig, device: AbstractDevice, num_queries: int, num_keys: int) -> str:
-    """Returns the fastest kernel that `model.kernel` allows and that has no `problems`, else xla."""
+    """Returns the fused kernel that `model.kernel` allows and that has no `problems`, otherwise xla."""
     allowed = FUSED if model.kernel == "auto" else (model.kernel,)
     for kernel in allowed:
         if num_queries == num_keys and not any(problems(kernel, model, device, num_keys)):
@@ -70,17 +71,17 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
     if kernel not in FUSED:
         return
     if model.attention_dropout > 0:
-        yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has none")
+        yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
     if kernel == "splash":
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
-        if length % LEAST_BLOCK:
-            yield problem(f"{length} tokens", f"a multiple of {LEAST_BLOCK} of them")
+        if length % SMALLEST_BLOCK:
+            yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} of them")
     if kernel == "cudnn":
         head = model.dim // model.heads
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")
-        if any(name in device.device_kind for name in BEFORE_AMPERE):
+        if any(name in device.device_kind for name in UNSUPPORTED_GPUS):
             yield problem(device.device_kind, "an NVIDIA GPU of the generation of Ampere or later")
         if length % 2:
             yield problem(f"{length} tokens", "an even number of them")
@@ -111,11 +112,12 @@ def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B 
 
 def block(length: int) -> int:
     """Returns the largest block size of splash that divides `length`."""
-    return max(size for size in range(LEAST_BLOCK, min(BLOCK, length) + 1, LEAST_BLOCK) if length % size == 0)
+    sizes = range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK)
+    return max(size for size in sizes if length % size == 0)
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
-    """T is a multiple of 128. `interpret` runs the kernel without a TPU, slowly."""
+    """Computes splash attention; T is a multiple of 128. `interpret` runs the kernel without a TPU, slowly."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes half a second; few programs need it
 
     length, width = q.shape[1], q.shape[-1]
@@ -150,7 +152,7 @@ def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
 
 
 def _on_each_device(run: Callable[..., Array], q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
-    """Runs a kernel on the rows and heads of each device; it needs none of the other devices."""
+    """Runs a kernel on the rows and heads of each device, without communication between devices."""
     heads, rows = spec("BTNH"), spec("BS")
     sharded = jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
     return sharded(q, k, v, None if segments is None else reshard(segments, rows))

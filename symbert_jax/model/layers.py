@@ -1,4 +1,4 @@
-"""The layers that BERT consists of: dense, LayerNorm, dropout, GELU, and the stacking of equal layers."""
+"""The parts of BERT: dense layers, LayerNorm, dropout, GELU, and the stacking of equal layers."""
 
 import functools
 import math
@@ -60,7 +60,7 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
-        # from the second moment, which one pass over x computes along with the mean
+        # One pass over x computes the mean and the second moment, from which the variance follows.
         variance = jnp.maximum(jnp.square(x32).mean(-1, keepdims=True) - jnp.square(mean), 0)
         y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon)
         return (y * gathered(self.scale, jnp.float32) + gathered(self.bias, jnp.float32)).astype(x.dtype)
@@ -88,8 +88,8 @@ def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
     """Returns 32 random bits for each element of `like`, sharded like it; they are the same on every mesh.
 
     SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma) with the finalizer
-    of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still draw keys,
-    initial parameters and the order of data, which depend on their quality.
+    of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). JAX's generators still
+    draw keys and initial parameters, which need their quality.
     """
     seed, gamma = jax.random.key_data(key)
     gamma |= 1
@@ -104,7 +104,7 @@ def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> tuple[PRNGKeyArray | None, ...]:
-    """Splits a key of dropout; without a key, returns `count` times None."""
+    """Splits a dropout key into `count` keys; None becomes `count` times None."""
     return (None,) * count if key is None else tuple(jax.random.split(key, count))
 
 

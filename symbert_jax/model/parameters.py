@@ -13,12 +13,12 @@ from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import ModelConfig
 from symbert_jax.sharding import spec
 
-Init = Callable[..., Array]  # of key, shape, dtype
+Init = Callable[..., Array]  # (key, shape, dtype) -> values
 Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# BERT (2018) draws weights from a normal distribution of this deviation; the paper's code does not truncate it.
+# BERT (2018) has this standard deviation; like the paper's code, this does not truncate the distribution.
 normal = jax.nn.initializers.normal(0.02)
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
@@ -27,7 +27,7 @@ ones = jax.nn.initializers.ones
 def sizes(config: ModelConfig) -> Sizes:
     """Returns the size of each letter.
 
-    E is D again, G is H again and K counts token types, so that no array has the same letter twice.
+    E is D again and G is H again, so that no array has the same letter twice. K is the number of token types.
     """
     head = config.dim // config.heads
     return {

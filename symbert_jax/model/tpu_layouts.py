@@ -21,7 +21,7 @@ from symbert_jax.model.parameters import gathered_with_deferred_psum
 from symbert_jax.sharding import device, spec
 
 MERGE_HEADS_ON = ("v5e", "v6e")
-MERGE_HEADS_UP_TO = 16 * 512  # tokens on a chip
+MERGE_HEADS_UP_TO = 16 * 512  # tokens per chip
 
 
 def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
@@ -43,9 +43,10 @@ def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
 def multiply_with_merged_heads(
     x: Array, kernel: Array, inputs: str, outputs: str, batch_dims: str
 ) -> Float[Array, "B T *outputs"]:
-    """Returns x W, where N and H are one dimension of every product, except of one that has them as its result.
+    """Returns x W, computed with N and H merged into one dimension, forward and backward.
 
-    Only that one leaves heads in the memory layout that attention reads; merged, it would be followed by transposes.
+    Only the product whose result has N and H is computed per head: it leaves heads in the memory layout that attention
+    reads, while a merged product would be followed by transposes.
     The gradient of the kernel is reduced over `data` in its merged form: 36 collectives a step instead of 81.
     """
     matrix = gathered_with_deferred_psum(_merge(kernel, (0, len(inputs))), inputs[0] + outputs[0])
@@ -53,7 +54,7 @@ def multiply_with_merged_heads(
 
 
 class Product(NamedTuple):
-    """The letters of x W and the sizes of the dimensions of W, which comes as a matrix."""
+    """The letters of x W and the sizes of the dimensions of W. The methods take W as a matrix."""
 
     batch_dims: str
     inputs: str

@@ -1,7 +1,7 @@
-"""Pretraining: one update, the events between updates, their order, and what a run checks before it starts.
+"""Pretraining: the update, the events between updates, and what a run checks before it starts.
 
-Reading order: `loop`, the order of events; `events`, what each of them reads and writes; `step`, the objective and the
-update; `optimizer` and `state`, on which it works; `validate` and `window`, the objective without an update and the
-sums of several batches; `trace`, a profile of a few steps; `start`, the state that a run starts from; `doctor`, all
-checks before the first step.
+Reading order: `loop`, the order of events; `events`, what each event reads and writes; `step`, the objective and the
+update; `optimizer` and `state`, which `step` uses; `validate`, the objective without an update; `window`, sums over
+several batches; `trace`, a profile of a few steps; `start`, the state that a run starts from; `doctor`, all checks
+before the first step.
 """

@@ -30,9 +30,9 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors, check_wr
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
-# BERT (2018) saw its corpus 40 times; beyond that, a larger corpus or a smaller model helps more.
+# BERT (2018) saw its corpus 40 times; with more epochs, a larger corpus or a smaller model would help more.
 MAX_EPOCHS = 40
-# RoBERTa (2019) and LAMB (2020) used up to 6e-3, with batches of 32k rows; BERT-base takes 1e-4.
+# The usual range: RoBERTa (2019) and LAMB (2020) used up to 6e-3, with batches of 32k rows; BERT-base takes 1e-4.
 LEARNING_RATES = (1e-6, 1e-2)
 
 Check = Callable[[Config, Corpus, epath.Path], Iterator[UserError]]
@@ -41,7 +41,7 @@ Check = Callable[[Config, Corpus, epath.Path], Iterator[UserError]]
 def check(config: Config, corpus: Corpus, workdir: epath.Path, *, thorough: bool = False) -> None:
     """Prints a line on stderr for each `Advice` about a pretraining run, and raises all other problems.
 
-    thorough: whether all rows of the corpus are read and compared with their checksums.
+    thorough: whether to read all rows of the corpus and compare them with their checksums.
 
     Raises:
       UserErrors: the problems that would ruin the run.
@@ -59,11 +59,11 @@ def problems(
 ) -> list[UserError]:
     """Returns all problems of a pretraining run, each of them once."""
     found: dict[str, UserError] = {}
-    for check in checks or CHECKS:
+    for find_problems in checks or CHECKS:
         try:
-            for problem in check(config, corpus, workdir):
+            for problem in find_problems(config, corpus, workdir):
                 found.setdefault(str(problem), problem)
-        except UserError as problem:  # raised by a function that the check calls: the check cannot continue
+        except UserError as problem:  # raised by a function that the check calls; the check cannot continue
             found.setdefault(str(problem), problem)
     return list(found.values())
 
@@ -83,7 +83,7 @@ def _packages(config: Config, *_: object) -> Iterator[UserError]:
 
 
 def _hosts(*_: object) -> Iterator[UserError]:
-    """On a TPU slice all hosts must have joined, or each would train a model of its own."""
+    """Yields an error if not all hosts of a TPU slice have joined: each would train a model of its own."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     wanted = len(hosts) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
     if jax.default_backend() == "tpu" and jax.process_count() < wanted:
@@ -132,13 +132,13 @@ def _rows(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
 
 def _row_files(_: Config, corpus: Corpus, __: epath.Path) -> Iterator[UserError]:
     corpus.check_row_files()
-    yield from ()  # a check is a generator
+    yield from ()  # makes this function a generator, as a `Check` is
 
 
 def _workdir(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     check_path(workdir, "workdir")
     if is_bucket(workdir):
-        check_writable_bucket(workdir)  # without it the checkpoints cannot be read either
+        check_writable_bucket(workdir)  # first, as the checks below could not read such a bucket either
     else:
         for folder in sorted({_nearest_existing(workdir), _nearest_existing(workdir / FOLDER)}):
             _check_writable_folder(folder)
@@ -158,15 +158,15 @@ def _check_writable_folder(folder: epath.Path) -> None:
 
 
 def _disk(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[UserError]:
-    if is_bucket(workdir):  # it has room for any run
+    if is_bucket(workdir):  # a bucket has room for any run
         return
     _check_sizes(config)
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         state = states.abstract(dataclasses.replace(config, mesh=MeshConfig()))
     size, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
-    kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1 is the best
+    kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1: the best one
     written = -(-train.steps // train.checkpoint_every)
-    count = min(kept + 1, written)  # one is written before another is removed
+    count = min(kept + 1, written)  # a new one is written before an old one is removed
     free = shutil.disk_usage(_nearest_existing(workdir)).free
     free += sum(file_sizes(workdir / FOLDER).values())  # earlier checkpoints of this run make room for new ones
     if free < count * size:

@@ -22,7 +22,7 @@ from symbert_jax.train.step import Sums
 from symbert_jax.train.trace import Trace
 from symbert_jax.train.window import Window
 
-ESSENTIAL = ("train/loss", "speed/tokens_per_second")  # fit beside a bar in 80 columns
+ESSENTIAL = ("train/loss", "speed/tokens_per_second")  # the metrics that fit beside a progress bar in 80 columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Events:
     validation_step: Callable[[bert.Params, MlmBatch], Sums]
 
     def wait_for(self, batches: Iterator[MlmBatch]) -> MlmBatch:
-        """Returns the next batch."""
+        """Returns the next batch, and measures how long the devices wait for it."""
         with self.clock.wait(self.window.last):
             return next(batches)
 
     def update(self, step: int, state: State, batch: MlmBatch) -> State:
-        """Takes one step, and keeps the host at most one step ahead of the devices."""
+        """Takes one step and returns the new state. The host runs at most one step ahead of the devices."""
         jax.block_until_ready(self.window.last)
         with self.progress.step("training"), self.trace.step(step, self.window.last):
             state, sums = self.train_step(state, batch)
@@ -55,7 +55,7 @@ class Events:
         return state
 
     def start_clock(self, step: int) -> None:
-        """Measures the speed from the end of `step`, which has compiled."""
+        """Measures the speed from the end of `step`, whose time includes the compilation."""
         jax.block_until_ready(self.window.last)
         self.clock.start(step)
 
@@ -84,7 +84,7 @@ class Events:
         return values[LOSS]
 
     def validate_if_missed(self, step: int, state: State) -> None:
-        """Validates the checkpoint that the run resumes from, if a signal prevented that."""
+        """Validates the checkpoint that the run resumes from, if a signal prevented its validation."""
         self.checkpoints.losses |= self.metrics.values(LOSS)
         is_missed = step > 0 and is_due(step, self.config.train.validate_every, self.config.train.steps)
         if is_missed and broadcast_from_main(step not in self.checkpoints.losses):
@@ -93,13 +93,13 @@ class Events:
     def save(self, step: int, state: State, loss: float | None) -> None:
         """Saves a checkpoint with the sums since the last log point.
 
-        loss: of a validation of this state, if there was one.
+        loss: the validation loss of this state; None if it was not validated.
         """
         with self.clock.pause(self.window.last):
             self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, self.window.to_save(step))
 
     def _cost(self) -> tuple[int, float, float | None]:
-        """Returns the tokens and model FLOPs of a step, and the peak FLOP/s of all devices where it is known."""
+        """Returns the tokens and the model FLOPs of a step, and the peak FLOP/s of all devices, None if unknown."""
         mesh, data, model = jax.sharding.get_mesh(), self.config.data, self.config.model
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         flops = train_flops(model, data.batch_size, self.stream.masking.max_predictions)
@@ -114,4 +114,5 @@ class Events:
 
 
 def is_due(step: int, every: int, last: int) -> bool:
+    """Whether an event that happens at every multiple of `every` and at the `last` step happens at `step`."""
     return step % every == 0 or step == last

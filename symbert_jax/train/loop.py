@@ -78,23 +78,23 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
 
 
 def _train(events: Events, state: State, start: int, stop: Stop) -> None:
-    """Takes the steps from `start` on. The order of the lines is a contract."""
+    """Trains from step `start` on. The order of the events matters; each comment says why."""
     train = events.config.train
     events.validate_if_missed(start, state)  # before the first update, which consumes the state
     batches = put_batches(events.stream.batches(start, train.steps, events.config.data.reader_threads))
     for step in range(start + 1, train.steps + 1):
-        batch = events.wait_for(batches)  # before waiting for the devices, so that both happen at once
-        state = events.update(step, state, batch)  # consumes the state before it, so all else follows
+        batch = events.wait_for(batches)  # before waiting for the devices, so that both waits overlap
+        state = events.update(step, state, batch)  # consumes the previous state, so all other events come after it
         if step == start + 1:
             events.start_clock(step)  # after the first step, which compiles
         if is_due(step, train.log_every, train.steps):
             events.log(step)  # before the checkpoint, which saves the sums since the last log point
-        signal = stop.should_stop(step - start)  # after every step, as processes agree on one by its number
+        signal = stop.should_stop(step - start)  # after every step, because the processes agree on a step number
         loss = None
         if is_due(step, train.validate_every, train.steps) and (not signal or step == train.steps):
             loss = events.validate(step, state)  # before the checkpoint, which is kept if its loss is the best
         if is_due(step, train.checkpoint_every, train.steps) or signal:
-            events.save(step, state, loss)  # last: after a kill, the next start repeats what follows a checkpoint
+            events.save(step, state, loss)  # last, because a restart repeats what follows a checkpoint
         if signal:
             events.progress.say(f"{signal}: saved step {step:,}; the same command resumes from it")
             break
@@ -104,7 +104,7 @@ def _train(events: Events, state: State, start: int, stop: Stop) -> None:
 def _open_events(
     config: Config, workdir: epath.Path, stream: Stream, checkpoints: Checkpoints, start: int
 ) -> Iterator[Events]:
-    """Opens what a run writes to, and prints what it is."""
+    """Opens the files and the progress bar of a run, prints its first line, and yields its events."""
     train = config.train
     with (
         contextlib.closing(Metrics(workdir, start, train.wandb)) as metrics,

@@ -7,11 +7,14 @@ import optax
 
 from symbert_jax.config import OptimConfig
 
-UNDECAYED = ("bias", "scale")  # biases and LayerNorm
+UNDECAYED = ("bias", "scale")  # the names of biases, and of the scales of LayerNorm
 
 
 def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of updates so far: 0 at 0, and 0 again at `steps`."""
+    """Returns the learning rate as a function of the number of updates so far.
+
+    It rises from 0 (or starts at its peak, without warmup) and reaches 0 at `steps`.
+    """
     warmup = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
     match optim.schedule:
         case "linear":
@@ -22,7 +25,10 @@ def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
-    """Clipping, moments, and decoupled weight decay of everything but biases and LayerNorm.
+    """Returns the optimizer without its learning rate.
+
+    It consists of clipping, Adam's scaling, decoupled weight decay and, for LAMB, the trust ratio. The last two leave
+    out biases and LayerNorm.
 
     The caller multiplies the update by the learning rate and subtracts it.
     """
@@ -39,12 +45,15 @@ def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
 
 
 def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
-    """Scales updates by LAMB's |w| / |update| (You et al., 2020), for each layer of a stacked array by itself."""
+    """Returns the scaling of updates by LAMB's |w| / |update| (You et al., 2020).
+
+    Parameters under `layers` have a leading layer dimension; each layer gets its own ratio.
+    """
     ratio = optax.scale_by_trust_ratio()
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        def scale(update: Any, weight: Any) -> Any:
-            return ratio.update(update, state, weight)[0]
+        def scale(layer_update: Any, weight: Any) -> Any:
+            return ratio.update(layer_update, state, weight)[0]
 
         scaled = {
             part: (jax.vmap(scale) if part == "layers" else scale)(updates[part], params[part]) for part in updates
@@ -55,5 +64,5 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns a tree of booleans: whether weight decay applies to a parameter."""
+    """Returns a tree of booleans: whether weight decay, and with LAMB the trust ratio, apply to a parameter."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)

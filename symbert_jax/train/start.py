@@ -21,9 +21,9 @@ from symbert_jax.train.state import State
 
 HINT = "use a new workdir, or restore the old value"
 
-# Fields that a run cannot change when it continues: with another value it would be another run.
+# Fields that a run cannot change when it continues: with another value it would be a different run.
 _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
-# Fields that may change without a message: they do not affect the numbers after the first step, or are checked
+# Fields that may change without a message: they do not affect what a run computes once it has started, or are checked
 # elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)|model\.(kernel|remat|unroll|pairwise_init)"
@@ -37,34 +37,38 @@ def restore_or_init(config: Config, corpus: Corpus, checkpoints: Checkpoints) ->
 
 
 def restore(config: Config, checkpoints: Checkpoints) -> State | None:
-    """Returns the state of the latest checkpoint on the current mesh, None if there is none."""
+    """Returns the state of the latest checkpoint on the current mesh, None if there is no checkpoint."""
     if (step := checkpoints.latest()) is None:
         return None
-    target = states.abstract(config)
-    items = checkpoints.restore(step, params=target.params, optimizer=target.optimizer)
-    return State(jax.device_put(jax.numpy.int32(step), target.step.sharding), items["params"], items["optimizer"])
+    abstract_state = states.abstract(config)
+    items = checkpoints.restore(step, params=abstract_state.params, optimizer=abstract_state.optimizer)
+    step_array = jax.device_put(jax.numpy.int32(step), abstract_state.step.sharding)
+    return State(step_array, items["params"], items["optimizer"])
 
 
 def init_from_run(config: Config, corpus: Corpus) -> State:
-    """Returns step 0 with the parameters of `config.init_from`, on the current mesh.
+    """Returns the state at step 0 with the parameters of `config.init_from`, on the current mesh.
 
-    The rows of that run may be shorter: `bert.lengthen` gives the embeddings of the positions beyond them.
+    That run may have trained with shorter rows; `bert.lengthen` adds the missing position embeddings.
 
     Raises:
       UserError: there is no such checkpoint, or it has a different vocabulary or different arrays.
     """
-    with _source(config, corpus) as (checkpoints, step, target):
-        params = checkpoints.restore(step, params=target)["params"]
+    with _source(config, corpus) as (checkpoints, step, abstract_params):
+        params = checkpoints.restore(step, params=abstract_params)["params"]
     shardings = jax.tree.map(lambda leaf: leaf.sharding, bert.abstract(config.model, config.mesh))
     lengthen = jax.jit(bert.lengthen, static_argnums=1, out_shardings=shardings)
     return states.init_from_params(config, lengthen(params, config.model.length))
 
 
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
-    """Yields the reasons why `restore_or_init` would not return the intended state, or raises the last of them.
+    """Yields the reasons why `restore_or_init` would not return the intended state.
 
-    An `Advice` names a change from the run so far that does no harm. The checkpoint is read, but nothing is put on a
-    device, so any mesh will do.
+    An `Advice` names a harmless change since the run so far, or a damaged checkpoint that is ignored. The checkpoint
+    is read, but nothing is put on a device, so any mesh will do.
+
+    Raises:
+      UserError: a reason that prevents further checks.
     """
     if (workdir / FOLDER).exists():
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
@@ -74,8 +78,8 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                     found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is ignored; remove it"
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
                 yield from _changes(config, corpus, workdir, step, checkpoints)
-                target = states.abstract(config)
-                return checkpoints.check_shapes(step, params=target.params, optimizer=target.optimizer)
+                wanted = states.abstract(config)
+                return checkpoints.check_shapes(step, params=wanted.params, optimizer=wanted.optimizer)
     if config.init_from:
         with _source(config, corpus):
             pass
@@ -90,7 +94,7 @@ def _changes(
         for each in (config, checkpoints.config(step))
     )
     for field, found in new.items():
-        if found == old[field] or not step or _FREE.fullmatch(field):  # step 0 is an import, which has no run yet
+        if found == old[field] or not step or _FREE.fullmatch(field):  # `import` wrote step 0; no run has started
             continue
         wanted = f"{old[field]}, with which {workdir} reached step {step}"
         if field in _FIXED:
@@ -119,7 +123,7 @@ def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iter
 def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
     """Yields the checkpoints that `config.init_from` names, the step, and the shapes of its parameters.
 
-    `init_from` is WORKDIR@STEP, or WORKDIR for its latest step; the name of a WORKDIR may itself end like that.
+    `init_from` is WORKDIR@STEP, or WORKDIR for its latest step; the name of a WORKDIR may itself end in @STEP.
 
     Raises:
       UserError: there is no such checkpoint, or it does not fit the model or the vocabulary of the corpus.
@@ -139,6 +143,6 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
         if length > config.model.length:
             wanted = f"at least {length}, the length of {config.init_from}"
             raise UserError("model.length", str(config.model.length), wanted)
-        target = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
-        checkpoints.check_shapes(found, params=target)
-        yield checkpoints, found, target
+        abstract_params = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
+        checkpoints.check_shapes(found, params=abstract_params)
+        yield checkpoints, found, abstract_params

@@ -27,10 +27,10 @@ def init(config: Config) -> State:
 
 
 def init_from_params(config: Config, params: bert.Params) -> State:
-    """Returns the state before the first update of `params`, with a fresh optimizer."""
+    """Returns the state before the first update, with these parameters and a fresh optimizer."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config).optimizer)
-    moments = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)
-    return State(jnp.zeros((), jnp.int32), params, moments(params))
+    init_optimizer = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)
+    return State(jnp.zeros((), jnp.int32), params, init_optimizer(params))
 
 
 def abstract(config: Config) -> State:
@@ -42,7 +42,7 @@ def abstract(config: Config) -> State:
 
 
 def abstract_moments(init: Callable[[bert.Params], Any], params: bert.Params) -> Any:
-    """Returns the result of an optimizer's `init` for `params` in the same form.
+    """Returns the result of an optimizer's `init` for abstract `params`, in the form of `abstract`.
 
     A moment has the sharding of its parameter; counters are replicated.
     """

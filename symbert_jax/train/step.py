@@ -1,7 +1,7 @@
 """One optimizer step: the objective of a batch, its gradient, the update.
 
-An objective returns a sum and the number of items that it is over, by name. Training minimizes the mean of "loss" and
-reports the others. All that reads them treats every name the same, so another objective changes nothing but this file.
+An objective returns, by name, sums and the number of items in each. Training minimizes the mean of "loss" and reports
+the other means. All code that reads these sums treats every name alike, so a new objective changes only this file.
 """
 
 import functools
@@ -20,9 +20,9 @@ from symbert_jax.model.documents import find_documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
-DROPOUT = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
-Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # by name: a sum, and the count of what it is over
-Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # of (params, batch, dropout key)
+DROPOUT_STREAM = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
+Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # name -> (sum, number of items in it)
+Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # (params, batch, dropout key) -> sums
 
 
 def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
@@ -35,7 +35,7 @@ def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[
     learning_rate = schedule(config.optim, config.train.steps)
 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
-        key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT)
+        key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
         return update(state, batch, key, learning_rate(state.step))
 
     return jax.jit(step, donate_argnums=0)
@@ -49,7 +49,8 @@ def make_update(
     may_be_empty: whether the count of "loss" may be 0. Such a batch changes neither parameters nor moments nor the
       optimizer's own count of updates; the step number, and with it the learning rate and the data, advances.
 
-    The sums are those of the objective and "grad_norm", before clipping, over the steps that had something to predict.
+    The sums are those of the objective and "grad_norm", the norm of the gradient before clipping. The count of
+    "grad_norm" is 1, or 0 if the count of "loss" is 0.
     """
     optimizer = make_optimizer(optim)
 
@@ -62,7 +63,7 @@ def make_update(
         return total / jnp.maximum(sums["loss"][1], 1), sums
 
     def accumulate(params: bert.Params, batch: Any, key: PRNGKeyArray) -> tuple[bert.Params, Sums]:
-        """The gradient of the mean loss, and the sums, micro-batch after micro-batch."""
+        """Returns the gradient of the mean loss, and the sums; computes one micro-batch after another."""
         micro_batches = jax.tree.map(lambda rows: _split_rows(rows, optim.accumulate), batch)
         keys = jax.random.split(key, optim.accumulate)
         sums = jax.eval_shape(objective, params, batch, key)
@@ -77,7 +78,7 @@ def make_update(
 
     def update(state: State, batch: Any, key: PRNGKeyArray, learning_rate: Array) -> tuple[State, Sums]:
         key = jax.random.fold_in(key, state.step)
-        # Without micro-batches the loss is divided: to divide the gradients would be a pass over all of them.
+        # Without micro-batches the loss is divided by the count: dividing the gradients would be a pass over them all.
         gradient = accumulate if optim.accumulate > 1 else jax.grad(mean_loss, has_aux=True)
         gradients, sums = gradient(state.params, batch, key)
         is_empty = sums["loss"][1] == 0
@@ -85,7 +86,7 @@ def make_update(
             updates, moments = optimizer.update(gradients, state.optimizer, state.params)
             sums["grad_norm"] = (optax.tree.norm(gradients), jnp.where(is_empty, 0.0, 1.0))
             params = jax.tree.map(lambda weight, change: weight - learning_rate * change, state.params, updates)
-            if may_be_empty:  # only then, because by the TPU compiler's estimate this costs 6% of a step
+            if may_be_empty:  # only then, because this costs 6% of a step by the TPU compiler's estimate
                 old, new = (state.params, state.optimizer), (params, moments)
                 params, moments = jax.tree.map(functools.partial(jnp.where, is_empty), old, new)
         return State(state.step + 1, params, moments), sums
@@ -96,7 +97,7 @@ def make_update(
 def mlm_objective(
     model: ModelConfig, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
 ) -> Sums:
-    """Cross entropy in nats ("loss") and correct predictions ("accuracy"), over the weighted positions."""
+    """Returns the cross entropy in nats ("loss") and the correct predictions ("accuracy") of the weighted positions."""
     segments, position_ids = (None, None) if cross_document else find_documents(batch.tokens)
     logits = bert.logits(
         model, params, batch.tokens, batch.positions, segments=segments, position_ids=position_ids, key=key
@@ -104,13 +105,13 @@ def mlm_objective(
     with jax.named_scope("loss"):
         # logsumexp minus a masked sum, because a gather over a sharded vocabulary would collect all logits
         ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=jax.typeof(logits).sharding)
-        target = jnp.sum(jnp.where(ids == batch.targets[..., None], logits, 0), axis=-1)
-        loss = jnp.sum(batch.weights * (jax.nn.logsumexp(logits, axis=-1) - target))
-        correct = jnp.sum(batch.weights * (target >= logits.max(axis=-1)))
+        target_logits = jnp.sum(jnp.where(ids == batch.targets[..., None], logits, 0), axis=-1)
+        loss = jnp.sum(batch.weights * (jax.nn.logsumexp(logits, axis=-1) - target_logits))
+        correct = jnp.sum(batch.weights * (target_logits >= logits.max(axis=-1)))
         count = jnp.sum(batch.weights)
     return {"loss": (loss, count), "accuracy": (correct, count)}
 
 
 def _split_rows(rows: Array, parts: int) -> Array:
-    """[B, ...] to [parts, B / parts, ...]; part i takes every parts-th row, so that no row changes device."""
+    """Reshapes [B, ...] to [parts, B / parts, ...]; each part has every parts-th row, so no row changes device."""
     return jnp.moveaxis(rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0)

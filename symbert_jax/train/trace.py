@@ -1,4 +1,4 @@
-"""A trace of a few training steps in WORKDIR/profile, for xprof and TensorBoard's profile plugin."""
+"""Traces a few training steps to WORKDIR/profile, for xprof and TensorBoard's profile plugin."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Trace(contextlib.AbstractContextManager["Trace"]):
 
     @contextlib.contextmanager
     def step(self, number: int, previous: Any) -> Iterator[None]:
-        """Marks step `number`. Starts or stops the trace when the arrays of the `previous` step are computed."""
+        """Marks step `number`. Waits for the arrays of the `previous` step before it starts or stops the trace."""
         if self.is_running != (number in self.steps):
             jax.block_until_ready(previous)
             if self.is_running:

@@ -13,31 +13,34 @@ from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.train.step import Sums
 
-SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # of names in a checkpoint
+SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # parts of names in a checkpoint
 
 
 class Window:
-    """Adds batches one by one, so that continuing from saved sums gives the same bits. Reads the devices when asked."""
+    """Adds up batches one by one, so that a run that continues from saved sums gets the same bits.
+
+    Copies the sums from the devices only when a method returns numbers.
+    """
 
     def __init__(self, prefix: str, saved: Mapping[str, float] | None = None):
-        """prefix: of the names of averages, for example train.
+        """prefix: the first part of the names of averages, for example train.
 
         saved: what `to_save` returned for the checkpoint from which the run resumes.
         """
         self.prefix = prefix
-        self._sums, self.empty_batches = _from_saved(saved or {})  # the latter had no token to predict
+        self._sums, self.empty_batches = _from_saved(saved or {})  # empty: without a token to predict
         self._pending = list[Sums]()
 
     @property
     def last(self) -> list[Sums]:
-        """The sums of the last batch, on the devices, if they have not been read."""
+        """The sums of the last batch on the devices; empty if they have been read."""
         return self._pending[-1:]
 
     def add(self, sums: Sums) -> None:
         self._pending.append(sums)
 
     def averages(self, step: int) -> Values:
-        """Returns the averages, by PREFIX/name, of all that was counted.
+        """Returns the average of every sum whose count is not 0, by PREFIX/name.
 
         Raises:
           UserError: a sum is not finite at this step.
@@ -46,7 +49,7 @@ class Window:
         return {f"{self.prefix}/{name}": total / count for name, (total, count) in self._sums.items() if count}
 
     def to_save(self, step: int) -> dict[str, float]:
-        """Returns the sums in the form of a checkpoint. Raises as `averages`."""
+        """Returns the sums in the form of a checkpoint. Raises the same error as `averages`."""
         self._read(step)
         saved = {EMPTY: self.empty_batches}
         for name, (total, count) in self._sums.items():
@@ -58,9 +61,10 @@ class Window:
         self._pending.clear()
 
     def _read(self, step: int) -> None:
-        """Adds the pending sums, and checks all: every number of a run passes here before it is written.
+        """Adds the pending sums, and raises `UserError` if a sum is not finite.
 
-        A state that is not finite therefore never replaces a good checkpoint.
+        Every number of a run passes this check before it is written, so a state that is not finite never replaces a
+        good checkpoint.
         """
         for sums in jax.device_get(self._pending):
             self.empty_batches += float(sums["loss"][1] == 0)
@@ -76,7 +80,7 @@ class Window:
 
 def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, float]], float]:
     """Returns the sums with their counts, by name, and the number of empty batches."""
-    if "correct" in saved:  # earlier versions saved sums of fixed names, over the same count or over the steps
+    if "correct" in saved:  # earlier versions saved these three sums under other names
         trained = saved["steps"] - saved[EMPTY]
         return {
             "accuracy": (saved["correct"], saved["count"]),

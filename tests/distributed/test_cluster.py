@@ -1,4 +1,4 @@
-"""Processes join each other, or report that they do not, and compare values."""
+"""Processes join each other, or report that they cannot, and compare values."""
 
 import contextlib
 import re
@@ -11,15 +11,20 @@ import pytest
 from symbert_jax.data.manifest import read_manifest, write_manifest
 from symbert_jax.distributed import join
 from symbert_jax.errors import UserError
-from tests.processes import own_lines, port, pretrain, run_processes, wait
+from tests.processes import free_port, own_lines, pretrain, run_processes, wait
 
 
 def test_process_alone_exits_after_the_join_timeout(corpus: Path, tmp_path: Path) -> None:
-    """Process 0 waits for the other, process 1 for process 0."""
+    """Each process waits for the other, which does not exist."""
     processes = []
     with contextlib.ExitStack() as stack:
         for number in (0, 1):
-            flags = ["--join_timeout=2", f"--process={number}", "--processes=2", f"--coordinator=localhost:{port()}"]
+            flags = [
+                "--join_timeout=2",
+                f"--process={number}",
+                "--processes=2",
+                f"--coordinator=localhost:{free_port()}",
+            ]
             processes += stack.enter_context(run_processes(1, 1, pretrain(tmp_path, corpus, *flags)))
         for process, output in zip(processes, wait(processes), strict=True):
             (line,) = output.splitlines()
@@ -32,7 +37,7 @@ def test_process_alone_exits_after_the_join_timeout(corpus: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("error", "code"), [(ValueError("no such address"), 2), (RuntimeError("connection lost"), 1)])
 def test_join_exit_code_depends_on_the_error(error: Exception, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launcher starts again after 1 and not after 2."""
+    """A launcher starts a process again after exit code 1, and not after 2."""
 
     def initialize(*_: object, **__: object) -> None:
         raise error
@@ -83,7 +88,7 @@ wait_for_all("who has failed")
 def test_processes_on_slurm_join_compare_and_end_together() -> None:
     """The second process fails alone, while the first one waits for it."""
     slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
-    slurm |= {"JAX_COORDINATOR_PORT": str(port())}
+    slurm |= {"JAX_COORDINATOR_PORT": str(free_port())}
     processes = []
     with contextlib.ExitStack() as stack:
         for number in ("0", "1"):

@@ -30,7 +30,7 @@ class Store(dict):
 
 @pytest.fixture
 def store(monkeypatch) -> Store:
-    """Of a run of two processes; `become` says which one of them this is."""
+    """The store of a run of two processes; `store.become(I)` makes this process number I."""
 
     def exit_(code: int) -> None:
         raise Exit(code)
@@ -68,7 +68,7 @@ def test_all_processes_end_with_the_exit_code_of_one(code: int, hint: str, store
 
 
 def test_error_of_one_process_is_the_error_of_the_run(store: Store, capsys) -> None:
-    """It unwinds its stack while the other one fails for want of it."""
+    """It unwinds its stack while the other process fails as a consequence."""
     store.become(1)
     with pytest.raises(UserError), shutdown.exit_on_lost_peer():
         raise UserError("disk", "none", "one")

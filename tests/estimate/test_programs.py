@@ -28,7 +28,7 @@ def small(**model: object) -> Config:
 def expected_flops(config: Config) -> float:
     """Returns the FLOPs of a step on one of 4 chips.
 
-    The model's, and those of the gradients of biases, which a TPU makes as products with 8 ones.
+    They are those of the model and of the gradients of biases, which a TPU computes as products with 8 ones.
     """
     model, rows = config.model, config.data.batch_size
     projections = {"standard": 4, "symmetric": 3, "pairwise": 3}[model.attention]
@@ -58,7 +58,7 @@ def test_program_flops_are_those_of_the_model(variant, target) -> None:
 
 
 @pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
-def test_papers_attentions_take_fewer_flops_than_standard(attention, standard, target) -> None:
+def test_symmetric_and_pairwise_take_fewer_flops_than_standard(attention, standard, target) -> None:
     assert programs.compile_train(small(attention=attention), target).cost.flops < standard.cost.flops
 
 

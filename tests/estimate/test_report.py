@@ -37,7 +37,7 @@ def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -
     assert numbers["bound"] == max(train["least_seconds"], key=train["least_seconds"].get)
 
 
-def test_compile_of_too_large_a_program_reports_its_bytes(target, tmp_path, monkeypatch) -> None:
+def test_compile_reports_bytes_of_a_program_that_does_not_fit(target, tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise DoesNotFit(20.5 * GIB, 15.75 * GIB)
 

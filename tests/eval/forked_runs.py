@@ -16,7 +16,7 @@ import jax
 import symbert_jax.eval.finetune  # noqa: F401  before the forks
 from symbert_jax.__main__ import main
 from symbert_jax.eval import trials
-from tests.processes import port
+from tests.processes import free_port
 
 KILLS = {1: signal.SIGTERM, 2: signal.SIGKILL}  # by the number of complete lines in trials.jsonl
 
@@ -59,7 +59,7 @@ def run(arguments: dict[str, list[str]]) -> None:
     killed, output = [], Path("output")
     for _ in range(3):
         killed.append(wait(start([*arguments["killed"], "--workdir=killed"], output, killed=True), output))
-    flags = [*arguments["two"], "--workdir=two", f"--coordinator=127.0.0.1:{port()}", "--processes=2"]
+    flags = [*arguments["two"], "--workdir=two", f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     outputs = [Path(f"output{i}") for i in range(2)]
     children = [start([*flags, f"--process={i}"], outputs[i], devices=2) for i in range(2)]
     print(json.dumps({"killed": killed, "two": list(map(wait, children, outputs))}))

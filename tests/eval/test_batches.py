@@ -42,12 +42,12 @@ def test_tokenize_frames_sentences_and_pairs_like_bert(wordpiece) -> None:
     assert split.tokens[0, :4].tolist() == [cls, ids["a"], ids["b"], sep]
     assert split.tokens[1, :6].tolist() == [cls, ids["a"], sep, ids["b"], ids["c"], sep]
     assert split.tokens[1, 6:].tolist() == [ids["[PAD]"]] * 2  # to the length of the shortest bucket
-    assert (split.lengths.tolist(), split.seconds.tolist(), split.labels.tolist()) == ([4, 6], [4, 3], [1.0, 0.0])
+    assert (split.lengths.tolist(), split.second_starts.tolist(), split.labels.tolist()) == ([4, 6], [4, 3], [1.0, 0.0])
 
 
 def test_tokenize_truncates_longer_sentence_first(wordpiece) -> None:
     split = tokenize(wordpiece, [Example(("a b", "c " * 20), 0.0)], 10)
-    assert (split.lengths[0], split.seconds[0]) == (10, 4)
+    assert (split.lengths[0], split.second_starts[0]) == (10, 4)
     assert split.tokens.shape == (1, 10)
 
 

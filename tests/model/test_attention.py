@@ -19,7 +19,7 @@ from tests.conftest import configure, init_params_numpy
 
 @pytest.fixture
 def scores(mesh):
-    """`scores(attention, pair=...)`: scores [B N T S] before softmax of one layer on a fixed input, and its weights."""
+    """`scores(attention, pair=...)` returns the scores [B N T S] of one layer on a fixed input, and its weights."""
 
     def score(attention, form="full", **weights):
         config = configure(model={"attention": attention, "pairwise_form": form}).model
@@ -76,7 +76,7 @@ def test_pairwise_is_q_P_q_with_query_on_the_left(scores, platform, monkeypatch)
 
 
 def test_variants_are_known_in_one_place():
-    """Outside `model/attention.py` only their names occur: as values of fields, here and in the paper's code."""
+    """Outside `model/attention.py` only their names occur, as values of fields of our configs and of the paper's."""
     package = pathlib.Path(symbert_jax.__file__).parent
     files = {
         str(path.relative_to(package))

@@ -1,4 +1,4 @@
-"""The model compared with the paper's own PyTorch code, and with itself."""
+"""The model, compared with the paper's own PyTorch code and with other settings of itself."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
 
     def loss(params):
         logits = all_logits(config, params, expected)
-        targets = labels[..., None] == jnp.arange(config.vocab_size)  # all False where the label is -100
+        targets = labels[..., None] == jnp.arange(config.vocab_size)  # all False if the label is -100
         return -jnp.sum(jnp.where(targets, jax.nn.log_softmax(logits), 0)) / jnp.sum(labels >= 0), logits
 
     (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -62,7 +62,7 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
     wanted = {name.removeprefix("grad/"): expected[name] for name in expected.files if name.startswith("grad/")}
     found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention"])
     found["output_norm"] = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention_norm"])
-    at = "bert.encoder.layer.0.attention"
+    prefix = "bert.encoder.layer.0.attention"
     for ours, theirs in (
         ("query", "self.query"),
         ("value", "self.value"),
@@ -70,13 +70,17 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
         ("output", "output.dense"),
     ):
         if ours in found:
-            kernel = wanted.pop(f"{at}.{theirs}.weight").T
+            kernel = wanted.pop(f"{prefix}.{theirs}.weight").T
             np.testing.assert_allclose(found[ours]["kernel"].reshape(kernel.shape), kernel, atol=1e-4)
-            np.testing.assert_allclose(found[ours]["bias"].reshape(-1), wanted.pop(f"{at}.{theirs}.bias"), atol=1e-4)
+            np.testing.assert_allclose(
+                found[ours]["bias"].reshape(-1), wanted.pop(f"{prefix}.{theirs}.bias"), atol=1e-4
+            )
     for ours, theirs in (("scale", "weight"), ("bias", "bias")):
-        np.testing.assert_allclose(found["output_norm"][ours], wanted.pop(f"{at}.output.LayerNorm.{theirs}"), atol=1e-4)
+        np.testing.assert_allclose(
+            found["output_norm"][ours], wanted.pop(f"{prefix}.output.LayerNorm.{theirs}"), atol=1e-4
+        )
     if attention == "pairwise":
-        np.testing.assert_allclose(found["pair"], wanted.pop(f"{at}.self.pairwise_factors"), atol=1e-4)
+        np.testing.assert_allclose(found["pair"], wanted.pop(f"{prefix}.self.pairwise_factors"), atol=1e-4)
     assert not wanted, "recorded gradients that nothing was compared with"
 
 

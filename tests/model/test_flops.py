@@ -1,3 +1,5 @@
+"""Model FLOPs, compared with the matrix products of the traced model."""
+
 import dataclasses
 
 import jax

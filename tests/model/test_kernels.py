@@ -1,4 +1,4 @@
-"""Every kernel computes the same as xla, and runs only where it can."""
+"""Every kernel computes the same as `xla`, and is chosen only where it can run."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ V100 = AbstractDevice(device_kind="Tesla V100-SXM2-16GB", num_cores=None, platfo
 
 SEP = 3
 TINY = configure(model={"layers": 1, "length": 128, "attention_dropout": 0.0}).model
-LENGTHS = np.array([[256], [200], [3], [1]])  # tokens of four padded rows
+LENGTHS = np.array([[256], [200], [3], [1]])  # the numbers of tokens in four padded rows
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def assert_near(found, wanted, atol: float) -> None:
     ids=["whole", "documents", "documents and padding"],
 )
 def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax, monkeypatch) -> None:
-    """With several blocks, and under `vmap` as in fine-tuning."""
-    monkeypatch.setattr(kernels, "BLOCK", 128)
+    """Rows have several blocks, and `vmap` runs the kernels as in fine-tuning."""
+    monkeypatch.setattr(kernels, "LARGEST_BLOCK", 128)
     rng = np.random.default_rng(0)
     qkv = jax.device_put(
         [rng.normal(size=(2, 4, 256, 2, 8)).astype(np.float32) for _ in range(3)],
@@ -84,7 +84,7 @@ def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax
 
 
 def packed() -> MlmBatch:
-    """Returns rows of two documents of 78 and 50 tokens; the last has 49, and a [SEP] that is a document itself."""
+    """Returns rows of two documents, of 78 and 50 tokens; in the last row of 78 and 49, and a [SEP] by itself."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 128, (3, 128)).astype(np.int32)
     tokens[:, 0], tokens[:, -1] = 2, SEP
@@ -105,7 +105,7 @@ def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Ml
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
-    """In the loss and every gradient of the whole model, without `cross_document`."""
+    """They have the same loss and gradients of the whole model, without `cross_document`."""
     model = dataclasses.replace(TINY, attention=attention)
     params, batch = init_params_numpy(model), packed()
 
@@ -125,33 +125,33 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
     assert wanted[0][1]["loss"][1] == batch.weights.sum()
-    # the others have the output and the gradients of xla, whatever makes q, k and v
+    # one attention is enough for the other kernels, which have the output and the gradients of xla for any q, k and v
     for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
         assert_near(run(kernel, False, batch), wanted, 2e-5)
     cross_document = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, None)["loss"][0]
     assert abs(cross_document - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
 
 
-FAST, SLOW = ModelConfig(attention_dropout=0.0), ModelConfig()
+NO_DROPOUT, WITH_DROPOUT = ModelConfig(attention_dropout=0.0), ModelConfig()
 
 
 def change(**fields) -> ModelConfig:
-    return dataclasses.replace(FAST, **fields)
+    return dataclasses.replace(NO_DROPOUT, **fields)
 
 
 @pytest.mark.parametrize(
     ("model", "device", "tokens", "wanted"),
     [
-        (FAST, TPU, (512, 512), "splash"),
-        (FAST, H100, (512, 512), "cudnn"),
-        (FAST, CPU, (512, 512), "xla"),
-        (FAST, V100, (512, 512), "xla"),
-        (SLOW, TPU, (512, 512), "xla"),
-        (SLOW, H100, (512, 512), "xla"),
-        (FAST, TPU, (1, 512), "xla"),
-        (FAST, TPU, (96, 96), "xla"),
-        (FAST, H100, (96, 96), "cudnn"),
-        (FAST, H100, (97, 97), "xla"),
+        (NO_DROPOUT, TPU, (512, 512), "splash"),
+        (NO_DROPOUT, H100, (512, 512), "cudnn"),
+        (NO_DROPOUT, CPU, (512, 512), "xla"),
+        (NO_DROPOUT, V100, (512, 512), "xla"),
+        (WITH_DROPOUT, TPU, (512, 512), "xla"),
+        (WITH_DROPOUT, H100, (512, 512), "xla"),
+        (NO_DROPOUT, TPU, (1, 512), "xla"),
+        (NO_DROPOUT, TPU, (96, 96), "xla"),
+        (NO_DROPOUT, H100, (96, 96), "cudnn"),
+        (NO_DROPOUT, H100, (97, 97), "xla"),
         (change(dtype="float32"), H100, (512, 512), "xla"),
         (change(heads=6), H100, (512, 512), "cudnn"),
         (change(heads=4), H100, (512, 512), "xla"),
@@ -169,7 +169,11 @@ def test_choose_returns_fastest_possible_kernel(model, device, tokens, wanted) -
 @pytest.mark.parametrize(
     ("model", "device", "message"),
     [
-        (dataclasses.replace(SLOW, kernel="splash"), TPU, "'splash' with model.attention_dropout=0.1, wanted 0"),
+        (
+            dataclasses.replace(WITH_DROPOUT, kernel="splash"),
+            TPU,
+            "'splash' with model.attention_dropout=0.1, wanted 0",
+        ),
         (change(kernel="splash"), CPU, "'splash' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", length=192), TPU, "'splash' with 192 tokens, wanted a multiple of 128"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
@@ -214,7 +218,7 @@ def test_kernel_is_chosen_by_mesh_not_by_host(device, wanted) -> None:
 
 
 def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
-    """Without cuDNN only its version has to be invented; nothing is compiled or run."""
+    """Lowering needs no cuDNN but its version, which the test makes up; nothing is compiled or run."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(kernels, "choose", lambda *_: "cudnn")
     model = dataclasses.replace(TINY, dtype="bfloat16")
@@ -224,7 +228,7 @@ def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
 
 
 def test_classifier_computes_its_last_layer_with_xla() -> None:
-    """Its only query there is [CLS], for which there is no fused kernel."""
+    """The only query of the last layer is [CLS], for which there is no fused kernel."""
     model = dataclasses.replace(TINY, layers=2)
     params = {
         **init_params_numpy(model),

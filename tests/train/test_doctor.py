@@ -1,4 +1,4 @@
-"""The doctor finds everything that ruins a run before it starts, and nothing in a good run."""
+"""Before a run starts, the doctor finds everything that would ruin it, and nothing if the run is good."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ from tests.storage import Storage
 
 
 def changed(config: Config, **changes: Any) -> Config:
-    """`configure` without its check."""
+    """Returns `config` with changes, like `configure` but without its check."""
     return dataclasses.replace(
         config,
         **{
@@ -159,7 +159,7 @@ def test_corpus_with_many_unknown_tokens_is_found(
     [
         ("hf:one/cased", "hf:other/cased", True),
         ("hf:one/cased", "hf:one/cased", False),
-        ("sha256 123", "hf:other/cased", False),  # a file may hold the vocabulary of any repository
+        ("sha256 123", "hf:other/cased", False),  # made with a file, which may hold the vocabulary of any repository
         ("hf:one/cased", "train", False),
     ],
 )
@@ -266,7 +266,7 @@ def test_disk_must_have_room_for_the_checkpoints_that_are_kept(
 
 
 def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) -> None:
-    """None of them is an exception."""
+    """None of them raises another exception."""
     tried = 0
     for section in ("model", "data", "optim", "train", "mesh"):
         for name, kind in typing.get_type_hints(type(getattr(good, section))).items():

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: they learn, and whatever stops them, they resume with the same bits."""
+"""Pretraining runs in their own processes: they learn, and after any interruption they resume with the same bits."""
 
 import functools
 import json
@@ -25,17 +25,17 @@ from tests.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
-LOG = 7  # steps; checkpoints are between two log points
+LOG_EVERY = 7  # steps; every checkpoint but the last is between two log points
 
 
 def arguments(workdir: Path | str, corpus: Path, *flags: str) -> list[str]:
-    changes = {"data.dir": corpus, "model.attention": "pairwise", "train.keep_latest": 9, "train.log_every": LOG}
+    changes = {"data.dir": corpus, "model.attention": "pairwise", "train.keep_latest": 9, "train.log_every": LOG_EVERY}
     fields = [f"--config.{field}={value}" for field, value in changes.items()]
     return ["pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
 
 
 def variables(corpus: Path) -> dict[str, str]:
-    """The environment, without the flags of other tests: only these run longer than they compile."""
+    """Returns environment variables, without the XLA flags of other tests, which make programs slower to run."""
     return {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla"), "XLA_FLAGS": ""}
 
 
@@ -48,7 +48,7 @@ def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) ->
 
 
 def finish(process: subprocess.Popen) -> str:
-    """The output of a process that ends well."""
+    """Returns the output of a process, which must end with exit code 0."""
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return output
@@ -61,7 +61,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def arrays(workdir: Path, step: int = STEPS) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint by item and path."""
+    """Returns every array of a checkpoint by item and path."""
     folder = workdir / "checkpoints" / str(step)
     return {
         f"{item}{key}": np.asarray(leaf)
@@ -114,7 +114,7 @@ def results(whole: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def curve(workdir: Path, last: int = STEPS) -> list[dict]:
-    """The lines of metrics.jsonl up to a step, in their order, without the speed."""
+    """Returns the lines of metrics.jsonl up to a step, in their order, without the speed."""
     lines = [line for line in read_metrics(workdir) if line["step"] <= last]
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
 
@@ -134,7 +134,7 @@ def check_same_run(workdir: Path, whole: Path) -> None:
 
 
 def test_run_resumes_bitwise_after_a_kill_at_any_moment(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    """Its output is closed, another run tries to use its workdir, and its metrics are damaged after the kill."""
+    """The output of the run is closed, another run tries to use its workdir, and its metrics are damaged after it."""
     process = start(tmp_path, corpus)
     process.stdout.readline()
     process.stdout.close()  # as by `| head -1`
@@ -154,7 +154,7 @@ def test_run_resumes_bitwise_after_a_kill_at_any_moment(whole: Path, corpus: Pat
     (tmp_path / "metrics.jsonl").write_bytes(b"".join([*lines[:2], *broken, *lines[2:]]))
     output = finish(start(tmp_path, corpus))
     assert "from step 0" not in output and output.count("warning") == 1
-    assert f"warning: {tmp_path}/metrics.jsonl: line 3 and 3 others left out, no object with a step" in output
+    assert f"warning: {tmp_path}/metrics.jsonl: line 3 and 3 others left out, not an object with a step" in output
     check_same_run(tmp_path, whole)
 
 
@@ -185,7 +185,7 @@ def test_signal_before_the_first_step_prints_one_line(corpus: Path, tmp_path: Pa
 
 
 def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
-    """Corpus, checkpoints, metrics, TensorBoard and compiled programs, with the libraries for a real bucket."""
+    """Corpus, checkpoints, metrics, TensorBoard and compiled programs are in it; the libraries are the real ones."""
     for file in filter(Path.is_file, corpus.iterdir()):
         storage.write(f"corpus/{file.name}", {}, file.read_bytes())
     environment = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
@@ -247,7 +247,7 @@ def test_loss_that_is_not_finite_stops_the_run_without_a_checkpoint(results) -> 
 
 
 def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a validation, between log points and at the last step; some batches have no token to predict."""
+    """It stops at a validation, between log points and at the last step; some batches have no token to predict."""
     train = {"steps": 8, "log_every": 3, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
     corpus = write_corpus(tmp_path / "corpus", unknown=(56, 0))
     data = {"dir": str(corpus), "batch_size": 8}
@@ -255,7 +255,7 @@ def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypat
     for make in ("make_train_step", "make_validation_step"):  # to compile once
         monkeypatch.setattr(loop, make, functools.cache(getattr(loop, make)))
     loop.pretrain(config, epath.Path(tmp_path / "whole"))
-    for steps in (4, 1, 3):  # of each start: it stops at 4, 5 and 8
+    for steps in (4, 1, 3):  # the steps that each start takes; the run stops at 4, 5 and 8
         monkeypatch.setattr(loop.Stop, "should_stop", lambda self, step, steps=steps: "SIGTERM" * (step == steps))
         loop.pretrain(config, epath.Path(tmp_path / "run"))
     lines = curve(tmp_path / "whole")
@@ -284,7 +284,7 @@ def test_run_learns_from_context(whole: Path, corpus: Path) -> None:
 def test_run_writes_its_metrics(whole: Path) -> None:
     lines = read_metrics(whole)
     train = [line for line in lines if "train/loss" in line]
-    assert [line["step"] for line in train] == [*range(LOG, STEPS, LOG), STEPS]
+    assert [line["step"] for line in train] == [*range(LOG_EVERY, STEPS, LOG_EVERY), STEPS]
     assert set(train[0]) == {
         "step",
         "train/loss",

@@ -1,4 +1,4 @@
-"""The optimizers, by hand and against PyTorch, and the schedules."""
+"""The optimizers, compared with calculations by hand and with PyTorch, and the schedules."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_decay_excludes_biases_and_layer_norm(attention) -> None:
 
 
 def update(optim: OptimConfig, gradient: float, weight: float) -> dict[str, float]:
-    """The change of a kernel and a bias of 4 equal numbers by the first update at learning rate 1."""
+    """Returns the first update of a kernel and a bias of 4 equal numbers at learning rate 1."""
     params = {"kernel": jnp.full(4, weight), "bias": jnp.full(4, weight)}
     optimizer = make_optimizer(optim)
     updates, _ = optimizer.update(
@@ -90,7 +90,7 @@ def test_adamw_follows_pytorch_for_ten_steps() -> None:
 
 
 def test_first_adamw_update_is_the_sign_of_the_gradient() -> None:
-    """Decay is decoupled from it."""
+    """Weight decay is added to the sign."""
     found = update(OptimConfig(weight_decay=0.01), gradient=3.0, weight=2.0)
     assert found["kernel"] == pytest.approx(1 + 0.01 * 2, rel=1e-5)
     assert found["bias"] == pytest.approx(1, rel=1e-5)
@@ -113,7 +113,7 @@ def test_lamb_scales_each_layer_but_no_biases() -> None:
 
 
 def test_clipping_bounds_the_global_norm() -> None:
-    """With eps far above the gradient Adam is linear in it, so that its size shows."""
+    """With eps far above the gradient, Adam is linear in it, so that the update shows its size."""
     unclipped = OptimConfig(weight_decay=0.0, eps=1e3, clip=0.0)
     free = update(unclipped, gradient=10.0, weight=0.0)["kernel"]
     clipped = update(OptimConfig(**{**vars(unclipped), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]

@@ -13,7 +13,7 @@ from tests.train.test_loop import read_metrics
 
 
 def losses(workdir: Path) -> dict[tuple[int, str], float]:
-    """Every loss of metrics.jsonl; each step is there once."""
+    """Returns every loss of metrics.jsonl by step and name; no step may occur twice."""
     lines = read_metrics(workdir)
     found = [(line["step"], name, line[name]) for line in lines for name in line if name.endswith("/loss")]
     assert len({key[:2] for key in found}) == len(found)
@@ -45,7 +45,8 @@ def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPa
     workdir = tmp_path_factory.mktemp("stopped")
     with run_processes(4, 2, pretrain(workdir, corpus, "--config.mesh.fsdp=True"), **cache) as processes:
         output = read_until(processes[0], f"step 5/{STEPS}")
-        processes[3].send_signal(signal.SIGSTOP)  # JAX's notice takes a second to spread, in which the run would end
+        # JAX's notice takes a second to reach all processes. The run would end before, if none of them waited.
+        processes[3].send_signal(signal.SIGSTOP)
         processes[2].send_signal(signal.SIGHUP)
         time.sleep(2)
         processes[2].send_signal(signal.SIGTERM)
@@ -54,14 +55,14 @@ def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPa
     return workdir, [output + outputs[0], *outputs[1:]]
 
 
-def saved(workdir: Path) -> int:
+def saved_step(workdir: Path) -> int:
     (step,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     return step
 
 
 def test_signal_to_one_process_saves_one_step_of_all(stopped: tuple[Path, list[str]], whole: Path) -> None:
     workdir, outputs = stopped
-    step = saved(workdir)
+    step = saved_step(workdir)
     assert 5 <= step < STEPS
     assert f"SIGTERM: saved step {step}; the same command resumes from it" in outputs[0]
     assert own_lines(outputs[2]) == ["SIGTERM: the run is saving already; a third signal ends it at once"]
@@ -90,15 +91,15 @@ def test_run_of_4_processes_resumes_in_one(
     workdir = Path(shutil.copytree(stopped[0], tmp_path / "run"))
     with run_processes(1, devices, pretrain(workdir, corpus, *flags), **cache) as processes:
         (output,) = wait_all_ok(processes)
-    assert f"on {devices} cpu" in output and f"from step {saved(stopped[0])}" in output
+    assert f"on {devices} cpu" in output and f"from step {saved_step(stopped[0])}" in output
     check_same_curve(workdir, whole)
 
 
 def test_run_resumes_in_2_processes_of_which_one_is_killed(
     stopped, whole: Path, corpus: Path, cache: dict[str, str], tmp_path: Path
 ) -> None:
-    """The model axis spans both of them, so that both hold the same rows."""
-    workdir, step = Path(shutil.copytree(stopped[0], tmp_path / "run")), saved(stopped[0])
+    """The model axis spans both processes, so that both hold the same rows."""
+    workdir, step = Path(shutil.copytree(stopped[0], tmp_path / "run")), saved_step(stopped[0])
     command = pretrain(workdir, corpus, "--config.mesh.model=4", "--config.mesh.fsdp=True", "--lost_after=10")
     log = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
     with run_processes(2, 2, command, **cache, **log) as processes:
@@ -106,11 +107,11 @@ def test_run_resumes_in_2_processes_of_which_one_is_killed(
         processes[1].kill()
         rest = processes[0].communicate(timeout=60)[0]
         assert processes[0].returncode in (1, 6), "6 if JAX notices first"
-        is_other = re.compile("step |[A-Z]+:[0-9-]+ ").match  # of log points and of the log
+        is_other = re.compile("step |[A-Z]+:[0-9-]+ ").match  # lines of log points and of JAX's log
         errors = [line for line in own_lines(rest) if not is_other(line)]
         assert errors == ["error: process 1 is gone; start the same command again"], rest
     lost = {key: value for key, value in losses(workdir).items() if key[0] > step}
-    assert len(lost) >= 3 and saved(workdir) == step
+    assert len(lost) >= 3 and saved_step(workdir) == step
     with run_processes(2, 2, command, **cache, **log) as processes:
         second = wait_all_ok(processes)[0]
     assert f"from step {step}" in second

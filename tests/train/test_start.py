@@ -1,4 +1,4 @@
-"""A run continues from its own checkpoint, or starts with the parameters of another, also with longer rows."""
+"""A run continues from its own checkpoint, or starts with the parameters of another run, also with longer rows."""
 
 import dataclasses
 import re
@@ -61,8 +61,8 @@ def test_init_from_run_takes_parameters_and_a_new_optimizer(source, mesh: MeshCo
     jax.tree.map(check_sharding, state, wanted)
 
 
-def check_sharding(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> None:
-    assert leaf.sharding.is_equivalent_to(target.sharding, leaf.ndim)
+def check_sharding(leaf: jax.Array, wanted: jax.ShapeDtypeStruct) -> None:
+    assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
 
 
 @pytest.mark.parametrize(("mesh", "length"), [(MESHES[1], 32), (MESHES[2], 40)])
@@ -203,7 +203,7 @@ def test_init_from_prefers_a_workdir_whose_name_ends_like_a_step(source, mesh, t
 
 
 def check_refused(config: Config, message: str, workdir: Path) -> None:
-    """The check before the run and the run itself raise the same error."""
+    """Checks that the checks before a run and the run itself raise the same error."""
     corpus = Corpus(config.data.dir)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         with pytest.raises(UserError) as checked:

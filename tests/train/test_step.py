@@ -1,4 +1,4 @@
-"""One step, on any mesh, in any number of micro-batches."""
+"""The training step, on any mesh and with any number of micro-batches."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def mean_loss(sums: Sums) -> float:
 
 
 def take_steps(config: Config, steps: int) -> tuple[list[Sums], State]:
-    """The sums of steps on the devices of `config.mesh`, and the state after them."""
+    """Returns the sums of each step on the devices of `config.mesh`, and the state after the last."""
     mesh, found = config.mesh, []
     with jax.set_mesh(make_mesh(mesh, jax.devices()[: mesh.data * mesh.model])):
         state, train_step = states.init(config), make_train_step(config)
@@ -46,7 +46,7 @@ def take_steps(config: Config, steps: int) -> tuple[list[Sums], State]:
 
 
 def run(mesh: MeshConfig) -> tuple[list[float], int, int]:
-    """Losses of 10 steps with dropout, compilations, and bytes of the state on one device."""
+    """Returns losses of 10 steps with dropout, the number of compilations, and the bytes of the state per device."""
     config = configure(model={"attention": "pairwise"}, mesh=mesh)
     sums, state = take_steps(config, 10)
     arrays = jax.tree.leaves((state.params, state.optimizer))
@@ -94,7 +94,7 @@ def test_dropout_depends_on_seed_and_step(mesh) -> None:
 
 
 def test_bfloat16_step_learns_as_float32_does(mesh) -> None:
-    """It computes with 8 bits of mantissa, and keeps parameters and moments in float32."""
+    """It computes with 8 significant bits, and keeps parameters and moments in float32."""
     losses = {}
     for dtype in ("float32", "bfloat16"):
         config = dataclasses.replace(ONE_LAYER, model=dataclasses.replace(ONE_LAYER.model, dtype=dtype))
@@ -112,7 +112,7 @@ def test_bfloat16_step_learns_as_float32_does(mesh) -> None:
 
 
 def test_micro_batches_on_any_mesh_equal_one_batch_on_one_device() -> None:
-    """Rows weigh by their masked positions, of which micro-batches have different numbers."""
+    """Every masked position has the same weight, although micro-batches have different numbers of them."""
 
     def take(accumulate: int, mesh: MeshConfig) -> tuple[list[Sums], bert.Params]:
         model = {"dropout": 0.0, "attention_dropout": 0.0}

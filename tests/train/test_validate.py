@@ -16,7 +16,7 @@ def test_check_targets_rejects_rows_without_a_token_to_predict(tmp_path: Path) -
     for name, unknown in (("some", 15), ("none", 16)):
         corpus = write_corpus(tmp_path / name, unknown=(0, unknown))
         config = configure(data={"dir": str(corpus), "batch_size": 8})
-        stream = open_stream(config, Corpus(str(corpus)), np.arange(0))  # another process holds the rows
+        stream = open_stream(config, Corpus(str(corpus)), np.arange(0))  # other processes hold the rows
         if name == "some":
             check_targets(config, stream)
             continue
