@@ -20,7 +20,7 @@ from symbert_jax.model.documents import find_documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
-DROPOUT = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
+DROPOUT_STREAM = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # by name: a sum, and the count of what it is over
 Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # of (params, batch, dropout key)
 
@@ -35,7 +35,7 @@ def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[
     learning_rate = schedule(config.optim, config.train.steps)
 
     def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
-        key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT)
+        key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
         return update(state, batch, key, learning_rate(state.step))
 
     return jax.jit(step, donate_argnums=0)

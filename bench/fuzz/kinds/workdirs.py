@@ -79,7 +79,7 @@ class Trials(Kind):
         facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"
         model.mkdir()
-        (model / saved.FACTS).write_text(json.dumps(facts))
+        (model / saved.DESCRIPTION).write_text(json.dumps(facts))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
         write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
 
@@ -88,7 +88,7 @@ class Trials(Kind):
 
     def change(self, folder: Path, random: Random) -> list[str]:
         self.model = random.random() < 0.5
-        files = [folder / "model" / saved.FACTS] * 3 + sorted((folder / "model" / saved.PARAMS).rglob("*"))
+        files = [folder / "model" / saved.DESCRIPTION] * 3 + sorted((folder / "model" / saved.PARAMS).rglob("*"))
         return change_folder(random, folder, files if self.model else [folder / trials.FILE])
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
