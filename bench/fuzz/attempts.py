@@ -44,12 +44,12 @@ class Kind(abc.ABC):
 
     examples = 25  # attempts in the test suite
 
-    def __init__(self, valid: Path):
-        """Writes the valid input to the folder `valid`."""
-        self.valid = valid
+    def __init__(self, folder: Path):
+        """Writes the valid input to `folder`."""
+        self.valid_folder = folder
         self.reset()
-        with contextlib.chdir(valid), mock.patch.dict(os.environ, environment(valid)):
-            self.make(valid)
+        with contextlib.chdir(folder), mock.patch.dict(os.environ, environment(folder)):
+            self.make(folder)
 
     def make(self, folder: Path) -> None:  # noqa: B027  some kinds need no files
         """Writes the valid input to the folder, which is the working directory."""
@@ -78,7 +78,7 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
     output, trace = io.StringIO(), ""
     with tempfile.TemporaryDirectory(prefix="fuzz_", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "work"
-        shutil.copytree(kind.valid, folder, symlinks=True)
+        shutil.copytree(kind.valid_folder, folder, symlinks=True)
         with own_process_state(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             kind.reset()
             if changed:

@@ -101,6 +101,7 @@ def objective(model: ModelConfig, num_outputs: int, params: Params, batch: GlueB
 def logits(
     model: ModelConfig, num_outputs: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
 ) -> Float[Array, "B C"]:
+    """Returns the logits of one trial; without a key there is no dropout."""
     position_ids = jnp.arange(batch.tokens.shape[1])
     return classifier.logits(
         model,

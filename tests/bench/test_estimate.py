@@ -1,3 +1,5 @@
+"""Names of cases, differences from committed estimates, and tables of growth."""
+
 from bench.estimate import Case
 from bench.growth import BASE, SWEEPS, TOKENS, table
 from bench.tpu_estimate import differences
