@@ -18,7 +18,7 @@ from bench.record import record
 from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import sources, tokenizer
 from symbert_jax.data.documents import Document
-from symbert_jax.data.encoding import batches, pieces
+from symbert_jax.data.encoding import group_documents, split_text
 from symbert_jax.data.manifest import read_manifest
 from symbert_jax.data.prepare import prepare
 
@@ -59,7 +59,7 @@ def library_seconds(vocab: Path, texts: list[str]) -> float:
     """Returns the time of `encode_batch_fast` alone, on batches of equal size, with which it is fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
     documents = (Document(text, "", "") for text in texts)
-    parts = [[part for document in batch for part in pieces(document.text)] for batch in batches(documents)]
+    parts = [[part for document in batch for part in split_text(document.text)] for batch in group_documents(documents)]
     start = time.perf_counter()
     for batch in parts:
         encoder.encode_batch_fast(batch, add_special_tokens=False)

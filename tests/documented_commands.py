@@ -240,6 +240,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"docs/interop.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
     r"configs/base_fast.py: compile .*": partial(parse_flags, COMPILE),
     r"(README.md|docs/(performance|slices).md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
+    r"docs/interop.md: flags --format=plpi": partial(parse_flags, "export --checkpoint=x --out=x"),
     r"docs/interop.md: (flags|import) --\w+": parse_import_flag,
     rf".*: flags --config\.({FINETUNE_FIELDS})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"

@@ -12,17 +12,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
-BUCKET = "bucket"  # the only one that exists
+BUCKET = "bucket"  # the only bucket that exists
 _PATH = re.compile(
     "(?:/download|/upload)?/storage/v1/b/(?P<bucket>[^/]+)"
     "(?P<objects>/o(?:/(?P<name>[^/]+)(?:/moveTo/o/(?P<to>[^/]+))?)?)?"
 )
 
-Answer = tuple[int, dict[str, str], bytes]  # status, headers, content
+Answer = tuple[int, dict[str, str], bytes]  # HTTP status, headers, content
 
 
 class Storage(ThreadingHTTPServer):
-    """Answers the requests that a run makes, and records all others in `unknown`."""
+    """Answers the requests that a run makes, and records all other requests in `unknown`."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""Checkpoints are kept, restored and checked; each error names the step and a whole one."""
+"""Checkpoints are kept, restored and checked; an error about a damaged step names the latest whole step."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_saving_does_not_ask_jax_about_preemption(tmp_path, mesh, monkeypatch) -> None:
-    """JAX takes the argument of each call for the step of this process, and chooses a common step by it."""
+    """JAX takes the argument of each call for the step of this process, and chooses from it the step to stop at."""
     asked: list[int] = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
     checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE)
@@ -108,7 +108,7 @@ def test_missing_checkpoint_is_one_error(saved, tmp_path) -> None:
     with pytest.raises(UserError, match="wanted the workdir of a pretrain run"):
         symbert_jax.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="wanted a finished one"):
+    with pytest.raises(UserError, match="wanted a finished checkpoint"):
         symbert_jax.load(tmp_path)
 
 
@@ -129,7 +129,7 @@ def save(workdir: epath.Path, *steps: int, keep: int = 9) -> epath.Path:
     return workdir
 
 
-def restored(workdir: epath.Path, step: int | None) -> int:
+def restore_and_compare(workdir: epath.Path, step: int | None) -> int:
     """Reads everything of a step, None for the latest, compares it with what was saved, and returns the step."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.check_step(step)
@@ -141,32 +141,32 @@ def restored(workdir: epath.Path, step: int | None) -> int:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     """A workdir with small checkpoints 10 and 20."""
     return save(epath.Path(tmp_path_factory.mktemp("two")), 10, 20)
 
 
-def test_changed_byte_is_harmless_or_an_error_with_the_step(two, monkeypatch, capfd) -> None:
-    files = sorted(path for path in Path(two).rglob("*") if path.is_file())
+def test_changed_byte_is_harmless_or_an_error_with_the_step(two_steps, monkeypatch, capfd) -> None:
+    files = sorted(path for path in Path(two_steps).rglob("*") if path.is_file())
     rng, damaged = np.random.default_rng(0), 0
     for _ in range(200):
         file = files[rng.integers(len(files))]
         before = file.read_bytes()
-        i, step = int(rng.integers(len(before))), int(file.relative_to(two).parts[1])
+        i, step = int(rng.integers(len(before))), int(file.relative_to(two_steps).parts[1])
         flipped = bytes([before[i] ^ int(rng.integers(1, 256))]) + before[i + 1 :]
         file.write_bytes(before[:i] + (flipped if rng.random() < 0.7 else b""))
         monkeypatch.setattr(index, "_SMALL", rng.choice([0, 1 << 20]))  # 0: as if all files were large
         try:
-            assert restored(two, None if step == 20 else step) == step
+            assert restore_and_compare(two_steps, None if step == 20 else step) == step
         except UserError as error:
             damaged += 1
-            assert str(error).startswith(f"checkpoint: found {two}/checkpoints/{step} damaged: ")
+            assert str(error).startswith(f"checkpoint: found {two_steps}/checkpoints/{step} damaged: ")
             assert f"; the latest whole step is {30 - step}: take it with --step={30 - step} " in str(error)
             assert "\n" not in str(error)
         finally:
             file.write_bytes(before)
     assert 150 < damaged < 200, "nothing reads commit_success.txt"
-    assert restored(two, None) == 20 and capfd.readouterr().err == ""
+    assert restore_and_compare(two_steps, None) == 20 and capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -193,19 +193,19 @@ def test_changed_byte_is_harmless_or_an_error_with_the_step(two, monkeypatch, ca
         (lambda step: max(step.glob("optimizer/ocdbt*/d/*")).unlink(), r"optimizer/ocdbt\S* is missing"),
     ],
 )
-def test_error_about_damage_names_the_latest_whole_step(two, damage, message: str, tmp_path: Path) -> None:
-    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+def test_error_about_damage_names_the_latest_whole_step(two_steps, damage, message: str, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two_steps, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     damage(step)
     hint = rf"the latest whole step is 10: .*--step=10 .*, or move {step} away and run the same command again"
     line = f"checkpoint: found {step} damaged: {message}, wanted a whole checkpoint; {hint}"
-    for read in (restored, symbert_jax.load, check_step):
+    for read in (restore_and_compare, symbert_jax.load, check_step):
         for requested in (None, 20):
             with pytest.raises(UserError, match=line):
                 read(workdir, requested)
     with contextlib.closing(Checkpoints(workdir, TrainConfig())) as checkpoints, pytest.raises(UserError, match=line):
         checkpoints.latest()
-    assert restored(workdir, 10) == 10
+    assert restore_and_compare(workdir, 10) == 10
 
 
 def replace(file: Path, old: str, new: str) -> None:
@@ -213,41 +213,41 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text().replace(old, new))
 
 
-def test_run_continues_after_a_damaged_step_is_moved_away(two, tmp_path: Path) -> None:
-    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+def test_run_continues_after_a_damaged_step_is_moved_away(two_steps, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two_steps, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     shutil.rmtree(step / "params")
     step.rename(tmp_path / "away")
-    assert restored(workdir, None) == 10
+    assert restore_and_compare(workdir, None) == 10
     save(workdir, 20)
-    assert restored(workdir, None) == 20
+    assert restore_and_compare(workdir, None) == 20
 
 
-def test_damage_without_an_index_is_an_error_with_the_step(two, tmp_path: Path) -> None:
+def test_damage_without_an_index_is_an_error_with_the_step(two_steps, tmp_path: Path) -> None:
     """Older checkpoints have no index."""
-    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+    workdir = epath.Path(shutil.copytree(two_steps, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     (step / "index.json").unlink()
-    assert restored(workdir, None) == 20
+    assert restore_and_compare(workdir, None) == 20
     (step / "metrics" / "metrics").write_text("{")
     with pytest.raises(UserError, match=f"{step} damaged: metrics is not JSON, .* latest whole step is 10"):
-        restored(workdir, None)
+        restore_and_compare(workdir, None)
     shutil.rmtree(step / "metrics")
     os.truncate(max(step.glob("params/d/*")), 50)
     with pytest.raises(UserError, match=f"{step} damaged: .*params.*, .* latest whole step is 10"):
-        restored(workdir, None)
+        restore_and_compare(workdir, None)
 
 
-def test_other_files_among_the_steps_are_ignored(two, tmp_path: Path) -> None:
-    workdir = epath.Path(shutil.copytree(two, tmp_path / "run"))
+def test_other_files_among_the_steps_are_ignored(two_steps, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two_steps, tmp_path / "run"))
     folder = Path(workdir) / "checkpoints"
     for name in ("notes", "007", "-1", "²", "30.orbax-checkpoint-tmp", "3 0"):
         (folder / name).mkdir()
     (folder / "40").write_text("a file")
     (folder / "50").symlink_to("nowhere")
-    assert restored(workdir, None) == 20
+    assert restore_and_compare(workdir, None) == 20
     save(workdir, 60)
-    assert restored(workdir, None) == 60
+    assert restore_and_compare(workdir, None) == 60
     assert not (folder / "30.orbax-checkpoint-tmp").exists() and (folder / "notes").exists()
 
 
@@ -264,8 +264,8 @@ def test_kill_during_a_deletion_leaves_no_partial_checkpoint(tmp_path: Path, mon
     assert not {path.name for path in (workdir / "checkpoints").iterdir()} & {"10", "20"}
     assert {path.name for path in (workdir / "checkpoints" / "deleted").iterdir()} == {"10", "20"}
     with pytest.raises(UserError, match=r"no step 20 in .*, wanted one of \[30\]"):
-        restored(workdir, 20)
-    assert restored(workdir, None) == 30
+        restore_and_compare(workdir, 20)
+    assert restore_and_compare(workdir, None) == 30
     monkeypatch.setattr(shutil, "rmtree", remove)
     Checkpoints(workdir, TrainConfig()).close()
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["30"]
@@ -297,7 +297,7 @@ def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, c
         checkpoints.close()
         with pytest.raises(UserError, match=f"/params not saved: {message}, wanted a disk with"):
             write_params(workdir / "params", {"params": tree(0)})
-        assert restored(workdir, None) == 10
+        assert restore_and_compare(workdir, None) == 10
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -335,14 +335,14 @@ def test_damaged_parameters_are_one_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*", "a?", "a\\b", "gs:", "\udcff"])
-def test_path_that_orbax_cannot_read_is_refused(two, name: str, tmp_path: Path) -> None:
+def test_path_that_orbax_cannot_read_is_refused(two_steps, name: str, tmp_path: Path) -> None:
     workdir = epath.Path(tmp_path / name)
     message = r"workdir: found .*, with .* in it, wanted a path that checkpoints can be read back from"
     for write in (lambda: save(workdir, 1), lambda: write_params(workdir, tree(1))):
         with pytest.raises(UserError, match=message):
             write()
     assert not list(tmp_path.iterdir())
-    shutil.copytree(two, workdir)
+    shutil.copytree(two_steps, workdir)
     for read in (symbert_jax.load, read_params):
         with pytest.raises(UserError, match=message.replace("workdir", "checkpoint")):
             read(workdir)
@@ -351,7 +351,7 @@ def test_path_that_orbax_cannot_read_is_refused(two, name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["-a b#%20é: '\"$HOME{x}", "a\nb\t~@2 "])
 def test_path_with_odd_characters_is_saved_and_restored(name: str, tmp_path: Path) -> None:
     workdir = save(epath.Path(tmp_path / name), 1)
-    assert restored(workdir, None) == 1
+    assert restore_and_compare(workdir, None) == 1
     write_params(workdir / "params", tree(1))
     jax.tree.map(np.testing.assert_array_equal, read_params(workdir / "params"), tree(1))
 

@@ -27,7 +27,7 @@ from symbert_jax.storage import (
 
 
 class HttpError(Exception):
-    """Like those of gcsfs and google-cloud-storage."""
+    """Like the exceptions of gcsfs and google-cloud-storage."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
@@ -59,12 +59,12 @@ def test_user_errors_and_errors_of_disks_pass_through() -> None:
         assert raised.value is error
 
 
-def test_restart_needs_every_error_to_be_temporary() -> None:
+def test_exit_code_asks_for_a_restart_only_if_all_errors_are_temporary() -> None:
     permanent, temporary = UserError("a", "b", "c"), UnreachableBucket("a", "b", "c")
     assert UserErrors([temporary]).exit_code == 1 and UserErrors([temporary, permanent]).exit_code == 2
 
 
-HOLDER = """
+HOLD_LOCK = """
 import sys, time
 from symbert_jax.storage import lock
 with lock(sys.argv[1], "workdir"):
@@ -75,7 +75,7 @@ with lock(sys.argv[1], "workdir"):
 
 def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "run"
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD_LOCK, folder], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
         held = f"workdir: found {folder}, in use by process {process.pid} on {socket.gethostname()} since 20"
@@ -123,7 +123,7 @@ def test_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
             write(epath.Path(tmp_path / name), "x")
 
 
-def test_read_json_names_what_is_not_an_object_or_not_utf8(tmp_path: Path) -> None:
+def test_read_json_refuses_other_values_and_other_encodings(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     for content, found in {
         b"[1]": "a JSON list",
@@ -170,7 +170,7 @@ def test_absolute_refuses_invalid_paths(path: str) -> None:
 
 
 def test_lock_of_a_bucket_is_held_taken_over_and_lost(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """It is held, left by a process that has ended, left by another host, and lost."""
+    """The lock is held, left by another host, left by a process that has ended, and lost to another run."""
     folder, held = epath.Path("gs://b/run"), "gs://b/run/.lock"
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)

@@ -1,4 +1,4 @@
-"""The index of a checkpoint's files, and the damage of a checkpoint that differs from it."""
+"""The index of a checkpoint's files, and the search for damage by comparing the files with it."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from etils import epath
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
 
-ITEMS = ("params", "optimizer")  # of a step, one folder each
+ITEMS = ("params", "optimizer")  # a step has a folder for each
 INDEX = "index.json"
 METADATA = "_CHECKPOINT_METADATA"
 _NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # written with the index or after it
@@ -21,11 +21,13 @@ _SMALL = 1 << 20  # bytes; files up to this size are always read
 
 
 def check_path(path: epath.Path, field: str) -> None:
-    """Checks that Orbax can read what it writes to a path.
+    """Checks that Orbax can read back what it writes to a path.
+
+    Orbax takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, both need UTF-8, and both take a local
+    `gs:/` for a bucket.
 
     Raises:
-      UserError: it cannot. Orbax takes `*`, `?` and `[` for patterns, TensorStore takes `\\` for `/`, both need a path
-        in UTF-8, and both take a local `gs:/` for a bucket.
+      UserError: Orbax could not read it back.
     """
     text = os.fspath(path)
     wrong = next((character for character in "*?[\\" if character in text), "")
@@ -39,7 +41,7 @@ def check_path(path: epath.Path, field: str) -> None:
 
 
 def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -> None:
-    """Writes the index of a checkpoint whose items are written and which is not committed yet.
+    """Writes the index of a checkpoint. Call it when the items are written and Orbax has not committed them yet.
 
     items: the folders in it that hold arrays; "" is the checkpoint itself.
     corpus: the fingerprint of the corpus that the run trains on.
@@ -85,7 +87,7 @@ def _json_sha256(value: Any) -> str:
 
 
 def damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """Returns the damage of each damaged step in `folder`; steps in a bucket are checked only when they are read."""
+    """Returns descriptions of damage, by damaged step. Steps in a bucket are checked only when they are read."""
     if is_bucket(folder) or not folder.is_dir():
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
@@ -93,7 +95,7 @@ def damaged_steps(folder: epath.Path) -> dict[int, str]:
 
 
 def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
-    """Returns the first damage of a checkpoint, empty if it is whole.
+    """Returns a description of the first damage found in a checkpoint, "" if the checkpoint is whole.
 
     items: the folders in it that hold arrays; "" is the checkpoint itself.
     contents: the items whose large files are read, too.
@@ -104,7 +106,7 @@ def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Co
         except Exception as error:  # damaged files cause any exception
             if is_bucket(folder):
                 raise
-            return one_line(error)
+            return short_message(error)
 
 
 def _damages(folder: epath.Path, items: Collection[str], contents: Collection[str]) -> Iterator[str]:
@@ -123,8 +125,8 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
                 yield f"{name} is missing"
             if sizes[name] != size:
                 yield f"{name} has {sizes[name]:,} bytes instead of {size:,}"
-            read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
-            if read and checksum and sha256(folder / name) != checksum:
+            should_read = size <= _SMALL or any(name.startswith(os.path.join(item, "")) for item in contents)
+            if should_read and checksum and sha256(folder / name) != checksum:
                 yield f"{name} has a wrong checksum"
     if not is_bucket(folder):
         for name in sizes.keys() & {"metrics/metrics", *(os.path.join(item, "_METADATA") for item in items)}:
@@ -135,10 +137,10 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
     ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it for every step
 
 
-def one_line(error: Exception) -> str:
-    """Returns the message of an exception, shortened: the long ones of TensorStore contain the error of the system."""
+def short_message(error: Exception) -> str:
+    """Returns the message of an exception on one line; from TensorStore's long ones, only the error of the system."""
     if system := re.search("os_error_code='([0-9]+)'", str(error)):
         return os.strerror(int(system[1]))
     text = " ".join(str(error).split())
-    named = type(error) is ValueError or isinstance(error, OSError)
-    return (text if named else f"{type(error).__name__}: {text}")[:300]
+    is_clear = type(error) is ValueError or isinstance(error, OSError)
+    return (text if is_clear else f"{type(error).__name__}: {text}")[:300]

@@ -18,7 +18,7 @@ from symbert_jax.config import TrainConfig
 from symbert_jax.distributed import is_main_process
 from symbert_jax.storage import is_bucket
 
-LOSS = "validation/loss"  # among the metrics of a step; infinite if it was not measured
+LOSS = "validation/loss"  # a metric of every step; infinite if it was not measured
 _DELETED = "deleted"  # the subfolder to which steps are moved before their files are removed
 
 # Orbax logs every exception that it raises, with a traceback.
@@ -69,10 +69,10 @@ class Manager(ocp.CheckpointManager):
         """Opens the steps in a folder.
 
         train: determines which steps are kept; None only reads, and changes nothing on disk.
-        losses: by step, of validations that followed the checkpoint of their step; the caller adds to it.
+        losses: the validation losses, by step, that were measured after their step was saved; the caller adds to it.
         damaged: the steps that are ignored.
-        before_commit: called in the background on the main process when the files of a step are written, before the
-          step gets its name.
+        before_commit: called in the background on the main process when the files of a step are written, before Orbax
+          renames the folder of the step to its final name.
         """
         writes = train is not None
         if writes:
@@ -85,7 +85,7 @@ class Manager(ocp.CheckpointManager):
                 best_mode="min",
                 create=writes,
                 cleanup_tmp_directories=writes,
-                # It waits for all processes, but a reader may be the only one to open a folder.
+                # Saving it waits for all processes, but a reader may be a single process.
                 save_root_metadata=writes,
                 step_name_format=_WholeSteps(damaged),
                 todelete_subdir=_DELETED,
@@ -127,7 +127,7 @@ class _WholeSteps:
 
 
 def _preservation(train: TrainConfig, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
-    """Keeps the latest N steps, the one with the best validation loss, and every K-th step."""
+    """Returns the policy that keeps the latest N steps, the one with the best validation loss, and every K-th step."""
     kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))

@@ -1,11 +1,11 @@
-"""Parameters without a run, as `finetune` keeps those of its best models."""
+"""Parameters without an optimizer or a step: `finetune` keeps those of its best models."""
 
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 
-from symbert_jax.checkpoint.index import check_path, find_damage, one_line, write_index
+from symbert_jax.checkpoint.index import check_path, find_damage, short_message, write_index
 from symbert_jax.checkpoint.trees import empty_arrays
 from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
@@ -16,7 +16,7 @@ def write_params(folder: epath.Path, params: Any) -> None:
     """Writes parameters to `folder`, whole or not at all. All processes must call it.
 
     Raises:
-      UserError: they cannot be written.
+      UserError: the parameters cannot be written.
     """
     check_path(folder, "workdir")
     new = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
@@ -28,7 +28,7 @@ def write_params(folder: epath.Path, params: Any) -> None:
         except Exception as error:
             if is_bucket(folder):
                 raise
-            found = f"{folder} not saved: {one_line(error)}"
+            found = f"{folder} not saved: {short_message(error)}"
             raise UserError("checkpoint", found, "a disk with room that can be written") from error
 
 
@@ -50,7 +50,7 @@ def read_params(folder: epath.Path) -> Any:
         except Exception as error:
             if is_bucket(folder):
                 raise
-            raise _damage_error(folder, one_line(error)) from None
+            raise _damage_error(folder, short_message(error)) from None
 
 
 def _damage_error(folder: epath.Path, damage: str) -> UserError:

@@ -15,8 +15,8 @@ from symbert_jax.checkpoint.index import (
     check_path,
     damaged_steps,
     find_damage,
-    one_line,
     read_index,
+    short_message,
     write_index,
 )
 from symbert_jax.checkpoint.manager import LOSS, Manager
@@ -26,8 +26,8 @@ from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
-WINDOW = "window/"  # prefix of the names of the sums since the last log point, among the metrics of a step
-FOLDER = "checkpoints"  # of a workdir
+WINDOW = "window/"  # begins the names of those metrics of a step that are sums since the last log point
+FOLDER = "checkpoints"  # the folder of the checkpoints in a workdir
 
 
 class Checkpoints:
@@ -43,14 +43,14 @@ class Checkpoints:
         """
         self.folder, self.corpus = workdir / FOLDER, corpus
         self._saving: int | None = None  # the step whose save is not confirmed yet
-        self.losses: dict[int, float] = {}  # by step, of validations that followed its checkpoint
+        self.losses: dict[int, float] = {}  # validation losses, by step, measured after the step was saved
         writes = train is not None
         check_path(workdir, "workdir" if writes else "checkpoint")
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
             if not (writes or self.folder.exists()):
                 raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
             try:
-                self.damaged = damaged_steps(self.folder)  # by step, the damage
+                self.damaged = damaged_steps(self.folder)  # descriptions of the damage, by step
                 self.manager = Manager(self.folder, train, self.losses, self.damaged, self._before_commit)
             except OSError as error:
                 if is_bucket(self.folder):
@@ -76,7 +76,7 @@ class Checkpoints:
     ) -> None:
         """Copies the arrays off the devices and writes them in the background. All processes must call it.
 
-        validation_loss: of these parameters in nats, None if it was not measured.
+        validation_loss: the loss of these parameters in nats, None if it was not measured.
         window: the sums since the last log point, which the method `window` returns.
 
         Raises:
@@ -121,7 +121,7 @@ class Checkpoints:
     def read(self, step: int | None) -> tuple[Any, Config]:
         """Returns the parameters of a step as numpy arrays, and the config of its run. All processes must call it.
 
-        step: None is the latest.
+        step: None means the latest.
         """
         step = self.check_step(step)
         with same_on_all_processes():
@@ -139,7 +139,7 @@ class Checkpoints:
             tree = self.manager.metadata(step).custom_metadata
         try:
             if not tree:
-                raise UserError("config", "none", "that of its run")
+                raise UserError("config", "none", "the config of its run")
             return from_dict(tree)
         except UserError as error:
             raise self._damage_error(step, f"{METADATA}: {error}") from None
@@ -151,7 +151,7 @@ class Checkpoints:
             return str((read_index(self.folder / str(step)) or {}).get("corpus", ""))
 
     def window(self, step: int) -> dict[str, float]:
-        """Returns the sums that were saved with a step; none if the step is missing or of an older version."""
+        """Returns the sums that `save` got as `window`; empty if the step is missing or of an older version."""
         if step not in self.manager.all_steps():
             return {}
         with self._read_errors(step):
@@ -161,14 +161,14 @@ class Checkpoints:
     def check_step(self, step: int | None) -> int:
         """Checks the names and sizes of a step's files and the content of small ones; returns the step.
 
-        step: None is the latest.
+        step: None means the latest.
 
         Raises:
           UserError: there is no such step, or it is damaged.
         """
         step = self.latest() if step is None else step
         if step is None:
-            raise UserError("checkpoint", f"none in {self.folder}", "a finished one")
+            raise UserError("checkpoint", f"none in {self.folder}", "a finished checkpoint")
         if step in self.damaged:
             raise self._damage_error(step, self.damaged[step])
         if step not in (steps := self.manager.all_steps()):
@@ -216,7 +216,7 @@ class Checkpoints:
             except Exception as error:
                 if is_bucket(self.folder):
                     raise
-                raise self._damage_error(step, one_line(error)) from error
+                raise self._damage_error(step, short_message(error)) from error
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -228,19 +228,19 @@ class Checkpoints:
                 step, self._saving = self._saving, None
                 if is_bucket(self.folder):
                     raise
-                found = f"step {step} not saved in {self.folder}: {one_line(error)}"
+                found = f"step {step} not saved in {self.folder}: {short_message(error)}"
                 hint = "earlier checkpoints are intact, and the same command continues from the latest of them"
                 raise UserError("checkpoint", found, "a disk with room that can be written", hint) from error
 
     def _confirm(self) -> None:
-        """Raises ValueError if the step that Orbax has finished is damaged."""
+        """Checks the step that Orbax has finished; raises ValueError if it is damaged."""
         saved = self._saving
         if saved is not None and is_main_process() and (damage := find_damage(self.folder / str(saved))):
             raise ValueError(damage)
         self._saving = None
 
     def _before_commit(self) -> None:
-        """Writes the index of a step; see `Manager`."""
+        """Writes the index of the step that is saved; see `before_commit` of `Manager`."""
         name = str(self._saving)
         folder = self.folder / (name if is_bucket(self.folder) else name + ocp.utils.TMP_DIR_SUFFIX)
         write_index(folder, ITEMS, self.corpus)
@@ -255,7 +255,7 @@ def check_step(workdir: epath.Path, step: int | None) -> int:
 def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]:
     """Returns the parameters of a checkpoint, a nested dict of numpy arrays, and the config of its run.
 
-    step: None is the latest.
+    step: None means the latest.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.

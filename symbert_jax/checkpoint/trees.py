@@ -8,11 +8,11 @@ import numpy as np
 
 from symbert_jax.errors import UserError
 
-Shapes = dict[str, tuple[int, ...]]  # of the arrays of a tree, by name
+Shapes = dict[str, tuple[int, ...]]  # the shape of each array of a tree, by its name
 
 
 def digest(params: Any) -> str:
-    """Returns the SHA-256 of the names and values of all arrays."""
+    """Returns the SHA-256 of the names and values of all arrays of a tree."""
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         found.update(_name(path).encode())
@@ -28,7 +28,7 @@ def check_same_shapes(where: str, found: Shapes, wanted: Shapes) -> None:
     """Raises `UserError` with the first array in which two trees differ; `where` names the tree that was found."""
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
-            hint = "set model.* and optim.name as in the config.json of that workdir, or take another"
+            hint = "set model.* and optim.name as in the config.json of that workdir, or take another workdir"
             raise UserError(where, _describe(name, found.get(name)), _describe(name, wanted.get(name)), hint)
 
 

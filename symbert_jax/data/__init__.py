@@ -1,4 +1,4 @@
-"""The way of the data, from text to masked batches.
+"""Turns text into masked batches.
 
 Reading order: `sources`, documents from files and datasets; `vocabulary` and `tokenizer`, token ids; `prepare`, the
 command, with `documents`, which drops duplicates, and `encoding`, which runs the tokenizer on all cores; `rows` and

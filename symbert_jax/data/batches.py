@@ -22,11 +22,11 @@ def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
     Batch i, which takes state i to state i + 1, is a function of the corpus, `config.seed` and i. Batches are numpy
     arrays with the rows of all processes; `config.data.reader_threads` threads prepare them ahead of time.
 
-    config: of a `Model`, or what the `get_config` of a config file returns, with any field changed.
+    config: the config of a `Model`, or a result of `get_config` in a config file, with any field changed.
 
     Raises:
-      UserError: the config cannot work; the corpus in `config.data.dir` is missing, damaged, or of another length or
-        vocabulary; or `start` is negative.
+      UserError: the config is invalid; the corpus in `config.data.dir` is missing or damaged, or does not fit the
+        model; or `start` is negative.
     """
     config = freeze(config) if isinstance(config, ConfigDict) else config
     check(config)

@@ -27,18 +27,18 @@ from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder
 
-SAMPLED_ROWS = 256  # of a split, for the fingerprint
+SAMPLED_ROWS = 256  # rows of each split that the fingerprint reads
 
 
 class Corpus:
     """A prepared corpus, opened once by a run and handed to everything that reads it.
 
     Its parts are read when they are first used, so that `doctor` can report a missing or damaged corpus among the other
-    problems of a run. All of them raise `UserError` if the corpus is missing or damaged.
+    problems of a run. Reading any part raises `UserError` if the corpus is missing or damaged.
     """
 
     def __init__(self, location: str):
-        """location: as `config.data.dir`, a folder or one in a bucket."""
+        """location: `config.data.dir`, a folder on a disk or in a bucket."""
         self.location = location
         self._splits: dict[str, Split] = {}
 
@@ -86,7 +86,7 @@ class Corpus:
         return fingerprint_rows(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
 
     def problems(self, model: ModelConfig) -> Iterator[UserError]:
-        """Yields a `UserError` for the length and for the vocabulary if they do not fit the model."""
+        """Yields a `UserError` if the rows do not have the length of the model, and one if it has too few tokens."""
         if self.manifest.length != model.length:
             wanted = f"{self.manifest.length}, the length of the rows in {self.folder}"
             yield UserError("model.length", str(model.length), wanted, f"or name another data.dir and {PREPARE_HINT}")
@@ -100,7 +100,7 @@ class Corpus:
 
 
 def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
-    """Returns a SHA-256 of the vocabulary, the number of rows of each split, and rows spread evenly over them."""
+    """Returns a SHA-256 of the vocabulary and, for each split, its number of rows and rows spread evenly over it."""
     digest = hashlib.sha256("\n".join(vocabulary).encode())
     for split in splits:
         sampled = np.unique(np.linspace(0, len(split) - 1, SAMPLED_ROWS).astype(int))
@@ -109,10 +109,12 @@ def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
 
 
 def local_copy(location: str) -> Path:
-    """Returns the folder of a corpus on a local disk, where random access is cheap: copies one in a bucket once.
+    """Returns a folder on a local disk that holds the corpus.
+
+    A corpus in a bucket is copied to the disk once, because random access to a bucket is slow.
 
     Raises:
-      UserError: there is no finished corpus in the bucket, or it is damaged.
+      UserError: the path cannot be used, or the bucket holds no finished corpus or a damaged one.
     """
     if not is_bucket(location):
         return Path(absolute(location, "data.dir"))
@@ -137,7 +139,7 @@ def _copy(source: epath.Path, copy: Path) -> None:
     with lock(copy.parent, "data.dir", wait=True):
         if is_finished(copy):
             return
-        for unfinished in copy.parent.glob("[!.]*.*"):  # killed copies of this corpus and of others
+        for unfinished in copy.parent.glob("[!.]*.*"):  # left by killed runs, of this corpus or another
             shutil.rmtree(unfinished)
         print(f"copying {source} to {copy}", flush=True)
         with new_folder(epath.Path(copy), "data.dir", remove_failed=True) as new:

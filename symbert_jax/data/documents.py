@@ -20,11 +20,11 @@ class Document(NamedTuple):
 
 
 def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str]) -> Iterator[Document]:
-    """Yields the documents of all sources without duplicates, which it counts by source in `duplicates`.
+    """Yields every distinct document of the sources once; adds the number of duplicates, by source, to `duplicates`.
 
-    A hash of the text alone chooses the split of a document.
+    The split of a document depends only on a hash of its text.
 
-    database: a file for the hashes, so that memory does not grow with the corpus; it is removed at the end.
+    database: a file for the hashes, so that memory does not grow with the corpus. It is removed at the end.
     """
     with _database_errors(database), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
         seen.execute("PRAGMA journal_mode = OFF")

@@ -10,21 +10,23 @@ import numpy as np
 from symbert_jax.data.documents import Document
 from symbert_jax.data.tokenizer import Tokenizer
 
-_BATCH = 1 << 20  # characters that one call of the library encodes, on all cores
+_BATCH = 1 << 20  # characters that one call of the tokenizers library encodes, on all cores
 _PIECE = 1 << 12  # characters of a long document that one core encodes at a time
 
-Encoded = list[tuple[Document, np.ndarray]]  # the ids of a document and a closing [SEP], uint16
+Encoded = list[tuple[Document, np.ndarray]]  # documents, each with its token ids and a final [SEP], uint16
 
 
 def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Iterator[Encoded]:
-    """Yields the documents that have tokens with their ids, in batches and in order.
+    """Yields batches of documents with their token ids, in order. Documents without tokens are left out.
 
-    One batch is encoded in the background while the caller uses the one before. More threads would not help: the
+    One batch is encoded in the background while the caller uses the previous one. More threads would not help: the
     library spreads a batch over all cores, and two batches at once compete for them.
+
+    sep: the id of [SEP].
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         running: deque[Future[Encoded]] = deque()
-        for batch in batches(documents):
+        for batch in group_documents(documents):
             running.append(pool.submit(_encode_batch, encoder, batch, sep))
             if len(running) > 1:
                 yield running.popleft().result()
@@ -32,7 +34,7 @@ def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Itera
             yield running.popleft().result()
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Yields groups of documents, each complete as soon as it has _BATCH characters."""
     batch, size = [], 0
     for document in documents:
@@ -45,8 +47,8 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def pieces(text: str) -> Iterator[str]:
-    """Yields `text` cut at line ends, which no token crosses, into pieces that keep all cores equally busy."""
+def split_text(text: str) -> Iterator[str]:
+    """Yields the pieces of a text, cut at line ends, which no token crosses, so that all cores are equally busy."""
     start = 0
     while (end := text.find("\n", start + _PIECE)) >= 0:
         yield text[start:end]
@@ -55,10 +57,11 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def _encode_batch(encoder: Tokenizer, batch: list[Document], sep: int) -> Encoded:
-    parts = [list(pieces(document.text)) for document in batch]
+    parts = [list(split_text(document.text)) for document in batch]
     encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*parts)), add_special_tokens=False))
     encoded = []
-    for document, own in zip(batch, parts, strict=True):
-        ids = itertools.chain.from_iterable(encoding.ids for encoding in itertools.islice(encodings, len(own)))
+    for document, its_pieces in zip(batch, parts, strict=True):
+        own_encodings = itertools.islice(encodings, len(its_pieces))
+        ids = itertools.chain.from_iterable(encoding.ids for encoding in own_encodings)
         encoded.append((document, np.fromiter(itertools.chain(ids, (sep,)), np.uint16)))
     return [(document, ids) for document, ids in encoded if len(ids) > 1]

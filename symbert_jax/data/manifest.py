@@ -18,7 +18,7 @@ SPLITS = ("train", "validation")
 MANIFEST = "manifest.json"  # written last: a folder without it is not a corpus
 PREPARE_HINT = "run `python -m symbert_jax prepare` with this config"
 
-_MAX_UNKNOWN = 0.05  # [UNK] among the tokens of a split; above it the vocabulary does not fit the text
+_MAX_UNKNOWN = 0.05  # the largest fraction of [UNK] in a split for which the vocabulary fits the text
 
 
 class File(NamedTuple):
@@ -37,7 +37,7 @@ class Manifest(NamedTuple):
     most_maskable: dict[str, int]  # by split, the largest number of tokens of a row that can be masked; T by default
     fewest_maskable: dict[str, int]  # by split, the smallest such number; 0 by default
     vocab: str  # hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
-    files: dict[str, File]  # all files but the manifest; at most the vocabulary by default
+    files: dict[str, File]  # all files but the manifest; in older manifests only the vocabulary, or none
     content: dict[str, Any]  # the whole JSON object
 
     def advice(self) -> Advice | None:
@@ -57,7 +57,7 @@ def is_finished(folder: Path) -> bool:
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes the manifest of the corpus in `folder`, with the sizes and checksums of its files and its own checksum.
 
-    facts: the fields of `Manifest`, and others that only people read.
+    facts: the entries that `parse_manifest` reads, and others that only people read.
     """
     paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, LOCK))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
@@ -114,24 +114,24 @@ def _checksum(content: dict[str, Any]) -> str:
 def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = None) -> None:
     """Compares the files of the corpus in `folder` with its manifest.
 
-    read_rows: whether the files of rows are read too. Their sizes and the content of all other files are always
-      compared.
-    source: the folder that errors name, if `folder` is a copy of it.
+    read_rows: whether to compare the checksums of the row files, too. Their sizes and the checksums of all other files
+      are always compared.
+    source: the folder of which `folder` is a copy, if any; errors name it instead of the copy.
 
     Raises:
       UserError: there is no finished corpus in `folder`, or a file is missing or differs; names the file.
     """
-    named = source or folder
+    shown = source or folder
 
     def check(item: tuple[str, File]) -> None:
         (name, file), path = item, folder / item[0]
         try:
             if (size := path.stat().st_size) != file.bytes and file.bytes is not None:
-                raise UserError("data.dir", f"{named / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
+                raise UserError("data.dir", f"{shown / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
             if (read_rows or not name.startswith(f"{DATASET}-")) and sha256(path) != file.sha256:
-                raise UserError("data.dir", f"{named / name}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
+                raise UserError("data.dir", f"{shown / name}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
         except OSError as error:
-            raise UserError("data.dir", f"{named / name}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
+            raise UserError("data.dir", f"{shown / name}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(check, read_manifest(folder).files.items()))

@@ -1,7 +1,7 @@
-"""Dynamic masking (Devlin et al., 2018; new in every epoch as in Liu et al., 2019) by counter-based randomness.
+"""Masks tokens as BERT does (Devlin et al., 2018), anew in every epoch (Liu et al., 2019).
 
-The masked tokens of a row and their replacements are a pure function of (seed, row, epoch). There is no generator whose
-state would have to be kept, so any process can mask any row at any time.
+The random numbers are counter-based: the masked tokens of a row and their replacements are a pure function of (seed,
+row, epoch). There is no generator state to keep, so any process can mask any row at any time.
 """
 
 import functools
@@ -20,7 +20,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # the increment of SplitMix64
 
 
 def max_predictions(length: int, rate: float) -> int:
-    """Returns M, the number of positions that a batch has for the masked tokens of a row, a multiple of 8."""
+    """Returns M, the number of positions to predict per row in a batch: the most that a row needs, a multiple of 8."""
     return -(-math.ceil(rate * length) // 8) * 8
 
 
@@ -28,8 +28,8 @@ def max_predictions(length: int, rate: float) -> int:
 class Masking:
     """Masks rows of `length` tokens over `vocabulary`.
 
-    Of the n tokens of a row that are not special, round(rate * n) are to be predicted: 80% of them are replaced by
-    [MASK], 10% by a random token that is not special, and 10% stay.
+    Of the n tokens of a row that are not special, round(rate * n) are predicted: 80% of them are replaced by [MASK],
+    10% by a random token that is not special, and 10% are kept.
     """
 
     vocabulary: Sequence[str]
@@ -48,7 +48,9 @@ class Masking:
     def __call__(
         self, tokens: UInt16[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
     ) -> MlmBatch:
-        """Returns the batch of `tokens` as rows with these numbers are masked in these epochs.
+        """Returns the batch of `tokens` with masks.
+
+        rows, epochs: the index and the epoch of each row, which determine its masks.
 
         Raises:
           UserError: a token is not in the vocabulary.
@@ -61,23 +63,25 @@ class Masking:
         targets = np.take_along_axis(tokens, positions, axis=1).astype(np.int32)
         masked = tokens.astype(np.int32)
         row, slot = np.nonzero(is_used)
-        masked[row, positions[row, slot]] = self._replacements(keys, targets)[row, slot]
+        masked[row, positions[row, slot]] = self._choose_replacements(keys, targets)[row, slot]
         return MlmBatch(masked, positions, np.where(is_used, targets, 0), is_used.astype(np.float32))
 
     def _choose_positions(
         self, keys: UInt64[np.ndarray, " B"], is_special: Bool[np.ndarray, "B T"]
     ) -> tuple[Int[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
-        """Returns random positions of tokens that are not special, and which of them are used; the others are 0."""
+        """Returns positions and whether each is used; the used ones are random, not of special tokens, the others 0."""
         # The low 16 bits are the position. They break ties, so the order does not depend on the sorting algorithm.
         priority = _random_bits(keys, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
-        priority[is_special] = np.iinfo(np.uint64).max  # last
+        priority[is_special] = np.iinfo(np.uint64).max  # sorted last
         order = priority.argsort(axis=1)[:, : self.max_predictions]
         order = np.pad(order, ((0, 0), (0, self.max_predictions - order.shape[1])))  # a row may be shorter than M
         counts = np.rint(self.rate * (~is_special).sum(axis=1)).astype(np.int64)
         is_used = np.arange(self.max_predictions) < counts[:, None]
         return np.where(is_used, order, 0).astype(np.int32), is_used
 
-    def _replacements(self, keys: UInt64[np.ndarray, " B"], targets: Int[np.ndarray, "B M"]) -> Int[np.ndarray, "B M"]:
+    def _choose_replacements(
+        self, keys: UInt64[np.ndarray, " B"], targets: Int[np.ndarray, "B M"]
+    ) -> Int[np.ndarray, "B M"]:
         """Returns the tokens that replace the targets: [MASK], a random token, or the target itself."""
         bits = _random_bits(keys, self.length, self.max_predictions)
         uniform = (bits & np.uint64(0xFFFFFFFF)) / 2**32  # in [0, 1), from the low half of the bits
@@ -87,13 +91,13 @@ class Masking:
 
 
 def _random_bits(keys: UInt64[np.ndarray, " B"], start: int, count: int) -> UInt64[np.ndarray, "B count"]:
-    """Returns numbers `start` to `start + count` of the SplitMix64 streams with these keys."""
+    """Returns `count` numbers of each SplitMix64 stream with one of these keys, from number `start`."""
     counters = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _mix(keys[:, None] + counters)
 
 
 def _mix(x: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
-    """The output function of SplitMix64 (Steele, Lea, Flood, 2014), with the increment applied first."""
+    """Applies the increment and then the output function of SplitMix64 (Steele, Lea, Flood, 2014)."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(_GOLDEN)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -31,7 +31,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.progress import Progress
 from symbert_jax.storage import absolute, is_bucket, new_folder, sha256
 
-_PROGRESS_SECONDS = 30  # between progress lines where there is no terminal
+_PROGRESS_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
 def prepare(config: Config) -> None:
@@ -44,7 +44,7 @@ def prepare(config: Config) -> None:
         little text for a row.
     """
     if is_bucket(config.data.dir):
-        hint = "prepare into one and copy it to the bucket; training reads it there"
+        hint = "prepare the corpus in one and copy it to the bucket: training can read it there"
         raise UserError("data.dir", config.data.dir, "a local folder", hint)
     target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
     if _is_prepared(recipe, target):
@@ -53,18 +53,18 @@ def prepare(config: Config) -> None:
     if is_taken and not is_finished(target):  # another run may have finished it in the meantime
         raise UserError("data.dir", f"{target}, which is not a corpus", "a path where nothing exists yet")
     if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
-        raise UserError("data.dir", f"{target}", "a path in UTF-8, as ArrayRecord needs it")
+        raise UserError("data.dir", f"{target}", "a path in UTF-8, which ArrayRecord requires")
     if target == Path.cwd() or target.is_mount():
         kind = "a mount point" if target.is_mount() else "the current folder"
         raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name one inside of it")
     if not config.data.sources:
         raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
     for source in config.data.sources:
-        sources.documents(source)  # a missing one fails now, not hours later
+        sources.documents(source)  # a missing source fails now, not hours later
     with _exit_on_sigterm(), new_folder(epath.Path(target), "data.dir", remove_failed=True) as work:
-        if _is_prepared(recipe, target):  # by another run, before this one had the lock
+        if _is_prepared(recipe, target):  # another run finished it before this one got the lock
             return
-        summary = _prepare(config, recipe, Path(work))
+        summary = _write_corpus(config, recipe, Path(work))
     print(f"{target}: {summary}")
     if advice := read_manifest(target).advice():
         print(f"warning: {advice}", file=sys.stderr)
@@ -88,14 +88,18 @@ def _recipe(config: Config) -> dict[str, Any]:
 
 
 def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
-    """Returns whether `folder` holds a finished corpus; raises `UserError` if it is damaged or has another recipe."""
+    """Returns whether `folder` holds a finished corpus, and then says so to the user.
+
+    Raises:
+      UserError: the corpus is damaged or has another recipe.
+    """
     if not is_finished(folder):
         return False
     content = read_manifest(folder).content
     for name, value in recipe.items():
         if content.get(name) != value:
             field = "model.length" if name == "length" else f"data.{name}"
-            found = f"{value} for {folder}, which is already prepared with another"
+            found = f"{value} for {folder}, which is already prepared with another value"
             raise UserError(field, found, str(content.get(name)), "remove that folder, or name another data.dir")
     check_files(folder, read_rows=False)
     print(f"{folder} is already prepared")
@@ -104,23 +108,23 @@ def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise `SystemExit`, so that worker processes end and files are removed. A second one kills."""
+    """Makes SIGTERM raise `SystemExit`, so that worker processes end and files are removed. A second SIGTERM kills."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
 
-    def exit_(number: int, _: object) -> None:
+    def raise_exit(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, exit_)
+    previous = signal.signal(signal.SIGTERM, raise_exit)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _prepare(config: Config, recipe: dict[str, Any], work: Path) -> str:
+def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
     """Writes the corpus to the folder `work`; returns a summary for the user."""
     start = time.monotonic()
     texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
@@ -151,7 +155,7 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
     """Tokenises all documents with the vocabulary in `folder` and writes the dataset of their rows there.
 
     Returns:
-      Counts for the manifest. The tokens of a split are those of its texts, without special ones.
+      Counts for the manifest. The tokens of a split are counted without special tokens.
 
     Raises:
       UserError: a text is damaged, or there is too little text for a row of each split.

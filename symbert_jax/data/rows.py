@@ -17,13 +17,13 @@ from symbert_jax.storage import name_os_errors
 DATASET = "corpus"  # the name of the dataset, with which the names of its row files begin
 DAMAGE_HINT = "remove that folder, then prepare or copy the corpus again"
 
-_FILE_BYTES = 1 << 26  # about the size of a file
+_FILE_BYTES = 1 << 26  # the approximate size of a row file
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Random access to tokenised rows: mappings whose `tokens` are uint16[T]."""
+    """Random access to tokenised rows; each is a mapping whose `tokens` is uint16[T]."""
 
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
@@ -38,7 +38,7 @@ class Split:
     """Random access to the rows of one split: element i is `{"tokens": uint16[T]}`, [CLS] first and [SEP] last."""
 
     def __init__(self, folder: Path, name: str):
-        """Opens a split; raises any exception where the description of the dataset is damaged."""
+        """Opens a split; may raise any exception if the description of the dataset is damaged."""
         builder = tfds.builder_from_directory(folder)
         self._source: Any = builder.as_data_source(name)
         info = builder.info.splits[name]
@@ -72,7 +72,7 @@ class Writer:
     def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         """length: T. cls, sep, unk: the ids of [CLS], [SEP] and [UNK]."""
         self.file_rows: list[int] = []  # the number of rows of each file
-        self.most_maskable, self.fewest_maskable = 0, length  # tokens of a row that are neither [UNK] nor [SEP]
+        self.most_maskable, self.fewest_maskable = 0, length  # tokens in a row, other than [UNK] and [SEP]
         self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._remainder = np.empty(0, np.uint16)  # tokens that do not fill a row yet
@@ -129,7 +129,7 @@ class Writer:
         if not self._file or self.file_rows[-1] * len(record) >= _FILE_BYTES:
             self.close()
             path = self._template.sharded_filepath(shard_index=len(self.file_rows), num_shards=None)
-            # Compression would save nothing on a single row, and multiply the time of writing by five.
+            # Compression would save nothing on a single row, and make writing take five times as long.
             self._file = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
             self.file_rows.append(0)
         self._file.write(record)

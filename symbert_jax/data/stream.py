@@ -1,4 +1,4 @@
-"""The exact stream: a batch is a function of (seed, step), on any number of processes and after any restart."""
+"""The stream of batches: a batch is a function of (seed, step), on any number of processes and after any restart."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ VALIDATION_SEED = 0  # the same validation masks for every run, so that losses c
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """The batches of a run, and the rows of each that this process holds."""
+    """The batches of a run. Each process reads only the rows of a batch that it holds."""
 
     train: Rows
     validation: Rows
@@ -30,13 +30,13 @@ class Stream:
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
-        """The row at each index of the endless stream: a permutation for each epoch, computed rather than stored."""
+        """The row at each index of the endless stream: every epoch has its own permutation, which is not stored."""
         return grain.MapDataset.range(len(self.train)).seed(self.masking.seed).shuffle().repeat()
 
     def batch(self, step: int) -> MlmBatch:
         """Returns this process's rows of the batch that takes state `step` to `step + 1`.
 
-        Every epoch visits every row once, in an order and under masks of its own.
+        Every epoch visits every row once, with its own order and its own masks.
         """
         indices = step * self.batch_size + self.local_rows
         rows = np.array([self.order[index] for index in indices.tolist()])

@@ -11,7 +11,7 @@ from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LIMIT = 1 << 16  # ids are stored as uint16
+LIMIT = 1 << 16  # ids are below it, because rows store them as uint16
 
 
 def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
@@ -36,8 +36,8 @@ def from_ids(ids: Mapping[str, int], path: Path | epath.Path, field: str) -> lis
     path, field: name the vocabulary in errors.
 
     Raises:
-      UserError: an id is too large or has two tokens, a token occurs twice or contains a blank, or a special token is
-        missing.
+      UserError: an id is too large or has two tokens, a token occurs twice or contains white space, or a special
+        token is missing.
     """
     tokens: dict[int, str] = {}
     for token, i in ids.items():
@@ -58,7 +58,7 @@ def to_text(tokens: Sequence[str]) -> str:
 
 def _check_tokens(tokens: list[str], path: Path | epath.Path, field: str) -> None:
     if blank := [token for token in tokens if " " in token or "\t" in token or "\n" in token or "\r" in token]:
-        raise UserError(field, f"a token {blank[0]!r} in {path}", "tokens without blanks, and nothing else on a line")
+        raise UserError(field, f"a token {blank[0]!r} in {path}", "tokens without white space, one on each line")
     if missing := [token for token in SPECIAL if token not in tokens]:
         raise UserError(field, f"no {' '.join(missing)} in {path}", f"one line each of {' '.join(SPECIAL)}")
     if repeated := [f"{token!r}" for token, count in Counter(tokens).items() if count > 1]:

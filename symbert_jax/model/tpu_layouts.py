@@ -29,9 +29,10 @@ def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
 
     A v5e or v6e multiplies 128 columns or more at a time and a head of BERT has 64, so a product that contracts over
     heads one by one, or computes the gradients of their weights so, half-fills the unit: 80,000 cycles instead of
-    45,000. Merging takes a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M with 16.
-    With 32 rows, where activations no longer fit the on-chip memory, the transposes before merged products cost more
-    than these gain: 119.8 M become 123.1 M. The compilers for v4 and v5p merge heads themselves; there it costs 5%.
+    45,000. On 16 chips, merging takes a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M
+    with 16. With 24 rows it gains 1% (four layers), and with 32, where activations no longer fit the on-chip memory,
+    the transposes before merged products cost more than these gain: 119.8 M become 123.1 M. On 4 chips it already costs
+    4% with 16 rows (four layers). The compilers for v4 and v5p merge heads themselves; there it costs 5%.
     """
     if len(dims) == 2 or KINDS.get(device().device_kind) not in MERGE_HEADS_ON:
         return False

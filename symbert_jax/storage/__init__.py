@@ -1,7 +1,7 @@
 """Access to file systems: disks and buckets (gs://…).
 
-Reading order: `paths`, as users write them; `buckets`, whose exceptions become `UserError`; `locks`, so that one run at
-a time writes a folder; `formats`, which recognises a file of another format than expected; `files`, which are written
+Reading order: `paths`, as users write them; `buckets`, whose exceptions become `UserError`; `locks`, so that only one
+run at a time writes to a folder; `formats`, which recognises files of an unexpected format; `files`, which are written
 whole or not at all.
 """
 

@@ -11,40 +11,40 @@ from etils import epath
 from symbert_jax.errors import UserError
 from symbert_jax.storage.paths import is_bucket
 
-PACKAGES = "pip install gcsfs google-cloud-storage"
-ACCESS = (
+PACKAGES_HINT = "pip install gcsfs google-cloud-storage"
+ACCESS_HINT = (
     "check its name, the credentials, and their roles: storage.objectAdmin, and for a workdir legacyBucketReader too"
 )
 
-logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the exceptions that it raises, and retries
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs every exception that it raises and every retry
 
 
 class UnreachableBucket(UserError):
-    """A bucket that did not answer. The exit code tells a launcher to start the command again."""
+    """A bucket could not be reached. The exit code tells a launcher to start the command again."""
 
     exit_code = 1
 
 
 @contextlib.contextmanager
-def bucket_errors_as_user_errors(what: str, path: epath.PathLike, wanted: str) -> Iterator[None]:
-    """Converts the exceptions of cloud storage to `UserError`; those about a path on a disk pass through.
+def bucket_errors_as_user_errors(field: str, path: epath.PathLike, wanted: str) -> Iterator[None]:
+    """Converts the exceptions of cloud storage to `UserError`; exceptions about a path on a disk pass through.
 
-    what, path, wanted: parts of the `UserError`.
+    field, path, wanted: parts of the `UserError`.
     """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # they have no common type: gcsfs's HttpError is not an OSError
+    except Exception as error:  # no narrower type: gcsfs's HttpError is not an OSError
         if not is_bucket(path):
             raise
         found = " ".join(f"{path}: {type(error).__name__}: {error}".split())
         if isinstance(error, ImportError):
-            hint = PACKAGES if os.fspath(path).startswith("gs://") else ""
-            raise UserError(what, found, "the packages for buckets", hint) from error
-        refused = getattr(error, "code", None) in range(400, 500)  # of HTTP; gcsfs's 403 and 404 do not carry it
+            hint = PACKAGES_HINT if os.fspath(path).startswith("gs://") else ""
+            raise UserError(field, found, "the packages for buckets", hint) from error
+        refused = getattr(error, "code", None) in range(400, 500)  # HTTP status; gcsfs gives none for 403 and 404
         refused |= isinstance(error, FileNotFoundError) or str(error).startswith("Forbidden")
-        raise (UserError if refused else UnreachableBucket)(what, found, wanted, ACCESS) from error
+        raise (UserError if refused else UnreachableBucket)(field, found, wanted, ACCESS_HINT) from error
 
 
 def check_google_bucket(folder: epath.Path, field: str) -> None:
@@ -54,7 +54,7 @@ def check_google_bucket(folder: epath.Path, field: str) -> None:
 
 
 def check_writable_bucket(workdir: epath.Path) -> None:
-    """Makes the requests of a run to the bucket of a workdir, which may not exist yet.
+    """Makes the requests that a run makes to the bucket of its workdir. The workdir may not exist yet.
 
     Raises:
       UserError: a request fails.
@@ -63,7 +63,8 @@ def check_writable_bucket(workdir: epath.Path) -> None:
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):
         from google.cloud import storage  # TensorBoard's writer and Orbax need it
 
-        storage.Client().get_bucket(os.fspath(workdir).split("/")[2])  # as Orbax does; no role for objects allows it
+        # Orbax makes this request, too. No role for objects allows it.
+        storage.Client().get_bucket(os.fspath(workdir).split("/")[2])
         probe = workdir / f".symbert_jax_{uuid.uuid4().hex}"
         probe.write_text("")
         probe.unlink()

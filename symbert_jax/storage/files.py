@@ -19,7 +19,7 @@ from symbert_jax.storage.paths import is_bucket
 def write_whole(file: epath.Path, content: str | bytes) -> None:
     """Writes a file so that a kill at any moment leaves the old or the new content. Text is written as UTF-8."""
     data = content.encode() if isinstance(content, str) else content
-    if is_bucket(file):  # an object is whole or absent, and renaming one takes twenty requests
+    if is_bucket(file):  # an object is never written in part, and renaming one takes twenty requests
         file.write_bytes(data)
         return
     new = file.with_name(file.name + ".new")
@@ -31,7 +31,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
 
 
 def check_writable(file: epath.Path, field: str) -> None:
-    """Raises `UserError` if `file` cannot be written: for use before a long computation. Creates its folder."""
+    """Creates the folder of `file`; raises `UserError` if `file` cannot be written. Use it before long computations."""
     try:
         existed = file.exists()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def append_json(file: epath.Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def name_os_errors(path: epath.PathLike) -> Iterator[None]:
-    """Adds a path to an `OSError` without one, as a failed write raises on a full disk."""
+    """Adds `path` to an `OSError` that names no file, such as the one of a write on a full disk."""
     try:
         yield
     except OSError as error:
@@ -142,8 +142,8 @@ def new_folder(
     """Yields a folder to write to, PATH.incomplete, which is renamed to `path` when the context ends without an error.
 
     On a disk, a lock keeps other runs out of it. Files that an earlier run left in it are removed. If nothing is
-    written, the folder is removed and `path` stays as it is: a caller that finds within the context that another run
-    has finished `path` simply returns.
+    written, the folder is removed and `path` stays as it is. So a caller may find within the context that another run
+    has finished `path`, and return.
 
     field: names the folder in errors.
     wait: whether to wait for another run that writes the folder, instead of raising an error; only on a disk.

@@ -1,4 +1,4 @@
-"""Recognises the format of a file by its first bytes, for errors about a file of another format than expected."""
+"""Recognises the format of a file by its first bytes, for errors about files of an unexpected format."""
 
 import os
 import re
@@ -25,25 +25,25 @@ LFS_POINTER = _format(
     "a Git LFS pointer instead of the file",
     "fetch the file: git lfs pull, in its folder",
 )
-# Text that a corpus may hold. In place of JSON, weights or a table it is a server's page about an error.
+# A corpus may hold HTML or XML. In place of JSON, weights or a table, it is the error page of a server.
 MARKUP = (
     _format(rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype|html))", "an HTML page", "download it again"),
     _format(rb"(\xef\xbb\xbf)?\s*<\?xml", "an XML file", "download it again"),
 )
-_ROWS = "write its rows as JSON lines, or as TSV for GLUE"
+_ROWS_HINT = "write its rows as JSON lines, or as TSV for GLUE"
 BINARY = (
     _format(rb"\x28\xb5\x2f\xfd", "Zstandard", "unpack it: zstd -d FILE"),
     _format(rb"\x04\x22\x4d\x18", "LZ4", "unpack it: lz4 -d FILE"),
     _format(rb"PK(\x03\x04|\x05\x06)", "a zip archive (as .docx, .epub and .xlsx are)", "unpack it: unzip FILE"),
     _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),
     _format(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or rar archive", "unpack it"),
-    _format(rb"PAR1", "Parquet", f"{_ROWS}, such as with pandas: to_json(orient='records', lines=True)"),
-    _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS}, such as with datasets: to_json"),
+    _format(rb"PAR1", "Parquet", f"{_ROWS_HINT}, such as with pandas: to_json(orient='records', lines=True)"),
+    _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),
     _format(rb"%PDF-", "PDF", "extract its text: pdftotext FILE"),
     _format(rb"\xd0\xcf\x11\xe0|\{\\rtf", "a document of a word processor", "save it as text"),
-    _format(rb"SQLite format 3\0", "an SQLite database", _ROWS),
+    _format(rb"SQLite format 3\0", "an SQLite database", _ROWS_HINT),
 )
-HEAD = 512  # bytes that suffice to recognise each of them
+HEAD = 512  # bytes at the beginning of a file that suffice to recognise any of these formats
 
 
 def check_format(head: bytes, refused: Iterable[Format], path: epath.PathLike, field: str, wanted: str) -> None:

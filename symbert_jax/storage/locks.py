@@ -26,7 +26,7 @@ LEASE = 60.0  # seconds without a renewal after which a lock in a bucket may be 
 
 @contextlib.contextmanager
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
-    """Keeps every other run out of a folder while the context lasts; creates the folder if it does not exist.
+    """Keeps all other runs out of a folder while the context lasts. Creates the folder if it does not exist.
 
     On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when its process ends, even by `kill -9`, so
     a lock is never stale. On NFS it works between hosts since Linux 2.6.12, on Lustre with the mount option `flock`. On
@@ -54,7 +54,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
             raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another run has just removed or renamed the folder
+        except FileNotFoundError:  # another run has removed or renamed the folder in the meantime
             continue
         except OSError as error:
             raise UserError(field, f"{folder}: {error.strerror}", "a folder that can be written") from None
@@ -72,7 +72,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
             break
         os.close(file)  # the run that held the lock removed or moved the file before it released it
     try:
-        with contextlib.suppress(OSError):  # a full disk: the content only serves messages
+        with contextlib.suppress(OSError):  # a full disk: the content of the file is only for messages
             os.ftruncate(file, 0)
             os.write(file, _holder().encode())
         yield

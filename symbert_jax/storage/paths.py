@@ -19,8 +19,8 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     field: names the path in errors.
 
     Raises:
-      UserError: the path is empty, contains a null character or a `~user` who does not exist, or etils takes it for a
-        path in a bucket, as /gs/… for gs://….
+      UserError: the path is empty, contains a null character or a `~user` who does not exist, or is a local path that
+        etils reads as one in a bucket, such as /gs/… as gs://….
     """
     text = os.fspath(path)
     if not text or "\0" in text:

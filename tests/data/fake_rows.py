@@ -1,4 +1,4 @@
-"""Rows in memory."""
+"""A split of random rows in memory, in place of one on disk."""
 
 import numpy as np
 

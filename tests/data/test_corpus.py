@@ -1,4 +1,4 @@
-"""An opened corpus: its errors, its fingerprint, and the local copy of one in a bucket."""
+"""Corpora are opened, compared by their fingerprints, and copied from a bucket; damaged ones are refused."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from tests.data.fake_rows import VOCABULARY, FakeRows
 from tests.data.texts import LENGTH, distinct_texts, make_config
 
 
-def test_corpus_names_its_problems(tmp_path: Path) -> None:
+def test_corpus_reports_what_does_not_fit_the_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.dir: found no finished corpus in .*; run `python -m symbert_jax prep"):
         Corpus(str(tmp_path / "corpus")).split("train")
     prepare(make_config(tmp_path, distinct_texts(30)))

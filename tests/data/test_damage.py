@@ -18,12 +18,12 @@ from tests.conftest import TINY, write_corpus
 
 
 @pytest.fixture
-def sound(tmp_path: Path) -> Path:
-    return write_corpus(tmp_path / "sound")
+def intact(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "intact")
 
 
 def read(folder: Path) -> list[Any]:
-    """The vocabulary and all rows of a corpus."""
+    """Returns the vocabulary and all rows of a corpus."""
     corpus = Corpus(str(folder))
     splits = [corpus.split(name) for name in SPLITS]
     rows = [split.__getitems__(range(len(split))) for split in splits]
@@ -43,42 +43,42 @@ def damage(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_random_damage_is_noticed_and_names_the_file(sound: Path) -> None:
-    rng, whole, silent = random.Random(0), read(sound), 0
-    files = sorted(sound.iterdir())
+def test_random_damage_is_noticed_and_names_the_file(intact: Path) -> None:
+    rng, whole, silent = random.Random(0), read(intact), 0
+    files = sorted(intact.iterdir())
     contents = [file.read_bytes() for file in files]
     assert len(files) == 6
     for _ in range(200):
         file, content = rng.choice(list(zip(files, contents, strict=True)))
         file.write_bytes(damage(content, rng))
         try:
-            found = read(sound)
-        except UserError as error:  # anything else is a traceback
+            found = read(intact)
+        except UserError as error:  # any other exception would reach the user as a traceback
             assert str(error).startswith("data.dir: found ") and file.name in str(error)
         else:
             assert found == whole
-            silent += 1  # in bytes that training does not read
+            silent += 1  # the damage is in bytes that training does not read
         try:
-            check_files(sound, read_rows=True)
+            check_files(intact, read_rows=True)
         except UserError as error:
             assert file.name in str(error)
-        else:  # no checksum covers white space in the manifest and the name of its checksum
+        else:  # no checksum covers the white space in the manifest and the key of its checksum
             assert file.name == MANIFEST and found == whole
         file.write_bytes(content)
-    assert silent < 20 and read(sound) == whole
+    assert silent < 20 and read(intact) == whole
 
 
-def test_missing_file_is_named(sound: Path) -> None:
-    for file in sorted(sound.iterdir()):
+def test_missing_file_is_named(intact: Path) -> None:
+    for file in sorted(intact.iterdir()):
         content = file.read_bytes()
         file.unlink()
         with pytest.raises(UserError, match=rf"data.dir: found .*({file.name}: No such file|no finished corpus)"):
-            read(sound)
+            read(intact)
         file.write_bytes(content)
 
 
-def test_damaged_row_is_an_error_of_the_batch(sound: Path) -> None:
-    file, corpus = sound / "corpus-train.array_record-00000", Corpus(str(sound))
+def test_damaged_row_is_an_error_of_the_batch(intact: Path) -> None:
+    file, corpus = intact / "corpus-train.array_record-00000", Corpus(str(intact))
     content = bytearray(file.read_bytes())
     stream = open_stream(TINY, corpus, np.arange(16))
     row = corpus.split("train")[40]["tokens"].tobytes()
@@ -89,34 +89,34 @@ def test_damaged_row_is_an_error_of_the_batch(sound: Path) -> None:
         list(stream.batches(0, 4, threads=2))
 
 
-def rewrite(folder: Path, **changes: Any) -> None:
-    """Changes the manifest to an older one, without checksums; None removes a key."""
+def age_manifest(folder: Path, **changes: Any) -> None:
+    """Makes the manifest one of an older version, without checksums, and sets `changes` in it; None removes a key."""
     content = json.loads((folder / MANIFEST).read_text()) | {"files": None, "sha256": None} | changes
     content = {name: value for name, value in content.items() if value is not None}
     (folder / MANIFEST).write_text(json.dumps(content))
 
 
-def test_older_corpus_is_checked_without_a_full_manifest(sound: Path) -> None:
-    whole = read(sound)
-    rewrite(sound)
-    assert read(sound) == whole
-    rewrite(sound, vocab_sha256=storage.sha256(sound / VOCAB))
-    assert read(sound) == whole
-    (sound / VOCAB).write_text((sound / VOCAB).read_text().replace("w7\n", "word\n"))
+def test_older_corpus_is_checked_without_a_full_manifest(intact: Path) -> None:
+    whole = read(intact)
+    age_manifest(intact)
+    assert read(intact) == whole
+    age_manifest(intact, vocab_sha256=storage.sha256(intact / VOCAB))
+    assert read(intact) == whole
+    (intact / VOCAB).write_text((intact / VOCAB).read_text().replace("w7\n", "word\n"))
     with pytest.raises(UserError, match=r"data.dir: found .*vocab.txt, changed, wanted the checksum in manifest.json"):
-        read(sound)
-    (sound / VOCAB).write_text((sound / VOCAB).read_text().replace("word\n", "w7\n"))
-    rewrite(sound, splits={"train": {"rows": 63}, "validation": {"rows": 16}})
+        read(intact)
+    (intact / VOCAB).write_text((intact / VOCAB).read_text().replace("word\n", "w7\n"))
+    age_manifest(intact, splits={"train": {"rows": 63}, "validation": {"rows": 16}})
     with pytest.raises(UserError, match=r"data.dir: found 64 train rows in .*, wanted 63, as manifest.json says"):
-        read(sound)
-    rewrite(sound)
+        read(intact)
+    age_manifest(intact)
     for name in ("features.json", "dataset_info.json"):
-        content = (sound / name).read_text()
+        content = (intact / name).read_text()
         for other in ("", "[]", "{}", content[:-9]):
-            (sound / name).write_text(other)
-            with pytest.raises(UserError, match=f"^data.dir: found {sound}"):
-                read(sound)
-        (sound / name).write_text(content)
+            (intact / name).write_text(other)
+            with pytest.raises(UserError, match=f"^data.dir: found {intact}"):
+                read(intact)
+        (intact / name).write_text(content)
 
 
 COUNTS = {"train": {"rows": 64}, "validation": {"rows": 16}}
@@ -149,7 +149,7 @@ COUNTS = {"train": {"rows": 64}, "validation": {"rows": 16}}
         ),
     ],
 )
-def test_manifest_of_another_form_is_one_error(content: bytes | dict, sound: Path) -> None:
-    (sound / MANIFEST).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+def test_manifest_of_another_form_is_one_error(content: bytes | dict, intact: Path) -> None:
+    (intact / MANIFEST).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(UserError, match=r"^data.dir: found .*manifest.json"):
-        read(sound)
+        read(intact)

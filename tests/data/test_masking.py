@@ -32,7 +32,7 @@ def mask(tokens: np.ndarray, rate: float = 0.15, seed: int = 0, epoch: int = 0):
 @settings(max_examples=50, deadline=None)
 @example(length=11, rate=0.75, seed=0)  # M = 16 is larger than T = 11
 @given(length=st.integers(8, 300), rate=st.floats(0.01, 0.9), seed=st.integers(0, 2**31))
-def test_masking_chooses_rate_of_ordinary_tokens_once(length: int, rate: float, seed: int) -> None:
+def test_masking_predicts_the_given_fraction_of_ordinary_tokens(length: int, rate: float, seed: int) -> None:
     tokens = random_rows(5, length, seed % 1000)
     batch = mask(tokens, rate, seed)
     ordinary = (tokens >= ORDINARY).sum(axis=1)
@@ -48,7 +48,7 @@ def test_masking_chooses_rate_of_ordinary_tokens_once(length: int, rate: float, 
         np.testing.assert_array_equal(batch.tokens[i, untouched], row[untouched])
 
 
-def test_replacements_are_mask_random_and_same_80_10_10() -> None:
+def test_80_percent_become_mask_10_random_and_10_stay() -> None:
     tokens = random_rows(2000, 128)
     batch = mask(tokens)
     used = batch.weights == 1
@@ -62,7 +62,7 @@ def test_replacements_are_mask_random_and_same_80_10_10() -> None:
     assert len(random) / used.sum() == pytest.approx(0.1, abs=0.01)
     assert (random >= ORDINARY).all()
     counts = np.bincount(random - ORDINARY, minlength=2000)
-    assert counts.max() < 12, "replacements are spread over the vocabulary, 1.9 each"
+    assert counts.max() < 12, "random tokens are spread over the vocabulary: 1.9 times each on average"
     per_position = np.bincount(batch.positions[used], minlength=128)[1:-1]
     assert per_position.min() > 0.75 * per_position.mean() and per_position.max() < 1.25 * per_position.mean()
 

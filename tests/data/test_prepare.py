@@ -66,7 +66,7 @@ def test_split_of_a_document_depends_on_its_text_alone(tmp_path: Path) -> None:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """The JSON object in the manifest of `folder`/corpus."""
+    """Returns the JSON object in the manifest of `folder`/corpus."""
     return read_manifest(folder / "corpus").content
 
 
@@ -116,10 +116,10 @@ def test_rows_are_divided_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A corpus ten times the size has no more documents that are read and not yet written."""
+    """A corpus ten times as large has no more documents in memory: read, and not yet written."""
 
     def most_held(count: int) -> int:
-        """The largest number of `count` documents that are held at once."""
+        """Returns how many of `count` documents are in memory at most."""
         read, written, most = 0, 0, 0
 
         class Writer(rows.Writer):
@@ -166,7 +166,9 @@ def test_progress_without_a_terminal_is_lines(
     assert " documents/s, " in capsys.readouterr().out
 
 
-def test_prepared_corpus_is_kept_or_has_another_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_keeps_a_finished_corpus_and_refuses_another_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = make_config(tmp_path, distinct_texts(30))
     prepare.prepare(config)
     before = (tmp_path / "corpus" / MANIFEST).stat().st_mtime_ns
@@ -219,7 +221,7 @@ def test_prepare_refuses_too_little_text(texts: list[str], fraction: float, mess
 
 
 def test_prepare_refuses_a_bucket_and_no_sources(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; prepare into one"):
+    with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; prepare the"):
         prepare.prepare(Config(data=DataConfig(dir="gs://bucket/corpus")))
     with pytest.raises(UserError, match=r"data.sources: found none, wanted at least one"):
         prepare.prepare(make_config(tmp_path))
@@ -234,7 +236,7 @@ def test_missing_source_fails_before_the_first_is_read(tmp_path: Path) -> None:
         prepare.prepare(Config(model=config.model, data=data))
 
 
-def test_command_takes_or_refuses_paths_of_a_corpus(tmp_path: Path) -> None:
+def test_command_refuses_unusable_paths_and_accepts_unusual_ones(tmp_path: Path) -> None:
     make_config(tmp_path, distinct_texts(30))
     (tmp_path / "0.jsonl").rename(tmp_path / "a, [b].jsonl")
     (tmp_path / "file").touch()

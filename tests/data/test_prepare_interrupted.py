@@ -1,4 +1,4 @@
-"""`prepare` beside another run, on a full disk, and ended by a signal: a corpus is whole or does not exist."""
+"""`prepare` during another run, on a full disk, and ended by a signal: the corpus is whole or does not exist."""
 
 import contextlib
 import dataclasses
@@ -60,7 +60,7 @@ def test_prepare_refuses_a_running_and_replaces_a_killed_run(tmp_path: Path) -> 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a corpus except the manifest, which holds the time that it took."""
+    """Returns the files of a corpus except the manifest, which records how long `prepare` took."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
 
 
@@ -87,7 +87,7 @@ def test_two_runs_at_once_prepare_the_same_as_one(
         other.result()
     assert contents(tmp_path / "corpus") == contents(tmp_path / "alone")
 
-    # A run whose first look was before the other had finished.
+    # This run sees at first that no corpus is finished, as if the other run finished it just afterwards.
     answers = [False]
     monkeypatch.setattr(prepare, "is_finished", lambda folder: answers.pop() if answers else is_finished(folder))
     capsys.readouterr()
@@ -122,7 +122,7 @@ def test_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: 
 
 
 def processes_of(session: int) -> list[int]:
-    """The running processes of a session."""
+    """Returns the ids of the running processes of a session."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

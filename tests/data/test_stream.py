@@ -1,4 +1,4 @@
-"""The batch is a function of (seed, step)."""
+"""A batch is a function of (seed, step): not of the number of processes, nor of restarts."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The tokenizer encodes as the library's BERT pipeline does; vocabularies are found, trained and refused."""
+"""The tokenizer encodes as the library's BERT tokenizer does; vocabularies are found, trained and refused."""
 
 import json
 import random
@@ -23,7 +23,7 @@ PARTS = (
     "The unable WANTS e\u0301 \u00e9 \u00c9 中国 \u03a3\u0391\u03a3 \u0130 ß \ufb01 don't ... $ 👍🏽 שָׁלוֹם "
     f"mask {'x' * 100} {'x' * 101} \u200b \x00 \ufffd \t \r\n \n \u2028 \u3000 \xa0"
 )
-ODD = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5))
+UNUSUAL_WORDS = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5))
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +39,50 @@ def write(path: Path, tokens: list[str]) -> Path:
     return path
 
 
-KINDS = (Normalization(), CASED, Normalization(strip_accents=False), CASED._replace(handle_chinese_chars=False))
+NORMALIZATIONS = (
+    Normalization(),
+    CASED,
+    Normalization(strip_accents=False),
+    CASED._replace(handle_chinese_chars=False),
+)
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]]:
-    """The tokenizer of a corpus that was prepared with a tokenizer.json, and the library's own pipeline for it."""
+def tokenizer_pairs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]]:
+    """By normalization, the tokenizer of a corpus prepared with a tokenizer.json, and the library's own tokenizer."""
     found = {}
-    for kind in KINDS:
-        folder = tmp_path_factory.mktemp("kind")
+    for normalization in NORMALIZATIONS:
+        folder = tmp_path_factory.mktemp("normalization")
         theirs = BertWordPieceTokenizer(
             str(write(folder / "words.txt", [*SPECIAL, *WORDS.split(" ")])),
-            lowercase=kind.lowercase,
-            strip_accents=kind.strip_accents,
-            handle_chinese_chars=kind.handle_chinese_chars,
+            lowercase=normalization.lowercase,
+            strip_accents=normalization.strip_accents,
+            handle_chinese_chars=normalization.handle_chinese_chars,
         )
         theirs.save(str(folder / "tokenizer.json"))
         (folder / "corpus").mkdir()
         tokenizer.write_vocabulary(f"{folder}/tokenizer.json", [], 100, folder / "corpus" / "vocab.txt")
-        found[kind] = tokenizer.load(folder / "corpus" / "vocab.txt", parse_special=True), theirs
+        found[normalization] = tokenizer.load(folder / "corpus" / "vocab.txt", parse_special=True), theirs
     return found
 
 
-@given(kind=st.sampled_from(KINDS), words=ODD, separator=st.sampled_from(["", " "]), special=st.booleans())
+@given(
+    normalization=st.sampled_from(NORMALIZATIONS),
+    words=UNUSUAL_WORDS,
+    separator=st.sampled_from(["", " "]),
+    special=st.booleans(),
+)
 def test_tokenizer_encodes_as_bert_does(
-    sources: dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]],
-    kind: Normalization,
+    tokenizer_pairs: dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]],
+    normalization: Normalization,
     words: list[str],
     separator: str,
     special: bool,
 ) -> None:
     text = separator.join([*words, "[MASK]", "i"] if special else words)
-    ours, theirs = sources[kind]
+    ours, theirs = tokenizer_pairs[normalization]
     assert ours.encode(text).ids == theirs.encode(text).ids
     assert ours.encode(text, "want").type_ids == theirs.encode(text, "want").type_ids
 
@@ -172,7 +184,8 @@ def test_settings_beside_vocabulary_set_normalization(vocab: Path, tmp_path: Pat
         assert tokenizer.read(tmp_path / "copy" / "vocab.txt") == found
     tokenizer.write(tokenizer.read(vocab), tmp_path / "copy" / "vocab.txt")
     assert not (tmp_path / "copy" / "tokenizer.json").exists(), "the vocab.txt suffices"
-    assert len({WordPiece(found.tokens, kind).fingerprint() for kind in KINDS}) == len(KINDS)
+    fingerprints = {WordPiece(found.tokens, normalization).fingerprint() for normalization in NORMALIZATIONS}
+    assert len(fingerprints) == len(NORMALIZATIONS)
 
 
 def set_in(*path: str, value: object) -> Callable[[dict], object]:
@@ -200,7 +213,7 @@ def add(**token: object) -> Callable[[dict], object]:
         ),
         (set_in("model", "vocab", "the", value=70000), "id 70000 of 'the' in .*, wanted ids below 65536"),
         (set_in("model", "vocab", "the", value=7), "id 7 for .*'the'.*, wanted an id for each token"),
-        (set_in("model", "vocab", "a b", value=30), "a token 'a b' in .*, wanted tokens without blanks"),
+        (set_in("model", "vocab", "a b", value=30), "a token 'a b' in .*, wanted tokens without white space"),
         (set_in("model", "unk_token", value="the"), r"unk_token 'the' in .*, wanted '\[UNK\]'"),
         (set_in("model", "max_input_chars_per_word", value=200), "max_input_chars_per_word 200 in .*, wanted 100"),
         (set_in("model", "continuing_subword_prefix", value="@@"), "continuing_subword_prefix '@@' in .*, wanted '##'"),
@@ -266,7 +279,7 @@ def test_files_that_contradict_tokenizer_json_are_refused(
     assert tokenizer.read(tmp_path / "tokenizer.json") == whole, "a tokenizer.json is read alone"
 
 
-def test_vocabulary_of_another_class_is_refused(vocab: Path, tmp_path: Path) -> None:
+def test_vocabulary_of_another_tokenizer_class_is_refused(vocab: Path, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(vocab.read_bytes())
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
     with pytest.raises(UserError, match=r"tokenizer_class 'BertJapaneseTokenizer' in .*, wanted BertTokenizer"):
@@ -322,11 +335,12 @@ def test_missing_vocabulary_is_refused(tmp_path: Path) -> None:
         tokenizer.load(tmp_path / "none.txt", parse_special=True)
 
 
-def test_train_ignores_words_above_length_limit() -> None:
+def test_training_ignores_words_above_the_length_limit() -> None:
     rng = np.random.default_rng(0)
     letters = np.array(list("acgtqz"))
-    huge = ["".join(rng.choice(letters, size)) for size in (1_000_000, 101)]  # took minutes
+    # Training on a word of a million letters would take minutes.
+    huge = ["".join(rng.choice(letters, size)) for size in (1_000_000, 101)]
     texts = ["the quick brown fox, " * 50, "over the lazy dog " * 50]
     assert tokenizer.train([*texts, *huge, f"the {huge[1]} the"], 60) == tokenizer.train([*texts, "the the"], 60)
-    kept = "z" * 100
-    assert kept in tokenizer.train([f"{kept} " * 9, f"{'q' * 101} " * 9], 60 + 2 * len(kept))
+    longest = "z" * 100
+    assert longest in tokenizer.train([f"{longest} " * 9, f"{'q' * 101} " * 9], 60 + 2 * len(longest))

@@ -1,4 +1,4 @@
-"""Small corpora for the tests of `prepare`: texts of a few letters, their config, and the token stream they give."""
+"""Small corpora for the tests of `prepare`: texts of a few letters, configs, and the expected token streams."""
 
 import json
 from pathlib import Path
@@ -31,12 +31,12 @@ def make_config(folder: Path, *files: list[str], fraction: float = 0.0) -> Confi
 
 
 def distinct_texts(count: int) -> list[str]:
-    """Different documents of 10 tokens."""
+    """Returns different documents of 10 tokens each."""
     return [" ".join(f"{i:010b}".replace("0", "a").replace("1", "b")) for i in range(count)]
 
 
 def read_stream(folder: Path, split: str) -> list[int]:
-    """The tokens of all rows without [CLS] and the last [SEP], read from `folder`/corpus as any user of TFDS would."""
+    """Returns the tokens of a split of `folder`/corpus, read with TFDS alone, without the frame of each row."""
     source = tfds.builder_from_directory(folder / "corpus").as_data_source(split)
     rows = [source[i]["tokens"] for i in range(len(source))]
     assert all(row.dtype == np.uint16 and row.shape == (LENGTH,) for row in rows)
@@ -45,7 +45,7 @@ def read_stream(folder: Path, split: str) -> list[int]:
 
 
 def expected_stream(folder: Path, texts: list[str]) -> list[int]:
-    """The stream of the distinct `texts`, of which the rows hold the beginning."""
+    """Returns the token stream of the distinct `texts`; the rows hold all of it but the last few tokens."""
     encoder = tokenizer.load(folder / "vocab.txt", parse_special=False)
     ids = (encoder.encode(text, add_special_tokens=False).ids for text in dict.fromkeys(texts))
-    return [token for own in ids if own for token in [*own, SEP]]
+    return [token for document in ids if document for token in [*document, SEP]]

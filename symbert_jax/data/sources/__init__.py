@@ -1,7 +1,7 @@
 """The sources of documents: an iterator of texts for each kind of source that `data.sources` may name.
 
 Reading order: `files`, text and JSON lines; `tfds_text`, prepared TFDS datasets; `bookcorpus`, which makes one from a
-directory of books; `python_docs`, with `docstrings`, English that every machine has.
+directory of books; `python_docs`, with `docstrings`, English that every Python installation has.
 """
 
 import glob
@@ -67,7 +67,7 @@ def _files(location: str, endings: tuple[str, ...]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return files.below(path, endings)
+        return files.find_files(path, endings)
     existing = next(parent for parent in path.parents if parent.exists())  # the part that is not a pattern
     pattern = os.path.join(glob.escape(os.fspath(existing)), path.relative_to(existing))
     found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]

@@ -12,15 +12,17 @@ from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
 from symbert_jax.storage import is_bucket, name_os_errors, new_folder
 
-# Raise the version when the division of books into documents changes: datasets outlive a run.
+# Increase the version if the division of books into documents changes: datasets outlive the code that wrote them.
 _NAME, _VERSION = "bookcorpus", "1.1.0"
 _ENDINGS = (".txt", ".jsonl")
-_FILE_DOCUMENTS = 1 << 12  # documents of a file
+_FILE_DOCUMENTS = 1 << 12  # documents per file of the dataset
 _BATCH = 1 << 22  # characters written at a time
 
 
 def build(directory: Path) -> epath.Path:
-    """Returns the folder of the TFDS dataset of the books in `directory`; builds it if a file is new or has changed.
+    """Returns the folder of the TFDS dataset of the books in `directory`.
+
+    Builds the dataset if there is none for the paths, sizes and modification times of these files.
 
     Its examples, in the order of the files, are the documents that `files.read_text` finds in `.txt` files and the
     lines of `.jsonl` files, in the field `text`.
@@ -29,7 +31,7 @@ def build(directory: Path) -> epath.Path:
       UserError: there are no books, one cannot be read, or the dataset cannot be written.
     """
     listing = hashlib.sha256()
-    for path in files.below(directory, _ENDINGS):
+    for path in files.find_files(directory, _ENDINGS):
         status = path.stat()
         listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     datasets = tfds_text.data_dir()
@@ -45,7 +47,7 @@ def build(directory: Path) -> epath.Path:
 
 
 def _write(directory: Path, folder: epath.Path) -> None:
-    """Writes one document after the other: a TFDS builder that keeps their order would hold all of them in memory."""
+    """Writes the dataset, one batch at a time: a TFDS builder that keeps the order holds all documents in memory."""
     identity = tfds.core.DatasetIdentity(
         name=_NAME, version=tfds.core.Version(_VERSION), data_dir=os.fspath(folder), module_name=__name__
     )
@@ -72,5 +74,5 @@ def _write(directory: Path, folder: epath.Path) -> None:
 
 
 def _documents(directory: Path) -> Iterator[str]:
-    for path in files.below(directory, _ENDINGS):
+    for path in files.find_files(directory, _ENDINGS):
         yield from files.read_json(path) if ".jsonl" in path.name.lower() else files.read_text(path)

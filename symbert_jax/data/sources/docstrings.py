@@ -20,15 +20,16 @@ def docstrings(path: str) -> str:
             tree = ast.parse(Path(path).read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for other versions
             return ""
-    return "\n\n".join(_below(tree)).encode(errors="replace").decode()  # an escape can be half a surrogate pair
+    text = "\n\n".join(_docstrings_below(tree))
+    return text.encode(errors="replace").decode()  # an escape can be half a surrogate pair
 
 
-def _below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+def _docstrings_below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     if text := ast.get_docstring(node):
         yield text
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _below(child)
+            yield from _docstrings_below(child)
 
 
 if __name__ == "__main__":

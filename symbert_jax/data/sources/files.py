@@ -43,7 +43,7 @@ _MARKS = (  # byte order marks; that of UTF-32 begins with that of UTF-16, so it
 )
 
 
-def below(directory: Path, endings: tuple[str, ...]) -> list[Path]:
+def find_files(directory: Path, endings: tuple[str, ...]) -> list[Path]:
     """Returns the files below a directory with one of these name endings, in any case, compressed or not.
 
     Raises:
@@ -93,7 +93,7 @@ def read_json(path: Path) -> Iterator[str]:
         if not start.isspace():
             break
     is_array = start.lstrip().startswith("[")
-    values = (_items if is_array else _lines)(path, itertools.chain([start], chunks))
+    values = (_parse_array if is_array else _parse_lines)(path, itertools.chain([start], chunks))
     for where, value in values:
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise UserError("data.sources", f"{where}: {_describe(value)}", 'an object with the string "text"')
@@ -116,7 +116,10 @@ def _has_bert_layout(text: str) -> bool:
 
 
 def _divide(chunks: Iterable[str], shortest: int, longest: int) -> Iterator[str]:
-    """Yields the parts of a text, each cut at the first blank line after `shortest` and before `longest` characters."""
+    """Yields the parts of a text, each cut at the first blank line after `shortest` and before `longest` characters.
+
+    Without a blank line there, the cut is at the last line end, else at the last space, else at `longest`.
+    """
     text = ""
     for chunk in chunks:
         text, start = text + chunk, 0
@@ -130,8 +133,8 @@ def _divide(chunks: Iterable[str], shortest: int, longest: int) -> Iterator[str]
     yield text.strip()
 
 
-def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yields the position, for errors, and the JSON value of every line that is not blank."""
+def _parse_lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yields, for every line that is not blank, its position for errors and its JSON value."""
     number, pieces = 1, list[str]()
     for chunk in itertools.chain(chunks, ["\n"]):
         *ends, rest = chunk.split("\n")
@@ -149,8 +152,8 @@ def _lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
         _check_length(f"{path}, line {number}", sum(map(len, pieces)))
 
 
-def _items(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yields the position, for errors, and the value of every item of the JSON array in a file."""
+def _parse_array(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yields, for every item of the JSON array in a file, its position for errors and its value."""
     chunks, decoder, separator = iter(chunks), json.JSONDecoder(), re.compile(r"[\s,]*")
     text, start, number = next(chunks).lstrip()[1:], 0, 1
     while True:
@@ -197,7 +200,7 @@ def _chunks(path: Path) -> Iterator[str]:
 
 
 def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
-    """Yields the text of a file, decompressed and decoded, without a byte order mark, in chunks cut at any character.
+    """Yields the text of a file, decompressed and decoded, without a byte order mark, in chunks of any size.
 
     field, wanted: parts of errors, as in `UserError`.
 
@@ -205,9 +208,9 @@ def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
       UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
     """
     try:
-        with path.open("rb") as raw, _decompressed(raw) as file:
+        with path.open("rb") as raw, _open_decompressed(raw) as file:
             content = file.read(_CHUNK)
-            mark, encoding = _encoding(content, path, field, wanted)
+            mark, encoding = _detect_encoding(content, path, field, wanted)
             decoder, line, end = codecs.getincrementaldecoder(encoding)(), 1, len(content)
             content = content.removeprefix(mark)
             while True:
@@ -230,7 +233,7 @@ def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
         raise UserError(field, f"{path}: {error}", "a readable file") from error
 
 
-def _decompressed(file: Any) -> io.IOBase:
+def _open_decompressed(file: Any) -> io.IOBase:
     """Returns the file, or a reader of its content if it is compressed."""
     head = file.read(16)
     file.seek(0)
@@ -240,7 +243,7 @@ def _decompressed(file: Any) -> io.IOBase:
     return file
 
 
-def _encoding(head: bytes, path: Path | epath.Path, field: str, wanted: str) -> tuple[bytes, str]:
+def _detect_encoding(head: bytes, path: Path | epath.Path, field: str, wanted: str) -> tuple[bytes, str]:
     """Returns the byte order mark, if any, and the encoding of a file that begins with `head`."""
     check_format(head, (LFS_POINTER, *BINARY), path, field, wanted)
     for mark, encoding in _MARKS:

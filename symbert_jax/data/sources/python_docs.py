@@ -1,4 +1,4 @@
-"""English that every machine has: the language topics of `pydoc` and the docstrings of Python code."""
+"""English that every Python installation has: the language topics of `pydoc` and the docstrings of Python code."""
 
 import json
 import os
@@ -20,7 +20,8 @@ def documents(*, installed: bool) -> Iterator[str]:
 
     The modules are parsed on all cores, and not imported.
 
-    installed: whether the packages in site-packages follow the standard library, whose tests are left out.
+    installed: whether to add the packages in site-packages, after the standard library. The tests of the standard
+      library are always left out.
     """
     from pydoc_data.topics import topics  # half a megabyte that only this function needs
 
@@ -42,15 +43,15 @@ def documents(*, installed: bool) -> Iterator[str]:
 def _parse(paths: list[str]) -> list[str]:
     """Returns the docstrings of each module, parsed by another process.
 
-    A worker of `multiprocessing` would outlive a run that is killed, and if one worker were killed, the others would
-    wait for a lock forever.
+    Not with `multiprocessing`: its workers would outlive a run that is killed, and if one worker were killed, the
+    others would wait for a lock forever.
     """
     command = [sys.executable, "-P", "-S", docstrings.__file__, *paths]
-    # It has a process group of its own, or Ctrl-C in a terminal would interrupt it too.
+    # Its own process group keeps Ctrl-C in the terminal from interrupting it.
     process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
     if process.returncode:
         found = f"python-docs: exit code {process.returncode} of a process that parses modules"
-        raise UserError("data.sources", found, "0", "it may have been killed for its memory")
+        raise UserError("data.sources", found, "0", "it may have been killed because memory ran out")
     texts: list[str] = json.loads(process.stdout)
     return texts
 

@@ -20,7 +20,7 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucke
 
 _MAX_RECORD = 1 << 30  # bytes
 _BATCH = 64  # records of an ArrayRecord file in memory
-# The exceptions of readers and decoders for damaged files. An outage of a bucket also raises others.
+# The exceptions of readers and decoders for damaged files. An outage of a bucket can raise other exceptions.
 _DAMAGE = (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, AttributeError, DecodeError)
 
 
@@ -30,7 +30,7 @@ def data_dir() -> epath.Path:
 
 
 def find(name: str, field: str = "data.sources") -> epath.Path:
-    """Returns the folder of a prepared dataset, of its newest version if `name` has none.
+    """Returns the folder of a prepared dataset; without a version in `name`, that of the newest version.
 
     name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()`, or a path or bucket URL.
     field: the config field that names the dataset, for errors.
@@ -142,6 +142,7 @@ def _tf_records(path: epath.Path) -> Iterator[bytes]:
 
 
 def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Yields the records of a decompressed TFRecord file; raises ValueError at the first damaged one."""
     while header := read(12):
         if len(header) < 12 or header[8:] != _checksum(header[:8]):
             raise ValueError("the file is not TFRecord at this position")
@@ -152,7 +153,7 @@ def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
         if len(record) < length or len(checksum) < 4:
             raise ValueError("the file ends within a record")
         if checksum != _checksum(record):
-            raise ValueError("the record does not have its checksum")
+            raise ValueError("the record has a wrong checksum")
         yield record
 
 

@@ -1,4 +1,4 @@
-"""WordPiece as BERT does it, uncased or cased. The only package that knows the tokenizers library.
+"""WordPiece as BERT does it, uncased or cased. The only package that imports the tokenizers library.
 
 Reading order: `wordpiece`, the tokenizer and how the library runs it; `training`, a vocabulary learned from texts;
 `hugging_face`, the files in which Hugging Face describes a tokenizer; `files`, tokenizers on disk and from the hub.

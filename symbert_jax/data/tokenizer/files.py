@@ -89,8 +89,8 @@ def write(wordpiece: WordPiece, vocab: Path | epath.Path) -> None:
 def write_vocabulary(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
     """Writes the tokenizer that `vocab` names (see `find`), or a trained one for "train", to the vocab.txt `path`.
 
-    texts: the texts that "train" learns from, read once; not read otherwise.
-    size: the largest number of tokens that the model has room for, which "train" learns.
+    texts: read once to train a vocabulary, otherwise not read.
+    size: the largest number of tokens, which is also the number that training aims for.
 
     Raises:
       UserError: there is no such tokenizer, it cannot be used (see `read`), or it has more tokens than `size`.
@@ -117,14 +117,14 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
             wanted = "a vocab.txt, a tokenizer.json, a folder with one of them, hf:REPOSITORY or train"
             raise UserError(field, f"no file {vocab}", wanted)
         return path
-    from huggingface_hub import snapshot_download  # takes a second, which a local file does not need
+    from huggingface_hub import snapshot_download  # imported here: it takes a second, and local files do not need it
 
     try:
         files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS]
         return epath.Path(snapshot_download(vocab.removeprefix("hf:"), allow_patterns=files))
     except (OSError, ValueError) as error:  # the hub's errors are all one or the other
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "name a repository that has one, or download it and give its path"
+        hint = "name a repository with a tokenizer, or download one and give its path"
         raise UserError(field, f"{vocab} ({reason})", "a tokenizer on the Hugging Face hub", hint) from error
 
 

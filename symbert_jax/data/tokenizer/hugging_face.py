@@ -33,7 +33,7 @@ _NORMALIZATION = {  # the fields of `Normalization` by their names in a tokenize
     "tokenize_chinese_chars": "handle_chinese_chars",
     "clean_text": "clean_text",
 }
-# Texts for which tokenizers give different ids: accents, composed and not, scripts, case, control characters, long
+# Texts that tokenizers encode differently: accents, composed and not, scripts, case, control characters, long
 # words, brackets.
 _PROBES = (
     "The cat, UNWANTED: running! don't ... $3.12 -- a1",
@@ -123,7 +123,7 @@ def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
 
     Raises:
       UserError: the file is damaged, or the tokenizer in it is not WordPiece as BERT does it: its settings differ from
-        BERT's, or it gives one of a few odd texts other ids.
+        BERT's, or it gives other ids to one of a few unusual texts.
     """
     text = read_text(file, field)
     parse_json_object(text, f"{file}", field)  # its errors are clearer than those of the library

@@ -16,13 +16,13 @@ def train(texts: Iterable[str], size: int) -> list[str]:
     tokenizer replaces by [UNK], are ignored.
     """
     normalizer, splitter = make_normalizer(), pre_tokenizers.BertPreTokenizer()
-    chunks: Counter[str] = Counter()
+    chunks: Counter[str] = Counter()  # of normalized text, between white space; a chunk may hold several words
     words: Counter[str] = Counter()
 
-    def count_words(chunk: str, times: int) -> None:
+    def count_words(chunk: str, count: int) -> None:
         for word, _ in splitter.pre_tokenize_str(chunk):
             if len(word) <= MAX_WORD_LENGTH:
-                words[word] += times
+                words[word] += count
 
     for text in texts:
         parts = normalizer.normalize_str(text).split()
@@ -30,17 +30,17 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         for part in [part for part in parts if len(part) > MAX_WORD_LENGTH]:
             count_words(part, 1)
             chunks.pop(part, None)  # not kept: it may have any length
-    for chunk, times in chunks.items():
-        count_words(chunk, times)
+    for chunk, count in chunks.items():
+        count_words(chunk, count)
     characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update(dict.fromkeys(word, count))
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
     alphabet = set(ranked[: min(1000, size // 8)])
-    inner = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
+    continuing = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
     # The trainer numbers characters in the order of a hash map that changes from run to run, and breaks ties between
     # merges by number. Characters that are declared as special tokens are numbered in the order given here.
-    known = [*SPECIAL, *sorted(alphabet), *(PREFIX + character for character in sorted(inner))]
+    known = [*SPECIAL, *sorted(alphabet), *(PREFIX + character for character in sorted(continuing))]
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(

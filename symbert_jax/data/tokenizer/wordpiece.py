@@ -9,17 +9,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from symbert_jax.data import vocabulary
 from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
 
-PREFIX = "##"  # of a token that does not begin a word
-MAX_WORD_LENGTH = 100  # characters; a longer word is [UNK]
+PREFIX = "##"  # begins a token that continues a word
+MAX_WORD_LENGTH = 100  # characters; a longer word becomes [UNK]
 
 
 class Normalization(NamedTuple):
     """The preparation of a text before it is cut into tokens. The defaults are those of BERT's uncased models."""
 
     lowercase: bool = True
-    strip_accents: bool = True  # equals `lowercase` unless the source of a tokenizer sets it
-    handle_chinese_chars: bool = True  # makes each a word
-    clean_text: bool = True  # removes control characters, replaces white space by blanks
+    strip_accents: bool = True  # equals `lowercase` unless the files of a tokenizer set it
+    handle_chinese_chars: bool = True  # makes each Chinese character a word
+    clean_text: bool = True  # removes control characters, replaces white space by spaces
 
 
 UNCASED = Normalization()
@@ -48,7 +48,7 @@ class WordPiece(NamedTuple):
         return tokenizer
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256. That of a tokenizer with the default normalization is that of its vocab.txt."""
+        """Returns a SHA-256; with the default normalization, it is the SHA-256 of the vocab.txt."""
         rest = "" if self.normalization == UNCASED else f"{self.normalization}"
         return hashlib.sha256(f"{vocabulary.to_text(self.tokens)}{rest}".encode()).hexdigest()
 

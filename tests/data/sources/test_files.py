@@ -1,4 +1,4 @@
-"""Files are read by content, in memory that does not grow with them; one that cannot be read is named."""
+"""The content of a file decides how it is read, in bounded memory; an error about a file names it."""
 
 import bz2
 import codecs
@@ -159,7 +159,7 @@ def test_long_text_is_cut_at_blank_lines_line_ends_or_spaces() -> None:
 
 @pytest.mark.parametrize("kind", ["sentences", "bert", "no line end"])
 def test_memory_does_not_grow_with_a_text_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text that is read and not yet yielded stays below a few documents; small sizes stand for gigabytes."""
+    """Text that is read and not yet yielded stays below a few documents. Small sizes take the place of gigabytes."""
     for name, value in (("MAX_DOCUMENT", 1 << 12), ("MAX_PART", 1 << 8), ("_CHUNK", 1 << 10)):
         monkeypatch.setattr(files, name, value)
     end = {"sentences": ".\n", "bert": ".\n", "no line end": " "}[kind]
@@ -168,13 +168,13 @@ def test_memory_does_not_grow_with_a_text_file(kind: str, tmp_path: Path, monkey
     read = yielded = most = count = 0
     chunks = files._chunks
 
-    def counted(path: Path):
+    def count_read(path: Path):
         nonlocal read
         for chunk in chunks(path):
             read += len(chunk)
             yield chunk
 
-    monkeypatch.setattr(files, "_chunks", counted)
+    monkeypatch.setattr(files, "_chunks", count_read)
     for part in files.read_text(tmp_path / "a"):
         most, yielded, count = max(most, read - yielded), yielded + len(part) + 1, count + 1
     assert read == len(text) and count >= 1000 and most < 4 << 12

@@ -44,7 +44,7 @@ def test_json_lines_yield_their_texts(tmp_path: Path) -> None:
 
 
 def write_text_files(folder: Path) -> None:
-    """Writes files whose documents are TEXTS, and one that is not named as text."""
+    """Writes text files whose documents are TEXTS, and a file whose name does not end as that of a text file."""
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_text(TEXTS[0])
     (folder / "deep" / "b.TXT").write_text(TEXTS[1])
@@ -101,7 +101,7 @@ def test_bookcorpus_is_built_again_if_its_directory_changes(tmp_path: Path, data
 
 
 def write_tf_records(folder: Path, texts: list[str], counted: int | None = None, split: str = "train") -> Path:
-    """Writes a TFDS dataset of TFRecord files, framed by tensorboardX; its info counts `counted` records."""
+    """Writes a TFDS dataset of TFRecord files, framed by tensorboardX, whose description claims `counted` records."""
     features = tfds.features.FeaturesDict({"title": tfds.features.Text(), "text": tfds.features.Text()})
     folder.mkdir(parents=True)
     path = folder / f"hand-{split}.tfrecord-00000-of-00001"
@@ -321,7 +321,7 @@ def test_python_docs_yield_topics_then_docstrings(tmp_path: Path, monkeypatch: p
         ("tfds:wikipedia/20230601.en", r"found no prepared dataset in .*/tfds/wikipedia/20230601.en, wanted"),
     ],
 )
-def test_missing_source_fails_in_the_call(source: str, message: str, tmp_path: Path) -> None:
+def test_missing_source_is_an_error_before_iteration(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^data.sources: {message}"):
         sources.documents(source.format(tmp_path))
 
