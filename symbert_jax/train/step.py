@@ -21,8 +21,8 @@ from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
 DROPOUT_STREAM = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
-Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # by name: a sum, and the count of what it is over
-Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # of (params, batch, dropout key)
+Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # name -> (sum, number of items in it)
+Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # (params, batch, dropout key) -> sums
 
 
 def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[[State, MlmBatch], tuple[State, Sums]]:

@@ -41,7 +41,7 @@ def test_tokenize_frames_sentences_and_pairs_like_bert(wordpiece) -> None:
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     assert split.tokens[0, :4].tolist() == [cls, ids["a"], ids["b"], sep]
     assert split.tokens[1, :6].tolist() == [cls, ids["a"], sep, ids["b"], ids["c"], sep]
-    assert split.tokens[1, 6:].tolist() == [ids["[PAD]"]] * 2  # padded to the length of the shortest bucket
+    assert split.tokens[1, 6:].tolist() == [ids["[PAD]"]] * 2  # to the length of the shortest bucket
     assert (split.lengths.tolist(), split.seconds.tolist(), split.labels.tolist()) == ([4, 6], [4, 3], [1.0, 0.0])
 
 
