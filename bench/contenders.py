@@ -1,4 +1,4 @@
-"""Contenders of a comparison: one process each, which a bench asks in alternating turns.
+"""Contenders of a comparison: each is a process that a bench asks for timings, in alternating turns.
 
 Separate processes do not share threads, caches or memory. Contenders that need other packages run in an environment of
 their own (`make peers-env`). The order of turns alternates, so that noise of the machine affects all contenders.
@@ -30,7 +30,7 @@ def in_turns(rounds: int, names: Sequence[str]) -> Iterator[str]:
 
 
 class Contenders(contextlib.AbstractContextManager):
-    """Worker processes `python -m bench.NAME --worker NAME`; each reads questions and prints one JSON line per answer.
+    """Worker processes `python -m bench.BENCH --worker NAME`; each reads questions and prints one JSON line per answer.
 
     peers: names of the workers that run in the environment of `make peers-env`.
     """
@@ -61,7 +61,7 @@ class Contenders(contextlib.AbstractContextManager):
         """Sends a line, unless `question` is None, and returns the next answer of a worker."""
         process = self.processes[name]
         if question is not None:
-            with contextlib.suppress(BrokenPipeError):  # it has ended, so it does not answer either
+            with contextlib.suppress(BrokenPipeError):  # the worker has ended, so the answer below is empty
                 process.stdin.write(question + "\n")
                 process.stdin.flush()
         if not (line := process.stdout.readline()):

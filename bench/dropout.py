@@ -51,20 +51,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
     arguments = parser.parse_args()
     os.environ.update(LIBTPU_ENVIRONMENT)
-    target = find_slice("v5e:2x2")
+    tpu_slice = find_slice("v5e:2x2")
     result = {"device": jax.devices(arguments.device)[0].device_kind, "shapes": {}}
     for shape in SHAPES:
-        costs = {name: {"v5e": estimate_cost(target, shape, name)} for name in GENERATORS}
+        costs = {name: {"v5e": estimate_cost(tpu_slice, shape, name)} for name in GENERATORS}
         for name, milliseconds in measure(arguments.device, shape, arguments.rounds).items():
             costs[name]["ms"] = milliseconds
         result["shapes"]["x".join(map(str, shape))] = costs
     record("dropout", **result)
 
 
-def estimate_cost(target: Slice, shape: tuple[int, ...], name: str) -> dict[str, float]:
+def estimate_cost(tpu_slice: Slice, shape: tuple[int, ...], name: str) -> dict[str, float]:
     """Returns the compiler's cycles and HBM bytes of a generator on one chip."""
     impl, drop = GENERATORS[name]
-    mesh = make_mesh(MeshConfig(), list(target.devices[:1]))
+    mesh = make_mesh(MeshConfig(), list(tpu_slice.devices[:1]))
     with jax.set_mesh(mesh):
         replicated = jax.NamedSharding(mesh, jax.P())
         x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=replicated)

@@ -43,7 +43,7 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A config on a slice, with the sizes that differ from the config's; all layers are unrolled."""
+    """A config on a slice. The sizes replace those of the config, and all layers are unrolled."""
 
     config: str
     topology: str
@@ -85,7 +85,7 @@ def _run_in_process(case: Case, part: str, **environment: str) -> dict:
     """Runs `compile_step` or `compile_splash` in a new process; returns its result."""
     command = [sys.executable, "-m", "bench.estimate", part, json.dumps(dataclasses.asdict(case))]
     settings = {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    settings |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it cannot read programs for other machines back
+    settings |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # the cache cannot read back programs for other machines
     variables = os.environ | LIBTPU_ENVIRONMENT | settings | environment
     result = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
@@ -93,9 +93,9 @@ def _run_in_process(case: Case, part: str, **environment: str) -> dict:
 
 def compile_step(case: Case) -> dict:
     """Returns the cost of the whole step; `cycles` are without splash attention."""
-    config, target = _make_config(case), find_slice(case.topology)
+    config, tpu_slice = _make_config(case), find_slice(case.topology)
     start = time.perf_counter()
-    program = compile_train(config, target)
+    program = compile_train(config, tpu_slice)
     seconds = time.perf_counter() - start
     return {
         "cycles": program.cost.cycles,
@@ -135,7 +135,8 @@ def compile_splash(case: Case) -> dict:
 
 def _splash_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
-    bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))  # the same for all of them
+    # all attentions and layers have the same kernels
+    bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))
     blocks = (case.length // kernels.block(case.length)) ** 2
     heads = CONFIGS[case.config].get_config().model.heads
     return bundles * case.rows * heads * blocks // case.chip.cores * case.layers

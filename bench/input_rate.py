@@ -27,7 +27,7 @@ from symbert_jax.model.flops import train_flops
 
 VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(30_000))]
 MASK_RATE = 0.15
-MFU = 0.6  # of BERT-base; the highest estimate in docs/performance.md is 58%
+MFU = 0.6  # assumed for BERT-base; the highest estimate in docs/performance.md is 58%
 
 
 def main() -> None:

@@ -51,13 +51,16 @@ def main() -> None:
         masked = max_predictions(model.length, config.data.mask_rate)
         tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, masked)
         batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, masked), np.float32)))
-        running = {name: start_contender(config, batch) for name, config in contenders.items()}
-        times: dict[str, list[float]] = {name: [] for name in running}
-        for name in in_turns(ROUNDS.value, list(running)):
-            times[name] += running[name][0](STEPS.value)
+        run_steps, peak_memory = {}, {}
+        for name, contender in contenders.items():
+            run_steps[name], peak_memory[name] = start_contender(contender, batch)
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        for name in in_turns(ROUNDS.value, list(contenders)):
+            times[name] += run_steps[name](STEPS.value)
     device = mesh.devices.flat[0].device_kind
     results = {
-        name: summarize(config, times[name], running[name][1], mesh.size, device) for name, config in contenders.items()
+        name: summarize(config, times[name], peak_memory[name], mesh.size, device)
+        for name, config in contenders.items()
     }
     shape = {field: getattr(config.model, field) for field in ("layers", "dim", "length", "dtype")}
     shape |= {"batch_size": config.data.batch_size, "dropout": config.model.dropout}

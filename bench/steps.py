@@ -11,7 +11,7 @@ import numpy as np
 
 VOCABULARY = 30522
 MASK_RATE = 0.15
-MASK_ID, FIRST_TOKEN_ID = 4, 5  # arbitrary
+MASK_ID, FIRST_TOKEN_ID = 4, 5  # any ids would do
 LEARNING_RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-4, 100, 10_000
 WEIGHT_DECAY, CLIP = 0.01, 1.0
 

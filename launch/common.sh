@@ -2,7 +2,7 @@
 # Shared by the scripts of this folder: verbs, environment variables, and commands that a dry run only prints.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec 3>&1 # for `ask`, whose own output is the answer
+exec 3>&1 # `ask` prints dry runs here, as its standard output is the answer
 
 COMMAND=${COMMAND:-pretrain} CONFIG=${CONFIG:-} WORKDIR=${WORKDIR:-} DATA=${DATA:-} POLL=${POLL:-30}
 VERB='' DRY_RUN='' FLAGS=()
@@ -42,7 +42,7 @@ parse() { # VERBS ARGUMENT...: reads VERB [--dry-run] [-- FLAGS of python -m sym
   [[ -n $VERB ]] || user_error "command line" "no verb" "one of $verbs"
 }
 
-quote() { # WORD...: prints them in shell syntax
+quote() { # WORD...: prints the words in shell syntax
   local word line='' quote="'\\''"
   for word; do
     [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="'${word//\'/$quote}'"
@@ -51,11 +51,11 @@ quote() { # WORD...: prints them in shell syntax
   echo "$line"
 }
 
-call() { # COMMAND...: runs it, or prints it in a dry run
+call() { # COMMAND...: runs the command; a dry run prints it
   if [[ $DRY_RUN ]]; then quote "$@"; else "$@"; fi
 }
 
-feed() { # TEXT COMMAND...: runs a command that reads TEXT
+feed() { # TEXT COMMAND...: runs the command with TEXT as its input; a dry run prints both
   if [[ $DRY_RUN ]]; then
     printf '%s <<'\''END'\''\n%s\nEND\n' "$(quote "${@:2}")" "$1"
   else
@@ -63,7 +63,7 @@ feed() { # TEXT COMMAND...: runs a command that reads TEXT
   fi
 }
 
-ask() { # ANSWER COMMAND...: prints the output of a command; a dry run continues with ANSWER
+ask() { # ANSWER COMMAND...: prints the output of the command; a dry run assumes ANSWER
   if [[ $DRY_RUN ]]; then
     quote "${@:2}" >&3
     echo "$1"
@@ -76,7 +76,7 @@ pause() {
   call sleep "$POLL"
 }
 
-count_hosts() { # of a TPU slice, from TOPOLOGY and MACHINE, whose name ends in its number of chips
+count_hosts() { # prints the hosts of a TPU slice: the chips of TOPOLOGY over those of a host, which end MACHINE's name
   require MACHINE TOPOLOGY
   [[ $MACHINE =~ -([0-9]+)t$ ]] || user_error MACHINE "'$MACHINE'" "a TPU machine type such as ct6e-standard-4t"
   [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] || user_error TOPOLOGY "'$TOPOLOGY'" "numbers of chips such as 4x4"

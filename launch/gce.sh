@@ -5,7 +5,7 @@
 #   create   creates a workload policy, an instance template and the group; waits until every host runs
 #   install  copies the last commit to every host; installs the packages and copies the corpus from DATA there
 #   run      trains and waits for the end; after Ctrl-C training continues, and `run` waits for it again
-#   watch    does all of these, and again from the last checkpoint whenever the slice is preempted, until the end
+#   watch    does all of these, and after a preemption does them again from the last checkpoint, until training ends
 #   logs     follows the log of the first host
 #   stop     saves a checkpoint and ends training
 #   delete   deletes the slice
@@ -53,7 +53,7 @@ find_vms() { # sets VMS to the names of the hosts, in the order of processes
   VMS=$(ask "$(seq -f "$NAME-%g" 0 $((HOSTS - 1)))" "${LIST[@]}" '--format=value(name)')
 }
 
-run_in_background() { # COMMAND...: until `wait_for_all`
+run_in_background() { # COMMAND...: starts a command, which `wait_for_all` waits for
   if [[ $DRY_RUN ]]; then
     echo "$(quote "$@") &"
   else
@@ -62,7 +62,7 @@ run_in_background() { # COMMAND...: until `wait_for_all`
   fi
 }
 
-wait_for_all() { # returns 2, a user error, if any job does, else the last status that is not 0
+wait_for_all() { # returns 2, a user error, if any job returned it; else the last status that is not 0
   local job last status=0
   if [[ $DRY_RUN ]]; then echo wait; fi
   for job in $JOBS; do wait "$job" || { last=$? && ((status == 2)) || status=$last; }; done
@@ -70,7 +70,7 @@ wait_for_all() { # returns 2, a user error, if any job does, else the last statu
   return "$status"
 }
 
-on_all_hosts() { # LINE: runs a shell command, in which %PROCESS% stands for the number of the host
+on_all_hosts() { # LINE: runs a shell command on each host; %PROCESS% in it stands for the number of the host
   local vm process=0
   for vm in $VMS; do
     run_in_background gcloud compute ssh "$vm" "${SCOPE[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" \
@@ -108,7 +108,7 @@ stop() {
   on_all_hosts "cd symbert_jax && launch/local.sh stop"
 }
 
-delete() { # continues if a part does not exist
+delete() { # deletes the other resources if one does not exist
   local status=0
   call gcloud compute instance-groups managed delete "$NAME" "${SCOPE[@]}" --quiet || status=$?
   call gcloud compute instance-templates delete "$NAME" --project="$PROJECT" --quiet || status=$?

@@ -16,7 +16,7 @@
 #   IMAGE     REGION-docker.pkg.dev/PROJECT/REPOSITORY/symbert_jax
 #   CONFIG    a file in configs/                            WORKDIR   gs://…
 #   COMMAND   pretrain (default) or finetune                DATA      gs://… of a prepared corpus or of GLUE
-#   RESTARTS  of the whole JobSet (100)
+#   RESTARTS  the most restarts of the whole JobSet (100)
 # FLAGS go to python -m symbert_jax: -- --config.model.attention=pairwise
 
 # shellcheck source=launch/common.sh
@@ -37,7 +37,7 @@ create() {
   call "${KUBECTL[@]}" apply --server-side --filename="$JOBSET"
 }
 
-accelerator_name() { # prints GKE's name of the chip of MACHINE
+accelerator_name() { # prints GKE's name for the chip of MACHINE
   case $MACHINE in
     ct4p-*) echo tpu-v4-podslice ;;
     ct5lp-*) echo tpu-v5-lite-podslice ;;
@@ -47,7 +47,7 @@ accelerator_name() { # prints GKE's name of the chip of MACHINE
   esac
 }
 
-yaml_list() { # WORD...
+yaml_list() { # WORD...: prints the words as a YAML list
   local word list=
   for word; do list+="${list:+, }'${word//\'/\'\'}'"; done
   echo "[$list]"

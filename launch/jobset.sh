@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Shared by gke.sh and xpk.sh: the image of their JobSet, and the log of its container `train`. Needs KUBECTL.
+# Shared by gke.sh and xpk.sh: builds the image of their JobSet, and follows the log of its container `train`. They set
+# KUBECTL.
 
 install() {
   require IMAGE

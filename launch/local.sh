@@ -3,7 +3,7 @@
 #
 #   install  installs Python and the packages in .venv; copies the corpus from DATA to data/
 #   run      trains in the foreground and starts again after a crash; Ctrl-C saves a checkpoint and ends training
-#   start    trains as a systemd service, which outlives the terminal; waits for the end, also of a running service
+#   start    trains as a systemd service, which outlives the terminal, unless it already runs; waits for its end
 #   logs     follows the log of the service
 #   stop     saves a checkpoint and ends the service
 #
@@ -24,7 +24,7 @@ install() {
   command -v uv >/dev/null || call bash -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
   call uv venv --quiet --allow-existing --python=3.12 .venv
   local packages=("jax${JAX:+[$JAX]}")
-  # runs on a TPU write to buckets, and others may
+  # a run on a TPU writes to a bucket; any other run may
   [[ ${JAX:-} != tpu && $WORKDIR != gs://* ]] || packages+=(gcsfs google-cloud-storage)
   call uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt "${packages[@]}"
   if [[ $DATA ]]; then
@@ -39,7 +39,7 @@ run() {
 }
 
 state() {
-  ask inactive systemctl is-active "$UNIT" || true # its exit code has the same meaning
+  ask inactive systemctl is-active "$UNIT" || true # the exit code says no more than the answer
 }
 
 start() {

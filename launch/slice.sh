@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Creates and watches a slice that can be preempted, with `request`, `state`, `install`, `run` and `delete` of the
-# script that reads this file; and the shell commands that its hosts run. `state` prints ACTIVE, ABSENT, SUSPENDED or
-# FAILED (which are both permanent), or anything else while the slice is not ready.
+# Creates and watches a slice that can be preempted, and defines the shell commands that its hosts run. The script that
+# reads this file defines `request`, `state`, `install`, `run` and `delete`. `state` prints ACTIVE, ABSENT, SUSPENDED or
+# FAILED (the last two are permanent), or anything else while the slice is not ready.
 
-# A preempted host does not answer, and ssh by default waits for it for hours. With these options it ends with 255, and
+# A preempted host does not answer, and ssh by default waits for hours. With these options ssh exits with 255, and
 # `watch` queries the state of the slice.
 # shellcheck disable=SC2034 # gce.sh and tpu_vm.sh use it
 SSH_OPTIONS=(-oServerAliveInterval=30 -oConnectTimeout=30)
@@ -11,20 +11,20 @@ SSH_OPTIONS=(-oServerAliveInterval=30 -oConnectTimeout=30)
 # Google opens this port between the hosts of a TPU, but not 8482, jax's default (jax-ml/jax#35905).
 JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-8476}
 
-install_line() { # prints the command that installs the copied code, unless the service is running
+install_line() { # prints a command for the hosts: installs the copied code unless the service is running
   echo "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax &&" \
     "tar -xzf symbert_jax.tar.gz -C symbert_jax && cd symbert_jax &&" \
     "$(quote env JAX=tpu DATA="$DATA") launch/local.sh install; }"
 }
 
-start_line() { # prints the command that starts or awaits the service
+start_line() { # prints a command for the hosts: starts the service, or waits for a running one
   set_training_command python && require_bucket # fails on a user error before anything starts
   local env=(env COMMAND="$COMMAND" CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="$DATA"
     JAX_COORDINATOR_PORT="$JAX_COORDINATOR_PORT")
   echo "cd symbert_jax && $(quote "${env[@]}") launch/local.sh start -- $(quote ${FLAGS[@]+"${FLAGS[@]}"})"
 }
 
-query() { # ANSWER COMMAND...: like `ask`; ABSENT if the resource does not exist, UNKNOWN at other errors
+query() { # ANSWER COMMAND...: like `ask`, but prints ABSENT if the resource does not exist, UNKNOWN at other errors
   local answer errors
   errors=$(mktemp)
   if answer=$(ask "$@" 2>"$errors"); then
@@ -50,7 +50,7 @@ create() {
   done
 }
 
-attempt() { # VERB: ignores a failure, such as a lack of capacity, as `watch` tries again at its next poll
+attempt() { # FUNCTION: ignores a failure, such as a lack of capacity, because the next poll of `watch` tries again
   "$@" || echo "watch: $1 failed; continuing" >&2
 }
 
@@ -66,7 +66,7 @@ watch() { # trains to the end, through all preemptions
           if install; then
             failed=0
             run && status=0 || status=$?
-          elif ((++failed < 10)); then # with any status, as uv returns 2 for a failed download
+          elif ((++failed < 10)); then # whatever the status: uv returns 2 for a failed download
             echo "watch: install failed; continuing" >&2
           else
             echo "error: install failed $failed times in a row" >&2

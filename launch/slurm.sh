@@ -3,9 +3,9 @@
 # in a folder that all nodes share; jax.distributed finds its processes by SLURM's variables.
 #
 #   install  installs the packages in .venv (JAX=cuda13); copies the corpus from DATA to data/
-#   run      submits the job; before the time limit or at a preemption it saves and is queued again to continue
+#   run      submits the job; before the time limit and at a preemption, it saves and is queued again to continue
 #   logs     follows the log of the job, runs/NAME.log
-#   stop     saves a checkpoint and ends the job; cancels a job that still waits
+#   stop     saves a checkpoint and ends the job; cancels a job that is still pending
 #
 # Environment variables:
 #   NAME  NODES (1)  GPUS per node (8)  CPUS per GPU (8)  TIME (24:00:00)
@@ -23,7 +23,7 @@ install() {
   JAX=${JAX:-cuda13} launch/local.sh install ${DRY_RUN:+--dry-run}
 }
 
-job_script() { # only the tasks receive SIGTERM; they return 143 when they have saved
+job_script() { # prints the script. Only its tasks receive SIGTERM; they return 143 when they have saved
   set_training_command .venv/bin/python
   cat <<END
 #!/usr/bin/env bash
@@ -50,7 +50,7 @@ stop() {
   local job
   call scancel --user="$(id -un)" --name="$NAME" --state=PENDING
   for job in $(ask JOBID squeue --user="$(id -un)" --name="$NAME" --noheader --format=%A); do
-    call scontrol update JobId="$job" Requeue=0 # else the job would be queued again
+    call scontrol update JobId="$job" Requeue=0 # otherwise the job would be queued again
     call scancel --signal=TERM "$job"
   done
 }

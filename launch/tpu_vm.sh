@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # launch/tpu_vm.sh VERB [--dry-run] [-- FLAGS]: a Cloud TPU slice (v4, v5e, v5p, v6e) through queued resources.
-# Google only maintains this API; its successors are gke.sh and gce.sh.
+# Google no longer extends this API; gke.sh and gce.sh use its successors.
 #
 #   create   requests the slice and waits until it runs
 #   install  copies the last commit to every host; installs the packages and copies the corpus from DATA there
 #   run      trains and waits for the end; after Ctrl-C training continues, and `run` waits for it again
-#   watch    does all of these, and again from the last checkpoint whenever the slice is preempted, until the end
+#   watch    does all of these, and after a preemption does them again from the last checkpoint, until training ends
 #   logs     follows the log of host 0
 #   stop     saves a checkpoint and ends training
 #   delete   deletes the slice
@@ -45,7 +45,7 @@ state() {
   query ACTIVE gcloud compute tpus queued-resources describe "$NAME" "${SCOPE[@]}" '--format=value(state.state)'
 }
 
-on() { # WORKERS LINE: runs a shell command
+on() { # WORKERS LINE: runs a shell command on these hosts
   call gcloud compute tpus tpu-vm ssh "$NAME" "${SCOPE[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" --worker="$1" \
     --command="$2"
 }

@@ -15,7 +15,7 @@
 #   IMAGE        REGION-docker.pkg.dev/PROJECT/REPOSITORY/symbert_jax
 #   CONFIG       a file in configs/                         WORKDIR   gs://…
 #   COMMAND      pretrain (default) or finetune             DATA      gs://… of a prepared corpus or of GLUE
-#   RESTARTS     of the whole workload (100)
+#   RESTARTS     the most restarts of the whole workload (100)
 # FLAGS go to python -m symbert_jax: -- --config.model.attention=pairwise
 
 # shellcheck source=launch/common.sh
@@ -23,11 +23,11 @@ source "$(dirname "$0")/common.sh"
 # shellcheck source=launch/jobset.sh
 source launch/jobset.sh
 
-corpus_path() { # each host reads the corpus from the bucket
+corpus_path() { # replaces that of common.sh: each host reads the corpus from the bucket
   echo "$DATA"
 }
 
-check_accelerator() { # ACCELERATOR is xpk's name of the slice
+check_accelerator() { # ACCELERATOR must be a name that xpk gives a slice
   require ACCELERATOR
   [[ $ACCELERATOR == @(v4|v5litepod|v5p|v6e)-* ]] ||
     user_error ACCELERATOR "'$ACCELERATOR'" "v4-…, v5litepod-…, v5p-… or v6e-…"
@@ -40,7 +40,7 @@ create() {
   call xpk cluster create "${SCOPE[@]}" --tpu-type="$ACCELERATOR" "$capacity"
 }
 
-run() { # xpk itself restarts from exit codes 42 and 127 to 255; with the flag from all but 0 and 2, a user error
+run() { # xpk restarts after exit codes 42 and 127 to 255; the flag adds all others but 0 and 2, a user error
   require IMAGE DATA
   check_accelerator && set_training_command python && require_bucket
   # `exec`, because xpk sends SIGTERM to the shell that reads the command

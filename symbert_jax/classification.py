@@ -77,14 +77,14 @@ class Classifier:
           UserError: as `predict`.
         """
         examples = self._examples(pairs)
-        found = np.empty((len(examples), self.task.outputs), np.float32)
+        found = np.empty((len(examples), self.task.num_outputs), np.float32)
         if not examples:
             return found
         rows = tokenize(self.tokenizer, examples, self.length)
         with jax.set_mesh(one_device()):
             for planned in prediction_plan(rows, min(round_up(len(rows)), MAX_BATCH)):
                 batch = rows.batch(planned)
-                logits = np.asarray(_logits(self.model, self.task.outputs, self._device_params, batch, None))
+                logits = np.asarray(_logits(self.model, self.task.num_outputs, self._device_params, batch, None))
                 is_real = planned.rows != PADDING_ROW
                 found[planned.rows[is_real]] = logits[is_real]
         return found
@@ -121,7 +121,9 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
     with bucket_errors_as_user_errors("checkpoint", path, "a bucket that can be read"):
         if not saved.is_saved(path):
             wanted = "a model that finetune saved: WORKDIR/models/CHECKPOINT/TASK-TRIAL"
-            raise UserError("checkpoint", f"no {path / saved.FACTS}", wanted, "--config.save_models=True saves them")
+            raise UserError(
+                "checkpoint", f"no {path / saved.DESCRIPTION}", wanted, "--config.save_models=True saves them"
+            )
         described = saved.read_description(path)
         length = min(described.length, described.model.length)
         task = TASKS[described.task]

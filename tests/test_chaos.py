@@ -11,9 +11,9 @@ from tests.conftest import write_corpus
 
 
 def test_killed_pretrain_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
-    """Compares parameters and moments bit for bit, metrics and validations, after a kill that follows a checkpoint.
+    """Kills after a checkpoint. Parameters, moments, metrics and validations must be the same bit for bit.
 
-    The result must not depend on the signal and the moment, so no seed fixes them.
+    No seed fixes the signal and the moment, because the result must not depend on them.
     """
     corpus = write_corpus(tmp_path / "corpus", length=32, rows=256)
     run = Run(References(tmp_path, corpus).pretrain_command(steps=120), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Random changes of valid inputs end in success or in a user error: a short `bench.fuzz`, always on the same inputs."""
+"""Random changes of valid inputs end in success or in a user error: a short `bench.fuzz` with fixed seeds."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", os.fspath(tmp_path_factory.mktemp("fuzz")))
         yield
-    for cached in (get_kind, prepared_corpus):  # their folders may be gone
+    for cached in (get_kind, prepared_corpus):  # pytest may delete their folders
         cached.cache_clear()
 
 

@@ -90,7 +90,7 @@ def parse_flags() -> argparse.Namespace:
 
 
 def restore_signals() -> None:
-    """Handles SIGINT and SIGHUP again where `nohup` has them ignored, which child processes would inherit."""
+    """Handles SIGINT and SIGHUP again if `nohup` ignores them: child processes would inherit that."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
@@ -108,7 +108,7 @@ def run_stage(name: str, references: References, flags: argparse.Namespace, dead
             )
             stage.kill_in_turn([one, two, one, one, four, one], flags.jobs)
         case "changes":
-            # logs every step, so that each loss shows which rows it is of
+            # every step is logged, so a repeated or missing step shows in the losses
             command = references.pretrain_command(name=name, log_every=1, exact=False)
             stage.kill_between_layouts(command)
         case "prepare":

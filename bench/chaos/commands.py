@@ -55,8 +55,8 @@ class Command(abc.ABC):
         """Returns the progress that the next start must find. Call it while no process is running."""
 
     @abc.abstractmethod
-    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
-        """Describes which part of the progress `saved` a start with this output lost; empty if none."""
+    def describe_lost_progress(self, saved: object, folder: Path, output: str) -> str:
+        """Describes which part of `saved` was lost by a start with this output; empty if none was."""
 
     @abc.abstractmethod
     def find_differences(self, folder: Path) -> list[str]:
@@ -70,7 +70,7 @@ class Pretrain(Command):
     corpus: Path = Path()
     steps: int = 200
     log_every: int = 3  # neither checkpoints nor validations fall on its multiples
-    keep: str = "keep_latest=2"
+    keep: str = "keep_latest=2"  # a field of config.train and its value
     exact: bool = True  # whether results are compared bit for bit, or only losses within TOLERANCE
     saves_at_signals = True
 
@@ -93,13 +93,13 @@ class Pretrain(Command):
     def phase(self, folder: Path, output: str) -> str:
         if f"\nstep {self.steps}/" in output or "nothing to do" in output:
             return AFTER_STEPS
-        # "step 20 validation loss" may come before the first step: of a checkpoint that a signal left without it
+        # "step 20 validation loss" may come before the first step, for a checkpoint that a signal left unvalidated
         return IN_STEPS if re.search(r"\nstep \d+/", output) else BEFORE_STEPS
 
     def saved_progress(self, folder: Path) -> int:
         return max(saved_steps(folder / "run"), default=0)
 
-    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
+    def describe_lost_progress(self, saved: object, folder: Path, output: str) -> str:
         found = re.search(r"(?:from|is at) step ([\d,]+)", output)
         start = int(found[1].replace(",", "")) if found else saved
         return "" if start == saved else f"it continued from step {start}, although step {saved} was saved"
@@ -172,7 +172,7 @@ class Prepare(Command):
     def saved_progress(self, folder: Path) -> bool:
         return (folder / "corpus" / "manifest.json").exists()
 
-    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
+    def describe_lost_progress(self, saved: object, folder: Path, output: str) -> str:
         return "the finished corpus is gone" if saved and not self.saved_progress(folder) else ""
 
     def find_differences(self, folder: Path) -> list[str]:
@@ -207,7 +207,7 @@ class Finetune(Command):
 
     def phase(self, folder: Path, output: str) -> str:
         """The first step is the end of the first group of trials, the last one the end of all trials."""
-        if re.search(r"\((\d+)/\1 trials|Wrote ", output):  # of those that this start has to train
+        if re.search(r"\((\d+)/\1 trials|Wrote ", output):  # N of N trials that this start has to train
             return AFTER_STEPS
         return IN_STEPS if " trials, " in output else BEFORE_STEPS
 
@@ -217,7 +217,7 @@ class Finetune(Command):
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return {line for line in lines if line.endswith("\n")}
 
-    def describe_loss(self, saved: object, folder: Path, output: str) -> str:
+    def describe_lost_progress(self, saved: object, folder: Path, output: str) -> str:
         missing = len(saved - self.saved_progress(folder))
         return f"{missing} lines of trials.jsonl are gone" if missing else ""
 

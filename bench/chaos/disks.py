@@ -101,7 +101,7 @@ def full(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Makes a folder read-only, by a bind mount, as its file system itself refuses while files are open for writing."""
+    """Makes a folder read-only by a bind mount: a file system with files open for writing stays writable."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)

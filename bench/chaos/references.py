@@ -62,12 +62,12 @@ class References:
         """Returns a `finetune` of the model of `pretrain` with its reference."""
         checkpoint = self.pretrain_command().reference.folder / "run"
         command = Finetune("finetune", checkpoint=checkpoint, glue=self.glue)
-        # fills the compilation cache, without which the times of the reference were those of compilations
+        # fills the compilation cache, so that the times of the reference do not include compilations
         self._reference(dataclasses.replace(command, name="finetune-first"))
         return dataclasses.replace(command, reference=self._reference(command))
 
     def _reference(self, command: Command, layout: Layout = ONE_PROCESS) -> Reference:
-        """Runs a command to its end, unless it was before; raises `RuntimeError` where it fails."""
+        """Returns the reference of a command, which runs once; raises `RuntimeError` if it fails."""
         if (command, layout) not in self._made:
             self._made[command, layout] = self._run(command, layout)
         return self._made[command, layout]

@@ -1,4 +1,4 @@
-"""One run of a command: as many starts in one folder as it takes, and the faults that were found."""
+"""One run of a command: starts in one folder until the command is done, and the faults that were found."""
 
 import dataclasses
 import shutil
@@ -36,7 +36,7 @@ class Run:
         with Start(self.command, self.folder, layout) as start:
             kill = send_kill(start)
             self.unexpected += start.end(kill)
-        if problem := self.command.describe_loss(saved, self.folder, start.output()):
+        if problem := self.command.describe_lost_progress(saved, self.folder, start.output()):
             self.lost.append(problem)
         if kill:
             self.kills.append(kill)

@@ -13,7 +13,8 @@ from bench.chaos.commands import Command
 from bench.chaos.runs import Run
 from bench.chaos.starts import ONE_PROCESS, SIGNALS, Kill, Layout, Start
 
-SHARE_AT_ANY_TIME, SHARE_AFTER_STEPS = 0.3, 0.1  # of the kills; the others come between the first and the last step
+# Fractions of the kills. The others come between the first and the last step.
+SHARE_BEFORE_STEPS, SHARE_AFTER_STEPS = 0.3, 0.1
 LAYOUTS = (  # each differs from the next in the number of processes or in the mesh
     ONE_PROCESS,
     Layout(2, 1),
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 
 
 class Stage:
-    """Runs below a folder until `kills` are done or the deadline is over; several threads share it.
+    """Runs of commands below a folder, until `kills` are done or the deadline is over; several threads share it.
 
     deadline: by `time.monotonic()`; no further kill is begun after it.
     """
@@ -111,22 +112,22 @@ class Stage:
 
 
 def kill_at_random(start: Start, rng: random.Random) -> Kill | None:
-    """Kills a start before, between or after its steps. Returns None if it ended before."""
+    """Kills a start before, during or after its steps. Returns None if it ended before the signal."""
     reference = start.command.reference
-    if (chance := rng.random()) < SHARE_AT_ANY_TIME:
+    if (chance := rng.random()) < SHARE_BEFORE_STEPS:
         start.wait(rng.uniform(0, reference.seconds_before))
-    elif chance < SHARE_AT_ANY_TIME + SHARE_AFTER_STEPS:
+    elif chance < SHARE_BEFORE_STEPS + SHARE_AFTER_STEPS:
         start.wait_for_last_step()
         start.wait(rng.uniform(0, 0.5))
     else:
         start.wait_for_first_step()
-        # a third of the time, so that a run that saves at signals has time for several kills
+        # within a third of the time, so that a run that saves at signals is killed several times
         start.wait(rng.uniform(0, reference.seconds_after / (3 if start.command.saves_at_signals else 1)))
     return _send_random_signal(start, rng)
 
 
 def kill_after_save(start: Start, rng: random.Random) -> Kill | None:
-    """Kills a start once it has saved something new, as a layout without progress tests nothing."""
+    """Kills a start once it has saved something new: a layout that makes no progress tests nothing."""
     start.wait_for_save()
     start.wait(rng.uniform(0, start.command.reference.seconds_after / 10))
     return _send_random_signal(start, rng)

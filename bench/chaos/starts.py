@@ -15,8 +15,8 @@ from bench.chaos.commands import AFTER_STEPS, BEFORE_STEPS, Command
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 400.0  # seconds after which a process hangs
-SURVIVORS_TIMEOUT = 60.0  # seconds that the other processes of a run may live when one was killed
-SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 2, signal.SIGINT: 1, signal.SIGHUP: 1}  # with their weights
+SURVIVORS_TIMEOUT = 60.0  # seconds in which the other processes of a run must end after one was killed
+SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 2, signal.SIGINT: 1, signal.SIGHUP: 1}  # drawn by these weights
 
 
 class Layout(NamedTuple):
@@ -115,7 +115,7 @@ class Start:
         self._wait_until(lambda: self.phase() == AFTER_STEPS)
 
     def wait_for_save(self) -> None:
-        """Returns when the command has saved more than at the call or when a process has ended."""
+        """Returns when the command has saved something since the call, or when a process has ended."""
         saved = self.command.saved_progress(self.folder)
         self._wait_until(lambda: self.command.saved_progress(self.folder) > saved)
 
@@ -132,7 +132,7 @@ class Start:
         return self.running()
 
     def kill(self, number: signal.Signals, process: int) -> Kill | None:
-        """Sends a signal to a process: to its group where a terminal does. Returns None if it ended before."""
+        """Sends a signal to a process, or to its group if a terminal would. Returns None if it has already ended."""
         kill = Kill(number, self.phase(), process)
         if process not in self.running():
             return None
@@ -167,7 +167,7 @@ class Start:
             process.kill()
             process.wait()
         end = time.monotonic() + 5
-        while (left := _members({process.pid for process in self.processes})) and time.monotonic() < end:
+        while (left := _living_processes({process.pid for process in self.processes})) and time.monotonic() < end:
             time.sleep(0.02)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -178,7 +178,7 @@ class Start:
         """Describes a traceback and a wrong exit code of a process that has ended."""
         output, code = self.output(process), self.processes[process].returncode
         where = f"{kill or 'no kill'}, process {process} of {len(self.processes)}"
-        # before `main` an interrupt meets the interpreter, which prints a traceback
+        # an interrupt before `main` starts makes the interpreter print a traceback, which is not ours
         if "Traceback" in output and ("in main\n" in output or "KeyboardInterrupt" not in output):
             yield f"{where}: a traceback, which ends in {self.last_line(process)!r}"
         saves = self.command.saves_at_signals and kill and kill.number != signal.SIGKILL and kill.phase != BEFORE_STEPS
@@ -197,7 +197,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _members(sessions: set[int]) -> list[int]:
+def _living_processes(sessions: set[int]) -> list[int]:
     """Returns the ids of the living processes of sessions."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

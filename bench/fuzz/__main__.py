@@ -21,14 +21,14 @@ from typing import Any
 from bench.fuzz.worker import Worker
 from bench.record import record
 
-TURN = 3.0  # seconds of a kind before the next kind takes its turn
+TURN = 3.0  # seconds until the next kind takes its turn
 
 
 def main() -> int:
     """Runs a campaign or repeats one attempt; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--kinds", nargs="*", default=[], help="of bench/fuzz/kinds; by default all of them")
+    parser.add_argument("--kinds", nargs="*", default=[], help="names of kinds of input; by default all of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the number of one input, which is printed in full")
     flags = parser.parse_args()

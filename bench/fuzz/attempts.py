@@ -44,18 +44,18 @@ class Kind(abc.ABC):
 
     examples = 25  # attempts in the test suite
 
-    def __init__(self, valid: Path):
-        """Writes the valid input to the folder `valid`."""
-        self.valid = valid
+    def __init__(self, folder: Path):
+        """Writes the valid input to `folder`."""
+        self.valid_folder = folder
         self.reset()
-        with contextlib.chdir(valid), mock.patch.dict(os.environ, environment(valid)):
-            self.make(valid)
+        with contextlib.chdir(folder), mock.patch.dict(os.environ, environment(folder)):
+            self.make(folder)
 
     def make(self, folder: Path) -> None:  # noqa: B027  some kinds need no files
         """Writes the valid input to the folder, which is the working directory."""
 
     def reset(self) -> None:  # noqa: B027  some kinds change only files
-        """Resets what `change` changes besides the folder."""
+        """Resets the attributes that `change` sets."""
 
     def change(self, folder: Path, random: Random) -> list[str]:
         """Changes the copy in `folder`; returns descriptions of the changes."""
@@ -78,7 +78,7 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
     output, trace = io.StringIO(), ""
     with tempfile.TemporaryDirectory(prefix="fuzz_", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "work"
-        shutil.copytree(kind.valid, folder, symlinks=True)
+        shutil.copytree(kind.valid_folder, folder, symlinks=True)
         with own_process_state(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             kind.reset()
             if changed:
@@ -95,7 +95,7 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
             except BaseException as error:
                 result, fault, detail = "user error", "", f"{type(error).__name__}: {error}"
                 if not _is_reported(error):
-                    result, fault, trace = "fault", _where(error), "".join(traceback.format_exception(error))
+                    result, fault, trace = "fault", _identify_fault(error), "".join(traceback.format_exception(error))
     # Threads of Orbax print this after a failed restore, during any later attempt.
     text = re.sub(r"Traceback (?:(?!Traceback)[\s\S])*?RuntimeError: Event loop is closed\n", "", output.getvalue())
     if result != "fault" and "Traceback (most recent call last)" in text:
@@ -127,7 +127,7 @@ def _is_reported(error: BaseException) -> bool:
     return isinstance(error, UserError | OSError) and process.as_user_error(error) is not None
 
 
-def _where(error: BaseException) -> str:
+def _identify_fault(error: BaseException) -> str:
     """Returns the type of an exception and the innermost line of the package, or of any code, that it passed."""
     if isinstance(error, Fault):
         return str(error)

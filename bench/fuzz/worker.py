@@ -11,9 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds after which an attempt that did not even stop at its alarm is a fault
-# A worker with more than this is replaced, before the remains of libraries make an attempt fail.
-THREADS, FILES, MEMORY = 400, 400, 6 << 30
+TIMEOUT = 60.0  # seconds after which a worker is replaced whose attempt did not even stop at its own alarm
+# A worker that holds more is replaced: libraries leave things behind, which would make a later attempt fail.
+MAX_THREADS, MAX_FILES, MAX_MEMORY = 400, 400, 6 << 30
 
 
 class Worker:
@@ -28,18 +28,18 @@ class Worker:
         self.connection.send((name, seed, index))
         try:
             if not self.connection.poll(TIMEOUT):
-                return self._replace(f"no end in {TIMEOUT:.0f} s, nor by a signal")
+                return self._replace(f"did not end in {TIMEOUT:.0f} s, nor at its alarm")
             outcome, grown = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return self._replace(f"the process ended with {self.process.exitcode}")
+            return self._replace(f"the process ended with exit code {self.process.exitcode}")
         if grown:
             self.close()
             self._start()
         return outcome
 
     def close(self) -> None:
-        self.connection.close()  # which ends the process
+        self.connection.close()  # the process ends when its connection closes
         self.process.join(5)
         self.process.kill()
         self.process.join()
@@ -83,4 +83,4 @@ def _has_grown() -> bool:
     """Whether this process should be replaced."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     threads, files = (len(os.listdir(f"/proc/self/{folder}")) for folder in ("task", "fd"))
-    return threads > THREADS or files > FILES or memory > MEMORY
+    return threads > MAX_THREADS or files > MAX_FILES or memory > MAX_MEMORY

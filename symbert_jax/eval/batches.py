@@ -14,19 +14,19 @@ from symbert_jax.data.tokenizer import Tokenizer
 from symbert_jax.data.vocabulary import PAD
 from symbert_jax.eval.examples import Example
 
-# The lengths of the buckets. Each is a compilation, and half a step of padding on average: the steps are small where
-# tasks of one sentence have most examples.
+# The lengths of the buckets. A length costs a compilation; a large distance between two lengths costs padding. The
+# distances are small where tasks of one sentence have most of their examples.
 LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)
-MIN_BATCHES = 4  # of a bucket; examples of a smaller one join the next longer bucket, which saves a compilation
-ORDER_SEED = 0  # of the order of the lengths within an epoch, which is the same for all trials
-PADDING_ROW = -1  # in `PlannedBatch.rows`: a row with weight 0
+MIN_BATCHES = 4  # a bucket with fewer batches joins the next longer one, which saves a compilation
+ORDER_SEED = 0  # orders the lengths within an epoch, in the same way for all trials
+PADDING_ROW = -1  # stands in `PlannedBatch.rows` for a row with weight 0
 
 
 class PlannedBatch(NamedTuple):
     """The examples of one batch."""
 
     length: int  # T
-    rows: Int[np.ndarray, " B"]  # indices of examples
+    rows: Int[np.ndarray, " B"]  # indices of examples in their split, or PADDING_ROW
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,10 +89,10 @@ def training_plan(
 ) -> list[PlannedBatch]:
     """Returns the batches of one epoch: every example once, in batches of `batch_size` examples of similar length.
 
-    The seed shuffles examples within a length bucket; the order of buckets is the same for all seeds, so that these
-    can be trained in parallel. One batch may have fewer examples, as the last one of an epoch usually does. All batches
-    are padded to the same number of rows, a multiple of `row_multiple`. A `batch_size` above the number of examples is
-    reduced to that number.
+    The seed shuffles examples within a length bucket; the order of buckets is the same for all seeds, so that trials of
+    different seeds can be trained in parallel. One batch may have fewer examples, as the last one of an epoch usually
+    does. All batches are padded to the same number of rows, a multiple of `row_multiple`. A `batch_size` above the
+    number of examples is reduced to that number.
     """
     batch_size = min(batch_size, len(split))
     rng = np.random.default_rng([seed, epoch])

@@ -51,6 +51,7 @@ class Source:
         return examples
 
     def _open(self) -> tuple[str, epath.Path]:
+        """Returns `tsv` or `tfds`, and the folder, which exists."""
         kind, _, folder = self.name.partition(":")
         if kind not in ("tsv", "tfds") or not folder:
             raise UserError("glue.source", repr(self.name), "tsv:DIR or tfds:DIR")
@@ -69,7 +70,7 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
         raise UserError("glue.source", found, wanted, "or leave the task out of tasks")
     lines = _read_lines(path)
     header: tuple[str, ...] = task.header
-    if not (labelled and header):  # only labelled files have no header line
+    if not (labelled and header):  # the unlabelled files of such a task have a header line
         header = next(lines, (1, ()))[1]
     columns = {name: header.index(name) for name in header}
     needed = [name for name, _ in task.texts] + [task.label] * labelled
@@ -81,7 +82,7 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
         where = f"{path}, line {number}"
         if len(fields) != len(header):
             if task.has_short_rows and labelled and len(fields) < len(header):
-                continue  # not without labels: the server identifies a prediction by the number of its row
+                continue  # an unlabelled row must stay: the server identifies a prediction by its row number
             wanted = f"{len(header)}: {_shorten(', '.join(header))}"
             raise UserError("glue.source", f"{where}: {len(fields)} columns", wanted)
         label = _parse_label(task, fields[columns[task.label]], where) if labelled else None
@@ -89,9 +90,9 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
 
 
 def _read_lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yields line number (from 1) and fields of each line that is not empty. There is no quoting: a quote is text."""
+    """Yields line number (from 1) and fields of each line that is not empty. A quote is an ordinary character."""
     text = _read_text(path)
-    line_end = "\n" if "\n" in text else "\r"  # the latter as in Mac OS 9
+    line_end = "\n" if "\n" in text else "\r"  # classic Mac OS ended lines with \r alone
     for number, line in enumerate(text.split(line_end), start=1):
         if line := line.rstrip("\r"):
             yield number, tuple(line.split("\t"))
@@ -196,7 +197,7 @@ def _read_rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str
         source = builder.as_data_source(split.name)
         rows = (source[number] for number in range(len(source)))
         return [{name: _to_python(row[name]) for name in fields} for row in rows]
-    except Exception as error:  # those of ArrayRecord neither
+    except Exception as error:  # the exceptions of ArrayRecord have no type in common either
         raise _damage_error(where, error) from error
 
 

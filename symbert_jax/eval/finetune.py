@@ -101,9 +101,10 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         facts["workdir"] = [trial.key for trial in workdir.log.results]
     check_shared(path)
     trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    sizes = [part.train.num_tokens for folder, _ in checkpoints for part in data[folder].values()]
-    work = trials_per_task * protocol.epochs * sum(sizes)
-    progress = Progress("trials", trials_per_task * len(sizes), work=work, interval=60, is_shown=workdir.is_writer)
+    token_counts = [part.train.num_tokens for folder, _ in checkpoints for part in data[folder].values()]
+    work = trials_per_task * protocol.epochs * sum(token_counts)
+    num_trials = trials_per_task * len(token_counts)
+    progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
     # MNLI before the tasks that may start from it
     trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
@@ -117,13 +118,13 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
-        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint
+        workdir.write_submission(scored[-1].results, data[folder])  # only for the last checkpoint
 
 
 def _find_checkpoints(
     config: FinetuneConfig, mesh: jax.sharding.Mesh
 ) -> tuple[dict[tuple[epath.Path, int], str], dict[epath.Path, ModelConfig]]:
-    """Returns workdir and step of each checkpoint with the name of its workdir in the config, and their models.
+    """Returns two dicts: the name of the workdir in the config by (workdir, step), and the model by workdir.
 
     Raises:
       UserError: a checkpoint does not exist, or its model cannot be sharded over the mesh.
@@ -153,8 +154,8 @@ def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig
 def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> PretrainedEncoder:
     """Returns the encoder of a checkpoint, with the protocol's dropout.
 
-    Every batch length is a compilation. So on an accelerator the layers are a loop, which compiles several times
-    faster; on a CPU they are unrolled, which compiles as fast and runs a little faster.
+    Every batch length costs a compilation. On an accelerator the layers are a loop, which compiles several times
+    faster. On a CPU they are unrolled, which compiles as fast and runs a little faster.
     """
     params, config = load(workdir, step)
     unroll = 0 if jax.default_backend() == "cpu" else 1
@@ -195,7 +196,7 @@ def _train_task(
 
 
 def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]) -> Trial:
-    """Returns the fields that all trials of a task on a checkpoint share; those of a single trial are 0."""
+    """Returns a trial with the fields that all trials of a task on a checkpoint share; the other fields are 0."""
     return Trial(
         checkpoint=pretrained.sha256,
         data=data[task].fingerprint(),
@@ -219,7 +220,7 @@ def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -
         ]
         limit = max_parallel_trials(config, task_run.model, num_params, batch_size, length)
         num_groups = -(-len(trials) // limit)
-        size = -(-len(trials) // num_groups)  # as many groups as at the limit, but of similar size
+        size = -(-len(trials) // num_groups)  # the number of groups stays the same, their sizes are similar
         groups += [TrialGroup(trials[start : start + size], size) for start in range(0, len(trials), size)]
     return groups
 
@@ -263,7 +264,7 @@ def _exit_at_signals() -> Iterator[None]:
     """
 
     def exit_now(number: int, _: object) -> None:
-        with contextlib.suppress(OSError):  # not `print`: the signal may have interrupted one
+        with contextlib.suppress(OSError):  # `print` is not reentrant, and the signal may have interrupted one
             line = f"\n{signal.Signals(number).name}: start the same command again to train the missing trials\n"
             os.write(2, line.encode())
         os._exit(128 + number)

@@ -10,17 +10,17 @@ from symbert_jax.errors import UserError, did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Every combination of learning rate, batch size and seed is a trial of a task."""
+    """How a task is trained. Every combination of learning rate, batch size and seed is a trial."""
 
     epochs: int
-    learning_rates: tuple[float, ...]  # with batch sizes a grid: for each task, its best setting is reported
+    learning_rates: tuple[float, ...]  # form a grid with the batch sizes; the best setting of each task is reported
     batch_sizes: tuple[int, ...]
     warmup: float  # fraction of the steps
-    optim: OptimConfig  # its learning rate and warmup steps are those of a trial, see `optim_config`
-    seeds: int  # their number
-    select: str = "last"  # last | best: the epoch whose parameters and score are kept; best by the validation splits
+    optim: OptimConfig  # `optim_config` adds the learning rate and warmup steps of a trial
+    seeds: int  # the number of seeds per setting
+    select: str = "last"  # last | best: which epoch is kept; `best` has the highest validation score
     length: int = 128  # tokens
-    dropout: float = 0.1  # hidden and attention
+    dropout: float = 0.1  # of hidden layers and attention probabilities
 
     @property
     def fingerprint(self) -> str:
@@ -81,7 +81,7 @@ PROTOCOLS = {
 
 
 def resolve(config: FinetuneConfig) -> Protocol:
-    """Returns the protocol that `config` names, with the values that it sets instead.
+    """Returns the protocol that `config` names, changed by the fields that `config` sets.
 
     Raises:
       UserError: there is no such protocol.
@@ -91,7 +91,7 @@ def resolve(config: FinetuneConfig) -> Protocol:
         raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
     changes: dict[str, Any] = {
         "epochs": config.epochs,
-        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # or the seeds of a duplicate would count twice
+        "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # a duplicate would count its seeds twice
         "batch_sizes": tuple(dict.fromkeys(config.batch_sizes)),
         "seeds": config.seeds,
         "select": config.select,

@@ -17,7 +17,7 @@ from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import TrialResult
 from symbert_jax.storage import write_whole
 
-CROSSING = 75.0  # the mean score whose step is marked in the sweep, as in the paper's last figure
+CROSSING = 75.0  # sweep.png marks the step that reaches this mean score, as the paper's last figure does
 
 MeanScores = dict[tuple[Task, str], float]  # over seeds, by task and split, 0 to 100
 
@@ -25,7 +25,7 @@ MeanScores = dict[tuple[Task, str], float]  # over seeds, by task and split, 0 t
 class ScoredCheckpoint(NamedTuple):
     """A checkpoint and the results of all its trials."""
 
-    name: str  # of the workdir, as in the config but printable
+    name: str  # the workdir as the config names it, made printable
     step: int
     sha256: str
     model: ModelConfig
@@ -236,7 +236,7 @@ def _mean_scores(checkpoint: ScoredCheckpoint) -> MeanScores:
 
 
 def _named_means(scores: MeanScores) -> dict[str, float]:
-    """Returns the means of scores, each under a name that says what it is a mean of."""
+    """Returns the means of scores, each under a name that says which scores it covers."""
     means = compute_means(scores)
     if not means:
         return {}
@@ -247,7 +247,7 @@ def _named_means(scores: MeanScores) -> dict[str, float]:
 
 
 def _main_mean(scores: MeanScores) -> tuple[str, float]:
-    """Returns the name and the value of the mean that is plotted: of the paper's scores, or of WNLI alone."""
+    """Returns the name and the value of the mean to plot: of the paper's scores, or WNLI's score if it is alone."""
     (name, value), *_ = (_named_means(scores) or {_score_name(*key): score for key, score in scores.items()}).items()
     return name, value
 

@@ -16,7 +16,7 @@ from symbert_jax.eval.tasks import TASKS
 from symbert_jax.model.tree import Params
 from symbert_jax.storage import read_json, write_whole
 
-PARAMS, FACTS = "params", "model.json"
+PARAMS, DESCRIPTION = "params", "model.json"
 
 
 class SavedModel(NamedTuple):
@@ -25,13 +25,13 @@ class SavedModel(NamedTuple):
     score: float  # on the validation splits, 0 to 100
     task: str
     model: ModelConfig
-    trial: str  # its key
+    trial: str  # `Trial.key`
     length: int = 128  # tokens to which texts are truncated; earlier versions do not record it
 
 
 def is_saved(folder: epath.Path) -> bool:
     """Whether a folder holds a fine-tuned model."""
-    return (folder / FACTS).exists()
+    return (folder / DESCRIPTION).exists()
 
 
 def read_description(folder: epath.Path) -> SavedModel:
@@ -40,7 +40,7 @@ def read_description(folder: epath.Path) -> SavedModel:
     Raises:
       UserError: the file is missing or damaged.
     """
-    file = folder / FACTS
+    file = folder / DESCRIPTION
     match SavedModel._field_defaults | read_json(file, "checkpoint"):
         case {
             "score": float(score),
@@ -74,14 +74,14 @@ def read_params(folder: epath.Path) -> Params:
 def write(folder: epath.Path, description: SavedModel, params: Params, vocabulary: epath.Path) -> None:
     """Writes a model over an older one, if there is any. Call on all processes.
 
-    vocabulary: its vocab.txt.
+    vocabulary: the vocab.txt of the model.
     """
     is_main = is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
     if is_main:
-        (folder / FACTS).unlink(missing_ok=True)  # it describes the old parameters
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # it describes the old parameters
     checkpoint.write_params(folder / PARAMS, params)
     if is_main:
         tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)
         content = description._asdict() | {"model": dataclasses.asdict(description.model)}
-        write_whole(folder / FACTS, json.dumps(content, indent=2) + "\n")
+        write_whole(folder / DESCRIPTION, json.dumps(content, indent=2) + "\n")

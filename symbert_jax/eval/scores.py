@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Num
 from scipy import stats
-from sklearn import metrics as sklearn
+from sklearn import metrics as sklearn_metrics
 
 from symbert_jax.eval.tasks import Task
 
-PAPER_SCORES = 9  # in the paper's mean: all tasks but WNLI and AX, MNLI matched and mismatched
+NUM_PAPER_SCORES = 9  # the paper averages all tasks but WNLI and AX, with two scores for MNLI
 
 Predictions = Num[np.ndarray, " rows"]  # class ids, or the values of a regression
 
@@ -40,7 +40,7 @@ def compute_score(metrics: Mapping[str, float]) -> float:
 
 
 def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
-    """Returns means of scores by task and split; none if only WNLI has a score.
+    """Returns the means of the scores, by name; an empty dict if only WNLI has a score.
 
     `mean` is over those of the paper's nine scores that are given, and `glue` is the same if all nine are.
     `mean_with_wnli` is over all scores, if WNLI is one of them.
@@ -49,7 +49,7 @@ def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
     if not in_paper:
         return {}
     means = {"mean": sum(in_paper) / len(in_paper)}
-    if len(in_paper) == PAPER_SCORES:
+    if len(in_paper) == NUM_PAPER_SCORES:
         means["glue"] = means["mean"]
     if len(in_paper) < len(scores):
         means["mean_with_wnli"] = sum(scores.values()) / len(scores)
@@ -69,9 +69,9 @@ def _correlation(function):  # type: ignore[no-untyped-def]
 
 
 _METRICS = {
-    "accuracy": lambda labels, predictions: float(sklearn.accuracy_score(labels, predictions)),
-    "f1": lambda labels, predictions: float(sklearn.f1_score(labels, predictions)),
-    "matthews": lambda labels, predictions: float(sklearn.matthews_corrcoef(labels, predictions)),
+    "accuracy": lambda labels, predictions: float(sklearn_metrics.accuracy_score(labels, predictions)),
+    "f1": lambda labels, predictions: float(sklearn_metrics.f1_score(labels, predictions)),
+    "matthews": lambda labels, predictions: float(sklearn_metrics.matthews_corrcoef(labels, predictions)),
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
 }

@@ -1,6 +1,6 @@
 """The compiled steps of fine-tuning: R trials of a task in parallel, each with its own parameters.
 
-One compilation per batch length serves all seeds, learning rates and tasks with the same number of classes: seeds,
+One compilation per batch length serves all seeds, learning rates and tasks with the same number of outputs: seeds,
 learning rates and parameters are arguments with a leading dimension R.
 """
 
@@ -29,21 +29,21 @@ LearningRates = Float[AnyArray, " R"]
 @functools.cache
 def make_init(
     model: ModelConfig,
-    classes: int,
+    num_outputs: int,
     optim: OptimConfig,
     mesh_config: MeshConfig,
     mesh: jax.sharding.Mesh,
     num_trials: int,
 ) -> Callable[[Params, Seeds], State]:
-    """Returns the compiled function (encoder, seeds) -> states before the first update, which differ in their heads.
+    """Returns the compiled function (encoder, seeds) -> states before the first update. The seeds draw the heads.
 
-    mesh: the current one. num_trials: R.
+    mesh: the current mesh, an argument because the result is cached by it. num_trials: R.
     """
     init_optimizer = jax.vmap(make_optimizer(optim).init)
 
     def init(encoder: Params, seeds: Seeds) -> State:
         def init_params(seed: Int[Array, ""]) -> Params:
-            return {**encoder, "head": classifier.init_head(model, classes, jax.random.key(seed))}
+            return {**encoder, "head": classifier.init_head(model, num_outputs, jax.random.key(seed))}
 
         params = jax.vmap(init_params, axis_size=num_trials)(jnp.asarray(seeds))
         return State(jnp.zeros(num_trials, jnp.int32), params, init_optimizer(params))
@@ -52,18 +52,18 @@ def make_init(
         sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(None, *leaf.sharding.spec))
         return jax.ShapeDtypeStruct((num_trials, *leaf.shape), leaf.dtype, sharding=sharding)
 
-    params = jax.tree.map(stack, classifier.abstract(model, classes, mesh_config))
+    params = jax.tree.map(stack, classifier.abstract(model, num_outputs, mesh_config))
     step = jax.ShapeDtypeStruct((num_trials,), jnp.int32, sharding=NamedSharding(mesh, spec("R")))
-    target = State(step, params, abstract_moments(init_optimizer, params))  # type: ignore[arg-type]
-    return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))
+    abstract_state = State(step, params, abstract_moments(init_optimizer, params))  # type: ignore[arg-type]
+    return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract_state))
 
 
 @functools.cache
 def make_train_step(
-    model: ModelConfig, classes: int, optim: OptimConfig
+    model: ModelConfig, num_outputs: int, optim: OptimConfig
 ) -> Callable[[State, GlueBatch, Seeds, LearningRates], tuple[State, Sums]]:
     """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states."""
-    update = make_update(functools.partial(objective, model, classes), optim)
+    update = make_update(functools.partial(objective, model, num_outputs), optim)
 
     def step(
         state: State, batch: GlueBatch, seed: Int[Array, ""], learning_rate: Float[Array, ""]
@@ -74,34 +74,38 @@ def make_train_step(
 
 
 @functools.cache
-def make_prediction_step(model: ModelConfig, classes: int) -> Callable[[Params, GlueBatch], Float[Array, "R B C"]]:
+def make_prediction_step(model: ModelConfig, num_outputs: int) -> Callable[[Params, GlueBatch], Float[Array, "R B C"]]:
     """Returns the compiled step (parameters, batch) -> logits of every trial, replicated on all devices."""
 
     def predict(params: Params, batch: GlueBatch) -> Float[Array, "R B C"]:
-        sharded = jax.vmap(functools.partial(logits, model, classes), in_axes=(0, None, None))(params, batch, None)
-        return reshard(sharded, spec("RSC"))
+        sharded = jax.vmap(functools.partial(logits, model, num_outputs), in_axes=(0, None, None))(params, batch, None)
+        return reshard(sharded, PartitionSpec(None, None, None))
 
     return jax.jit(predict)
 
 
-def objective(model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None) -> Sums:
-    """Returns the cross entropy in nats, or with one class the squared error: its sum over rows, and their number."""
-    outputs = logits(model, classes, params, batch, key)
-    if classes == 1:
+def objective(model: ModelConfig, num_outputs: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None) -> Sums:
+    """Returns the loss as (sum over rows, number of rows).
+
+    The loss of a row is the cross entropy in nats, or for a regression (one output) the squared error.
+    """
+    outputs = logits(model, num_outputs, params, batch, key)
+    if num_outputs == 1:
         row_losses = jnp.square(outputs[:, 0] - batch.labels)
     else:
-        target = jax.nn.one_hot(batch.labels, classes) * outputs
-        row_losses = jax.nn.logsumexp(outputs, axis=-1) - jnp.sum(target, axis=-1)
+        label_logits = jax.nn.one_hot(batch.labels, num_outputs) * outputs
+        row_losses = jax.nn.logsumexp(outputs, axis=-1) - jnp.sum(label_logits, axis=-1)
     return {"loss": (jnp.sum(batch.weights * row_losses), jnp.sum(batch.weights))}
 
 
 def logits(
-    model: ModelConfig, classes: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
+    model: ModelConfig, num_outputs: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None
 ) -> Float[Array, "B C"]:
+    """Returns the logits of one trial; without a key there is no dropout."""
     position_ids = jnp.arange(batch.tokens.shape[1])
     return classifier.logits(
         model,
-        classes,
+        num_outputs,
         params,
         batch.tokens,
         token_types=(position_ids >= batch.second_starts[:, None]).astype(jnp.int32),

@@ -20,10 +20,11 @@ class TaskData(NamedTuple):
 
     train: TokenizedSplit
     validation: dict[str, TokenizedSplit]  # by the name of the split
-    test: dict[str, TokenizedSplit]  # by the name of the file for the GLUE server; also those of `Task.predicted_by`
+    # By the name of the file for the GLUE server. Includes the splits of tasks that this task's model predicts.
+    test: dict[str, TokenizedSplit]
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of all that decides a score."""
+        """Returns a SHA-256 of the training and validation splits, which decide a score."""
         return _sha256([self.train, *self.validation.values()])
 
     def test_fingerprint(self) -> str:
@@ -48,9 +49,9 @@ def read_task_data(
     source, trained = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
     _check_complete(source, trained)
 
-    def read(task: Task, built: tokenizer.Tokenizer, length: int) -> TaskData:
+    def read(task: Task, loaded: tokenizer.Tokenizer, length: int) -> TaskData:
         def read_split(task: Task, split: Split, labelled: bool) -> TokenizedSplit:
-            return tokenize(built, source.read(task, split, labelled=labelled), length)
+            return tokenize(loaded, source.read(task, split, labelled=labelled), length)
 
         predicted = [task] * config.predictions + [other for other in tasks if other.predicted_by == task.name]
         return TaskData(
@@ -64,8 +65,8 @@ def read_task_data(
     for workdir, model in models.items():
         wordpiece, length = tokenizer.read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
         if (wordpiece, length) not in shared:
-            built = wordpiece.build(parse_special=False)
-            shared[wordpiece, length] = {task: read(task, built, length) for task in trained}
+            loaded = wordpiece.build(parse_special=False)
+            shared[wordpiece, length] = {task: read(task, loaded, length) for task in trained}
         data[workdir] = shared[wordpiece, length]
     return data
 

@@ -23,7 +23,7 @@ class Split:
 @dataclasses.dataclass(frozen=True)
 class Task:
     name: str
-    folders: tuple[str, ...]
+    folders: tuple[str, ...]  # names that its folder may have; reports use the first
     texts: tuple[tuple[str, str], ...]  # one sentence or two, each with its field in TSV and in TFDS
     label: str  # its field in TSV; in TFDS it is "label"
     classes: tuple[str, ...]  # as in the TSV files, in the order of their ids; empty for a regression
@@ -34,11 +34,11 @@ class Task:
     header: tuple[str, ...] = ()  # the fields of labelled files, where these have no header line
     has_short_rows: bool = False  # labelled files contain rows with too few columns, which are skipped
     predicted_by: str = ""  # the task whose model predicts this one, which has no training data
-    init_from: str = ""  # the task whose model this one starts from with `from_mnli`
-    in_paper_mean: bool = True
+    init_from: str = ""  # the task whose model this one starts from if `from_mnli` is set
+    in_paper_mean: bool = True  # whether its scores count in the paper's mean
 
     @property
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """C: the number of classes, 1 for a regression."""
         return len(self.classes) or 1
 
@@ -171,7 +171,7 @@ def find_tasks(names: Iterable[str]) -> list[Task]:
     """Returns the tasks with these names in the order of the table, each once. `SST-2` is a spelling of `sst2`.
 
     Raises:
-      UserError: a name is unknown, there is none, or a task is without the one whose model predicts it.
+      UserError: a name is unknown, there are no names, or the task whose model predicts another one is missing.
     """
     normalized = {name.lower().replace("-", "").replace("_", "") for name in names}
     for name in sorted(normalized - TASKS.keys()):

@@ -13,7 +13,14 @@ from jaxtyping import Bool, Float
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.eval import scores, steps
-from symbert_jax.eval.batches import PlannedBatch, TokenizedSplit, prediction_plan, steps_per_epoch, training_plan
+from symbert_jax.eval.batches import (
+    PADDING_ROW,
+    PlannedBatch,
+    TokenizedSplit,
+    prediction_plan,
+    steps_per_epoch,
+    training_plan,
+)
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.task_data import TaskData
 from symbert_jax.eval.tasks import Task
@@ -24,8 +31,8 @@ from symbert_jax.sharding import local_row_indices, put_batch
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.state import State
 
-PREDICTION_ROWS = 64  # of a batch, at least
-STEPS_AHEAD = 8  # that the host dispatches before it waits for the devices
+PREDICTION_ROWS = 64  # the fewest rows of a batch for prediction
+STEPS_AHEAD = 8  # the host dispatches this many steps before it waits for the devices
 
 Logits = dict[str, Float[np.ndarray, "rows C"]]  # by the name of a split
 
@@ -45,7 +52,7 @@ class TrialGroup(NamedTuple):
     """Trials of one batch size that are trained in parallel, as one compiled program."""
 
     trials: Sequence[Trial]
-    size: int  # R of the program
+    size: int  # R, the number of trials that the program trains
 
     @property
     def padded(self) -> list[Trial]:
@@ -94,14 +101,14 @@ def predict(run: TaskRun, params: Params, splits: Mapping[str, TokenizedSplit]) 
 
     params: with a leading dimension R.
     """
-    step, row_multiple = steps.make_prediction_step(run.model, run.task.outputs), _row_multiple()
+    step, row_multiple = steps.make_prediction_step(run.model, run.task.num_outputs), _row_multiple()
     num_trials = jax.tree.leaves(params)[0].shape[0]
     found: list[Logits] = [{} for _ in range(num_trials)]
     for name, split in splits.items():
-        logits = np.empty((num_trials, len(split), run.task.outputs), np.float32)
+        logits = np.empty((num_trials, len(split), run.task.num_outputs), np.float32)
         for planned in prediction_plan(split, -(-PREDICTION_ROWS // row_multiple) * row_multiple):
             batch_logits = np.asarray(step(params, put_batch(split.batch(_local_rows(planned)))))
-            is_example = planned.rows >= 0
+            is_example = planned.rows != PADDING_ROW
             logits[:, planned.rows[is_example]] = batch_logits[:, is_example]
         for trial, trial_logits in enumerate(logits):
             found[trial][name] = trial_logits
@@ -117,7 +124,7 @@ def _learning_rates(run: TaskRun, trials: Sequence[Trial]) -> Float[np.ndarray, 
 
 def _init_state(run: TaskRun, trials: Sequence[Trial]) -> State:
     mesh = jax.sharding.get_mesh()
-    init = steps.make_init(run.model, run.task.outputs, run.protocol.optim, run.mesh, mesh, len(trials))
+    init = steps.make_init(run.model, run.task.num_outputs, run.protocol.optim, run.mesh, mesh, len(trials))
     return init(run.encoder, _seeds(trials))
 
 
@@ -131,7 +138,7 @@ def _train_epoch(
 ) -> State:
     """Returns the states after one more epoch. Counts the tokens of the group without its padding."""
     trials, split = group.padded, run.data.train
-    train_step, seeds = steps.make_train_step(run.model, run.task.outputs, run.protocol.optim), _seeds(trials)
+    train_step, seeds = steps.make_train_step(run.model, run.task.num_outputs, run.protocol.optim), _seeds(trials)
     plans = [training_plan(split, trial.batch_size, _row_multiple(), trial.seed, epoch) for trial in trials]
     progress.start_window()
     for step, planned in enumerate(zip(*plans, strict=True), start=(epoch - 1) * len(plans[0])):
@@ -162,7 +169,7 @@ def _score_trial(run: TaskRun, trial: Trial, logits: Logits, epoch: int) -> Tria
 
 
 def _improved(new: Sequence[TrialOutcome], old: Sequence[TrialOutcome]) -> Bool[np.ndarray, " R"]:
-    """Which trials have a better score than before; all of them if there is no score before."""
+    """Returns which trials have a better score than before: all of them if there is no score before."""
     if not old:
         return np.ones(len(new), bool)
     return np.array([a.result.score > b.result.score for a, b in zip(new, old, strict=True)])
@@ -170,7 +177,7 @@ def _improved(new: Sequence[TrialOutcome], old: Sequence[TrialOutcome]) -> Bool[
 
 @jax.jit
 def _merge(improved: Bool[AnyArray, " R"], new: Params, old: Params) -> Params:
-    """Returns a copy of `new` for the trials that improved, of `old` for the others."""
+    """Returns a copy of the parameters: `new` for the trials that improved, `old` for the others."""
     return jax.tree.map(lambda a, b: jnp.where(improved.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
 
 
@@ -179,7 +186,7 @@ def _seeds(trials: Sequence[Trial]) -> steps.Seeds:
 
 
 def _row_multiple() -> int:
-    """Returns the number of devices that share the rows of a batch."""
+    """Returns what the rows of a batch are a multiple of: the number of devices that share them."""
     return jax.sharding.get_mesh().shape["data"]
 
 

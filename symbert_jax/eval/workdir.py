@@ -27,7 +27,7 @@ from symbert_jax.storage import write_whole
 
 
 class Workdir:
-    """The files of all tasks."""
+    """The folder of a fine-tuning run."""
 
     def __init__(self, path: epath.Path):
         path.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ class Workdir:
         self.log = TrialLog(path, is_writer=self.is_writer)
 
     def model_folder(self, checkpoint: str, base_trial: Trial) -> epath.Path:
-        """Returns the folder of a task's best model; another protocol or other data have a different one.
+        """Returns the folder of a task's best model. A change of the protocol or the data changes the folder.
 
         checkpoint: SHA-256 of the pretrained encoder.
         """
@@ -57,10 +57,10 @@ class Workdir:
 
     def read_predictions(self, trial: Trial, data: TaskData) -> Logits | None:
         """Returns the logits of the test splits, or None if they are missing or damaged."""
-        file, outputs = self.predictions_file(trial, data), TASKS[trial.task].outputs
+        file, num_outputs = self.predictions_file(trial, data), TASKS[trial.task].num_outputs
         if not file.exists():
             return None
-        wanted = {name: ((len(split), outputs), np.dtype(np.float32)) for name, split in data.test.items()}
+        wanted = {name: ((len(split), num_outputs), np.dtype(np.float32)) for name, split in data.test.items()}
         try:
             logits = dict(np.load(io.BytesIO(file.read_bytes())).items())
             is_whole = {name: (array.shape, array.dtype) for name, array in logits.items()} == wanted
@@ -110,14 +110,15 @@ class TaskFiles:
         return not self.data.test or self.workdir.read_predictions(trial, self.data) is not None
 
     def add(self, outcomes: Sequence[TrialOutcome], params: Params, model: ModelConfig, vocabulary: epath.Path) -> None:
-        """Writes all that finishes trials. Call on all processes.
+        """Writes everything that `is_finished` looks for. Call on all processes.
 
-        params: with a leading dimension of trials. vocabulary: the vocab.txt of the model.
+        params: with a leading dimension R. vocabulary: the vocab.txt of the model.
         """
         self.workdir.write_predictions(outcomes, self.data)
         self._save_if_better(outcomes, params, model, vocabulary)
         wait_for_all("models and predictions")  # the next task may start from the model
-        self.workdir.log.add([outcome.result for outcome in outcomes])  # last: a trial with a result is finished
+        # last, so that a kill leaves no result without its files
+        self.workdir.log.add([outcome.result for outcome in outcomes])
 
     def _save_if_better(
         self, outcomes: Sequence[TrialOutcome], params: Params, model: ModelConfig, vocabulary: epath.Path

@@ -1,3 +1,5 @@
+"""Names of cases, differences from committed estimates, and tables of growth."""
+
 from bench.estimate import Case
 from bench.growth import BASE, SWEEPS, TOKENS, table
 from bench.tpu_estimate import differences
@@ -39,7 +41,7 @@ def test_sweep_over_lengths_keeps_the_tokens_per_chip():
 
 
 def test_table_shows_slopes_and_the_bounding_resource():
-    """Twice the rows take four times the cycles, a slope of 2; there are next to no bytes and no collectives."""
+    """In these costs twice the rows take four times the cycles, a slope of 2; bytes and collectives are negligible."""
     cost = {"bytes": 1.0, "model_flops": 1e9, "network_seconds": 0.0, "regions": {"splash": 0}}
     found = {case: cost | {"cycles": 10**6 * rows**2} for rows, case in SWEEPS["rows per chip"]}
     lines = table(found, ["rows per chip"], [BASE.attention]).splitlines()

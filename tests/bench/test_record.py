@@ -1,3 +1,5 @@
+"""Records of benches: their lines, versions and commits."""
+
 import json
 
 from bench import record

@@ -21,8 +21,8 @@ from tests.conftest import configure
 
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "poor")
 FILLERS = [f"w{i}" for i in range(40)]
-# Every length is a compilation: single sentences fit 8 tokens, pairs fit 24, of which the longest are truncated.
-SINGLE, PAIR = (2, 4), (8, 10)  # words of a sentence, one more is added
+# Every length costs a compilation. Single sentences fit in 8 tokens; pairs fit in 24, where the longest are truncated.
+SINGLE, PAIR = (2, 4), (8, 10)  # words of a sentence; `sentence` adds one
 CONFIG = configure(model={"attention": "pairwise", "layers": 1, "length": 24}, data={"batch_size": 16})
 
 
@@ -41,10 +41,10 @@ def write_pretrained(folder: Path, config: Config) -> Path:
 
 
 def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> GlueConfig:
-    """Writes tasks of which each label depends on the GOOD and BAD words: SST-2 and CoLA, of one sentence; RTE, of the
-    second sentence of a pair; STS-B and MNLI, of both.
+    """Writes tasks whose labels depend on GOOD and BAD words: in the sentence (SST-2, CoLA), in the second sentence of
+    a pair (RTE), or in both (STS-B, MNLI).
 
-    single, pair: the numbers of words of a sentence.
+    single, pair: the numbers of words that a sentence may have, in tasks of one sentence and of pairs.
     """
     rng = np.random.default_rng(0)
 
@@ -123,7 +123,7 @@ def finished_run(base_config: FinetuneConfig, tmp_path_factory: pytest.TempPathF
 
 
 def read_results(workdir: Path) -> dict:
-    """results.json without its times."""
+    """Returns results.json without its times."""
     return strip_seconds(json.loads((workdir / "results.json").read_text()))
 
 
@@ -134,10 +134,10 @@ def strip_seconds(node):
 
 
 def read_tasks(workdir: Path) -> dict:
-    """The tasks of the first checkpoint in results.json."""
+    """Returns the tasks of the first checkpoint in results.json."""
     return read_results(workdir)["checkpoints"][0]["tasks"]
 
 
 def read_trials(workdir: Path) -> list[dict]:
-    """The results in trials.jsonl."""
+    """Returns the results in trials.jsonl."""
     return [trial for line in (workdir / "trials.jsonl").read_text().splitlines() for trial in json.loads(line)]

@@ -1,4 +1,4 @@
-"""Runs of `finetune` in forks of one process, which has imported everything: a fork costs what the command does.
+"""Runs of `finetune` in forks of a process that has imported everything, so that no run repeats the imports.
 
 `python -m tests.eval.forked_runs ARGUMENTS` takes the arguments of two runs as JSON, and prints exit codes and outputs
 of their processes. Their workdirs are `killed` and `two` in the current directory. `killed` is started three times, and
@@ -41,6 +41,7 @@ def wait(child: int, output: Path) -> tuple[int, str]:
 
 
 def kill_in_second_write() -> None:
+    """Makes the second write to trials.jsonl stop in the middle of a line, by a signal of KILLS."""
     append_json, writes = trials.append_json, []
 
     def append_or_die(file, value) -> None:

@@ -1,4 +1,4 @@
-"""Batches of GLUE: every example once, short ones in short batches, in an order of their own for each seed."""
+"""Batches of GLUE: every example once, short ones in short batches, in an order that depends on the seed."""
 
 from pathlib import Path
 
@@ -73,12 +73,14 @@ def test_training_plan_pads_little() -> None:
     assert {planned.length for planned in plan} <= {*LENGTHS, 100}
 
 
-def test_seeds_differ_in_rows_but_not_in_lengths() -> None:
+def test_seeds_change_rows_but_not_lengths_of_batches() -> None:
     split = make_split(500)
-    plan, of_seed, of_epoch = (training_plan(split, 16, 1, seed, epoch) for seed, epoch in ((0, 1), (1, 1), (0, 2)))
-    assert [planned.length for planned in plan] == [planned.length for planned in of_seed]
-    assert [len(planned.rows) for planned in plan] == [len(planned.rows) for planned in of_seed]
-    for other in (of_seed, of_epoch):
+    plan, other_seed, other_epoch = (
+        training_plan(split, 16, 1, seed, epoch) for seed, epoch in ((0, 1), (1, 1), (0, 2))
+    )
+    assert [planned.length for planned in plan] == [planned.length for planned in other_seed]
+    assert [len(planned.rows) for planned in plan] == [len(planned.rows) for planned in other_seed]
+    for other in (other_seed, other_epoch):
         assert any(a.rows.tolist() != b.rows.tolist() for a, b in zip(plan, other, strict=True))
     again = training_plan(split, 16, 1, 0, 1)
     assert all(a.rows.tolist() == b.rows.tolist() for a, b in zip(plan, again, strict=True))

@@ -1,4 +1,4 @@
-"""A file whose bytes are mutated is read, ignored, or refused in one line by fine-tuning."""
+"""Fine-tuning reads a file with mutated bytes, ignores it, or refuses it in one line."""
 
 import dataclasses
 import gzip

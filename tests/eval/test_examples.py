@@ -1,4 +1,4 @@
-"""GLUE's files as they are published: unusual characters are kept, damage is named by file and line."""
+"""GLUE's published files: unusual characters are kept, and an error names the file and line of damage."""
 
 import dataclasses
 import gzip

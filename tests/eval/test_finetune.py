@@ -28,7 +28,7 @@ from tests.eval.conftest import CONFIG, finetune_on, read_results, read_tasks, r
 
 @pytest.fixture
 def run(base_config, tmp_path):
-    """Fine-tunes with some fields of `base_config` changed; returns the workdir."""
+    """A function that fine-tunes with some fields of `base_config` changed and returns the workdir."""
 
     def run(name: str = "run", devices: int = 1, **changes) -> Path:
         return finetune_on(dataclasses.replace(base_config, **changes), tmp_path / name, devices)
@@ -38,12 +38,12 @@ def run(base_config, tmp_path):
 
 @pytest.fixture
 def no_dropout(monkeypatch) -> None:
-    """Halves the time of a compilation."""
+    """Sets dropout to 0, which halves the time of a compilation."""
     monkeypatch.setitem(PROTOCOLS, "paper", dataclasses.replace(PROTOCOLS["paper"], dropout=0.0))
 
 
 def record_training(monkeypatch) -> list[tuple[training.TaskRun, list[training.TrialOutcome], dict]]:
-    """The arguments and the results of `train`, one for each group."""
+    """Returns a list to which each call of `train` adds its task run, its outcomes and its parameters."""
     recorded = []
 
     def train(run, group, progress):
@@ -72,7 +72,7 @@ def test_finetune_learns_and_reports(finished_run) -> None:
 
 
 def test_parallel_trials_equal_single_trials(run, glue, monkeypatch, capsys) -> None:
-    """Groups of one, and of two, the last of which is padded."""
+    """Compares groups of one trial with groups of two, the last of which is padded."""
     lines = Path(glue.source.removeprefix("tsv:"), "SST-2/dev.tsv").read_text().splitlines()[1:]
     labels = [int(line.rpartition("\t")[2]) for line in lines]
     recorded, logits = record_training(monkeypatch), []
@@ -86,7 +86,7 @@ def test_parallel_trials_equal_single_trials(run, glue, monkeypatch, capsys) -> 
     assert trials == read_tasks(workdirs[1])["sst2"]["trials"]
     for trial, single, parallel in zip(trials, *logits, strict=True):
         np.testing.assert_allclose(parallel, single, atol=1e-3)
-        # of the plain list of examples, whatever their order and padding in batches
+        # the labels are in file order: the order and padding of batches must not matter
         assert trial["metrics"]["validation"]["accuracy"] == accuracy_score(labels, single.argmax(-1))
         assert (parallel.argmax(-1) == single.argmax(-1)).all()
     assert np.abs(logits[0][0] - logits[0][1]).max() > 0.1, "seeds do not differ"
@@ -95,7 +95,7 @@ def test_parallel_trials_equal_single_trials(run, glue, monkeypatch, capsys) -> 
 
 
 def test_grid_on_sharded_mesh_reports_best_setting(run, finished_run) -> None:
-    """It has the score of one device."""
+    """The mesh has the same score as one device."""
     mesh = MeshConfig(data=4, model=2, fsdp=True)
     # 13 rows and 16 are one program, because the mesh pads both to 16; a duplicate is ignored
     workdir = run(devices=8, mesh=mesh, learning_rates=(1e-6, 3e-3, 3e-3), batch_sizes=(16, 13, 16))
@@ -111,7 +111,7 @@ def test_grid_on_sharded_mesh_reports_best_setting(run, finished_run) -> None:
 
 
 def test_finetune_compiles_once_per_length(run, no_dropout, monkeypatch) -> None:
-    """Whatever the seed, the learning rate, the task and the number of trials of the last group."""
+    """Another seed, learning rate, task or number of trials in the last group needs no compilation."""
     shapes, make = set(), steps.make_train_step
     programs: dict = {}
 
@@ -134,7 +134,7 @@ def test_finetune_compiles_once_per_length(run, no_dropout, monkeypatch) -> None
 
 
 def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> None:
-    """A trial is finished when all that the run wants of it is in the workdir."""
+    """A trial is finished when the workdir has its result, and the predictions and model that the run asks for."""
     workdir, before = tmp_path / "run", read_trials(finished_run)
     workdir.mkdir()
     shutil.copy(finished_run / "trials.jsonl", workdir)
@@ -142,7 +142,7 @@ def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> 
     assert read_trials(workdir) == before and (workdir / "results.json").exists()
     run(seeds=2)
     assert read_trials(workdir)[:1] == before and len(read_trials(workdir)) == 2
-    run(predictions=True, save_models=True)  # of seed 0 there are neither
+    run(predictions=True, save_models=True)  # seed 0 has neither
     assert (workdir / "submission/SST-2.tsv").exists() and len(read_trials(workdir)) == 3
     run(seeds=2, predictions=True, save_models=True)
     (model,) = workdir.glob("models/*/sst2-*")
@@ -184,7 +184,7 @@ def test_finetune_writes_to_bucket(base_config, finished_run, bucket) -> None:
 
 
 def test_select_best_keeps_best_epoch(run, no_dropout, monkeypatch) -> None:
-    """Its parameters, its predictions and its score, for each of two parallel trials of a regression."""
+    """Each of two parallel trials of a regression keeps the parameters, predictions and score of its best epoch."""
     epoch_scores = [(0.5, 0.8), (0.9, 0.6), (0.7, 0.7)]
     values, predicted = iter(np.ravel(epoch_scores).tolist()), []
 

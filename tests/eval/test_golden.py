@@ -1,4 +1,4 @@
-"""The first losses of fine-tuning, which a refactoring must not change: see tests/test_golden.py."""
+"""The first losses of fine-tuning, which a refactoring must not change, as in tests/test_golden.py."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ from tests.eval.conftest import write_glue, write_pretrained
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
-    """A model and data of its own: with those of other tests the losses would change."""
+    """A config with its own model and data, so that changes of other tests do not change these losses."""
     pretrained, glue = (tmp_path_factory.mktemp(name) for name in ("pretrained", "glue"))
     write_pretrained(pretrained, configure(model={"attention": "pairwise", "length": 32}, data={"batch_size": 16}))
     source = write_glue(glue, single=(4, 18), pair=(4, 8))
@@ -22,7 +22,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monkeypatch) -> None:
-    """As of `pretrain`, for the head, the batches and the schedule of fine-tuning."""
+    """The losses pin the head, the batches, dropout and the schedule of fine-tuning."""
     losses, make = [], steps.make_train_step
 
     def make_recording(*arguments):

@@ -28,7 +28,7 @@ class Runs(NamedTuple):
 
 @pytest.fixture(scope="module")
 def runs(base_config, tmp_path_factory) -> Runs:
-    """Those of forked_runs.py."""
+    """The finished runs of forked_runs.py."""
     folder = tmp_path_factory.mktemp("runs")
     configs = {
         "killed": dataclasses.replace(base_config, epochs=1, tasks=("cola", "sst2"), seeds=4, together=2),
@@ -67,7 +67,7 @@ def test_killed_finetune_has_results_of_uninterrupted_run(runs, tmp_path) -> Non
     (code, output), (second_code, _), (last_code, last_output) = runs.outputs["killed"]
     assert (code, second_code, last_code) == (143, -9, 0), runs.outputs["killed"]
     assert output.endswith("\nSIGTERM: start the same command again to train the missing trials\n")
-    assert "2/4 trials" in last_output  # of the two that were not finished
+    assert "2/4 trials" in last_output  # the first two starts finished four of the eight trials
     lines = (runs.folder / "killed/trials.jsonl").read_text().splitlines()
     assert [len(json.loads(line)) for line in lines] == [2, 2, 2, 2]  # each of the eight trials once
     whole = finetune_on(runs.configs["killed"], tmp_path / "whole")

@@ -88,7 +88,7 @@ def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
     assert min(len(path.read_bytes()) for path in tmp_path.iterdir()) > 1000
 
 
-def test_line_of_trial_has_settings_and_scores() -> None:
+def test_format_trial_has_settings_and_scores() -> None:
     line = report.format_trial(make_result("rte", 0, accuracy=0.5))
     assert line == "rte  lr 1e-05  batch 16  seed 0  accuracy 50.0  2 s"
     line = report.format_trial(make_result("mnli", 2, accuracy=0.5))
@@ -150,7 +150,7 @@ def test_trial_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> Non
 
 
 def test_trial_log_accepts_result_without_checksum(tmp_path) -> None:
-    """Earlier versions wrote none."""
+    """Earlier versions wrote no checksum."""
     result = make_result("rte", 0, accuracy=0.5)
     TrialLog(epath.Path(tmp_path), is_writer=True).add([result])
     (facts,) = json.loads((tmp_path / "trials.jsonl").read_text())

@@ -13,7 +13,7 @@ from tests.eval.conftest import CONFIG
 
 
 def test_model_is_missing_while_it_is_replaced(pretrained, tmp_path, monkeypatch) -> None:
-    """Otherwise a kill could leave the old score without parameters, which would not be trained again."""
+    """Otherwise a kill could leave the old score without parameters, and the trials would not be trained again."""
 
     def write(score: float) -> None:
         description = saved.SavedModel(score, "sst2", CONFIG.model, "key")

@@ -7,8 +7,8 @@ from symbert_jax.eval import scores
 from symbert_jax.eval.tasks import TASKS
 
 # From transformers 4.57's glue_compute_metrics (the code of the `evaluate` metric `glue`) for `make_predictions`.
-# They change only if the definition of the benchmark changes: then compute them again with that function.
-WANTED = {
+# They change only if the benchmark's definition changes; then compute them again with that function.
+EXPECTED = {
     "cola": {"matthews": 0.5974235104669887},
     "sst2": {"accuracy": 0.8},
     "mrpc": {"accuracy": 0.8, "f1": 0.8148148148148148},
@@ -36,10 +36,12 @@ def make_predictions(classes: int) -> tuple[np.ndarray, np.ndarray]:
     return labels + rng.normal(0, 1.5, 50), labels
 
 
-@pytest.mark.parametrize("name", WANTED)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_metrics_equal_those_of_hugging_face(name) -> None:
     task = TASKS[name]
-    assert scores.compute_metrics(task, *make_predictions(len(task.classes))) == pytest.approx(WANTED[name], abs=1e-12)
+    assert scores.compute_metrics(task, *make_predictions(len(task.classes))) == pytest.approx(
+        EXPECTED[name], abs=1e-12
+    )
 
 
 def test_constant_predictions_score_zero_and_are_collapsed() -> None:

@@ -1,4 +1,4 @@
-"""Runs the launch scripts with `fake` in place of every other program; it records how it was called."""
+"""Runs the launch scripts with `fake` in place of every other program; `fake` records its calls."""
 
 import os
 import shutil
@@ -26,13 +26,13 @@ VARIABLES = {
     "TMPDIR": "/tmp",
     "RESTART_AFTER": "0",
 }
-FLAG = "--config.wandb=it's & co"  # which a shell must quote
+FLAG = "--config.wandb=it's & co"  # a shell must quote it
 QUOTED = r"'--config.wandb=it'\''s & co'"
 Calls = list[list[str]]
 
 
 class Project:
-    """A copy of launch/ with fakes of all programs. By default every slice runs and no service does."""
+    """A copy of launch/ with fakes of all programs. By default every slice is active and no service is running."""
 
     def __init__(self, folder: Path):
         self.root, self.fakes, self.answers = folder / "project", folder / "bin", folder / "answers"
@@ -51,7 +51,10 @@ class Project:
         self.answer("*ExecMainStatus*", "0 0")
 
     def answer(self, pattern: str, *lines: str) -> None:
-        """Sets the exit codes and outputs of the calls that match `pattern`, one line per call; the last one stays."""
+        """Sets the exit codes and outputs of the calls that match `pattern`, one line per call.
+
+        Further calls get the last line.
+        """
         (self.answers / pattern).write_text("".join(f"{line}\n" for line in lines))
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess:
@@ -68,7 +71,7 @@ class Project:
         return [call.split("\x1f")[:-1] for call in self.record.read_text().split("\x1e")[:-1]]
 
     def steps(self) -> list[str]:
-        """Returns one word per call."""
+        """Returns one word for each call of the last `run`."""
         words = ("create", "delete", "list-instances", "describe", "archive", "scp", "install", "start", "sleep")
         return [next(word for word in words if word in " ".join(call)) for call in self.calls()]
 

@@ -26,7 +26,7 @@ def test_start_waits_for_a_service_and_returns_its_status(project: Project) -> N
     ]
 
 
-def test_start_after_a_failure_starts_again(project: Project) -> None:
+def test_start_resets_a_failed_service(project: Project) -> None:
     project.answer("systemctl is-active*", "3 failed", "3 inactive")
     assert launch(project, "local", "start").returncode == 0
     assert [call[:3] for call in project.calls()][1:3] == [

@@ -15,7 +15,7 @@ from tests.launch.conftest import ROOT, Project, launch
     ("answers", "restarts", "calls", "status"),
     [(["1", "139", "0"], "10", 3, 0), (["1"], "2", 3, 1), (["1", "2"], "10", 2, 2), (["1"], "0", 1, 1)],
 )
-def test_restart_after_crashes_and_not_after_user_errors(
+def test_run_restarts_after_crashes_and_not_after_user_errors(
     answers: list[str], restarts: str, calls: int, status: int, project: Project
 ) -> None:
     project.answer("python*", *answers)
@@ -41,7 +41,7 @@ def test_stopped_run_saves_and_exits_with_143(number: signal.Signals) -> None:
     assert process.returncode == 143
 
 
-def test_stop_before_a_restart_ends() -> None:
+def test_signal_while_waiting_for_restart_ends_without_restart() -> None:
     command = [ROOT / "launch" / "restart.sh", "bash", "-c", "echo started; exit 1"]
     env = os.environ | {"RESTART_AFTER": "60"}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -166,7 +166,7 @@ NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # scripts that need NAME
 
 
 def in_order(script: str, calls: Calls) -> Calls:
-    return sorted(calls) if script in ("gce", "gke", "xpk") else calls  # concurrent calls have no order
+    return sorted(calls) if script in ("gce", "gke", "xpk") else calls  # concurrent calls come in any order
 
 
 @pytest.mark.parametrize("case", EXPECTED)

@@ -41,7 +41,7 @@ class Fields(Kind):
 
 
 class FinetuneFields(Fields):
-    """Fields of the config of `finetune`, which does not train."""
+    """Fields of the config of `finetune`; a stand-in replaces its training."""
 
     examples = 15
     tree = FinetuneConfig()
@@ -70,7 +70,7 @@ class Arguments(Kind):
         doctor --config=tiny.py --workdir=new --config.model.attention=pairwise --config.init_from=run@40
         doctor --config=tiny.py --workdir=new --coordinator=localhost:1 --process=0 --processes=2
     """.strip().splitlines()  # all but the last are valid
-    EXTRA = (  # none that start a debugger or read a terminal, which are valid
+    EXTRA = (  # valid flags that start a debugger or read the terminal are left out
         *split("- -- --- -x --x --= --=x -h --help --helpfull stray -1 --config. --config= --config"),
         *split("--config.model=1 --config.seed --config.seed=1 --config.seed.x=1 --config.nothing=1"),
         *split("--config.model.=1 --config..seed=1 --config.model[0]=1 --config.data.sources[0]=a"),

@@ -139,7 +139,6 @@ class ConfigFiles(Kind):
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         more = random.choice(([], [], ["--config.seed=1"], ["--config.model.layers=2"]))
-        rest = random.choice(
-            (["doctor", "--workdir=run"],) * 3 + (["prepare"],)
-        )  # for which the corpus is already prepared
+        # `prepare` finds its corpus already prepared
+        rest = random.choice((["doctor", "--workdir=run"],) * 3 + (["prepare"],))
         command(*rest, f"--config={self.name}", *more, history=history)

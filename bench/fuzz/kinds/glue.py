@@ -59,7 +59,7 @@ class GlueDatasets(Kind):
     def make(self, folder: Path) -> None:
         data = folder / "glue" / "rte" / "2.0.0"
 
-        with tfds.core.registered.skip_registration():  # a test may have one of that name
+        with tfds.core.registered.skip_registration():  # a test may define another dataset named rte
 
             class Rte(tfds.core.GeneratorBasedBuilder):
                 VERSION = tfds.core.Version("2.0.0")

@@ -14,7 +14,7 @@ from bench.fuzz.attempts import command
 FIXTURES = Path(__file__).parents[3] / "tests" / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
 PRETRAINED = FIXTURES / "checkpoint" / "workdir"  # 2 layers of 16, rows of 16 tokens, step 40
-RARELY = 50  # slow code runs in one of so many attempts
+RARELY = 50  # slow code runs in one of RARELY attempts
 TINY = """\
 from symbert_jax import config
 
@@ -40,7 +40,7 @@ def get_config():
 
 
 def make_texts(count: int = 8) -> list[str]:
-    """Returns texts of 16 lines, of the words of VOCAB."""
+    """Returns texts of 16 lines, made of words in VOCAB."""
     known = [word for word in VOCAB.read_text().split("\n") if word.isalpha()]
     rng = np.random.default_rng(0)
     return ["".join(" ".join(rng.choice(known, 20)) + f" {i}.\n" for _ in range(16)) for i in range(count)]
@@ -52,7 +52,7 @@ def write_texts(folder: Path, count: int = 8) -> None:
 
 
 def write_glue(folder: Path) -> None:
-    """Writes GLUE as glue.py, and the files of its task."""
+    """Writes the config GLUE as glue.py, and the files of its task."""
     (folder / "glue.py").write_text(GLUE)
     (folder / "glue" / "SST-2").mkdir(parents=True)
     for name in ("train", "dev"):
@@ -60,7 +60,7 @@ def write_glue(folder: Path) -> None:
 
 
 def write_corpus(folder: Path) -> None:
-    """Writes TINY as tiny.py, its texts, the vocabulary of PRETRAINED, and the prepared corpus."""
+    """Writes the config TINY as tiny.py, its texts, the vocabulary of PRETRAINED, and the prepared corpus."""
     shutil.copytree(prepared_corpus(), folder, dirs_exist_ok=True)
 
 

@@ -39,7 +39,7 @@ class HuggingFaceFolders(Kind):
     """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
 
     examples = 30
-    weights = False  # whether the weights change, or else the other files
+    changes_weights = False  # else the other files are changed
 
     def make(self, folder: Path) -> None:
         weights = safetensors.numpy.load_file(FIXTURES / "plpi" / "vanilla" / "model.safetensors")
@@ -71,9 +71,8 @@ class HuggingFaceFolders(Kind):
 
     def change(self, folder: Path, random: Random) -> list[str]:
         self.source = random.choice(("whole", "sharded", "paper"))
-        files = [
-            path for path in sorted((folder / self.source).iterdir()) if (path.suffix == ".safetensors") == self.weights
-        ]
+        files = sorted((folder / self.source).iterdir())
+        files = [path for path in files if (path.suffix == ".safetensors") == self.changes_weights]
         return [self.source, *change_folder(random, folder, files)]
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
@@ -84,7 +83,7 @@ class HuggingFaceFolders(Kind):
 
 
 class Safetensors(HuggingFaceFolders):
-    """The weights of such a folder."""
+    """The weights in a folder of a BERT."""
 
     examples = 20
-    weights = True
+    changes_weights = True

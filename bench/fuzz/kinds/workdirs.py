@@ -79,22 +79,22 @@ class Trials(Kind):
         facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"
         model.mkdir()
-        (model / saved.FACTS).write_text(json.dumps(facts))
+        (model / saved.DESCRIPTION).write_text(json.dumps(facts))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
         write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
 
     def reset(self) -> None:
-        self.model = True
+        self.changes_model = True
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        self.model = random.random() < 0.5
-        files = [folder / "model" / saved.FACTS] * 3 + sorted((folder / "model" / saved.PARAMS).rglob("*"))
-        return change_folder(random, folder, files if self.model else [folder / trials.FILE])
+        self.changes_model = random.random() < 0.5
+        files = [folder / "model" / saved.DESCRIPTION] * 3 + sorted((folder / "model" / saved.PARAMS).rglob("*"))
+        return change_folder(random, folder, files if self.changes_model else [folder / trials.FILE])
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if self.model:
+        if self.changes_model:
             history.append("export.read of a saved model")
-            max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` keeps the better model
+            max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` compares scores
             export.read(epath.Path(folder) / "model", None)
             return
         log = trials.TrialLog(epath.Path(folder), is_writer=random.random() < 0.5)

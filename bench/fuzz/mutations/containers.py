@@ -1,6 +1,6 @@
 """Changes of files that hold tensors or records.
 
-Checksums are right and so are most lengths, so that readers get past them to the change.
+Checksums, and most lengths, are recomputed after the change, so that a reader gets as far as the change.
 """
 
 import json
@@ -16,7 +16,7 @@ from bench.fuzz.mutations.content import change_bytes, change_json, dump
 
 
 def change_safetensors(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Changes the header of a safetensors file (a type, shape, offset or name), or one number of its data."""
+    """Changes the header of a safetensors file or one number of the data, and sometimes also the header's length."""
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     entry = header[random.choice([name for name in header if name != "__metadata__"])]
@@ -25,15 +25,15 @@ def change_safetensors(random: Random, content: bytes) -> tuple[bytes, str]:
             entry["dtype"] = random.choice(
                 ("F64", "F16", "BF16", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "F8_E4M3", "C64")
             )
-            description = f"a tensor of type {entry['dtype']}"
+            description = f"header: a tensor of type {entry['dtype']}"
         case 1:
             entry["shape"] = random.choice(
                 ([], [0], [1], [-1], [2**63], [2**31, 2**31], [*entry["shape"], 1], entry["shape"][::-1], [2**64])
             )
-            description = f"a tensor of shape {entry['shape']}"
+            description = f"header: a tensor of shape {entry['shape']}"
         case 2:
             entry["data_offsets"] = random.choice(([0, 0], [-1, 4], [4, 0], [0, 2**63], [0, len(data)], [0], []))
-            description = f"a tensor with offsets {entry['data_offsets']}"
+            description = f"header: a tensor with offsets {entry['data_offsets']}"
         case 3:
             number = random.choice((float("nan"), float("inf"), 1e38, 0.0))
             start = random.randrange(max(1, len(data) // 4)) * 4
@@ -41,15 +41,16 @@ def change_safetensors(random: Random, content: bytes) -> tuple[bytes, str]:
             description = f"data with {number} at byte {start}"
         case _:
             header, description = change_json(random, header)
+            description = f"header: {description}"
     text = dump(header).encode()
     size = random.choice((len(text),) * 8 + (0, len(text) + 1, 2**63, 10**8))
     if size != len(text):
-        description += f", its length given as {size}"
-    return struct.pack("<Q", size) + text + data, f"header: {description}"
+        description += f", header length given as {size}"
+    return struct.pack("<Q", size) + text + data, description
 
 
 def change_tf_record(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Changes one record of a TFRecord file, or the length that its header gives."""
+    """Changes one record of a TFRecord file, and sometimes also the length in its header."""
     records, start = [], 0
     while start < len(content):
         (length,) = struct.unpack("<Q", content[start : start + 8])
@@ -60,7 +61,7 @@ def change_tf_record(random: Random, content: bytes) -> tuple[bytes, str]:
     sizes = [len(record) for record in records]
     if not random.randrange(6):
         sizes[i] = random.choice((0, sizes[i] + 1, 2**31, 2**40, 2**63, 2**64 - 1))
-        description += f", its length given as {sizes[i]}"
+        description += f", record length given as {sizes[i]}"
     framed = []
     for record, length in zip(records, sizes, strict=True):
         for part in (struct.pack("<Q", length), record):

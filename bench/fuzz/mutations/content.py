@@ -45,7 +45,7 @@ def choose(random: Random, actions: dict[Callable[..., Any], int]) -> Callable[.
 
 
 def change_bytes(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Makes one to three changes."""
+    """Makes one to three changes of bytes."""
     descriptions = []
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         content, description = choose(random, _BYTES)(random, content)
@@ -93,7 +93,7 @@ def _encode(random: Random, content: bytes) -> tuple[bytes, str]:
     try:
         return content.decode().encode(encoding, "replace"), f"encoded as {encoding}"
     except UnicodeDecodeError:
-        return content, "not encoded anew: not UTF-8"
+        return content, "not re-encoded, because it is not UTF-8"
 
 
 def _line_ends(random: Random, content: bytes) -> tuple[bytes, str]:

@@ -64,7 +64,7 @@ def change_file(random: Random, path: Path) -> str:
 
 
 def _rewrite(random: Random, path: Path, change: Callable = change_bytes) -> str:
-    """Changes the content of a file; of an archive sometimes the archive itself."""
+    """Changes the content of a file. The content of an archive is changed before or after compression."""
     archive = _ARCHIVES.get(path.suffix)
     content = path.read_bytes()
     try:
