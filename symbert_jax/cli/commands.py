@@ -141,7 +141,7 @@ COMMANDS = {
     ),
     "compile": Command(
         run_compile,
-        "compiles the training step for a TPU slice that you need not have; reports memory, FLOPs and estimated step time",
+        "compiles the training step for a TPU slice you need not have; reports memory, FLOPs and estimated step time",
         "--config=configs/base_fast.py --topology=v5e:4x4 --find_batch",
         (
             CONFIG,
@@ -163,7 +163,7 @@ COMMANDS = {
             Flag(
                 "format",
                 "FORMAT",
-                "format of the folder: huggingface, or plpi for the paper's own code",
+                "huggingface, or plpi, the format of the paper's own code",
                 default="huggingface",
             ),
             Flag("dtype", "DTYPE", "type of the weights: float32 or bfloat16", default="float32"),
@@ -177,7 +177,7 @@ COMMANDS = {
             Flag(
                 "source",
                 "DIR",
-                "the folder of a BERT in the format of Hugging Face or of plpi/bert",
+                "the folder of a BERT of Hugging Face or plpi/bert",
                 epath.Path,
                 required=True,
             ),
@@ -187,7 +187,7 @@ COMMANDS = {
             Flag(
                 "text",
                 "SOURCE",
-                "documents to which the conversion is fitted, written like config.data.sources",
+                "documents to which the conversion is fitted",
                 default="python-docs:stdlib",
             ),
         ),

@@ -86,7 +86,7 @@ def cause_in_file(error: Exception, path: str) -> Exception | None:
 
 
 def as_user_error(error: Exception, path: str) -> UserError:
-    """Returns the error for an exception: with the line if the config file raised it, else about the config it returned."""
+    """Returns the error for an exception: with the line if the config file raised it, else about the config."""
     line = _line_of(error, path)
     where = f"{path}, line {line}: {type(error).__name__}" if line else path
     return UserError("config", f"{where}: {one_line(error)}", _WANTED)
@@ -109,8 +109,6 @@ def _line_of(error: Exception, path: str) -> int:
 def one_line(error: Exception) -> str:
     """Returns the message of an exception in one line."""
     text = str(error.args[0] if error.args else error)
-    if (
-        "Traceback (most recent call last)" in text
-    ):  # ml-collections puts the traceback of a TypeError or ValueError in it
+    if "Traceback (most recent call last)" in text:  # ml-collections includes that of some exceptions
         text = text.strip().splitlines()[-1]
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The flags that commands share. `symbert_jax.config.schema` describes the fields of the config, which are flags too."""
+"""The flags that commands share. The fields of the config, which are flags too, are in `symbert_jax.config.schema`."""
 
 from typing import Any, NamedTuple
 

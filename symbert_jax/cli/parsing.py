@@ -35,7 +35,7 @@ def split_command(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def help_topic(argv: list[str]) -> str | None:
-    """Returns the command that the arguments ask help about, empty for help in general; None if they ask for no help."""
+    """Returns the command that the arguments ask about, empty for help in general; None if they do not ask for help."""
     words = _before_dashes(argv)
     if words and words[0] != "help" and not {"--help", "-h"} & set(words):
         return None
@@ -127,7 +127,7 @@ def _raise_unknown_flag(name: str, flag: str) -> NoReturn:
 
 
 def _owner_hint(name: str, known: Callable[[Command], Iterable[str]]) -> str:
-    """Returns a hint with the commands that have a flag or a field, empty if none has it; `known` returns their names."""
+    """Returns a hint: the commands among whose `known` names is the name of a flag or field; empty if there are none."""
     owners = [owner for owner, command in COMMANDS.items() if name in known(command)]
     return f"it belongs to {', '.join(owners)}" if owners else ""
 

@@ -117,7 +117,7 @@ class FinetuneConfig:
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected
     batch_sizes: tuple[Size, ...] = ()  # if several, the best by the validation split is selected
     select: Annotated[str, Choice(("", "last", "best"))] = (
-        ""  # which epoch is scored; best: the best by the validation split
+        ""  # epoch that is scored; best: the best by the validation split
     )
     from_mnli: bool = False  # whether RTE, MRPC and STS-B start from the best MNLI model
     together: Annotated[int, Range(0, 10_000)] = 0  # trials that train at once; 0: as memory allows, 1 on a CPU
