@@ -40,7 +40,7 @@ class Classifier:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, from the package `tokenizers`. It reads "[SEP]" in a text as ordinary text, as fine-tuning did.
+        """The tokenizer, from the package `tokenizers`. It reads "[SEP]" in a text as ordinary text, as in fine-tuning.
 
         Raises:
           UserError: the folder has no vocabulary, or one that does not fit the model.

@@ -91,16 +91,17 @@ class Model:
             raise UserError("top", str(top), "at least 1")
         texts = named_texts(text)
         rows = self._token_ids(texts, truncate=False, hint="")
-        masks = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
-        for (name, text_), positions in zip(texts.items(), masks, strict=True):
+        mask_positions = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
+        for (name, one_text), positions in zip(texts.items(), mask_positions, strict=True):
             if not len(positions):
-                hint = f"write {MASK} in capitals" if MASK.lower() in text_.lower() else ""
-                raise UserError(name, repr(text_), f"at least one {MASK} in it", hint)
+                hint = f"write {MASK} in capitals" if MASK.lower() in one_text.lower() else ""
+                raise UserError(name, repr(one_text), f"at least one {MASK} in it", hint)
         guesses: list[list[list[Guess]]] = [[] for _ in rows]
         for indices, ids in self._batches(rows):
-            positions = _pad([masks[i] for i in indices], 0, len(ids), round_up(max(len(masks[i]) for i in indices)))
+            chosen = [mask_positions[i] for i in indices]
+            positions = _pad(chosen, 0, len(ids), round_up(max(map(len, chosen))))
             for i, logits in zip(indices, self.logits(ids, positions), strict=False):
-                guesses[i] = [self._guesses(mask_logits, top) for mask_logits in logits[: len(masks[i])]]
+                guesses[i] = [self._guesses(mask_logits, top) for mask_logits in logits[: len(mask_positions[i])]]
         return guesses[0] if isinstance(text, str) else guesses
 
     def encode(self, texts: str | Iterable[str], *, truncate: bool = False) -> EncodedTexts:
@@ -109,7 +110,7 @@ class Model:
             ids, mask = model.encode(["a text", "another text"])  # int32[B, T], bool[B, T]
 
         texts: one text counts as a list of one.
-        truncate: whether to cut a text of more than `config.model.length` tokens at its end, instead of raising an error.
+        truncate: whether to cut a text of more than `config.model.length` tokens, instead of raising an error.
 
         Raises:
           UserError: a text is too long, or is not text in UTF-8.
@@ -174,7 +175,7 @@ class Model:
         return [row if len(row) <= limit else row[: limit - 1] + row[-1:] for row in rows]
 
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Int[np.ndarray, "B T"]]]:
-        """Yields batches of rows of similar length: the indices of the rows, and their ids, padded in both dimensions."""
+        """Yields batches of rows of similar length: indices of rows, and their ids padded in both dimensions."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(rows), MAX_BATCH):
             indices = order[start : start + MAX_BATCH]

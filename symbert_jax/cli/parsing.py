@@ -127,7 +127,7 @@ def _raise_unknown_flag(name: str, flag: str) -> NoReturn:
 
 
 def _owner_hint(name: str, known: Callable[[Command], Iterable[str]]) -> str:
-    """Returns a hint: the commands among whose `known` names is the name of a flag or field; empty if there are none."""
+    """Returns a hint with the commands among whose `known` names is the name, empty if there are none."""
     owners = [owner for owner, command in COMMANDS.items() if name in known(command)]
     return f"it belongs to {', '.join(owners)}" if owners else ""
 

@@ -26,8 +26,8 @@ def check(config: Config | FinetuneConfig) -> None:
 def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
     """Yields an error for every field that is outside its limits or contradicts another.
 
-    For a `FinetuneConfig` only the limits are checked here. `eval.protocols`, `eval.tasks` and `eval.examples` check the
-    other fields; `sharding.check_split` checks the mesh against the model of a checkpoint.
+    For a `FinetuneConfig` only the limits are checked here. `eval.protocols`, `eval.tasks` and `eval.examples` check
+    the other fields; `sharding.check_split` checks the mesh against the model of a checkpoint.
     """
     if isinstance(config, FinetuneConfig) and not config.checkpoint:
         yield UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")

@@ -27,7 +27,7 @@ def test_commands_pass_a_model_on(tmp_path: Path) -> None:
     )
     for result in (exported, imported, filled, filled_again, compared):
         assert result.returncode == 0 and not result.stderr, result
-    assert exported.stdout.startswith(f"{tmp_path}/bert: standard BERT, 42 tensors; logits differ by ")
+    assert exported.stdout.startswith(f"{tmp_path}/bert: written as standard BERT, 42 tensors; its logits differ from ")
     assert imported.stdout == f"{tmp_path}/imported: standard BERT, 7,248 parameters, as checkpoint 0\n"
     assert filled_again.stdout == filled.stdout
     lines = filled.stdout.splitlines()

@@ -101,7 +101,7 @@ def test_import_gives_plain_encoder_a_new_head(source_params, tmp_path, capsys) 
     params, _ = import_and_load(write_source(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
-    assert lines[1].endswith("is a plain encoder: its masked-language head is a new one")
+    assert lines[1].endswith("is a plain encoder: its masked-language head is newly initialized")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], source_params["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
@@ -213,7 +213,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (
         lambda source: (source / "config.json").unlink(),
-        "no .*config.json, wanted a folder of Hugging Face",
+        "no .*config.json, wanted the folder of a BERT",
     ),
     "a config that is a list": (
         lambda source: (source / "config.json").write_text("[]"),
@@ -242,7 +242,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickled weights": (
         lambda source: (source / "model.safetensors").rename(source / "pytorch_model.bin"),
-        "which only torch reads, wanted model.safetensors; pip install torch",
+        "which only torch can read, wanted model.safetensors; pip install torch",
     ),
     "a missing part": (
         lambda source: (split(source) / "b.safetensors").unlink(),
