@@ -29,8 +29,8 @@ USER_ERRNOS = {
 def run_command(command: Callable[[], None]) -> int:
     """Runs a command, prints each error as a line on stderr, and returns the exit code.
 
-    The exit code is 0 after success, and 130 after Ctrl-C. It is 2, or the `exit_code` of the `UserError`, after a mistake
-    that the user can correct; a full disk and lack of memory count as such. All other exceptions are faults of the
+    The exit code is 0 after success and 130 after Ctrl-C. After a mistake that the user can correct, such as a full
+    disk or too little memory, it is the `exit_code` of the `UserError`, in general 2. All other exceptions are faults of the
     program and are raised.
     """
     try:

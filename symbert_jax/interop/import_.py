@@ -113,7 +113,7 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 
 
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
-    """Returns the parameters with another attention. Prints how much each head changed, and the losses before and after.
+    """Returns the parameters with another attention. Prints how much each head changed, and the losses of both models.
 
     The losses are those of held-out text.
     """
