@@ -30,8 +30,8 @@ def run_command(command: Callable[[], None]) -> int:
     """Runs a command, prints each error as a line on stderr, and returns the exit code.
 
     The exit code is 0 after success and 130 after Ctrl-C. After a mistake that the user can correct, such as a full
-    disk or too little memory, it is the `exit_code` of the `UserError`, in general 2. All other exceptions are faults of the
-    program and are raised.
+    disk or too little memory, it is the `exit_code` of the `UserError`, in general 2. All other exceptions are faults
+    of the program and are raised.
     """
     try:
         command()

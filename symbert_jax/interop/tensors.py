@@ -51,7 +51,8 @@ _BUFFERS = "bert.embeddings"
 _UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
 _TABLE = "embeddings.word_embeddings.weight"
-# Prefixes of names in checkpoints in which BERT is a submodule, for example of DataParallel, torch.compile or Lightning.
+# Prefixes of names in checkpoints in which BERT is a submodule, for example of DataParallel, torch.compile or
+# Lightning.
 _WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
 
 

@@ -2,8 +2,8 @@
 
 In general, there is no exact conversion: per head, the bilinear form Wq Wk^T of a standard score has two column spaces,
 and W P W^T has one. The initial weights are the W and P with the least squared error of scores over the tokens of a
-text. Adam then fits the
-attention probabilities themselves, layer by layer, on the inputs that each layer has in the standard model.
+text. Adam then fits the attention probabilities themselves, layer by layer, on the inputs that each layer has in the
+standard model.
 """
 
 import functools
@@ -61,7 +61,7 @@ def convert(
 
 
 def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray, "R D"]) -> Params:
-    """Returns the query weights W and P whose W P W^T is nearest to Wq Wk^T over pairs of the tokens `x`, for each head.
+    """Returns, for each head, the W and P whose W P W^T is nearest to Wq Wk^T over pairs of the tokens `x`.
 
     The mean of the keys is subtracted, because softmax ignores what the scores of a query for all keys have in common.
     """
