@@ -21,7 +21,10 @@ def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: boo
       masked: whether the model predicts masked tokens; if not, it is a classifier.
       command: the command that wrote the folder.
     """
-    sizes = f"{model.layers} layers of {model.dim}, {model.heads} heads, {model.length} tokens per row, {model.vocab_size:,} token ids"
+    sizes = (
+        f"{model.layers} layers of {model.dim}, {model.heads} heads, "
+        f"{model.length} tokens per row, {model.vocab_size:,} token ids"
+    )
     rows = {"attention it was trained with": model.attention, "size": sizes, **facts}
     task = "fill-mask" if masked else "text-classification"
     variant = find_variant(model)
