@@ -74,7 +74,7 @@ def mesh() -> Iterator[jax.sharding.Mesh]:
 
 @functools.cache
 def init_params_numpy(model: ModelConfig) -> bert.Params:
-    """Returns initial parameters as numpy arrays. They are computed once for all models that differ only in their speed."""
+    """Returns initial parameters as numpy arrays. Models with the same parameters share them."""
     canonical = dataclasses.replace(model, kernel="xla", remat="none", unroll=1, dtype="float32")
     if canonical != model:
         return init_params_numpy(canonical)

@@ -157,7 +157,7 @@ def parse_bench(command: Command) -> int:
 
 
 def parse_bench_flags(prefix: str, command: Command) -> int:
-    """Parses flags of a bench that a document names without the bench, after a `prefix` that completes the command."""
+    """Parses flags that a document names without their bench, after a `prefix` that completes the command."""
     return parse_bench([*prefix.split(), *command[1:]])
 
 
@@ -170,7 +170,7 @@ def _exit_after(method: Callable) -> Callable:
 
 
 def check_launch(command: Command) -> int:
-    """Checks that a launch script accepts its arguments and variables, and that `pretrain` accepts the flags after `--`."""
+    """Checks that a launch script accepts its arguments, and that `pretrain` accepts the flags after `--`."""
     script, *arguments = command
     end = arguments.index("--") if "--" in arguments else len(arguments)
     subprocess.run(
@@ -219,8 +219,8 @@ def skip(command: Command) -> int:
 
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
-# Checks by patterns of "DOCUMENT: COMMAND"; the first that matches counts. `flags` and `output` stand before text that is
-# not a whole command, see tests/documents.py.
+# Checks by patterns of "DOCUMENT: COMMAND"; the first pattern that matches counts. `flags` and `output` stand before text
+# that is not a whole command, see tests/documents.py.
 SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
@@ -302,7 +302,7 @@ class Server:
                 self.failed[name] = text
 
     def _answer(self, name: str, command: Command, cwd: str, variables: dict[str, str], files: list[int]) -> int:
-        """Checks a command in a fork, with the environment and the standard streams of its caller; returns the exit code."""
+        """Checks a command in a fork, with the environment and streams of its caller; returns the exit code."""
         line = f"{name}: {' '.join(command)}"
         rule = next((rule for rule in RULES if re.fullmatch(rule, line, re.DOTALL)), None)
         if rule in self.unused:

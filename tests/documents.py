@@ -44,7 +44,7 @@ def scripts() -> dict[str, str]:
 
 
 def markdown(text: str, name: str) -> str:
-    """Returns the script of a page: its blocks of shell, Python and consoles, and the commands among its code spans."""
+    """Returns the script of a page: blocks of shell, Python and consoles, and commands among its code spans."""
     script = [""] * (text.count("\n") + 1)
     for block in _BLOCK.finditer(text):
         first, body = text.count("\n", 0, block.start()), block[2].splitlines()

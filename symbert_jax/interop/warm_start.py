@@ -82,7 +82,7 @@ def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray,
         # The bias is such that the query of the mean token has the same scores for all keys as before.
         mean_scores = root @ key @ (mean @ query + standard["query"]["bias"][head])
         mean_query = np.linalg.lstsq(root @ kernel @ pair.T, mean_scores, rcond=None)[0]
-        if variant.has_pair:  # W gets the norm of the query kernel that it replaces, and P compensates for the scale
+        if variant.has_pair:  # W gets the norm of the query kernel that it replaces; P compensates
             scale = np.linalg.norm(query) / np.linalg.norm(kernel)
             kernel, pair, mean_query = kernel * scale, pair / scale**2, mean_query * scale
         kernels.append(kernel)

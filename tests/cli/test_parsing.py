@@ -1,4 +1,4 @@
-"""Arguments are read in every form that absl and ml-collections know."""
+"""`parse` reads arguments in every form that absl and ml-collections know."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ def get_config(dim="32"):
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
+    """A config file whose get_config() takes an argument."""
     (tmp_path / "mine.py").write_text(CONFIG)
     return str(tmp_path / "mine.py")
 
@@ -73,7 +74,7 @@ def test_parse_finds_documented_configs_from_any_folder(
     assert parse("prepare", [f"--config={name}"]).config_file.to_config(configs.freeze).data.dir == "mine"
 
 
-def test_parse_keeps_arguments_behind_dashes_and_fills_defaults(
+def test_parse_keeps_arguments_after_dashes_and_fills_in_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

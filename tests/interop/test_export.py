@@ -1,4 +1,4 @@
-"""`export`: what it writes, what it refuses, and that it fails if the folder computes other logits."""
+"""`export` writes all files, refuses wrong arguments, and fails if the folder computes other logits."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_export_to_plpi_keeps_every_bit(attention, workdirs, tmp_path, capsys) -> None:
+def test_export_to_plpi_writes_the_imported_tensors(attention, workdirs, tmp_path, capsys) -> None:
     source, out = FIXTURES / "plpi" / AFFINITY[attention], epath.Path(tmp_path / "out")
     export(workdirs[attention], out, None, "plpi", "float32", "")
     assert "by at most 0.0e+00" in capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_export_to_plpi_keeps_every_bit(attention, workdirs, tmp_path, capsys) -
     assert ours["plpi_affinity_function"] == AFFINITY[attention] and ours["model_type"] == "plpi/bert"
 
 
-def test_bfloat16_halves_the_file(workdirs, tmp_path, capsys) -> None:
+def test_export_in_bfloat16_halves_the_size(workdirs, tmp_path, capsys) -> None:
     sizes = {}
     for dtype in ("float32", "bfloat16"):
         out = epath.Path(tmp_path / dtype)
@@ -61,17 +61,17 @@ def test_bfloat16_halves_the_file(workdirs, tmp_path, capsys) -> None:
 def test_export_writes_card_and_all_files(workdirs, tmp_path) -> None:
     export(workdirs["pairwise"], epath.Path(tmp_path / "out"), None, "huggingface", "float32", "the command")
     card = (tmp_path / "out" / "README.md").read_text()
-    for said in ("pipeline_tag: fill-mask", "pairwise", "Wk = Wq Pᵀ", "`the command`", "validation loss", "corpus"):
-        assert said in card
+    for text in ("pipeline_tag: fill-mask", "pairwise", "Wk = Wq Pᵀ", "`the command`", "validation loss", "corpus"):
+        assert text in card
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_full_disk_is_reported_with_the_file(name: str, tmp_path: Path) -> None:
+def test_full_disk_raises_error_with_file_name(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.new").symlink_to("/dev/full")
-    words, tensors = tokenizer.read(VOCAB), {"weight": np.zeros(1 << 16, np.float32)}
+    wordpiece, tensors = tokenizer.read(VOCAB), {"weight": np.zeros(1 << 16, np.float32)}
     with pytest.raises(OSError, match=f"'{tmp_path / name}'") as raised:
-        folder.write(epath.Path(tmp_path), {"max_position_embeddings": 32}, tensors, words, "card")
+        folder.write(epath.Path(tmp_path), {"max_position_embeddings": 32}, tensors, wordpiece, "card")
     assert raised.value.errno == errno.ENOSPC
 
 
