@@ -64,8 +64,8 @@ def markdown(text: str, name: str) -> str:
 
 
 def docstring(text: str, name: str) -> str:
-    """Returns the script of a module: the lines of its docstring that are indented by four spaces, and the commands among
-    its code spans. In a config, the first line is a command too."""
+    """Returns the script of a module: the lines of its docstring that are indented by four spaces, and the commands
+    among its code spans. In a config, the first line is a command too."""
     lines = text.replace('"""', "").splitlines()[: ast.parse(text).body[0].end_lineno]
     script = _indented(lines, continues=name.startswith("configs/"))
     return _finish(

@@ -101,7 +101,7 @@ def _root(matrix: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
 
 
 def _with_scores(standard: Params, score_weights: Params) -> Params:
-    """Returns the weights of attention: the values and the output of `standard`, and `score_weights`, which make the scores."""
+    """Returns the weights of attention: value and output of `standard`, and `score_weights`."""
     return {"value": standard["value"], "output": standard["output"], **score_weights}
 
 

@@ -101,7 +101,7 @@ def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
 
 
 def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Exports a masked-language model; returns its logits for rows without and with padding, and the ids of its best tokens."""
+    """Exports a masked-language model; returns its logits for whole and padded rows, and the ids of its guesses."""
     export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
     model = symbert_jax.load(workdir)
     config = dataclasses.replace(model.config.model, dtype="float32")
@@ -131,7 +131,7 @@ def run_classifier(
     params, config = symbert_jax.load(workdir)
     with jax.set_mesh(one_device()):
         head = jax.tree.map(np.asarray, classifier.init_head(config.model, NUM_CLASSES, jax.random.key(1)))
-        head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # so that rounding does not change predictions
+        head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # rounding then changes no prediction
         finetuned = {**params, "head": head}
         logits = jax.jit(classifier.logits, static_argnums=(0, 1))(
             config.model,

@@ -1,7 +1,7 @@
 """Compares our numbers for exported folders with recorded numbers of transformers.
 
-If a test fails, run `make interop`, which compares with transformers itself. If that succeeds, so that only the recorded
-numbers are old (another fixture, other inputs), run `make interop RECORD=1` and commit the new file.
+If a test fails, run `make interop`, which compares with transformers itself. If that succeeds, only the recorded
+numbers are old (another fixture, other inputs): run `make interop RECORD=1` and commit the new file.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Compares transformers with `ours.py` on the folders that it wrote: `python theirs.py OUT [RECORD]`, see `make interop`.
+"""Compares transformers with `ours.py` on the folders it wrote: `python theirs.py OUT [RECORD]`, see `make interop`.
 
 This needs torch and transformers, so it runs in the environment of the peers and imports nothing from this package. It
 prints the table of docs/interop.md, and exits with 1 if a difference is too large. It writes what transformers computes
