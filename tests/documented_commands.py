@@ -219,8 +219,8 @@ def skip(command: Command) -> int:
 
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
-# Checks by patterns of "DOCUMENT: COMMAND"; the first pattern that matches counts. `flags` and `output` stand before text
-# that is not a whole command, see tests/documents.py.
+# Checks by patterns of "DOCUMENT: COMMAND"; the first that matches counts. `flags` and `output` stand before text that
+# is not a whole command, see tests/documents.py.
 SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document

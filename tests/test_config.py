@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(**changes: object) -> Config:
-    """Returns the default config with `section__field=value` changed, checked and made from mappings as in a checkpoint."""
+    """Returns the default config with `section__field=value` changed, from mappings as in a checkpoint, and checked."""
     tree = configs.default().to_dict()
     for path, value in changes.items():
         *sections, name = path.split("__")
