@@ -116,9 +116,8 @@ class FinetuneConfig:
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected
     batch_sizes: tuple[Size, ...] = ()  # if several, the best by the validation split is selected
-    select: Annotated[str, Choice(("", "last", "best"))] = (
-        ""  # epoch that is scored; best: the best by the validation split
-    )
+    # epoch that is scored; best: the best by the validation split
+    select: Annotated[str, Choice(("", "last", "best"))] = ""
     from_mnli: bool = False  # whether RTE, MRPC and STS-B start from the best MNLI model
     together: Annotated[int, Range(0, 10_000)] = 0  # trials that train at once; 0: as memory allows, 1 on a CPU
     save_models: bool = False  # whether to write the best model of each task to WORKDIR/models
