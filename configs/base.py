@@ -4,9 +4,9 @@ Time: 4 hours on 16 TPU v5e, by the TPU compiler's estimate (docs/slices.md); no
 Result: in the paper, a validation loss of 1.684 (standard), 1.788 (symmetric) and 1.680 (pairwise), and a GLUE mean of
 78.74 (standard) and 79.36 (pairwise).
 
-The paper's recipe for BERT-base to the letter (its section 4 and shell scripts): 200,000 steps of 256 rows of
+Exactly the paper's recipe for BERT-base (its section 4 and shell scripts): 200,000 steps of 256 rows of
 512 tokens, AdamW at 1e-4, 10,000 steps of warmup, dropout 0.1, 15% dynamic masking, no NSP, the vocabulary of
-bert-base-uncased. Every value is a default of symbert_jax/config/schema.py; only the corpus differs, which is yours:
+bert-base-uncased. Every value is a default of symbert_jax/config/schema.py. Only the corpus differs, which you prepare:
 
     python -m symbert_jax prepare --config=configs/base.py \
       --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
@@ -23,8 +23,9 @@ def get_config() -> ConfigDict:
     c = config.default()
     c.data.dir = "data/corpus_512"
     c.train.keep_every = 10_000
-    # Faster steps of the same computation (docs/performance.md): the optimizer's work is split over devices, and layers
-    # are unrolled, which compiles for minutes, once; --config.model.unroll=1 compiles in one, to a slower step.
+    # These make the same computation faster (docs/performance.md): the optimizer's work is split over devices, and the
+    # layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it takes one minute, but
+    # steps are slower.
     c.mesh.fsdp = True
     c.model.unroll = 0
     return c

@@ -1,9 +1,9 @@
 """make demo
 
 Time: 7 minutes for all three attentions on 2 cores.
-Result: a validation loss of 5.9 for each of them, the plateau of word frequencies.
+Result: a validation loss of 5.9 for each of them: the models have learned word frequencies only.
 
-python_docs.py with 200 steps.
+The config of python_docs.py with 200 steps.
 """
 
 from ml_collections import ConfigDict

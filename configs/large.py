@@ -1,10 +1,10 @@
 """python -m symbert_jax pretrain --config=configs/large.py --workdir=runs/large --config.model.attention=pairwise
 
 Time: 16 hours on 16 TPU v5e, by the TPU compiler's estimate (docs/slices.md); not measured.
-Result: unknown; its authors never ran it.
+Result: unknown; not run.
 
 BERT-large (24 layers of 1024; Devlin et al., 2018) by the paper's recipe for BERT-base. The backward pass recomputes
-each layer, which in a loop over layers takes less time than to store its activations, and a third of the memory
+each layer. In a loop over layers, this takes less time than storing the activations, and a third of the memory
 (docs/performance.md).
 """
 

@@ -1,10 +1,10 @@
 """python -m symbert_jax pretrain --config=configs/tiny.py --workdir=runs/tiny
 
 Time: half a minute on 2 cores.
-Result: a validation loss of 5.1, a little below what word frequencies alone allow.
+Result: a validation loss of 5.1: the model has learned a little more than word frequencies.
 
-The smallest run that exercises everything, for tests and a first try: 2 layers of 32, rows of 32 tokens of the
-docstrings of the standard library.
+The smallest run that uses every part of the program, for tests and a first try: 2 layers of 32, and rows of 32 tokens
+from the docstrings of the standard library.
 """
 
 from ml_collections import ConfigDict

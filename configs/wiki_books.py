@@ -1,9 +1,9 @@
 """python -m symbert_jax pretrain --config=configs/wiki_books.py --workdir=runs/wiki_books
 
-Time: that of base.py, 4 hours on 16 TPU v5e.
-Result: unknown; its authors never ran it at full size.
+Time: as base.py, 4 hours on 16 TPU v5e.
+Result: unknown; not run at full size.
 
-The paper's recipe on BERT's own kind of corpus, English Wikipedia and a directory of books:
+The paper's recipe on a corpus like BERT's, English Wikipedia and a directory of books:
 
     python -m symbert_jax prepare --config=configs/wiki_books.py
 

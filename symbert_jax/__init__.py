@@ -1,22 +1,22 @@
 """BERT with standard, symmetric and pairwise self-attention, pretrained in JAX (arXiv 2406.06366).
 
-For a checkpoint that `pretrain` or `import` wrote:
+To use a checkpoint that `pretrain` or `import` wrote:
 
     model = symbert_jax.load("runs/mini/pairwise")
-    model.fill_mask("The capital of [MASK] is Paris.")  # for each [MASK] its guesses: (token, probability)
+    model.fill_mask("The capital of [MASK] is Paris.")  # a list of (token, probability) per [MASK]
     model.embed(["A sentence.", "Another one."])        # float32[2, D]
     params, config = model                              # a nested dict of numpy arrays, and the frozen config
 
-For a model that `finetune` saved:
+To use a model that `finetune` saved:
 
     classifier = symbert_jax.load_classifier("runs/glue/models/1f2e3d4c/mnli-5a6b7c8d")
     classifier.predict([("A man sleeps.", "Nobody is awake.")])  # ["entailment"], …
 
-For the data of a training loop of your own:
+To feed a training loop of your own:
 
-    for batch in symbert_jax.batches(config): …  # exactly the batches that `pretrain` trains on
+    for batch in symbert_jax.batches(config): …  # the same batches as in `pretrain`
 
-Everything runs on one device, without a mesh, and raises `UserError` where an argument or a file cannot be used.
+The models run on one device. All of these functions raise `UserError` if an argument or a file cannot be used.
 """
 
 import importlib
@@ -40,7 +40,7 @@ __all__ = [
     "load_classifier",
 ]
 
-_MODULES = {
+_MODULES = {  # the module that defines each public name
     "Classifier": "classification",
     "EncodedTexts": "inference",
     "Guess": "inference",

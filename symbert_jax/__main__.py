@@ -1,4 +1,4 @@
-"""The entry point: `python -m symbert_jax COMMAND`, installed also as `symbert COMMAND`."""
+"""The entry point of the command line: `python -m symbert_jax COMMAND`, or `symbert COMMAND` where it is installed."""
 
 import sys
 from typing import NoReturn
@@ -30,7 +30,7 @@ def _run(argv: list[str]) -> None:
 def start() -> NoReturn:
     """Runs the command of this process and ends it."""
     code = main(sys.argv[1:])
-    if distributed := sys.modules.get("symbert_jax.distributed"):  # of commands that may run in several processes
+    if distributed := sys.modules.get("symbert_jax.distributed"):  # only some commands import it
         distributed.leave(code)
     sys.exit(code)
 

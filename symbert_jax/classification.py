@@ -1,4 +1,4 @@
-"""Fine-tuned models: labels, probabilities and logits of sentences and pairs of sentences, on one device."""
+"""Fine-tuned models: predicts classes, probabilities and logits for sentences and pairs of sentences, on one device."""
 
 import dataclasses
 import functools
@@ -26,21 +26,21 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 class Classifier:
     """A model that `finetune` saved; `load_classifier` returns it.
 
-    It tokenises and truncates texts as fine-tuning did, so its predictions for the validation split have the saved
-    score. A task of one sentence takes a list of sentences; a task of pairs takes a list of tuples (first, second), in
-    the order of the task's files.
+    It tokenizes and truncates texts as fine-tuning did, so its predictions for the validation split have the saved
+    score. For a task of single sentences, its methods take a list of sentences; for a task of pairs, a list of tuples
+    (first, second), in the order of the task's files.
     """
 
     folder: epath.Path
-    task: Task  # of GLUE: its name, classes and metrics
+    task: Task  # the GLUE task: its name, classes and metrics
     score: float  # on the validation split, 0 to 100
-    length: int  # tokens; a longer text is cut, of a pair the longer sentence first
+    length: int  # in tokens; a longer text is cut, and in a pair the longer sentence first
     model: ModelConfig = dataclasses.field(repr=False)
-    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays, the head under `head`
+    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays, with the classifier under `head`
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, of the package `tokenizers`; "[SEP]" in a text is ordinary text, as in fine-tuning.
+        """The tokenizer, from the package `tokenizers`. It reads "[SEP]" in a text as ordinary text, as in fine-tuning.
 
         Raises:
           UserError: the folder has no vocabulary, or one that does not fit the model.
@@ -48,56 +48,56 @@ class Classifier:
         return read_for_model(self.folder, self.model.vocab_size).build(parse_special=False)
 
     def predict(self, pairs: Iterable[str | tuple[str, str]]) -> list[str] | list[float]:
-        """Returns the class of each example by its name in the task's files, or the value of a regression.
+        """Returns for each example the name of its class in the task's files, or the value of a regression.
 
             classifier.predict([("A man sleeps.", "Nobody is awake.")])  # ["entailment"]
 
-        pairs: sentences, or tuples of two sentences, as the task has them.
+        pairs: sentences, or tuples of two sentences, depending on the task.
 
         Raises:
-          UserError: an example is not a sentence (a pair) as the task has them, or is not text in UTF-8.
+          UserError: an example does not have the number of sentences of the task, or is not text in UTF-8.
         """
-        decided = scores.to_predictions(self.task, self.logits(pairs)).tolist()
-        return [self.task.classes[i] for i in decided] if self.task.classes else decided
+        predictions = scores.to_predictions(self.task, self.logits(pairs)).tolist()
+        return [self.task.classes[i] for i in predictions] if self.task.classes else predictions
 
     def probabilities(self, pairs: Iterable[str | tuple[str, str]]) -> Float[np.ndarray, "B C"]:
         """Returns the probability of each class, in the order of `task.classes`.
 
         Raises:
-          UserError: as `predict`, or the task is a regression.
+          UserError: as in `predict`, or the task is a regression.
         """
         if not self.task.classes:
             raise UserError("probabilities", f"{self.task.name}, a regression", "a task with classes", "see predict")
         return softmax(self.logits(pairs))
 
     def logits(self, pairs: Iterable[str | tuple[str, str]]) -> Float[np.ndarray, "B C"]:
-        """Returns the logits of the classes; of a regression the value, with C = 1.
+        """Returns the logits of the classes, or the value of a regression, with C = 1.
 
         Raises:
-          UserError: as `predict`.
+          UserError: as in `predict`.
         """
         examples = self._examples(pairs)
-        found = np.empty((len(examples), self.task.num_outputs), np.float32)
+        logits = np.empty((len(examples), self.task.num_outputs), np.float32)
         if not examples:
-            return found
+            return logits
         rows = tokenize(self.tokenizer, examples, self.length)
         with jax.set_mesh(one_device()):
             for planned in prediction_plan(rows, min(round_up(len(rows)), MAX_BATCH)):
                 batch = rows.batch(planned)
-                logits = np.asarray(_logits(self.model, self.task.num_outputs, self._device_params, batch, None))
+                batch_logits = np.asarray(_logits(self.model, self.task.num_outputs, self._device_params, batch, None))
                 is_real = planned.rows != PADDING_ROW
-                found[planned.rows[is_real]] = logits[is_real]
-        return found
+                logits[planned.rows[is_real]] = batch_logits[is_real]
+        return logits
 
     def _examples(self, pairs: Iterable[str | tuple[str, str]]) -> list[Example]:
-        sentences = len(self.task.texts)
-        wanted = "a sentence" if sentences == 1 else "a tuple of two sentences"
+        num_sentences = len(self.task.texts)
+        wanted = "a sentence" if num_sentences == 1 else "a tuple of two sentences"
         if isinstance(pairs, str):
             raise UserError("pairs", reprlib.repr(pairs), f"a list, each item {wanted}")
         examples = []
         for i, pair in enumerate(pairs):
             texts = pair if isinstance(pair, tuple) else (pair,)
-            if len(texts) != sentences:
+            if len(texts) != num_sentences:
                 raise UserError(f"pairs[{i}]", reprlib.repr(pair), f"{wanted}, as {self.task.name} has")
             for text in texts:
                 check_text(f"pairs[{i}]", text)
@@ -124,10 +124,10 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
             raise UserError(
                 "checkpoint", f"no {path / saved.DESCRIPTION}", wanted, "--config.save_models=True saves them"
             )
-        described = saved.read_description(path)
-        length = min(described.length, described.model.length)
-        task = TASKS[described.task]
-        return Classifier(path, task, described.score, length, described.model, saved.read_params(path))
+        description = saved.read_description(path)
+        length = min(description.length, description.model.length)
+        task = TASKS[description.task]
+        return Classifier(path, task, description.score, length, description.model, saved.read_params(path))
 
 
 _logits = jax.jit(steps.logits, static_argnums=(0, 1))

@@ -16,8 +16,8 @@ from symbert_jax.inference import Model, load
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 
-NUM_THRESHOLDS = 3  # losses for which the table has the step that reaches them
-GUESSES = 5
+NUM_THRESHOLDS = 3  # loss thresholds; the table has the first step at which each run reaches each
+NUM_GUESSES = 5  # tokens shown for each [MASK]
 
 
 class RunCurve(NamedTuple):
@@ -25,22 +25,22 @@ class RunCurve(NamedTuple):
 
     name: str
     config: Config
-    losses: dict[int, float]  # in nats, by step
-    tokens_per_second: float | None  # median over the log points; None without log points
+    losses: dict[int, float]  # validation losses in nats, by step
+    tokens_per_second: float | None  # the median of all log points; None if there are none
 
     @property
     def final_loss(self) -> float:
         return self.losses[max(self.losses)]
 
     def first_step_at(self, loss: float) -> int | None:
-        """Returns the first step with a validation loss of at most `loss`."""
-        return next((step for step, found in sorted(self.losses.items()) if found <= loss), None)
+        """Returns the first step with a validation loss of at most `loss`, None if there is none."""
+        return next((step for step, step_loss in sorted(self.losses.items()) if step_loss <= loss), None)
 
 
 def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> None:
-    """Prints the table, and writes it and the plot to `out`. A workdir that is given twice counts once.
+    """Prints the table, and writes `table.md` and `loss.png` to `out`. A workdir that is given twice counts once.
 
-    texts: with [MASK]; the most probable tokens of every run are added below the table.
+    texts: texts with [MASK]; the most probable tokens of every run for each [MASK] are added below the table.
 
     Raises:
       UserError: a workdir has no validation loss, a text cannot be filled, or `out` cannot be written.
@@ -63,7 +63,7 @@ def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> No
 
 
 def unique_names(workdirs: Sequence[epath.Path]) -> list[str]:
-    """Returns the shortest unique name of each path: as many of its last parts as no other path ends with."""
+    """Returns the shortest unique name of each path: the fewest trailing parts that no other path ends with."""
     paths = [f"{workdir}".split("/") for workdir in workdirs]
     names = []
     for i, path in enumerate(paths):
@@ -88,13 +88,16 @@ def read_run(workdir: epath.Path, name: str) -> RunCurve:
         speeds = [line["speed/tokens_per_second"] for line in lines if "speed/tokens_per_second" in line]
         config = configs.read(workdir)
     for problem in configs.problems(config):
-        raise UserError(f"{workdir / 'config.json'}", f"an invalid config ({problem})", "that of the run")
+        raise UserError(
+            f"{workdir / 'config.json'}", f"an invalid config ({problem})", "the config that `pretrain` wrote"
+        )
     return RunCurve(name, config, losses, median(speeds) if speeds else None)
 
 
 def format_table(runs: list[RunCurve]) -> str:
     """Returns a Markdown table with a row per run."""
-    low, high = max(run.final_loss for run in runs), max(max(run.losses.values()) for run in runs)
+    low = max(run.final_loss for run in runs)  # the worst final loss, so that every run reaches every threshold
+    high = max(max(run.losses.values()) for run in runs)
     thresholds = choose_thresholds(low, high)
     head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in thresholds), "tokens/s"]
     rows = [
@@ -111,22 +114,24 @@ def format_table(runs: list[RunCurve]) -> str:
 
 
 def choose_thresholds(low: float, high: float) -> list[str]:
-    """Returns losses evenly spaced between two, the highest first, with as few decimals as distinguish them.
+    """Returns thresholds between `low` and `high`, as text, evenly spaced, the highest first.
 
-    There is none if the two are equal, as after a single validation.
+    They have the fewest decimals that keep them distinct. The list is empty if `low` equals `high`.
     """
     if low == high:
         return []
-    losses = [low + (high - low) * part / (NUM_THRESHOLDS + 1) for part in range(NUM_THRESHOLDS, 0, -1)]
+    losses = [low + (high - low) * i / (NUM_THRESHOLDS + 1) for i in range(NUM_THRESHOLDS, 0, -1)]
     rounded = (list(dict.fromkeys(f"{loss:.{decimals}f}" for loss in losses)) for decimals in range(1, 10))
-    return max(rounded, key=len)  # the first of those with the most losses
+    return max(rounded, key=len)  # the first of the longest lists, which has the fewest decimals
 
 
 def format_guesses(text: str, models: list[tuple[str, Model]]) -> str:
     """Returns the most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
     lines = [f"> {text}\n"]
     for name, model in models:
-        masks = ("; ".join(f"{token} {p:.0%}" for token, p in found) for found in model.fill_mask(text, GUESSES))
+        masks = (
+            "; ".join(f"{token} {p:.0%}" for token, p in guesses) for guesses in model.fill_mask(text, NUM_GUESSES)
+        )
         lines.append(f"- {name}: " + " | ".join(masks))
     return "\n".join(lines) + "\n"
 
@@ -135,7 +140,7 @@ def plot_losses(runs: list[RunCurve]) -> bytes:
     """Returns a PNG of validation loss over steps, with a line per run."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for run in runs:
-        marker = "o" if len(run.losses) == 1 else None  # a line of one point is invisible
+        marker = "o" if len(run.losses) == 1 else None  # a line through one point is invisible
         label = render.legend_label(f"{run.name} ({run.final_loss:.2f})")
         axes.plot(*zip(*sorted(run.losses.items()), strict=True), marker=marker, label=label)
     axes.set(xlabel="step", ylabel="validation loss (nats)")

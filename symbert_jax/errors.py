@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class Advice(UserError):
-    """A warning: it works, but it is probably not what was meant."""
+    """A warning: the run works, but probably not as the user meant it."""
 
 
 class UserErrors(UserError):
@@ -28,16 +28,16 @@ class UserErrors(UserError):
 
 
 def printable(text: str) -> str:
-    """Returns the text with escapes for what no terminal prints: line ends, control characters, lone surrogates."""
+    """Escapes the characters that terminals do not print: line ends, control characters, lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """Returns the hint for a misspelled name: the closest known one, or an empty string if none is close."""
+    """Returns a hint for a misspelled name: the closest known name, or an empty string if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns the hint for a misspelled name: the closest known one, or all of them if none is close."""
+    """Returns a hint for a misspelled name: the closest known name, or all known names if none is close."""
     return closest(name, known) or f"known are {', '.join(known)}"

@@ -24,23 +24,23 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 
-MAX_BATCH = 32  # texts of one forward pass
-MIN_LENGTH = 16  # tokens to which shorter texts are padded
+MAX_BATCH = 32  # texts per forward pass
+MIN_LENGTH = 16  # tokens; shorter texts are padded to this length
 POOLINGS = ("mean", "cls")
 
 
 class Guess(NamedTuple):
-    """A token for a [MASK]."""
+    """A token that the model predicts for a [MASK]."""
 
-    token: str  # of the vocabulary; one that continues a word begins with ##
-    probability: float  # 0 to 1, over the whole vocabulary
+    token: str  # a token of the vocabulary; it begins with ## if it continues a word
+    probability: float  # from 0 to 1; the probabilities of all tokens of the vocabulary sum to 1
 
 
 class EncodedTexts(NamedTuple):
-    """Token ids of B texts, padded with [PAD] to the T tokens of the longest."""
+    """Token ids of B texts, padded with [PAD] to T tokens, the length of the longest."""
 
     ids: Int[np.ndarray, "B T"]
-    mask: Bool[np.ndarray, "B T"]  # the attention mask: whether a token is not [PAD]
+    mask: Bool[np.ndarray, "B T"]  # the attention mask: false where the token is [PAD]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,11 +49,11 @@ class Model:
 
         params, config = model
 
-    It runs on one device, in the dtype of its config, with dropout off. [PAD] is never attended to. Shapes are rounded
-    up, so that texts of many lengths share a few compiled programs.
+    The model runs on one device, in the dtype of its config, with dropout off. No token attends to [PAD]. Batches are
+    padded to a few shapes, so that texts of many lengths share compiled programs.
     """
 
-    config: Config = dataclasses.field(repr=False)  # of the run that trained it
+    config: Config = dataclasses.field(repr=False)  # the config of the run that trained the model
     params: Params = dataclasses.field(repr=False)  # a nested dict of float32 numpy arrays
     workdir: epath.Path  # holds the vocabulary
 
@@ -62,7 +62,7 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, of the package `tokenizers`; "[MASK]" in a text is the special token.
+        """The tokenizer, from the package `tokenizers`. It reads "[MASK]" in a text as the special token.
 
         Raises:
           UserError: the workdir has no vocabulary, or one that does not fit the model.
@@ -81,7 +81,7 @@ class Model:
 
             model.fill_mask("The [MASK] sat on the [MASK].")[0][0]  # Guess(token="cat", probability=0.31)
 
-        text: one text, or several: the result is then a list with an entry for each of them.
+        text: one text, or several; for several, the result is a list with an entry for each text.
 
         Raises:
           UserError: a text has no [MASK], has more tokens than the model reads, or is not text in UTF-8; or `top` is
@@ -91,17 +91,18 @@ class Model:
             raise UserError("top", str(top), "at least 1")
         texts = named_texts(text)
         rows = self._token_ids(texts, truncate=False, hint="")
-        masked = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
-        for (name, each), positions in zip(texts.items(), masked, strict=True):
+        mask_positions = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
+        for (name, one_text), positions in zip(texts.items(), mask_positions, strict=True):
             if not len(positions):
-                hint = f"write {MASK} in capitals" if MASK.lower() in each.lower() else ""
-                raise UserError(name, repr(each), f"at least one {MASK} in it", hint)
-        found: list[list[list[Guess]]] = [[] for _ in rows]
-        for chosen, ids in self._batches(rows):
-            positions = _pad([masked[i] for i in chosen], 0, len(ids), round_up(max(len(masked[i]) for i in chosen)))
-            for i, logits in zip(chosen, self.logits(ids, positions), strict=False):
-                found[i] = [self._guesses(each, top) for each in logits[: len(masked[i])]]
-        return found[0] if isinstance(text, str) else found
+                hint = f"write {MASK} in capitals" if MASK.lower() in one_text.lower() else ""
+                raise UserError(name, repr(one_text), f"at least one {MASK} in it", hint)
+        guesses: list[list[list[Guess]]] = [[] for _ in rows]
+        for indices, ids in self._batches(rows):
+            chosen = [mask_positions[i] for i in indices]
+            positions = _pad(chosen, 0, len(ids), round_up(max(map(len, chosen))))
+            for i, logits in zip(indices, self.logits(ids, positions), strict=False):
+                guesses[i] = [self._guesses(mask_logits, top) for mask_logits in logits[: len(mask_positions[i])]]
+        return guesses[0] if isinstance(text, str) else guesses
 
     def encode(self, texts: str | Iterable[str], *, truncate: bool = False) -> EncodedTexts:
         """Returns the token ids of texts, [CLS] first and [SEP] last, and their attention mask.
@@ -109,7 +110,7 @@ class Model:
             ids, mask = model.encode(["a text", "another text"])  # int32[B, T], bool[B, T]
 
         texts: one text counts as a list of one.
-        truncate: whether a text of more than `config.model.length` tokens is cut at its end, instead of an error.
+        truncate: whether to cut a text of more than `config.model.length` tokens, instead of raising an error.
 
         Raises:
           UserError: a text is too long, or is not text in UTF-8.
@@ -123,19 +124,20 @@ class Model:
     ) -> Float[np.ndarray, "B D"]:
         """Returns a vector for each text, from the last layer.
 
-        texts, truncate: as of `encode`.
-        pooling: mean, over all tokens of a text, with [CLS] and [SEP] and without padding; or cls, the vector of [CLS].
+        texts, truncate: as in `encode`.
+        pooling: "mean", the mean over all tokens of a text, [CLS] and [SEP] included and padding not; or "cls", the
+            vector of [CLS].
 
         Raises:
-          UserError: as `encode`, or there is no such pooling.
+          UserError: as in `encode`, or there is no such pooling.
         """
         if pooling not in POOLINGS:
             raise UserError("pooling", repr(pooling), f"one of {', '.join(POOLINGS)}")
         rows = self._token_ids(named_texts(texts), truncate)
-        found = np.empty((len(rows), self.config.model.dim), np.float32)
-        for chosen, ids in self._batches(rows):
-            found[chosen] = self._run(_pooled, ids, pooling)[: len(chosen)]
-        return found
+        vectors = np.empty((len(rows), self.config.model.dim), np.float32)
+        for indices, ids in self._batches(rows):
+            vectors[indices] = self._run(_pooled, ids, pooling)[: len(indices)]
+        return vectors
 
     def logits(self, ids: AnyArray | Sequence, positions: AnyArray | Sequence) -> Float[np.ndarray, "B M V"]:
         """Returns the logits of the tokens at `positions`, over the vocabulary.
@@ -143,8 +145,8 @@ class Model:
             ids, mask = model.encode("The capital of [MASK] is Paris.")
             model.logits(ids, [[4]]).argmax()
 
-        ids: int[B, T], as of `encode`; at most `config.model.length` tokens a row. [PAD] counts as padding.
-        positions: int[B, M], from 0.
+        ids: int[B, T], as `encode` returns them, with at most `config.model.length` tokens per row.
+        positions: int[B, M], indices of tokens in their row, from 0.
 
         Returns float32[B, M, V]; V is `config.model.vocab_size`, which may exceed the vocabulary.
 
@@ -152,8 +154,8 @@ class Model:
           UserError: an array has another shape or type, or a value is out of range.
         """
         model = self.config.model
-        ids = _checked("ids", ids, model.vocab_size)
-        positions = _checked("positions", positions, ids.shape[1])
+        ids = _to_int_rows("ids", ids, model.vocab_size)
+        positions = _to_int_rows("positions", positions, ids.shape[1])
         if ids.shape[1] > model.length:
             raise UserError("ids", f"{ids.shape[1]} tokens", f"at most {model.length}, the length of the model")
         if len(ids) != len(positions):
@@ -161,7 +163,10 @@ class Model:
         return self._run(_logits, ids, positions)
 
     def _token_ids(self, texts: dict[str, str], truncate: bool, hint: str = "truncate=True cuts it") -> list[list[int]]:
-        """Returns the token ids of texts by their names in errors. A text that is cut keeps its [SEP]."""
+        """Returns the token ids of each text. A text that is cut keeps its [SEP].
+
+        texts: the texts by their names in errors, see `named_texts`.
+        """
         limit = self.config.model.length
         rows = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts.values()))]
         for name, row in zip(texts, rows, strict=True):
@@ -170,12 +175,12 @@ class Model:
         return [row if len(row) <= limit else row[: limit - 1] + row[-1:] for row in rows]
 
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Int[np.ndarray, "B T"]]]:
-        """Yields the indices of rows of similar length, and their ids, padded in both dimensions."""
+        """Yields batches of rows of similar length: indices of rows, and their ids padded in both dimensions."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(rows), MAX_BATCH):
-            chosen = order[start : start + MAX_BATCH]
-            length = min(round_up(max(len(rows[chosen[-1]]), MIN_LENGTH)), self.config.model.length)
-            yield chosen, _pad([rows[i] for i in chosen], self._special_ids[PAD], round_up(len(chosen)), length)
+            indices = order[start : start + MAX_BATCH]
+            length = min(round_up(max(len(rows[indices[-1]]), MIN_LENGTH)), self.config.model.length)
+            yield indices, _pad([rows[i] for i in indices], self._special_ids[PAD], round_up(len(indices)), length)
 
     def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
         probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
@@ -202,7 +207,8 @@ def load(workdir: epath.PathLike, step: int | None = None) -> Model:
         model = symbert_jax.load("runs/mini/pairwise")
         params, config = symbert_jax.load("runs/mini/pairwise", step=1000)
 
-    workdir: of `pretrain` or `import`, on a disk or in a bucket. step: of the checkpoint; None is the latest.
+    workdir: the workdir of `pretrain` or `import`, on a disk or in a bucket.
+    step: the step of the checkpoint; None: the latest.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -215,7 +221,7 @@ def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int) 
     """Prints each text, and below it a line with the `top` most probable tokens for each [MASK].
 
     Raises:
-      UserError: there is no such checkpoint, or as `Model.fill_mask`.
+      UserError: there is no such checkpoint, or `Model.fill_mask` raises it.
     """
     model = load(workdir, step)
     for text in texts:
@@ -224,17 +230,17 @@ def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int) 
 
 
 def one_device() -> Mesh:
-    """Returns the mesh of the first device of this process: a model that answers a person needs no other."""
+    """Returns a mesh of only the first device of this process."""
     return make_mesh(MeshConfig(), jax.local_devices()[:1])
 
 
 def to_device(params: Params) -> Params:
-    """Copies parameters to the device of `one_device`."""
+    """Copies parameters to the device of `one_device()`."""
     return jax.device_put(params, NamedSharding(one_device(), PartitionSpec()))
 
 
 def named_texts(texts: str | Iterable[str]) -> dict[str, str]:
-    """Returns texts by their names in errors: text, or texts[0], texts[1], …
+    """Returns the texts by their names in errors: "text" for a single one, else "texts[0]", "texts[1]", …
 
     Raises:
       UserError: one of them is not text in UTF-8.
@@ -246,17 +252,17 @@ def named_texts(texts: str | Iterable[str]) -> dict[str, str]:
 
 
 def check_text(name: str, text: Any) -> None:
-    """Raises `UserError` unless a value is text that can be encoded as UTF-8."""
+    """Raises `UserError` unless the value is text that can be encoded as UTF-8."""
     if not isinstance(text, str):
         raise UserError(name, reprlib.repr(text), "text")
     try:
         text.encode()
-    except UnicodeEncodeError:  # lone surrogates, to which Python decodes bytes of an argument that are not UTF-8
+    except UnicodeEncodeError:  # Python decodes bytes of an argument that are not UTF-8 to lone surrogates
         raise UserError(name, repr(text), "text in UTF-8") from None
 
 
 def round_up(count: int) -> int:
-    """Returns the next power of two, so that few shapes are compiled."""
+    """Returns the smallest power of two that is at least `count`, so that few shapes are compiled."""
     return 1 << max(count - 1, 0).bit_length()
 
 
@@ -266,18 +272,18 @@ def softmax(logits: Float[np.ndarray, "*rows C"]) -> Float[np.ndarray, "*rows C"
 
 
 def _pad(rows: Sequence[Sequence[int] | np.ndarray], value: int, count: int, width: int) -> Int[np.ndarray, "B T"]:
-    """Returns `count` rows of `width` numbers: those of `rows`, then `value`."""
+    """Pads rows with `value` to `width` numbers, and their number to `count`."""
     padded = np.full((count, width), value, np.int32)
-    for target, row in zip(padded, rows, strict=False):
-        target[: len(row)] = row
+    for padded_row, row in zip(padded, rows, strict=False):
+        padded_row[: len(row)] = row
     return padded
 
 
-def _checked(name: str, values: AnyArray | Sequence, limit: int) -> Int[np.ndarray, "B M"]:
-    """Returns rows of integers as an array; raises `UserError` unless all of them are from 0 to below `limit`."""
+def _to_int_rows(name: str, values: AnyArray | Sequence, limit: int) -> Int[np.ndarray, "B M"]:
+    """Returns rows of integers as an array; raises `UserError` unless all integers are from 0 to `limit` - 1."""
     try:
         array = np.asarray(values)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # numpy refuses rows of different lengths
         raise UserError(name, "rows of different lengths", "rows of one length") from None
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise UserError(name, f"{array.dtype} of shape {list(array.shape)}", "integers of two dimensions")

@@ -1,4 +1,4 @@
-"""Markdown tables and plots of the reports of `compare` and `finetune`."""
+"""Renders Markdown tables and plots for the reports of `compare` and `finetune`."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-plt.rcParams["text.parse_math"] = False  # a path may contain dollar signs
+plt.rcParams["text.parse_math"] = False  # the name of a run may contain dollar signs
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -17,7 +17,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def legend_label(text: str) -> str:
-    """Returns a label that legends show: they omit those that begin with an underscore."""
+    """Returns the text with a space in front: matplotlib leaves labels that begin with an underscore out of legends."""
     return f" {text}"
 
 

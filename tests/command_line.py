@@ -1,4 +1,4 @@
-"""The command line in forks of one process: a case costs what its command does, not a start of Python and JAX."""
+"""Runs the command line in forks of one process, so that a test case does not pay for a start of Python and JAX."""
 
 import importlib
 import json
@@ -23,46 +23,47 @@ class Result(NamedTuple):
 def run_commands(
     commands: Sequence[Sequence[str]], *, imports: Sequence[str] = (), cwd: Path = ROOT, **environment: str
 ) -> list[Result]:
-    """What `python -m symbert_jax ARGUMENTS` does for each list of arguments, one after the other.
+    """Runs `python -m symbert_jax ARGUMENTS` for each list of arguments, one after the other; returns the results.
 
-    imports: modules that are imported once for all of them.
+    imports: modules that are imported once for all commands.
     """
-    order = json.dumps({"commands": [list(map(str, command)) for command in commands], "imports": list(imports)})
+    request = json.dumps({"commands": [list(map(str, command)) for command in commands], "imports": list(imports)})
     variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore:os.fork"} | environment
-    # a surrogate stands for a byte that is no UTF-8, as it does in sys.argv
+    # JSON keeps the surrogates that stand in sys.argv for bytes that are not UTF-8.
     done = subprocess.run(
         [sys.executable, "-m", "tests.command_line"],
-        **{"input": order, "capture_output": True, "text": True, "cwd": cwd, "env": variables, "timeout": 300},
+        **{"input": request, "capture_output": True, "text": True, "cwd": cwd, "env": variables, "timeout": 300},
     )
     assert done.returncode == 0, done.stderr
     return [Result(*found) for found in json.loads(done.stdout)]
 
 
 def _serve() -> None:
-    order = json.load(sys.stdin)
-    from symbert_jax.__main__ import main  # what every command imports
+    """Reads commands from stdin, runs each in a fork of this process, and prints the results, all as JSON."""
+    request = json.load(sys.stdin)
+    from symbert_jax.__main__ import main  # imported once for all commands
 
-    for name in order["imports"]:
+    for name in request["imports"]:
         importlib.import_module(name)
-    found = []
-    for command in order["commands"]:
+    results = []
+    for command in request["commands"]:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             if not (child := os.fork()):
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 sys.argv = ["symbert_jax", *command]
-                end(lambda command=command: main(command))
+                run_and_exit(lambda command=command: main(command))
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             texts = []
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode(errors="replace"))
-            found.append((code, *texts))
-    json.dump(found, sys.stdout)
+            results.append((code, *texts))
+    json.dump(results, sys.stdout)
 
 
-def end(run: Callable[[], int]) -> NoReturn:
-    """Ends a fork as Python ends, without its clean-up, which takes longer than most commands."""
+def run_and_exit(run: Callable[[], int]) -> NoReturn:
+    """Calls `run` and ends this fork with its exit code, without the clean-up of Python, which is slow."""
     code: object = 1
     try:
         code = run()

@@ -1,4 +1,4 @@
-"""Every test has 8 CPU devices; annotations with array shapes are checked at run time."""
+"""Gives every test 8 CPU devices, and checks the array shapes in annotations at run time."""
 
 import dataclasses
 import functools
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-# Tests compile much and compute little: what makes programs faster costs them more than it gives.
+# Tests compile much and compute little, so optimizing the programs costs more time than it saves.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-if version("jaxlib").startswith("0.10."):  # newer ones no longer have this
+if version("jaxlib").startswith("0.10."):  # newer versions do not have this flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
-# And compile nothing twice: one cache for all tests and the programs they start. Workers inherit the controller's.
+# All tests and the programs they start share one cache of compiled programs. Workers of xdist inherit it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-# A suite in the background (`nohup make test &`) inherits that these are ignored, and so would all that it starts.
+# Tests in the background (`nohup make test &`) ignore these signals, and so would all processes that they start.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
@@ -54,7 +54,7 @@ TINY = Config(
 
 
 def configure(**changes: object) -> Config:
-    """`configure(model={"attention": "pairwise"}, seed=1)`: the tiny config with some fields changed."""
+    """Returns the tiny config with some fields changed: `configure(model={"attention": "pairwise"}, seed=1)`."""
     sections = {
         name: dataclasses.replace(getattr(TINY, name), **change) if isinstance(change, dict) else change
         for name, change in changes.items()
@@ -66,7 +66,7 @@ def configure(**changes: object) -> Config:
 
 @pytest.fixture
 def mesh() -> Iterator[jax.sharding.Mesh]:
-    """One device."""
+    """Makes a mesh of one device the current one, and returns it."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
@@ -74,16 +74,16 @@ def mesh() -> Iterator[jax.sharding.Mesh]:
 
 @functools.cache
 def init_params_numpy(model: ModelConfig) -> bert.Params:
-    """Fresh parameters as numpy arrays, made once for all tests; they share everything a seed decides."""
-    same = dataclasses.replace(model, kernel="xla", remat="none", unroll=1, dtype="float32")
-    if same != model:
-        return init_params_numpy(same)
+    """Returns initial parameters as numpy arrays. Models with the same parameters share them."""
+    canonical = dataclasses.replace(model, kernel="xla", remat="none", unroll=1, dtype="float32")
+    if canonical != model:
+        return init_params_numpy(canonical)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         return jax.tree.map(np.asarray, bert.init(model, MeshConfig(), jax.random.key(0)))
 
 
 def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBatch:
-    """Random rows with 4 masked positions, the last of them unused in every other row."""
+    """Returns random rows with 4 masked positions, of which every other row uses only 3."""
     rng = np.random.default_rng(seed)
     rows = rows or config.data.batch_size
     tokens = rng.integers(0, config.model.vocab_size, (rows, config.model.length), dtype=np.int32)
@@ -96,17 +96,17 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
 def write_corpus(
     folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64, unknown: tuple[int, int] = (0, 0)
 ) -> Path:
-    """A prepared corpus of random rows, a quarter as many to validate.
+    """Writes a prepared corpus of random rows, with a quarter as many for validation; returns its folder.
 
-    unknown: how many of the rows to train and to validate hold nothing but [UNK].
+    unknown: the numbers of training and of validation rows that contain nothing but [UNK].
     """
     folder.mkdir()
     (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))
     rng, writers = np.random.default_rng(0), {}
-    for split, count, empty in (("train", rows, unknown[0]), ("validation", rows // 4, unknown[1])):
+    for split, count, num_unknown in (("train", rows, unknown[0]), ("validation", rows // 4, unknown[1])):
         writers[split] = Writer(folder, split, length, cls=2, sep=3, unk=1)
         tokens = rng.integers(5, len(words), count * (length - 2), dtype=np.uint16)
-        tokens[: empty * (length - 2)] = SPECIAL.index(UNK)
+        tokens[: num_unknown * (length - 2)] = SPECIAL.index(UNK)
         writers[split].add(tokens)
         writers[split].close()
     write_info(folder, length, [writer.info() for writer in writers.values()])
@@ -117,7 +117,7 @@ def write_corpus(
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus of configs/tiny.py: docstrings of the standard library in rows of 32, 512 words."""
+    """The corpus of configs/tiny.py: docstrings of the standard library, in rows of 32 tokens, with 512 token ids."""
     from configs.tiny import get_config
     from symbert_jax.config import freeze
     from symbert_jax.data.prepare import prepare

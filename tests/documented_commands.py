@@ -1,17 +1,17 @@
-"""Runs every command of the documents, each in the way that a rule of `RULES` says.
+"""Runs or checks every command of the documents, each by the rule of `RULES` that matches it.
 
-1. `tests/documents.py` makes a bash script of each document; a command keeps the line that it has in the document.
-2. `tests/stand_in.py` fills a folder that stands for the user's, with short texts and the documented configs cut to a
-   tiny size. bash runs the scripts there, so loops, quotes and variables mean what they mean to a user.
-3. bash finds no program. For each that a script calls, PRELUDE or a file such as .venv/bin/python starts CLIENT, which
-   sends the command to this process and ends with the exit code that comes back.
+1. `tests/documents.py` makes a bash script from each document; a command keeps its line number.
+2. `tests/stand_in.py` fills a folder that takes the place of a user's working directory, with short texts and the
+   documented configs, cut to a tiny size. bash runs the scripts there, so loops, quotes and variables work as usual.
+3. bash finds no programs. For each program that a script calls, PRELUDE or a file such as .venv/bin/python starts
+   CLIENT, which sends the command to this process and ends with the exit code that it receives.
 4. `Server` looks for the first rule that matches "DOCUMENT: COMMAND", and calls its check in a fork of this process,
    which has imported JAX once for all. The exit code of the check is that of the command: `run` runs it, `parse` reads
-   its flags and its config and stops where the work would begin, others look whether a target or a package exists.
-5. For each command with another exit code than 0, bash prints "FAILED DOCUMENT:LINE: COMMAND".
+   its flags and its config and stops where the work would begin, others check whether a target or a package exists.
+5. For each command with an exit code other than 0, bash prints "FAILED DOCUMENT:LINE: COMMAND".
 
-A new command of a document needs nothing where one of the rules fits, `run` above all; else a rule, above those that
-also match. A rule that matches no command is reported as unused.
+A new command in a document needs no work if an existing rule fits, in most cases that of `run`. Otherwise add a rule,
+above the others that match. A rule that matches no command is reported as unused.
 
 `python -m tests.documented_commands FOLDER` reads {document: script} as JSON from stdin, and prints
 {"failed": {document: output}, "unused": [rule]}.
@@ -39,17 +39,17 @@ from absl import flags
 
 from symbert_jax.config import Config, FinetuneConfig
 from tests import stand_in
-from tests.command_line import end
+from tests.command_line import run_and_exit
 from tests.documents import ROOT
 
 Command = list[str]  # a program and its arguments
 
-# Modules that are imported once, before the forks.
+# Modules that are imported once, before the forks, by their names in symbert_jax.
 PRELOADED = (
     *("compare", "estimate.report", "data.prepare", "train.doctor", "eval.finetune", "inference", "interop.export"),
     *("interop.import_", "train.loop"),
 )
-# The functions in which commands begin their work, by module: mocks where a command is only parsed.
+# The function with which each command begins its work, by module. `parse` replaces them by mocks.
 ENTRY_POINTS = {
     "data.prepare": "prepare",
     "distributed": "join",
@@ -61,10 +61,11 @@ ENTRY_POINTS = {
     "inference": "fill",
     "compare": "compare",
 }
+# Values for the placeholders in documents.
 PLACEHOLDERS = {"FILE": "configs/mini.py", "HOST": "localhost", "PORT": "8476", "I": "0", "N": "2", "NAME": "peers"}
 
 SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
-# Without socket and json, whose import takes longer than the start of Python.
+# It imports neither socket nor json, because their import takes longer than the start of Python.
 CLIENT = """
 import _socket, marshal, os, sys
 server = _socket.socket(fileno=int(os.environ["SERVER"]))
@@ -79,7 +80,7 @@ PATH=/nowhere
 command_not_found_handle() { "$PYTHON" -IS client.py "$@"; }
 ulimit() { command_not_found_handle ulimit "$@"; }  # builtins
 kill() { command_not_found_handle kill "$@"; }
-expect_output() { # compares its input with file 9; documents leave out where the working directory is
+expect_output() { # compares its input with file 9; documents omit the path of the working directory
   local found wanted
   IFS= read -r -d '' found
   IFS= read -r -d '' -u 9 wanted
@@ -88,7 +89,7 @@ expect_output() { # compares its input with file 9; documents leave out where th
 }
 trap 'echo "FAILED $PAGE:$LINENO: $BASH_COMMAND" >&2' ERR
 """
-# Commands that run first, and make what documents take for granted: two corpora and the first phase of a recipe.
+# Commands that run first and make what the documents presuppose: corpora and the first phase of a recipe.
 SETUP = """
 for config in tiny wiki_books; do python -m symbert_jax prepare --config=configs/$config.py; done
 python -m symbert_jax prepare --config=configs/base.py --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
@@ -110,12 +111,12 @@ def run_installed(command: Command) -> int:
 
 
 def run_doctor(command: Command) -> int:
-    """Runs the doctor of a `pretrain` that would take long."""
+    """Runs `doctor` in place of a `pretrain` that would take long."""
     return run([*command[:3], "doctor", *command[4:]])
 
 
 def parse(command: Command) -> int:
-    """Runs a command up to where its work begins, with the documented configs: flags, fields and their limits."""
+    """Checks flags, fields and limits with the documented configs: runs a command up to where its work begins."""
     from symbert_jax.eval.protocols import resolve
     from symbert_jax.eval.tasks import find_tasks
 
@@ -128,7 +129,7 @@ def parse(command: Command) -> int:
 
 
 def parse_flags(prefix: str, command: Command) -> int:
-    """Parses flags that a document names without their command, behind a `prefix` that completes them."""
+    """Parses flags that a document names without their command, after a `prefix` that completes the command."""
     return parse(["python", "-m", "symbert_jax", *prefix.split(), *command[1:]])
 
 
@@ -138,17 +139,17 @@ def parse_import_flag(command: Command) -> int:
 
 
 def run_python(command: Command) -> int:
-    """Runs a block of Python, which comes on stdin."""
+    """Runs a block of Python from stdin."""
     exec(compile(sys.stdin.read(), command[-1], "exec"), {"__name__": "__main__"})
     return 0
 
 
 def parse_bench(command: Command) -> int:
-    """Runs a bench up to where it has read its flags."""
+    """Runs a bench until it has read its flags."""
     start = next(i for i, word in enumerate(command) if word.startswith("bench."))
     sys.argv = command[start:]
     os.chdir(ROOT)
-    flags.FLAGS.__dict__["__flags"].clear()  # those of symbert_jax
+    flags.FLAGS.__dict__["__flags"].clear()  # forgets the flags of symbert_jax
     for parser, method in ((argparse.ArgumentParser, "parse_args"), (flags.FlagValues, "__call__")):
         setattr(parser, method, _exit_after(getattr(parser, method)))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -156,7 +157,7 @@ def parse_bench(command: Command) -> int:
 
 
 def parse_bench_flags(prefix: str, command: Command) -> int:
-    """Parses flags of a bench that a document names without it."""
+    """Parses flags that a document names without their bench, after a `prefix` that completes the command."""
     return parse_bench([*prefix.split(), *command[1:]])
 
 
@@ -169,7 +170,7 @@ def _exit_after(method: Callable) -> Callable:
 
 
 def check_launch(command: Command) -> int:
-    """Checks that a launch script knows the verb and has its knobs, and that what it starts takes the flags."""
+    """Checks that a launch script accepts its arguments, and that `pretrain` accepts the flags after `--`."""
     script, *arguments = command
     end = arguments.index("--") if "--" in arguments else len(arguments)
     subprocess.run(
@@ -192,7 +193,7 @@ def check_make_target(command: Command) -> int:
 
 
 def check_packages(command: Command) -> int:
-    """Checks that the project itself asks for the packages: in a file of requirements, or an extra with its pin."""
+    """Checks that the project has the packages: a file of requirements, or extras with their pinned versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {package for extra in project["optional-dependencies"].values() for package in extra}
     pins = re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
@@ -204,7 +205,7 @@ def check_packages(command: Command) -> int:
 
 
 def check_report_labels(command: Command) -> int:
-    """Checks the labels of a quoted report of `compile`, which comes on stdin."""
+    """Checks the labels of a quoted report of `compile` from stdin."""
     source = (ROOT / "symbert_jax" / "estimate" / "report.py").read_text()
     for line in sys.stdin:
         assert f'("{line[:16].strip()}", ' in source or f'"{line[:16].strip()}",\n' in source, line
@@ -212,17 +213,17 @@ def check_report_labels(command: Command) -> int:
 
 
 def skip(command: Command) -> int:
-    """Checks nothing: the command is of a program that is not installed, or only looks like a command."""
+    """Checks nothing: the program is not installed, or the text only looks like a command."""
     return 0
 
 
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
-# A pattern of "DOCUMENT: COMMAND" and its check; the first that matches counts. `flags` and `output` stand before what
-# is no whole command: see tests/documents.py.
+# Checks by patterns of "DOCUMENT: COMMAND"; the first that matches counts. `flags` and `output` stand before text that
+# is not a whole command, see tests/documents.py.
 SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
-    # commands that take minutes, need the cloud, or run elsewhere in much the same form
+    # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,
     rf"make demo: {SYMBERT} .*": parse,
     rf"make bench: {SYMBERT} .*": parse,
@@ -272,14 +273,14 @@ RULES: dict[str, Callable[[Command], int]] = {
 
 
 class Server:
-    """Runs scripts in the current directory; collects failures and the rules that no command needed."""
+    """Runs scripts in the current directory, and collects failures and unused rules."""
 
     def __init__(self) -> None:
         self.unused = list(RULES)
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}  # the output, by document
 
     def run(self, name: str, script: str) -> None:
-        """Runs the script of a document in bash, and each of its programs in a fork."""
+        """Runs the script of a document in bash, and answers each of its commands."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         variables = {"PYTHON": sys.executable, "BASH_ENV": "prelude.sh", "PAGE": name, "SERVER": str(theirs.fileno())}
         with (
@@ -302,7 +303,7 @@ class Server:
                 self.failed[name] = text
 
     def _answer(self, name: str, command: Command, cwd: str, variables: dict[str, str], files: list[int]) -> int:
-        """Checks a command in a fork, with the environment and the files of its caller; returns the exit code."""
+        """Checks a command in a fork, with the environment and streams of its caller; returns the exit code."""
         line = f"{name}: {' '.join(command)}"
         rule = next((rule for rule in RULES if re.fullmatch(rule, line, re.DOTALL)), None)
         if rule in self.unused:
@@ -314,7 +315,7 @@ class Server:
             os.environ |= variables | {"PATH": os.environ["PATH"], "BASH_ENV": ""}
             os.chdir(cwd)
             sys.path.insert(0, cwd)
-            end(partial(_check, rule, command))
+            run_and_exit(partial(_check, rule, command))
         for file in files:
             os.close(file)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0
@@ -322,7 +323,7 @@ class Server:
 
 def _check(rule: str | None, command: Command) -> int:
     if rule is None:
-        print("no rule in tests/documented_commands.py says how this is checked", file=sys.stderr)
+        print("no rule in tests/documented_commands.py matches this command", file=sys.stderr)
         return 1
     return RULES[rule](
         [re.sub(r"\b[A-Z]+\b", lambda found: PLACEHOLDERS.get(found[0], found[0]), word) for word in command]
@@ -333,11 +334,14 @@ def main(folder: Path) -> None:
     scripts = json.load(sys.stdin)
     os.chdir(folder)
     os.environ["TFDS_DATA_DIR"] = str(folder / "tfds")
-    for name in (*(f"symbert_jax.{module}" for module in PRELOADED), *(f"configs.{name}" for name in stand_in.CONFIGS)):
+    for name in (
+        *(f"symbert_jax.{module}" for module in PRELOADED),
+        *(f"configs.{name}" for name in stand_in.CONFIG_NAMES),
+    ):
         importlib.import_module(name)
-    if not (child := os.fork()):  # ArrayRecord's threads do not survive a fork
+    if not (child := os.fork()):  # in a fork, because ArrayRecord's threads would not survive the later forks
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        end(partial(stand_in.write, folder))
+        run_and_exit(partial(stand_in.write, folder))
     os.waitpid(child, 0)
     Path("client.py").write_text(CLIENT)
     Path("prelude.sh").write_text(PRELUDE)

@@ -1,12 +1,12 @@
-"""Makes bash scripts of the documents: README, docs, docstrings of configs and benches, texts of help, Make targets.
+"""Makes bash scripts from the documents: README, docs, docstrings of configs and benches, help texts, Make targets.
 
-What a reader would type keeps its line, so that bash names the line of the document in errors. What is no whole command
-gets a name in front, which a rule of `tests/documented_commands.py` knows:
+A command keeps its line number, so that bash names the line of the document in errors. Text that is not a whole command
+gets a command name in front, for which `tests/documented_commands.py` has rules:
 
   flags --a=b …              flags without their command
-  python - DOCUMENT:LINE     a block of Python, which comes on stdin
-  output                     quoted output without its command, which comes on stdin
-  … | expect_output          a command of a console, with the output that the document shows as file 9
+  python - DOCUMENT:LINE     a block of Python, which is passed on stdin
+  output                     quoted output without its command, which is passed on stdin
+  … | expect_output          a command in a console; the output that the document shows is passed as file 9
 """
 
 import ast
@@ -18,7 +18,7 @@ from symbert_jax.cli import help
 from symbert_jax.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ("demo", "bench")  # targets of the Makefile that are documents too
+RECIPES = ("demo", "bench")  # targets of the Makefile, whose commands are checked like those of documents
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
@@ -26,10 +26,10 @@ _STRAY = re.compile(r"python -m|pip install|(?<!\w)--\w")
 
 
 def scripts() -> dict[str, str]:
-    """Returns the bash script of every document that holds commands, by its path from the root.
+    """Returns the bash script of each document that contains commands, by its path from the root.
 
     Raises:
-      AssertionError: a document holds a command in a place where no reader of commands looks.
+      AssertionError: a document contains a command in a place from which it does not get into the script.
     """
     found = {f"make {target}": recipe(target) for target in RECIPES}
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -44,10 +44,7 @@ def scripts() -> dict[str, str]:
 
 
 def markdown(text: str, name: str) -> str:
-    """Returns the script of a page: blocks of shell, Python and consoles, and the commands among the code spans.
-
-    Python and the output of a command go to their command as its input, or as file 9 of `expect_output`.
-    """
+    """Returns the script of a page: blocks of shell, Python and consoles, and commands among its code spans."""
     script = [""] * (text.count("\n") + 1)
     for block in _BLOCK.finditer(text):
         first, body = text.count("\n", 0, block.start()), block[2].splitlines()
@@ -67,8 +64,8 @@ def markdown(text: str, name: str) -> str:
 
 
 def docstring(text: str, name: str) -> str:
-    """Returns the script of a module: the lines of its docstring that are indented by four, and the commands among its
-    code spans; of a config also the first line."""
+    """Returns the script of a module: the lines of its docstring that are indented by four spaces, and the commands
+    among its code spans. In a config, the first line is a command too."""
     lines = text.replace('"""', "").splitlines()[: ast.parse(text).body[0].end_lineno]
     script = _indented(lines, continues=name.startswith("configs/"))
     return _finish(
@@ -77,19 +74,22 @@ def docstring(text: str, name: str) -> str:
 
 
 def help_text(text: str) -> str:
-    """Returns the script of a text of help: its lines that are indented by four."""
+    """Returns the script of a help text: its lines that are indented by four spaces."""
     return "\n".join(_indented(text.splitlines()))
 
 
 def recipe(target: str) -> str:
-    """Returns the script of a target of the Makefile, as if all that it needs were installed."""
+    """Returns the script of a target of the Makefile, as if all of its dependencies were installed."""
     installed = [f"--old-file={stamp}.stamp" for stamp in (".venv/run", ".venv/dev", ".venv-peers/run")]
     command = ["make", "--dry-run", "--no-print-directory", *installed, target]
     return subprocess.check_output(command, cwd=ROOT, text=True)
 
 
 def _indented(lines: list[str], continues: bool = False) -> list[str]:
-    """Returns the lines with only those that are indented by four, and those that continue a command before them."""
+    """Keeps lines that are indented by four spaces or continue a command, and empties the others.
+
+    continues: whether the first line is a command, too.
+    """
     script = []
     for line in lines:
         line = line if continues else _flags(line) if re.match(r" {4}\S", line) else ""
@@ -99,12 +99,12 @@ def _indented(lines: list[str], continues: bool = False) -> list[str]:
 
 
 def _flags(command: str) -> str:
-    """Puts `flags` before flags alone: bash takes a name with a slash for a file."""
+    """Puts `flags` before flags without a command, because bash takes a name with a slash for a file."""
     return re.sub(r"^ *(?=--)", "flags ", command)
 
 
 def _finish(prose: str, script: list[str], name: str) -> str:
-    """Adds the commands among the code spans: those of several words, and flags."""
+    """Adds the commands among the code spans of `prose`, which are those of several words, and flags."""
     for span in _SPAN.finditer(prose):
         if re.search(r"\s|^--?\w", span[1]):
             number = prose.count("\n", 0, span.start())

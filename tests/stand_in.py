@@ -1,5 +1,5 @@
-"""A folder that stands for the user's when documented commands run: texts, books, GLUE's TSVs, a vocabulary, and the
-documented configs cut to a size at which a step takes no time."""
+"""Fills a folder in which the tests run the documented commands, in place of a user's working directory: texts, books,
+the TSV files of GLUE, a vocabulary, and the documented configs with tiny models and short runs."""
 
 import gzip
 import itertools
@@ -15,14 +15,16 @@ from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.eval.tasks import TASKS
 from tests.documents import ROOT
 
-CONFIGS = [path.stem for path in (ROOT / "configs").glob("*.py")]
-CONFIG = """from configs.{0} import get_config as documented
+CONFIG_NAMES = [path.stem for path in (ROOT / "configs").glob("*.py")]
+# A config file in configs/ of the folder. Its import does not find itself: the process of the tests has imported the
+# documented configs already.
+CONFIG_TEMPLATE = """from configs.{0} import get_config as documented
 from tests.stand_in import shrink
 
 def get_config():
     return shrink(documented())
 """
-# A fake of the package, which is not installed here: it checks that `export` wrote what the real one needs.
+# A fake of transformers, which is not installed: it checks that `export` wrote the files that the real one needs.
 TRANSFORMERS = """from pathlib import Path
 
 class AutoModelForMaskedLM:
@@ -34,26 +36,28 @@ AutoTokenizer = AutoModelForMaskedLM
 
 
 def shrink(c: ConfigDict) -> ConfigDict:
-    """Changes a documented config to a tiny model, local texts and a short run; keeps its folders. Returns it."""
+    """Changes a documented config to a tiny model, local texts and a short run, but the same folders; returns it."""
     if "tasks" in c:
         c.update(tasks=("rte",), seeds=1, epochs=1)
         return c
     c.model.update(layers=1, dim=16, heads=2, mlp_dim=16, length=32, vocab_size=512, unroll=1, dtype="float32")
-    c.model.update(dropout=0.0, attention_dropout=0.0)  # so that all of one attention are one program
+    c.model.update(
+        dropout=0.0, attention_dropout=0.0
+    )  # so that all configs with the same attention compile to the same program
     c.optim.learning_rate, c.mesh.fsdp = 1e-3, False
     c.data.update(batch_size=4, validation_fraction=0.2)
     if any(source.startswith("python-docs") for source in c.data.sources):
         c.data.sources = ("jsonl:wiki/*.jsonl.gz",)
     if c.data.vocab.startswith("hf:"):
         c.data.vocab = "vocab.txt"
-    if c.data.dir != "data/tiny":  # tiny.py has few steps, which README.md shows
+    if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because README.md shows its output
         c.optim.warmup_steps = 1
         c.train.update(steps=4, log_every=2, validate_every=4, validate_batches=1, checkpoint_every=4)
     return c
 
 
 def write(folder: Path) -> None:
-    """Fills `folder`. Its `tfds` is the data directory of TFDS."""
+    """Fills `folder`. The caller has set TFDS_DATA_DIR to its `tfds`."""
     words = ["".join(syllables) for syllables in itertools.product(("ka", "to", "mi", "su"), repeat=4)]
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=50)) for _ in range(80)]
@@ -71,12 +75,12 @@ def write(folder: Path) -> None:
     for name in ("vocab.txt", "bert-base-uncased-vocab.txt"):
         (folder / name).write_text("\n".join(vocabulary))
     header, classes = "index\tsentence1\tsentence2\tlabel", TASKS["rte"].classes
-    pairs = [(" ".join(text.split()[:4]), " ".join(text.split()[4:8])) for text in texts[:32]]  # all of one length
+    pairs = [(" ".join(text.split()[:4]), " ".join(text.split()[4:8])) for text in texts[:32]]  # all of the same length
     rows = [f"{i}\t{first}\t{second}\t{classes[i % 2]}" for i, (first, second) in enumerate(pairs)]
     for name in ("train", "dev"):
         (folder / f"glue/RTE/{name}.tsv").write_text("\n".join([header, *rows]))
-    for name in CONFIGS:
-        (folder / f"configs/{name}.py").write_text(CONFIG.format(name))
+    for name in CONFIG_NAMES:
+        (folder / f"configs/{name}.py").write_text(CONFIG_TEMPLATE.format(name))
     (folder / "transformers.py").write_text(TRANSFORMERS)
-    # any TFDS dataset of texts stands for its Wikipedia
+    # The books, as a TFDS dataset, take the place of TFDS's Wikipedia.
     shutil.copytree(bookcorpus.build(folder / "books"), folder / "tfds/wikipedia/20230601.en/1.0.0")

@@ -1,4 +1,4 @@
-"""The names that `import symbert_jax` offers, and the training batches of a config."""
+"""`import symbert_jax` offers all public names, and `batches` yields the training batches of a config."""
 
 import dataclasses
 import subprocess
@@ -15,11 +15,11 @@ from symbert_jax.data.stream import open_stream
 from tests.conftest import configure, write_corpus
 
 ROOT = Path(__file__).parents[1]
-ALONE = "import sys, symbert_jax; sys.exit(bool({'jax', 'numpy'} & {*sys.modules}))"
+IMPORT_ALONE = "import sys, symbert_jax; sys.exit(bool({'jax', 'numpy'} & {*sys.modules}))"
 
 
 def test_package_imports_its_names_on_first_use() -> None:
-    assert subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", IMPORT_ALONE], cwd=ROOT, timeout=60).returncode == 0
     assert set(symbert_jax.__all__) <= set(dir(symbert_jax))
     for name in symbert_jax.__all__:
         assert getattr(symbert_jax, name).__name__ == name and getattr(symbert_jax, name).__doc__

@@ -1,4 +1,4 @@
-"""`Classifier`, a model that `finetune` saved. tests/eval/test_finetune.py compares it with saved scores."""
+"""`Classifier` predicts with a model that `finetune` saved. tests/eval/test_finetune.py compares it with its score."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ MODEL = configure().model
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory):
-    """Loads an untrained model of a task."""
+    """A function that saves and loads an untrained model of a task."""
 
-    def load_untrained(task: str, outputs: int, length: int = 128) -> Classifier:
+    def load_untrained(task: str, num_outputs: int, length: int = 128) -> Classifier:
         folder = epath.Path(tmp_path_factory.mktemp("saved") / task)
         vocab = epath.Path(tmp_path_factory.mktemp("vocabulary") / "vocab.txt")
         vocab.write_text("\n".join(WORDS))
         with jax.set_mesh(one_device()):
-            head = jax.tree.map(np.asarray, classifier.init_head(MODEL, outputs, jax.random.key(1)))
+            head = jax.tree.map(np.asarray, classifier.init_head(MODEL, num_outputs, jax.random.key(1)))
         head["classifier"]["kernel"] = 100 * head["classifier"]["kernel"]  # so that predictions differ
         params = init_params_numpy(MODEL) | {"head": head}
         saved.write(folder, saved.SavedModel(70.0, task, MODEL, "trial", length), params, vocab)

@@ -1,4 +1,4 @@
-"""Config fields: each has a comment and is read by the code; each wrong one is named."""
+"""Each config field has a comment and is read by the code, and errors name the wrong field."""
 
 import ast
 import dataclasses
@@ -17,8 +17,8 @@ from symbert_jax.errors import UserError
 ROOT = Path(__file__).parents[1]
 
 
-def frozen(**changes: object) -> Config:
-    """The checked default with `section__field=value` changed, by way of mappings as in a checkpoint."""
+def make_config(**changes: object) -> Config:
+    """Returns the default config with `section__field=value` changed, from mappings as in a checkpoint, and checked."""
     tree = configs.default().to_dict()
     for path, value in changes.items():
         *sections, name = path.split("__")
@@ -61,8 +61,8 @@ def test_config_file_is_valid_and_opens_with_command_time_and_result(path: Path)
     assert re.match(r"Time: .+[.]\nResult: .+", about)
 
 
-def test_from_json_reads_own_and_old_files_without_new_fields() -> None:
-    config = frozen(model__attention="pairwise", data__sources=("a", "b"), seed=3)
+def test_from_json_reads_current_files_and_old_ones_without_new_fields() -> None:
+    config = make_config(model__attention="pairwise", data__sources=("a", "b"), seed=3)
     assert configs.from_json(configs.to_json(config)) == config
     assert configs.from_dict({"model": {"layers": 4}}).model == dataclasses.replace(
         config.model, layers=4, attention="standard"
@@ -86,7 +86,7 @@ def test_split_list_divides_at_commas_outside_quotes(text: str, parts: list[str]
 
 
 @pytest.mark.parametrize("text", ['"a,b', "a\nb", '"a"b'])
-def test_split_list_refuses_text_that_is_no_csv_line(text: str) -> None:
+def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
     with pytest.raises(UserError, match="double quotes around one"):
         configs.split_list(text)
 
@@ -131,11 +131,11 @@ def test_split_list_refuses_text_that_is_no_csv_line(text: str) -> None:
 )
 def test_check_names_the_wrong_field_and_the_limit(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        frozen(**changes)
+        make_config(**changes)
 
 
 def test_every_field_is_read_outside_of_config() -> None:
-    """As `section.field`, or as `config.field` in model/ and sharding.py, whose config is a section; not by checks."""
+    """The code reads `section.field`; in model/ and sharding.py `config.field`, because their config is a section."""
     sections, read = {"model": "model", "sharding": "mesh"}, set()
     for path in (ROOT / "symbert_jax").rglob("*.py"):
         if path.parent.name == "config":
@@ -153,8 +153,8 @@ def test_every_field_is_read_outside_of_config() -> None:
     }
     assert len(fields) > 40
     assert not (fields | {("config", "seed"), ("config", "init_from")}) - read
-    finetune = {("config", field.name) for field in dataclasses.fields(configs.FinetuneConfig)}
-    assert not (finetune | {("glue", "source")}) - read
+    finetune_fields = {("config", field.name) for field in dataclasses.fields(configs.FinetuneConfig)}
+    assert not (finetune_fields | {("glue", "source")}) - read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +188,14 @@ def test_walk_yields_values_limits_and_comments_of_all_fields() -> None:
     ]
 
 
-def finetune(**changes: object) -> configs.FinetuneConfig:
+def make_finetune_config(**changes: object) -> configs.FinetuneConfig:
     tree = configs.default_finetune()
     tree.update({"checkpoint": ("a",), **changes})
     return configs.freeze_finetune(tree)
 
 
 def test_freeze_finetune_reads_lists_of_numbers_from_text() -> None:
-    found = finetune(checkpoint_steps=("6000", 8000), learning_rates=("1e-5", 2e-5), tasks=("cola", "rte"))
+    found = make_finetune_config(checkpoint_steps=("6000", 8000), learning_rates=("1e-5", 2e-5), tasks=("cola", "rte"))
     assert (found.checkpoint_steps, found.learning_rates) == ((6000, 8000), (1e-5, 2e-5))
     assert found.tasks == ("cola", "rte")
 
@@ -217,7 +217,7 @@ def test_freeze_finetune_reads_lists_of_numbers_from_text() -> None:
 )
 def test_check_names_the_wrong_field_of_finetune(changes, message) -> None:
     with pytest.raises(UserError, match=message):
-        finetune(**changes)
+        make_finetune_config(**changes)
 
 
 def test_default_refuses_unknown_fields() -> None:

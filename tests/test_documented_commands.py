@@ -1,4 +1,4 @@
-"""Every command in README, docs, docstrings of configs and benches, and `--help` works."""
+"""Every command works that README, docs, `--help` and the docstrings of configs and benches show."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from tests import documents
 
-# A page on which every command, by its line, is wrong.
+# A page on which every command is wrong.
 WRONG = """
 `python -m symbert_jax pretrain --config=configs/mini.py --workdir=x --config.model.layes=2`
 `python -m symbert_jax fill --checkpoint=nowhere "[MASK]"`
@@ -36,12 +36,13 @@ another answer
 import symbert_jax.no_such_module
 ```
 """
+# The lines of its commands.
 WRONG_LINES = {*range(2, 13), 14, 15, 19, 22}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The output of the documents that failed, and the rules that no command needs."""
+    """The output of `tests.documented_commands`: the output of documents that failed, and the unused rules."""
     scripts = documents.scripts() | {"wrong": documents.markdown(WRONG, "wrong")}
     environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONWARNINGS": "ignore:os.fork"}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many commands compile the same programs
@@ -59,17 +60,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def test_documented_commands_work(found: dict) -> None:
-    failed = [f"{name}\n{said}" for name, said in found["failed"].items() if name != "wrong"]
+    failed = [f"{name}\n{output}" for name, output in found["failed"].items() if name != "wrong"]
     assert not failed, "\n".join(failed)
 
 
-def test_rules_each_match_a_documented_command(found: dict) -> None:
+def test_every_rule_matches_a_documented_command(found: dict) -> None:
     assert not found["unused"]
 
 
-def test_documented_commands_that_are_wrong_are_found(found: dict) -> None:
-    said = found["failed"]["wrong"]
-    assert {int(line) for line in re.findall(r"^FAILED wrong:(\d+)", said, re.MULTILINE)} == WRONG_LINES, said
+def test_wrong_documented_commands_fail(found: dict) -> None:
+    output = found["failed"]["wrong"]
+    assert {int(line) for line in re.findall(r"^FAILED wrong:(\d+)", output, re.MULTILINE)} == WRONG_LINES, output
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`Model`: fills masks, encodes and embeds texts, computes logits; and `compare`, which runs several."""
+"""`Model` fills masks, encodes and embeds texts, and computes logits; `compare` compares several runs."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ CONFIG = Config(model=ModelConfig(layers=1, dim=16, heads=2, mlp_dim=32, length=
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory: pytest.TempPathFactory) -> list[epath.Path]:
-    """Two runs by their files; the model of both always says "cat", then "sat"."""
+    """The workdirs of two runs, without training. Both models predict "cat" first and "sat" second."""
     workdirs = []
     for name, losses in (("one", {10: 5.0, 20: 3.0, 30: 2.0}), ("two", {10: 5.5, 20: 5.2, 30: 2.5})):
         workdir = epath.Path(tmp_path_factory.mktemp("runs") / name)
@@ -32,7 +32,7 @@ def workdirs(tmp_path_factory: pytest.TempPathFactory) -> list[epath.Path]:
         with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
             state = states.init(CONFIG)
             bias = np.full(16, -9.0, np.float32)
-            bias[WORDS.index("cat")], bias[WORDS.index("sat")], bias[12] = 9.0, 8.0, 99.0  # 12 is no word
+            bias[WORDS.index("cat")], bias[WORDS.index("sat")], bias[12] = 9.0, 8.0, 99.0  # 12 is not in the vocabulary
             state.params["head"]["bias"] = jax.device_put(bias, state.params["head"]["bias"].sharding)
             checkpoints = Checkpoints(workdir, TrainConfig())
             checkpoints.save(30, state.params, state.optimizer, CONFIG, None)
@@ -57,7 +57,7 @@ def test_fill_mask_returns_best_tokens_for_each_mask(model: Model) -> None:
     assert [guess.token for guess in first] == [guess.token for guess in second] == ["cat", "sat"]
     assert first[0].probability == pytest.approx(np.e / (np.e + 1), abs=0.05)
     assert len(model.fill_mask("- \0\n[MASK]", 100)[0]) == len(WORDS)
-    with jax.set_mesh(make_mesh(MeshConfig())):  # of a user
+    with jax.set_mesh(make_mesh(MeshConfig())):  # a mesh of the user
         same, short = model.fill_mask([text, "[MASK]"], top=2)
     assert len(short) == 1 and len(same) == 2
     assert same[1][0].probability == pytest.approx(second[0].probability, abs=1e-5)
@@ -170,11 +170,12 @@ def test_compare_writes_table_and_plot(workdirs, tmp_path, capsys) -> None:
         (["/a/\udcff\n"], ["\\udcff\\n"]),
     ],
 )
-def test_names_are_shortest_unique_endings(paths, wanted) -> None:
+def test_unique_names_returns_shortest_unique_endings(paths, wanted) -> None:
     assert unique_names([epath.Path(path) for path in paths]) == wanted
 
 
 def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.Path:
+    """Writes the config and the metrics of a run without checkpoints; returns its workdir."""
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(to_json(CONFIG) if config is None else config)
     (workdir / "metrics.jsonl").write_text(metrics)
@@ -182,7 +183,7 @@ def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.P
 
 
 def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, capsys, bucket) -> None:
-    """One validation, lines without numbers, names with Markdown and TeX in them, and the same workdir three times."""
+    """Metrics with one validation or without numbers, names with Markdown and TeX, and a workdir given three times."""
     monkeypatch.setenv("HOME", str(tmp_path))
     odd = (
         '{"step": 10, "validation/loss": 4.0, "speed/tokens_per_second": NaN}',
@@ -211,7 +212,7 @@ def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, caps
         ({10: 6.3}, {}),
     ],
 )
-def test_table_has_steps_at_distinct_losses(tmp_path, losses, wanted) -> None:
+def test_format_table_has_steps_at_distinct_losses(tmp_path, losses, wanted) -> None:
     lines = [json.dumps({"step": step, "validation/loss": loss}) + "\n" for step, loss in losses.items()]
     head, _, row = format_table([read_run(write_run(tmp_path / "run", "".join(lines)), "run")]).splitlines()
     columns = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))

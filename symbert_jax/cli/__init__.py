@@ -1,6 +1,6 @@
 """The command line.
 
-To read in this order: `flags`, the flags that commands share; `commands`, the commands with their flags; `parsing`,
-from arguments to values; `config_file`, the part of it that is about `--config`; `help`, the texts of `--help`;
-`process`, the process around a command: streams, limits, exit codes; `xla_presets`, compiler flags by chip.
+Reading order: `flags`, the flags that commands share; `commands`, the commands with their flags; `parsing` converts
+arguments to values, and `config_file` does it for `--config`; `help`, the texts of `--help`; `process` sets up the
+process of a command and turns exceptions into exit codes; `xla_presets`, compiler flags by chip.
 """

@@ -1,4 +1,7 @@
-"""The commands: what each takes, and the one call that it makes. A module is imported by the command that needs it."""
+"""The commands: the flags of each, and the function that runs it.
+
+Each function imports what it needs when it runs, so that `--help` starts fast.
+"""
 
 import dataclasses
 import functools
@@ -17,84 +20,88 @@ from symbert_jax.storage import absolute
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    run: Callable[[Any], None]  # takes the value of each flag by its name, `config` as a `ConfigFile`, and `arguments`
+    run: Callable[[Any], None]  # takes the namespace that `parsing.parse` returns
     summary: str
-    example: str  # its flags and arguments
+    example: str  # flags and arguments of a typical call
     flags: tuple[Flag, ...]
-    arguments: str = ""  # what follows the flags, one or more of it; empty if nothing may
-    config: type[Config] | type[FinetuneConfig] | None = None
+    # how help names the arguments after the flags, at least one of which is required; empty: none is allowed
+    argument_placeholder: str = ""
+    config: type[Config] | type[FinetuneConfig] | None = None  # the type of its config, if it takes --config
 
     @functools.cached_property
-    def fields(self) -> dict[str, Any]:
-        """The fields of its config with their defaults, by dotted name."""
-        return configs.fields(self.config()) if self.config else {}
+    def field_defaults(self) -> dict[str, Any]:
+        """The default of each field of the config, by dotted name; empty without a config."""
+        return configs.values_by_name(self.config()) if self.config else {}
 
 
-def prepare(given: Any) -> None:
+def run_prepare(given: Any) -> None:
     from symbert_jax.data.prepare import prepare
 
-    prepare(given.config.freeze(configs.freeze))
+    prepare(given.config_file.to_config(configs.freeze))
 
 
-def pretrain(given: Any) -> None:
-    config = given.config.freeze(configs.freeze)
+def run_pretrain(given: Any) -> None:
+    config = given.config_file.to_config(configs.freeze)
     _join(given, saves=True)
     from symbert_jax.train.loop import pretrain
 
     pretrain(config, given.workdir)
 
 
-def doctor(given: Any) -> None:
+def run_doctor(given: Any) -> None:
     from symbert_jax.data.corpus import Corpus
     from symbert_jax.train.doctor import check
 
     _join(given, saves=False, timeout=min(given.join_timeout, 25))  # the user waits for the answer
-    config = given.config.freeze(configs.freeze_unchecked)
+    config = given.config_file.to_config(configs.freeze_unchecked)
     check(config, Corpus(config.data.dir), given.workdir, thorough=True)
     print("nothing found that would stop this run")
 
 
-def finetune(given: Any) -> None:
-    config = given.config.freeze(configs.freeze_finetune)
+def run_finetune(given: Any) -> None:
+    config = given.config_file.to_config(configs.freeze_finetune)
     _join(given, saves=False)
     from symbert_jax.eval.finetune import finetune
 
     finetune(config, given.workdir)
 
 
-def compile(given: Any) -> None:
+def run_compile(given: Any) -> None:
     from symbert_jax.estimate.report import report
 
-    report(given.config.freeze(configs.freeze), given.topology, given.find_batch, given.out)
+    report(given.config_file.to_config(configs.freeze), given.topology, given.find_batch, given.out)
 
 
-def export(given: Any) -> None:
+def run_export(given: Any) -> None:
     from symbert_jax.interop.export import export
 
-    typed = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
-    export(given.checkpoint, given.out, given.step, given.format, given.dtype, typed)
+    typed_command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
+    export(given.checkpoint, given.out, given.step, given.format, given.dtype, typed_command)
 
 
-def import_(given: Any) -> None:
+def run_import(given: Any) -> None:
     from symbert_jax.interop.import_ import import_
 
     import_(given.source, given.workdir, given.vocab, given.attention, given.text)
 
 
-def fill(given: Any) -> None:
+def run_fill(given: Any) -> None:
     from symbert_jax.inference import fill
 
     fill(given.checkpoint, given.step, given.arguments, given.top)
 
 
-def compare(given: Any) -> None:
+def run_compare(given: Any) -> None:
     from symbert_jax.compare import compare
 
     compare([absolute(workdir, "WORKDIR") for workdir in given.arguments], given.out, given.fill)
 
 
 def _join(given: Any, *, saves: bool, timeout: int | None = None) -> None:
-    """Joins the other processes of the run, if there are any, within `timeout` seconds, by default --join_timeout."""
+    """Joins the other processes of the run, if there are any, within `timeout` seconds, by default --join_timeout.
+
+    saves: whether the run saves a checkpoint when a signal stops it, see `distributed.join`.
+    """
     from symbert_jax.distributed import join
 
     timeout = timeout or given.join_timeout
@@ -103,7 +110,7 @@ def _join(given: Any, *, saves: bool, timeout: int | None = None) -> None:
 
 COMMANDS = {
     "prepare": Command(
-        prepare,
+        run_prepare,
         "tokenizes text: writes the corpus in config.data.dir",
         "--config=configs/mini.py --config.data.vocab=vocab.txt \\\n"
         "      --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'",
@@ -111,21 +118,21 @@ COMMANDS = {
         config=Config,
     ),
     "pretrain": Command(
-        pretrain,
-        "trains a model, from the latest checkpoint in its workdir if there is one",
+        run_pretrain,
+        "trains a model; continues from the latest checkpoint in its workdir, if there is one",
         "--config=configs/tiny.py --workdir=runs/tiny --config.model.attention=pairwise",
         (CONFIG, WORKDIR, XLA_PRESET, *PROCESSES),
         config=Config,
     ),
     "doctor": Command(
-        doctor,
+        run_doctor,
         "reports everything that would make `pretrain` with the same flags fail; changes nothing",
         "--config=configs/tiny.py --workdir=runs/tiny --config.model.attention=pairwise",
         (CONFIG, WORKDIR, XLA_PRESET, *PROCESSES),
         config=Config,
     ),
     "finetune": Command(
-        finetune,
+        run_finetune,
         "trains and scores every GLUE task over several seeds, from config.checkpoint",
         "--config=configs/glue.py --workdir=runs/glue \\\n"
         "      --config.checkpoint=runs/base --config.glue.source=tsv:glue",
@@ -133,7 +140,7 @@ COMMANDS = {
         config=FinetuneConfig,
     ),
     "compile": Command(
-        compile,
+        run_compile,
         "compiles the training step for a TPU slice you need not have; reports memory, FLOPs and estimated step time",
         "--config=configs/base_fast.py --topology=v5e:4x4 --find_batch",
         (
@@ -146,38 +153,54 @@ COMMANDS = {
         config=Config,
     ),
     "export": Command(
-        export,
+        run_export,
         "writes a folder that stock transformers, or the paper's own code, opens",
         "--checkpoint=runs/tiny --out=bert-tiny --dtype=bfloat16",
         (
             CHECKPOINT,
             OUT,
             STEP,
-            Flag("format", "FORMAT", "of the folder: huggingface or plpi, the paper's own", default="huggingface"),
-            Flag("dtype", "DTYPE", "of the weights: float32 or bfloat16", default="float32"),
+            Flag(
+                "format",
+                "FORMAT",
+                "huggingface, or plpi, the format of the paper's own code",
+                default="huggingface",
+            ),
+            Flag("dtype", "DTYPE", "type of the weights: float32 or bfloat16", default="float32"),
         ),
     ),
     "import": Command(
-        import_,
-        "writes a workdir from a BERT of Hugging Face's or the paper's code; converts its attention",
-        "--source=bert-base-uncased --workdir=runs/imported --attention=pairwise",
+        run_import,
+        "makes a workdir from a BERT in the format of Hugging Face or of the paper's code; can convert its attention",
+        "--source=downloads/bert-base-uncased --workdir=runs/imported --attention=pairwise",
         (
-            Flag("source", "DIR", "a folder of Hugging Face's BERT or of plpi/bert", epath.Path, required=True),
+            Flag(
+                "source",
+                "DIR",
+                "the folder of a BERT of Hugging Face or plpi/bert",
+                epath.Path,
+                required=True,
+            ),
             WORKDIR,
-            Flag("vocab", "VOCAB", "the vocabulary of a source without one, as in config.data.vocab"),
+            Flag("vocab", "VOCAB", "a vocabulary, if the source has none; written like config.data.vocab"),
             Flag("attention", "VARIANT", "converts a standard source to symmetric or pairwise"),
-            Flag("text", "SOURCE", "documents that the conversion is fitted to", default="python-docs:stdlib"),
+            Flag(
+                "text",
+                "SOURCE",
+                "documents to which the conversion is fitted",
+                default="python-docs:stdlib",
+            ),
         ),
     ),
     "fill": Command(
-        fill,
-        "prints the tokens that a model predicts for each [MASK] of TEXT; put -- before a TEXT that begins with -",
+        run_fill,
+        "prints the tokens that a model predicts for each [MASK] in TEXT; put -- before a TEXT that begins with -",
         '--checkpoint=runs/tiny "The capital of [MASK] is Paris."',
         (CHECKPOINT, STEP, Flag("top", "N", "number of predictions per [MASK]", int, 5, least=1)),
         "TEXT",
     ),
     "compare": Command(
-        compare,
+        run_compare,
         "writes a table and a plot of the validation losses of several runs",
         '--out=runs/compared --fill="A [MASK] sentence." runs/standard runs/pairwise',
         (OUT, Flag("fill", "TEXT", "a text whose [MASK]s every model fills; can be repeated", list, ())),

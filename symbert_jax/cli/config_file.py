@@ -1,4 +1,5 @@
-"""The flag `--config` and those of its fields, before ml-collections reads them, and errors of the config file."""
+"""Prepares `--config` and the flags of its fields for ml-collections, and makes `UserError`s of what goes wrong in the
+config file."""
 
 import logging
 import os
@@ -17,18 +18,18 @@ Frozen = TypeVar("Frozen", Config, FinetuneConfig)
 
 _WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config/schema.py"
 
-# ml-collections also warns of a config file that returns nothing
+# `ConfigFile.to_config` reports a config file that returns nothing, so the warning of ml-collections is one too many.
 logging.getLogger("absl").addFilter(lambda record: "get_config() returned None" not in record.getMessage())
 
 
 class ConfigFile(NamedTuple):
-    """What a config file returned, with the fields that flags changed."""
+    """A config file, and the config that it returned with the changes that flags made."""
 
     path: str
-    config: Any  # a ConfigDict, if the file is right
+    config: Any  # a `ConfigDict`, unless the file returns something else
 
-    def freeze(self, freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
-        """Returns the config, checked by `freeze`; raises `UserError` also where it is no config at all."""
+    def to_config(self, freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
+        """Returns the result of `freeze`; raises its `UserError`s, and one if the file did not return a config."""
         if self.config is None:
             raise UserError("config", f"{self.path}: get_config() returns nothing", _WANTED)
         try:
@@ -40,41 +41,42 @@ class ConfigFile(NamedTuple):
 
 
 def find_file(arguments: list[str]) -> tuple[list[str], str]:
-    """Returns the arguments with the path of the config file behind --config, and this path, empty if there is none.
+    """Replaces the name of the config file after --config by its path; returns the arguments and the path.
 
-    What may follow the name behind a colon, the argument of `get_config`, is kept.
+    The path is empty if there is no --config. The argument of `get_config`, which may follow the name after a colon, is
+    kept.
     """
     arguments, path = list(arguments), ""
     for i, argument in enumerate(arguments):
         if match := re.fullmatch(r"(--?config)(?:=(.*))?", argument, re.DOTALL):
             if match[2] is None and i + 1 == len(arguments):
                 break  # absl reports that the value is missing
-            at, prefix, value = (i + 1, "", arguments[i + 1]) if match[2] is None else (i, f"{match[1]}=", match[2])
+            index, prefix, value = (i + 1, "", arguments[i + 1]) if match[2] is None else (i, f"{match[1]}=", match[2])
             name, colon, parameter = value.partition(":")
             path = configs.find(name)
-            arguments[at] = f"{prefix}{path}{colon}{parameter}"
+            arguments[index] = f"{prefix}{path}{colon}{parameter}"
     return arguments, path
 
 
-def quote_lists(arguments: list[str], fields: dict[str, Any]) -> list[str]:
-    """Returns the arguments with list fields as Python tuples, the only form that ml-collections does not split."""
+def quote_lists(arguments: list[str], field_defaults: dict[str, Any]) -> list[str]:
+    """Writes the values of list fields as Python tuples, the only form that ml-collections does not split at commas."""
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         match = re.fullmatch(r"(--?config\.([^=]*))(?:=(.*))?", argument, re.DOTALL)
-        if match and isinstance(fields.get(match[2]), tuple):
+        if match and isinstance(field_defaults.get(match[2]), tuple):
             if match[3] is not None:
-                arguments[i] = f"{match[1]}={_tuple(match[3])}"
+                arguments[i] = f"{match[1]}={_to_tuple(match[3])}"
             elif i + 1 < len(arguments):
-                arguments[i + 1] = _tuple(arguments[i + 1])
+                arguments[i + 1] = _to_tuple(arguments[i + 1])
     return arguments
 
 
-def _tuple(text: str) -> str:
+def _to_tuple(text: str) -> str:
     return repr(tuple(configs.split_list(text)))
 
 
 def cause_in_file(error: Exception, path: str) -> Exception | None:
-    """Returns the exception that a line of the config file raised, of those that absl raised another one for."""
+    """Returns the exception that the config file raised: `error`, or one behind it; None if the file raised none."""
     cause: BaseException | None = error
     while isinstance(cause, Exception):
         if _line_of(cause, path):
@@ -84,29 +86,29 @@ def cause_in_file(error: Exception, path: str) -> Exception | None:
 
 
 def as_user_error(error: Exception, path: str) -> UserError:
-    """Returns the error for an exception: in the config file, with the line, or over what the file returned."""
+    """Returns the error for an exception: with the line if the config file raised it, else about the config."""
     line = _line_of(error, path)
     where = f"{path}, line {line}: {type(error).__name__}" if line else path
     return UserError("config", f"{where}: {one_line(error)}", _WANTED)
 
 
-def exits(path: str, code: object) -> UserError:
+def exit_error(path: str, code: object) -> UserError:
     """Returns the error for a config file that ends the process."""
     return UserError("config", f"{path} exits with {code}", _WANTED)
 
 
 def _line_of(error: Exception, path: str) -> int:
-    """Returns the last line of the config file in the traceback of an error, 0 if none of it is there."""
+    """Returns the number of the last line of the config file in the traceback of an error, 0 if there is none."""
     real = os.path.realpath(path)
     if isinstance(error, SyntaxError) and error.filename and os.path.realpath(error.filename) == real:
         return error.lineno or 0
-    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if os.path.realpath(at.filename) == real]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if os.path.realpath(f.filename) == real]
     return (lines[-1] or 0) if lines else 0
 
 
 def one_line(error: Exception) -> str:
     """Returns the message of an exception in one line."""
     text = str(error.args[0] if error.args else error)
-    if "Traceback (most recent call last)" in text:  # ml-collections includes that of a TypeError or ValueError
+    if "Traceback (most recent call last)" in text:  # ml-collections includes that of some exceptions
         text = text.strip().splitlines()[-1]
     return " ".join(text.split())

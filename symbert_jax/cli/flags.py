@@ -1,4 +1,4 @@
-"""The flags of the commands. What a flag of the config means is in `symbert_jax.config.schema`."""
+"""The flags that commands share. The fields of the config, which are flags too, are in `symbert_jax.config.schema`."""
 
 from typing import Any, NamedTuple
 
@@ -8,13 +8,12 @@ from etils import epath
 
 class Flag(NamedTuple):
     name: str
-    value: str  # how help writes its value
+    placeholder: str  # how help writes the value; empty if the flag takes none
     help: str
-    type: type = (
-        str  # str, int, bool, list (of strings, the flag can be repeated) or epath.Path, which is made absolute
-    )
+    # str, int, bool, epath.Path, which is made absolute, or list: strings, one for each time that the flag is given
+    type: type = str
     default: Any = None
-    least: int | None = None  # of an int
+    least: int | None = None  # the smallest value, if the flag is an int
     required: bool = False
     alias: str | None = None
 
@@ -22,21 +21,21 @@ class Flag(NamedTuple):
 CONFIG = Flag("config", "FILE", "a Python file with get_config(), or the name of one in configs/", required=True)
 WORKDIR = Flag("workdir", "DIR", "where the run writes and finds its checkpoints", epath.Path, required=True)
 CHECKPOINT = Flag("checkpoint", "WORKDIR", "the workdir of a pretrained model", epath.Path, required=True)
-STEP = Flag("step", "N", "which checkpoint; by default the latest", int, least=0)
+STEP = Flag("step", "N", "the step of the checkpoint; by default the latest", int, least=0)
 OUT = Flag("out", "DIR", "the folder to write", epath.Path, required=True)
 XLA_PRESET = Flag("xla_preset", "CHIP", "sets compiler flags for a chip: v4, v5e, v5p, v6e or h100")
-# Several processes on Cloud TPU, GKE and SLURM find each other; elsewhere each of them gets the first three.
+# On Cloud TPU, GKE and SLURM the processes of a run find each other; elsewhere each needs the first three flags.
 PROCESSES = (
-    Flag("coordinator", "HOST:PORT", "where process 0 listens, if no launcher sets it"),
+    Flag("coordinator", "HOST:PORT", "the address at which process 0 listens, if no launcher sets it"),
     Flag("process", "I", "the index of this process, from 0", int, least=0),
     Flag("processes", "N", "the number of processes", int, least=1),
-    Flag("join_timeout", "SECONDS", "within which all processes must join", int, 300, least=1),
-    Flag("lost_after", "SECONDS", "without a heartbeat, after which a process counts as lost", int, 100, least=1),
+    Flag("join_timeout", "SECONDS", "time within which all processes must join", int, 300, least=1),
+    Flag("lost_after", "SECONDS", "time without a heartbeat after which a process counts as lost", int, 100, least=1),
 )
 
 
 def define(flag: Flag, values: flags.FlagValues) -> None:
-    """Defines a flag, in absl's sense, in `values`."""
+    """Defines the flag in `values`, for absl to parse."""
     if flag.type is int:
         flags.DEFINE_integer(flag.name, flag.default, flag.help, lower_bound=flag.least, flag_values=values)
     elif flag.type is bool:

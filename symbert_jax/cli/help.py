@@ -1,4 +1,4 @@
-"""The texts of help: of all commands, and of one with its flags and the fields of its config."""
+"""The texts of help: one about all commands, and one about each with its flags and the fields of its config."""
 
 import textwrap
 
@@ -21,7 +21,7 @@ Any field of a config is a flag:
 A field that holds a list takes its parts separated by commas, with double quotes around a part that contains a comma:
     --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
 On several hosts, start the same pretrain or finetune on each. On Cloud TPU, GKE and SLURM they find each other;
-elsewhere each gets these flags, HOST being where process 0 runs:
+elsewhere give each of them these flags; HOST is where process 0 runs:
     --coordinator=HOST:PORT --process=I --processes=N
 """
 _COMMAND = """\
@@ -43,13 +43,13 @@ fields of the config, with their defaults
 
 
 def overview() -> str:
-    """Returns what `--help` prints: the commands and what they have in common."""
+    """Returns the text of `--help`: the commands and what they have in common."""
     rows = [_row(f"  {name:8}  {_required(command)}", command.summary, 46) for name, command in COMMANDS.items()]
     return _OVERVIEW.format(commands="\n".join(rows))
 
 
 def describe(name: str) -> str:
-    """Returns what `COMMAND --help` prints."""
+    """Returns the text of `COMMAND --help`."""
     command = COMMANDS[name]
     return _COMMAND.format(
         usage=f"{name} [FLAGS] {_required(command)}",
@@ -62,13 +62,13 @@ def describe(name: str) -> str:
 
 
 def _required(command: Command) -> str:
-    """Returns the flags and arguments without which a command does not start."""
-    flags = [f"--{flag.name}={flag.value}" for flag in command.flags if flag.required]
-    return " ".join([*flags, *([f"{command.arguments} ..."] if command.arguments else [])])
+    """Returns the flags and arguments that a command requires."""
+    flags = [f"--{flag.name}={flag.placeholder}" for flag in command.flags if flag.required]
+    return " ".join([*flags, *([f"{command.argument_placeholder} ..."] if command.argument_placeholder else [])])
 
 
 def _flag(flag: Flag) -> str:
-    head = f"  --{flag.name}={flag.value}" if flag.value else f"  --{flag.name}"
+    head = f"  --{flag.name}={flag.placeholder}" if flag.placeholder else f"  --{flag.name}"
     notes = "required" if flag.required else f"by default {flag.default}" if flag.default else ""
     return _row(head, "; ".join(filter(None, (flag.help, notes))), 28)
 
@@ -84,6 +84,6 @@ def _field(field: configs.Field) -> str:
 
 
 def _row(head: str, text: str, column: int) -> str:
-    """Returns a row of two columns: the second is wrapped, and starts below a head that is too long."""
+    """Returns a row of two columns. The second is wrapped; it starts on a new line if the head is too long."""
     wrapped = textwrap.fill(text, _WIDTH, initial_indent=" " * column, subsequent_indent=" " * column)
     return f"{head}\n{wrapped}" if len(head) > column - 2 else head + wrapped[len(head) :]

@@ -1,7 +1,7 @@
-"""Compiler flags by name of a chip, for `--xla_preset`: off by default; flags that the user sets take precedence.
+"""Compiler flags by name of a chip, for `--xla_preset`. Flags that the user sets take precedence.
 
-Those that are documented at all are so in the JAX documentation ("XLA compiler flags") and in
-NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). None was measured here.
+Most of the flags are undocumented. The others are described in the JAX documentation ("XLA compiler flags") and in
+NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). Their effect on this program is not measured.
 """
 
 import os
@@ -9,61 +9,61 @@ from collections.abc import MutableMapping
 
 from symbert_jax.errors import UserError, did_you_mean
 
-Preset = tuple[str, tuple[str, ...]]  # the variable that its compiler reads, and flags
+Preset = tuple[str, tuple[str, ...]]  # the environment variable that the compiler reads, and the flags
 
-# MaxText, MaxText/configs/v5e/llama2_7b.sh; for all-reduce, benchmarks/xla_flags_library.py (CF_FOR_ALL_REDUCE)
+# Source: MaxText, MaxText/configs/v5e/llama2_7b.sh; for all-reduce, benchmarks/xla_flags_library.py (CF_FOR_ALL_REDUCE)
 _OVERLAP = (
-    "--xla_enable_async_all_gather=true",  # FSDP's gathers start early and finish late …
-    "--xla_enable_async_all_reduce=true",  # … and so do sums of gradients
-    "--xla_tpu_enable_async_collective_fusion=true",  # what is computed meanwhile is fused with the transfer
-    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",  # for gathers
-    "--xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",  # for sums
-    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",  # one transfer may span several fusions
-    "--xla_tpu_overlap_compute_collective_tc=true",  # on the same TensorCore
+    "--xla_enable_async_all_gather=true",  # FSDP's all-gathers overlap computation
+    "--xla_enable_async_all_reduce=true",  # all-reduces of gradients, too, overlap computation
+    "--xla_tpu_enable_async_collective_fusion=true",  # fuses the overlapping computation with the transfer
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",  # the same for all-gathers
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",  # the same for all-reduces
+    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",  # a transfer may overlap several fusions
+    "--xla_tpu_overlap_compute_collective_tc=true",  # computation and transfers overlap on the same TensorCore
 )
-# the same files; they act where several slices share a run
+# Source: the same files. These flags only matter for a run on several slices.
 _SLICES = (
-    "--xla_tpu_enable_data_parallel_all_reduce_opt=true",  # sums between slices overlap the backward pass
-    "--xla_tpu_data_parallel_opt_different_sized_ops=true",  # whatever their sizes; takes memory
+    "--xla_tpu_enable_data_parallel_all_reduce_opt=true",  # all-reduces between slices overlap the backward pass
+    "--xla_tpu_data_parallel_opt_different_sized_ops=true",  # also those of operands of different sizes; takes memory
 )
 
 PRESETS: dict[str, Preset] = {
-    # AXLearn, axlearn/common/compiler_options.py: on by default only since v5
+    # Source: AXLearn, axlearn/common/compiler_options.py, which says that they are on by default only since v5
     "v4": (
         "LIBTPU_INIT_ARGS",
         (
-            "--xla_enable_async_all_gather=true",  # as above
-            "--xla_enable_async_collective_permute=true",  # likewise exchanges between neighbours
+            "--xla_enable_async_all_gather=true",  # all-gathers overlap computation
+            "--xla_enable_async_collective_permute=true",  # exchanges between neighbours, too, overlap computation
         ),
     ),
     "v5e": ("LIBTPU_INIT_ARGS", _OVERLAP + _SLICES),
-    # MaxText, MaxText/configs/v5p/llama2_7b.sh
+    # Source: MaxText, MaxText/configs/v5p/llama2_7b.sh
     "v5p": (
         "LIBTPU_INIT_ARGS",
         (
             *_OVERLAP,
             *_SLICES,
             "--xla_enable_async_collective_permute=true",
-            "--xla_tpu_megacore_fusion_allow_ags=false",  # gathers are left to the overlap above
+            "--xla_tpu_megacore_fusion_allow_ags=false",  # leaves all-gathers to the flags of _OVERLAP
         ),
     ),
-    # MaxText, benchmarks/xla_flags_library.py (_DENSE_VMEM_LIMIT); AXLearn has the same number
+    # Source: MaxText, benchmarks/xla_flags_library.py (_DENSE_VMEM_LIMIT); AXLearn has the same number
     "v6e": (
         "LIBTPU_INIT_ARGS",
         (
             *_OVERLAP,
             *_SLICES,
-            "--xla_tpu_scoped_vmem_limit_kib=98304",  # larger fusions; the rest of VMEM prefetches the next
+            "--xla_tpu_scoped_vmem_limit_kib=98304",  # allows larger fusions; the rest of VMEM is for prefetching
         ),
     ),
-    # NVIDIA, JAX-Toolbox, GPU performance
+    # Source: NVIDIA, JAX-Toolbox, GPU performance
     "h100": (
         "XLA_FLAGS",
         (
-            "--xla_gpu_enable_latency_hiding_scheduler=true",  # moves transfers to where they overlap kernels
-            "--xla_gpu_enable_triton_gemm=false",  # cuBLAS for matrix products
-            "--xla_gpu_enable_pipelined_all_gather=true",  # across the steps of the scan over layers, as are …
-            "--xla_gpu_enable_pipelined_reduce_scatter=true",
+            "--xla_gpu_enable_latency_hiding_scheduler=true",  # schedules transfers so that they overlap kernels
+            "--xla_gpu_enable_triton_gemm=false",  # uses cuBLAS for matrix products
+            "--xla_gpu_enable_pipelined_all_gather=true",  # overlaps transfers of one layer with another layer, …
+            "--xla_gpu_enable_pipelined_reduce_scatter=true",  # … for each kind of transfer
             "--xla_gpu_enable_pipelined_all_reduce=true",
         ),
     ),

@@ -1,10 +1,11 @@
-"""The configuration: frozen dataclasses are the truth, ml-collections is the door.
+"""The configuration: files and flags change an ml-collections `ConfigDict`, the program reads frozen dataclasses.
 
-A config file defines `get_config()`, which takes `default()`, the paper's BERT-base recipe, or `get_config(NAME)`, a
-documented config, and changes what differs. The command line overrides any field (`--config.model.attention=pairwise`).
-`freeze` then checks the whole and returns the immutable, hashable `Config` that every other module reads.
+A config file defines `get_config()`. It starts from `default()`, the paper's BERT-base recipe, or from
+`get_config(NAME)`, a documented config, and changes the fields that differ. The command line overrides any field
+(`--config.model.attention=pairwise`). `freeze` then checks all fields and returns the immutable, hashable `Config` that
+every other module reads.
 
-To read in this order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
+Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
 with their comments; `checks`, the rules between fields; `convert`, to and from `ConfigDict`, mappings and JSON;
 `files`, the documented config files.
 """
@@ -36,7 +37,7 @@ from symbert_jax.config.schema import (
     OptimConfig,
     TrainConfig,
 )
-from symbert_jax.config.walk import Field, fields, walk
+from symbert_jax.config.walk import Field, values_by_name, walk
 
 __all__ = [
     "ATTENTIONS",
@@ -54,7 +55,6 @@ __all__ = [
     "check",
     "default",
     "default_finetune",
-    "fields",
     "find",
     "freeze",
     "freeze_finetune",
@@ -67,5 +67,6 @@ __all__ = [
     "split_list",
     "split_problems",
     "to_json",
+    "values_by_name",
     "walk",
 ]

@@ -1,25 +1,24 @@
-"""What is wrong with a config: fields outside their limits, and fields that contradict each other."""
+"""Finds the problems of a config: fields outside their limits, and fields that contradict each other."""
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig
-from symbert_jax.config.walk import fields, walk
+from symbert_jax.config.walk import values_by_name, walk
 from symbert_jax.errors import UserError
 
-# The first field of a pair is a multiple of the second.
+# In each pair, the first field must be a multiple of the second.
 _MULTIPLES = (
     ("model.dim", "model.heads"),
     ("model.layers", "model.unroll"),
     ("data.batch_size", "optim.accumulate"),
     ("train.checkpoint_every", "train.validate_every"),
 )
-_SPLIT = ("model.heads", "model.mlp_dim", "model.vocab_size")  # along the axis `model` of the mesh
+_SPLIT_DIMENSIONS = ("heads", "mlp_dim", "vocab_size")  # these are split along the axis `model` of the mesh
 
 
 def check(config: Config | FinetuneConfig) -> None:
-    """Raises the first of the `problems`."""
+    """Raises the first of the `problems`, if there is one."""
     for problem in problems(config):
         raise problem
 
@@ -27,8 +26,8 @@ def check(config: Config | FinetuneConfig) -> None:
 def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
     """Yields an error for every field that is outside its limits or contradicts another.
 
-    Of a `FinetuneConfig`, protocol, tasks and data check their own fields, and `sharding.check_split` checks the mesh
-    against the model of a checkpoint.
+    For a `FinetuneConfig` only the limits are checked here. `eval.protocols`, `eval.tasks` and `eval.examples` check
+    the other fields; `sharding.check_split` checks the mesh against the model of a checkpoint.
     """
     if isinstance(config, FinetuneConfig) and not config.checkpoint:
         yield UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")
@@ -43,9 +42,8 @@ def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
 
 def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:
     """Yields an error for every dimension of the model that the mesh cannot split evenly."""
-    values = fields(Config(model=model, mesh=mesh))
-    for field in _SPLIT:
-        yield from _multiple(values, field, "mesh.model")
+    for name in _SPLIT_DIMENSIONS:
+        yield from _multiple_problems(f"model.{name}", getattr(model, name), "mesh.model", mesh.model)
 
 
 def _contradictions(config: Config) -> Iterator[UserError]:
@@ -53,9 +51,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     if 0 <= data.mask_rate < 1 and round(data.mask_rate * (model.length - 2)) < 1:
         wanted = f"enough to mask a token of model.length={model.length}"
         yield UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
-    values = fields(config)
-    for field, divisor in _MULTIPLES:
-        yield from _multiple(values, field, divisor)
+    values = values_by_name(config)
+    for name, divisor_name in _MULTIPLES:
+        yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
     yield from split_problems(model, config.mesh)
     window = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)
     if train.profile_steps and not (window and 1 <= int(window[1]) <= int(window[2]) <= train.steps):
@@ -70,8 +68,8 @@ def _contradictions(config: Config) -> Iterator[UserError]:
         )
 
 
-def _multiple(values: dict[str, Any], field: str, divisor: str) -> Iterator[UserError]:
-    value, by = values[field], values[divisor]
-    if by >= 1 and value % by:
-        wanted, hint = f"a multiple of {divisor}={by}", f"the next is {-(-value // by) * by}"
-        yield UserError(field, str(value), wanted, hint)
+def _multiple_problems(name: str, value: int, divisor_name: str, divisor: int) -> Iterator[UserError]:
+    """Yields an error if the value is not a multiple of the divisor; a divisor below 1 breaks its own limit."""
+    if divisor >= 1 and value % divisor:
+        wanted, hint = f"a multiple of {divisor_name}={divisor}", f"the next is {-(-value // divisor) * divisor}"
+        yield UserError(name, str(value), wanted, hint)

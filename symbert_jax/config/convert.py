@@ -1,4 +1,4 @@
-"""Configs from and to other forms: the `ConfigDict` that files and flags change, nested mappings, JSON."""
+"""Converts configs from and to other forms: the `ConfigDict` that files and flags change, nested mappings, JSON."""
 
 import ast
 import csv
@@ -18,12 +18,12 @@ from symbert_jax.storage import parse_json_object, read_json
 
 
 def default() -> ConfigDict:
-    """Returns the paper's BERT-base recipe; its fields can be set, and no other can be added."""
+    """Returns the paper's BERT-base recipe. Its fields can be changed, but none can be added."""
     return ConfigDict(dataclasses.asdict(Config())).lock()
 
 
 def default_finetune() -> ConfigDict:
-    """Returns the paper's fine-tuning of every GLUE task; its fields can be set, and no other can be added."""
+    """Returns the paper's fine-tuning of every GLUE task. Its fields can be changed, but none can be added."""
     return ConfigDict(dataclasses.asdict(FinetuneConfig())).lock()
 
 
@@ -39,7 +39,7 @@ def freeze(config: ConfigDict) -> Config:
 
 
 def freeze_unchecked(config: ConfigDict) -> Config:
-    """Returns the immutable config without a check of its `problems`; raises `UserError` on a field of a wrong type."""
+    """Returns the immutable config without checking its `problems`; raises `UserError` on a field of a wrong type."""
     return from_dict(config.to_dict())
 
 
@@ -64,21 +64,21 @@ def from_json(text: str, where: str = "config.json") -> Config:
     """Returns the config that `to_json` wrote; `where` names the file in errors.
 
     Raises:
-      UserError: the text is no JSON object, or a field is unknown or of another type.
+      UserError: the text is not a JSON object, or a field is unknown or has the wrong type.
     """
     config: Config = _build(Config, parse_json_object(text, where, "config"), f"{where}: config")
     return config
 
 
 def read(workdir: epath.Path) -> Config:
-    """Returns the config of the run in `workdir`; raises as `from_json`, or if there is none."""
+    """Returns the config of the run in `workdir`; raises as `from_json`, or if there is no config."""
     file = workdir / "config.json"
     config: Config = _build(Config, read_json(file, "checkpoint"), f"{file}: config")
     return config
 
 
 def split_list(text: str) -> list[str]:
-    """Returns the parts of a list as the command line writes it: `a,b`, double quotes around a part with a comma.
+    """Splits a list as the command line writes it: `a,b`, with double quotes around a part that contains a comma.
 
     A Python tuple or list of strings and numbers is accepted too.
     """
@@ -93,14 +93,14 @@ def split_list(text: str) -> list[str]:
         return []
     try:
         (parts,) = csv.reader([text], strict=True)
-    except (csv.Error, ValueError):  # ValueError: a line end makes several rows
+    except (csv.Error, ValueError):  # ValueError: a line end in the text makes several rows
         wanted = "parts separated by commas, double quotes around one that contains a comma"
         raise UserError("command line", repr(text), wanted) from None
     return [part.strip() for part in parts if part.strip()]
 
 
 def _build(kind: type, value: Any, path: str) -> Any:
-    """Returns an instance of dataclass `kind` from a mapping; `path` names it in errors."""
+    """Returns an instance of the dataclass `kind` from a mapping; `path` names the instance in errors."""
     if not isinstance(value, Mapping):
         raise UserError(path, repr(value), "a mapping of fields")
     types = typing.get_type_hints(kind)
@@ -125,7 +125,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
 
 
 def _scalar(kind: Any, value: Any, path: str) -> Any:
-    """Returns a string or a number from its own type or from text, as the command line writes the parts of a list."""
+    """Converts an item of a list to `kind`; the item has that type already, or is text from the command line."""
     try:
         if type(value) not in (str, int, float) or (kind is int and type(value) is float):
             raise ValueError

@@ -1,4 +1,4 @@
-"""The documented config files: configs/ of a checkout, `symbert_jax.configs` where the package is installed."""
+"""Finds the documented config files: in configs/ of a checkout, or in symbert_jax/configs of an installed package."""
 
 import os
 import runpy
@@ -14,8 +14,9 @@ _FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"
 
 
 def find(name: str) -> str:
-    """Returns the path of a config file: `name` if that is a file, else the documented one, such as configs/base.py,
-    that `name` names as `base` or `configs/base.py`.
+    """Returns the path of a config file: `name` itself if it is a file, else the documented file with this name.
+
+    name: a path, or a documented file as `base`, `base.py` or `configs/base.py`.
 
     Raises:
       UserError: there is no such file.
@@ -24,12 +25,13 @@ def find(name: str) -> str:
 
 
 def get_config(name: str) -> ConfigDict:
-    """Returns the config of a documented file, for another file to change: `c = config.get_config("base")`."""
+    """Returns the config of a documented file, for another config file to change: `c = config.get_config("base")`."""
     config: ConfigDict = runpy.run_path(_documented(name, name))["get_config"]()
     return config
 
 
 def _documented(stem: str, name: str) -> str:
+    """Returns the path of the documented file `stem`.py; errors show `name`, as the user wrote it."""
     known = {path.stem: str(path) for path in sorted(_FOLDER.glob("*.py"))}
     if stem not in known:
         raise UserError("config", f"no file {name}", "one of yours or of configs/", did_you_mean(stem, known))

@@ -8,11 +8,11 @@ from symbert_jax.errors import UserError, closest
 
 class Limit(Protocol):
     def problem(self, field: str, value: Any) -> UserError | None:
-        """Returns an error that names the field if the value is outside the limit."""
+        """Returns an error that names the field if the value is outside the limit, else None."""
 
 
 class Choice(NamedTuple):
-    """One of several strings."""
+    """The value is one of several strings."""
 
     known: tuple[str, ...]
 
@@ -24,10 +24,10 @@ class Choice(NamedTuple):
 
 
 class Range(NamedTuple):
-    """An integer from `least` to `most`, both included."""
+    """The value is an integer from `least` to `most`, both included."""
 
     least: int
-    most: int = 2**31 - 1  # devices count in int32
+    most: int = 2**31 - 1  # JAX counts in int32
     why: str = ""  # the reason for `most`
 
     def problem(self, field: str, value: int) -> UserError | None:
@@ -40,20 +40,20 @@ class Range(NamedTuple):
 
 
 class Real(NamedTuple):
-    """A real number from 0 to below `end`."""
+    """The value is a real number from 0 to below `end`."""
 
     end: float
-    wanted: str
+    wanted: str  # the limit in words, for errors
 
     def problem(self, field: str, value: float) -> UserError | None:
         return None if 0 <= value < self.end else UserError(field, str(value), self.wanted)
 
 
 class Not(NamedTuple):
-    """Any number but one."""
+    """The value is any number but `refused`."""
 
     refused: int
-    wanted: str
+    wanted: str  # the limit in words, for errors
 
     def problem(self, field: str, value: int | float) -> UserError | None:
         return UserError(field, str(value), self.wanted) if value == self.refused else None
@@ -61,7 +61,7 @@ class Not(NamedTuple):
 
 Count = Annotated[int, Range(1)]
 Index = Annotated[int, Range(0)]
-Size = Annotated[int, Range(1, 2**20)]  # of one dimension of an array
+Size = Annotated[int, Range(1, 2**20)]  # the length of one dimension of an array
 Fraction = Annotated[float, Real(1.0, "a fraction of at least 0 and below 1")]
 Amount = Annotated[float, Real(math.inf, "a finite number of at least 0")]
 PositiveAmount = Annotated[Amount, Not(0, "a finite number above 0")]

@@ -14,21 +14,21 @@ from symbert_jax.config.limits import Limit
 
 
 class Field(NamedTuple):
-    """A field that is not a section."""
+    """A field of a config that is not itself a section of fields."""
 
     name: str  # dotted, as flags write it
     value: Any
-    limits: tuple[Limit, ...]  # of the value, or of each item where it is a tuple
+    limits: tuple[Limit, ...]  # they apply to the value or, if it is a tuple, to each item
     section: type  # the dataclass that declares it
 
     @property
     def comment(self) -> str:
-        """The comment of the declaration, behind it or above it."""
+        """The comment in the source, above the declaration of the field or at the end of its line."""
         return _comments(self.section)[self.name.rpartition(".")[2]]
 
 
 def walk(config: Any, prefix: str = "") -> Iterator[Field]:
-    """Yields the fields of a tree of dataclasses, with `prefix` before their names."""
+    """Yields the fields of nested dataclasses, with `prefix` before their names."""
     types = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         name, value, kind = prefix + field.name, getattr(config, field.name), types[field.name]
@@ -39,14 +39,14 @@ def walk(config: Any, prefix: str = "") -> Iterator[Field]:
             yield Field(name, value, getattr(kind, "__metadata__", ()), type(config))
 
 
-def fields(config: Any) -> dict[str, Any]:
+def values_by_name(config: Any) -> dict[str, Any]:
     """Returns the value of every field by its dotted name."""
     return {field.name: field.value for field in walk(config)}
 
 
 @functools.cache
 def _comments(section: type) -> dict[str, str]:
-    """Returns the comment of each field of a dataclass, read from the source of its module."""
+    """Returns the comment of each field of a dataclass by the name of the field, read from the source of its module."""
     source = inspect.getsource(sys.modules[section.__module__])
     lines, classes = source.splitlines(), [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     (declaration,) = (node for node in classes if node.name == section.__name__)
@@ -54,7 +54,7 @@ def _comments(section: type) -> dict[str, str]:
     for field in declaration.body:
         if isinstance(field, ast.AnnAssign):
             above = takewhile(lambda line: line.lstrip().startswith("#"), reversed(lines[: field.lineno - 1]))
-            behind = lines[(field.end_lineno or 0) - 1].encode()[field.end_col_offset :].decode()
-            comment = " ".join(line.strip(" #") for line in (*reversed([*above]), behind))
+            at_end = lines[(field.end_lineno or 0) - 1].encode()[field.end_col_offset :].decode()
+            comment = " ".join(line.strip(" #") for line in (*reversed([*above]), at_end))
             comments[ast.unparse(field.target)] = comment.strip()
     return comments

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
-from symbert_jax.config import FinetuneConfig, ModelConfig, fields
+from symbert_jax.config import FinetuneConfig, ModelConfig, values_by_name
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import check_shared, connect_devices, same_on_all_processes, workdir_lock
 from symbert_jax.errors import UserError, printable
@@ -70,7 +70,7 @@ def finetune(config: FinetuneConfig, workdir: epath.Path) -> None:
     """
     with _exit_at_signals():
         with same_on_all_processes() as facts:
-            facts |= fields(config)
+            facts |= values_by_name(config)
             protocol, tasks = resolve(config), find_tasks(config.tasks)
             if config.from_mnli:
                 _check_initial_models(config, tasks)

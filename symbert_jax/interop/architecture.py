@@ -9,9 +9,10 @@ from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.model.layers import LayerNorm
 from symbert_jax.model.parameters import TOKEN_TYPES
 
-AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # our name: the paper's name
+AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # the paper's name by our name
 HUGGING_FACE, PLPI = "bert", "plpi/bert"  # values of `model_type`
 
+# Fields of `config.json` by fields of `ModelConfig`.
 _SIZES = {
     "vocab_size": "vocab_size",
     "layers": "num_hidden_layers",
@@ -25,7 +26,7 @@ _RATES = {
     "attention_dropout": "attention_probs_dropout_prob",
 }
 _FIELDS = _SIZES | _RATES
-_CONSTANT: dict[str, Any] = {  # fields of BERT that our model fixes
+_CONSTANT: dict[str, Any] = {  # fields of `config.json` for which our model supports one value only
     "hidden_act": "gelu",
     "layer_norm_eps": LayerNorm.epsilon,
     "type_vocab_size": TOKEN_TYPES,
@@ -41,8 +42,8 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
     where: names the file in errors.
 
     Raises:
-      UserError: the architecture is not BERT, or a variant of it that our model does not support; or a field is
-        missing, has a wrong type or is out of range.
+      UserError: the architecture is not BERT, or is a variant of BERT that our model does not support; or a field is
+        missing, has the wrong type or is out of range.
     """
     model_type = _model_type(config, where)
     for field, value in _CONSTANT.items():
@@ -68,7 +69,7 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _model_type(config: Mapping[str, Any], where: str) -> str:
-    """Returns the `model_type`. Old files lack it: they name the class of the model, or do not even do that."""
+    """Returns the `model_type`. Old files lack it: they only name the class of the model, or not even that."""
     model_type = config.get("model_type")
     if model_type is None and config.get("plpi_affinity_function") is not None:
         return PLPI
@@ -84,7 +85,7 @@ def _model_type(config: Mapping[str, Any], where: str) -> str:
 
 
 def _to_int(config: Mapping[str, Any], name: str, where: str) -> int:
-    """Returns a field that is a whole number; some programs write 12 as 12.0."""
+    """Returns a field as an integer; some programs write 12 as 12.0."""
     value = config[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -94,7 +95,7 @@ def _to_int(config: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _to_fraction(config: Mapping[str, Any], name: str, where: str) -> float:
-    """Returns a field that is a fraction."""
+    """Returns a field as a fraction, at least 0 and below 1."""
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise UserError(where, f"{name} {reprlib.repr(value)}", "a fraction of at least 0 and below 1")
@@ -106,8 +107,8 @@ def to_config(
 ) -> dict[str, Any]:
     """Returns the content of a `config.json`.
 
-    classes: of a classifier, empty for a regression; None for a masked-language model.
-    dtype: of the weights.
+    classes: the names of the classes of a classifier, empty for a regression; None for a masked-language model.
+    dtype: the type of the weights.
     """
     config = {
         "architectures": ["BertForMaskedLM" if classes is None else "BertForSequenceClassification"],

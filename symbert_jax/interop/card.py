@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, where it comes from, and how it became standard."""
+"""The model card of an exported folder: the model, its origin, and how its attention was made standard."""
 
 from collections.abc import Mapping
 
@@ -13,16 +13,17 @@ _KEPT = "The folder is in the format of the paper's own code (`plpi/bert`) and k
 
 
 def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: bool, command: str) -> str:
-    """Returns Markdown with the metadata that the Hugging Face hub reads.
+    """Returns a model card in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
-      facts: lines of the table, below the size of the model.
+      facts: more rows of the table, by their titles.
       folded: whether the attention was made standard.
-      masked: whether the model predicts masked tokens; otherwise classes.
+      masked: whether the model predicts masked tokens; if not, it is a classifier.
       command: the command that wrote the folder.
     """
     sizes = (
-        f"{model.layers} layers of {model.dim}, {model.heads} heads, {model.length} tokens, {model.vocab_size:,} words"
+        f"{model.layers} layers of {model.dim}, {model.heads} heads, "
+        f"{model.length} tokens per row, {model.vocab_size:,} token ids"
     )
     rows = {"attention it was trained with": model.attention, "size": sizes, **facts}
     task = "fill-mask" if masked else "text-classification"

@@ -24,100 +24,105 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import check_new, new_folder
 
-FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}
+FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}  # format: model_type in config.json
 DTYPES = ("float32", "bfloat16")
-# by how much a logit may differ: absolute, and as a fraction of the largest logit, as bfloat16 has an 8-bit mantissa
+# Tolerance of a logit: (absolute, relative to the largest logit). bfloat16 rounds weights to 8 significant bits, hence
+# the relative one.
 _TOLERANCE = {"float32": (1e-4, 0.0), "bfloat16": (0.0, 0.05)}
 
 
-class TrainedModel(NamedTuple):
-    """A model with the attention that it was trained with."""
+class LoadedModel(NamedTuple):
+    """A masked-language model or a classifier: the one to export, or the exported one, read back."""
 
-    workdir: epath.Path
     model: ModelConfig
     params: Params
-    classes: Sequence[str] | None  # of a classifier, empty for a regression; None for a masked-language model
-    facts: dict[str, str]  # for the model card
+    classes: Sequence[str] | None  # names; empty for a regression; None for a masked-language model
+    facts: dict[str, str]  # rows of the model card, by their titles
 
 
-def export(workdir: epath.Path, out: epath.Path, step: int | None, format: str, dtype: str, command: str) -> None:
+def export(source: epath.Path, out: epath.Path, step: int | None, format: str, dtype: str, command: str) -> None:
     """Writes the folder `out`, reads it back, and prints by how much its logits differ from those of the trained model.
 
-    workdir: of `pretrain` or `import`, or a model that `finetune` saved.
-    step: of a checkpoint in the workdir; None is the latest.
-    format: a key of `FORMATS`. dtype: of the weights, one of `DTYPES`.
+    source: the workdir of `pretrain` or `import`, or the folder of a model that `finetune` saved.
+    step: the step of a checkpoint in a workdir; None: the latest.
+    format: a key of `FORMATS`.
+    dtype: the type of the weights, one of `DTYPES`.
     command: the command line, for the model card.
 
     Raises:
-      UserError: there is no such model, `out` is not empty, or the folder that was written computes other logits.
+      UserError: there is no such model, `out` is not empty, or the model in `out` computes other logits.
     """
     for field, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise UserError(field, repr(value), f"one of {', '.join(known)}")
-    folded = FORMATS[format] == HUGGING_FACE
+    folded = format == "huggingface"
     check_new(out, "out")
-    if out == workdir or workdir in out.parents:
-        raise UserError("out", f"{out}, inside the checkpoint's folder", "a folder elsewhere")
-    trained = read(workdir, step)
+    if out == source or source in out.parents:
+        raise UserError("out", f"{out}, inside --checkpoint", "a folder elsewhere")
+    trained = read(source, step)
     model, params = (fold if folded else to_papers_form)(trained.model, trained.params)
-    wordpiece = tokenizer.read_for_model(workdir, model.vocab_size)
+    wordpiece = tokenizer.read_for_model(source, model.vocab_size)
     config = to_config(model, FORMATS[format], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     model_card = card(trained.model, trained.facts, folded, trained.classes is None, command)
     with new_folder(out, "out") as new:
         folder.write(new, config, weights, wordpiece, model_card)
         difference = verify(trained, new, dtype)
-    print(f"{out}: {model.attention} BERT, {len(weights)} tensors; logits differ by {difference:.1e} at most")
+    print(
+        f"{out}: written as {model.attention} BERT, {len(weights)} tensors; "
+        f"its logits differ from the trained model's by at most {difference:.1e}"
+    )
 
 
-def read(workdir: epath.Path, step: int | None) -> TrainedModel:
-    """Reads the model of a workdir, or one that `finetune` saved.
+def read(source: epath.Path, step: int | None) -> LoadedModel:
+    """Reads the model of a workdir, or a model that `finetune` saved.
 
     Raises:
       UserError: there is no such model, or it is damaged.
     """
-    if saved.is_saved(workdir):
-        described = saved.read_description(workdir)
-        facts = {"task": f"GLUE {described.task}", "score on the validation split": f"{described.score:.1f}"}
-        return TrainedModel(workdir, described.model, saved.read_params(workdir), TASKS[described.task].classes, facts)
-    step = check_step(workdir, step)
-    params, config = load(workdir, step)
-    losses = [line[LOSS] for line in metrics.read(workdir) if line.get("step") == step and LOSS in line]
+    if saved.is_saved(source):
+        description = saved.read_description(source)
+        facts = {"task": f"GLUE {description.task}", "score on the validation split": f"{description.score:.1f}"}
+        return LoadedModel(description.model, saved.read_params(source), TASKS[description.task].classes, facts)
+    step = check_step(source, step)
+    params, config = load(source, step)
+    losses = [line[LOSS] for line in metrics.read(source) if line.get("step") == step and LOSS in line]
     facts = {
         "corpus": ", ".join(config.data.sources) or config.data.dir or "unknown",
-        "steps": f"{step:,} of {config.data.batch_size} rows" if step else "0",
+        "steps": f"{step:,}, each of {config.data.batch_size} rows" if step else "0",
         "validation loss": f"{losses[-1]:.4f} nats" if losses else "not measured at this step",
     }
-    return TrainedModel(workdir, config.model, params, None, facts)
+    return LoadedModel(config.model, params, None, facts)
 
 
-def verify(trained: TrainedModel, written: epath.Path, dtype: str) -> float:
-    """Returns the largest difference between the logits of the trained model and those of the folder `written`.
+def verify(trained: LoadedModel, written: epath.Path, dtype: str) -> float:
+    """Returns the largest difference between the logits of the trained model and those of the model in `written`.
 
     Raises:
       UserError: the difference is too large.
     """
-    found = folder.read(written)
-    model = to_model(found.config, str(written))
+    contents = folder.read(written)
+    model = to_model(contents.config, str(written))
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         shapes = (
             bert.abstract(model, MeshConfig())
             if trained.classes is None
             else classifier.abstract(model, len(trained.classes) or 1, MeshConfig())
         )
-        weights = {name: tensor.astype(np.float32) for name, tensor in found.tensors.items()}
+        weights = {name: tensor.astype(np.float32) for name, tensor in contents.tensors.items()}
         exported = trained._replace(model=model, params=tensors.from_torch(weights, shapes, str(written)))
-        wanted, logits = _logits(trained), _logits(exported)
-    difference = float(np.abs(wanted - logits).max())
+        wanted, found = _logits(trained), _logits(exported)
+    difference = float(np.abs(wanted - found).max())
     absolute, relative = _TOLERANCE[dtype]
     limit = absolute + relative * float(np.abs(wanted).max())
-    if not difference <= limit:
-        raise UserError("export", f"logits that differ by {difference:.1e}", f"{limit:.0e} at most", f"see {written}")
+    if not difference <= limit:  # also refuses NaN
+        hint = f"the folder is kept as {written}"
+        raise UserError("export", f"logits that differ by {difference:.1e}", f"{limit:.0e} at most", hint)
     return difference
 
 
-def _logits(trained: TrainedModel) -> np.ndarray:
-    """Returns the logits of two random rows, one of them padded, in float32."""
+def _logits(trained: LoadedModel) -> np.ndarray:
+    """Returns the logits of two random rows, one of which is padded, in float32."""
     model = dataclasses.replace(trained.model, dtype="float32")
     rng, length = np.random.default_rng(0), min(model.length, 64)
     tokens = rng.integers(0, model.vocab_size, (2, length), dtype=np.int32)
@@ -125,8 +130,10 @@ def _logits(trained: TrainedModel) -> np.ndarray:
     types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
     if trained.classes is None:
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        predict, segments = jax.jit(bert.logits, static_argnums=0), mask.astype(np.int32)
-        logits = predict(model, trained.params, tokens, positions, token_types=types, segments=segments)
+        compute = jax.jit(bert.logits, static_argnums=0)
+        segments = mask.astype(np.int32)
+        logits = compute(model, trained.params, tokens, positions, token_types=types, segments=segments)
         return np.asarray(logits)[mask]
-    classify, outputs = jax.jit(classifier.logits, static_argnums=(0, 1)), len(trained.classes) or 1
-    return np.asarray(classify(model, outputs, trained.params, tokens, token_types=types, mask=mask))
+    compute = jax.jit(classifier.logits, static_argnums=(0, 1))
+    num_outputs = len(trained.classes) or 1
+    return np.asarray(compute(model, num_outputs, trained.params, tokens, token_types=types, mask=mask))

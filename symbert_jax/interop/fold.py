@@ -1,7 +1,7 @@
-"""A model in the forms that other programs know: standard attention, or the parameters of the paper's own code.
+"""Converts a model to forms that other programs know: standard attention, or the parameters of the paper's own code.
 
-Symmetric and pairwise models are standard BERTs whose key is determined by their query, so that no program needs custom
-code for them.
+A symmetric or pairwise model is a standard BERT whose keys are a function of its queries, so no program needs custom
+code for it.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from symbert_jax.model.tree import Params
 def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     """Returns the standard model with the same scores.
 
-    q_t^T P q_s = q_t . (P q_s), so the key is P q: per head Wk = Wq P^T and bk = P bq; symmetric is P = I.
+    q_t^T P q_s = q_t . (P q_s), so the key is P q: per head, Wk = Wq P^T and bk = P bq. Symmetric attention has P = I.
     """
     weights = find_variant(model).as_standard(params["layers"]["attention"])
     return dataclasses.replace(model, attention="standard"), _with_attention(params, weights)

@@ -22,7 +22,7 @@ from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_js
 
 CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
-_DTYPES = {  # by their names in a safetensors file
+_DTYPES = {  # numpy types by their names in a safetensors file
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -31,7 +31,7 @@ _DTYPES = {  # by their names in a safetensors file
     "F8_E5M2": jnp.float8_e5m2,
     "BOOL": np.bool_,
 } | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
-# weights in other formats, and adapters
+# files of weights in formats that are not read, and of adapters
 _UNSUPPORTED = (
     "tf_model.h5",
     "flax_model.msgpack",
@@ -44,23 +44,25 @@ _UNSUPPORTED = (
 
 
 class Folder(NamedTuple):
+    """The contents of a model folder."""
+
     config: dict[str, Any]
     tensors: Tensors
 
 
 def read(folder: epath.Path) -> Folder:
-    """Reads the config and the tensors of a folder, and changes neither.
+    """Reads the config and the tensors of a folder, as they are.
 
     Raises:
       UserError: a file is missing or damaged, or the weights are pickled and torch is not installed.
     """
     if not folder.exists():
         hint = "a model of the hub is downloaded first: hf download OWNER/NAME --local-dir DIR"
-        raise UserError("source", f"no folder {folder}", "a folder of Hugging Face's BERT or of plpi/bert", hint)
+        raise UserError("source", f"no folder {folder}", "the folder of a BERT of Hugging Face or plpi/bert", hint)
     if not folder.is_dir():
         raise UserError("source", f"{folder}, a file", "the folder that holds it, with its config.json")
     if not (folder / CONFIG).exists():
-        raise UserError("source", f"no {folder / CONFIG}", "a folder of Hugging Face's BERT or of plpi/bert")
+        raise UserError("source", f"no {folder / CONFIG}", "the folder of a BERT of Hugging Face or plpi/bert")
     return Folder(read_json(folder / CONFIG, "source"), _read_tensors(folder))
 
 
@@ -68,7 +70,7 @@ def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, wordp
     """Writes the files that `AutoModel` and `AutoTokenizer` read, and the model card.
 
     Raises:
-      OSError: a file cannot be written; names the file.
+      OSError: a file cannot be written; the error names it.
     """
     settings = tokenizer.to_settings(wordpiece, config["max_position_embeddings"])
     for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS, ROLES)):
@@ -94,7 +96,11 @@ def _read_tensors(folder: epath.Path) -> Tensors:
 
 
 def _indexed_files(index: epath.Path) -> list[epath.Path]:
-    """Returns the files that an index of weights names; all of them are in its folder."""
+    """Returns the files that an index of weights names. They are in the folder of the index.
+
+    Raises:
+      UserError: the index is damaged, or names a file that is elsewhere or missing.
+    """
     names = read_json(index, "source").get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UserError("source", f"no usable weight_map in {index}", "the name of a file for each tensor")
@@ -107,7 +113,7 @@ def _indexed_files(index: epath.Path) -> list[epath.Path]:
 
 
 def _read_bytes(file: epath.Path) -> bytes:
-    """Raises `UserError` for a file that cannot be read, or that a failed download left."""
+    """Reads a file; raises `UserError` if it cannot be read, or is what a failed download leaves."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -134,8 +140,8 @@ def _read_pickled(file: epath.Path) -> Tensors:
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        hint = "pip install torch, or convert it to safetensors where torch is"
-        raise UserError("source", f"{file}, which only torch reads", SAFE, hint) from None
+        hint = "pip install torch, or convert the file to safetensors on a machine that has torch"
+        raise UserError("source", f"{file}, which only torch can read", SAFE, hint) from None
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return {
@@ -143,6 +149,6 @@ def _read_pickled(file: epath.Path) -> Tensors:
             for name, tensor in tensors.items()
             if isinstance(name, str)
         }
-    except Exception as error:  # of zipfile, pickle, torch, or of values that are not tensors
+    except Exception as error:  # from zipfile, pickle or torch, or because a value is not a tensor
         reason = f"{error}".partition("\n")[0] or type(error).__name__
         raise UserError("source", f"{file}: {reason}", "a file of tensors that torch.load reads") from None

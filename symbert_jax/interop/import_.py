@@ -1,4 +1,4 @@
-"""`import`: makes a folder of Hugging Face's BERT, or of the paper's code, a workdir for every other command."""
+"""`import`: makes a workdir from the folder of a BERT of Hugging Face or of the paper's code."""
 
 import dataclasses
 import itertools
@@ -26,11 +26,12 @@ from symbert_jax.storage import check_new, new_folder, write_whole
 from symbert_jax.train import state as states
 from symbert_jax.train.step import mlm_objective
 
-ROWS, LENGTH = 64, 128  # of the text for a warm start: it is fitted to half of the rows and evaluated on the other half
+# The shape of the text for a warm start, which is fitted to the first half of the rows and evaluated on the second.
+ROWS, LENGTH = 64, 128
 
 
 class Source(NamedTuple):
-    """The contents of a folder, checked."""
+    """The contents of a source folder, checked."""
 
     model: ModelConfig
     params: Params  # without `head` if the source is a plain encoder
@@ -41,9 +42,9 @@ class Source(NamedTuple):
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
     """Writes a workdir with the parameters of `source` and a new optimizer as checkpoint 0.
 
-    vocab: the tokenizer of a source that has none, as `config.data.vocab`.
-    attention: None keeps that of the source; another one is fitted to a standard source (`warm_start`).
-    text: the documents to fit it to, as in `config.data.sources`.
+    vocab: the tokenizer, written like `config.data.vocab`; None: that of the source.
+    attention: None keeps the attention of the source; another attention is fitted to a standard source (`warm_start`).
+    text: the documents to which that attention is fitted, written like an item of `config.data.sources`.
 
     Raises:
       UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; an argument is wrong; or
@@ -53,24 +54,24 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     check_path(workdir, "workdir")
     if attention not in (None, *ATTENTIONS):
         raise UserError("attention", repr(attention), f"one of {', '.join(ATTENTIONS)}")
-    found = read(source, vocab)
-    model, params = found.model, found.params
+    contents = read(source, vocab)
+    model, params = contents.model, contents.params
     if attention not in (None, model.attention):
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
         _documents(text)  # raises an error about the text before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
-    if found.left_out:
-        print(f"{source}: left out {', '.join(found.left_out)}, which do not predict masked tokens")
+    if contents.left_out:
+        print(f"{source}: left out {', '.join(contents.left_out)}, which do not predict masked tokens")
     with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        tokenizer.write(found.wordpiece, new / VOCAB)
+        tokenizer.write(contents.wordpiece, new / VOCAB)
         if "head" not in params:
-            print(f"{source} is a plain encoder: its masked-language head is a new one")
+            print(f"{source} is a plain encoder: its masked-language head is newly initialized")
             head = bert.init(model, MeshConfig(), jax.random.key(0))["head"]
             params |= {"head": jax.tree.map(np.asarray, head)}
         if config.model != model:
-            params = _warm_start(model, params, config.model.attention, text, found.wordpiece)
+            params = _warm_start(model, params, config.model.attention, text, contents.wordpiece)
         state = states.init_from_params(config, params)
         checkpoints = Checkpoints(new, TrainConfig())
         checkpoints.save(0, state.params, state.optimizer, config, None)
@@ -82,7 +83,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
 def read(source: epath.Path, vocab: str | None) -> Source:
     """Reads the model, the parameters and the tokenizer of a folder.
 
-    vocab: another tokenizer than the folder's, as `config.data.vocab`; None is the folder's.
+    vocab: the tokenizer, written like `config.data.vocab`; None: that of the folder.
 
     Raises:
       UserError: `source` is not a BERT that our model supports, or is damaged or incomplete.
@@ -112,26 +113,29 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 
 
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
-    """Returns the parameters with another attention. Prints the loss before and after, on held-out text."""
+    """Returns the parameters with another attention. Prints how much each head changed, and the losses of both models.
+
+    The losses are those of held-out text.
+    """
     rows = _rows(text, wordpiece, min(LENGTH, model.length))
     target = dataclasses.replace(model, attention=attention)
-    converted, moved = warm_start.convert(model, params, target, rows.astype(np.int32))
-    for layer, heads in enumerate(moved):
+    converted, distances = warm_start.convert(model, params, target, rows.astype(np.int32))
+    for layer, heads in enumerate(distances):
         print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
-    held = rows[ROWS // 2 :]
-    masking = Masking(wordpiece.tokens, held.shape[1], rate=0.15, seed=0)
-    batch = masking(held, np.arange(len(held)), np.zeros(len(held), np.int64))
+    held_out = rows[ROWS // 2 :]
+    masking = Masking(wordpiece.tokens, held_out.shape[1], rate=0.15, seed=0)
+    batch = masking(held_out, np.arange(len(held_out)), np.zeros(len(held_out), np.int64))
     losses = []
     for name, weights in (("standard", params), (attention, converted)):
         objective = jax.jit(mlm_objective, static_argnums=0)
         total, count = objective(dataclasses.replace(model, attention=name), weights, batch, None)["loss"]
         losses.append(f"{total / count:.4f} {name}")
-    print(f"masked-language loss on {len(held)} rows of {text}: {', '.join(losses)}")
+    print(f"masked-language loss on {len(held_out)} rows of {text}: {', '.join(losses)}")
     return converted
 
 
 def _documents(text: str) -> Iterator[str]:
-    """Returns the documents of a source; errors name `text`."""
+    """Returns the documents of a source of text; errors name the flag `text`."""
     try:
         return sources.documents(text)
     except UserError as error:
@@ -139,7 +143,7 @@ def _documents(text: str) -> Iterator[str]:
 
 
 def _rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
-    """Returns the first rows of a source, framed as the rows of a corpus."""
+    """Returns the first rows of a source of text, with [CLS] and [SEP] around each as in a corpus."""
     encoder, inner = wordpiece.build(parse_special=False), length - 2
     cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
     documents = (encoder.encode(document, add_special_tokens=False).ids for document in _documents(text))

@@ -1,6 +1,6 @@
 """Converts parameters between our tree and the names and layout of PyTorch's BERT.
 
-In PyTorch's BERT, the weight of a linear layer is [out, in], each layer has tensors of its own, and heads are merged.
+In PyTorch's BERT, the weight of a linear layer is [out, in], each layer has its own tensors, and heads are merged.
 The paper's code (`plpi/bert`) differs from Hugging Face's by `pairwise_factors` alone.
 """
 
@@ -19,14 +19,14 @@ from symbert_jax.model.tree import Params
 Tensors = dict[str, np.ndarray]
 
 _LAYER = "bert.encoder.layer.{}"
-_PARAMETERS = {  # by the path in our tree
+_PARAMETERS = {  # PyTorch's names of parameters, by the path in our tree
     "embeddings.word": "bert.embeddings.word_embeddings.weight",
     "embeddings.position": "bert.embeddings.position_embeddings.weight",
     "embeddings.token_type": "bert.embeddings.token_type_embeddings.weight",
     "layers.attention.pair": f"{_LAYER}.attention.self.pairwise_factors",
     "head.bias": "cls.predictions.bias",
 }
-_MODULES = {  # whose parameters follow `_WEIGHTS`
+_MODULES = {  # PyTorch's names of modules, by the path in our tree; `_WEIGHTS` names their parameters
     "embeddings.norm": "bert.embeddings.LayerNorm",
     "layers.attention.query": f"{_LAYER}.attention.self.query",
     "layers.attention.key": f"{_LAYER}.attention.self.key",
@@ -42,16 +42,17 @@ _MODULES = {  # whose parameters follow `_WEIGHTS`
     "head.classifier": "classifier",
 }
 _WEIGHTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-_TIED = {
+_TIED = {  # tensors that some checkpoints hold twice, by the name of the copy
     "cls.predictions.decoder.weight": _PARAMETERS["embeddings.word"],
     "cls.predictions.decoder.bias": _PARAMETERS["head.bias"],
 }
-# tensors of an encoder that a masked-language model does not use: buffers, and the pooler
+# Tensors of an encoder that a masked-language model does not use: buffers, and the pooler.
 _BUFFERS = "bert.embeddings"
 _UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
-_PARTS = ("embeddings.", "encoder.", "pooler.")
+_ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
 _TABLE = "embeddings.word_embeddings.weight"
-# prefixes of names in checkpoints where BERT is a submodule: of DataParallel, torch.compile, Lightning, …
+# Prefixes of names in checkpoints in which BERT is a submodule, for example of DataParallel, torch.compile or
+# Lightning.
 _WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
 
 
@@ -67,18 +68,20 @@ def to_torch(params: Params) -> Tensors:
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, where: str) -> Params:
-    """Returns the parameters of `shapes` (see `bert.abstract`).
+    """Returns the parameters of a model from its PyTorch tensors.
 
-    tensors: by today's names, see `canonical`. where: names the source in errors.
+    tensors: the tensors by their current names, see `canonical`.
+    shapes: a tree with the shape of each parameter, see `bert.abstract`.
+    where: names the source in errors.
 
     Raises:
-      UserError: a tensor is missing, unknown, or of another shape.
+      UserError: a tensor is missing, unknown, or has the wrong shape.
     """
     known = {name for path, leaf in _leaves(shapes) for name in _torch_names(path, leaf)}
     missing, unknown = sorted(known - tensors.keys()), sorted(tensors.keys() - known)
     if missing or unknown:
         found = "; ".join(
-            f"{word} {_shorten(names)}" for word, names in (("no", missing), ("unknown", unknown)) if names
+            f"{kind} {_shorten(names)}" for kind, names in (("no", missing), ("unknown", unknown)) if names
         )
         raise UserError(where, found, "the tensors that its config.json implies, no more and no fewer")
 
@@ -98,13 +101,13 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, where: str) ->
 
 
 def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, list[str]]:
-    """Returns the tensors of the masked-language model in float32, by today's names, and the modules that are left out.
+    """Returns the tensors of the masked-language model, in float32 by their current names, and the modules left out.
 
     Old checkpoints use the names `gamma` and `beta`, plain encoders omit the prefix `bert.`, wrappers of models add
-    prefixes, and some checkpoints hold the tied table twice. Other heads, the pooler and buffers are left out.
+    other prefixes, and some checkpoints hold the tied table twice. Other heads, the pooler and buffers are left out.
 
     Raises:
-      UserError: there is no encoder of BERT; a tensor occurs twice, is not floating-point or not finite; or a table
+      UserError: there is no encoder of BERT; a tensor occurs twice, is not floating-point or is not finite; or a table
         that must be tied is not.
     """
     encoder, outer = _prefixes(tensors, where)
@@ -112,15 +115,15 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
     left_out = set()
     for name, tensor in tensors.items():
         rest = name.removeprefix(encoder)
-        is_encoder = name.startswith(encoder) and (encoder != outer or rest.startswith(_PARTS))
-        today = f"bert.{rest}" if is_encoder else name.removeprefix(outer)
-        today = today.replace(".gamma", ".weight").replace(".beta", ".bias")
-        if today.startswith(_UNUSED) or not today.startswith(("bert.", "cls.predictions.")):
-            left_out.add(today.rpartition(".")[0] or today)
-        elif today in found:
-            raise UserError(where, f"{today} twice, as {name} too", "every tensor once")
+        is_encoder = name.startswith(encoder) and (encoder != outer or rest.startswith(_ENCODER_PARTS))
+        current = f"bert.{rest}" if is_encoder else name.removeprefix(outer)
+        current = current.replace(".gamma", ".weight").replace(".beta", ".bias")
+        if current.startswith(_UNUSED) or not current.startswith(("bert.", "cls.predictions.")):
+            left_out.add(current.rpartition(".")[0] or current)
+        elif current in found:
+            raise UserError(where, f"{current} twice, as {name} too", "every tensor once")
         else:
-            found[today] = _as_float32(name, tensor, where)
+            found[current] = _as_float32(name, tensor, where)
     for copy, name in _TIED.items():
         if copy in found and not np.array_equal(found[copy], found.setdefault(name, found[copy])):
             raise UserError(where, f"{copy} that differs from {name}", "tied ones: BERT's head uses the word table")
@@ -128,10 +131,10 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
 
 
 def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: str) -> None:
-    """Compares canonical tensors with a model. Call before anything of the model's size is allocated.
+    """Checks that canonical tensors have the sizes of a model. Call before anything of these sizes is allocated.
 
     Raises:
-      UserError: a table has another shape, or the encoder another number of layers.
+      UserError: a table has the wrong shape, or the encoder the wrong number of layers.
     """
     for name, wanted in (
         (_PARAMETERS["embeddings.word"], [model.vocab_size, model.dim]),
@@ -146,7 +149,7 @@ def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: st
 
 
 def _prefixes(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, str]:
-    """Returns the prefix of the names of the encoder's tensors, and that of its heads' tensors."""
+    """Returns two prefixes of names: that of the tensors of the encoder, and that of the tensors of the heads."""
     prefixes = [name.removesuffix(_TABLE) for name in tensors if f".{name}".endswith(f".{_TABLE}")]
     if len(prefixes) != 1:
         found = f"{len(prefixes)} tables {_TABLE}" if prefixes else f"no table {_TABLE}"
@@ -158,10 +161,10 @@ def _prefixes(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, str]:
 
 
 def _as_float32(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
-    """Raises `UserError` for a tensor that is not floating-point, or not finite in float32."""
+    """Converts a tensor to float32; raises `UserError` if it is not floating-point, or not finite in float32."""
     if not jax.numpy.issubdtype(tensor.dtype, jax.numpy.floating):
         raise UserError(where, f"{name} of type {tensor.dtype}", "floating-point numbers")
-    with np.errstate(over="ignore"):  # such values are refused below
+    with np.errstate(over="ignore"):  # values that overflow are refused below
         weights = tensor.astype(np.float32)
     if not np.isfinite(weights).all():
         raise UserError(where, f"{name} with NaN, infinite or too large values", "finite values of float32")
@@ -169,7 +172,7 @@ def _as_float32(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
 
 
 def has_head(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether canonical tensors include a masked-language head; those of a plain encoder do not."""
+    """Returns whether canonical tensors include a masked-language head, which a plain encoder lacks."""
     return any(name.startswith("cls.predictions.") for name in tensors)
 
 
@@ -180,7 +183,7 @@ def _leaves(params: Params) -> Iterator[tuple[str, Any]]:
 
 
 def _torch_names(path: str, leaf: Any) -> list[str]:
-    """Returns the PyTorch name of a parameter, or the names of its layers if it is stacked."""
+    """Returns the PyTorch name of a parameter or, if it stacks all layers, the name for each layer."""
     module, _, last = path.rpartition(".")
     name = _PARAMETERS[path] if path in _PARAMETERS else f"{_MODULES[module]}.{_WEIGHTS[last]}"
     return [name.format(i) for i in range(leaf.shape[0])] if _is_stacked(path) else [name]

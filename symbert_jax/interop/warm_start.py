@@ -1,8 +1,9 @@
-"""Converts a trained standard model to another attention, so that every head attends nearly as before.
+"""Converts a trained standard model to symmetric or pairwise attention, so that each head attends almost as before.
 
-There is no exact conversion: per head, the form Wq Wk^T of a standard score has two column spaces, and W P W^T has one.
-The initial weights are the best such form in the least squares of scores over the tokens of a text. Adam then fits the
-attention probabilities themselves, layer by layer, on the inputs that each layer has in the standard model.
+In general, there is no exact conversion: per head, the bilinear form Wq Wk^T of a standard score has two column spaces,
+and W P W^T has one. The initial weights are the W and P with the least squared error of scores over the tokens of a
+text. Adam then fits the attention probabilities themselves, layer by layer, on the inputs that each layer has in the
+standard model.
 """
 
 import functools
@@ -22,23 +23,23 @@ from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, make_update
 
-STEPS = 300
+STEPS = 300  # of Adam, per layer
 _OPTIM = OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.0)
 
 
 def convert(
     model: ModelConfig, params: Params, target: ModelConfig, tokens: Int[np.ndarray, "B T"]
 ) -> tuple[Params, Float[np.ndarray, "L N"]]:
-    """Converts the parameters of `model`, a standard one, to those of `target`, which differs in its attention only.
+    """Converts the parameters of `model`, a standard one, to those of `target`, which differs only in its attention.
 
     Runs under `jax.set_mesh`, on one device.
 
     Args:
-      tokens: rows of real text without padding; the first half to fit, the second to evaluate.
+      tokens: rows of real text without padding. The weights are fitted to the first half and evaluated on the second.
 
     Returns:
-      The parameters, and how much the attention of each layer and head changed: its total variation distance from the
-      standard model's, 0 to 1, mean over queries.
+      The parameters, and how much the attention of each layer and head changed: the total variation distance of its
+      probabilities from those of the standard model, from 0 to 1, as a mean over queries.
     """
     run_layer = jax.jit(lambda weights, x: tree.module(weights, Layer, model)(x))
     step = jax.jit(make_update(functools.partial(_objective, model, target), _OPTIM))
@@ -48,8 +49,8 @@ def convert(
         weights = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
         standard = weights["attention"]
         fitted, held_out = jnp.split(x, 2)
-        scores = _initial_weights(target, standard, np.asarray(fitted, np.float64).reshape(-1, model.dim))
-        state = State(jnp.int32(0), scores, make_optimizer(_OPTIM).init(scores))
+        score_weights = _initial_weights(target, standard, np.asarray(fitted, np.float64).reshape(-1, model.dim))
+        state = State(jnp.int32(0), score_weights, make_optimizer(_OPTIM).init(score_weights))
         for i in range(STEPS):
             state, _ = step(state, (standard, fitted), jax.random.key(0), schedule(_OPTIM, STEPS)(i))
         distances.append(np.asarray(_distance(model, target, standard, state.params, held_out)))
@@ -60,9 +61,9 @@ def convert(
 
 
 def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray, "R D"]) -> Params:
-    """Returns the query and P whose form W P W^T is nearest to Wq Wk^T over pairs of the tokens `x`, head by head.
+    """Returns, for each head, the W and P whose W P W^T is nearest to Wq Wk^T over pairs of the tokens `x`.
 
-    Keys count from their mean, because softmax ignores what a query's scores for all keys have in common.
+    The mean of the keys is subtracted, because softmax ignores what the scores of a query for all keys have in common.
     """
     variant = find_variant(target)
     assert issubclass(variant, TiedAttention)
@@ -73,15 +74,15 @@ def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray,
     standard = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), standard)
     for head in range(target.heads):
         query, key = standard["query"]["kernel"][:, head], standard["key"]["kernel"][:, head]
-        columns = np.concatenate([query, key], axis=1)  # the columns of the best W are mixtures of these
+        columns = np.concatenate([query, key], axis=1)  # the columns of the best W are linear combinations of these
         basis = np.linalg.qr(root @ columns, mode="r")
         query_basis, key_basis = np.split(basis, 2, axis=1)
         subspace, pair = variant.fit(query_basis @ key_basis.T, query.shape[1])
         kernel = columns @ np.linalg.lstsq(basis, subspace, rcond=None)[0]
-        # The query of the mean token has the same scores for all keys as before.
+        # The bias is such that the query of the mean token has the same scores for all keys as before.
         mean_scores = root @ key @ (mean @ query + standard["query"]["bias"][head])
         mean_query = np.linalg.lstsq(root @ kernel @ pair.T, mean_scores, rcond=None)[0]
-        if variant.has_pair:  # W gets the norm of the query that it replaces, and P compensates for it
+        if variant.has_pair:  # W gets the norm of the query kernel that it replaces; P compensates
             scale = np.linalg.norm(query) / np.linalg.norm(kernel)
             kernel, pair, mean_query = kernel * scale, pair / scale**2, mean_query * scale
         kernels.append(kernel)
@@ -99,9 +100,9 @@ def _root(matrix: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def _with_scores(standard: Params, scores: Params) -> Params:
-    """Returns the weights of attention with the values and the output of `standard`."""
-    return {"value": standard["value"], "output": standard["output"], **scores}
+def _with_scores(standard: Params, score_weights: Params) -> Params:
+    """Returns the weights of attention: value and output of `standard`, and `score_weights`."""
+    return {"value": standard["value"], "output": standard["output"], **score_weights}
 
 
 def _probabilities(model: ModelConfig, weights: Params, x: Float[Array, "B T D"]) -> Float[Array, "B N T S"]:
@@ -110,18 +111,23 @@ def _probabilities(model: ModelConfig, weights: Params, x: Float[Array, "B T D"]
 
 
 def _objective(
-    model: ModelConfig, target: ModelConfig, scores: Params, batch: tuple[Params, Float[Array, "B T D"]], _: Array
+    model: ModelConfig,
+    target: ModelConfig,
+    score_weights: Params,
+    batch: tuple[Params, Float[Array, "B T D"]],
+    _: Array,
 ) -> Sums:
     """Returns the cross entropy of the converted attention against the standard one, over heads and queries."""
     standard, x = batch
-    wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, scores), x)
+    wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, score_weights), x)
     total = -jnp.sum(wanted * jnp.log(found + 1e-9))
     return {"loss": (total, jnp.float32(wanted.size // wanted.shape[-1]))}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _distance(
-    model: ModelConfig, target: ModelConfig, standard: Params, scores: Params, x: Float[Array, "B T D"]
+    model: ModelConfig, target: ModelConfig, standard: Params, score_weights: Params, x: Float[Array, "B T D"]
 ) -> Float[Array, " N"]:
-    wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, scores), x)
+    """Returns the total variation distance of the converted attention from the standard one, by head."""
+    wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, score_weights), x)
     return jnp.abs(wanted - found).sum(-1).mean((0, 2)) / 2

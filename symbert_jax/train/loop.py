@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import Config, fields, to_json
+from symbert_jax.config import Config, to_json, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import Stream, open_stream
@@ -56,7 +56,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
             mesh = make_mesh(config.mesh)
             stream = open_stream(config, corpus, local_row_indices(config.data.batch_size, mesh))
             check_targets(config, stream)
-            facts |= fields(config) | {"data.dir": f"corpus {corpus.fingerprint[:16]}"}
+            facts |= values_by_name(config) | {"data.dir": f"corpus {corpus.fingerprint[:16]}"}
         with (
             jax.set_mesh(mesh),
             contextlib.closing(Checkpoints(workdir, config.train, corpus.fingerprint)) as checkpoints,

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from symbert_jax.checkpoint import FOLDER, Checkpoints
-from symbert_jax.config import Config, fields
+from symbert_jax.config import Config, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.vocabulary import VOCAB
@@ -90,7 +90,7 @@ def _changes(
 ) -> Iterator[UserError]:
     """Yields the fields, the vocabulary and the corpus that differ from those of the run so far."""
     new, old = (
-        {field: value if value != "" else "none" for field, value in fields(each).items()}
+        {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
         for each in (config, checkpoints.config(step))
     )
     for field, found in new.items():

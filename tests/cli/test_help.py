@@ -1,4 +1,4 @@
-"""Help is made of the tables and the config: nothing that a command takes is missing."""
+"""Help is made from the tables of commands and flags and from the config, so nothing is missing."""
 
 import pytest
 

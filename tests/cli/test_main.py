@@ -1,4 +1,4 @@
-"""The command line: a user's mistake is one line on stderr and exit code 2, without a traceback."""
+"""The command line reports a mistake of the user in one line on stderr, with exit code 2 and without a traceback."""
 
 import subprocess
 import sys
@@ -14,6 +14,7 @@ TINY = "--config=configs/tiny.py"
 RUN = ["pretrain", TINY, "--workdir=x"]
 GLUE = ["finetune", "--config=configs/glue.py", "--workdir=x"]
 
+# Wrong commands, and a part of the message that each prints.
 MISTAKES = [
     (["pretrian"], "command: found 'pretrian', wanted a known one; did you mean 'pretrain'?"),
     (["--workdir=x"], "command: found '', wanted a known one; known are prepare, pretrain, doctor,"),
@@ -78,6 +79,7 @@ MISTAKES = [
     (["import", "--source=README.md", "--workdir=x"], "README.md, a file, wanted the folder that holds it"),
     (["compare", "--out=there"], "no WORKDIR"),
 ]
+# Config files that fail, and a part of the message, by name.
 CONFIG_FILES = {
     "variable": ("import os\nhere = os.environ['NOT_SET_HERE']\n", "variable.py, line 2: KeyError: NOT_SET_HERE"),
     "syntax": ("\ndef get_config(:", "syntax.py, line 2: SyntaxError"),
@@ -95,6 +97,7 @@ CONFIG_FILES = {
     ),
     "neighbour": ("import beside_it\ndef get_config():\n    return beside_it.wrong()", "line 3: ValueError: wrong"),
 }
+# Commands that print help, by the command that it is about.
 HELP = {
     "": [[], ["--help"], ["-h"], ["help"], ["--workdir=x", "--help"]],
     "pretrain": [["pretrain", "--help"], ["--help", "pretrain"], ["help", "pretrain", TINY]],
@@ -104,7 +107,7 @@ HELP = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[str], str, Result]]:
-    """Commands, the messages of mistakes or an empty string for help, and the results."""
+    """Returns (command, a part of its message or an empty string for help, result) for each case."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "beside_it.py").write_text("def wrong():\n    raise ValueError('wrong')")
     cases = [(command, "") for commands in HELP.values() for command in commands] + MISTAKES
@@ -114,11 +117,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[str], s
         cases += [(command, message), (["prepare", "--config", f"{folder}/{name}.py"], message)]
         cases += [([*command, "--config.seed=1"], message)]  # an override reads the file earlier
     imports = ["symbert_jax.compare", "symbert_jax.eval.finetune"]
-    found = run_commands([command for command, _ in cases], imports=imports)
-    return [(command, message, result) for (command, message), result in zip(cases, found, strict=True)]
+    command_results = run_commands([command for command, _ in cases], imports=imports)
+    return [(command, message, result) for (command, message), result in zip(cases, command_results, strict=True)]
 
 
-def test_mistake_is_one_line_and_exit_code_2(results: list[tuple[list[str], str, Result]]) -> None:
+def test_mistake_prints_one_line_and_ends_with_exit_code_2(results: list[tuple[list[str], str, Result]]) -> None:
     for command, message, result in results:
         if message:
             assert result.returncode == 2, (command, result)
@@ -127,14 +130,16 @@ def test_mistake_is_one_line_and_exit_code_2(results: list[tuple[list[str], str,
             assert not result.stdout, (command, result)
 
 
-def test_help_is_printed_in_all_its_spellings(results: list[tuple[list[str], str, Result]]) -> None:
-    found = {tuple(command): result for command, message, result in results if not message}
+def test_help_is_printed_for_every_way_to_ask(results: list[tuple[list[str], str, Result]]) -> None:
+    result_by_command = {tuple(command): result for command, message, result in results if not message}
     for name, commands in HELP.items():
         for command in commands:
-            assert found[tuple(command)] == (0, help.describe(name) if name else help.overview(), ""), command
+            assert result_by_command[tuple(command)] == (0, help.describe(name) if name else help.overview(), ""), (
+                command
+            )
 
 
-def test_help_starts_no_jax_and_commands_no_tensorflow_or_torch() -> None:
+def test_help_does_not_import_jax_nor_commands_tensorflow_or_torch() -> None:
     program = """
 import sys
 from symbert_jax.__main__ import main

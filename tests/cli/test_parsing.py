@@ -1,4 +1,4 @@
-"""Arguments are read in every form that absl and ml-collections know."""
+"""`parse` reads arguments in every form that absl and ml-collections know."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ def get_config(dim="32"):
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
+    """A config file whose get_config() takes an argument."""
     (tmp_path / "mine.py").write_text(CONFIG)
     return str(tmp_path / "mine.py")
 
@@ -57,7 +58,7 @@ def test_parse_reads_all_forms_of_flags(
 @pytest.mark.parametrize("form", [["--config={}:64"], ["--config", "{}:64"], ["-config={}:64"]])
 def test_parse_reads_all_forms_of_fields(arguments: list[str], form: list[str], file: str) -> None:
     given = parse("prepare", [*(part.format(file) for part in form), *arguments])
-    config = given.config.freeze(configs.freeze)
+    config = given.config_file.to_config(configs.freeze)
     assert (config.model.dim, config.model.heads, config.mesh.fsdp) == (64, 8, True)
     assert config.data.sources == ("a", "b,c")
 
@@ -67,13 +68,13 @@ def test_parse_finds_documented_configs_from_any_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parse("prepare", [f"--config={name}"]).config.freeze(configs.freeze).data.dir == "data/tiny"
+    assert parse("prepare", [f"--config={name}"]).config_file.to_config(configs.freeze).data.dir == "data/tiny"
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_text(CONFIG.replace("c.model", "c.data.dir = 'mine'; c.model"))
-    assert parse("prepare", [f"--config={name}"]).config.freeze(configs.freeze).data.dir == "mine"
+    assert parse("prepare", [f"--config={name}"]).config_file.to_config(configs.freeze).data.dir == "mine"
 
 
-def test_parse_keeps_arguments_behind_dashes_and_fills_defaults(
+def test_parse_keeps_arguments_after_dashes_and_fills_in_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

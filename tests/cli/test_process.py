@@ -1,4 +1,4 @@
-"""What happens around a command: the limits of the shell, lost streams, the environment of JAX, and exit codes."""
+"""The process of a command: limits of the shell, lost streams, the environment of JAX, and exit codes."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_command_checks_limits_and_survives_lost_streams() -> None:
-    """Too few files and too little address space are errors; a lost stdout or a full disk under it is none."""
+    """Low limits of open files and address space are errors; a lost stdout or a full disk under it is not."""
     command = f"exec {sys.executable} -m symbert_jax"
     cases = {
         f"ulimit -n 32; {command} compare --out=x y": (2, "error: ulimit -n: found 32 open files, wanted at least 256"),
@@ -26,14 +26,14 @@ def test_command_checks_limits_and_survives_lost_streams() -> None:
         f"{command} compare --out=x 2>&-": (2, ""),
         f"({command[5:]} --help; echo code $? >&2) | true": (0, "code 0"),
     }
-    for line, (code, said) in cases.items():
+    for line, (code, message) in cases.items():
         result = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert (result.returncode, result.stderr.count("\n")) == (code, bool(said)), (line, result)
-        assert said in result.stderr
+        assert (result.returncode, result.stderr.count("\n")) == (code, bool(message)), (line, result)
+        assert message in result.stderr
 
 
 def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
-    """libtpu is installed for `compile`; JAX tries it first where nothing names a platform."""
+    """libtpu is installed for `compile`. JAX tries it first if no variable names a platform."""
     program = "from symbert_jax.cli.process import configure_libraries as c; c(''); "
     program += "import jax; print(jax.devices()[0].platform)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
@@ -56,7 +56,7 @@ for workdir in ("gs://b/run/", "runs/a"):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (UserError("field", "1", "2"), 2, "error: field: found 1, wanted 2\n"),
         (
@@ -71,12 +71,12 @@ for workdir in ("gs://b/run/", "runs/a"):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
 )
-def test_run_command_prints_what_the_user_can_correct(error: BaseException, code: int, said: str, capsys) -> None:
+def test_run_command_prints_what_the_user_can_correct(error: BaseException, code: int, message: str, capsys) -> None:
     def command() -> None:
         raise error
 
     assert process.run_command(command) == code
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(message)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EBADF, "Bad file descriptor"), RuntimeError("a fault"), ValueError()])

@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own, from an empty folder."""
+"""The wheel contains everything, and works in its own environment and an empty folder."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from symbert_jax.cli import help
 
 ROOT = Path(__file__).parents[2]
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-# Commands of the console script, in one process: JAX is imported once.
+# Runs commands of the console script in one process, which imports JAX once.
 RUN = """
 import json, runpy, sys
 script, commands = sys.argv[1], json.loads(sys.argv[2])
@@ -32,6 +32,7 @@ for command in commands:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Builds the wheel."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in ("symbert_jax", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -43,6 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list, cwd: Path, environment: os._Environ | dict[str, str]) -> str:
+    """Runs a program that must succeed; returns its stdout."""
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -66,7 +68,9 @@ def test_installed_wheel_prepares_pretrains_and_fills(wheel: Path, tmp_path: Pat
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     run(pip, tmp_path, environment)
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # those of this environment
+    (packages / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib")
+    )  # shares the dependencies of this environment
 
     folder = tmp_path / "empty"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Presets of compiler flags: known to the compiler, weaker than what the user has set."""
+"""The compilers know the flags of the presets, and flags that the user sets take precedence."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_apply_refuses_unknown_names() -> None:
         apply("v5", {})
 
 
-def test_command_prints_its_preset_and_xla_knows_the_flags() -> None:
+def test_command_prints_preset_and_xla_knows_its_flags() -> None:
     """The compiler for CPUs reads flags for GPUs too, and aborts on one that it does not know."""
     command = [sys.executable, "-m", "symbert_jax", "--xla_preset=h100", "doctor", "--config=configs/tiny.py"]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -53,7 +53,7 @@ def test_command_prints_its_preset_and_xla_knows_the_flags() -> None:
 
 
 def test_tpu_compiler_knows_the_flags() -> None:
-    """It too aborts on a flag that it does not know; one start reads those of all presets."""
+    """The compiler for TPUs, too, aborts on a flag that it does not know. One start reads the flags of all presets."""
     environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1"}
     for name, (variable, _) in PRESETS.items():
         if variable == "LIBTPU_INIT_ARGS":

@@ -1,7 +1,7 @@
-"""What this package computes for a few models, to compare with what transformers computes for the exported folders.
+"""Computes outputs of a few models with this package, to compare with those of transformers for the exported folders.
 
 `python -m tests.interop.ours OUT [WORKDIR ...]` writes the folders, `inputs.npz`, `inputs.json` and `ours.npz` to OUT;
-`theirs.py` reads them. The tests compare with the numbers that `theirs.py` recorded in `tests/fixtures/transformers/`.
+`theirs.py` reads them. The tests compare with the numbers that it recorded in `tests/fixtures/transformers/`.
 """
 
 import dataclasses
@@ -54,9 +54,11 @@ def import_models(folder: Path) -> dict[str, epath.Path]:
 
 
 def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Exports the imported models, as masked-language models and as classifiers, and the workdirs `trained`.
+    """Exports the imported models, as masked-language models and as classifiers, and the models in `trained`.
 
-    Returns the arrays of `ours.npz`.
+    trained: workdirs of pretrain runs.
+
+    Returns the arrays of `ours.npz`, which it writes to `out` with the inputs.
     """
     out.mkdir(parents=True, exist_ok=True)
     inputs = make_inputs(length=24, vocab_size=120)
@@ -64,7 +66,7 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
     for attention, workdir in imported.items():
         ours |= run_masked(attention, workdir, out, inputs) | run_classifier(attention, workdir, out, inputs)
     params, config = symbert_jax.load(imported["standard"])
-    ours["sgd/losses"] = descend(config.model, params, inputs)
+    ours["sgd/losses"] = run_sgd(config.model, params, inputs)
     names = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in trained}
     for name, workdir in names.items():
         ours |= run_masked(name, workdir, out, inputs)
@@ -99,14 +101,14 @@ def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
 
 
 def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Exports a masked-language model; returns its logits for rows without and with padding, and its guesses."""
+    """Exports a masked-language model; returns its logits for whole and padded rows, and the ids of its guesses."""
     export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
     model = symbert_jax.load(workdir)
     config = dataclasses.replace(model.config.model, dtype="float32")
     tokens, types = (inputs[each].astype(np.int32) for each in ("tokens", "types"))
     mask = inputs["mask"] == 1
     with jax.set_mesh(one_device()):
-        logits = jax.jit(bert.logits, static_argnums=0)(  # both kinds of rows in one batch, which compiles once
+        logits = jax.jit(bert.logits, static_argnums=0)(  # both kinds of rows are in one batch, which compiles once
             config,
             model.params,
             np.concatenate([tokens, tokens]),
@@ -129,7 +131,7 @@ def run_classifier(
     params, config = symbert_jax.load(workdir)
     with jax.set_mesh(one_device()):
         head = jax.tree.map(np.asarray, classifier.init_head(config.model, NUM_CLASSES, jax.random.key(1)))
-        head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # so that rounding changes no prediction
+        head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # rounding then changes no prediction
         finetuned = {**params, "head": head}
         logits = jax.jit(classifier.logits, static_argnums=(0, 1))(
             config.model,
@@ -145,15 +147,15 @@ def run_classifier(
     return {f"{name}/classes": np.asarray(logits)}
 
 
-def descend(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def run_sgd(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Returns the losses of ten steps of plain gradient descent without dropout."""
     losses = []
 
-    def mean(params: Params, batch: MlmBatch) -> jax.Array:
+    def mean_loss(params: Params, batch: MlmBatch) -> jax.Array:
         total, count = mlm_objective(model, params, batch, None)["loss"]
         return total / count
 
-    step = jax.jit(jax.value_and_grad(mean))
+    step = jax.jit(jax.value_and_grad(mean_loss))
     with jax.set_mesh(one_device()):
         for tokens, labels in zip(inputs["steps/tokens"], inputs["steps/labels"], strict=True):
             positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
@@ -166,6 +168,7 @@ def descend(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -
 
 
 def pad(rows: list[list[int]]) -> np.ndarray:
+    """Pads rows with -1 to the length of the longest."""
     length = max(map(len, rows))
     return np.array([row + [-1] * (length - len(row)) for row in rows])
 

@@ -28,7 +28,7 @@ from symbert_jax.train import loop, start
 from tests.conftest import configure, init_params_numpy
 
 TOKENS = (*SPECIAL, "The", "the", "Dog", "dog", "e", "\u00e9", *(f"w{i}" for i in range(89)))
-WORDS = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
+WORDPIECE = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
 SENTENCE = "The dog e \u00e9"
 
 
@@ -36,9 +36,9 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
     monkeypatch.setattr(loop, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))  # compiles faster
     source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
     source.mkdir()
-    model = configure().model  # of a shape that other tests compile too
+    model = configure().model  # has a shape that other tests compile, too
     folder.write(
-        source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(init_params_numpy(model)), WORDS, ""
+        source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(init_params_numpy(model)), WORDPIECE, ""
     )
     import_(source, workdir, None, None, "")
 
@@ -78,11 +78,11 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
     assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
-    finetuned, described = epath.Path(tmp_path / "finetuned"), saved.SavedModel(0.0, "sst2", model, "none")
-    saved.write(finetuned, described, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt")
+    finetuned, description = epath.Path(tmp_path / "finetuned"), saved.SavedModel(0.0, "sst2", model, "none")
+    saved.write(finetuned, description, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt")
 
     for checkpoint in (workdir, finetuned):
         out = epath.Path(f"{checkpoint}.out")
         export(checkpoint, out, None, "huggingface", "float32", "")
-        assert tokenizer.read(out) == tokenizer.read(checkpoint) == WORDS
+        assert tokenizer.read(out) == tokenizer.read(checkpoint) == WORDPIECE
         assert json.loads((out / "tokenizer_config.json").read_text())["do_lower_case"] is False

@@ -1,4 +1,4 @@
-"""export, import, fill and compare on the command line, one after the other on the workdir of a run."""
+"""`export`, `import`, `fill` and `compare` on the command line, each with the output of the one before."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ IMPORTS = ["symbert_jax.compare", "symbert_jax.interop.export", "symbert_jax.int
 TEXTS = ["the [MASK] of it", "return [MASK] or [MASK]"]
 
 
-def test_commands_pass_a_model_on(tmp_path: Path) -> None:
+def test_commands_read_what_other_commands_wrote(tmp_path: Path) -> None:
     for name in ("run", "other"):
         shutil.copytree(FIXTURES / "checkpoint" / "workdir", tmp_path / name)
     exported, imported, filled, filled_again, compared, refused = run_commands(
@@ -27,7 +27,7 @@ def test_commands_pass_a_model_on(tmp_path: Path) -> None:
     )
     for result in (exported, imported, filled, filled_again, compared):
         assert result.returncode == 0 and not result.stderr, result
-    assert exported.stdout.startswith(f"{tmp_path}/bert: standard BERT, 42 tensors; logits differ by ")
+    assert exported.stdout.startswith(f"{tmp_path}/bert: written as standard BERT, 42 tensors; its logits differ from ")
     assert imported.stdout == f"{tmp_path}/imported: standard BERT, 7,248 parameters, as checkpoint 0\n"
     assert filled_again.stdout == filled.stdout
     lines = filled.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""`export`: what it writes, what it refuses, and that it fails if the folder computes other logits."""
+"""`export` writes all files, refuses wrong arguments, and fails if the folder computes other logits."""
 
 import errno
 import json
@@ -32,10 +32,10 @@ FILES = [
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_export_to_plpi_keeps_every_bit(attention, workdirs, tmp_path, capsys) -> None:
+def test_export_to_plpi_writes_the_imported_tensors(attention, workdirs, tmp_path, capsys) -> None:
     source, out = FIXTURES / "plpi" / AFFINITY[attention], epath.Path(tmp_path / "out")
     export(workdirs[attention], out, None, "plpi", "float32", "")
-    assert "logits differ by 0.0e+00 at most" in capsys.readouterr().out
+    assert "by at most 0.0e+00" in capsys.readouterr().out
     wanted = safetensors.numpy.load_file(source / "model.safetensors")
     found = safetensors.numpy.load_file(out / "model.safetensors")
     assert found.keys() == wanted.keys()
@@ -47,7 +47,7 @@ def test_export_to_plpi_keeps_every_bit(attention, workdirs, tmp_path, capsys) -
     assert ours["plpi_affinity_function"] == AFFINITY[attention] and ours["model_type"] == "plpi/bert"
 
 
-def test_bfloat16_halves_the_file(workdirs, tmp_path, capsys) -> None:
+def test_export_in_bfloat16_halves_the_size(workdirs, tmp_path, capsys) -> None:
     sizes = {}
     for dtype in ("float32", "bfloat16"):
         out = epath.Path(tmp_path / dtype)
@@ -55,23 +55,23 @@ def test_bfloat16_halves_the_file(workdirs, tmp_path, capsys) -> None:
         sizes[dtype] = sum(tensor.nbytes for tensor in folder.read(out).tensors.values())
         assert json.loads((out / "config.json").read_text())["torch_dtype"] == dtype
     assert sizes["bfloat16"] * 2 == sizes["float32"]
-    assert "differ by 0.0e+00" not in capsys.readouterr().out.splitlines()[-1]
+    assert "at most 0.0e+00" not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_export_writes_card_and_all_files(workdirs, tmp_path) -> None:
     export(workdirs["pairwise"], epath.Path(tmp_path / "out"), None, "huggingface", "float32", "the command")
     card = (tmp_path / "out" / "README.md").read_text()
-    for said in ("pipeline_tag: fill-mask", "pairwise", "Wk = Wq Pᵀ", "`the command`", "validation loss", "corpus"):
-        assert said in card
+    for text in ("pipeline_tag: fill-mask", "pairwise", "Wk = Wq Pᵀ", "`the command`", "validation loss", "corpus"):
+        assert text in card
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_full_disk_is_reported_with_the_file(name: str, tmp_path: Path) -> None:
+def test_full_disk_raises_error_with_file_name(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.new").symlink_to("/dev/full")
-    words, tensors = tokenizer.read(VOCAB), {"weight": np.zeros(1 << 16, np.float32)}
+    wordpiece, tensors = tokenizer.read(VOCAB), {"weight": np.zeros(1 << 16, np.float32)}
     with pytest.raises(OSError, match=f"'{tmp_path / name}'") as raised:
-        folder.write(epath.Path(tmp_path), {"max_position_embeddings": 32}, tensors, words, "card")
+        folder.write(epath.Path(tmp_path), {"max_position_embeddings": 32}, tensors, wordpiece, "card")
     assert raised.value.errno == errno.ENOSPC
 
 
@@ -97,11 +97,11 @@ def test_export_refuses_folder_with_other_logits(workdirs, tmp_path, monkeypatch
         ({"dtype": "int4"}, "dtype: found 'int4', wanted one of float32, bfloat16"),
         ({"out": epath.Path(FIXTURES)}, "out: found .* not empty"),
         ({"out": epath.Path(FIXTURES) / "plpi" / "vanilla" / "config.json"}, "out: found .* which is a file"),
-        ({"workdir": epath.Path(FIXTURES)}, "wanted the workdir of a pretrain run"),
+        ({"source": epath.Path(FIXTURES)}, "wanted the workdir of a pretrain run"),
     ],
 )
 def test_export_refuses_wrong_arguments(change, message, workdirs, tmp_path) -> None:
-    arguments = {"workdir": workdirs["standard"], "out": epath.Path(tmp_path / "out"), "step": None}
+    arguments = {"source": workdirs["standard"], "out": epath.Path(tmp_path / "out"), "step": None}
     with pytest.raises(UserError, match=message):
         export(**arguments | {"format": "huggingface", "dtype": "float32", "command": ""} | change)
     assert not (tmp_path / "out").exists()
@@ -121,7 +121,7 @@ def test_export_replaces_incomplete_folder_but_not_its_source(workdirs, tmp_path
     ):
         export(workdirs["standard"], epath.Path(tmp_path / "held"), None, "huggingface", "float32", "")
     for inside in (workdirs["standard"] / "out", workdirs["standard"] / "checkpoints" / "out"):
-        with pytest.raises(UserError, match=r"out: found .*, inside the checkpoint's folder"):
+        with pytest.raises(UserError, match=r"out: found .*, inside --checkpoint"):
             export(workdirs["standard"], inside, None, "huggingface", "float32", "")
 
 

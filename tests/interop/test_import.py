@@ -1,4 +1,4 @@
-"""`import`: the forms of BERT that it reads, and what it refuses."""
+"""`import` reads all forms of BERT, and refuses damaged or unsupported folders."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def read_source(source: Path, vocab: str | None = None) -> Source:
 
 @pytest.fixture(scope="module")
 def source_params():
-    """The parameters of SOURCE."""
+    """The parameters of the model in SOURCE."""
     return read_source(SOURCE, str(VOCAB)).params
 
 
@@ -63,6 +63,7 @@ def without_prefix(tensors: dict) -> dict:
     return {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if not name.startswith("cls.")}
 
 
+# Functions that rename or add tensors without changing the model, by the result.
 VARIANTS = {
     "current names": lambda tensors: tensors,
     "gamma and beta": lambda tensors: {
@@ -90,7 +91,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_import_reads_tensors_of_every_naming(variant, source_params, tmp_path) -> None:
+def test_import_reads_every_naming_of_tensors(variant, source_params, tmp_path) -> None:
     found = read_source(write_source(tmp_path, VARIANTS[variant](TENSORS)))
     assert found.model.attention == "standard" and found.model.layers == 2
     jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
@@ -101,7 +102,7 @@ def test_import_gives_plain_encoder_a_new_head(source_params, tmp_path, capsys) 
     params, _ = import_and_load(write_source(tmp_path, without_prefix(TENSORS) | heads), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
-    assert lines[1].endswith("is a plain encoder: its masked-language head is a new one")
+    assert lines[1].endswith("is a plain encoder: its masked-language head is newly initialized")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], source_params["layers"])
     assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
 
@@ -109,13 +110,13 @@ def test_import_gives_plain_encoder_a_new_head(source_params, tmp_path, capsys) 
 def test_import_widens_narrow_types(tmp_path) -> None:
     for name, dtype in (("bf16", jax.numpy.bfloat16), ("f8", jax.numpy.float8_e4m3fn)):
         (tmp_path / name).mkdir()
-        short = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
-        params = read_source(write_source(tmp_path / name, short)).params
-        rounded = np.asarray(short["bert.embeddings.word_embeddings.weight"], np.float32)
+        narrow = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
+        params = read_source(write_source(tmp_path / name, narrow)).params
+        rounded = np.asarray(narrow["bert.embeddings.word_embeddings.weight"], np.float32)
         np.testing.assert_array_equal(params["embeddings"]["word"], rounded)
 
 
-OLD = {"model_type": None, "plpi_affinity_function": None}  # as files before 2020 are
+OLD = {"model_type": None, "plpi_affinity_function": None}  # like files from before 2020
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_import_completes_config_with_missing_fields(changes, source_params, tmp
 
 
 def split(source: Path) -> Path:
-    """The weights of a source in two files with an index."""
+    """Splits the weights of a source into two files with an index; returns the source."""
     names = sorted(TENSORS)
     files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for file, part in files.items():
@@ -149,11 +150,11 @@ def split(source: Path) -> Path:
 
 def test_import_reads_sharded_weights_and_tokenizer_json(source_params, tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS, vocabulary=None))
-    words = tokenizer.read(VOCAB)
-    (source / "tokenizer.json").write_text(words.build(parse_special=True).to_str())
+    wordpiece = tokenizer.read(VOCAB)
+    (source / "tokenizer.json").write_text(wordpiece.build(parse_special=True).to_str())
     found = read_source(source)
     jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
-    assert found.wordpiece == words
+    assert found.wordpiece == wordpiece
 
 
 def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
@@ -210,10 +211,11 @@ def test_import_refuses_other_architecture(tmp_path) -> None:
 
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+# Functions that damage a source, and a part of the error, by the damage.
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (
         lambda source: (source / "config.json").unlink(),
-        "no .*config.json, wanted a folder of Hugging Face",
+        "no .*config.json, wanted the folder of a BERT",
     ),
     "a config that is a list": (
         lambda source: (source / "config.json").write_text("[]"),
@@ -242,7 +244,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickled weights": (
         lambda source: (source / "model.safetensors").rename(source / "pytorch_model.bin"),
-        "which only torch reads, wanted model.safetensors; pip install torch",
+        "which only torch can read, wanted model.safetensors; pip install torch",
     ),
     "a missing part": (
         lambda source: (split(source) / "b.safetensors").unlink(),
@@ -309,7 +311,7 @@ ODD_VALUES = (None, True, 0, -1, 12.5, 10**40, 1e308, "", "x", "\0", "\ud800", [
 
 
 def mutate(generator: random.Random, file: Path) -> None:
-    """Changes a few bytes of a file, truncates it, or sets a field of its JSON to an odd value."""
+    """Changes a few bytes of a file, truncates the file, or sets a field of its JSON to an odd value."""
     data = bytearray(file.read_bytes())
     if file.suffix == ".json" and generator.random() < 0.7:
         node = root = json.loads(data)
@@ -331,8 +333,8 @@ def mutate(generator: random.Random, file: Path) -> None:
 def test_mutated_folder_raises_user_errors_only(tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS))
     tokenizer.write(tokenizer.read(VOCAB), source / "vocab.txt")
-    words = tokenizer.read(VOCAB).build(parse_special=True)
-    (source / "tokenizer.json").write_text(words.to_str())
+    tokenizer_json = tokenizer.read(VOCAB).build(parse_special=True).to_str()
+    (source / "tokenizer.json").write_text(tokenizer_json)
     settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
     assert read_source(source).wordpiece == tokenizer.read(VOCAB)

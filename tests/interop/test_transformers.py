@@ -1,7 +1,7 @@
-"""Compares our numbers for exported folders with those of transformers, which were recorded once.
+"""Compares our numbers for exported folders with recorded numbers of transformers.
 
-If a number changes: run `make interop`, which compares with transformers itself. If its table is fine and only the
-recorded numbers are old (another fixture, other inputs), add `RECORD=1` and commit the new file.
+If a test fails, run `make interop`, which compares with transformers itself. If that succeeds, only the recorded
+numbers are old (another fixture, other inputs): run `make interop RECORD=1` and commit the new file.
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ RECORDED = ours.FIXTURES / "transformers" / "recorded.npz"
 
 @pytest.fixture(scope="module")
 def found(workdirs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """What this package computes, by the names in RECORDED."""
     return ours.write(tmp_path_factory.mktemp("exported"), workdirs, [])
 
 

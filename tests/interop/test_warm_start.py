@@ -1,4 +1,4 @@
-"""A standard model becomes a symmetric or pairwise one: exactly if that is possible, otherwise nearly."""
+"""`warm_start` converts a standard model to a symmetric or pairwise one: exactly if possible, otherwise nearly."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ TOKENS = np.random.default_rng(0).integers(0, 128, (16, 16), dtype=np.int32)
 
 
 def sharp_attention(attention: str, form: str = "full"):
-    """Returns a model whose attention is far from uniform: its queries and keys are large, and so are their biases."""
+    """Returns a model whose attention is far from uniform, because the queries, keys and their biases are large."""
     model = configure(model={"attention": attention, "pairwise_form": form}).model
     rng = np.random.default_rng(1)
     params = jax.tree.map(np.array, init_params_numpy(model))
@@ -33,7 +33,7 @@ def sharp_attention(attention: str, form: str = "full"):
 
 
 @pytest.mark.parametrize(("attention", "form"), [("symmetric", "full"), ("pairwise", "full"), ("pairwise", "diagonal")])
-def test_initial_weights_are_exact_if_an_exact_form_exists(attention, form, mesh, monkeypatch) -> None:
+def test_initial_weights_are_exact_if_exact_weights_exist(attention, form, mesh, monkeypatch) -> None:
     monkeypatch.setattr(warm_start, "STEPS", 0)
     model, wanted = sharp_attention(attention, form)
     standard, params = fold(model, wanted)
@@ -46,7 +46,7 @@ def test_initial_weights_are_exact_if_an_exact_form_exists(attention, form, mesh
 
 
 @pytest.mark.parametrize("attention", ["symmetric", "pairwise"])
-def test_fit_is_nearer_to_standard_attention_than_initial(attention, mesh, monkeypatch) -> None:
+def test_fit_is_nearer_to_standard_attention_than_initial_weights(attention, mesh, monkeypatch) -> None:
     model, params = sharp_attention("standard")
     target = dataclasses.replace(model, attention=attention)
     distances = {}

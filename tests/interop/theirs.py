@@ -1,8 +1,8 @@
-"""What transformers computes for the folders that `ours.py` wrote: `python theirs.py OUT [RECORD]`; see `make interop`.
+"""Compares transformers with `ours.py` on the folders it wrote: `python theirs.py OUT [RECORD]`, see `make interop`.
 
-It needs torch and transformers, so it runs in the environment of the peers and imports nothing of this package. It
-prints the table of docs/interop.md, and exits with 1 if a difference is too large. RECORD is a file for the numbers of
-the tiny models, which tests without torch compare with.
+This needs torch and transformers, so it runs in the environment of the peers and imports nothing from this package. It
+prints the table of docs/interop.md, and exits with 1 if a difference is too large. It writes what transformers computes
+for the tiny models to the file RECORD, with which tests compare that run without torch.
 """
 
 import json
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 class Warnings(logging.Handler):
-    """The warnings that transformers logs inside of the context."""
+    """Collects the warnings that transformers logs within the context."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -69,7 +69,7 @@ def main(out: Path, record: Path | None) -> int:
             classes = "same" if agree else "DIFFER"
         failed |= bool(keys) or max(differences) > TOLERANCE or not same or classes == "DIFFER"
         rows.append((name, keys, *(f"{each:.1e}" for each in differences), "same" if same else "DIFFER", classes))
-    theirs["sgd/losses"] = descend(out / "standard", inputs, settings["learning_rate"])
+    theirs["sgd/losses"] = run_sgd(out / "standard", inputs, settings["learning_rate"])
     encode = AutoTokenizer.from_pretrained(out / "standard")
     ids = [encode(text).input_ids for text in settings["texts"]]
     theirs["tokenizer/ids"] = np.array([row + [-1] * (max(map(len, ids)) - len(row)) for row in ids])
@@ -91,12 +91,13 @@ def main(out: Path, record: Path | None) -> int:
 
 
 def run(model, tensors):
+    """Returns the logits for padded rows."""
     return model(tensors["tokens"], attention_mask=tensors["mask"], token_type_ids=tensors["types"]).logits
 
 
-def descend(folder: Path, inputs, learning_rate: float) -> np.ndarray:
+def run_sgd(folder: Path, inputs, learning_rate: float) -> np.ndarray:
     """Returns the losses of plain gradient descent without dropout."""
-    model = AutoModelForMaskedLM.from_pretrained(folder).eval()  # dropout is off, gradients are still computed
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()  # without dropout; gradients are still computed
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=learning_rate), []
     for tokens, labels in zip(inputs["steps/tokens"], inputs["steps/labels"], strict=True):
         loss = model(torch.tensor(tokens), labels=torch.tensor(labels)).loss
@@ -108,6 +109,7 @@ def descend(folder: Path, inputs, learning_rate: float) -> np.ndarray:
 
 
 def difference(ours, theirs, name: str) -> float:
+    """Returns the largest absolute difference between two arrays of this name."""
     return float(np.abs(ours[name] - theirs[name]).max())
 
 

@@ -27,7 +27,7 @@ class Fields(Kind):
         self.flags: list[str] = []
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        fields = configs.fields(self.tree)
+        fields = configs.values_by_name(self.tree)
         for name in random.sample([*fields], random.choice((1, 1, 1, 2, 3))):
             flag = f"--config.{name}={any_text(random, fields[name])}"
             self.flags.append(random.choice((flag,) * 9 + (f"--noconfig.{name}", f"--config.{name}")))
