@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.contenders import Contenders
 from bench.record import record
-from bench.steps import Shape, hf_config, our_model
+from bench.steps import Workload, hf_config, our_config
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LENGTH = 5, 16, 1e-5, 128  # the paper's protocol
 Turn = Callable[[], tuple[float, float]]  # returns the seconds of training and of predicting the validation set
@@ -59,7 +59,7 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     from symbert_jax.model import bert
     from symbert_jax.progress import Progress
 
-    model = our_model(attention, Shape())
+    model = our_config(attention, Workload())
     task, _, (train, validation) = load(name, flags.source, flags.vocab)
     rows = sample(train.lengths, flags.examples)
     sampled = dataclasses.replace(
@@ -111,7 +111,7 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
         ]
 
     train, validation = tokenize(examples["train"]), tokenize(examples["dev"])
-    model = BertForSequenceClassification(hf_config(Shape()))
+    model = BertForSequenceClassification(hf_config(Workload()))
     folder = tempfile.mkdtemp()
 
     def turn() -> tuple[float, float]:

@@ -19,11 +19,11 @@ from collections.abc import Callable
 
 from bench.contenders import Contenders
 from bench.record import record, versions
-from bench.steps import Shape, Step, hf_flax, hf_torch, keras_hub, ours
+from bench.steps import Step, Workload, hf_flax, hf_torch, keras_hub, ours
 
 part = functools.partial
 BF16 = "bfloat16"
-OURS: dict[str, Callable[[Shape], Step]] = {
+OURS: dict[str, Callable[[Workload], Step]] = {
     "standard": part(ours, "standard"),
     "symmetric": part(ours, "symmetric"),
     "pairwise": part(ours, "pairwise"),
@@ -32,7 +32,7 @@ OURS: dict[str, Callable[[Shape], Step]] = {
     "symmetric_bf16": part(ours, "symmetric", dtype=BF16),
     "pairwise_bf16": part(ours, "pairwise", dtype=BF16),
 }
-PEERS: dict[str, Callable[[Shape], Step]] = {
+PEERS: dict[str, Callable[[Workload], Step]] = {
     "hf_flax": hf_flax,
     "hf_flax_bf16": part(hf_flax, dtype=BF16),
     "hf_torch": part(hf_torch, "eager"),
@@ -48,9 +48,9 @@ DEFAULT = ("standard", "symmetric", "pairwise", "hf_flax", "hf_torch")
 PACKAGES = ("jax", "flax", "optax", "torch", "transformers", "keras", "keras_hub")
 
 
-def work(name: str, shape: Shape, warmup: int) -> None:
+def work(name: str, workload: Workload, warmup: int) -> None:
     """Runs a contender: prints its versions when it is warm, then times as many steps as each line of stdin says."""
-    step = CONTENDERS[name](shape)
+    step = CONTENDERS[name](workload)
     for _ in range(warmup):
         step()
     print(json.dumps(versions(package for package in PACKAGES if package in sys.modules)), flush=True)
@@ -86,7 +86,7 @@ def compare(names: list[str], device: str, flags: list[str], rounds: int, steps:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for field in dataclasses.fields(Shape):
+    for field in dataclasses.fields(Workload):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     parser.add_argument("--contenders", nargs="+", default=DEFAULT, choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
@@ -95,11 +95,13 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    shape = Shape(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Shape)})
+    workload = Workload(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Workload)})
     if flags.worker:
-        return work(flags.worker, shape, flags.warmup)
+        return work(flags.worker, workload, flags.warmup)
     results = compare(flags.contenders, flags.device, sys.argv[1:], flags.rounds, flags.steps)
-    record("peers", device=flags.device, shape=dataclasses.asdict(shape), steps=flags.rounds * flags.steps, **results)
+    record(
+        "peers", device=flags.device, shape=dataclasses.asdict(workload), steps=flags.rounds * flags.steps, **results
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One training step of BERT per contender: ours, Hugging Face's in Flax and PyTorch, KerasHub's on JAX.
 
-A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Each peer uses its fastest
-options, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
+A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Options that do
+not define a contender are its fastest, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ Step = Callable[[], float]  # makes one update; returns the loss when the update
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """Sizes of the model and its batch, by default BERT-small. `bench.peers` has a flag for each field."""
+class Workload:
+    """The batch, the model's sizes and its dropout, by default BERT-small. `bench.peers` has a flag for each field."""
 
     batch: int = 8
     length: int = 128
@@ -32,55 +32,54 @@ class Shape:
     attention_dropout: float = 0.1
 
 
-def masked_batch(
-    rows: int, length: int, vocabulary: int, max_predictions: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns full rows of random tokens: token ids, masked positions of each row, and the ids before masking."""
+def masked_batch(rows: int, length: int, vocabulary: int, num_masked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns full rows of random tokens: token ids, masked positions of each row, and the original ids there."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(FIRST_TOKEN_ID, vocabulary, (rows, length), dtype=np.int32)
     order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
-    positions = np.sort(order[:, :max_predictions], axis=1)
+    positions = np.sort(order[:, :num_masked], axis=1)
     targets = np.take_along_axis(tokens, positions, axis=1)
     np.put_along_axis(tokens, positions, MASK_ID, axis=1)
     return tokens, positions, targets
 
 
-def make_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_batch(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the batch on which all contenders train."""
-    return masked_batch(shape.batch, shape.length, VOCABULARY, round(MASK_RATE * shape.length))
+    return masked_batch(workload.batch, workload.length, VOCABULARY, round(MASK_RATE * workload.length))
 
 
-def make_labelled_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+def make_labelled_batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     """Returns the same batch for Hugging Face: token ids and a label per position, -100 if it is not masked."""
-    tokens, positions, targets = make_batch(shape)
+    tokens, positions, targets = make_batch(workload)
     labels = np.full_like(tokens, -100)
     np.put_along_axis(labels, positions, targets, axis=1)
     return tokens, labels
 
 
-def our_model(attention: str, shape: Shape, dtype: str = "float32"):
+def our_config(attention: str, workload: Workload, dtype: str = "float32"):
     """Returns a `ModelConfig`."""
     from symbert_jax import config
 
     return config.ModelConfig(
         attention=attention,
-        layers=shape.layers,
-        dim=shape.dim,
-        heads=shape.heads,
-        mlp_dim=shape.mlp_dim,
-        length=shape.length,
+        layers=workload.layers,
+        dim=workload.dim,
+        heads=workload.heads,
+        mlp_dim=workload.mlp_dim,
+        length=workload.length,
         vocab_size=VOCABULARY,
-        dropout=shape.dropout,
-        attention_dropout=shape.attention_dropout,
+        dropout=workload.dropout,
+        attention_dropout=workload.attention_dropout,
         dtype=dtype,
-        unroll=shape.layers,
+        unroll=workload.layers,
     )
 
 
-def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: bool = False) -> Step:
+def ours(attention: str, workload: Workload, dtype: str = "float32", every_position: bool = False) -> Step:
     """Builds our step.
 
-    every_position: whether the head predicts every position, as the head of Hugging Face does, or only masked ones.
+    every_position: whether the head computes a prediction per position, which costs what the head of Hugging Face
+      costs; those for positions that are not masked have weight 0.
     """
     import jax
 
@@ -88,15 +87,15 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     from symbert_jax.batch import MlmBatch
     from symbert_jax.train import state, step
 
-    model = our_model(attention, shape, dtype)
+    model = our_config(attention, workload, dtype)
     optim = config.OptimConfig(
         learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP
     )
     settings = config.Config(model=model, optim=optim, train=config.TrainConfig(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # the peers use one device
-    tokens, positions, targets = make_batch(shape)
+    tokens, positions, targets = make_batch(workload)
     # as in training: the number of predictions is a multiple of 8 and unused ones have weight 0
-    width = shape.length if every_position else -(-positions.shape[1] // 8) * 8
+    width = workload.length if every_position else -(-positions.shape[1] // 8) * 8
     unused = ((0, 0), (0, width - positions.shape[1]))
     weights = np.pad(np.ones(positions.shape, np.float32), unused)
     batch = sharding.put_batch(MlmBatch(tokens, np.pad(positions, unused), np.pad(targets, unused), weights))
@@ -112,31 +111,31 @@ def ours(attention: str, shape: Shape, dtype: str = "float32", every_position: b
     return run
 
 
-def hf_config(shape: Shape, **options: str):
+def hf_config(workload: Workload, **options: str):
     """Returns the `BertConfig` of Hugging Face."""
     from transformers import BertConfig
 
     return BertConfig(
         vocab_size=VOCABULARY,
-        hidden_size=shape.dim,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.mlp_dim,
-        max_position_embeddings=shape.length,
-        hidden_dropout_prob=shape.dropout,
-        attention_probs_dropout_prob=shape.attention_dropout,
+        hidden_size=workload.dim,
+        num_hidden_layers=workload.layers,
+        num_attention_heads=workload.heads,
+        intermediate_size=workload.mlp_dim,
+        max_position_embeddings=workload.length,
+        hidden_dropout_prob=workload.dropout,
+        attention_probs_dropout_prob=workload.attention_dropout,
         **options,
     )
 
 
-def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
+def hf_flax(workload: Workload, dtype: str = "float32") -> Step:
     """Builds the step of Hugging Face's Flax model."""
     import jax
     import jax.numpy as jnp
     import optax
     from transformers import FlaxBertForMaskedLM
 
-    model = FlaxBertForMaskedLM(hf_config(shape), seed=0, input_shape=(1, shape.length), dtype=jnp.dtype(dtype))
+    model = FlaxBertForMaskedLM(hf_config(workload), seed=0, input_shape=(1, workload.length), dtype=jnp.dtype(dtype))
     up = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP_STEPS)
     down = optax.linear_schedule(LEARNING_RATE, 0.0, TOTAL_STEPS - WARMUP_STEPS)
     schedule = optax.join_schedules([up, down], [WARMUP_STEPS])
@@ -160,7 +159,7 @@ def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
         return (optax.apply_updates(params, updates), moments, count + 1), value
 
     compiled = jax.jit(train_step, donate_argnums=0)
-    batch = jax.device_put(make_labelled_batch(shape))
+    batch = jax.device_put(make_labelled_batch(workload))
     state = jax.device_put((model.params, optimizer.init(model.params), 0))
 
     def run() -> float:
@@ -171,9 +170,10 @@ def hf_flax(shape: Shape, dtype: str = "float32") -> Step:
     return run
 
 
-def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: bool = False) -> Step:
+def hf_torch(attention: str, workload: Workload, dtype: str = "float32", compiled: bool = False) -> Step:
     """Builds the step of Hugging Face's PyTorch model.
 
+    attention: its `attn_implementation`, eager or sdpa. compiled: whether torch.compile compiles the step.
     dtype: bfloat16 uses autocast over float32 parameters.
     """
     import torch
@@ -183,7 +183,7 @@ def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: boo
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, XLA's default
-    model = BertForMaskedLM(hf_config(shape, attn_implementation=attention)).train().to(device)
+    model = BertForMaskedLM(hf_config(workload, attn_implementation=attention)).train().to(device)
     forward = torch.compile(model) if compiled else model
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
     decayed, plain = [], []  # matrices; vectors, which are biases and LayerNorm
@@ -192,7 +192,7 @@ def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: boo
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)  # `fused` as in transformers' Trainer
     schedule = get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, TOTAL_STEPS)
-    tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in make_labelled_batch(shape))
+    tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in make_labelled_batch(workload))
 
     def run() -> float:
         with cast:
@@ -207,7 +207,7 @@ def hf_torch(attention: str, shape: Shape, dtype: str = "float32", compiled: boo
     return run
 
 
-def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
+def keras_hub(workload: Workload, dtype: str = "float32") -> Step:
     """Builds the step of KerasHub's model, whose head predicts only masked positions, like ours."""
     import keras
     from keras_hub.models import BertBackbone, BertMaskedLM
@@ -216,19 +216,19 @@ def keras_hub(shape: Shape, dtype: str = "float32") -> Step:
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
     backbone = BertBackbone(
         vocabulary_size=VOCABULARY,
-        num_layers=shape.layers,
-        num_heads=shape.heads,
-        hidden_dim=shape.dim,
-        intermediate_dim=shape.mlp_dim,
-        dropout=shape.dropout,  # also of attention probabilities
-        max_sequence_length=shape.length,
+        num_layers=workload.layers,
+        num_heads=workload.heads,
+        hidden_dim=workload.dim,
+        intermediate_dim=workload.mlp_dim,
+        dropout=workload.dropout,  # also of attention probabilities
+        max_sequence_length=workload.length,
     )
     model = BertMaskedLM(backbone, preprocessor=None)
     schedule = keras.optimizers.schedules.PolynomialDecay(LEARNING_RATE, TOTAL_STEPS, 0.0)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), weighted_metrics=None)
-    tokens, positions, targets = make_batch(shape)
+    tokens, positions, targets = make_batch(workload)
     inputs = {
         "token_ids": tokens,
         "segment_ids": np.zeros_like(tokens),

@@ -27,13 +27,13 @@ class Classifier:
     """A model that `finetune` saved; `load_classifier` returns it.
 
     It tokenizes and truncates texts as fine-tuning did, so its predictions for the validation split have the saved
-    score. For a task of single sentences, its methods take a list of sentences; for a task of pairs, a list of tuples
-    (first, second), in the order of the task's files.
+    score. For a task of single sentences, its methods take a list of sentences; for a task of pairs, a list of tuples,
+    whose sentences have the order of the columns in GLUE's files, such as (premise, hypothesis).
     """
 
     folder: epath.Path
     task: Task  # the GLUE task: its name, classes and metrics
-    score: float  # on the validation split, 0 to 100
+    score: float  # 100 times the mean of the task's metrics over its validation splits
     length: int  # in tokens; a longer text is cut, and in a pair the longer sentence first
     model: ModelConfig = dataclasses.field(repr=False)
     params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays, with the classifier under `head`
@@ -120,7 +120,7 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
     path = absolute(folder, "checkpoint")
     with bucket_errors_as_user_errors("checkpoint", path, "a bucket that can be read"):
         if not saved.is_saved(path):
-            wanted = "a model that finetune saved: WORKDIR/models/CHECKPOINT/TASK-TRIAL"
+            wanted = "a folder that finetune saved: WORKDIR/models/HASH/TASK-HASH"
             raise UserError(
                 "checkpoint", f"no {path / saved.DESCRIPTION}", wanted, "--config.save_models=True saves them"
             )

@@ -78,6 +78,6 @@ def test_classifier_refuses_wrong_examples(load) -> None:
 
 def test_load_classifier_refuses_other_folders(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=f"no {tmp_path}/model.json, wanted a model that finetune saved: WORKDIR/models"
+        UserError, match=f"no {tmp_path}/model.json, wanted a folder that finetune saved: WORKDIR/models"
     ):
         symbert_jax.load_classifier(tmp_path)

@@ -10,7 +10,7 @@ class Flag(NamedTuple):
     name: str
     placeholder: str  # how help writes the value; empty if the flag takes none
     help: str
-    # str, int, bool, epath.Path, which is made absolute, or list: strings, one for each time that the flag is given
+    # str | int | bool | epath.Path (made absolute) | list (of str, one for each occurrence of the flag)
     type: type = str
     default: Any = None
     least: int | None = None  # the smallest value, if the flag is an int
@@ -19,8 +19,14 @@ class Flag(NamedTuple):
 
 
 CONFIG = Flag("config", "FILE", "a Python file with get_config(), or the name of one in configs/", required=True)
-WORKDIR = Flag("workdir", "DIR", "where the run writes and finds its checkpoints", epath.Path, required=True)
-CHECKPOINT = Flag("checkpoint", "WORKDIR", "the workdir of a pretrained model", epath.Path, required=True)
+WORKDIR = Flag("workdir", "DIR", "the folder that the run writes and resumes from", epath.Path, required=True)
+CHECKPOINT = Flag(
+    "checkpoint",
+    "WORKDIR",
+    "the workdir of a pretrained model",
+    epath.Path,
+    required=True,
+)
 STEP = Flag("step", "N", "the step of the checkpoint; by default the latest", int, least=0)
 OUT = Flag("out", "DIR", "the folder to write", epath.Path, required=True)
 XLA_PRESET = Flag("xla_preset", "CHIP", "sets compiler flags for a chip: v4, v5e, v5p, v6e or h100")
@@ -29,7 +35,14 @@ PROCESSES = (
     Flag("coordinator", "HOST:PORT", "the address at which process 0 listens, if no launcher sets it"),
     Flag("process", "I", "the index of this process, from 0", int, least=0),
     Flag("processes", "N", "the number of processes", int, least=1),
-    Flag("join_timeout", "SECONDS", "time within which all processes must join", int, 300, least=1),
+    Flag(
+        "join_timeout",
+        "SECONDS",
+        "time for all processes to join; in doctor at most 25",
+        int,
+        300,
+        least=1,
+    ),
     Flag("lost_after", "SECONDS", "time without a heartbeat after which a process counts as lost", int, 100, least=1),
 )
 

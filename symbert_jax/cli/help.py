@@ -10,7 +10,7 @@ from symbert_jax.config.limits import Choice
 
 _WIDTH = 120
 _OVERVIEW = """\
-The command line: python -m symbert_jax COMMAND [FLAGS], where installed also symbert COMMAND [FLAGS]
+The command line: python -m symbert_jax COMMAND [FLAGS]; once the package is installed, symbert COMMAND [FLAGS]
 
 {commands}
 

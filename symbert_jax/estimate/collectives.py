@@ -1,4 +1,4 @@
-"""Collectives of an instruction: all-reduce, all-gather and the like."""
+"""The collectives that an HLO instruction executes: itself, such as an all-reduce, or those inside a fusion."""
 
 import math
 import re
@@ -11,26 +11,26 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 
 class Exchange(NamedTuple):
-    """One collective over groups of `group` devices; `bytes` is the size of the whole array of a group."""
+    """One execution of a collective."""
 
-    channel: str
-    kind: str
-    group: int
-    bytes: float
+    channel: str  # the channel id, or the name of an instruction without one
+    kind: str  # one of COLLECTIVES
+    group: int  # the number of devices in each group
+    bytes: float  # of the full array of a group; for all-to-all and collective-permute of one device's array
 
 
 def exchanges(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Iterator[Exchange]:
     """Yields the collectives of an instruction. A collective spans all `devices` unless it names groups.
 
-    A TPU program may spread one collective over several fusions, which share its channel. A fusion of an all-reduce
-    and a slice of its result is a reduce-scatter.
+    A TPU program may spread one collective over several fusions, each of which yields it with the same `channel`:
+    callers count a channel once. A fusion of an all-reduce and a slice of its result is a reduce-scatter.
     """
     kind = instruction.op.removesuffix("-done")
     if fused := module.computations.get(instruction.called("calls")):
-        scatters = list(fused.values())[-1].op == "dynamic-slice"
+        ends_in_slice = list(fused.values())[-1].op == "dynamic-slice"
         for part in fused.values():
             for exchange in exchanges(module, fused, part, devices):
-                is_scattered = scatters and exchange.kind == "all-reduce"
+                is_scattered = ends_in_slice and exchange.kind == "all-reduce"
                 yield exchange._replace(kind="reduce-scatter") if is_scattered else exchange
     elif kind in COLLECTIVES:
         start = computation[instruction.operands[0]] if instruction.op.endswith("-done") else instruction
@@ -42,10 +42,15 @@ def exchanges(module: Module, computation: Computation, instruction: Instruction
 
 def _group_size(text: str) -> int:
     """Returns the number of devices in each group of a collective; 0 if all devices are one group."""
+    # mesh['x'=2,'y'=4] {'y'} or {'y':(1)2}: the product of the sizes of these axes, or of parts of them
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
-        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2]))
+        return math.prod(
+            int(sub_axis or sizes[axis]) for axis, sub_axis in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
+        )
+    # [4,2]<=[8]: four groups of two
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
         return int(iota[1])
+    # {{0,1},{2,3}}
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", text)
     return listed[1].count(",") + 1 if listed else 0

@@ -1,8 +1,8 @@
 """Products and sums in the forms that a TPU computes fastest; each has the result of its plain form.
 
-Every function decides, when the program is traced, by the chip and the shapes whether the TPU form pays, and otherwise
-uses the plain form. The numbers are the TPU compiler's estimates for a training step of BERT-base, 512 tokens a row, in
-cycles of a v5e core without the splash kernel; docs/performance.md says how they were made.
+The choice is made when the program is traced: for merged heads by `should_merge_heads`, which `Dense` asks, in the
+other functions by the platform. The numbers are the TPU compiler's estimates for a training step of BERT-base, 512
+tokens a row, in cycles of a v5e core without the splash kernel; docs/performance.md says how they were made.
 """
 
 import functools
@@ -25,16 +25,18 @@ MERGE_HEADS_UP_TO = 16 * 512  # tokens per chip
 
 
 def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
-    """Whether `multiply_with_merged_heads` is faster for x and a kernel with the letters `dims`.
+    """Whether `multiply_with_merged_heads` is faster for x and a kernel whose dimensions are `dims`, such as "DNH".
 
-    A v5e or v6e multiplies 128 columns or more at a time and a head of BERT has 64, so a product that contracts over
-    heads one by one, or computes the gradients of their weights so, half-fills the unit: 80,000 cycles instead of
-    45,000. On 16 chips, merging takes a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M
-    with 16. With 24 rows it gains 1% (four layers), and with 32, where activations no longer fit the on-chip memory,
-    the transposes before merged products cost more than these gain: 119.8 M become 123.1 M. On 4 chips it already costs
-    4% with 16 rows (four layers). The compilers for v4 and v5p merge heads themselves; there it costs 5%.
+    The matrix unit of a v5e or v6e is 128 wide or more, and a head of BERT has 64. A contraction over one head at a
+    time, or a kernel gradient computed per head, half-fills it: 80,000 cycles instead of 45,000. On 16 chips, merging
+    takes a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M with 16. In a model of four
+    layers it gains 1% with 24 rows. With 32 rows, where activations no longer fit the on-chip memory, the transposes
+    before merged products cost more than these gain: 119.8 M become 123.1 M. The limit ignores the number of chips,
+    although on 4 chips merging costs 4% with 16 rows (four layers). The compilers for v4 and v5p merge heads
+    themselves; there it costs 5%.
     """
-    if len(dims) == 2 or KINDS.get(device().device_kind) not in MERGE_HEADS_ON:
+    has_heads = len(dims) > 2
+    if not has_heads or KINDS.get(device().device_kind) not in MERGE_HEADS_ON:
         return False
     rows, length = jax.typeof(x).sharding.shard_shape(x.shape)[:2]
     return rows * length <= MERGE_HEADS_UP_TO
@@ -43,10 +45,10 @@ def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
 def multiply_with_merged_heads(
     x: Array, kernel: Array, inputs: str, outputs: str, batch_dims: str
 ) -> Float[Array, "B T *outputs"]:
-    """Returns x W, computed with N and H merged into one dimension, forward and backward.
+    """Returns x W; two of the three products of its forward and backward pass have N and H as one dimension.
 
-    Only the product whose result has N and H is computed per head: it leaves heads in the memory layout that attention
-    reads, while a merged product would be followed by transposes.
+    The one that yields heads (y of D->NH, dx of NH->D) is computed per head: it leaves them in the memory layout that
+    attention reads, while a merged product would be followed by transposes.
     The gradient of the kernel is reduced over `data` in its merged form: 36 collectives a step instead of 81.
     """
     matrix = gathered_with_deferred_psum(_merge(kernel, (0, len(inputs))), inputs[0] + outputs[0])
@@ -54,7 +56,7 @@ def multiply_with_merged_heads(
 
 
 class Product(NamedTuple):
-    """The letters of x W and the sizes of the dimensions of W. The methods take W as a matrix."""
+    """The einsum letters of x W, and the shape of W with separate heads. The methods take W with its heads merged."""
 
     batch_dims: str
     inputs: str
@@ -99,11 +101,13 @@ def _merge(x: AnyArray, starts: Sequence[int]) -> Array:
 
 
 def multiply_by_pair(q: Float[Array, "B S N G"], pair: Float[Array, "N H G"]) -> Float[Array, "B S N H"]:
-    """Returns P q for every head; on a TPU with a copy of P for each row.
+    """Returns the keys k = P q of pairwise attention, computed on a TPU with a copy of P for each row.
+
+    pair: the matrix P of each head.
 
     With heads as the only batch dimension of this product, the compiler keeps q and k in another layout than the
-    scores need and transposes them: 52.0 M cycles a step with XLA attention, 43.4 M with the copies (0.8 MB). With
-    splash attention there is no difference, and a CPU is faster without the copies.
+    scores need and transposes them: 52.0 M cycles a step with XLA attention and 8 rows a chip, 43.4 M with the copies
+    (0.8 MB a layer). With splash attention there is no difference, and a CPU is faster without the copies.
     """
     dims = "NHG"
     if device().platform == "tpu":
@@ -127,16 +131,16 @@ def _add_bias(y: Array, bias: Array) -> Array:
 
 
 def _add_bias_backward(bias_dims: int, dy: Array) -> tuple[Array, Array]:
-    rows = tuple(range(dy.ndim - bias_dims))
-    axes = jax.typeof(dy).sharding.spec
-    ones = jax.lax.optimization_barrier(jnp.ones((*dy.shape[: len(rows)], 8), dy.dtype))
-    ones = reshard(ones, PartitionSpec(*axes[: len(rows)], None))
+    summed = tuple(range(dy.ndim - bias_dims))
+    partition = jax.typeof(dy).sharding.spec
+    ones = jax.lax.optimization_barrier(jnp.ones((*dy.shape[: len(summed)], 8), dy.dtype))
+    ones = reshard(ones, PartitionSpec(*partition[: len(summed)], None))
     total = jax.lax.dot_general(
         dy,
         ones,
-        ((rows, rows), ((), ())),
+        ((summed, summed), ((), ())),
         preferred_element_type=jnp.float32,
-        out_sharding=PartitionSpec(*axes[len(rows) :], None),
+        out_sharding=PartitionSpec(*partition[len(summed) :], None),
     )
     return dy, total[..., 0].astype(dy.dtype)
 

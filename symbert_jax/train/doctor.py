@@ -30,9 +30,9 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors, check_wr
 from symbert_jax.train import start
 from symbert_jax.train import state as states
 
-# BERT (2018) saw its corpus 40 times; with more epochs, a larger corpus or a smaller model would help more.
+# BERT (2018) trained for 40 epochs. Beyond that, more text or a smaller model helps more than further epochs.
 MAX_EPOCHS = 40
-# The usual range: RoBERTa (2019) and LAMB (2020) used up to 6e-3, with batches of 32k rows; BERT-base takes 1e-4.
+# Wider than the peaks that papers use: from 1e-4 for BERT-base up to a few 1e-3 for LAMB with large batches.
 LEARNING_RATES = (1e-6, 1e-2)
 
 Check = Callable[[Config, Corpus, epath.Path], Iterator[UserError]]
@@ -46,7 +46,7 @@ def check(config: Config, corpus: Corpus, workdir: epath.Path, *, thorough: bool
     Raises:
       UserErrors: the problems that would ruin the run.
     """
-    found = problems(config, corpus, workdir, (*CHECKS, _row_files) if thorough else CHECKS)
+    found = problems(config, corpus, workdir, (*CHECKS, _row_file_problems) if thorough else CHECKS)
     for advice in found:
         if isinstance(advice, Advice) and is_main_process():
             print(f"warning: {advice}", file=sys.stderr)
@@ -68,7 +68,7 @@ def problems(
     return list(found.values())
 
 
-def _fields(config: Config, *_: object) -> Iterator[UserError]:
+def _fields_problems(config: Config, *_: object) -> Iterator[UserError]:
     yield from configs.problems(config)
     learning_rate, (low, high) = config.optim.learning_rate, LEARNING_RATES
     if math.isfinite(learning_rate) and not low <= learning_rate <= high:
@@ -76,29 +76,31 @@ def _fields(config: Config, *_: object) -> Iterator[UserError]:
         yield Advice("optim.learning_rate", str(learning_rate), wanted, "BERT-base takes 1e-4")
 
 
-def _packages(config: Config, *_: object) -> Iterator[UserError]:
+def _packages_problems(config: Config, *_: object) -> Iterator[UserError]:
     if config.train.wandb and importlib.util.find_spec("wandb") is None:
         hint = "pip install wandb, or leave the field empty"
         yield UserError("train.wandb", repr(config.train.wandb), "the package wandb", hint)
 
 
-def _hosts(*_: object) -> Iterator[UserError]:
+def _hosts_problems(*_: object) -> Iterator[UserError]:
     """Yields an error if not all hosts of a TPU slice have joined: each would train a model of its own."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     wanted = len(hosts) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
     if jax.default_backend() == "tpu" and jax.process_count() < wanted:
         hint = "run the same command on every host at once"
-        yield UserError("hosts", str(jax.process_count()), f"{wanted}, as TPU_WORKER_HOSTNAMES says", hint)
+        yield UserError(
+            "hosts", str(jax.process_count()), f"{wanted}, by TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES", hint
+        )
 
 
-def _devices(config: Config, *_: object) -> Iterator[UserError]:
+def _devices_problems(config: Config, *_: object) -> Iterator[UserError]:
     _check_sizes(config)
     mesh = sharding.make_mesh(config.mesh)
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
     yield from sharding.problems(config, mesh)
 
 
-def _vocabulary(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
+def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
     yield from corpus.problems(config.model)
     named, recorded = config.data.vocab, corpus.manifest.vocab
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
@@ -110,7 +112,7 @@ def _vocabulary(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserE
         yield UserError("data.vocab", named, f"{recorded}, the vocabulary of {corpus.location}", hint)
 
 
-def _rows(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
+def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
     batch, steps, mask_rate = config.data.batch_size, config.train.steps, config.data.mask_rate
     rows = corpus.manifest.rows["train"]
     if batch > rows:
@@ -120,25 +122,25 @@ def _rows(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
         hint = "shorten train.steps or prepare more text"
         yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {MAX_EPOCHS} epochs", hint)
     for split in SPLITS:
-        corpus.split(split)
+        corpus.split(split)  # raises if it is empty or damaged
         most_maskable = corpus.manifest.most_maskable[split]
         if 0 <= mask_rate < 1 and round(mask_rate * most_maskable) < 1:
-            found = f"at most {most_maskable} tokens of a {split} row of {corpus.folder} that are not [UNK]"
-            wanted = f"enough to mask one at data.mask_rate={mask_rate}"
+            found = f"at most {most_maskable} tokens in a {split} row of {corpus.folder} that can be masked"
+            wanted = f"enough to mask one at data.mask_rate={mask_rate}, without [UNK]"
             yield UserError("data.dir", found, wanted, "prepare the text with a vocabulary that has its words")
     if advice := corpus.manifest.advice():
         yield advice
 
 
-def _row_files(_: Config, corpus: Corpus, __: epath.Path) -> Iterator[UserError]:
+def _row_file_problems(_: Config, corpus: Corpus, __: epath.Path) -> Iterator[UserError]:
     corpus.check_row_files()
     yield from ()  # makes this function a generator, as a `Check` is
 
 
-def _workdir(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+def _workdir_problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     check_path(workdir, "workdir")
     if is_bucket(workdir):
-        check_writable_bucket(workdir)  # first, as the checks below could not read such a bucket either
+        check_writable_bucket(workdir)  # before the checks below, which would report a bucket that fails less clearly
     else:
         for folder in sorted({_nearest_existing(workdir), _nearest_existing(workdir / FOLDER)}):
             _check_writable_folder(folder)
@@ -157,7 +159,7 @@ def _check_writable_folder(folder: epath.Path) -> None:
         raise UserError("workdir", found, "a folder that can be written", hint) from None
 
 
-def _disk(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     if is_bucket(workdir):  # a bucket has room for any run
         return
     _check_sizes(config)
@@ -178,7 +180,16 @@ def _disk(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[UserError]
         )
 
 
-CHECKS = (_fields, _packages, _hosts, _devices, _vocabulary, _rows, _workdir, _disk)
+CHECKS = (
+    _fields_problems,
+    _packages_problems,
+    _hosts_problems,
+    _devices_problems,
+    _vocabulary_problems,
+    _rows_problems,
+    _workdir_problems,
+    _disk_problems,
+)
 
 
 def _check_sizes(config: Config) -> None:
@@ -189,10 +200,12 @@ def _check_sizes(config: Config) -> None:
 
 
 def _nearest_existing(folder: epath.Path) -> epath.Path:
-    """Returns `folder`, on a disk, or the nearest folder above it that exists; a dangling link counts as existing.
+    """Returns `folder` if it exists, else the nearest folder above it that does. A dangling link counts as existing.
+
+    Only for local paths.
 
     Raises:
-      UserError: the path cannot exist.
+      UserError: the path cannot be examined.
     """
     try:
         os.lstat(folder)

@@ -19,7 +19,7 @@ from symbert_jax.checkpoint import digest
 from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
-from symbert_jax.eval import finetune as module
+from symbert_jax.eval import finetune as finetune_module
 from symbert_jax.eval import saved, scores, steps, training
 from symbert_jax.eval.protocols import PROTOCOLS
 from symbert_jax.storage import lock
@@ -51,7 +51,7 @@ def record_training(monkeypatch) -> list[tuple[training.TaskRun, list[training.T
         recorded.append((run, outcomes, params))
         return outcomes, params
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(finetune_module, "train", train)
     return recorded
 
 
@@ -97,7 +97,7 @@ def test_parallel_trials_equal_single_trials(run, glue, monkeypatch, capsys) -> 
 def test_grid_on_sharded_mesh_reports_best_setting(run, finished_run) -> None:
     """The mesh has the same score as one device."""
     mesh = MeshConfig(data=4, model=2, fsdp=True)
-    # 13 rows and 16 are one program, because the mesh pads both to 16; a duplicate is ignored
+    # batches of 13 and 16 rows share a program, because the mesh pads both to 16; repeated values count once
     workdir = run(devices=8, mesh=mesh, learning_rates=(1e-6, 3e-3, 3e-3), batch_sizes=(16, 13, 16))
     task, (single,) = read_tasks(workdir)["sst2"], read_tasks(finished_run)["sst2"]["trials"]
     accuracies = {
@@ -113,7 +113,7 @@ def test_grid_on_sharded_mesh_reports_best_setting(run, finished_run) -> None:
 def test_finetune_compiles_once_per_length(run, no_dropout, monkeypatch) -> None:
     """Another seed, learning rate, task or number of trials in the last group needs no compilation."""
     shapes, make = set(), steps.make_train_step
-    programs: dict = {}
+    cache_size_before: dict = {}
 
     def put_batch(batch, dims="B"):
         shapes.add((dims, batch.tokens.shape))
@@ -121,16 +121,16 @@ def test_finetune_compiles_once_per_length(run, no_dropout, monkeypatch) -> None
 
     def make_train_step(*arguments):
         step = make(*arguments)
-        programs.setdefault(step, step._cache_size())
+        cache_size_before.setdefault(step, step._cache_size())
         return step
 
     monkeypatch.setattr(training, "put_batch", put_batch)
     monkeypatch.setattr(steps, "make_train_step", make_train_step)
     run(tasks=("sst2", "rte"), seeds=2, learning_rates=(1e-3, 3e-3), together=3, epochs=1)  # two groups of two
     run("other", tasks=("rte",), seeds=3, together=2, epochs=1)  # two trials and one
-    ((train_step, programs_before),) = programs.items()
-    num_lengths = len({shape for dims, shape in shapes if dims == "RB"})
-    assert train_step._cache_size() - programs_before <= num_lengths == 2
+    ((train_step, size_before),) = cache_size_before.items()
+    num_lengths = len({shape for dims, shape in shapes if dims == "RB"})  # training batches lead with R, the trials
+    assert train_step._cache_size() - size_before <= num_lengths == 2
 
 
 def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> None:
@@ -158,14 +158,14 @@ def test_finetune_replaces_damaged_predictions_and_models(run, finished_run, pre
     shutil.copytree(pretrained, start)
     (start / "config.json").write_text("[]")  # a checkpoint has its own config
     (predictions,) = workdir.glob("predictions/*.npz")
-    predictions.write_bytes(before := predictions.read_bytes()[:-30])
+    predictions.write_bytes(truncated := predictions.read_bytes()[:-30])
     (model,) = workdir.glob("models/*/sst2-*")
     array = max((path for path in model.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     array.write_bytes(array.read_bytes()[:-1])
     run(predictions=True, save_models=True, checkpoint=(str(start), f"{start}/", f"{tmp_path}/run/../{start.name}"))
-    first, again = read_trials(workdir)  # the three are one checkpoint, and that of `finished_run`
+    first, again = read_trials(workdir)  # the three paths name the checkpoint of `finished_run`, so this is its trial
     assert first["trial"] == again["trial"] and first["scores"] == again["scores"]
-    assert predictions.read_bytes().startswith(before) and predictions.stat().st_size > len(before)
+    assert predictions.read_bytes().startswith(truncated) and predictions.stat().st_size > len(truncated)
     assert saved.read_params(epath.Path(model))["head"]["classifier"]["kernel"].shape == (32, 2)
     assert f"warning: checkpoint: found {model}/params damaged: " in capsys.readouterr().err
     (row,) = (line for line in (workdir / "results.md").read_text().splitlines() if "@ 20 |" in line)
@@ -318,7 +318,7 @@ def test_finetune_refuses_workdir_that_is_not_shared(run, tmp_path, monkeypatch)
     def check_shared(folder: epath.Path) -> None:
         raise UserError("workdir", f"a different {folder}", "a shared one")
 
-    monkeypatch.setattr(module, "check_shared", check_shared)
+    monkeypatch.setattr(finetune_module, "check_shared", check_shared)
     with pytest.raises(UserError, match=f"workdir: found a different {tmp_path}/run"):
         run()
     assert not (tmp_path / "run").exists()
@@ -329,33 +329,34 @@ def test_signal_ends_finetune_with_one_line(monkeypatch, capfd, name, code) -> N
     before = signal.getsignal(signal.Signals[name])
     exit_codes = []
     monkeypatch.setattr(os, "_exit", exit_codes.append)
-    with module._exit_at_signals():
+    with finetune_module._exit_at_signals():
         signal.raise_signal(signal.Signals[name])
     hint = "start the same command again to train the missing trials"
     assert exit_codes == [code] and capfd.readouterr().err == f"\n{name}: {hint}\n"
     assert signal.getsignal(signal.Signals[name]) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup sets it
-    with module._exit_at_signals():
+    with finetune_module._exit_at_signals():
         signal.raise_signal(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     assert exit_codes == [code]
 
 
-def test_max_parallel_trials_fit_half_the_memory(monkeypatch) -> None:
+def test_max_parallel_trials_grow_with_memory(monkeypatch) -> None:
     class Device:
         platform = "gpu"
 
         def memory_stats(self):
-            return {"bytes_limit": self.limit}
+            return {"bytes_limit": self.bytes_limit}
 
-    def limit(config: FinetuneConfig) -> int:
+    def find_limit(config: FinetuneConfig) -> int:
         with jax.set_mesh(sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])):
-            return module.max_parallel_trials(config, CONFIG.model, 1000, 16, 32)
+            return finetune_module.max_parallel_trials(config, CONFIG.model, 1000, 16, 32)
 
-    assert limit(FinetuneConfig(together=3)) == 3
-    assert limit(FinetuneConfig()) == 1, "more than one on a CPU"
+    assert find_limit(FinetuneConfig(together=3)) == 3
+    assert find_limit(FinetuneConfig()) == 1, "more than one on a CPU"
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     found = []
-    for Device.limit in (0, 1e6, 1e9, 2e9):
-        found.append(limit(FinetuneConfig()))
+    for bytes_limit in (0, 1e6, 1e9, 2e9):
+        Device.bytes_limit = bytes_limit
+        found.append(find_limit(FinetuneConfig()))
     assert found[:2] == [1, 1] and found[2] > 100 and found[3] == pytest.approx(2 * found[2], abs=1)

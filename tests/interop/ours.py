@@ -1,4 +1,4 @@
-"""Computes outputs of a few models with this package, to compare with those of transformers for the exported folders.
+"""Exports a few models to folders and records the outputs that this package computes, to compare with transformers.
 
 `python -m tests.interop.ours OUT [WORKDIR ...]` writes the folders, `inputs.npz`, `inputs.json` and `ours.npz` to OUT;
 `theirs.py` reads them. The tests compare with the numbers that it recorded in `tests/fixtures/transformers/`.
@@ -116,7 +116,7 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
             token_types=np.concatenate([np.zeros_like(types), types]),
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
-    guesses = [each for text in model.fill_mask(PROMPTS, TOP) for each in text]
+    guesses = [of_mask for masks in model.fill_mask(PROMPTS, TOP) for of_mask in masks]
     return {
         f"{name}/logits/whole": np.asarray(logits[:4]),
         f"{name}/logits/padded": np.asarray(logits[4:])[mask],

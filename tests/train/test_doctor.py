@@ -138,7 +138,7 @@ def test_thorough_check_finds_changed_rows(good: Config, tmp_path: Path) -> None
         (
             0.04,
             3,
-            "data.dir: found at most 3 tokens of a train row of {} that are not [UNK], wanted enough to mask one",
+            "data.dir: found at most 3 tokens in a train row of {} that can be masked, wanted enough to mask one",
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_hosts_of_a_slice_that_have_not_joined_are_counted(
     assert not found(good, tmp_path), "not on a TPU"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     (finding,) = found(good, tmp_path)
-    assert finding.startswith(f"hosts: found 1, wanted {wanted}, as TPU_WORKER_HOSTNAMES says")
+    assert finding.startswith(f"hosts: found 1, wanted {wanted}, by TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES")
 
 
 @pytest.mark.parametrize(
