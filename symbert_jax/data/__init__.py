@@ -1,7 +1,7 @@
 """Turns text into masked batches.
 
-Reading order: `sources`, documents from files and datasets; `vocabulary` and `tokenizer`, token ids; `prepare`, the
-command, with `documents`, which drops duplicates, and `encoding`, which runs the tokenizer on all cores; `rows` and
-`manifest`, the corpus on disk; `corpus`, a prepared corpus that a run opens; `masking`; and `stream`, the batches of
-training and validation.
+Reading order: `sources`, documents from files and datasets; `vocabulary` and `tokenizer`, which give texts token ids;
+`prepare`, the command, with `documents`, which drops duplicates, and `encoding`, which runs the tokenizer on all cores;
+`rows` and `manifest`, the corpus on disk; `corpus`, a prepared corpus that a run opens; `masking`; `stream`, the
+batches of training and validation; and `batches`, the training batches for a loop outside of this package.
 """

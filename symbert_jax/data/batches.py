@@ -20,7 +20,8 @@ def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
             batch.tokens  # int32[B, T]; see `symbert_jax.batch.MlmBatch`
 
     Batch i, which takes state i to state i + 1, is a function of the corpus, `config.seed` and i. Batches are numpy
-    arrays with the rows of all processes; `config.data.reader_threads` threads prepare them ahead of time.
+    arrays with all B rows, whatever the number of processes; `config.data.reader_threads` threads prepare them ahead of
+    time.
 
     config: the config of a `Model`, or a result of `get_config` in a config file, with any field changed.
 

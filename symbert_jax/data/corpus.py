@@ -27,7 +27,7 @@ from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder
 
-SAMPLED_ROWS = 256  # rows of each split that the fingerprint reads
+SAMPLED_ROWS = 256  # the fingerprint reads at most this many rows of each split
 
 
 class Corpus:
@@ -44,7 +44,7 @@ class Corpus:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """The folder of the corpus on a local disk. Its files have the sizes in the manifest."""
+        """The folder of the corpus on a local disk. Its files match the manifest, row files at least in size."""
         folder = local_copy(self.location)
         check_files(folder, read_rows=False)
         return folder
@@ -72,7 +72,7 @@ class Corpus:
         try:
             split = Split(folder, name)
             found = len(split)
-        except Exception as error:  # TFDS raises any exception for a damaged description
+        except Exception as error:  # a damaged description can raise an exception of any type
             reason = f"{folder}: {type(error).__name__}: {error}"
             raise UserError("data.dir", reason, "intact files", DAMAGE_HINT) from error
         if found != count:
@@ -86,7 +86,7 @@ class Corpus:
         return fingerprint_rows(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
 
     def problems(self, model: ModelConfig) -> Iterator[UserError]:
-        """Yields a `UserError` if the rows do not have the length of the model, and one if it has too few tokens."""
+        """Yields an error if the rows and the model differ in length, and one if the model has too few token ids."""
         if self.manifest.length != model.length:
             wanted = f"{self.manifest.length}, the length of the rows in {self.folder}"
             yield UserError("model.length", str(model.length), wanted, f"or name another data.dir and {PREPARE_HINT}")
@@ -100,7 +100,7 @@ class Corpus:
 
 
 def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
-    """Returns a SHA-256 of the vocabulary and, for each split, its number of rows and rows spread evenly over it."""
+    """Returns a SHA-256 of the vocabulary and, for each split, its length and a sample of its rows, spread evenly."""
     digest = hashlib.sha256("\n".join(vocabulary).encode())
     for split in splits:
         sampled = np.unique(np.linspace(0, len(split) - 1, SAMPLED_ROWS).astype(int))
@@ -109,12 +109,13 @@ def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
 
 
 def local_copy(location: str) -> Path:
-    """Returns a folder on a local disk that holds the corpus.
+    """Returns the folder of the corpus on a local disk.
 
-    A corpus in a bucket is copied to the disk once, because random access to a bucket is slow.
+    A corpus in a bucket is copied to the disk once, because random access to a bucket is slow. A local folder is
+    returned unchecked; it may not exist.
 
     Raises:
-      UserError: the path cannot be used, or the bucket holds no finished corpus or a damaged one.
+      UserError: the path cannot be used, the bucket cannot be read, or it holds no finished corpus or a damaged one.
     """
     if not is_bucket(location):
         return Path(absolute(location, "data.dir"))
@@ -124,7 +125,7 @@ def local_copy(location: str) -> Path:
             raise UserError("data.dir", f"no finished corpus in {location}", f"a folder with {MANIFEST}", PREPARE_HINT)
         manifest = (source / MANIFEST).read_bytes()
     parse_manifest(manifest.decode(errors="replace"), source)
-    # The name depends on the manifest, too: another corpus may be written to the same location.
+    # The name depends on the manifest, too: another corpus may later be written to the same location.
     name = hashlib.sha256(f"{location}\n".encode() + manifest).hexdigest()[:16]
     copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
     if not is_finished(copy):
@@ -139,7 +140,9 @@ def _copy(source: epath.Path, copy: Path) -> None:
     with lock(copy.parent, "data.dir", wait=True):
         if is_finished(copy):
             return
-        for unfinished in copy.parent.glob("[!.]*.*"):  # left by killed runs, of this corpus or another
+        # Killed runs leave folders such as 0123456789abcdef.incomplete, of this corpus or another. The name of a
+        # finished copy has no dot, and the name of the lock file begins with one.
+        for unfinished in copy.parent.glob("[!.]*.*"):
             shutil.rmtree(unfinished)
         print(f"copying {source} to {copy}", flush=True)
         with new_folder(epath.Path(copy), "data.dir", remove_failed=True) as new:

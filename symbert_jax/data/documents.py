@@ -15,8 +15,8 @@ from symbert_jax.errors import UserError
 
 class Document(NamedTuple):
     text: str
-    source: str
-    split: str
+    source: str  # its entry in `data.sources`
+    split: str  # train or validation
 
 
 def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str]) -> Iterator[Document]:
@@ -24,9 +24,10 @@ def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str
 
     The split of a document depends only on a hash of its text.
 
-    database: a file for the hashes, so that memory does not grow with the corpus. It is removed at the end.
+    database: a file for the hashes, so that memory does not grow with the corpus. It is removed at the last document.
     """
     with _database_errors(database), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
+        # The file is of no use after a crash, so SQLite need not protect it.
         seen.execute("PRAGMA journal_mode = OFF")
         seen.execute("PRAGMA synchronous = OFF")
         seen.execute("CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
@@ -35,6 +36,7 @@ def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str
             for text in sources.documents(source):
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
                 if seen.execute("INSERT OR IGNORE INTO digests VALUES (?)", (digest,)).rowcount:
+                    # The first 8 bytes are a number that is uniform in [0, 2**64).
                     is_validation = int.from_bytes(digest[:8]) < data.validation_fraction * 2**64
                     yield Document(text, source, "validation" if is_validation else "train")
                 else:

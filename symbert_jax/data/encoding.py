@@ -10,10 +10,10 @@ import numpy as np
 from symbert_jax.data.documents import Document
 from symbert_jax.data.tokenizer import Tokenizer
 
-_BATCH = 1 << 20  # characters that one call of the tokenizers library encodes, on all cores
-_PIECE = 1 << 12  # characters of a long document that one core encodes at a time
+_BATCH = 1 << 20  # characters that complete a batch: the documents that one call of the library encodes, on all cores
+_PIECE = 1 << 12  # characters after which a document is cut at the next line end; one core encodes one piece
 
-Encoded = list[tuple[Document, np.ndarray]]  # documents, each with its token ids and a final [SEP], uint16
+Encoded = list[tuple[Document, np.ndarray]]  # each document with its token ids, uint16[n], the last of which is [SEP]
 
 
 def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Iterator[Encoded]:
@@ -35,7 +35,7 @@ def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Itera
 
 
 def group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yields groups of documents, each complete as soon as it has _BATCH characters."""
+    """Yields batches of documents, each complete as soon as it has _BATCH characters; the last may have fewer."""
     batch, size = [], 0
     for document in documents:
         batch.append(document)
@@ -48,7 +48,7 @@ def group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def split_text(text: str) -> Iterator[str]:
-    """Yields the pieces of a text, cut at line ends, which no token crosses, so that all cores are equally busy."""
+    """Yields pieces of similar length, so that all cores are equally busy, cut at line ends, which no token crosses."""
     start = 0
     while (end := text.find("\n", start + _PIECE)) >= 0:
         yield text[start:end]
@@ -57,11 +57,11 @@ def split_text(text: str) -> Iterator[str]:
 
 
 def _encode_batch(encoder: Tokenizer, batch: list[Document], sep: int) -> Encoded:
-    parts = [list(split_text(document.text)) for document in batch]
-    encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*parts)), add_special_tokens=False))
+    pieces = [list(split_text(document.text)) for document in batch]
+    encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*pieces)), add_special_tokens=False))
     encoded = []
-    for document, its_pieces in zip(batch, parts, strict=True):
+    for document, its_pieces in zip(batch, pieces, strict=True):
         own_encodings = itertools.islice(encodings, len(its_pieces))
         ids = itertools.chain.from_iterable(encoding.ids for encoding in own_encodings)
         encoded.append((document, np.fromiter(itertools.chain(ids, (sep,)), np.uint16)))
-    return [(document, ids) for document, ids in encoded if len(ids) > 1]
+    return [(document, ids) for document, ids in encoded if len(ids) > 1]  # not only [SEP]

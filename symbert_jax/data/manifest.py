@@ -18,27 +18,27 @@ SPLITS = ("train", "validation")
 MANIFEST = "manifest.json"  # written last: a folder without it is not a corpus
 PREPARE_HINT = "run `python -m symbert_jax prepare` with this config"
 
-_MAX_UNKNOWN = 0.05  # the largest fraction of [UNK] in a split for which the vocabulary fits the text
+_MAX_UNKNOWN = 0.05  # the largest fraction of [UNK] among the tokens of a split without a warning
 
 
 class File(NamedTuple):
-    """The size and checksum of a file in the manifest; older manifests have no size."""
+    """The size and checksum of a file of the corpus, as the manifest records them."""
 
-    bytes: int | None
+    bytes: int | None  # None in older manifests, which do not record it
     sha256: str
 
 
 class Manifest(NamedTuple):
-    """The manifest of a corpus. Defaults stand for fields that older manifests do not have."""
+    """The manifest of a corpus. A field that an older manifest lacks has the default given here."""
 
     length: int  # T
     rows: dict[str, int]  # by split
     unknown: dict[str, float]  # by split, the fraction of its tokens that are [UNK]
     most_maskable: dict[str, int]  # by split, the largest number of tokens of a row that can be masked; T by default
     fewest_maskable: dict[str, int]  # by split, the smallest such number; 0 by default
-    vocab: str  # hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
+    vocab: str  # what made it: hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
     files: dict[str, File]  # all files but the manifest; in older manifests only the vocabulary, or none
-    content: dict[str, Any]  # the whole JSON object
+    content: dict[str, Any]  # the whole JSON object without its checksum
 
     def advice(self) -> Advice | None:
         """Returns an `Advice` if the vocabulary does not fit the text."""
@@ -55,7 +55,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the manifest of the corpus in `folder`, with the sizes and checksums of its files and its own checksum.
+    """Writes the manifest of the corpus in `folder`, with the sizes and checksums of the files and one of itself.
 
     facts: the entries that `parse_manifest` reads, and others that only people read.
     """
@@ -114,12 +114,12 @@ def _checksum(content: dict[str, Any]) -> str:
 def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = None) -> None:
     """Compares the files of the corpus in `folder` with its manifest.
 
-    read_rows: whether to compare the checksums of the row files, too. Their sizes and the checksums of all other files
-      are always compared.
+    read_rows: whether to compare the checksums of the row files, too. The sizes of all
+      files that have one in the manifest, and the checksums of all other files, are always compared.
     source: the folder of which `folder` is a copy, if any; errors name it instead of the copy.
 
     Raises:
-      UserError: there is no finished corpus in `folder`, or a file is missing or differs; names the file.
+      UserError: there is no finished corpus in `folder`, or a file is missing or differs; the error names the file.
     """
     shown = source or folder
 

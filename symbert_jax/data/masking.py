@@ -16,11 +16,11 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.data.vocabulary import MASK, SPECIAL
 from symbert_jax.errors import UserError
 
-_GOLDEN = 0x9E3779B97F4A7C15  # the increment of SplitMix64
+_GOLDEN = 0x9E3779B97F4A7C15  # the increment of SplitMix64: 2**64 divided by the golden ratio
 
 
 def max_predictions(length: int, rate: float) -> int:
-    """Returns M, the number of positions to predict per row in a batch: the most that a row needs, a multiple of 8."""
+    """Returns M, the most predictions that a row of `length` tokens can need, rounded up to a multiple of 8."""
     return -(-math.ceil(rate * length) // 8) * 8
 
 
@@ -28,12 +28,12 @@ def max_predictions(length: int, rate: float) -> int:
 class Masking:
     """Masks rows of `length` tokens over `vocabulary`.
 
-    Of the n tokens of a row that are not special, round(rate * n) are predicted: 80% of them are replaced by [MASK],
-    10% by a random token that is not special, and 10% are kept.
+    Of the n tokens of a row that are not special, round(rate * n) are predicted. Each of these is replaced by [MASK]
+    with probability 0.8, by a random token that is not special with probability 0.1, and kept otherwise.
     """
 
-    vocabulary: Sequence[str]
-    length: int
+    vocabulary: Sequence[str]  # the tokens, by id
+    length: int  # T
     rate: float
     seed: int
 
@@ -50,7 +50,8 @@ class Masking:
     ) -> MlmBatch:
         """Returns the batch of `tokens` with masks.
 
-        rows, epochs: the index and the epoch of each row, which determine its masks.
+        rows: the index in its split of each row of `tokens`.
+        epochs: the epoch of each row. The seed, the index and the epoch determine its masks.
 
         Raises:
           UserError: a token is not in the vocabulary.
@@ -58,23 +59,25 @@ class Masking:
         if (largest := int(tokens.max(initial=0))) >= len(self.vocabulary):
             wanted = f"tokens below {len(self.vocabulary)}, the size of the vocabulary"
             raise UserError("data.dir", f"token {largest} in a row", wanted, "the corpus is damaged: prepare it again")
+        # One key, and so one stream of random numbers, for each (seed, row, epoch).
         keys = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
         positions, is_used = self._choose_positions(keys, self._is_special[tokens])
         targets = np.take_along_axis(tokens, positions, axis=1).astype(np.int32)
         masked = tokens.astype(np.int32)
-        row, slot = np.nonzero(is_used)
-        masked[row, positions[row, slot]] = self._choose_replacements(keys, targets)[row, slot]
+        i, slot = np.nonzero(is_used)
+        masked[i, positions[i, slot]] = self._choose_replacements(keys, targets)[i, slot]
         return MlmBatch(masked, positions, np.where(is_used, targets, 0), is_used.astype(np.float32))
 
     def _choose_positions(
         self, keys: UInt64[np.ndarray, " B"], is_special: Bool[np.ndarray, "B T"]
     ) -> tuple[Int[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
-        """Returns positions and whether each is used; the used ones are random, not of special tokens, the others 0."""
-        # The low 16 bits are the position. They break ties, so the order does not depend on the sorting algorithm.
+        """Returns random positions of tokens that are not special, padded with 0, and whether each is not padding."""
+        # The low 16 bits of a priority are its position. They break ties, so the order does not depend on the sorting
+        # algorithm.
         priority = _random_bits(keys, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
         priority[is_special] = np.iinfo(np.uint64).max  # sorted last
         order = priority.argsort(axis=1)[:, : self.max_predictions]
-        order = np.pad(order, ((0, 0), (0, self.max_predictions - order.shape[1])))  # a row may be shorter than M
+        order = np.pad(order, ((0, 0), (0, self.max_predictions - order.shape[1])))  # T may be less than M
         counts = np.rint(self.rate * (~is_special).sum(axis=1)).astype(np.int64)
         is_used = np.arange(self.max_predictions) < counts[:, None]
         return np.where(is_used, order, 0).astype(np.int32), is_used
@@ -83,7 +86,7 @@ class Masking:
         self, keys: UInt64[np.ndarray, " B"], targets: Int[np.ndarray, "B M"]
     ) -> Int[np.ndarray, "B M"]:
         """Returns the tokens that replace the targets: [MASK], a random token, or the target itself."""
-        bits = _random_bits(keys, self.length, self.max_predictions)
+        bits = _random_bits(keys, self.length, self.max_predictions)  # after the T numbers that chose the positions
         uniform = (bits & np.uint64(0xFFFFFFFF)) / 2**32  # in [0, 1), from the low half of the bits
         ordinary = np.flatnonzero(~self._is_special)
         random_tokens = ordinary[(bits >> np.uint64(32)) % np.uint64(len(ordinary))]  # from the high half
@@ -91,7 +94,7 @@ class Masking:
 
 
 def _random_bits(keys: UInt64[np.ndarray, " B"], start: int, count: int) -> UInt64[np.ndarray, "B count"]:
-    """Returns `count` numbers of each SplitMix64 stream with one of these keys, from number `start`."""
+    """Returns `count` numbers, from number `start`, of the SplitMix64 stream of each key."""
     counters = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _mix(keys[:, None] + counters)
 

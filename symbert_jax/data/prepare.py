@@ -1,7 +1,7 @@
-"""`prepare`: documents become rows of token ids that training reads by random access.
+"""The `prepare` command turns documents into rows of token ids, which training reads by random access.
 
 The stream of a split is document, [SEP], document, [SEP], …; every T - 2 tokens of it become a row [CLS] … [SEP]. No
-text can forge a [SEP], so the documents can be recovered from the rows.
+text can forge a [SEP], so the tokens of each document can be recovered from the rows.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ def prepare(config: Config) -> None:
     All files are written to `DIR.incomplete`, which is renamed to `DIR` at the end (see `storage.new_folder`).
 
     Raises:
-      UserError: a source, the vocabulary or the folder cannot be used, another run writes the folder, or there is too
-        little text for a row.
+      UserError: a source, the vocabulary or the folder cannot be used, the folder holds another or a damaged corpus,
+        another run writes it, or there is too little text for a row.
     """
     if is_bucket(config.data.dir):
-        hint = "prepare the corpus in one and copy it to the bucket: training can read it there"
+        hint = "prepare the corpus in a local folder and copy it to the bucket: training can read it there"
         raise UserError("data.dir", config.data.dir, "a local folder", hint)
     target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
     if _is_prepared(recipe, target):
@@ -56,11 +56,11 @@ def prepare(config: Config) -> None:
         raise UserError("data.dir", f"{target}", "a path in UTF-8, which ArrayRecord requires")
     if target == Path.cwd() or target.is_mount():
         kind = "a mount point" if target.is_mount() else "the current folder"
-        raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name one inside of it")
+        raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name a folder inside of it")
     if not config.data.sources:
         raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
     for source in config.data.sources:
-        sources.documents(source)  # a missing source fails now, not hours later
+        sources.documents(source)  # raises if the source is missing: now, not hours later
     with _exit_on_sigterm(), new_folder(epath.Path(target), "data.dir", remove_failed=True) as work:
         if _is_prepared(recipe, target):  # another run finished it before this one got the lock
             return
@@ -88,7 +88,7 @@ def _recipe(config: Config) -> dict[str, Any]:
 
 
 def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
-    """Returns whether `folder` holds a finished corpus, and then says so to the user.
+    """Returns whether `folder` holds a finished corpus of this recipe; if it does, tells the user.
 
     Raises:
       UserError: the corpus is damaged or has another recipe.
@@ -108,7 +108,7 @@ def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise `SystemExit`, so that worker processes end and files are removed. A second SIGTERM kills."""
+    """Makes SIGTERM raise `SystemExit`, so that workers end and unfinished files are removed. A second one kills."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
@@ -155,7 +155,7 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
     """Tokenises all documents with the vocabulary in `folder` and writes the dataset of their rows there.
 
     Returns:
-      Counts for the manifest. The tokens of a split are counted without special tokens.
+      Counts for the manifest. The tokens of a split are counted without [CLS] and [SEP].
 
     Raises:
       UserError: a text is damaged, or there is too little text for a row of each split.

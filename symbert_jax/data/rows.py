@@ -15,7 +15,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import name_os_errors
 
 DATASET = "corpus"  # the name of the dataset, with which the names of its row files begin
-DAMAGE_HINT = "remove that folder, then prepare or copy the corpus again"
+DAMAGE_HINT = "remove the folder of the corpus, then prepare or copy it again"
 
 _FILE_BYTES = 1 << 26  # the approximate size of a row file
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
@@ -38,7 +38,7 @@ class Split:
     """Random access to the rows of one split: element i is `{"tokens": uint16[T]}`, [CLS] first and [SEP] last."""
 
     def __init__(self, folder: Path, name: str):
-        """Opens a split; may raise any exception if the description of the dataset is damaged."""
+        """Opens a split; if the description of the dataset is damaged, can raise an exception of any type."""
         builder = tfds.builder_from_directory(folder)
         self._source: Any = builder.as_data_source(name)
         info = builder.info.splits[name]
@@ -55,8 +55,8 @@ class Split:
         try:
             rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
             return rows
-        except Exception as error:  # ArrayRecord and TFDS raise any exception for a damaged file, and do not name it
-            if len(indices) > 1:
+        except Exception as error:  # of any type, for a damaged file, which it does not name
+            if len(indices) > 1:  # reads the rows one by one, to find the damaged one
                 return [self[index] for index in indices]
             file = self._files[np.searchsorted(self._ends, indices[0], "right")]
             hint = f"if the file is damaged, {DAMAGE_HINT}"
@@ -72,7 +72,7 @@ class Writer:
     def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         """length: T. cls, sep, unk: the ids of [CLS], [SEP] and [UNK]."""
         self.file_rows: list[int] = []  # the number of rows of each file
-        self.most_maskable, self.fewest_maskable = 0, length  # tokens in a row, other than [UNK] and [SEP]
+        self.most_maskable, self.fewest_maskable = 0, length  # of all rows, the tokens that are not special
         self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._remainder = np.empty(0, np.uint16)  # tokens that do not fill a row yet
@@ -84,8 +84,8 @@ class Writer:
             filetype_suffix=_FORMAT.file_suffix,
             template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",  # the number of files is not known yet
         )
-        # All rows have the same size, so TFDS frames them with the same bytes. Its serializer, called for every row,
-        # would take a fifth of the tokenizer's time.
+        # All rows have the same size, so TFDS puts the same bytes before the tokens of each. Its serializer, called for
+        # every row, would take a fifth of the tokenizer's time.
         empty = np.zeros(length, np.uint16)
         self._header = _features(length).serialize_example({"tokens": empty}).removesuffix(empty.tobytes())
 
@@ -110,7 +110,7 @@ class Writer:
                 self._write(self._header + row.tobytes())
 
     def close(self) -> int:
-        """Finishes the last file; returns the number of tokens that are dropped because they fill no row."""
+        """Finishes the current file, if any; returns the number of tokens so far that do not fill a row."""
         if self._file:
             with self._write_errors():
                 self._file.close()
@@ -129,7 +129,8 @@ class Writer:
         if not self._file or self.file_rows[-1] * len(record) >= _FILE_BYTES:
             self.close()
             path = self._template.sharded_filepath(shard_index=len(self.file_rows), num_shards=None)
-            # Compression would save nothing on a single row, and make writing take five times as long.
+            # Groups of one row suit random access. Compression would save nothing on a single row, and make writing
+            # take five times as long.
             self._file = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
             self.file_rows.append(0)
         self._file.write(record)

@@ -1,4 +1,4 @@
-"""The stream of batches: a batch is a function of (seed, step), on any number of processes and after any restart."""
+"""The stream of batches: for a corpus, a batch depends on (seed, step) alone, not on processes or restarts."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ class Stream:
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
-        """The row at each index of the endless stream: every epoch has its own permutation, which is not stored."""
+        """Maps each index of the endless stream to a row; every epoch has its own permutation, which is not stored."""
         return grain.MapDataset.range(len(self.train)).seed(self.masking.seed).shuffle().repeat()
 
     def batch(self, step: int) -> MlmBatch:
@@ -43,14 +43,15 @@ class Stream:
         return self.masking(read_tokens(self.train, rows), rows, indices // len(self.train))
 
     def batches(self, start: int, stop: int, threads: int) -> Iterator[MlmBatch]:
-        """Yields the batches of steps `start` to `stop`, which `threads` prepare ahead of time."""
-        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-        return iter(grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(read))
+        """Yields the batches of steps `start` to `stop` - 1; `threads` threads prepare them ahead of time."""
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+        return iter(grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(options))
 
     def validation_batches(self, limit: int) -> Iterator[MlmBatch]:
-        """Yields this process's rows of `limit` batches (0: all) spread evenly over the split, each row at most once.
+        """Yields this process's rows of at most `limit` validation batches, or of all if `limit` is 0.
 
-        The masks are the same in every run. The last batch is padded with rows of weight 0.
+        The rows are spread evenly over the split, each at most once. The masks are the same in every run. The
+        last batch is padded with rows of weight 0.
         """
         masking = dataclasses.replace(self.masking, seed=VALIDATION_SEED)
         total = len(self.validation)

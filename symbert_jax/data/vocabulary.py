@@ -11,18 +11,20 @@ from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LIMIT = 1 << 16  # ids are below it, because rows store them as uint16
+LIMIT = 1 << 16  # ids are less than this, because rows store them as uint16
 
 
 def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
     """Returns the tokens of a vocab.txt in the order of their ids.
 
-    Lines may end as on Unix, Windows or old Macs. Empty lines at the end are ignored.
+    Lines may end as on Unix, Windows or old Macs. Empty lines at the end are ignored; for
+    another empty line, its id gets a token that no text contains.
 
     field: names the vocabulary in errors.
 
     Raises:
-      UserError: the file cannot be read, is not UTF-8, or its tokens cannot be used (see `from_ids`).
+      UserError: the file cannot be read or is not UTF-8, a token occurs twice or contains white space, or a special
+        token is missing.
     """
     lines = read_text(path, field).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
     tokens = [line or _unused_token(i) for i, line in enumerate(lines)]
@@ -44,7 +46,7 @@ def from_ids(ids: Mapping[str, int], path: Path | epath.Path, field: str) -> lis
         if i >= LIMIT:
             raise UserError(field, f"id {i} of {token!r} in {path}", f"ids below {LIMIT}, which rows can store")
         if i in tokens:
-            raise UserError(field, f"id {i} for {tokens[i]!r} and {token!r} in {path}", "an id for each token")
+            raise UserError(field, f"id {i} for {tokens[i]!r} and {token!r} in {path}", "another id for each token")
         tokens[i] = token
     by_id = [tokens.get(i) or _unused_token(i) for i in range(max(tokens, default=-1) + 1)]
     _check_tokens(by_id, path, field)
@@ -58,11 +60,11 @@ def to_text(tokens: Sequence[str]) -> str:
 
 def _check_tokens(tokens: list[str], path: Path | epath.Path, field: str) -> None:
     if blank := [token for token in tokens if " " in token or "\t" in token or "\n" in token or "\r" in token]:
-        raise UserError(field, f"a token {blank[0]!r} in {path}", "tokens without white space, one on each line")
+        raise UserError(field, f"a token {blank[0]!r} in {path}", "tokens without white space")
     if missing := [token for token in SPECIAL if token not in tokens]:
-        raise UserError(field, f"no {' '.join(missing)} in {path}", f"one line each of {' '.join(SPECIAL)}")
+        raise UserError(field, f"no {' '.join(missing)} in {path}", f"all of {' '.join(SPECIAL)}")
     if repeated := [f"{token!r}" for token, count in Counter(tokens).items() if count > 1]:
-        raise UserError(field, f"{', '.join(repeated[:3])} twice in {path}", "every token once")
+        raise UserError(field, f"{', '.join(repeated[:3])} more than once in {path}", "every token once")
 
 
 def _unused_token(i: int) -> str:
