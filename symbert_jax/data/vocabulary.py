@@ -46,7 +46,7 @@ def from_ids(ids: Mapping[str, int], path: Path | epath.Path, field: str) -> lis
         if i >= LIMIT:
             raise UserError(field, f"id {i} of {token!r} in {path}", f"ids below {LIMIT}, which rows can store")
         if i in tokens:
-            raise UserError(field, f"id {i} for {tokens[i]!r} and {token!r} in {path}", "another id for each token")
+            raise UserError(field, f"id {i} for {tokens[i]!r} and {token!r} in {path}", "a different id for each token")
         tokens[i] = token
     by_id = [tokens.get(i) or _unused_token(i) for i in range(max(tokens, default=-1) + 1)]
     _check_tokens(by_id, path, field)

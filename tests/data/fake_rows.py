@@ -1,4 +1,4 @@
-"""A split of random rows in memory, in place of one on disk."""
+"""A split of random rows in memory, in place of a split on disk."""
 
 import numpy as np
 
@@ -12,6 +12,7 @@ class FakeRows:
     """Random rows; the second token of row i is 5 + i."""
 
     def __init__(self, count: int):
+        # 5 is the first id of an ordinary token, 2 is [CLS], 3 is [SEP].
         self.tokens = np.random.default_rng(0).integers(5, 1005, (count, LENGTH)).astype(np.uint16)
         self.tokens[:, 0], self.tokens[:, 1], self.tokens[:, -1] = 2, 5 + np.arange(count), 3
 

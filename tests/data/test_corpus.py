@@ -32,7 +32,7 @@ def test_corpus_reports_what_does_not_fit_the_model(tmp_path: Path) -> None:
     assert not list(corpus.problems(ModelConfig(length=LENGTH, vocab_size=13)))
     with pytest.raises(UserError, match=r"data.dir: found no validation rows in .*; raise data.validation_fraction"):
         corpus.split("validation")
-    assert len(corpus.split("train")) == 30 * 11 // 6
+    assert len(corpus.split("train")) == 30 * 11 // 6  # 10 tokens and [SEP] a document, T - 2 = 6 a row
 
 
 def test_fingerprint_differs_between_corpora() -> None:
@@ -47,7 +47,7 @@ def test_fingerprint_differs_between_corpora() -> None:
 
 @pytest.fixture
 def remote(corpus: Path, bucket: AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The tiny corpus in a bucket; the cache of this machine is empty."""
+    """The location of the tiny corpus in a bucket, of which this machine has no copy."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in filter(Path.is_file, corpus.iterdir()):
         bucket.pipe_file(f"gs://bucket/tiny/{path.name}", path.read_bytes())
@@ -109,7 +109,7 @@ def test_copy_of_a_damaged_corpus_is_refused_and_removed(remote: str, bucket: Ab
 
 
 def test_one_of_several_processes_copies(remote: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Threads take the place of processes: each opens the lock file for itself."""
+    """Threads take the place of processes: the lock excludes them, too, because each opens the lock file itself."""
     with ThreadPoolExecutor(4) as pool:
         copy, *others = pool.map(local_copy, [remote] * 4)
     assert others == [copy] * 3 and names_in_cache(copy) == [copy.name]
@@ -119,7 +119,7 @@ def test_one_of_several_processes_copies(remote: str, capsys: pytest.CaptureFixt
 def test_copy_removes_the_files_of_killed_copies(remote: str) -> None:
     copy = local_copy(remote)
     shutil.rmtree(copy)
-    for name in (f"{copy.name}.incomplete", "0123456789abcdef.incomplete"):  # of this corpus and of another
+    for name in (f"{copy.name}.incomplete", "0123456789abcdef.incomplete"):  # the copies of this corpus and of another
         copy.with_name(name).mkdir()
         copy.with_name(name).joinpath("vocab.txt").write_text("[PAD]")
     assert local_copy(remote) == copy and is_finished(copy)

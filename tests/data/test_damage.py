@@ -1,4 +1,4 @@
-"""A damaged corpus is one error that names the file; it never gives other rows."""
+"""Reading a damaged corpus raises one error that names the file, and never returns wrong rows."""
 
 import json
 import random
@@ -31,8 +31,8 @@ def read(folder: Path) -> list[Any]:
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
-    """Flips a bit, mostly outside of padding, or makes a file shorter or longer."""
-    kind = rng.randrange(10)
+    """Flips a bit of `content`, mostly of a byte that is not 0, or makes it shorter or longer by a byte."""
+    kind = rng.randrange(10)  # 0 and 1 cut, 2 appends, 3 to 9 flip
     if kind < 2:
         return content[: rng.randrange(len(content))]
     if kind == 2:
@@ -44,7 +44,7 @@ def damage(content: bytes, rng: random.Random) -> bytes:
 
 
 def test_random_damage_is_noticed_and_names_the_file(intact: Path) -> None:
-    rng, whole, silent = random.Random(0), read(intact), 0
+    rng, whole, unnoticed = random.Random(0), read(intact), 0
     files = sorted(intact.iterdir())
     contents = [file.read_bytes() for file in files]
     assert len(files) == 6
@@ -57,7 +57,7 @@ def test_random_damage_is_noticed_and_names_the_file(intact: Path) -> None:
             assert str(error).startswith("data.dir: found ") and file.name in str(error)
         else:
             assert found == whole
-            silent += 1  # the damage is in bytes that training does not read
+            unnoticed += 1  # the damage is in bytes that training does not read
         try:
             check_files(intact, read_rows=True)
         except UserError as error:
@@ -65,7 +65,7 @@ def test_random_damage_is_noticed_and_names_the_file(intact: Path) -> None:
         else:  # no checksum covers the white space in the manifest and the key of its checksum
             assert file.name == MANIFEST and found == whole
         file.write_bytes(content)
-    assert silent < 20 and read(intact) == whole
+    assert unnoticed < 20 and read(intact) == whole
 
 
 def test_missing_file_is_named(intact: Path) -> None:
@@ -82,7 +82,7 @@ def test_damaged_row_is_an_error_of_the_batch(intact: Path) -> None:
     content = bytearray(file.read_bytes())
     stream = open_stream(TINY, corpus, np.arange(16))
     row = corpus.split("train")[40]["tokens"].tobytes()
-    content[content.index(row) + 9] ^= 2
+    content[content.index(row) + 9] ^= 2  # a bit of one of its tokens
     with file.open("r+b") as opened:
         opened.write(content)
     with pytest.raises(UserError, match=rf"data.dir: found {file}, row 40: Corrupted .*, wanted a readable row"):
@@ -90,7 +90,7 @@ def test_damaged_row_is_an_error_of_the_batch(intact: Path) -> None:
 
 
 def age_manifest(folder: Path, **changes: Any) -> None:
-    """Makes the manifest one of an older version, without checksums, and sets `changes` in it; None removes a key."""
+    """Makes the manifest one of an older version, without checksums, with these `changes`; None removes a key."""
     content = json.loads((folder / MANIFEST).read_text()) | {"files": None, "sha256": None} | changes
     content = {name: value for name, value in content.items() if value is not None}
     (folder / MANIFEST).write_text(json.dumps(content))

@@ -16,7 +16,7 @@ MASK = VOCABULARY.index("[MASK]")
 
 
 def random_rows(count: int, length: int, seed: int = 0) -> np.ndarray:
-    """[CLS] tokens [SEP] tokens [SEP], with the inner [SEP] at a random position."""
+    """Returns rows [CLS] tokens [SEP] tokens [SEP], with the inner [SEP] at a random position."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(ORDINARY, len(VOCABULARY), (count, length)).astype(np.uint16)
     tokens[np.arange(count), rng.integers(1, length - 1, count)] = VOCABULARY.index("[SEP]")
@@ -54,7 +54,7 @@ def test_80_percent_become_mask_10_random_and_10_stay() -> None:
     used = batch.weights == 1
     shown = np.take_along_axis(batch.tokens, batch.positions, axis=1)[used]
     target = batch.targets[used]
-    assert used.sum() == round(0.15 * 125) * 2000
+    assert used.sum() == round(0.15 * 125) * 2000  # 125 tokens of a row are not special
     # 38,000 draws: four standard deviations are below 0.01
     assert (shown == MASK).mean() == pytest.approx(0.8, abs=0.01)
     assert (shown == target).mean() == pytest.approx(0.1, abs=0.01)
@@ -80,5 +80,5 @@ def test_masks_depend_on_seed_row_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize(("length", "max_predictions"), [(512, 80), (128, 24), (32, 8)])
-def test_max_predictions_is_rate_rounded_up_to_a_multiple_of_8(length: int, max_predictions: int) -> None:
+def test_max_predictions_is_a_multiple_of_8(length: int, max_predictions: int) -> None:
     assert Masking(VOCABULARY, length, 0.15, 0).max_predictions == max_predictions

@@ -79,8 +79,8 @@ def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest
     assert content["documents"] == {first: 2, second: 2}
     assert content["duplicates"] == {first: 1, second: 0}
     train = {"documents": 4, "rows": 6, "tokens": 35, "tail_tokens_dropped": 3}
-    shares = {"unk_tokens": 1, "unk_share": 0.0286, "most_maskable": 6, "fewest_maskable": 4}
-    assert content["splits"]["train"] == train | shares
+    unknown_and_maskable = {"unk_tokens": 1, "unk_share": 0.0286, "most_maskable": 6, "fewest_maskable": 4}
+    assert content["splits"]["train"] == train | unknown_and_maskable
     assert content["splits"]["validation"]["rows"] == 0
     assert content["length"] == LENGTH
     assert content["vocab_sha256"] == sha256(tmp_path / "corpus" / VOCAB)
@@ -116,10 +116,10 @@ def test_rows_are_divided_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A corpus ten times as large has no more documents in memory: read, and not yet written."""
+    """For a corpus ten times as large, no more documents are in memory at once."""
 
     def most_held(count: int) -> int:
-        """Returns how many of `count` documents are in memory at most."""
+        """Returns the largest number of `count` documents that were read and not yet written."""
         read, written, most = 0, 0, 0
 
         class Writer(rows.Writer):
@@ -242,7 +242,7 @@ def test_command_refuses_unusable_paths_and_accepts_unusual_ones(tmp_path: Path)
     (tmp_path / "file").touch()
     (tmp_path / "ünïcode [x]").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "corpus")
-    wrong = {
+    refused = {
         ".": f"data.dir: found {tmp_path}, which is not a corpus, wanted a path where nothing exists yet",
         "/": "data.dir: found /, which is not a corpus, wanted a path where nothing exists yet",
         "": "data.dir: found '', wanted a path",
@@ -253,21 +253,21 @@ def test_command_refuses_unusable_paths_and_accepts_unusual_ones(tmp_path: Path)
         "x" * 250: "File name too long",
         "not \udcff UTF-8": f"data.dir: found {tmp_path}/not \\udcff UTF-8, wanted a path in UTF-8",
     }
-    right = {"~/ünïcode [x]/a": "ünïcode [x]/a", "ünïcode [x]/b": "ünïcode [x]/b", "link": "nowhere/corpus"}
+    accepted = {"~/ünïcode [x]/a": "ünïcode [x]/a", "ünïcode [x]/b": "ünïcode [x]/b", "link": "nowhere/corpus"}
     fields = {"model.length": 8, "model.vocab_size": len(VOCABULARY), "data.validation_fraction": 0}
     flags = [f"--config.{name}={value}" for name, value in (fields | {"data.vocab": "~/vocab.txt"}).items()]
     command = ["prepare", f"--config={ROOT}/configs/tiny.py", *flags]
     command += ["--config.data.sources", '"jsonl:~/a, [b].jsonl"']
     results = run_commands(
-        [[*command, f"--config.data.dir={folder}"] for folder in (*wrong, *right)],
+        [[*command, f"--config.data.dir={folder}"] for folder in (*refused, *accepted)],
         imports=["jax", "symbert_jax.data.prepare"],
         cwd=tmp_path,
         **{"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
-    for (folder, message), result in zip(wrong.items(), results, strict=False):
+    for (folder, message), result in zip(refused.items(), results, strict=False):
         assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, (folder, result)
         assert message in result.stderr and not result.stdout, (folder, result)
-    for (folder, path), result in zip(right.items(), results[len(wrong) :], strict=True):
+    for (folder, path), result in zip(accepted.items(), results[len(refused) :], strict=True):
         assert result.returncode == 0 and not result.stderr, (folder, result)
         assert is_finished(tmp_path / path)
     assert not list(tmp_path.glob("**/*.incomplete")) and not (tmp_path / "~").exists()

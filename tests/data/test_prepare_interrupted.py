@@ -1,4 +1,4 @@
-"""`prepare` during another run, on a full disk, and ended by a signal: the corpus is whole or does not exist."""
+"""If `prepare` meets another run, a full disk or a signal, the corpus is whole or does not exist."""
 
 import contextlib
 import dataclasses
@@ -87,7 +87,7 @@ def test_two_runs_at_once_prepare_the_same_as_one(
         other.result()
     assert contents(tmp_path / "corpus") == contents(tmp_path / "alone")
 
-    # This run sees at first that no corpus is finished, as if the other run finished it just afterwards.
+    # For this run's first look, the corpus is not finished, as if the other run finished it just afterwards.
     answers = [False]
     monkeypatch.setattr(prepare, "is_finished", lambda folder: answers.pop() if answers else is_finished(folder))
     capsys.readouterr()
@@ -153,7 +153,7 @@ def test_signal_ends_the_worker_processes(
     number: int, send: Callable[[int, int], None], code: int, output: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", READ_PYTHON_DOCS]
-    if number == signal.SIGTERM:
+    if number == signal.SIGTERM:  # only `prepare` handles it
         changes = (f"--config.data.dir={tmp_path}/corpus", "--config.data.sources=python-docs:stdlib")
         command = [sys.executable, "-m", "symbert_jax", "prepare", "--config=configs/tiny.py", *changes]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -74,7 +74,7 @@ def test_every_epoch_masks_a_row_differently() -> None:
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_validation_visits_each_row_once_and_pads_with_weight_0(processes: int) -> None:
     parts = [list(make_stream(process, processes, seed=9).validation_batches(0)) for process in range(processes)]
-    batches = [concatenate(shares) for shares in zip(*parts, strict=True)]
+    batches = [concatenate(local_batches) for local_batches in zip(*parts, strict=True)]
     assert [len(batch.tokens) for batch in batches] == [8, 8, 8]
     counted = np.concatenate([batch.weights.sum(axis=1) for batch in batches])
     assert (counted[:21] == 2).all() and (counted[21:] == 0).all()  # round(0.15 * 14) = 2
@@ -84,7 +84,7 @@ def test_validation_visits_each_row_once_and_pads_with_weight_0(processes: int) 
 
 def test_limited_validation_is_spread_over_the_split() -> None:
     (batch,) = make_stream().validation_batches(1)
-    second = batch.tokens[:, 1].copy()
+    second = batch.tokens[:, 1].copy()  # 5 + the index of the row, see `FakeRows`
     is_masked = (batch.positions == 1) & (batch.weights == 1)
     second[is_masked.any(axis=1)] = batch.targets[is_masked]
     assert (second - 5).tolist() == [i * 21 // 8 for i in range(8)]
@@ -99,6 +99,7 @@ def test_open_stream_checks_corpus_model_and_tokens(corpus) -> None:
     rows = [row["tokens"] for row in stream.train.__getitems__(range(len(stream.train)))]
     fewest = int((np.stack(rows) >= len(SPECIAL)).sum(axis=1).min())
     assert stream.may_lack_targets == (round(config.data.mask_rate * fewest) < 1)
+    # At this rate, the row with the fewest ordinary tokens has round(0.4) = 0 tokens to predict.
     rare = dataclasses.replace(config, data=dataclasses.replace(config.data, mask_rate=0.4 / max(fewest, 1)))
     assert open_stream(rare, opened, local_rows).may_lack_targets
     assert stream.batch(0).tokens.shape == (64, 32)

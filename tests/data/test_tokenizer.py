@@ -28,17 +28,20 @@ UNUSUAL_WORDS = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5)
 
 @pytest.fixture(scope="module")
 def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("vocab") / "vocab.txt", [*SPECIAL, *WORDS.replace("The ", "").split(" ")])
+    return write_tokens(
+        tmp_path_factory.mktemp("vocab") / "vocab.txt", [*SPECIAL, *WORDS.replace("The ", "").split(" ")]
+    )
 
 
 CASED = Normalization(lowercase=False, strip_accents=False)
 
 
-def write(path: Path, tokens: list[str]) -> Path:
+def write_tokens(path: Path, tokens: list[str]) -> Path:
     path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
     return path
 
 
+# Samples of the settings that a tokenizer can have.
 NORMALIZATIONS = (
     Normalization(),
     CASED,
@@ -56,7 +59,7 @@ def tokenizer_pairs(
     for normalization in NORMALIZATIONS:
         folder = tmp_path_factory.mktemp("normalization")
         theirs = BertWordPieceTokenizer(
-            str(write(folder / "words.txt", [*SPECIAL, *WORDS.split(" ")])),
+            str(write_tokens(folder / "words.txt", [*SPECIAL, *WORDS.split(" ")])),
             lowercase=normalization.lowercase,
             strip_accents=normalization.strip_accents,
             handle_chinese_chars=normalization.handle_chinese_chars,
@@ -167,7 +170,7 @@ def test_missing_id_shifts_no_other_token(tmp_path: Path) -> None:
 
 
 def test_settings_beside_vocabulary_set_normalization(vocab: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "vocab.txt", [*SPECIAL, *WORDS.split(" ")])
+    path = write_tokens(tmp_path / "vocab.txt", [*SPECIAL, *WORDS.split(" ")])
     with pytest.raises(UserError, match=r"1 tokens with capitals in .*vocab.txt, such as 'The', .*do_lower_case"):
         tokenizer.read(path)
     for settings, wanted in (
@@ -212,7 +215,7 @@ def add(**token: object) -> Callable[[dict], object]:
             "tokenizer.json: .*, wanted a tokenizer that the package tokenizers reads",
         ),
         (set_in("model", "vocab", "the", value=70000), "id 70000 of 'the' in .*, wanted ids below 65536"),
-        (set_in("model", "vocab", "the", value=7), "id 7 for .*'the'.*, wanted another id for each token"),
+        (set_in("model", "vocab", "the", value=7), "id 7 for .*'the'.*, wanted a different id for each token"),
         (set_in("model", "vocab", "a b", value=30), "a token 'a b' in .*, wanted tokens without white space"),
         (set_in("model", "unk_token", value="the"), r"unk_token 'the' in .*, wanted '\[UNK\]'"),
         (set_in("model", "max_input_chars_per_word", value=200), "max_input_chars_per_word 200 in .*, wanted 100"),
@@ -222,7 +225,7 @@ def add(**token: object) -> Callable[[dict], object]:
         (set_in("pre_tokenizer", value={"type": "Whitespace"}), "pre_tokenizer Whitespace in .*, wanted BertPreT"),
         (
             set_in("post_processor", value=None),
-            r"another post_processor in .*, wanted one that frames texts as \[CLS\] A",
+            r"post_processor none in .*, wanted one that frames texts as \[CLS\] A",
         ),
         (add(id=30, content="<e1>"), "added token '<e1>' in .*, wanted no other than"),
         (add(id=5, content="the"), "added token 'the' in .*, wanted no other than"),

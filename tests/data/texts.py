@@ -16,7 +16,7 @@ LENGTH = 8
 
 
 def make_config(folder: Path, *files: list[str], fraction: float = 0.0) -> Config:
-    """Writes each of `files`, lists of documents, as JSON lines; returns the config of their corpus in `folder`."""
+    """Writes each of `files`, a list of documents, as JSON lines; returns the config of the corpus `folder`/corpus."""
     for number, texts in enumerate(files):
         lines = (json.dumps({"text": text}) + "\n" for text in texts)
         (folder / f"{number}.jsonl").write_text("".join(lines))
@@ -45,7 +45,7 @@ def read_stream(folder: Path, split: str) -> list[int]:
 
 
 def expected_stream(folder: Path, texts: list[str]) -> list[int]:
-    """Returns the token stream of the distinct `texts`; the rows hold all of it but the last few tokens."""
+    """Returns the token stream of the distinct `texts`; rows hold all of it except a rest that fills no row."""
     encoder = tokenizer.load(folder / "vocab.txt", parse_special=False)
     ids = (encoder.encode(text, add_special_tokens=False).ids for text in dict.fromkeys(texts))
     return [token for document in ids if document for token in [*document, SEP]]

@@ -1,7 +1,7 @@
 """The sources of documents: an iterator of texts for each kind of source that `data.sources` may name.
 
-Reading order: `files`, text and JSON lines; `tfds_text`, prepared TFDS datasets; `bookcorpus`, which makes one from a
-directory of books; `python_docs`, with `docstrings`, English that every Python installation has.
+Reading order: `files`, text and JSON lines; `tfds_text`, prepared TFDS datasets; `bookcorpus`, which converts a
+directory of books to a TFDS dataset; `python_docs`, with `docstrings`, English that every Python installation has.
 """
 
 import glob
@@ -23,7 +23,7 @@ def documents(source: str) -> Iterator[str]:
       that exists is never a pattern, whatever characters it has. `files.read_text` divides a text file into documents.
 
     Raises:
-      UserError: in the call, if there is no such source; while iterating, if a text is damaged or all are blank.
+      UserError: in the call, if there is no such source; in the iteration, if a text is damaged or all are blank.
     """
     scheme, _, location = source.partition(":")
     match scheme:

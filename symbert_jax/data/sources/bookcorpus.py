@@ -16,16 +16,16 @@ from symbert_jax.storage import is_bucket, name_os_errors, new_folder
 _NAME, _VERSION = "bookcorpus", "1.1.0"
 _ENDINGS = (".txt", ".jsonl")
 _FILE_DOCUMENTS = 1 << 12  # documents per file of the dataset
-_BATCH = 1 << 22  # characters written at a time
+_BATCH = 1 << 22  # characters after which the documents read so far are written
 
 
 def build(directory: Path) -> epath.Path:
     """Returns the folder of the TFDS dataset of the books in `directory`.
 
-    Builds the dataset if there is none for the paths, sizes and modification times of these files.
+    Builds the dataset if there is none for the paths, sizes and modification times of the books.
 
-    Its examples, in the order of the files, are the documents that `files.read_text` finds in `.txt` files and the
-    lines of `.jsonl` files, in the field `text`.
+    The field `text` of an example is a document of a `.txt` file, as `files.read_text` divides it, or the field `text`
+    of an object in a `.jsonl` file. Examples are in the order of the files.
 
     Raises:
       UserError: there are no books, one cannot be read, or the dataset cannot be written.
@@ -64,7 +64,7 @@ def _write(directory: Path, folder: epath.Path) -> None:
             for text in _documents(directory):
                 batch.append({"text": text})
                 size += len(text)
-                if size >= _BATCH:  # every call also writes the description of the dataset
+                if size >= _BATCH:  # not each document alone: a call also writes the description of the dataset
                     writer.add_examples({"train": batch})
                     batch, size = [], 0
             writer.add_examples({"train": batch})

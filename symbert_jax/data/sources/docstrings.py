@@ -13,26 +13,27 @@ from pathlib import Path
 
 
 def docstrings(path: str) -> str:
-    """Returns the docstrings of a module, its classes and its functions, with a blank line between them."""
+    """Returns the docstrings of a module and of the classes and functions in it, with blank lines between them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about escape sequences in the modules
+        warnings.simplefilter("ignore")  # warnings about escape sequences in the modules
         try:
             tree = ast.parse(Path(path).read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for other versions
             return ""
-    text = "\n\n".join(_docstrings_below(tree))
-    return text.encode(errors="replace").decode()  # an escape can be half a surrogate pair
+    text = "\n\n".join(_docstrings_in(tree))
+    return text.encode(errors="replace").decode()  # an escape such as \ud800 can be half a surrogate pair
 
 
-def _docstrings_below(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+def _docstrings_in(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Yields the docstring of `node` and those of the definitions in its body, except in an `if` or `try`."""
     if text := ast.get_docstring(node):
         yield text
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _docstrings_below(child)
+            yield from _docstrings_in(child)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # supervisors send it to all processes; this one ends soon
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends this process when its parent has ended
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends this process when it writes to a parent that has ended
     json.dump([docstrings(path) for path in sys.argv[1:]], sys.stdout)

@@ -22,19 +22,19 @@ from etils import epath
 from symbert_jax.errors import UserError
 from symbert_jax.storage import BINARY, LFS_POINTER, check_format
 
-MAX_DOCUMENT = 1 << 22  # characters; a longer text is divided into parts, each a document
-MAX_PART = 1 << 16  # characters of a part
+MAX_DOCUMENT = 1 << 22  # characters; a longer document is cut into several, see `read_text`
+MAX_PART = 1 << 16  # characters of each part of a longer file that is not in the layout of BERT's data
 
 _CHUNK = 1 << 20  # bytes decoded at a time
 _MAX_OBJECT = 1 << 28  # characters of a JSON object
 _READABLE = "UTF-8 text or JSON lines, plain or as .gz, .bz2 or .xz"
-_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")  # blank lines
-_COMPRESSED = (
+_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")  # a line end and the blank lines after it, such as "\n \n"
+_COMPRESSED = (  # the first bytes of gzip, of bzip2 with its first block or its end, and of xz
     (re.compile(rb"\x1f\x8b"), gzip.open),
     (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.open),
     (re.compile(rb"\xfd7zXZ\0"), lzma.open),
 )
-_MARKS = (  # byte order marks; that of UTF-32 begins with that of UTF-16, so it comes first
+_MARKS = (  # byte order marks; UTF-32-LE's begins with UTF-16-LE's, so it comes first
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -49,6 +49,7 @@ def find_files(directory: Path, endings: tuple[str, ...]) -> list[Path]:
     Raises:
       UserError: there is no such file.
     """
+    # Zstandard is not supported: reading a .zst file raises an error that tells how to unpack it.
     names = tuple(ending + packed for ending in endings for packed in ("", ".gz", ".bz2", ".xz", ".zst"))
     found = [path for path in directory.rglob("*") if path.name.lower().endswith(names) and path.is_file()]
     if not found:
@@ -60,12 +61,14 @@ def find_files(directory: Path, endings: tuple[str, ...]) -> list[Path]:
 def read_text(path: Path) -> Iterator[str]:
     """Yields the documents of a text file.
 
-    In the layout of BERT's own data, one sentence per line, blank lines divide the documents. Any other file is one
-    document, unless it is longer than MAX_DOCUMENT characters: then it is cut into parts of at most MAX_PART, at a
-    blank line if there is one in the second half of a part, or else at a line end or a space.
+    In the layout of BERT's own data, one sentence per line, blank lines divide the documents, and a document of more
+    than MAX_DOCUMENT characters is cut. Any other file is one document, unless it has more than MAX_DOCUMENT
+    characters: then it is cut into parts of at most MAX_PART, at a blank line in the second half of a part if there is
+    one, else at a line end, else at a space, else anywhere. The layout is recognised by the first MAX_DOCUMENT
+    characters or a few more.
 
     Raises:
-      UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
+      UserError: the file is damaged, not text, or not in a Unicode encoding; the error names the line and byte.
     """
     chunks, head, size = _chunks(path), [], 0
     for chunk in chunks:
@@ -85,7 +88,8 @@ def read_json(path: Path) -> Iterator[str]:
     """Yields the field `text` of every JSON object in a file: one object per line, or all in one array.
 
     Raises:
-      UserError: the file is damaged or not text, or an item is not a JSON object with a text (names the line or item).
+      UserError: the file is damaged or not text, or an item is not a JSON object with a text; the error names the
+        line or item.
     """
     chunks, start = _chunks(path), ""
     for chunk in chunks:
@@ -98,7 +102,7 @@ def read_json(path: Path) -> Iterator[str]:
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise UserError("data.sources", f"{where}: {_describe(value)}", 'an object with the string "text"')
         try:
-            value["text"].encode()  # JSON can escape half a surrogate pair, which is no text
+            value["text"].encode()  # an escape such as \ud800 can be half a surrogate pair, which UTF-8 cannot encode
         except UnicodeEncodeError as error:
             raise UserError("data.sources", f"{where}: {error.reason}", "Unicode text") from None
         yield value["text"]
@@ -107,7 +111,8 @@ def read_json(path: Path) -> Iterator[str]:
 def _has_bert_layout(text: str) -> bool:
     """Whether blank lines divide blocks of several lines, and most lines within a block end as sentences do.
 
-    In prose with line breaks, about a fifth of the lines within paragraphs end in punctuation.
+    In prose with line breaks, about a fifth of the lines within paragraphs end in punctuation, far below the limit of
+    three quarters. The last line of a block does not count: it ends as a sentence in either case.
     """
     blocks = [block.split("\n") for block in _BLANK.split(text.strip())]
     inner = [line.rstrip() for block in blocks for line in block[:-1]]
@@ -118,7 +123,8 @@ def _has_bert_layout(text: str) -> bool:
 def _divide(chunks: Iterable[str], shortest: int, longest: int) -> Iterator[str]:
     """Yields the parts of a text, each cut at the first blank line after `shortest` and before `longest` characters.
 
-    Without a blank line there, the cut is at the last line end, else at the last space, else at `longest`.
+    If there is no blank line between these lengths, the cut is at the last line end between them, else at the last
+    space, else at `longest`.
     """
     text = ""
     for chunk in chunks:
@@ -137,8 +143,9 @@ def _parse_lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]
     """Yields, for every line that is not blank, its position for errors and its JSON value."""
     number, pieces = 1, list[str]()
     for chunk in itertools.chain(chunks, ["\n"]):
-        *ends, rest = chunk.split("\n")
+        *ends, rest = chunk.split("\n")  # each of `ends` completes a line
         for end in ends:
+            # A file made by joining files can have byte order marks at the start of lines.
             line, pieces = "".join((*pieces, end)).strip().lstrip("\ufeff"), []
             where = f"{path}, line {number}"
             if line:
@@ -158,7 +165,7 @@ def _parse_array(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]
     text, start, number = next(chunks).lstrip()[1:], 0, 1
     while True:
         where = f"{path}, item {number}"
-        start = separator.match(text, start).end()  # type: ignore[union-attr]  # it matches everywhere
+        start = separator.match(text, start).end()  # type: ignore[union-attr]  # it also matches an empty string
         if text.startswith("]", start):
             if "".join((text[start + 1 :], *itertools.islice(chunks, 1))).strip():
                 raise UserError("data.sources", f"{path}: text after a JSON array", "one array")
@@ -205,7 +212,7 @@ def decode(path: Path | epath.Path, field: str, wanted: str) -> Iterator[str]:
     field, wanted: parts of errors, as in `UserError`.
 
     Raises:
-      UserError: the file is damaged, not text, or not in a Unicode encoding (names the line and byte).
+      UserError: the file is damaged, not text, or not in a Unicode encoding; the error names the line and byte.
     """
     try:
         with path.open("rb") as raw, _open_decompressed(raw) as file:
@@ -249,7 +256,7 @@ def _detect_encoding(head: bytes, path: Path | epath.Path, field: str, wanted: s
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return mark, encoding
-    if head.count(0) * 10 > len(head):
+    if head.count(0) * 10 > len(head):  # more than a tenth of the bytes are zero
         found = f"{path}, which is binary, or UTF-16 without a byte order mark"
         raise UserError(field, found, wanted, "convert text: iconv -f UTF-16LE -t UTF-8 FILE")
     return b"", "utf-8"

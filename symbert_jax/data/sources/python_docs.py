@@ -12,6 +12,7 @@ from symbert_jax.data.sources import docstrings
 from symbert_jax.errors import UserError
 
 _CHUNK = 64  # modules that one process parses, in a fraction of a second
+# Folders below that of the standard library whose modules are tests, installed packages or compiled.
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -23,7 +24,7 @@ def documents(*, installed: bool) -> Iterator[str]:
     installed: whether to add the packages in site-packages, after the standard library. The tests of the standard
       library are always left out.
     """
-    from pydoc_data.topics import topics  # half a megabyte that only this function needs
+    from pydoc_data.topics import topics  # imported here: half a megabyte that nothing else needs
 
     yield from (topics[name] for name in sorted(topics))
     paths = sysconfig.get_paths()
@@ -43,15 +44,15 @@ def documents(*, installed: bool) -> Iterator[str]:
 def _parse(paths: list[str]) -> list[str]:
     """Returns the docstrings of each module, parsed by another process.
 
-    Not with `multiprocessing`: its workers would outlive a run that is killed, and if one worker were killed, the
+    `multiprocessing` is not used: its workers would outlive a run that is killed, and if one worker were killed, the
     others would wait for a lock forever.
     """
     command = [sys.executable, "-P", "-S", docstrings.__file__, *paths]
-    # Its own process group keeps Ctrl-C in the terminal from interrupting it.
+    # Ctrl-C in the terminal does not interrupt the process, because it has a process group of its own.
     process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
     if process.returncode:
         found = f"python-docs: exit code {process.returncode} of a process that parses modules"
-        raise UserError("data.sources", found, "0", "it may have been killed because memory ran out")
+        raise UserError("data.sources", found, "exit code 0", "the process may have been killed because memory ran out")
     texts: list[str] = json.loads(process.stdout)
     return texts
 

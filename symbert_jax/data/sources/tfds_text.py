@@ -18,21 +18,22 @@ from google.protobuf.message import DecodeError
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
-_MAX_RECORD = 1 << 30  # bytes
-_BATCH = 64  # records of an ArrayRecord file in memory
-# The exceptions of readers and decoders for damaged files. An outage of a bucket can raise other exceptions.
+_MAX_RECORD = 1 << 30  # bytes; a longer record is taken for damage
+_BATCH = 64  # records of an ArrayRecord file that are read at a time
+# The exceptions of readers and decoders for damaged files. Others, as for an outage of a bucket, are not damage.
 _DAMAGE = (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, AttributeError, DecodeError)
 
 
 def data_dir() -> epath.Path:
-    """Returns the folder of prepared datasets, the one that TFDS uses."""
+    """Returns the folder of prepared datasets: TFDS_DATA_DIR or the default of TFDS."""
     return absolute(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def find(name: str, field: str = "data.sources") -> epath.Path:
-    """Returns the folder of a prepared dataset; without a version in `name`, that of the newest version.
+    """Returns the folder of a prepared dataset, of its newest version if `name` has none.
 
-    name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()`, or a path or bucket URL.
+    name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()` and then as a path; or a path that begins
+      with /, . or ~; or a bucket URL.
     field: the config field that names the dataset, for errors.
 
     Raises:
@@ -59,7 +60,7 @@ def documents(folder: epath.Path) -> Iterator[str]:
     """Yields the field `text` of the examples of split `train`, in stored order.
 
     Raises:
-      UserError: there is no such split or field, or a file is missing, truncated or damaged (names it).
+      UserError: there is no such split or field, or a file is missing, truncated or damaged; the error names the file.
     """
     with bucket_errors_as_user_errors("data.sources", folder, "a bucket that can be read"):
         yield from _documents(folder)
@@ -134,7 +135,8 @@ def _tf_records(path: epath.Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         header = file.read(12)
         file.seek(0)
-        if header.startswith(b"\x1f\x8b") and header[8:] != _checksum(header[:8]):  # a length may begin like gzip
+        # The length of the first record may begin with the bytes that gzip begins with; then its checksum is right.
+        if header.startswith(b"\x1f\x8b") and header[8:] != _checksum(header[:8]):
             with gzip.open(file) as unpacked:
                 yield from _unframe(unpacked.read)
         else:
@@ -158,6 +160,6 @@ def _unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def _checksum(content: bytes) -> bytes:
-    """Returns the CRC32C in the masked form of TFRecord."""
+    """Returns the CRC32C as TFRecord stores it: rotated by 15 bits, plus a constant."""
     crc = google_crc32c.value(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

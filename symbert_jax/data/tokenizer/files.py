@@ -1,7 +1,7 @@
 """Tokenizers on disk.
 
-A corpus and a workdir hold `vocab.txt`. If the normalization of the tokenizer is not the default, they also hold
-`tokenizer.json`, which describes it.
+A corpus and a workdir hold `vocab.txt`. If it does not suffice (see `write`), they also hold `tokenizer.json`, which
+describes the tokenizer and its normalization.
 """
 
 import os
@@ -28,7 +28,7 @@ from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, write_whole
 
-_CONFLICT_HINT = "make them agree, or name the tokenizer.json itself as the vocabulary: it is then read alone"
+_CONFLICT_HINT = "make the two files agree, or name the tokenizer.json itself as the vocabulary: it is then read alone"
 
 
 def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
@@ -45,8 +45,9 @@ def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
 def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
     """Returns the tokenizer of a vocab.txt, of a tokenizer.json, or of a folder that holds one or both.
 
-    A tokenizer.json is read alone. A vocab.txt and a folder are read with the files of Hugging Face in the same folder:
-    the tokenizer follows their settings, and they must not contradict each other.
+    A tokenizer.json, or a vocabulary with a name other than vocab.txt, is read alone. A vocab.txt or a folder is read
+    with the files of Hugging Face in the same folder: the tokenizer follows their settings, and they must not
+    contradict each other.
 
     field: names the tokenizer in errors.
 
@@ -69,7 +70,9 @@ def read_for_model(workdir: epath.Path, vocab_size: int) -> WordPiece:
     vocab = workdir / VOCAB
     wordpiece = read(vocab, "checkpoint")
     if (count := len(wordpiece.tokens)) > vocab_size:
-        raise UserError("checkpoint", f"{count} tokens in {vocab}", f"at most {vocab_size}, as many as its model has")
+        raise UserError(
+            "checkpoint", f"{count} tokens in {vocab}", f"at most {vocab_size}, the vocabulary size of the model"
+        )
     return wordpiece
 
 
@@ -122,7 +125,7 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
     try:
         files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS]
         return epath.Path(snapshot_download(vocab.removeprefix("hf:"), allow_patterns=files))
-    except (OSError, ValueError) as error:  # the hub's errors are all one or the other
+    except (OSError, ValueError) as error:  # every error of the hub is of one of these types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = "name a repository with a tokenizer, or download one and give its path"
         raise UserError(field, f"{vocab} ({reason})", "a tokenizer on the Hugging Face hub", hint) from error
@@ -133,7 +136,7 @@ def _read_folder(folder: Path | epath.Path, field: str) -> WordPiece:
     settings = read_settings(folder, field)
     if not description.exists():
         if not vocab.exists():
-            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "one of them")
+            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "a folder with one of them")
         check_class(settings, folder, field)
         return _read_vocabulary(vocab, settings.normalization, field)
     wordpiece = read_tokenizer_json(description, field)
@@ -154,7 +157,7 @@ def _read_vocabulary(vocab: Path | epath.Path, normalization: Mapping[str, bool 
     """Returns the tokenizer of a vocab.txt; `normalization` holds the fields that are set in the files beside it."""
     wordpiece = WordPiece(tuple(vocabulary.read(vocab, field)), to_normalization(normalization))
     if "lowercase" not in normalization and (capitals := tokens_with_capitals(wordpiece.tokens)):
-        hint = f'put it, as {VOCAB}, in a folder with a {SETTINGS} of {{"do_lower_case": false}} (or true)'
+        hint = f'put the file, as {VOCAB}, in a folder with a {SETTINGS} of {{"do_lower_case": false}} (or true)'
         found = f"{len(capitals)} tokens with capitals in {vocab}, such as {capitals[0]!r}"
         raise UserError(field, found, "a setting that says whether texts are lower-cased", hint)
     return wordpiece

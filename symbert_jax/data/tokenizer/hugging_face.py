@@ -24,6 +24,7 @@ from symbert_jax.storage import parse_json_object, read_json, read_text
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+# The special tokens by their names in these files.
 ROLES = {"unk_token": UNK, "sep_token": SEP, "pad_token": PAD, "cls_token": CLS, "mask_token": MASK}
 
 _CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")  # each with or without "Fast"
@@ -33,8 +34,8 @@ _NORMALIZATION = {  # the fields of `Normalization` by their names in a tokenize
     "tokenize_chinese_chars": "handle_chinese_chars",
     "clean_text": "clean_text",
 }
-# Texts that tokenizers encode differently: accents, composed and not, scripts, case, control characters, long
-# words, brackets.
+# Texts that tokenizers encode differently: accents as part of a letter and after it, scripts, case, control characters,
+# long words, brackets.
 _PROBES = (
     "The cat, UNWANTED: running! don't ... $3.12 -- a1",
     "caf\u00e9 cafe\u0301 \u00c9 \u00df \u0130i \ufb01 \u03a3\u0391\u03a3 \u0419 \u1e9e \u01c5",
@@ -50,7 +51,7 @@ class Settings(NamedTuple):
     """The settings of a tokenizer in the small files beside a vocabulary."""
 
     normalization: dict[str, bool | None]  # by the fields of `Normalization`; only those that are set
-    tokenizer_class: Any
+    tokenizer_class: Any  # as in tokenizer_config.json, unchecked; None if it is not set
 
 
 def read_settings(folder: Path | epath.Path, field: str) -> Settings:
@@ -61,7 +62,7 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
     """
     normalization: dict[str, bool | None] = {}
     settings: dict[str, Any] = {}
-    for file in (folder / SPECIAL_TOKENS, folder / SETTINGS):
+    for file in (folder / SPECIAL_TOKENS, folder / SETTINGS):  # SETTINGS last: it names the class
         settings = read_json(file, field) if file.exists() else {}
         for role, token in ROLES.items():
             found = settings.get(role, token)
@@ -85,7 +86,7 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
 
 
 def to_normalization(fields: Mapping[str, bool | None]) -> Normalization:
-    """Returns a normalization with these fields, and the defaults for those that are missing or None."""
+    """Returns a normalization with these fields; those that are missing or None have their defaults."""
     known = {name: value for name, value in fields.items() if value is not None}
     return Normalization(**{"strip_accents": known.get("lowercase", True)} | known)
 
@@ -123,7 +124,7 @@ def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
 
     Raises:
       UserError: the file is damaged, or the tokenizer in it is not WordPiece as BERT does it: its settings differ from
-        BERT's, or it gives other ids to one of a few unusual texts.
+        BERT's, or it gives other ids to one of a few sample texts.
     """
     text = read_text(file, field)
     parse_json_object(text, f"{file}", field)  # its errors are clearer than those of the library
@@ -154,7 +155,8 @@ def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
     wordpiece = WordPiece(tuple(tokens), to_normalization(fields))
     forms = [json.loads(form.__getstate__()) for form in post_processors(tokens.index(CLS), tokens.index(SEP))]
     if source.post_processor is None or json.loads(source.post_processor.__getstate__()) not in forms:
-        raise UserError(field, f"another post_processor in {file}", f"one that frames texts as {CLS} A {SEP} B {SEP}")
+        name = "none" if source.post_processor is None else type(source.post_processor).__name__
+        raise UserError(field, f"post_processor {name} in {file}", f"one that frames texts as {CLS} A {SEP} B {SEP}")
     _check_same_ids(source, wordpiece, file, field)
     return wordpiece
 

@@ -16,7 +16,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
     tokenizer replaces by [UNK], are ignored.
     """
     normalizer, splitter = make_normalizer(), pre_tokenizers.BertPreTokenizer()
-    chunks: Counter[str] = Counter()  # of normalized text, between white space; a chunk may hold several words
+    chunks: Counter[str] = Counter()  # pieces of normalized text between white space; each may hold several words
     words: Counter[str] = Counter()
 
     def count_words(chunk: str, count: int) -> None:
@@ -25,17 +25,18 @@ def train(texts: Iterable[str], size: int) -> list[str]:
                 words[word] += count
 
     for text in texts:
-        parts = normalizer.normalize_str(text).split()
-        chunks.update(parts)
-        for part in [part for part in parts if len(part) > MAX_WORD_LENGTH]:
-            count_words(part, 1)
-            chunks.pop(part, None)  # not kept: it may have any length
+        new_chunks = normalizer.normalize_str(text).split()
+        chunks.update(new_chunks)
+        for chunk in [chunk for chunk in new_chunks if len(chunk) > MAX_WORD_LENGTH]:
+            count_words(chunk, 1)
+            chunks.pop(chunk, None)  # not kept in memory: it may have any length
     for chunk, count in chunks.items():
         count_words(chunk, count)
     characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update(dict.fromkeys(word, count))
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
+    # Each character may need two tokens, a and ##a. Characters take at most a quarter of the vocabulary.
     alphabet = set(ranked[: min(1000, size // 8)])
     continuing = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
     # The trainer numbers characters in the order of a hash map that changes from run to run, and breaks ties between
@@ -51,6 +52,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         continuing_subword_prefix=PREFIX,
         show_progress=False,
     )
+    # The trainer counts words itself, so a word is repeated, in texts of bounded length.
     repeated = (f"{word} " * count for word, total in words.items() for count in _split_count(total, 4096))
     tokenizer.train_from_iterator(repeated, trainer)
     ids = tokenizer.get_vocab()

@@ -19,7 +19,7 @@ class Normalization(NamedTuple):
     lowercase: bool = True
     strip_accents: bool = True  # equals `lowercase` unless the files of a tokenizer set it
     handle_chinese_chars: bool = True  # makes each Chinese character a word
-    clean_text: bool = True  # removes control characters, replaces white space by spaces
+    clean_text: bool = True  # removes control characters, replaces each white space character by a space
 
 
 UNCASED = Normalization()
@@ -34,8 +34,8 @@ class WordPiece(NamedTuple):
     def build(self, *, parse_special: bool) -> Tokenizer:
         """Returns the tokenizer as an object of the library.
 
-        parse_special: whether "[MASK]" in a text is the special token (a person's prompt) or ordinary text
-        (a corpus, where no text may forge a document boundary).
+        parse_special: whether "[MASK]" in a text is the special token, as in a person's prompt, or ordinary text, as in
+          a corpus, where no text may forge a document boundary.
         """
         ids = {token: i for i, token in enumerate(self.tokens)}
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=MAX_WORD_LENGTH))
@@ -74,14 +74,14 @@ def special_token(token: str) -> AddedToken:
 
 
 def tokens_with_capitals(tokens: Iterable[str]) -> list[str]:
-    """Returns the tokens, other than special ones, that no lower-cased text contains."""
-    lower = normalizers.Lowercase()  # Python lower-cases other letters than the library
+    """Returns the tokens, except those in brackets such as [MASK], that no lower-cased text contains."""
+    lower = normalizers.Lowercase()  # differs from Python for some letters; the library encodes the texts
     found = [token for token in tokens if token.lower() != token and not (token[0] == "[" and token[-1] == "]")]
     return [token for token in found if lower.normalize_str(token) != token]
 
 
 def post_processors(cls: int, sep: int) -> tuple[processors.PostProcessor, ...]:
-    """Returns the two forms in which a tokenizer.json describes how BERT frames texts."""
+    """Returns the two forms in which a tokenizer.json can say that texts are framed as [CLS] A [SEP] B [SEP]."""
     return (
         processors.BertProcessing((SEP, sep), (CLS, cls)),
         processors.TemplateProcessing(

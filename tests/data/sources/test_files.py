@@ -112,7 +112,7 @@ def test_json_is_read_from_chunks_of_any_size(objects: list, chunk: int, indent:
 def read_text(
     content: str, document: int = files.MAX_DOCUMENT, part: int = files.MAX_PART, chunk: int = 1 << 20
 ) -> list[str]:
-    """Returns the documents of a file with this content, for these sizes of documents, parts and chunks."""
+    """Returns the documents of a file with this content, with these values of MAX_DOCUMENT, MAX_PART and _CHUNK."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         for name, value in (("MAX_DOCUMENT", document), ("MAX_PART", part), ("_CHUNK", chunk)):
             patch.setattr(files, name, value)
@@ -159,7 +159,7 @@ def test_long_text_is_cut_at_blank_lines_line_ends_or_spaces() -> None:
 
 @pytest.mark.parametrize("kind", ["sentences", "bert", "no line end"])
 def test_memory_does_not_grow_with_a_text_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text that is read and not yet yielded stays below a few documents. Small sizes take the place of gigabytes."""
+    """Never more than a few documents are read and not yet yielded. Small sizes take the place of gigabytes."""
     for name, value in (("MAX_DOCUMENT", 1 << 12), ("MAX_PART", 1 << 8), ("_CHUNK", 1 << 10)):
         monkeypatch.setattr(files, name, value)
     end = {"sentences": ".\n", "bert": ".\n", "no line end": " "}[kind]

@@ -44,7 +44,7 @@ def test_json_lines_yield_their_texts(tmp_path: Path) -> None:
 
 
 def write_text_files(folder: Path) -> None:
-    """Writes text files whose documents are TEXTS, and a file whose name does not end as that of a text file."""
+    """Writes text files whose documents are TEXTS, and a file that is not found because its name ends in .md."""
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_text(TEXTS[0])
     (folder / "deep" / "b.TXT").write_text(TEXTS[1])
