@@ -24,7 +24,8 @@ def distinct_documents(data: DataConfig, database: Path, duplicates: Counter[str
 
     The split of a document depends only on a hash of its text.
 
-    database: a file for the hashes, so that memory does not grow with the corpus. It is removed at the last document.
+    database: a file for the hashes, so that memory does not grow with the corpus. It is removed after the last
+      document.
     """
     with _database_errors(database), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as seen:
         # The file is of no use after a crash, so SQLite need not protect it.

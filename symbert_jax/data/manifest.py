@@ -33,11 +33,11 @@ class Manifest(NamedTuple):
 
     length: int  # T
     rows: dict[str, int]  # by split
-    unknown: dict[str, float]  # by split, the fraction of its tokens that are [UNK]
-    most_maskable: dict[str, int]  # by split, the largest number of tokens of a row that can be masked; T by default
+    unknown: dict[str, float]  # by split, the fraction of its tokens that are [UNK]; 0 by default
+    most_maskable: dict[str, int]  # by split, the largest number of tokens in a row that are not special; T by default
     fewest_maskable: dict[str, int]  # by split, the smallest such number; 0 by default
     vocab: str  # what made it: hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
-    files: dict[str, File]  # all files but the manifest; in older manifests only the vocabulary, or none
+    files: dict[str, File]  # by name, all files but the manifest; in older manifests only the vocabulary, or none
     content: dict[str, Any]  # the whole JSON object without its checksum
 
     def advice(self) -> Advice | None:
@@ -114,8 +114,8 @@ def _checksum(content: dict[str, Any]) -> str:
 def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = None) -> None:
     """Compares the files of the corpus in `folder` with its manifest.
 
-    read_rows: whether to compare the checksums of the row files, too. The sizes of all
-      files that have one in the manifest, and the checksums of all other files, are always compared.
+    read_rows: whether to compare the checksums of the row files, too. The sizes of all files,
+      where the manifest has them, and the checksums of all other files are always compared.
     source: the folder of which `folder` is a copy, if any; errors name it instead of the copy.
 
     Raises:

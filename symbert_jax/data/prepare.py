@@ -125,7 +125,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
-    """Writes the corpus to the folder `work`; returns a summary for the user."""
+    """Writes all files of the corpus to the folder `work`; returns a summary for the user."""
     start = time.monotonic()
     texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
     tokenizer.write_vocabulary(config.data.vocab, texts, config.model.vocab_size, work / VOCAB)
@@ -165,7 +165,7 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
     cls, sep, unk = (special[token] for token in (CLS, SEP, UNK))
     writers = {split: rows.Writer(folder, split, config.model.length, cls, sep, unk) for split in SPLITS}
     documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # by split
-    used, duplicates = Counter[str](), Counter[str]()  # documents by source
+    used, duplicates = Counter[str](), Counter[str]()  # numbers of documents, by source
     distinct = distinct_documents(config.data, folder / "digests.sqlite", duplicates)
     start = time.monotonic()
     with Progress("documents", interval=_PROGRESS_SECONDS) as progress:

@@ -55,7 +55,7 @@ class Split:
         try:
             rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
             return rows
-        except Exception as error:  # of any type, for a damaged file, which it does not name
+        except Exception as error:  # of any type for a damaged file, without its name
             if len(indices) > 1:  # reads the rows one by one, to find the damaged one
                 return [self[index] for index in indices]
             file = self._files[np.searchsorted(self._ends, indices[0], "right")]
@@ -72,7 +72,7 @@ class Writer:
     def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         """length: T. cls, sep, unk: the ids of [CLS], [SEP] and [UNK]."""
         self.file_rows: list[int] = []  # the number of rows of each file
-        self.most_maskable, self.fewest_maskable = 0, length  # of all rows, the tokens that are not special
+        self.most_maskable, self.fewest_maskable = 0, length  # tokens of a row that are not special
         self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._remainder = np.empty(0, np.uint16)  # tokens that do not fill a row yet

@@ -50,8 +50,8 @@ class Stream:
     def validation_batches(self, limit: int) -> Iterator[MlmBatch]:
         """Yields this process's rows of at most `limit` validation batches, or of all if `limit` is 0.
 
-        The rows are spread evenly over the split, each at most once. The masks are the same in every run. The
-        last batch is padded with rows of weight 0.
+        The rows are spread evenly over the split, each at most once. The masks are the same in every run. The last
+        batch is padded with rows of weight 0.
         """
         masking = dataclasses.replace(self.masking, seed=VALIDATION_SEED)
         total = len(self.validation)

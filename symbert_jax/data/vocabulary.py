@@ -11,14 +11,14 @@ from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LIMIT = 1 << 16  # ids are less than this, because rows store them as uint16
+LIMIT = 1 << 16  # the number of ids that a row can store as uint16
 
 
 def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
     """Returns the tokens of a vocab.txt in the order of their ids.
 
-    Lines may end as on Unix, Windows or old Macs. Empty lines at the end are ignored; for
-    another empty line, its id gets a token that no text contains.
+    Lines may end as on Unix, Windows or old Macs. Empty lines at the end are ignored. The id of any other empty line
+    gets a token that no text contains.
 
     field: names the vocabulary in errors.
 

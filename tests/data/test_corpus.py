@@ -119,7 +119,7 @@ def test_one_of_several_processes_copies(remote: str, capsys: pytest.CaptureFixt
 def test_copy_removes_the_files_of_killed_copies(remote: str) -> None:
     copy = local_copy(remote)
     shutil.rmtree(copy)
-    for name in (f"{copy.name}.incomplete", "0123456789abcdef.incomplete"):  # the copies of this corpus and of another
+    for name in (f"{copy.name}.incomplete", "0123456789abcdef.incomplete"):  # copies of this corpus and of another
         copy.with_name(name).mkdir()
         copy.with_name(name).joinpath("vocab.txt").write_text("[PAD]")
     assert local_copy(remote) == copy and is_finished(copy)

@@ -26,7 +26,7 @@ MAX_DOCUMENT = 1 << 22  # characters; a longer document is cut into several, see
 MAX_PART = 1 << 16  # characters of each part of a longer file that is not in the layout of BERT's data
 
 _CHUNK = 1 << 20  # bytes decoded at a time
-_MAX_OBJECT = 1 << 28  # characters of a JSON object
+_MAX_OBJECT = 1 << 28  # characters of a JSON object; a longer one is an error
 _READABLE = "UTF-8 text or JSON lines, plain or as .gz, .bz2 or .xz"
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")  # a line end and the blank lines after it, such as "\n \n"
 _COMPRESSED = (  # the first bytes of gzip, of bzip2 with its first block or its end, and of xz

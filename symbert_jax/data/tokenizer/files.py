@@ -136,7 +136,7 @@ def _read_folder(folder: Path | epath.Path, field: str) -> WordPiece:
     settings = read_settings(folder, field)
     if not description.exists():
         if not vocab.exists():
-            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "a folder with one of them")
+            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "at least one of the two")
         check_class(settings, folder, field)
         return _read_vocabulary(vocab, settings.normalization, field)
     wordpiece = read_tokenizer_json(description, field)
