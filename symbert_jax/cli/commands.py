@@ -177,7 +177,7 @@ COMMANDS = {
             Flag(
                 "source",
                 "DIR",
-                "the folder of a BERT of Hugging Face or plpi/bert",
+                "the folder of a BERT in the format of Hugging Face or of the paper's code",
                 epath.Path,
                 required=True,
             ),

@@ -23,7 +23,7 @@ def default() -> ConfigDict:
 
 
 def default_finetune() -> ConfigDict:
-    """Returns the defaults of fine-tuning: the paper's protocol on every GLUE task. As in `default`, no field can be added."""
+    """Returns the paper's protocol on every GLUE task. As in `default`, fields can be changed, but none added."""
     return ConfigDict(dataclasses.asdict(FinetuneConfig())).lock()
 
 

@@ -11,9 +11,7 @@ KERNELS = ("auto", "xla", "splash", "cudnn")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    attention: Annotated[str, Choice(ATTENTIONS)] = (
-        "standard"  # variant of the attention scores (the paper's section 3)
-    )
+    attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # variant of attention (the paper's section 3)
     # implementation of attention; splash needs a TPU, cudnn a GPU; auto: the fastest that model and device allow
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
     # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix
