@@ -6,7 +6,8 @@ Result: in the paper, a validation loss of 1.684 (standard), 1.788 (symmetric) a
 
 Exactly the paper's recipe for BERT-base (its section 4 and shell scripts): 200,000 steps of 256 rows of
 512 tokens, AdamW at 1e-4, 10,000 steps of warmup, dropout 0.1, 15% dynamic masking, no NSP, the vocabulary of
-bert-base-uncased. Every value is a default of symbert_jax/config/schema.py. Only the corpus differs, which you prepare:
+bert-base-uncased. All of these are the defaults of symbert_jax/config/schema.py. Only the corpus, which you prepare, is
+not exactly the paper's:
 
     python -m symbert_jax prepare --config=configs/base.py \
       --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'

@@ -64,8 +64,9 @@ ENTRY_POINTS = {
 # Values for the placeholders in documents.
 PLACEHOLDERS = {"FILE": "configs/mini.py", "HOST": "localhost", "PORT": "8476", "I": "0", "N": "2", "NAME": "peers"}
 
+# the scripts in launch/
 SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
-# It imports neither socket nor json, because their import takes longer than the start of Python.
+# The client imports neither socket nor json, because their import takes longer than the start of Python.
 CLIENT = """
 import _socket, marshal, os, sys
 server = _socket.socket(fileno=int(os.environ["SERVER"]))
@@ -89,7 +90,7 @@ expect_output() { # compares its input with file 9; documents omit the path of t
 }
 trap 'echo "FAILED $PAGE:$LINENO: $BASH_COMMAND" >&2' ERR
 """
-# Commands that run first and make what the documents presuppose: corpora and the first phase of a recipe.
+# Commands that run before those of the documents, and make the corpora and the first phase of a recipe that these need.
 SETUP = """
 for config in tiny wiki_books; do python -m symbert_jax prepare --config=configs/$config.py; done
 python -m symbert_jax prepare --config=configs/base.py --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
