@@ -183,7 +183,7 @@ def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.P
 
 
 def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, capsys, bucket) -> None:
-    """One run has a single validation, the other damaged lines. Names contain Markdown and TeX. Each workdir is given twice."""
+    """One run has one validation, the other damaged lines. Names have Markdown and TeX. Each path is given twice."""
     monkeypatch.setenv("HOME", str(tmp_path))
     odd = (
         '{"step": 10, "validation/loss": 4.0, "speed/tokens_per_second": NaN}',
