@@ -100,7 +100,7 @@ def read_run(workdir: epath.Path, name: str) -> RunCurve:
 
 def format_table(runs: list[RunCurve]) -> str:
     """Returns a Markdown table with a row per run."""
-    low = max(run.final_loss for run in runs)  # the worst final loss, so that every run reaches every threshold
+    low = max(run.final_loss for run in runs)  # the highest final loss: every run reaches all thresholds above it
     high = max(max(run.losses.values()) for run in runs)
     thresholds = choose_thresholds(low, high)
     head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in thresholds), "tokens/s"]
@@ -126,17 +126,17 @@ def choose_thresholds(low: float, high: float) -> list[str]:
         return []
     losses = [low + (high - low) * i / (NUM_THRESHOLDS + 1) for i in range(NUM_THRESHOLDS, 0, -1)]
     rounded = (list(dict.fromkeys(f"{loss:.{decimals}f}" for loss in losses)) for decimals in range(1, 10))
-    return max(rounded, key=len)  # the first of the longest lists, which has the fewest decimals
+    return max(rounded, key=len)  # the first of the longest lists, the one with the fewest decimals
 
 
 def format_guesses(text: str, models: list[tuple[str, Model]]) -> str:
     """Returns the most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
     lines = [f"> {text}\n"]
     for name, model in models:
-        masks = (
+        mask_texts = (
             "; ".join(f"{token} {p:.0%}" for token, p in guesses) for guesses in model.fill_mask(text, NUM_GUESSES)
         )
-        lines.append(f"- {name}: " + " | ".join(masks))
+        lines.append(f"- {name}: " + " | ".join(mask_texts))
     return "\n".join(lines) + "\n"
 
 
