@@ -6,7 +6,8 @@ Result: in the paper, a validation loss of 1.684 (standard), 1.788 (symmetric) a
 
 Exactly the paper's recipe for BERT-base (its section 4 and shell scripts): 200,000 steps of 256 rows of
 512 tokens, AdamW at 1e-4, 10,000 steps of warmup, dropout 0.1, 15% dynamic masking, no NSP, the vocabulary of
-bert-base-uncased. Every value is a default of symbert_jax/config/schema.py. Only the corpus differs, which you prepare:
+bert-base-uncased. All of these are the defaults of symbert_jax/config/schema.py. Only the corpus, which you prepare, is
+not exactly the paper's:
 
     python -m symbert_jax prepare --config=configs/base.py \
       --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
@@ -24,7 +25,7 @@ def get_config() -> ConfigDict:
     c.data.dir = "data/corpus_512"
     c.train.keep_every = 10_000
     # These make the same computation faster (docs/performance.md): the optimizer's work is split over devices, and the
-    # layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it takes one minute, but
+    # layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it compiles for one, but
     # steps are slower.
     c.mesh.fsdp = True
     c.model.unroll = 0

@@ -10,7 +10,7 @@ branches stays at 0.1.
 
 The number of rows of 512 tokens that fit a chip without recomputation, by `compile --find-batch
 --config.model.unroll=1`: v5e 56, v6e 112, v5p 360. 16 rows keep a chip busy, so a batch of 256 rows runs on 16 chips
-without remat and micro-batches.
+without remat or micro-batches.
 """
 
 from ml_collections import ConfigDict

@@ -28,7 +28,7 @@ def _run(argv: list[str]) -> None:
 
 
 def start() -> NoReturn:
-    """Runs the command of this process and ends it."""
+    """Runs the command in `sys.argv`, and ends the process with its exit code."""
     code = main(sys.argv[1:])
     if distributed := sys.modules.get("symbert_jax.distributed"):  # only some commands import it
         distributed.leave(code)

@@ -130,4 +130,5 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
         return Classifier(path, task, description.score, length, description.model, saved.read_params(path))
 
 
+# Its last argument is the dropout key; None: no dropout.
 _logits = jax.jit(steps.logits, static_argnums=(0, 1))

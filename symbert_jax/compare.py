@@ -1,4 +1,4 @@
-"""Compares runs: a plot of their validation losses, a table, and the tokens that each predicts for a [MASK]."""
+"""Compares runs: a plot of their validation losses, a table, and their predictions for [MASK]s in texts."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -16,7 +16,7 @@ from symbert_jax.inference import Model, load
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 
-NUM_THRESHOLDS = 3  # loss thresholds; the table has the first step at which each run reaches each
+NUM_THRESHOLDS = 3  # columns of loss thresholds in the table; a cell is the first step at which the run reaches one
 NUM_GUESSES = 5  # tokens shown for each [MASK]
 
 
@@ -26,7 +26,7 @@ class RunCurve(NamedTuple):
     name: str
     config: Config
     losses: dict[int, float]  # validation losses in nats, by step
-    tokens_per_second: float | None  # the median of all log points; None if there are none
+    tokens_per_second: float | None  # the median over the log points; None if none has a speed
 
     @property
     def final_loss(self) -> float:
@@ -38,8 +38,9 @@ class RunCurve(NamedTuple):
 
 
 def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> None:
-    """Prints the table, and writes `table.md` and `loss.png` to `out`. A workdir that is given twice counts once.
+    """Prints a table of the runs, and writes it as `table.md` and a plot of the losses as `loss.png` to `out`.
 
+    workdirs: the workdirs of the runs; one that is given twice counts once.
     texts: texts with [MASK]; the most probable tokens of every run for each [MASK] are added below the table.
 
     Raises:
@@ -63,7 +64,10 @@ def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str]) -> No
 
 
 def unique_names(workdirs: Sequence[epath.Path]) -> list[str]:
-    """Returns the shortest unique name of each path: the fewest trailing parts that no other path ends with."""
+    """Returns a unique name of each path: the fewest of its last parts with which no other path ends.
+
+    It is the whole path if another path ends with that too. Unprintable characters are escaped.
+    """
     paths = [f"{workdir}".split("/") for workdir in workdirs]
     names = []
     for i, path in enumerate(paths):
@@ -96,7 +100,7 @@ def read_run(workdir: epath.Path, name: str) -> RunCurve:
 
 def format_table(runs: list[RunCurve]) -> str:
     """Returns a Markdown table with a row per run."""
-    low = max(run.final_loss for run in runs)  # the worst final loss, so that every run reaches every threshold
+    low = max(run.final_loss for run in runs)  # the highest final loss: every run reaches all thresholds above it
     high = max(max(run.losses.values()) for run in runs)
     thresholds = choose_thresholds(low, high)
     head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in thresholds), "tokens/s"]
@@ -116,23 +120,23 @@ def format_table(runs: list[RunCurve]) -> str:
 def choose_thresholds(low: float, high: float) -> list[str]:
     """Returns thresholds between `low` and `high`, as text, evenly spaced, the highest first.
 
-    They have the fewest decimals that keep them distinct. The list is empty if `low` equals `high`.
+    They have the fewest decimals, from 1 to 9, that keep them distinct. The list is empty if `low` equals `high`.
     """
     if low == high:
         return []
     losses = [low + (high - low) * i / (NUM_THRESHOLDS + 1) for i in range(NUM_THRESHOLDS, 0, -1)]
     rounded = (list(dict.fromkeys(f"{loss:.{decimals}f}" for loss in losses)) for decimals in range(1, 10))
-    return max(rounded, key=len)  # the first of the longest lists, which has the fewest decimals
+    return max(rounded, key=len)  # the first of the longest lists, the one with the fewest decimals
 
 
 def format_guesses(text: str, models: list[tuple[str, Model]]) -> str:
     """Returns the most probable tokens for each [MASK] of `text` by each model, as a Markdown list."""
     lines = [f"> {text}\n"]
     for name, model in models:
-        masks = (
+        mask_texts = (
             "; ".join(f"{token} {p:.0%}" for token, p in guesses) for guesses in model.fill_mask(text, NUM_GUESSES)
         )
-        lines.append(f"- {name}: " + " | ".join(masks))
+        lines.append(f"- {name}: " + " | ".join(mask_texts))
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake that the user can correct, reported in one line."""
+    """A mistake that the user can correct, reported in one line: `WHAT: found FOUND, wanted WANTED; HINT`."""
 
     exit_code = 2
 
@@ -20,7 +20,7 @@ class Advice(UserError):
 
 
 class UserErrors(UserError):
-    """Several errors, one line each."""
+    """Several errors, one line each. The exit code is the highest of theirs."""
 
     def __init__(self, errors: Sequence[UserError]):
         Exception.__init__(self, "\n".join(map(str, errors)))
@@ -28,7 +28,7 @@ class UserErrors(UserError):
 
 
 def printable(text: str) -> str:
-    """Escapes the characters that terminals do not print: line ends, control characters, lone surrogates."""
+    """Escapes what `str.isprintable` refuses, such as line ends, control characters and lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -24,8 +24,8 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 
-MAX_BATCH = 32  # texts per forward pass
-MIN_LENGTH = 16  # tokens; shorter texts are padded to this length
+MAX_BATCH = 32  # the most texts in a forward pass
+MIN_LENGTH = 16  # tokens; shorter texts are padded to this length, or to that of the model if it is smaller
 POOLINGS = ("mean", "cls")
 
 
@@ -49,8 +49,8 @@ class Model:
 
         params, config = model
 
-    The model runs on one device, in the dtype of its config, with dropout off. No token attends to [PAD]. Batches are
-    padded to a few shapes, so that texts of many lengths share compiled programs.
+    The model runs on one device, in the dtype of its config, with dropout off. No token attends to [PAD]. Texts are
+    padded to a few shapes, so that many lengths share compiled programs; `logits` compiles each shape that it is given.
     """
 
     config: Config = dataclasses.field(repr=False)  # the config of the run that trained the model
@@ -100,6 +100,7 @@ class Model:
         for indices, ids in self._batches(rows):
             chosen = [mask_positions[i] for i in indices]
             positions = _pad(chosen, 0, len(ids), round_up(max(map(len, chosen))))
+            # Not strict: the logits of padding rows come last and are left out.
             for i, logits in zip(indices, self.logits(ids, positions), strict=False):
                 guesses[i] = [self._guesses(mask_logits, top) for mask_logits in logits[: len(mask_positions[i])]]
         return guesses[0] if isinstance(text, str) else guesses
@@ -140,7 +141,7 @@ class Model:
         return vectors
 
     def logits(self, ids: AnyArray | Sequence, positions: AnyArray | Sequence) -> Float[np.ndarray, "B M V"]:
-        """Returns the logits of the tokens at `positions`, over the vocabulary.
+        """Returns logits over the vocabulary for each of the `positions`.
 
             ids, mask = model.encode("The capital of [MASK] is Paris.")
             model.logits(ids, [[4]]).argmax()
@@ -166,6 +167,7 @@ class Model:
         """Returns the token ids of each text. A text that is cut keeps its [SEP].
 
         texts: the texts by their names in errors, see `named_texts`.
+        hint: the hint in the error about a text that is too long.
         """
         limit = self.config.model.length
         rows = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts.values()))]
@@ -188,6 +190,7 @@ class Model:
         return [Guess(str(self.tokenizer.id_to_token(i)), float(probabilities[i])) for i in best]
 
     def _run(self, function: Callable[..., Array], ids: Int[np.ndarray, "B T"], argument: Any) -> np.ndarray:
+        """Calls `_logits` or `_pooled` on one device, with `argument` as its last argument."""
         mask = ids != self._special_ids[PAD]
         with jax.set_mesh(one_device()):
             return np.asarray(function(self.config.model, self._device_params, ids, mask, argument))
@@ -257,7 +260,7 @@ def check_text(name: str, text: Any) -> None:
         raise UserError(name, reprlib.repr(text), "text")
     try:
         text.encode()
-    except UnicodeEncodeError:  # Python decodes bytes of an argument that are not UTF-8 to lone surrogates
+    except UnicodeEncodeError:  # Python decodes bytes of sys.argv that are not UTF-8 to lone surrogates
         raise UserError(name, repr(text), "text in UTF-8") from None
 
 
@@ -267,12 +270,13 @@ def round_up(count: int) -> int:
 
 
 def softmax(logits: Float[np.ndarray, "*rows C"]) -> Float[np.ndarray, "*rows C"]:
+    """Returns the softmax over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _pad(rows: Sequence[Sequence[int] | np.ndarray], value: int, count: int, width: int) -> Int[np.ndarray, "B T"]:
-    """Pads rows with `value` to `width` numbers, and their number to `count`."""
+    """Pads each row with `value` to `width` numbers, and adds rows of `value` up to `count` rows."""
     padded = np.full((count, width), value, np.int32)
     for padded_row, row in zip(padded, rows, strict=False):
         padded_row[: len(row)] = row
@@ -311,4 +315,5 @@ def _pooled(
     x = module.encode(module.embeddings(ids), mask.astype(jnp.int32)).astype(jnp.float32)
     if pooling == "cls":
         return x[:, 0]
+    # A padding row has no tokens; the maximum avoids 0 / 0.
     return jnp.sum(x * mask[..., None], axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)

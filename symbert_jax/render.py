@@ -12,6 +12,7 @@ plt.rcParams["text.parse_math"] = False  # the name of a run may contain dollar 
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table with escaped pipes in its cells."""
     lines = ([cell.replace("|", "\\|") for cell in cells] for cells in [head, ["---"] * len(head), *rows])
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 

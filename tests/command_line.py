@@ -26,6 +26,7 @@ def run_commands(
     """Runs `python -m symbert_jax ARGUMENTS` for each list of arguments, one after the other; returns the results.
 
     imports: modules that are imported once for all commands.
+    environment: environment variables of the commands, besides those of this process.
     """
     request = json.dumps({"commands": [list(map(str, command)) for command in commands], "imports": list(imports)})
     variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore:os.fork"} | environment

@@ -64,8 +64,9 @@ ENTRY_POINTS = {
 # Values for the placeholders in documents.
 PLACEHOLDERS = {"FILE": "configs/mini.py", "HOST": "localhost", "PORT": "8476", "I": "0", "N": "2", "NAME": "peers"}
 
+# the scripts in launch/
 SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
-# It imports neither socket nor json, because their import takes longer than the start of Python.
+# The client imports neither socket nor json, because their import takes longer than the start of Python.
 CLIENT = """
 import _socket, marshal, os, sys
 server = _socket.socket(fileno=int(os.environ["SERVER"]))
@@ -74,6 +75,7 @@ files = b"".join(number.to_bytes(4, sys.byteorder) for number in range(3))
 server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
 sys.exit(int(server.recv(16)))
 """
+# The text of every program that scripts call by its path.
 PROGRAM = '#!/bin/bash\n"$PYTHON" -IS client.py "$0" "$@"\n'
 PRELUDE = r"""
 PATH=/nowhere
@@ -89,7 +91,7 @@ expect_output() { # compares its input with file 9; documents omit the path of t
 }
 trap 'echo "FAILED $PAGE:$LINENO: $BASH_COMMAND" >&2' ERR
 """
-# Commands that run first and make what the documents presuppose: corpora and the first phase of a recipe.
+# Commands that run before those of the documents, and make the corpora and the first phase of a recipe that these need.
 SETUP = """
 for config in tiny wiki_books; do python -m symbert_jax prepare --config=configs/$config.py; done
 python -m symbert_jax prepare --config=configs/base.py --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
@@ -146,6 +148,7 @@ def run_python(command: Command) -> int:
 
 def parse_bench(command: Command) -> int:
     """Runs a bench until it has read its flags."""
+    # A document may write `python -m bench.peers` or only `bench.peers`.
     start = next(i for i, word in enumerate(command) if word.startswith("bench."))
     sys.argv = command[start:]
     os.chdir(ROOT)
@@ -153,7 +156,7 @@ def parse_bench(command: Command) -> int:
     for parser, method in ((argparse.ArgumentParser, "parse_args"), (flags.FlagValues, "__call__")):
         setattr(parser, method, _exit_after(getattr(parser, method)))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    return 1
+    return 1  # the bench ended without reading flags
 
 
 def parse_bench_flags(prefix: str, command: Command) -> int:
@@ -205,7 +208,7 @@ def check_packages(command: Command) -> int:
 
 
 def check_report_labels(command: Command) -> int:
-    """Checks the labels of a quoted report of `compile` from stdin."""
+    """Checks the labels of a quoted report of `compile` from stdin: they fill the first 16 columns."""
     source = (ROOT / "symbert_jax" / "estimate" / "report.py").read_text()
     for line in sys.stdin:
         assert f'("{line[:16].strip()}", ' in source or f'"{line[:16].strip()}",\n' in source, line
@@ -217,6 +220,7 @@ def skip(command: Command) -> int:
     return 0
 
 
+# a regex of the fields that only the config of `finetune` has
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
 # Checks by patterns of "DOCUMENT: COMMAND"; the first that matches counts. `flags` and `output` stand before text that
@@ -277,7 +281,7 @@ class Server:
 
     def __init__(self) -> None:
         self.unused = list(RULES)
-        self.failed: dict[str, str] = {}  # the output, by document
+        self.failed: dict[str, str] = {}  # the output of the scripts that failed, by document
 
     def run(self, name: str, script: str) -> None:
         """Runs the script of a document in bash, and answers each of its commands."""
@@ -322,6 +326,7 @@ class Server:
 
 
 def _check(rule: str | None, command: Command) -> int:
+    """Checks a command by its rule, with values for placeholders; returns the exit code."""
     if rule is None:
         print("no rule in tests/documented_commands.py matches this command", file=sys.stderr)
         return 1

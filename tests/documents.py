@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ("demo", "bench")  # targets of the Makefile, whose commands are checked like those of documents
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SPAN = re.compile(r"`([^`]+)`")
+_SPAN = re.compile(r"`([^`]+)`")  # a code span
+# what looks like a command or a flag, such as `python -m` or `--seed`
 _STRAY = re.compile(r"python -m|pip install|(?<!\w)--\w")
 
 
@@ -104,7 +105,11 @@ def _flags(command: str) -> str:
 
 
 def _finish(prose: str, script: list[str], name: str) -> str:
-    """Adds the commands among the code spans of `prose`, which are those of several words, and flags."""
+    """Adds the code spans of `prose` that are commands: those of several words, and flags. Returns the whole script.
+
+    Raises:
+      AssertionError: there is a command in the prose outside of code spans, or in a comment of the script.
+    """
     for span in _SPAN.finditer(prose):
         if re.search(r"\s|^--?\w", span[1]):
             number = prose.count("\n", 0, span.start())

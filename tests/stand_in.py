@@ -16,8 +16,8 @@ from symbert_jax.eval.tasks import TASKS
 from tests.documents import ROOT
 
 CONFIG_NAMES = [path.stem for path in (ROOT / "configs").glob("*.py")]
-# A config file in configs/ of the folder. Its import does not find itself: the process of the tests has imported the
-# documented configs already.
+# A config file in configs/ of the folder. Its import finds the documented config, not itself, because the process of
+# the tests has imported the documented configs already.
 CONFIG_TEMPLATE = """from configs.{0} import get_config as documented
 from tests.stand_in import shrink
 

@@ -31,9 +31,10 @@ def test_batches_are_those_that_pretrain_sees(tmp_path: Path) -> None:
     config = configure(data={"dir": str(write_corpus(tmp_path / "corpus"))}, train={"steps": 6})
     found = list(symbert_jax.batches(config, start=4))
     assert len(found) == 2
-    processes = [open_stream(config, Corpus(config.data.dir), rows) for rows in np.split(np.arange(16), 2)]
+    # two processes that read half of the rows each
+    streams = [open_stream(config, Corpus(config.data.dir), rows) for rows in np.split(np.arange(16), 2)]
     for step, batch in zip((4, 5), found, strict=True):
-        parts = [stream.batch(step) for stream in processes]
+        parts = [stream.batch(step) for stream in streams]
         for array, *rows in zip(batch, *parts, strict=True):
             np.testing.assert_array_equal(array, np.concatenate(rows))
     (last,) = symbert_jax.batches(ConfigDict(dataclasses.asdict(config)), 5)

@@ -1,4 +1,4 @@
-"""`Classifier` predicts with a model that `finetune` saved. tests/eval/test_finetune.py compares it with its score."""
+"""`Classifier` predicts with a model that `finetune` saved. tests/eval/test_finetune.py checks its score."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(**changes: object) -> Config:
-    """Returns the default config with `section__field=value` changed, from mappings as in a checkpoint, and checked."""
+    """Returns the checked default config with `section__field=value` changed, from mappings as in a checkpoint."""
     tree = configs.default().to_dict()
     for path, value in changes.items():
         *sections, name = path.split("__")
@@ -135,7 +135,7 @@ def test_check_names_the_wrong_field_and_the_limit(changes: dict, message: str) 
 
 
 def test_every_field_is_read_outside_of_config() -> None:
-    """The code reads `section.field`; in model/ and sharding.py `config.field`, because their config is a section."""
+    """The code reads `section.field`; in model/ and sharding.py `config.field`, because `config` is a section there."""
     sections, read = {"model": "model", "sharding": "mesh"}, set()
     for path in (ROOT / "symbert_jax").rglob("*.py"):
         if path.parent.name == "config":

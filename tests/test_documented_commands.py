@@ -36,7 +36,7 @@ another answer
 import symbert_jax.no_such_module
 ```
 """
-# The lines of its commands.
+# The numbers of the lines of WRONG that are or begin a command, from 1.
 WRONG_LINES = {*range(2, 13), 14, 15, 19, 22}
 
 

@@ -24,7 +24,7 @@ CONFIG = Config(model=ModelConfig(layers=1, dim=16, heads=2, mlp_dim=32, length=
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory: pytest.TempPathFactory) -> list[epath.Path]:
-    """The workdirs of two runs, without training. Both models predict "cat" first and "sat" second."""
+    """The workdirs of two runs that were not trained. Both models predict "cat" first and "sat" second."""
     workdirs = []
     for name, losses in (("one", {10: 5.0, 20: 3.0, 30: 2.0}), ("two", {10: 5.5, 20: 5.2, 30: 2.5})):
         workdir = epath.Path(tmp_path_factory.mktemp("runs") / name)
@@ -183,7 +183,7 @@ def write_run(workdir: Path, metrics: str, config: str | None = None) -> epath.P
 
 
 def test_compare_reads_damaged_metrics_and_odd_names(tmp_path, monkeypatch, capsys, bucket) -> None:
-    """Metrics with one validation or without numbers, names with Markdown and TeX, and a workdir given three times."""
+    """One run has one validation, the other damaged lines. Names have Markdown and TeX. Each path is given twice."""
     monkeypatch.setenv("HOME", str(tmp_path))
     odd = (
         '{"step": 10, "validation/loss": 4.0, "speed/tokens_per_second": NaN}',

@@ -24,7 +24,7 @@ class Command:
     summary: str
     example: str  # flags and arguments of a typical call
     flags: tuple[Flag, ...]
-    # how help names the arguments after the flags, at least one of which is required; empty: none is allowed
+    # how help names the arguments that are not flags; at least one is required, or none is allowed if this is empty
     argument_placeholder: str = ""
     config: type[Config] | type[FinetuneConfig] | None = None  # the type of its config, if it takes --config
 
@@ -52,7 +52,7 @@ def run_doctor(given: Any) -> None:
     from symbert_jax.data.corpus import Corpus
     from symbert_jax.train.doctor import check
 
-    _join(given, saves=False, timeout=min(given.join_timeout, 25))  # the user waits for the answer
+    _join(given, saves=False, timeout=min(given.join_timeout, 25))  # seconds; the user waits for the answer
     config = given.config_file.to_config(configs.freeze_unchecked)
     check(config, Corpus(config.data.dir), given.workdir, thorough=True)
     print("nothing found that would stop this run")
@@ -177,7 +177,7 @@ COMMANDS = {
             Flag(
                 "source",
                 "DIR",
-                "the folder of a BERT of Hugging Face or plpi/bert",
+                "the folder of a BERT in the format of Hugging Face or of the paper's code",
                 epath.Path,
                 required=True,
             ),

@@ -29,7 +29,7 @@ class ConfigFile(NamedTuple):
     config: Any  # a `ConfigDict`, unless the file returns something else
 
     def to_config(self, freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
-        """Returns the result of `freeze`; raises its `UserError`s, and one if the file did not return a config."""
+        """Returns the result of `freeze`; raises `UserError` if the config is wrong, or missing."""
         if self.config is None:
             raise UserError("config", f"{self.path}: get_config() returns nothing", _WANTED)
         try:
@@ -48,6 +48,7 @@ def find_file(arguments: list[str]) -> tuple[list[str], str]:
     """
     arguments, path = list(arguments), ""
     for i, argument in enumerate(arguments):
+        # --config=FILE, or --config with FILE as the next argument
         if match := re.fullmatch(r"(--?config)(?:=(.*))?", argument, re.DOTALL):
             if match[2] is None and i + 1 == len(arguments):
                 break  # absl reports that the value is missing
@@ -62,6 +63,7 @@ def quote_lists(arguments: list[str], field_defaults: dict[str, Any]) -> list[st
     """Writes the values of list fields as Python tuples, the only form that ml-collections does not split at commas."""
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
+        # --config.FIELD=VALUE, or --config.FIELD with VALUE as the next argument
         match = re.fullmatch(r"(--?config\.([^=]*))(?:=(.*))?", argument, re.DOTALL)
         if match and isinstance(field_defaults.get(match[2]), tuple):
             if match[3] is not None:
@@ -76,7 +78,7 @@ def _to_tuple(text: str) -> str:
 
 
 def cause_in_file(error: Exception, path: str) -> Exception | None:
-    """Returns the exception that the config file raised: `error`, or one behind it; None if the file raised none."""
+    """Returns the exception that the config file raised, `error` or one that led to it; None if it raised none."""
     cause: BaseException | None = error
     while isinstance(cause, Exception):
         if _line_of(cause, path):
@@ -98,7 +100,7 @@ def exit_error(path: str, code: object) -> UserError:
 
 
 def _line_of(error: Exception, path: str) -> int:
-    """Returns the number of the last line of the config file in the traceback of an error, 0 if there is none."""
+    """Returns the line of the config file that raised an error or called what raised it; 0 if there is none."""
     real = os.path.realpath(path)
     if isinstance(error, SyntaxError) and error.filename and os.path.realpath(error.filename) == real:
         return error.lineno or 0
@@ -109,6 +111,6 @@ def _line_of(error: Exception, path: str) -> int:
 def one_line(error: Exception) -> str:
     """Returns the message of an exception in one line."""
     text = str(error.args[0] if error.args else error)
-    if "Traceback (most recent call last)" in text:  # ml-collections includes that of some exceptions
+    if "Traceback (most recent call last)" in text:  # ml-collections adds the traceback of some exceptions
         text = text.strip().splitlines()[-1]
     return " ".join(text.split())

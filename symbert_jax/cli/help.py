@@ -62,7 +62,7 @@ def describe(name: str) -> str:
 
 
 def _required(command: Command) -> str:
-    """Returns the flags and arguments that a command requires."""
+    """Returns the flags and arguments that a command requires, as a usage line shows them."""
     flags = [f"--{flag.name}={flag.placeholder}" for flag in command.flags if flag.required]
     return " ".join([*flags, *([f"{command.argument_placeholder} ..."] if command.argument_placeholder else [])])
 
@@ -84,6 +84,6 @@ def _field(field: configs.Field) -> str:
 
 
 def _row(head: str, text: str, column: int) -> str:
-    """Returns a row of two columns. The second is wrapped; it starts on a new line if the head is too long."""
+    """Returns a row of two columns: `head`, and the wrapped text from `column` on, or below a head that is too long."""
     wrapped = textwrap.fill(text, _WIDTH, initial_indent=" " * column, subsequent_indent=" " * column)
     return f"{head}\n{wrapped}" if len(head) > column - 2 else head + wrapped[len(head) :]

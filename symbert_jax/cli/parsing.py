@@ -108,6 +108,7 @@ def _check_fields(name: str, argv: list[str]) -> None:
     """Raises `UserError` if an argument sets a field that the config of the command does not have."""
     fields = COMMANDS[name].field_defaults
     for argument in argv:
+        # --config.FIELD, --config.FIELD=VALUE or --noconfig.FIELD
         match = re.fullmatch(r"--?(?:no)?config\.([^=]*)(?:=.*)?", argument, re.DOTALL)
         if match and match[1] not in fields:
             hint = _owner_hint(match[1], lambda command: command.field_defaults) or did_you_mean(match[1], fields)
@@ -120,14 +121,14 @@ def _raise_unknown_flag(name: str, flag: str) -> NoReturn:
     if is_field and command.config:
         _raise_missing(name, "--config", "--config=FILE")
     hint = _owner_hint("config" if is_field else flag, _spellings)
-    known = [known.name for known in command.flags]
+    known = [known_flag.name for known_flag in command.flags]
     if not hint and name == "fill" and not closest(flag, known):
         hint = "put -- before a text that begins with -"
     raise UserError("command line", f"--{flag}", f"a flag of {name}", hint or did_you_mean(flag, known))
 
 
 def _owner_hint(name: str, known: Callable[[Command], Iterable[str]]) -> str:
-    """Returns a hint with the commands among whose `known` names is the name, empty if there are none."""
+    """Returns a hint that lists the commands for which `known` contains the name; empty if there are none."""
     owners = [owner for owner, command in COMMANDS.items() if name in known(command)]
     return f"it belongs to {', '.join(owners)}" if owners else ""
 
@@ -139,6 +140,7 @@ def _spellings(command: Command) -> Iterator[str]:
 
 
 def _raise_missing(name: str, what: str, wanted: str) -> NoReturn:
+    """Raises the error for a flag or argument, `what`, that a command requires; `wanted` shows how to write it."""
     raise UserError("command line", f"no {what}", wanted, f"see python -m symbert_jax {name} --help")
 
 

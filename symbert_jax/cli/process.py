@@ -15,7 +15,7 @@ from typing import Any
 from symbert_jax.errors import UserError
 from symbert_jax.storage import is_bucket
 
-OPEN_FILES, MIN_OPEN_FILES = 4096, 256
+OPEN_FILES, MIN_OPEN_FILES = 4096, 256  # the soft limit that a command asks for, and the least that it accepts
 MIN_ADDRESS_SPACE = 8 << 30  # bytes; threads and memory maps reserve far more than they use
 
 # Errors that a disk, a path or a permission causes. Any other `OSError` is a fault of the program.
@@ -123,6 +123,7 @@ def configure_libraries(workdir: str) -> None:
     """Sets the cache of compiled programs, and turns off needless messages of libraries. Call before JAX is used.
 
     The cache is in the home directory, or in `workdir` if that is in a bucket: then it outlives the machine.
+    Environment variables that the user sets take precedence.
     """
     cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
@@ -131,7 +132,7 @@ def configure_libraries(workdir: str) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings(
         "ignore", message="Error (reading|writing) persistent compilation cache"
-    )  # the disk is full
+    )  # the warning of a full disk
     importlib.import_module("jax")  # it looks for TPU chips, and sets TPU_SKIP_MDS_QUERY if there are none
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu would warn that these variables of a TPU host are missing
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")

@@ -26,8 +26,9 @@ def check(config: Config | FinetuneConfig) -> None:
 def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
     """Yields an error for every field that is outside its limits or contradicts another.
 
-    For a `FinetuneConfig` only the limits are checked here. `eval.protocols`, `eval.tasks` and `eval.examples` check
-    the other fields; `sharding.check_split` checks the mesh against the model of a checkpoint.
+    For a `FinetuneConfig`, the errors are a missing checkpoint and fields outside their limits. `eval.protocols`,
+    `eval.tasks` and `eval.examples` check what these fields name; `sharding.check_split` checks the mesh against the
+    model of a checkpoint.
     """
     if isinstance(config, FinetuneConfig) and not config.checkpoint:
         yield UserError("checkpoint", "none", "the workdir of a pretrain run", "--config.checkpoint=DIR")
@@ -48,6 +49,7 @@ def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:
 
 def _contradictions(config: Config) -> Iterator[UserError]:
     model, data, optim, train = config.model, config.data, config.optim, config.train
+    # Any other mask rate is outside its limit. [CLS] and [SEP] are never masked.
     if 0 <= data.mask_rate < 1 and round(data.mask_rate * (model.length - 2)) < 1:
         wanted = f"enough to mask a token of model.length={model.length}"
         yield UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
@@ -55,8 +57,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
     yield from split_problems(model, config.mesh)
-    window = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)
-    if train.profile_steps and not (window and 1 <= int(window[1]) <= int(window[2]) <= train.steps):
+    # At most 10 digits, because `int` refuses very long numbers.
+    step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)
+    if train.profile_steps and not (step_range and 1 <= int(step_range[1]) <= int(step_range[2]) <= train.steps):
         wanted = f"FIRST:LAST, steps from 1 to train.steps={train.steps}"
         yield UserError("train.profile_steps", repr(train.profile_steps), wanted, "for example 10:15")
     if optim.warmup_steps >= train.steps:
@@ -69,7 +72,10 @@ def _contradictions(config: Config) -> Iterator[UserError]:
 
 
 def _multiple_problems(name: str, value: int, divisor_name: str, divisor: int) -> Iterator[UserError]:
-    """Yields an error if the value is not a multiple of the divisor; a divisor below 1 breaks its own limit."""
+    """Yields an error if the value is not a multiple of the divisor.
+
+    A divisor below 1 is skipped: `model.unroll=0` fits every value, and any other is outside its own limit.
+    """
     if divisor >= 1 and value % divisor:
         wanted, hint = f"a multiple of {divisor_name}={divisor}", f"the next is {-(-value // divisor) * divisor}"
         yield UserError(name, str(value), wanted, hint)

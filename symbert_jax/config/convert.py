@@ -23,7 +23,7 @@ def default() -> ConfigDict:
 
 
 def default_finetune() -> ConfigDict:
-    """Returns the paper's fine-tuning of every GLUE task. Its fields can be changed, but none can be added."""
+    """Returns the paper's protocol on every GLUE task. As in `default`, fields can be changed, but none added."""
     return ConfigDict(dataclasses.asdict(FinetuneConfig())).lock()
 
 
@@ -39,7 +39,7 @@ def freeze(config: ConfigDict) -> Config:
 
 
 def freeze_unchecked(config: ConfigDict) -> Config:
-    """Returns the immutable config without checking its `problems`; raises `UserError` on a field of a wrong type."""
+    """Returns the immutable config without checking its `problems`; raises `UserError` as `from_dict`."""
     return from_dict(config.to_dict())
 
 
@@ -51,12 +51,17 @@ def freeze_finetune(config: ConfigDict) -> FinetuneConfig:
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
-    """Returns a `Config` from nested mappings; a missing field takes its default, so old checkpoints keep loading."""
+    """Returns a `Config` from nested mappings; a missing field takes its default, so old checkpoints keep loading.
+
+    Raises:
+      UserError: a field is unknown or has the wrong type.
+    """
     config: Config = _build(Config, tree, "config")
     return config
 
 
 def to_json(config: Config) -> str:
+    """Returns the config in the format of config.json."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
@@ -80,7 +85,8 @@ def read(workdir: epath.Path) -> Config:
 def split_list(text: str) -> list[str]:
     """Splits a list as the command line writes it: `a,b`, with double quotes around a part that contains a comma.
 
-    A Python tuple or list of strings and numbers is accepted too.
+    A Python tuple or list of strings and numbers is accepted too. Empty parts are left out. Raises `UserError` if
+    double quotes are unbalanced or the text has several lines.
     """
     if text[:1] in ("(", "["):
         try:
@@ -110,6 +116,7 @@ def _build(kind: type, value: Any, path: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
+    """Returns the value of a field of type `kind`, a section, a list or a scalar; `path` names the field in errors."""
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, path)
     if typing.get_origin(kind) is tuple:
@@ -125,7 +132,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
 
 
 def _scalar(kind: Any, value: Any, path: str) -> Any:
-    """Converts an item of a list to `kind`; the item has that type already, or is text from the command line."""
+    """Converts text or a number to `kind`, but no float to int. Text comes from lists on the command line."""
     try:
         if type(value) not in (str, int, float) or (kind is int and type(value) is float):
             raise ValueError

@@ -7,12 +7,14 @@ from symbert_jax.errors import UserError, closest
 
 
 class Limit(Protocol):
+    """What the value of a field must satisfy, in addition to its type."""
+
     def problem(self, field: str, value: Any) -> UserError | None:
         """Returns an error that names the field if the value is outside the limit, else None."""
 
 
 class Choice(NamedTuple):
-    """The value is one of several strings."""
+    """The value is one of the `known` strings. An empty string among them is allowed, but not listed in errors."""
 
     known: tuple[str, ...]
 
@@ -28,19 +30,20 @@ class Range(NamedTuple):
 
     least: int
     most: int = 2**31 - 1  # JAX counts in int32
-    why: str = ""  # the reason for `most`
+    why: str = ""  # the reason for `most`, the hint in the error about a larger value
 
     def problem(self, field: str, value: int) -> UserError | None:
         if value < self.least:
             return UserError(field, str(value), f"at least {self.least}")
         if value > self.most:
+            # Long numbers are shortened. Numbers beyond every float cannot be formatted with `.3g`.
             found = str(value) if value <= 1e15 else f"{value:.3g}" if value < 1e308 else f"{len(str(value))} digits"
             return UserError(field, found, f"at most {self.most}", self.why)
         return None
 
 
 class Real(NamedTuple):
-    """The value is a real number from 0 to below `end`."""
+    """The value is a real number of at least 0 and below `end`; NaN is refused."""
 
     end: float
     wanted: str  # the limit in words, for errors
@@ -61,7 +64,7 @@ class Not(NamedTuple):
 
 Count = Annotated[int, Range(1)]
 Index = Annotated[int, Range(0)]
-Size = Annotated[int, Range(1, 2**20)]  # the length of one dimension of an array
+Size = Annotated[int, Range(1, 2**20)]  # the length of an array dimension, or a number of rows or micro-batches
 Fraction = Annotated[float, Real(1.0, "a fraction of at least 0 and below 1")]
 Amount = Annotated[float, Real(math.inf, "a finite number of at least 0")]
 PositiveAmount = Annotated[Amount, Not(0, "a finite number above 0")]

@@ -11,12 +11,12 @@ KERNELS = ("auto", "xla", "splash", "cudnn")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # score of a query and a key (the paper's section 3)
+    attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # variant of attention (the paper's section 3)
     # implementation of attention; splash needs a TPU, cudnn a GPU; auto: the fastest that model and device allow
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
-    # P of pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix
+    # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix
     pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"
-    # initial P of pairwise attention; normal: P ~ N(0, 1), as in the paper; identity: the same scores as symmetric
+    # initial P in pairwise attention; normal: P ~ N(0, 1), as in the paper; identity: the same scores as symmetric
     pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
     layers: Size = 12  # L, transformer layers
     dim: Size = 768  # D, the width of the residual stream
@@ -24,7 +24,7 @@ class ModelConfig:
     mlp_dim: Size = 3072  # F, the width of the MLP
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
-    vocab_size: Annotated[int, Range(1, 2**16, "rows are stored as uint16")] = 30522
+    vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
     dropout: Fraction = 0.1  # dropout rate of the embeddings and of both residual branches
     attention_dropout: Fraction = 0.1  # dropout rate of the attention probabilities
     # type of activations; parameters and optimizer moments are always float32
@@ -71,7 +71,7 @@ class TrainConfig:
     validate_every: Count = 1_000  # steps between two validations
     validate_batches: Index = 50  # batches per validation; 0: the whole validation split
     checkpoint_every: Count = 1_000  # steps between two checkpoints
-    keep_latest: Count = 3  # checkpoints to keep, besides the one with the best validation loss
+    keep_latest: Count = 3  # latest checkpoints to keep, besides the one with the best validation loss
     keep_every: Index = 0  # also keep every checkpoint at a multiple of this step; 0 disables
     profile_steps: str = ""  # FIRST:LAST, the steps whose trace is written to WORKDIR/profile; empty disables
     wandb: str = ""  # Weights & Biases project to log to as well; empty disables
@@ -94,9 +94,9 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
-    # seed of the initial parameters, the order of rows, masks and dropout
+    # seed of the initial parameters, of masks, of dropout and of the order of rows
     seed: Annotated[int, Range(0, 2**32 - 1, "two seeds 2^32 apart draw the same parameters")] = 0
-    init_from: str = ""  # WORKDIR or WORKDIR@STEP whose parameters start a new run; empty: random ones
+    init_from: str = ""  # WORKDIR or WORKDIR@STEP whose parameters start a new run; empty: random parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +106,13 @@ class GlueConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tuning config. 0 or empty means: use the protocol's value."""
+    """Fine-tuning config. A field of 0 or empty takes the protocol's value, unless its description says otherwise."""
 
     checkpoint: tuple[str, ...] = ()  # workdirs of pretrain runs
     checkpoint_steps: tuple[Index, ...] = ()  # step of each checkpoint; empty: the latest
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # GLUE tasks
     protocol: str = "paper"  # paper, bert, roberta or cramming (eval/protocols.py)
-    seeds: Annotated[int, Range(0, 10_000)] = 0  # number of seeds, from 0 to seeds - 1
+    seeds: Annotated[int, Range(0, 10_000)] = 0  # number of seeds; the seeds are 0 to seeds - 1
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected
     batch_sizes: tuple[Size, ...] = ()  # if several, the best by the validation split is selected

@@ -16,7 +16,7 @@ from symbert_jax.config.limits import Limit
 class Field(NamedTuple):
     """A field of a config that is not itself a section of fields."""
 
-    name: str  # dotted, as flags write it
+    name: str  # dotted, as after `--config.` in a flag
     value: Any
     limits: tuple[Limit, ...]  # they apply to the value or, if it is a tuple, to each item
     section: type  # the dataclass that declares it

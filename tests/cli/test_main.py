@@ -79,7 +79,7 @@ MISTAKES = [
     (["import", "--source=README.md", "--workdir=x"], "README.md, a file, wanted the folder that holds it"),
     (["compare", "--out=there"], "no WORKDIR"),
 ]
-# Config files that fail, and a part of the message, by name.
+# Config files that fail, by name: the source, and a part of the message.
 CONFIG_FILES = {
     "variable": ("import os\nhere = os.environ['NOT_SET_HERE']\n", "variable.py, line 2: KeyError: NOT_SET_HERE"),
     "syntax": ("\ndef get_config(:", "syntax.py, line 2: SyntaxError"),
@@ -97,7 +97,7 @@ CONFIG_FILES = {
     ),
     "neighbour": ("import beside_it\ndef get_config():\n    return beside_it.wrong()", "line 3: ValueError: wrong"),
 }
-# Commands that print help, by the command that it is about.
+# Commands that print help, by the command whose help it is; empty: the overview of all commands.
 HELP = {
     "": [[], ["--help"], ["-h"], ["help"], ["--workdir=x", "--help"]],
     "pretrain": [["pretrain", "--help"], ["--help", "pretrain"], ["help", "pretrain", TINY]],
@@ -115,7 +115,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[str], s
         (folder / f"{name}.py").write_text(text)
         command = ["prepare", f"--config={folder}/{name}.py"]
         cases += [(command, message), (["prepare", "--config", f"{folder}/{name}.py"], message)]
-        cases += [([*command, "--config.seed=1"], message)]  # an override reads the file earlier
+        cases += [([*command, "--config.seed=1"], message)]  # with the flag of a field, the file is read earlier
     imports = ["symbert_jax.compare", "symbert_jax.eval.finetune"]
     command_results = run_commands([command for command, _ in cases], imports=imports)
     return [(command, message, result) for (command, message), result in zip(cases, command_results, strict=True)]
@@ -139,7 +139,7 @@ def test_help_is_printed_for_every_way_to_ask(results: list[tuple[list[str], str
             )
 
 
-def test_help_does_not_import_jax_nor_commands_tensorflow_or_torch() -> None:
+def test_help_imports_no_jax_and_commands_no_tensorflow_or_torch() -> None:
     program = """
 import sys
 from symbert_jax.__main__ import main

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_command_checks_limits_and_survives_lost_streams() -> None:
-    """Low limits of open files and address space are errors; a lost stdout or a full disk under it is not."""
+    """Low limits of open files and address space are errors; a closed, full or abandoned output stream is not."""
     command = f"exec {sys.executable} -m symbert_jax"
     cases = {
         f"ulimit -n 32; {command} compare --out=x y": (2, "error: ulimit -n: found 32 open files, wanted at least 256"),
