@@ -69,8 +69,8 @@ def read_text(file: epath.Path | Path, field: str) -> str:
     field: names the file in errors.
 
     Raises:
-      UserError: the file is missing, is not UTF-8, is what a failed download leaves (a Git LFS pointer, HTML or XML), or
-        cannot be read from a disk. Other errors of a bucket pass through.
+      UserError: the file is missing, is not UTF-8, is what a failed download leaves (a Git LFS pointer, HTML or XML),
+        or cannot be read from a disk. Other errors of a bucket pass through.
     """
     try:
         data = file.read_bytes()
@@ -152,8 +152,8 @@ def new_folder(
       run.
 
     Raises:
-      UserError: another run writes the folder; or `path` is a file or not empty when the context ends, unless the caller
-        wrote nothing.
+      UserError: another run writes the folder; or `path` is a file or not empty when the context ends, unless the
+        caller wrote nothing.
     """
     work = path.with_name(f"{path.name}.incomplete")
     try:

@@ -19,8 +19,8 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     field: names the path in errors.
 
     Raises:
-      UserError: the path is empty, contains a null character, has a scheme that etils does not know, names a `~user` who
-        does not exist, cannot be resolved, or is a local path that etils takes for a bucket: /gs/… for gs://….
+      UserError: the path is empty, contains a null character, has a scheme that etils does not know, names a `~user`
+        who does not exist, cannot be resolved, or is a local path that etils takes for a bucket: /gs/… for gs://….
     """
     text = os.fspath(path)
     if not text or "\0" in text:
