@@ -15,7 +15,7 @@ from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_buc
 
 ITEMS = ("params", "optimizer")  # a step has a folder for each
 INDEX = "index.json"
-METADATA = "_CHECKPOINT_METADATA"  # Orbax's file about a checkpoint, with the config of its run
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's description of a checkpoint
 _NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # the index, and files that Orbax writes or changes after it
 _SMALL = 1 << 20  # bytes; files up to this size are always read
 
@@ -138,7 +138,7 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
 
 
 def short_message(error: Exception) -> str:
-    """Returns the message of an exception on one line; of TensorStore's long ones, only the operating system's error."""
+    """Returns the message of an exception on one line; of TensorStore's long ones, only the operating system's part."""
     if system := re.search("os_error_code='([0-9]+)'", str(error)):
         return os.strerror(int(system[1]))
     text = " ".join(str(error).split())

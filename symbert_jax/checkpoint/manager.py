@@ -69,7 +69,7 @@ class Manager(ocp.CheckpointManager):
         """Opens the steps in a folder.
 
         train: determines which steps are kept; with None, the manager only reads, and changes nothing on disk.
-        losses: validation losses, by step, that were measured after their step was saved; the caller may add more later.
+        losses: validation losses, by step, that were measured after their step was saved; the caller may add more.
         damaged: the steps that are ignored.
         before_commit: called in the background on the main process when the files of a step are written, before Orbax
           renames the folder of the step to its final name.

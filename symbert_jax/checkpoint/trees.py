@@ -25,7 +25,7 @@ def array_shapes(tree: Any) -> Shapes:
 
 
 def check_same_shapes(where: str, found: Shapes, wanted: Shapes) -> None:
-    """Raises `UserError` about the first array in which two trees differ; `where` names the tree with shapes `found`."""
+    """Raises `UserError` about the first array in which two trees differ; `where` names the tree of `found`."""
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             hint = "set model.* and optim.name as in the config.json of that workdir, or take another workdir"

@@ -90,7 +90,7 @@ def broadcast_from_main(value: bool) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has called it with this name. Files that any of them wrote are then visible to all."""
+    """Waits until every process has called it with this name. Files that one wrote before are then visible to all."""
     multihost_utils.sync_global_devices(name)
 
 

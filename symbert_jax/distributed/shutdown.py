@@ -31,7 +31,7 @@ from symbert_jax.errors import UserError
 
 NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
 PATIENCE = 5.0  # seconds within which a running process acknowledges a notice
-DAY = 86_400_000  # in milliseconds; the timeout of each wait for a notice, after which the wait starts again
+DAY = 86_400_000  # in milliseconds; a wait for a notice starts again after it
 AFTER_ERROR = "ended with an error; see its output"
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,7 +53,8 @@ def watch_peers() -> None:
     listener.start()
     atexit.register(_stop_listening, listener)
     # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C
-    # function `_exit` as the handler exits instead, with the number of the signal, 6, as the code. A Python handler runs too late.
+    # function `_exit` as the handler exits instead, with the signal number, 6, as exit code. A Python handler would run
+    # too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA
@@ -108,7 +109,7 @@ def notify_and_exit(code: int, line: str, why: str) -> NoReturn:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Exits without unwinding the stack. Process 0, which serves the keys, first waits until other processes are done."""
+    """Exits without unwinding the stack. Process 0, which serves the keys, first waits until the others are done."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -20,7 +20,7 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs every except
 
 
 class UnreachableBucket(UserError):
-    """A bucket could not be reached. The exit code tells a launcher to start the command again."""
+    """A bucket could not be reached. It may be later, so the exit code asks a launcher to start the command again."""
 
     exit_code = 1
 

@@ -35,7 +35,7 @@ BINARY = (
     _format(rb"\x28\xb5\x2f\xfd", "Zstandard", "unpack it: zstd -d FILE"),
     _format(rb"\x04\x22\x4d\x18", "LZ4", "unpack it: lz4 -d FILE"),
     _format(rb"PK(\x03\x04|\x05\x06)", "a zip archive (as .docx, .epub and .xlsx are)", "unpack it: unzip FILE"),
-    _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),  # after the name and sizes of the first file
+    _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),  # the magic is in the first header
     _format(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or rar archive", "unpack it"),
     _format(rb"PAR1", "Parquet", f"{_ROWS_HINT}, such as with pandas: to_json(orient='records', lines=True)"),
     _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),  # a file, a stream
