@@ -164,8 +164,8 @@ class Checkpoints:
     def check_step(self, step: int | None) -> int:
         """Returns the step if it exists and was not found damaged when these checkpoints were opened.
 
-        Then, the names and sizes of the files of all steps and the content of small files were checked; in a bucket,
-        nothing was.
+        Opening them checks the names and sizes of the files of all steps and the content of small files; in a bucket,
+        it checks nothing.
 
         step: None means the latest.
 

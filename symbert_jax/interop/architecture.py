@@ -111,7 +111,9 @@ def to_config(
 ) -> dict[str, Any]:
     """Returns the content of a `config.json`.
 
+    model_type: `HUGGING_FACE` or `PLPI`.
     classes: the names of the classes of a classifier, empty for a regression; None for a masked-language model.
+    pad_id: the token id of [PAD].
     dtype: the type of the weights.
     """
     config = {
