@@ -1,4 +1,4 @@
-"""Gives every test 8 CPU devices, and checks the array shapes in annotations at run time."""
+"""Gives every test 8 CPU devices, checks the array shapes in annotations at run time, and makes tiny test inputs."""
 
 import dataclasses
 import functools
@@ -83,7 +83,7 @@ def init_params_numpy(model: ModelConfig) -> bert.Params:
 
 
 def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBatch:
-    """Returns random rows with 4 masked positions, of which every other row uses only 3."""
+    """Returns random rows with 4 masked positions each. In every other row, the last of them has weight 0."""
     rng = np.random.default_rng(seed)
     rows = rows or config.data.batch_size
     tokens = rng.integers(0, config.model.vocab_size, (rows, config.model.length), dtype=np.int32)
@@ -96,9 +96,12 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
 def write_corpus(
     folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64, unknown: tuple[int, int] = (0, 0)
 ) -> Path:
-    """Writes a prepared corpus of random rows, with a quarter as many for validation; returns its folder.
+    """Writes a prepared corpus of random rows; returns its folder.
 
-    unknown: the numbers of training and of validation rows that contain nothing but [UNK].
+    words: the vocabulary, in the order of the token ids.
+    length: the tokens of a row.
+    rows: the number of training rows; a quarter as many are for validation.
+    unknown: the numbers of training and of validation rows that contain only [UNK] between [CLS] and [SEP].
     """
     folder.mkdir()
     (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))

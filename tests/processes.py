@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS = 16
+STEPS = 16  # of the run that `pretrain` describes
 PATIENCE = 400  # seconds after which a process counts as hanging
 
 
@@ -26,7 +26,8 @@ def run_processes(
 ) -> Iterator[list[subprocess.Popen]]:
     """Starts `count` processes of one command; kills those that still run when the context ends.
 
-    devices: the number of CPU devices of each process. flags: additional flags, by the number of the process.
+    devices: the number of CPU devices of each process.
+    flags: additional flags, by the index of the process.
     """
     joins = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
@@ -67,7 +68,7 @@ def pretrain(workdir: Path, corpus: Path, *flags: str) -> list[str]:
 
 
 def wait(processes: list[subprocess.Popen]) -> list[str]:
-    """Returns the outputs of all processes when they have ended."""
+    """Returns the outputs of all processes when they have ended; raises if one takes longer than `PATIENCE`."""
     return [process.communicate(timeout=PATIENCE)[0] for process in processes]
 
 
@@ -79,7 +80,7 @@ def wait_all_ok(processes: list[subprocess.Popen]) -> list[str]:
 
 
 def read_until(process: subprocess.Popen, text: str) -> str:
-    """Returns the output up to the line that holds `text`."""
+    """Returns the next lines of output, up to the one that holds `text`; fails if the process ends before."""
     output = ""
     while text not in output:
         line = process.stdout.readline()
@@ -89,5 +90,5 @@ def read_until(process: subprocess.Popen, text: str) -> str:
 
 
 def own_lines(output: str) -> list[str]:
-    """Returns the lines of this project: those without Gloo's, whose threads may break each other's lines in two."""
+    """Returns the lines that Gloo did not write. Its threads may break each other's lines in two."""
     return [line for line in output.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pytest
 
 BUCKET = "bucket"  # the only bucket that exists
+# The path of a request: /storage/v1/b/BUCKET, or with /o for all objects, or with /o/NAME for one of them.
 _PATH = re.compile(
     "(?:/download|/upload)?/storage/v1/b/(?P<bucket>[^/]+)"
     "(?P<objects>/o(?:/(?P<name>[^/]+)(?:/moveTo/o/(?P<to>[^/]+))?)?)?"
@@ -59,6 +60,7 @@ class Storage(ThreadingHTTPServer):
         name = unquote(path["name"] or "") if path else ""
         if name and name not in self.objects:
             return _missing(f"No such object: {BUCKET}/{name}")
+        # The second value tells what the request is about: None a bucket, False its objects, True one object.
         match path and (method, path["objects"] and bool(name), path["to"], query.get("uploadType")):
             case ("GET", None, None, _):
                 return _json({"name": BUCKET})
@@ -102,8 +104,8 @@ class Storage(ThreadingHTTPServer):
         return times | {"name": name, "bucket": BUCKET, "generation": str(generation), "size": str(len(content))}
 
     def write(self, name: str, query: dict[str, str], content: bytes) -> Answer:
-        before, _ = self.objects.get(name, (0, b""))
-        if int(query.get("ifGenerationMatch", before)) != before:
+        generation, _ = self.objects.get(name, (0, b""))  # 0: the object does not exist
+        if int(query.get("ifGenerationMatch", generation)) != generation:
             return 412, {}, b"{}"
         self.generation += 1
         self.objects[name] = self.generation, content
@@ -112,7 +114,7 @@ class Storage(ThreadingHTTPServer):
 
 class _Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections
-    disable_nagle_algorithm = True  # or the content would wait 40 ms until the headers are acknowledged
+    disable_nagle_algorithm = True  # otherwise, the content would wait 40 ms until the headers are acknowledged
 
     def do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -144,7 +146,7 @@ def _missing(message: str) -> Answer:
 
 @pytest.fixture
 def storage() -> Iterator[Storage]:
-    """A server with an empty bucket."""
+    """A server with an empty bucket. After the test, it must not have received requests that it does not know."""
     with Storage() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -34,7 +34,7 @@ PAIRWISE = configure(model={"attention": "pairwise"})
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory):
-    """A workdir with steps 1 to 8, whose losses fall until step 3 and rise again, and the state that was saved."""
+    """A workdir to which steps 1 to 8 were saved, and their state. Step 3 has the lowest loss, step 5 has none."""
     workdir = epath.Path(tmp_path_factory.mktemp("saved"))
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         state = states.init(PAIRWISE)
@@ -63,12 +63,12 @@ def test_latest_best_and_every_kth_step_are_kept(saved) -> None:
 
 
 @pytest.mark.parametrize(
-    "mesh", [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, model=2, fsdp=True)]
+    "mesh_config", [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, model=2, fsdp=True)]
 )
-def test_checkpoint_is_restored_on_another_mesh(saved, mesh: MeshConfig) -> None:
+def test_checkpoint_is_restored_on_another_mesh(saved, mesh_config: MeshConfig) -> None:
     workdir, state = saved
-    config = dataclasses.replace(PAIRWISE, mesh=mesh)
-    with jax.set_mesh(make_mesh(mesh)):
+    config = dataclasses.replace(PAIRWISE, mesh=mesh_config)
+    with jax.set_mesh(make_mesh(mesh_config)):
         found = restore(config, Checkpoints(workdir))
         wanted = states.abstract(config)
     assert int(found.step) == 8
@@ -122,6 +122,7 @@ def tree(step: int) -> dict[str, Any]:
 
 
 def save(workdir: epath.Path, *steps: int, keep: int = 9) -> epath.Path:
+    """Saves small arrays for each step, those of the optimizer with the seed -step % 100; returns the workdir."""
     checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=keep))
     for step in steps:
         checkpoints.save(step, tree(step), tree(-step % 100), CONFIG, None)
@@ -165,7 +166,7 @@ def test_changed_byte_is_harmless_or_an_error_with_the_step(two_steps, monkeypat
             assert "\n" not in str(error)
         finally:
             file.write_bytes(before)
-    assert 150 < damaged < 200, "nothing reads commit_success.txt"
+    assert 150 < damaged < 200, "a change of commit_success.txt, which nothing reads, is harmless"
     assert restore_and_compare(two_steps, None) == 20 and capfd.readouterr().err == ""
 
 
@@ -302,7 +303,7 @@ def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, c
 
 
 def test_orbax_finishes_all_tasks_and_prints_nothing(caplog) -> None:
-    """As on a full disk: one task has failed, another fails later, and nobody retrieves their exceptions."""
+    """On a full disk, one task has failed, another fails later, and nobody retrieves their exceptions."""
     finished = []
 
     async def fail(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Paths, locks, whole files, and exceptions of cloud storage."""
+"""Paths are checked, locks exclude other runs, files are whole, and exceptions of cloud storage become `UserError`."""
 
 import json
 import os
@@ -172,8 +172,8 @@ def test_absolute_refuses_invalid_paths(path: str) -> None:
 def test_lock_of_a_bucket_is_held_taken_over_and_lost(bucket, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The lock is held, left by another host, left by a process that has ended, and lost to another run."""
     folder, held = epath.Path("gs://b/run"), "gs://b/run/.lock"
-    ended: list[int] = []
-    monkeypatch.setattr(os, "_exit", ended.append)
+    exit_codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", exit_codes.append)
     monkeypatch.setattr(locks, "LEASE", 0.6)
     with lock(folder, "workdir"):
         monkeypatch.setattr(locks, "_host", lambda: "other (pid:[1])")  # the next run is on another host
@@ -182,19 +182,19 @@ def test_lock_of_a_bucket_is_held_taken_over_and_lost(bucket, monkeypatch: pytes
             pass
         assert "waiting" in capsys.readouterr().out
         stale = bucket.cat_file(held)
-    assert not bucket.exists(held) and not ended
+    assert not bucket.exists(held) and not exit_codes
     bucket.pipe_file(held, stale)
     with lock(folder, "workdir"):
         assert "waiting" in capsys.readouterr().out and bucket.cat_file(held) != stale
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    bucket.pipe_file(held, json.dumps({"host": "other (pid:[1])", "process": gone.pid}).encode())
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    bucket.pipe_file(held, json.dumps({"host": "other (pid:[1])", "process": ended.pid}).encode())
     with lock(folder, "workdir"):
         assert not capsys.readouterr().out, "a lock of a process that has ended is taken over at once"
         bucket.pipe_file(held, stale)
-        while not ended:
+        while not exit_codes:
             time.sleep(0.01)
-    assert set(ended) == {1} and f"error: {folder} was taken over by another run" in capsys.readouterr().err
+    assert set(exit_codes) == {1} and f"error: {folder} was taken over by another run" in capsys.readouterr().err
     with (
         pytest.raises(UserError, match="s3://b/run, wanted a folder on a disk or gs://"),
         lock("s3://b/run", "x"),

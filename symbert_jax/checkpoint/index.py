@@ -15,8 +15,8 @@ from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_buc
 
 ITEMS = ("params", "optimizer")  # a step has a folder for each
 INDEX = "index.json"
-METADATA = "_CHECKPOINT_METADATA"
-_NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # written with the index or after it
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's description of a checkpoint
+_NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # the index, and files that Orbax writes or changes after it
 _SMALL = 1 << 20  # bytes; files up to this size are always read
 
 
@@ -87,7 +87,7 @@ def _json_sha256(value: Any) -> str:
 
 
 def damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """Returns descriptions of damage, by damaged step. Steps in a bucket are checked only when they are read."""
+    """Returns a description of damage for each damaged step, {} for a bucket, where steps are checked when read."""
     if is_bucket(folder) or not folder.is_dir():
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
@@ -98,7 +98,7 @@ def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Co
     """Returns a description of the first damage found in a checkpoint, "" if the checkpoint is whole.
 
     items: the folders in it that hold arrays; "" is the checkpoint itself.
-    contents: the items whose large files are read, too.
+    contents: the items of which all files are read; of others, only files up to `_SMALL` are.
     """
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         try:
@@ -134,13 +134,13 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
     metadata = _read_json(folder / METADATA)
     if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
         yield f"{METADATA} has a wrong checksum"
-    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  Orbax reads it for every step
+    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  raises if Orbax, which reads it for every step, cannot
 
 
 def short_message(error: Exception) -> str:
-    """Returns the message of an exception on one line; from TensorStore's long ones, only the error of the system."""
+    """Returns the message of an exception on one line; of TensorStore's long ones, only the operating system's part."""
     if system := re.search("os_error_code='([0-9]+)'", str(error)):
         return os.strerror(int(system[1]))
     text = " ".join(str(error).split())
-    is_clear = type(error) is ValueError or isinstance(error, OSError)
+    is_clear = type(error) is ValueError or isinstance(error, OSError)  # without the name of its type
     return (text if is_clear else f"{type(error).__name__}: {text}")[:300]

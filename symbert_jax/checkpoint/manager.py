@@ -31,8 +31,8 @@ def _finish_all_tasks(run_sync: Callable[[Coroutine[Any, Any, Any]], Any]) -> Ca
     """Wraps the function with which Orbax runs every coroutine, so that failed tasks print nothing.
 
     If an array cannot be written, as on a full disk, Orbax raises that error and closes the event loop at once, while
-    TensorStore still writes other arrays. Each of them would later print a traceback about a closed event loop, or
-    about an exception that was never retrieved. So the loop stays open until all tasks have ended, and ignores the
+    TensorStore still writes other arrays. Each of these writes would later print a traceback about a closed event loop,
+    or about an exception that was never retrieved. So the loop stays open until all tasks have ended, and ignores the
     exceptions of the other tasks.
     """
 
@@ -68,8 +68,8 @@ class Manager(ocp.CheckpointManager):
     ):
         """Opens the steps in a folder.
 
-        train: determines which steps are kept; None only reads, and changes nothing on disk.
-        losses: the validation losses, by step, that were measured after their step was saved; the caller adds to it.
+        train: determines which steps are kept; with None, the manager only reads, and changes nothing on disk.
+        losses: validation losses, by step, that were measured after their step was saved; the caller may add more.
         damaged: the steps that are ignored.
         before_commit: called in the background on the main process when the files of a step are written, before Orbax
           renames the folder of the step to its final name.
@@ -81,7 +81,7 @@ class Manager(ocp.CheckpointManager):
             folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(train, losses) if train else None,
-                best_fn=_loss,  # the policy decides, but without this Orbax would not store the losses
+                best_fn=_loss,  # `_Best` decides, but without this Orbax would not store the losses
                 best_mode="min",
                 create=writes,
                 cleanup_tmp_directories=writes,
@@ -127,7 +127,7 @@ class _WholeSteps:
 
 
 def _preservation(train: TrainConfig, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
-    """Returns the policy that keeps the latest N steps, the one with the best validation loss, and every K-th step."""
+    """Returns the policy that keeps the latest steps, the best one, and the multiples of `keep_every`."""
     kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
@@ -135,7 +135,10 @@ def _preservation(train: TrainConfig, losses: dict[int, float]) -> policies.AnyP
 
 
 class _Best(policies.PreservationPolicy):
-    """Keeps the step with the lowest validation loss; Orbax's own policy ignores losses measured after a save."""
+    """Keeps the step with the lowest validation loss, and steps without metrics.
+
+    Orbax's own policy ignores losses that were measured after a save.
+    """
 
     def __init__(self, losses: dict[int, float]):
         self.losses = losses

@@ -19,8 +19,8 @@ def write_params(folder: epath.Path, params: Any) -> None:
       UserError: the parameters cannot be written.
     """
     check_path(folder, "workdir")
-    new = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
-    options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(new, ("",)))
+    uncommitted = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
+    options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(uncommitted, ("",)))
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be written"):
         try:
             with ocp.StandardCheckpointer(async_options=options) as checkpointer:

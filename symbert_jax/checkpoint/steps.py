@@ -26,12 +26,15 @@ from symbert_jax.distributed import is_main_process, same_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
-WINDOW = "window/"  # begins the names of those metrics of a step that are sums since the last log point
+WINDOW = "window/"  # the prefix of metrics of a step that are sums since the last log point
 FOLDER = "checkpoints"  # the folder of the checkpoints in a workdir
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Methods that take a step raise `UserError` if it is missing or damaged."""
+    """The checkpoints of one workdir.
+
+    Methods that read a step raise `UserError` if it is missing or damaged; only `window` accepts a missing one.
+    """
 
     def __init__(self, workdir: epath.Path, train: TrainConfig | None = None, corpus: str = ""):
         """Opens the checkpoints: to write, if `train` says which are kept, or only to read.
@@ -159,7 +162,10 @@ class Checkpoints:
         return {name.removeprefix(WINDOW): value for name, value in metrics.items() if name.startswith(WINDOW)}
 
     def check_step(self, step: int | None) -> int:
-        """Checks the names and sizes of a step's files and the content of small ones; returns the step.
+        """Returns the step if it exists and was not found damaged when these checkpoints were opened.
+
+        Opening them checks the names and sizes of the files of all steps and the content of small files; in a bucket,
+        it checks nothing.
 
         step: None means the latest.
 
@@ -195,7 +201,7 @@ class Checkpoints:
             check_same_shapes(f"{self.folder}/{step}/{item}", shapes[item], array_shapes(target))
 
     def _damage_error(self, step: int, damage: str) -> UserError:
-        """Returns the error about a damaged step; its hint names the latest whole one."""
+        """Returns the error about a damaged step; its hint names the latest whole step, or says that there is none."""
         folder = self.folder / str(step)
         others = sorted(set(self.manager.all_steps()) - {step}, reverse=True)
         whole = next((other for other in others if not find_damage(self.folder / str(other), contents=ITEMS)), None)
@@ -209,7 +215,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _read_errors(self, step: int) -> Iterator[None]:
-        """Converts any exception of Orbax to a `UserError` about a damaged step."""
+        """Converts any exception of Orbax to a `UserError` about a damaged step, or about the bucket it is in."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be read"):
             try:
                 yield
@@ -240,7 +246,7 @@ class Checkpoints:
         self._saving = None
 
     def _before_commit(self) -> None:
-        """Writes the index of the step that is saved; see `before_commit` of `Manager`."""
+        """Writes the index of the step that is being saved; see `before_commit` of `Manager`."""
         name = str(self._saving)
         folder = self.folder / (name if is_bucket(self.folder) else name + ocp.utils.TMP_DIR_SUFFIX)
         write_index(folder, ITEMS, self.corpus)

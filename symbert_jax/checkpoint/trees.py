@@ -13,11 +13,11 @@ Shapes = dict[str, tuple[int, ...]]  # the shape of each array of a tree, by its
 
 def digest(params: Any) -> str:
     """Returns the SHA-256 of the names and values of all arrays of a tree."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
-        found.update(_name(path).encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        sha.update(_name(path).encode())
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
 
 
 def array_shapes(tree: Any) -> Shapes:
@@ -25,7 +25,7 @@ def array_shapes(tree: Any) -> Shapes:
 
 
 def check_same_shapes(where: str, found: Shapes, wanted: Shapes) -> None:
-    """Raises `UserError` with the first array in which two trees differ; `where` names the tree that was found."""
+    """Raises `UserError` about the first array in which two trees differ; `where` names the tree of `found`."""
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             hint = "set model.* and optim.name as in the config.json of that workdir, or take another workdir"
@@ -33,7 +33,7 @@ def check_same_shapes(where: str, found: Shapes, wanted: Shapes) -> None:
 
 
 def empty_arrays(tree: Any) -> Any:
-    """Returns numpy arrays with the shapes and types of a tree's leaves."""
+    """Returns uninitialized numpy arrays with the shapes and types of a tree's leaves."""
     return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
 
 
@@ -42,5 +42,8 @@ def _describe(name: str, shape: tuple[int, ...] | None) -> str:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Returns a path of `jax.tree` as text: only keys, as Orbax restores namedtuples and tuples as mappings."""
+    """Returns the path of a leaf as text, the same for a namedtuple or tuple and the mapping that Orbax restores it as.
+
+    It joins the bare keys, field names and indices: `0.mu.head.bias`.
+    """
     return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path)

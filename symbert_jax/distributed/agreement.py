@@ -68,15 +68,15 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
         with same_on_all_processes():
             if is_main_process():
                 stack.enter_context(lock(workdir, "workdir"))
-                shutdown.before_exit.callback(stack.close)
+                shutdown.before_exit.callback(stack.close)  # an exit that does not unwind the stack releases it, too
         yield
 
 
 def connect_devices() -> None:
     """Connects the devices along every axis of the current mesh by a small exchange.
 
-    The first exchange of a group of CPUs fails if a process is 30 s late. Here no process is, but later one may compile
-    for longer than another.
+    The first exchange of a group of CPUs fails if a process is 30 s late. Call this while the processes are in step:
+    later, one may compile for longer than another.
     """
     if jax.process_count() > 1:
         axes = jax.sharding.get_mesh().shape
@@ -90,7 +90,7 @@ def broadcast_from_main(value: bool) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has called it with this name. Files that any of them wrote are then visible to all."""
+    """Waits until every process has called it with this name. Files that one wrote before are then visible to all."""
     multihost_utils.sync_global_devices(name)
 
 

@@ -1,4 +1,4 @@
-"""How a process joins the others of its run: by its flags, or by the environment of Cloud TPU, Kubernetes or SLURM."""
+"""How a process joins the others of its run: by its flags, or as Cloud TPU, Kubernetes, SLURM or Open MPI tell it."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ from symbert_jax.errors import UserError
 
 
 class JoinError(UserError):
-    """The other processes did not join. They still may, so the exit code asks a launcher to start this one again."""
+    """The processes did not connect. They still may, so the exit code asks a launcher to start this one again."""
 
     exit_code = 1
 
@@ -24,14 +24,14 @@ def join(
     """Initializes `jax.distributed` in a run of several processes. Call before touching devices.
 
     coordinator, process, processes: HOST:PORT of process 0, the index of this process, and the number of processes.
-      If none is given, JAX finds them on Cloud TPU, Kubernetes and SLURM; elsewhere the run has a single process.
+      If none is given, JAX finds them on Cloud TPU, Kubernetes, SLURM and Open MPI; elsewhere the run has one process.
     timeout: seconds within which all processes must join.
     lost_after: seconds without a heartbeat after which a process counts as lost, and the others end.
     saves: whether the command uses `Stop` to save after SIGTERM; otherwise SIGTERM ends this process.
 
     Raises:
       UserError: a flag is missing or wrong, or the other processes cannot be found.
-      JoinError: not all of them joined in time.
+      JoinError: not all processes joined in time, or the connection failed.
     """
     flags = {"--coordinator": coordinator, "--process": process, "--processes": processes}
     missing = [flag for flag, value in flags.items() if value is None]
@@ -74,7 +74,7 @@ def join(
     if errors:
         hint = "" if _on_tpu() else "or --processes=1 for a single process"  # a host of a TPU slice needs the others
         found = " ".join(f"{type(errors[0]).__name__}: {errors[0]}".split())
-        # JAX raises ValueError for wrong settings; any other error may be gone at the next start
+        # JAX raises ValueError for wrong settings; any other error may not recur at the next start
         kind = UserError if isinstance(errors[0], ValueError) else JoinError
         raise kind("processes", found, f"an address of process 0 from {', '.join(flags)}", hint)
     watch_peers()
@@ -87,7 +87,7 @@ def _has_launcher() -> bool:
     JAX looks for the others only then, because elsewhere it would warn about Kubernetes, or connect to servers that do
     not exist.
     """
-    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # the numbers of processes in SLURM and Open MPI
     return (
         _on_tpu()
         or "JOB_COMPLETION_INDEX" in os.environ  # an indexed job of Kubernetes

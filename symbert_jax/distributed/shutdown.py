@@ -1,7 +1,7 @@
 """How the processes of a run end together: if one is lost or fails alone, the others print one line and exit.
 
-JAX ends them too, but with pages of C++, and on devices that do not notice a lost process only after `--lost_after`
-seconds. Here processes write keys to the store that process 0 serves for JAX:
+JAX ends them too, but it prints pages of C++ messages, and if the devices do not notice a lost process, it takes
+`--lost_after` seconds. Here processes write keys to the store that process 0 serves for JAX:
 
   notice/I        Tells process I which other process ends, and why. Empty: process I itself exits in the ordinary way.
   acknowledged/I  Process I knows that the run ends, and will exit too.
@@ -31,7 +31,7 @@ from symbert_jax.errors import UserError
 
 NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
 PATIENCE = 5.0  # seconds within which a running process acknowledges a notice
-DAY = 86_400_000  # milliseconds
+DAY = 86_400_000  # in milliseconds; a wait for a notice starts again after it
 AFTER_ERROR = "ended with an error; see its output"
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,7 +53,8 @@ def watch_peers() -> None:
     listener.start()
     atexit.register(_stop_listening, listener)
     # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C
-    # function `_exit` as the handler exits instead, with the number of the signal, 6. A Python handler runs too late.
+    # function `_exit` as the handler exits instead, with the signal number, 6, as exit code. A Python handler would run
+    # too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA
@@ -62,10 +63,11 @@ def watch_peers() -> None:
 
 @contextlib.contextmanager
 def exit_on_lost_peer() -> Iterator[None]:
-    """Exits after an error of JAX inside of the context, which may come from a lost process.
+    """Exits after an error of JAX inside of the context, unless devices ran out of memory.
 
-    Unwinding the stack could wait for that process. After a `UserError` of this process alone, it could wait until the
-    others fail as a consequence. They are therefore told of the error first, so that all end with its exit code.
+    The error may come from a lost process, and unwinding the stack could wait for that process. After a `UserError` of
+    this process alone, unwinding could wait until the others fail as a consequence. So this process first tells them of
+    its error, so that all end with its exit code.
     """
     global _own_error
     try:
@@ -82,7 +84,7 @@ def exit_on_lost_peer() -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """Call at the end of a command with its exit code. Returns if it is 0 or this process runs alone.
+    """Call at the end of a command with its exit code. Returns if `code` is 0 or this process runs alone.
 
     Otherwise exits, and ends the other processes with the same code, unless they end by themselves.
     """
@@ -107,7 +109,7 @@ def notify_and_exit(code: int, line: str, why: str) -> NoReturn:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Exits without unwinding the stack. Process 0, which serves the keys, first waits for the others that exit."""
+    """Exits without unwinding the stack. Process 0, which serves the keys, first waits until the others are done."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -124,7 +126,7 @@ def exit_now(code: int) -> NoReturn:
 
 
 def _listen() -> None:
-    """Exits when this process gets a notice, or cannot reach process 0."""
+    """Exits when this process gets a notice, or cannot reach process 0. Returns after an empty notice."""
     notice = None
     while notice is None:
         try:
@@ -167,7 +169,7 @@ def _notify(why: str) -> set[int]:
 
 
 def _unresponsive() -> set[int]:
-    """Returns the processes that do not acknowledge within `PATIENCE` that the run ends."""
+    """Returns the processes that do not acknowledge within `PATIENCE` that the run ends; {0} if process 0 is lost."""
     until, everyone = time.monotonic() + PATIENCE, set(range(global_state.num_processes))
     try:
         while (missing := everyone - _processes(ACKNOWLEDGED)) and time.monotonic() < until:
@@ -207,6 +209,7 @@ def _exit_after(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def _exit_after_jax_error(error: JaxRuntimeError) -> NoReturn:
+    """Exits, and prints the cause: another process that failed or is lost, a broken connection, or the error itself."""
     _exiting.acquire()
     lost = _lost_message(_notify(AFTER_ERROR))
     if failed := _failed():

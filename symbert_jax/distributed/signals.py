@@ -1,4 +1,4 @@
-"""Signals that stop a run: it saves first, and no signal is lost or prints a traceback."""
+"""Signals that stop a run: the run saves first, and no signal is lost or prints a traceback."""
 
 import collections
 import ctypes
@@ -27,8 +27,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.received = ""  # the name of the first signal
-        self.has_trained = False
-        self.count = 0  # the number of signals
+        self.has_trained = False  # whether the first step has ended
+        self.count = 0  # the number of signals received
 
     def __enter__(self) -> "Stop":
         self.jax_handler = ctypes.create_string_buffer(SIGACTION_BYTES)
@@ -56,7 +56,8 @@ class Stop:
     def should_stop(self, step: int) -> str:
         """Returns the name of a signal if all processes must stop after this step, otherwise an empty string.
 
-        Call after each step. Costs nothing before a signal.
+        The name is that of the first signal to this process, SIGTERM if only another process got one. Call after each
+        step. Costs nothing before a signal.
 
         step: the number of steps since the start of this process.
         """
@@ -71,7 +72,7 @@ class Stop:
 
     def _listen(self) -> None:
         """Counts each signal once, although most arrive twice: first from the interpreter, later from the handler."""
-        unhandled: collections.Counter[int] = collections.Counter()
+        unhandled: collections.Counter[int] = collections.Counter()  # signals whose bytes from `_handle` are still due
         while byte := os.read(self.reading, 1)[0]:
             number = byte & ~HANDLED
             if not byte & HANDLED:

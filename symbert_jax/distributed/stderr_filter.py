@@ -8,19 +8,21 @@ import os
 import re
 import sys
 
-ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")  # how a message of XLA starts
-COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # XLA's files about processes
+# How a message of XLA starts: F1127 00:22:47.208396   21830 client.h:80] Terminating process because …
+ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")
+COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # files whose messages are dropped
 CONTINUED = re.compile(rb"Additional GRPC|:UNKNOWN:|[\d, ]+$|The (following )?tasks ")  # further lines of a message
 OWN = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")  # lines of this project and of Python
 HINT = b"; start the same command again"
 
 
 def main() -> None:
-    dropped, severity, reported = b"", b"", False  # severity: that of a dropped message, of which more lines may follow
+    dropped, reported = b"", False
+    severity = b""  # the letter of the dropped message that the next lines may continue; empty for none
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
             severity = entry[1] if COORDINATION.search(entry[2]) else b""
-        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # a fatal message is the last
+        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # after F, all lines belong to it
             severity = b""
         if severity:
             dropped += line
@@ -41,7 +43,7 @@ def lost_processes(messages: bytes) -> bytes:
 
 
 def write(line: bytes) -> None:
-    """Writes to stderr. Ignores that it is closed: if the filter ended, so would the process that writes to it."""
+    """Writes to stderr. Ignores that stderr is closed: if the filter ended, so would the process that writes to it."""
     try:
         while line:
             line = line[os.write(2, line) :]

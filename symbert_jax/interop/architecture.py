@@ -51,7 +51,7 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
         if found is not None and (found != value or isinstance(found, bool) != isinstance(value, bool)):
             raise UserError(where, f"{field} {reprlib.repr(found)}", f"{value!r}, the only value that is supported")
     if missing := [name for name in _FIELDS.values() if name not in config]:
-        raise UserError(where, f"no {', '.join(missing)}", "every size of the model")
+        raise UserError(where, f"no {', '.join(missing)}", "every size and dropout rate of the model")
     affinity = config.get("plpi_affinity_function", "vanilla") if model_type == PLPI else "vanilla"
     attentions = {name: attention for attention, name in AFFINITY.items()}
     if not isinstance(affinity, str) or affinity not in attentions:
@@ -69,7 +69,11 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _model_type(config: Mapping[str, Any], where: str) -> str:
-    """Returns the `model_type`. Old files lack it: they only name the class of the model, or not even that."""
+    """Returns the `model_type`, or what it must be if the file lacks it.
+
+    A file with the paper's `plpi_affinity_function` is the paper's. Other old files only name the class of the model,
+    or not even that.
+    """
     model_type = config.get("model_type")
     if model_type is None and config.get("plpi_affinity_function") is not None:
         return PLPI
@@ -107,7 +111,9 @@ def to_config(
 ) -> dict[str, Any]:
     """Returns the content of a `config.json`.
 
+    model_type: `HUGGING_FACE` or `PLPI`.
     classes: the names of the classes of a classifier, empty for a regression; None for a masked-language model.
+    pad_id: the token id of [PAD].
     dtype: the type of the weights.
     """
     config = {

@@ -16,7 +16,8 @@ def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: boo
     """Returns a model card in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
-      facts: more rows of the table, by their titles.
+      model: the model as it was trained.
+      facts: more rows of the table: values by titles.
       folded: whether the attention was made standard.
       masked: whether the model predicts masked tokens; if not, it is a classifier.
       command: the command that wrote the folder.

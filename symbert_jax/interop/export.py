@@ -24,10 +24,10 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import check_new, new_folder
 
-FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}  # format: model_type in config.json
+FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}  # values of `model_type` in config.json, by the format
 DTYPES = ("float32", "bfloat16")
-# Tolerance of a logit: (absolute, relative to the largest logit). bfloat16 rounds weights to 8 significant bits, hence
-# the relative one.
+# Tolerances of a logit, by the type of the weights: (absolute, relative to the largest logit). bfloat16 needs a
+# relative tolerance, because it rounds weights to 8 significant bits.
 _TOLERANCE = {"float32": (1e-4, 0.0), "bfloat16": (0.0, 0.05)}
 
 
@@ -44,13 +44,14 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     """Writes the folder `out`, reads it back, and prints by how much its logits differ from those of the trained model.
 
     source: the workdir of `pretrain` or `import`, or the folder of a model that `finetune` saved.
-    step: the step of a checkpoint in a workdir; None: the latest.
+    step: the step of a checkpoint in a workdir, None for the latest; ignored for a model that `finetune` saved.
     format: a key of `FORMATS`.
     dtype: the type of the weights, one of `DTYPES`.
     command: the command line, for the model card.
 
     Raises:
-      UserError: there is no such model, `out` is not empty, or the model in `out` computes other logits.
+      UserError: an argument is wrong, there is no such model, `out` is not empty, or the model in `out` computes other
+        logits.
     """
     for field, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
@@ -75,7 +76,7 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
 
 
 def read(source: epath.Path, step: int | None) -> LoadedModel:
-    """Reads the model of a workdir, or a model that `finetune` saved.
+    """Reads the model of a workdir at a step, or a model that `finetune` saved, which has no steps.
 
     Raises:
       UserError: there is no such model, or it is damaged.
@@ -98,6 +99,8 @@ def read(source: epath.Path, step: int | None) -> LoadedModel:
 def verify(trained: LoadedModel, written: epath.Path, dtype: str) -> float:
     """Returns the largest difference between the logits of the trained model and those of the model in `written`.
 
+    dtype: the type of the weights in `written`, which determines the tolerance.
+
     Raises:
       UserError: the difference is too large.
     """
@@ -111,29 +114,30 @@ def verify(trained: LoadedModel, written: epath.Path, dtype: str) -> float:
         )
         weights = {name: tensor.astype(np.float32) for name, tensor in contents.tensors.items()}
         exported = trained._replace(model=model, params=tensors.from_torch(weights, shapes, str(written)))
-        wanted, found = _logits(trained), _logits(exported)
+        wanted, found = _compute_logits(trained), _compute_logits(exported)
     difference = float(np.abs(wanted - found).max())
     absolute, relative = _TOLERANCE[dtype]
     limit = absolute + relative * float(np.abs(wanted).max())
     if not difference <= limit:  # also refuses NaN
         hint = f"the folder is kept as {written}"
-        raise UserError("export", f"logits that differ by {difference:.1e}", f"{limit:.0e} at most", hint)
+        found_difference = f"logits that differ by {difference:.1e}"
+        raise UserError("export", found_difference, f"a difference of at most {limit:.0e}", hint)
     return difference
 
 
-def _logits(trained: LoadedModel) -> np.ndarray:
+def _compute_logits(loaded: LoadedModel) -> np.ndarray:
     """Returns the logits of two random rows, one of which is padded, in float32."""
-    model = dataclasses.replace(trained.model, dtype="float32")
+    model = dataclasses.replace(loaded.model, dtype="float32")
     rng, length = np.random.default_rng(0), min(model.length, 64)
     tokens = rng.integers(0, model.vocab_size, (2, length), dtype=np.int32)
     mask = np.arange(length) < np.array([[length], [length // 2]])
     types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
-    if trained.classes is None:
+    if loaded.classes is None:
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
         compute = jax.jit(bert.logits, static_argnums=0)
         segments = mask.astype(np.int32)
-        logits = compute(model, trained.params, tokens, positions, token_types=types, segments=segments)
+        logits = compute(model, loaded.params, tokens, positions, token_types=types, segments=segments)
         return np.asarray(logits)[mask]
     compute = jax.jit(classifier.logits, static_argnums=(0, 1))
-    num_outputs = len(trained.classes) or 1
-    return np.asarray(compute(model, num_outputs, trained.params, tokens, token_types=types, mask=mask))
+    num_outputs = len(loaded.classes) or 1  # a regression has no classes and one output
+    return np.asarray(compute(model, num_outputs, loaded.params, tokens, token_types=types, mask=mask))

@@ -1,7 +1,7 @@
 """Converts a model to forms that other programs know: standard attention, or the parameters of the paper's own code.
 
-A symmetric or pairwise model is a standard BERT whose keys are a function of its queries, so no program needs custom
-code for it.
+A symmetric or pairwise model is a standard BERT whose keys are a linear function of its queries, so no program needs
+custom code for it.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ _DTYPES = {  # numpy types by their names in a safetensors file
     "F8_E5M2": jnp.float8_e5m2,
     "BOOL": np.bool_,
 } | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
-# files of weights in formats that are not read, and of adapters
+# Files of adapters, and of weights in formats that are not read.
 _UNSUPPORTED = (
     "tf_model.h5",
     "flax_model.msgpack",
@@ -51,7 +51,7 @@ class Folder(NamedTuple):
 
 
 def read(folder: epath.Path) -> Folder:
-    """Reads the config and the tensors of a folder, as they are.
+    """Reads the config and the tensors of a folder, and changes nothing in them.
 
     Raises:
       UserError: a file is missing or damaged, or the weights are pickled and torch is not installed.
@@ -101,15 +101,16 @@ def _indexed_files(index: epath.Path) -> list[epath.Path]:
     Raises:
       UserError: the index is damaged, or names a file that is elsewhere or missing.
     """
-    names = read_json(index, "source").get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+    files = read_json(index, "source").get("weight_map")  # the name of the file of each tensor, by its name
+    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
         raise UserError("source", f"no usable weight_map in {index}", "the name of a file for each tensor")
-    for name in sorted(set(names.values())):
+    names = sorted(set(files.values()))
+    for name in names:
         if not name or PurePosixPath(name).name != name or "\0" in name or "\\" in name:
-            raise UserError("source", f"{name!r} in {index}", "the name of a file beside it")
+            raise UserError("source", f"{name!r} in {index}", "the name of a file beside this index")
         if not (index.parent / name).exists():
             raise UserError("source", f"no {index.parent / name}, which {index.name} names", "all parts of the weights")
-    return [index.parent / name for name in sorted(set(names.values()))]
+    return [index.parent / name for name in names]
 
 
 def _read_bytes(file: epath.Path) -> bytes:

@@ -40,7 +40,7 @@ class Source(NamedTuple):
 
 
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
-    """Writes a workdir with the parameters of `source` and a new optimizer as checkpoint 0.
+    """Writes a workdir with the parameters of `source` and a new optimizer state as checkpoint 0.
 
     vocab: the tokenizer, written like `config.data.vocab`; None: that of the source.
     attention: None keeps the attention of the source; another attention is fitted to a standard source (`warm_start`).
@@ -60,7 +60,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
-        _documents(text)  # raises an error about the text before anything is written
+        _read_documents(text)  # raises if there is no such source, before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
     if contents.left_out:
         print(f"{source}: left out {', '.join(contents.left_out)}, which do not predict masked tokens")
@@ -113,11 +113,11 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 
 
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
-    """Returns the parameters with another attention. Prints how much each head changed, and the losses of both models.
+    """Returns the parameters with another attention.
 
-    The losses are those of held-out text.
+    Prints how much each head changed, and the losses of both models on the rows that are not fitted.
     """
-    rows = _rows(text, wordpiece, min(LENGTH, model.length))
+    rows = _read_rows(text, wordpiece, min(LENGTH, model.length))
     target = dataclasses.replace(model, attention=attention)
     converted, distances = warm_start.convert(model, params, target, rows.astype(np.int32))
     for layer, heads in enumerate(distances):
@@ -134,19 +134,23 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
     return converted
 
 
-def _documents(text: str) -> Iterator[str]:
-    """Returns the documents of a source of text; errors name the flag `text`."""
+def _read_documents(text: str) -> Iterator[str]:
+    """Returns the documents of a source of text. An error about a missing source names the flag `text`."""
     try:
         return sources.documents(text)
     except UserError as error:
         raise UserError("text", error.found, error.wanted, error.hint) from None
 
 
-def _rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
-    """Returns the first rows of a source of text, with [CLS] and [SEP] around each as in a corpus."""
+def _read_rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
+    """Returns the first `ROWS` rows of a source of text, with [CLS] and [SEP] around each as in a corpus.
+
+    Raises:
+      UserError: the text is too short for them.
+    """
     encoder, inner = wordpiece.build(parse_special=False), length - 2
     cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
-    documents = (encoder.encode(document, add_special_tokens=False).ids for document in _documents(text))
+    documents = (encoder.encode(document, add_special_tokens=False).ids for document in _read_documents(text))
     stream = itertools.chain.from_iterable((*ids, sep) for ids in documents)
     tokens = np.fromiter(itertools.islice(stream, ROWS * inner), np.uint16)
     if len(tokens) < ROWS * inner:

@@ -1,7 +1,7 @@
 """Converts parameters between our tree and the names and layout of PyTorch's BERT.
 
 In PyTorch's BERT, the weight of a linear layer is [out, in], each layer has its own tensors, and heads are merged.
-The paper's code (`plpi/bert`) differs from Hugging Face's by `pairwise_factors` alone.
+The tensors of the paper's code (`plpi/bert`) differ from those of Hugging Face by `pairwise_factors` alone.
 """
 
 import math
@@ -42,15 +42,15 @@ _MODULES = {  # PyTorch's names of modules, by the path in our tree; `_WEIGHTS` 
     "head.classifier": "classifier",
 }
 _WEIGHTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-_TIED = {  # tensors that some checkpoints hold twice, by the name of the copy
+_TIED = {  # the names of tensors that some checkpoints hold twice, by the name of the copy
     "cls.predictions.decoder.weight": _PARAMETERS["embeddings.word"],
     "cls.predictions.decoder.bias": _PARAMETERS["head.bias"],
 }
-# Tensors of an encoder that a masked-language model does not use: buffers, and the pooler.
+# Tensors of an encoder that a masked-language model does not use: buffers, in this module, and the pooler.
 _BUFFERS = "bert.embeddings"
 _UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
-_TABLE = "embeddings.word_embeddings.weight"
+_TABLE = "embeddings.word_embeddings.weight"  # what comes before it in a checkpoint is the prefix
 # Prefixes of names in checkpoints in which BERT is a submodule, for example of DataParallel, torch.compile or
 # Lightning.
 _WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
@@ -126,7 +126,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
             found[current] = _as_float32(name, tensor, where)
     for copy, name in _TIED.items():
         if copy in found and not np.array_equal(found[copy], found.setdefault(name, found[copy])):
-            raise UserError(where, f"{copy} that differs from {name}", "tied ones: BERT's head uses the word table")
+            raise UserError(where, f"{copy} that differs from {name}", "tied ones: in BERT, they are one parameter")
     return {name: tensor for name, tensor in found.items() if name not in _TIED}, sorted(left_out - {_BUFFERS})
 
 
@@ -172,7 +172,7 @@ def _as_float32(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
 
 
 def has_head(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether canonical tensors include a masked-language head, which a plain encoder lacks."""
+    """Whether canonical tensors include a masked-language head, which a plain encoder lacks."""
     return any(name.startswith("cls.predictions.") for name in tensors)
 
 
@@ -198,7 +198,7 @@ def _is_transposed(path: str) -> bool:
 
 
 def _merge_heads(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns a shape with heads merged: [D, N, H] and [N, H, D] become [D, D], a bias [N, H] becomes [D]."""
+    """Returns a shape with heads merged: kernels [D, N, H] and [N, H, D] become [D, D], a bias [N, H] becomes [D]."""
     if path.endswith(".bias"):
         return (math.prod(shape),)
     return (math.isqrt(math.prod(shape)),) * 2 if _is_transposed(path) and len(shape) == 3 else shape

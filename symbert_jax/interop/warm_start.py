@@ -23,7 +23,7 @@ from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, make_update
 
-STEPS = 300  # of Adam, per layer
+STEPS = 300  # updates of Adam per layer
 _OPTIM = OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.0)
 
 
@@ -39,7 +39,7 @@ def convert(
 
     Returns:
       The parameters, and how much the attention of each layer and head changed: the total variation distance of its
-      probabilities from those of the standard model, from 0 to 1, as a mean over queries.
+      probabilities from those of the standard model, from 0 to 1, as a mean over the queries of the second half.
     """
     run_layer = jax.jit(lambda weights, x: tree.module(weights, Layer, model)(x))
     step = jax.jit(make_update(functools.partial(_objective, model, target), _OPTIM))
@@ -61,9 +61,10 @@ def convert(
 
 
 def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray, "R D"]) -> Params:
-    """Returns, for each head, the W and P whose W P W^T is nearest to Wq Wk^T over pairs of the tokens `x`.
+    """Returns, for each head, the W and P whose W P W^T is nearest to Wq Wk^T over pairs of tokens.
 
-    The mean of the keys is subtracted, because softmax ignores what the scores of a query for all keys have in common.
+    x: the inputs of the layer, one row per token. Their mean is subtracted, because softmax ignores what the scores of
+      a query for all keys have in common.
     """
     variant = find_variant(target)
     assert issubclass(variant, TiedAttention)
@@ -101,7 +102,7 @@ def _root(matrix: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
 
 
 def _with_scores(standard: Params, score_weights: Params) -> Params:
-    """Returns the weights of attention: value and output of `standard`, and `score_weights`."""
+    """Returns all weights of attention: those of value and output from `standard`, and `score_weights`."""
     return {"value": standard["value"], "output": standard["output"], **score_weights}
 
 
@@ -128,6 +129,9 @@ def _objective(
 def _distance(
     model: ModelConfig, target: ModelConfig, standard: Params, score_weights: Params, x: Float[Array, "B T D"]
 ) -> Float[Array, " N"]:
-    """Returns the total variation distance of the converted attention from the standard one, by head."""
+    """Returns the total variation distance of the converted attention from the standard one, by head.
+
+    It is the mean over rows and queries.
+    """
     wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, score_weights), x)
     return jnp.abs(wanted - found).sum(-1).mean((0, 2)) / 2

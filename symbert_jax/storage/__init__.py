@@ -1,8 +1,8 @@
 """Access to file systems: disks and buckets (gs://…).
 
-Reading order: `paths`, as users write them; `buckets`, whose exceptions become `UserError`; `locks`, so that only one
-run at a time writes to a folder; `formats`, which recognises files of an unexpected format; `files`, which are written
-whole or not at all.
+Reading order: `paths` makes paths of users absolute; `buckets` converts exceptions of cloud storage to `UserError`;
+`locks` lets only one run at a time write to a folder; `formats` recognises files of an unexpected format; `files`
+writes files and folders whole or not at all.
 """
 
 from symbert_jax.storage.buckets import UnreachableBucket, bucket_errors_as_user_errors, check_writable_bucket

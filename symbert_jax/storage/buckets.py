@@ -1,4 +1,4 @@
-"""Cloud storage: its exceptions as `UserError`, and a check that a bucket can be used."""
+"""Converts exceptions of cloud storage to `UserError`, and checks that a bucket can be used."""
 
 import contextlib
 import logging
@@ -20,16 +20,16 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs every except
 
 
 class UnreachableBucket(UserError):
-    """A bucket could not be reached. The exit code tells a launcher to start the command again."""
+    """A bucket could not be reached. It may be later, so the exit code asks a launcher to start the command again."""
 
     exit_code = 1
 
 
 @contextlib.contextmanager
 def bucket_errors_as_user_errors(field: str, path: epath.PathLike, wanted: str) -> Iterator[None]:
-    """Converts the exceptions of cloud storage to `UserError`; exceptions about a path on a disk pass through.
+    """Converts all exceptions to `UserError` if `path` is in a bucket; otherwise, exceptions pass through.
 
-    field, path, wanted: parts of the `UserError`.
+    field, wanted: parts of the `UserError`, which says that `path` and the exception were found.
     """
     try:
         yield
@@ -42,22 +42,22 @@ def bucket_errors_as_user_errors(field: str, path: epath.PathLike, wanted: str) 
         if isinstance(error, ImportError):
             hint = PACKAGES_HINT if os.fspath(path).startswith("gs://") else ""
             raise UserError(field, found, "the packages for buckets", hint) from error
-        refused = getattr(error, "code", None) in range(400, 500)  # HTTP status; gcsfs gives none for 403 and 404
+        refused = getattr(error, "code", None) in range(400, 500)  # HTTP status; gcsfs's errors 403 and 404 have none
         refused |= isinstance(error, FileNotFoundError) or str(error).startswith("Forbidden")
         raise (UserError if refused else UnreachableBucket)(field, found, wanted, ACCESS_HINT) from error
 
 
 def check_google_bucket(folder: epath.Path, field: str) -> None:
-    """Raises `UserError` for a bucket that Orbax cannot write to."""
+    """Raises `UserError` if a folder is not in gs://, the only buckets that Orbax can write to."""
     if not os.fspath(folder).startswith("gs://"):
         raise UserError(field, os.fspath(folder), "a folder on a disk or gs://BUCKET/FOLDER")
 
 
 def check_writable_bucket(workdir: epath.Path) -> None:
-    """Makes the requests that a run makes to the bucket of its workdir. The workdir may not exist yet.
+    """Reads the metadata of the bucket of a workdir, and writes and removes an object. The workdir may not exist yet.
 
     Raises:
-      UserError: a request fails.
+      UserError: the workdir is not in gs://, or a request fails.
     """
     check_google_bucket(workdir, "workdir")
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):

@@ -69,7 +69,8 @@ def read_text(file: epath.Path | Path, field: str) -> str:
     field: names the file in errors.
 
     Raises:
-      UserError: the file is missing, cannot be read, is not UTF-8, or comes from a failed download.
+      UserError: the file is missing, is not UTF-8, is what a failed download leaves (a Git LFS pointer, HTML or XML),
+        or cannot be read from a disk. Other errors of a bucket pass through.
     """
     try:
         data = file.read_bytes()
@@ -89,7 +90,7 @@ def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
     Raises:
-      UserError: as `read_text`, or the file does not hold a JSON object.
+      UserError: `read_text` raises it, or the file does not hold a JSON object.
     """
     return parse_json_object(read_text(file, field), f"{file}", field)
 
@@ -102,7 +103,7 @@ def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
+    except (ValueError, RecursionError) as error:  # thousands of digits; deep nesting
         raise UserError(field, f"{where}: {error}", "a JSON object") from None
     if not isinstance(value, dict):
         raise UserError(field, f"{where}: a JSON {type(value).__name__}", "a JSON object")
@@ -116,7 +117,7 @@ def sha256(file: epath.Path | Path) -> str:
 
 
 def file_sizes(folder: epath.Path) -> dict[str, int]:
-    """Returns the size in bytes of every file in a folder and its subfolders, by its path in the folder."""
+    """Returns the size in bytes of every file in a folder and its subfolders, by the path relative to the folder."""
     if is_bucket(folder):
         import fsspec
 
@@ -128,7 +129,7 @@ def file_sizes(folder: epath.Path) -> dict[str, int]:
 
 
 def check_new(path: epath.Path, field: str) -> None:
-    """Raises `UserError` if `path` is a file or a folder that is not empty."""
+    """Raises `UserError` if `path` is a file, or a folder that is not empty."""
     if path.exists() and not path.is_dir():
         raise UserError(field, f"{path}, which is a file", "a new folder")
     if path.exists() and any(path.iterdir()):
@@ -141,9 +142,9 @@ def new_folder(
 ) -> Iterator[epath.Path]:
     """Yields a folder to write to, PATH.incomplete, which is renamed to `path` when the context ends without an error.
 
-    On a disk, a lock keeps other runs out of it. Files that an earlier run left in it are removed. If nothing is
-    written, the folder is removed and `path` stays as it is. So a caller may find within the context that another run
-    has finished `path`, and return.
+    On a disk, a lock keeps other runs out of PATH.incomplete. Files that an earlier run left in it are removed. If the
+    caller writes nothing, PATH.incomplete is removed and `path` stays as it is. So a caller that finds within the
+    context that another run has finished `path` may just return.
 
     field: names the folder in errors.
     wait: whether to wait for another run that writes the folder, instead of raising an error; only on a disk.
@@ -151,19 +152,20 @@ def new_folder(
       run.
 
     Raises:
-      UserError: another run writes the folder, or `path` is not empty when the context ends.
+      UserError: another run writes the folder; or `path` is a file or not empty when the context ends, unless the
+        caller wrote nothing.
     """
     work = path.with_name(f"{path.name}.incomplete")
     try:
         with contextlib.nullcontext() if is_bucket(work) else lock(work, field, wait=wait):
             work.mkdir(parents=True, exist_ok=True)
-            _empty(work)
+            _remove_contents(work)
             try:
                 yield work
             except BaseException:
                 if remove_failed:
                     with contextlib.suppress(OSError):  # the next run tries again
-                        _empty(work)
+                        _remove_contents(work)
                 raise
             if any(file.name != LOCK for file in work.iterdir()):
                 check_new(path, field)
@@ -177,7 +179,7 @@ def new_folder(
                 os.rmdir(work)
 
 
-def _empty(folder: epath.Path) -> None:
+def _remove_contents(folder: epath.Path) -> None:
     """Removes everything in a folder except its lock."""
     for path in folder.iterdir():
         if path.is_dir() and not os.path.islink(path):

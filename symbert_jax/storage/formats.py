@@ -35,12 +35,12 @@ BINARY = (
     _format(rb"\x28\xb5\x2f\xfd", "Zstandard", "unpack it: zstd -d FILE"),
     _format(rb"\x04\x22\x4d\x18", "LZ4", "unpack it: lz4 -d FILE"),
     _format(rb"PK(\x03\x04|\x05\x06)", "a zip archive (as .docx, .epub and .xlsx are)", "unpack it: unzip FILE"),
-    _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),
+    _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),  # the magic is in the first header
     _format(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or rar archive", "unpack it"),
     _format(rb"PAR1", "Parquet", f"{_ROWS_HINT}, such as with pandas: to_json(orient='records', lines=True)"),
-    _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),
+    _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),  # a file, a stream
     _format(rb"%PDF-", "PDF", "extract its text: pdftotext FILE"),
-    _format(rb"\xd0\xcf\x11\xe0|\{\\rtf", "a document of a word processor", "save it as text"),
+    _format(rb"\xd0\xcf\x11\xe0|\{\\rtf", "a document of a word processor", "save it as text"),  # .doc, .rtf
     _format(rb"SQLite format 3\0", "an SQLite database", _ROWS_HINT),
 )
 HEAD = 512  # bytes at the beginning of a file that suffice to recognise any of these formats
@@ -50,6 +50,7 @@ def check_format(head: bytes, refused: Iterable[Format], path: epath.PathLike, f
     """Raises `UserError` if a file that begins with `head` has one of the formats `refused`.
 
     path, field: name the file in errors.
+    wanted: what errors say was expected instead.
     """
     for magic, name, hint in refused:
         if magic.match(head):

@@ -38,7 +38,8 @@ def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[
     wait: whether to wait until the other run ends, instead of raising an error; only on a disk.
 
     Raises:
-      UserError: another run holds the lock; names its host and process, and the time when it started.
+      UserError: another run holds the lock, or the folder cannot be written. For a lock, the error names the host and
+        the process of its holder, and the time when it was taken.
     """
     with (_bucket_lock if is_bucket(folder) else _disk_lock)(epath.Path(folder), field, wait):
         yield
@@ -46,7 +47,7 @@ def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[
 
 @contextlib.contextmanager
 def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
-    path, created = Path(folder) / LOCK, not folder.exists()
+    path, is_new_folder = Path(folder) / LOCK, not folder.exists()
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,9 +62,9 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            found = os.read(file, 1 << 12).decode(errors="replace")
+            holder = os.read(file, 1 << 12).decode(errors="replace")
             os.close(file)
-            _raise_held(folder, field, found)
+            _raise_held(folder, field, holder)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
@@ -80,23 +81,23 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the file was removed or moved with its folder
             if os.path.samestat(os.fstat(file), path.stat()):
                 path.unlink()
-                if created:
+                if is_new_folder:
                     path.parent.rmdir()  # fails if something was written
         os.close(file)
 
 
 @contextlib.contextmanager
 def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
-    del wait
+    del wait  # not supported in a bucket
     check_google_bucket(folder, field)
     with bucket_errors_as_user_errors(field, folder, "a bucket that can be read and written"):
         import fsspec
 
         system, path = fsspec.core.url_to_fs(os.fspath(folder / LOCK))
-        mine = {"token": uuid.uuid4().hex, "count": 0} | json.loads(_holder())
+        own_lock = {"token": uuid.uuid4().hex, "count": 0} | json.loads(_holder())
         while True:
             try:
-                system.pipe_file(path, json.dumps(mine).encode(), mode="create")
+                system.pipe_file(path, json.dumps(own_lock).encode(), mode="create")
                 break
             except FileExistsError:
                 _wait_until_stale(system, path, folder, field)
@@ -106,10 +107,10 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
 
     def renew() -> None:
         while not released.wait(LEASE / 3):
-            mine["count"] += 1
+            own_lock["count"] += 1
             try:
-                if json.loads(system.cat_file(path))["token"] == mine["token"]:
-                    system.pipe_file(path, json.dumps(mine).encode())
+                if json.loads(system.cat_file(path))["token"] == own_lock["token"]:
+                    system.pipe_file(path, json.dumps(own_lock).encode())
                     continue
             except FileNotFoundError:
                 pass
@@ -132,8 +133,8 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
 def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) -> None:
     """Returns as soon as the lock in a bucket is stale or gone; raises `UserError` if its holder renews it."""
     try:
-        before = system.cat_file(path)
-        content = json.loads(before)
+        old = system.cat_file(path)
+        content = json.loads(old)
     except FileNotFoundError:
         return
     except ValueError:
@@ -141,17 +142,17 @@ def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) ->
     process, on_this_host = content.get("process"), content.get("host") == _host()
     if on_this_host and (process == os.getpid() or not Path(f"/proc/{process}").exists()):
         return
-    holder = _describe(before.decode(errors="replace"))
+    holder = _describe(old.decode(errors="replace"))
     print(f"{folder} is locked by {holder}: waiting {LEASE:.0f} s for a renewal of the lock")
     end = time.monotonic() + LEASE
     while time.monotonic() < end:
         time.sleep(LEASE / 60)
         try:
-            now = system.cat_file(path)
+            new = system.cat_file(path)
         except FileNotFoundError:
             return
-        if now != before:
-            _raise_held(folder, field, now.decode(errors="replace"))
+        if new != old:
+            _raise_held(folder, field, new.decode(errors="replace"))
 
 
 def _raise_held(folder: epath.Path, field: str, holder: str) -> NoReturn:
@@ -166,7 +167,7 @@ def _holder() -> str:
 
 
 def _host() -> str:
-    """Returns the host and its process namespace: the same process number in another container is another process."""
+    """Returns the host and the process namespace: in another container, the same number belongs to another process."""
     try:
         return f"{socket.gethostname()} ({os.readlink('/proc/self/ns/pid')})"
     except OSError:

@@ -9,7 +9,7 @@ from symbert_jax.errors import UserError
 
 
 def is_bucket(path: epath.PathLike) -> bool:
-    """Whether a path is in a bucket (gs://…) rather than on a disk."""
+    """Whether a path has a scheme (gs://…), and so is in a bucket rather than on a disk."""
     return "://" in os.fspath(path)
 
 
@@ -19,8 +19,8 @@ def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:
     field: names the path in errors.
 
     Raises:
-      UserError: the path is empty, contains a null character or a `~user` who does not exist, or is a local path that
-        etils reads as one in a bucket, such as /gs/… as gs://….
+      UserError: the path is empty, contains a null character, has a scheme that etils does not know, names a `~user`
+        who does not exist, cannot be resolved, or is a local path that etils takes for a bucket: /gs/… for gs://….
     """
     text = os.fspath(path)
     if not text or "\0" in text:

@@ -15,7 +15,7 @@ from tests.processes import free_port, own_lines, pretrain, run_processes, wait
 
 
 def test_process_alone_exits_after_the_join_timeout(corpus: Path, tmp_path: Path) -> None:
-    """Each process waits for the other, which does not exist."""
+    """Two processes are each alone: each waits for the other at an address of its own."""
     processes = []
     with contextlib.ExitStack() as stack:
         for number in (0, 1):
@@ -71,8 +71,8 @@ def compare(corpus, fails):
 compare("corpus", False)
 compare(f"corpus {me}", False)
 compare("corpus", me == 1)
-wires = [[devices[0]], [devices[2]], [devices[3]], [devices[1]]]
-mesh = jax.sharding.Mesh(wires, AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+grid = [[devices[0]], [devices[2]], [devices[3]], [devices[1]]]  # process 0 has the first rows and the last
+mesh = jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 2)
 rows = np.arange(8, dtype=np.int32)
 with jax.set_mesh(mesh):
     connect_devices()

@@ -59,7 +59,7 @@ def exit_code(end, *arguments) -> int:
 
 @pytest.mark.parametrize(("code", "hint"), [(1, "; start the same command again"), (2, "")])
 def test_all_processes_end_with_the_exit_code_of_one(code: int, hint: str, store: Store, capsys) -> None:
-    """A launcher starts them again after 1, and not after 2."""
+    """A launcher starts processes again after exit code 1, and not after 2."""
     store.become(1)
     assert exit_code(shutdown.leave, code) == code
     store.become(0)
@@ -68,7 +68,7 @@ def test_all_processes_end_with_the_exit_code_of_one(code: int, hint: str, store
 
 
 def test_error_of_one_process_is_the_error_of_the_run(store: Store, capsys) -> None:
-    """It unwinds its stack while the other process fails as a consequence."""
+    """Process 1 unwinds its stack while process 0 fails as a consequence."""
     store.become(1)
     with pytest.raises(UserError), shutdown.exit_on_lost_peer():
         raise UserError("disk", "none", "one")

@@ -11,7 +11,7 @@ from symbert_jax.distributed import Stop, signals
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The calls that would end this process: exit code, its line, and the line of the other processes."""
+    """The calls that would end this process: its exit code, its line, and the reason that other processes print."""
     calls: list[tuple] = []
     monkeypatch.setattr(signals, "notify_and_exit", lambda *call: calls.append(call))
     return calls

@@ -28,7 +28,7 @@ AGAIN = "; start the same command again\n"
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("written", "expected"),
     [
         (POLLED + FATAL.format(LEADER), f"error: process 0 is gone{AGAIN}"),
         (POLLED + FATAL.format(SILENT.format(3)), f"error: process 3 is gone{AGAIN}"),
@@ -40,7 +40,7 @@ AGAIN = "; start the same command again\n"
         (POLLED + OTHER + "warning: ours\nhalf a line", OTHER + "warning: ours\nhalf a line"),
     ],
 )
-def test_filter_replaces_pages_of_xla_by_one_line(written: str, read: str) -> None:
+def test_filter_replaces_pages_of_xla_by_one_line(written: str, expected: str) -> None:
     command = [sys.executable, "-I", "-S", stderr_filter.__file__]
     result = subprocess.run(command, input=written, capture_output=True, text=True, timeout=60)
-    assert (result.stderr, result.stdout, result.returncode) == (read, "", 0)
+    assert (result.stderr, result.stdout, result.returncode) == (expected, "", 0)

@@ -1,7 +1,7 @@
 """Exports a few models to folders and records the outputs that this package computes, to compare with transformers.
 
 `python -m tests.interop.ours OUT [WORKDIR ...]` writes the folders, `inputs.npz`, `inputs.json` and `ours.npz` to OUT;
-`theirs.py` reads them. The tests compare with the numbers that it recorded in `tests/fixtures/transformers/`.
+`theirs.py` reads them. The tests compare with the numbers that `theirs.py` recorded in `tests/fixtures/transformers/`.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
 
 
 def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Exports a masked-language model; returns its logits for whole and padded rows, and the ids of its guesses."""
+    """Exports a masked-language model; returns its logits for whole and padded rows, and the best ids for [MASK]."""
     export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
     model = symbert_jax.load(workdir)
     config = dataclasses.replace(model.config.model, dtype="float32")
@@ -116,7 +116,7 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
             token_types=np.concatenate([np.zeros_like(types), types]),
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
-    guesses = [of_mask for masks in model.fill_mask(PROMPTS, TOP) for of_mask in masks]
+    guesses = [guess for masks in model.fill_mask(PROMPTS, TOP) for guess in masks]  # the best tokens of each [MASK]
     return {
         f"{name}/logits/whole": np.asarray(logits[:4]),
         f"{name}/logits/padded": np.asarray(logits[4:])[mask],
@@ -148,7 +148,7 @@ def run_classifier(
 
 
 def run_sgd(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the losses of ten steps of plain gradient descent without dropout."""
+    """Returns the losses of `STEPS` steps of plain gradient descent without dropout."""
     losses = []
 
     def mean_loss(params: Params, batch: MlmBatch) -> jax.Array:
@@ -168,7 +168,7 @@ def run_sgd(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -
 
 
 def pad(rows: list[list[int]]) -> np.ndarray:
-    """Pads rows with -1 to the length of the longest."""
+    """Pads rows with -1 to the length of the longest row."""
     length = max(map(len, rows))
     return np.array([row + [-1] * (length - len(row)) for row in rows])
 

@@ -15,7 +15,7 @@ from tests.conftest import configure, init_params_numpy, write_corpus
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
-    """The workdir of a run of four steps on 8 devices."""
+    """The workdir of a run of four steps with a diagonal P on 8 devices."""
     folder = tmp_path_factory.mktemp("diagonal")
     every_step = {"log_every": 1, "validate_every": 4, "validate_batches": 1, "checkpoint_every": 4}
     config = configure(

@@ -84,7 +84,7 @@ def test_export_refuses_folder_with_other_logits(workdirs, tmp_path, monkeypatch
 
     fold = exporting.fold
     monkeypatch.setattr(exporting, "fold", fold_wrongly)
-    with pytest.raises(UserError, match=r"export: found logits that differ by .*, wanted 1e-04 at most"):
+    with pytest.raises(UserError, match=r"logits that differ by .*, wanted a difference of at most 1e-04"):
         export(workdirs["pairwise"], epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")
     assert not (tmp_path / "out").exists() and (tmp_path / "out.incomplete" / "model.safetensors").exists()
 

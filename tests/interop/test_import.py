@@ -1,4 +1,4 @@
-"""`import` reads all forms of BERT, and refuses damaged or unsupported folders."""
+"""`import` reads all known forms of checkpoints of BERT, and refuses damaged or unsupported folders."""
 
 import json
 import os
@@ -260,7 +260,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an index of another folder": (
         lambda source: (split(source) / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x"}}'),
-        "'../x' in .*, wanted the name of a file beside it",
+        "'../x' in .*, wanted the name of a file beside this index",
     ),
     "no vocabulary": (lambda source: (source / "vocab.txt").unlink(), "no vocab.txt or tokenizer.json .* --vocab=FILE"),
     "a vocabulary without [PAD]": (lambda source: (source / "vocab.txt").write_text("the\ncat\n"), r"no \[PAD\]"),
@@ -326,7 +326,8 @@ def mutate(generator: random.Random, file: Path) -> None:
         del data[generator.randrange(len(data)) :]
     else:
         for _ in range(3):
-            data[min(generator.randrange(len(data)), generator.randrange(4000))] = generator.randrange(256)
+            at = min(generator.randrange(len(data)), generator.randrange(4000))  # mostly in the header of safetensors
+            data[at] = generator.randrange(256)
     file.write_bytes(data)
 
 

@@ -1,8 +1,8 @@
 """Compares transformers with `ours.py` on the folders it wrote: `python theirs.py OUT [RECORD]`, see `make interop`.
 
-This needs torch and transformers, so it runs in the environment of the peers and imports nothing from this package. It
+This needs torch and transformers, so it runs in the environment of `make peers-env` and imports nothing of ours. It
 prints the table of docs/interop.md, and exits with 1 if a difference is too large. It writes what transformers computes
-for the tiny models to the file RECORD, with which tests compare that run without torch.
+for the tiny models to the file RECORD, with which the tests, which have no torch, compare.
 """
 
 import json
@@ -109,7 +109,7 @@ def run_sgd(folder: Path, inputs, learning_rate: float) -> np.ndarray:
 
 
 def difference(ours, theirs, name: str) -> float:
-    """Returns the largest absolute difference between two arrays of this name."""
+    """Returns the largest absolute difference between our array and that of transformers of this name."""
     return float(np.abs(ours[name] - theirs[name]).max())
 
 
