@@ -130,7 +130,10 @@ class Clock:
 
     @contextlib.contextmanager
     def pause(self, sums: object = ()) -> Iterator[None]:
-        """Waits until the devices have computed `sums`, those of the last step, and then leaves out the time inside."""
+        """Waits until the devices have computed `sums`, then leaves out the time inside of the context.
+
+        sums: the sums of the last step.
+        """
         jax.block_until_ready(sums)
         start = time.perf_counter()
         yield

@@ -48,14 +48,14 @@ def device() -> AbstractDevice:
 
 
 def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
-    """Yields an error if devices cannot share the rows of a micro-batch equally, or with FSDP the width D."""
-    devices, accumulate = mesh.shape["data"], config.optim.accumulate
-    if config.data.batch_size % (devices * accumulate):
+    """Yields an error if the rows of a micro-batch, or with FSDP the width D, cannot be split equally along `data`."""
+    size, accumulate = mesh.shape["data"], config.optim.accumulate
+    if config.data.batch_size % (size * accumulate):
         yield UserError(
             "data.batch_size",
             str(config.data.batch_size),
-            f"a multiple of {devices * accumulate}",
-            f"{devices} devices share each of optim.accumulate={accumulate} micro-batches",
+            f"a multiple of {size * accumulate}",
+            f"each of optim.accumulate={accumulate} micro-batches is split over the mesh axis data, of size {size}",
         )
     yield from _width_problems(config.model, config.mesh, mesh)
 
@@ -67,9 +67,9 @@ def check_split(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh)
 
 
 def _width_problems(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
-    devices = mesh.shape["data"]
-    if config.fsdp and model.dim % devices:
-        yield UserError("model.dim", str(model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
+    size = mesh.shape["data"]
+    if config.fsdp and model.dim % size:
+        yield UserError("model.dim", str(model.dim), f"a multiple of {size}, the size of the mesh axis data")
 
 
 def spec(dims: str) -> PartitionSpec:
@@ -93,8 +93,9 @@ def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " l
 
 
 def put_batch(batch: Any, dims: str = "B") -> Any:
-    """Returns global device arrays, sharded along B over the current mesh, from the rows with the `local_row_indices`.
+    """Returns global device arrays, sharded along B over the current mesh, from `batch`.
 
+    batch: the rows that this process holds, those with its `local_row_indices`.
     dims: letters of the leading dimensions, the last of them B.
     """
     sharding = NamedSharding(jax.sharding.get_mesh(), spec(dims))

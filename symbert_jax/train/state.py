@@ -1,4 +1,4 @@
-"""The state of training: the step number, the parameters and the optimizer's moments."""
+"""The state of training: the step number, the parameters, and the moments and counters of the optimizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
