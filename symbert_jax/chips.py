@@ -36,7 +36,7 @@ TPUS = {
     "v6e": Tpu(1, 2, 918e12, 31.25 * GIB, 1638e9, 1.75e9, 100e9, 16),
 }
 
-# `jax.Device.device_kind` of the chips above.
+# Names in `TPUS` by `jax.Device.device_kind`.
 KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -57,7 +57,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
+    """Returns the peak dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
     if device_kind in KINDS:
         return TPUS[KINDS[device_kind]].peak
     return GPU_PEAKS.get(device_kind)

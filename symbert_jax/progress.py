@@ -82,7 +82,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._draw(self._text, refresh=False)
 
     def measure(self, work: int, seconds: float) -> None:
-        """Adds to the measurement from which the remaining time is estimated."""
+        """Adds `work` that took `seconds` to the measurement from which the remaining time is estimated."""
         self._measured += work
         self._seconds += seconds
 

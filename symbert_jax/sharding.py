@@ -19,7 +19,7 @@ from symbert_jax.config import Config, MeshConfig, ModelConfig, split_problems
 from symbert_jax.errors import UserError
 
 AXES = ("data", "model")
-MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # other dimensions are not sharded
+MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # the dimensions of other letters are not sharded
 FSDP_AXES = {"D": "data"}  # additional axes of parameters with `mesh.fsdp`
 PREFETCH = 2  # batches that are transferred to the devices before they are needed
 
@@ -103,7 +103,7 @@ def put_batch(batch: Any, dims: str = "B") -> Any:
 
 
 def put_batches(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yields each batch as `put_batch` returns it; the transfers of the next ones are already under way."""
+    """Yields each batch as `put_batch` returns it; the transfers of the next PREFETCH ones have started."""
     queue = collections.deque(put_batch(batch) for batch in itertools.islice(batches, PREFETCH))
     while queue:
         yield queue.popleft()

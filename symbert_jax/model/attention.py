@@ -129,7 +129,7 @@ class TiedAttention(SelfAttention):
 
 
 class Symmetric(TiedAttention):
-    """q_t . q_s"""
+    """q_t . q_s: the keys are the queries."""
 
     description = "symmetric, score q·q"
     folding = "in this folder, the key weights equal the query weights"

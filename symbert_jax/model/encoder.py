@@ -66,6 +66,8 @@ class Embeddings(nnx.Module):
 
 
 class Mlp(nnx.Module):
+    """The feed-forward block of a layer: dense, GELU, dense."""
+
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.up = Dense("D->F", sizes(config), rngs)
         self.down = Dense("F->D", sizes(config), rngs)

@@ -95,6 +95,7 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
 
 
 def xla(q: Queries, k: Keys, v: Keys, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Queries:
+    """Computes attention in plain JAX; `key` draws dropout of the probabilities (None: off)."""
     weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
@@ -147,6 +148,8 @@ def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret:
 
 
 def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
+    """Computes flash attention of cuDNN, on NVIDIA GPUs alone."""
+
     def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
         mask = None if segments is None else visible(segments, q.shape[1])[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")

@@ -73,6 +73,7 @@ def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropout(x: Array, rate: float, key: PRNGKeyArray) -> Array:
+    # The threshold is at most 2**32 - 1, also at a rate so small that (1 - rate) * 2**32 rounds to 2**32.
     kept = _random_bits(key, x) < np.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
     return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
 

@@ -25,7 +25,7 @@ ones = jax.nn.initializers.ones
 
 
 def sizes(config: ModelConfig) -> Sizes:
-    """Returns the size of each letter.
+    """Returns the size of the dimension of each letter.
 
     E is D again and G is H again, so that no array has the same letter twice. K is the number of token types.
     """

@@ -33,7 +33,7 @@ def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
     layers it gains 1% with 24 rows. With 32 rows, where activations no longer fit the on-chip memory, the transposes
     before merged products cost more than these gain: 119.8 M become 123.1 M. The limit ignores the number of chips,
     although on 4 chips merging costs 4% with 16 rows (four layers). The compilers for v4 and v5p merge heads
-    themselves; on these chips this function's product costs 5%.
+    themselves; on these chips, merging here costs 5%.
     """
     has_heads = len(dims) > 2
     if not has_heads or KINDS.get(device().device_kind) not in MERGE_HEADS_ON:

@@ -58,7 +58,7 @@ def problems(
     config: Config, corpus: Corpus, workdir: epath.Path, checks: Sequence[Check] | None = None
 ) -> list[UserError]:
     """Returns all problems of a pretraining run, each of them once."""
-    found: dict[str, UserError] = {}
+    found: dict[str, UserError] = {}  # by message, so that each is returned once
     for find_problems in checks or CHECKS:
         try:
             for problem in find_problems(config, corpus, workdir):
@@ -145,6 +145,7 @@ def _workdir_problems(config: Config, corpus: Corpus, workdir: epath.Path) -> It
         for folder in sorted({_nearest_existing(workdir), _nearest_existing(workdir / FOLDER)}):
             _check_writable_folder(folder)
     _check_sizes(config)
+    # One device is enough for shapes; `_devices_problems` checks the mesh of the run.
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         yield from start.problems(dataclasses.replace(config, mesh=MeshConfig()), corpus, workdir)
 
@@ -163,12 +164,15 @@ def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[U
     if is_bucket(workdir):  # a bucket has room for any run
         return
     _check_sizes(config)
+    # One device is enough for shapes; `_devices_problems` checks the mesh of the run.
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         state = states.abstract(dataclasses.replace(config, mesh=MeshConfig()))
     size, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
-    kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1: the best one
+    kept = (
+        train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)
+    )  # 1: the best checkpoint
     written = -(-train.steps // train.checkpoint_every)
-    count = min(kept + 1, written)  # a new one is written before an old one is removed
+    count = min(kept + 1, written)  # a new checkpoint is written before an old one is removed
     free = shutil.disk_usage(_nearest_existing(workdir)).free
     free += sum(file_sizes(workdir / FOLDER).values())  # earlier checkpoints of this run make room for new ones
     if free < count * size:

@@ -44,7 +44,7 @@ def pretrain(config: Config, workdir: epath.Path) -> None:
     """Trains to `config.train.steps`, from the latest checkpoint in `workdir` if there is one.
 
     SIGTERM, SIGHUP or Ctrl-C to any process ends the run with a checkpoint, after a step on which all processes agree.
-    Before the first step, it ends the run without a checkpoint.
+    Before the first step, it ends the run without a new checkpoint.
 
     Raises:
       UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every

@@ -7,7 +7,7 @@ import optax
 
 from symbert_jax.config import OptimConfig
 
-UNDECAYED = ("bias", "scale")  # the names of biases, and of the scales of LayerNorm
+UNDECAYED = ("bias", "scale")  # the last name in the path of a bias or of a LayerNorm scale
 
 
 def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
@@ -27,7 +27,7 @@ def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate.
 
-    It consists of clipping, Adam's scaling, decoupled weight decay and, for LAMB, the trust ratio. The last two leave
+    It consists of clipping (unless `optim.clip` is 0), Adam's scaling, decoupled weight decay and, for LAMB, the trust ratio. The last two leave
     out biases and the parameters of LayerNorm.
 
     The caller multiplies the update by the learning rate and subtracts it.

@@ -129,20 +129,21 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
       UserError: there is no such checkpoint, or it does not fit the model or the vocabulary of the corpus.
     """
     workdir, step = absolute(config.init_from, "init_from"), None
-    named = re.fullmatch("(.+)@([0-9]{1,10})", config.init_from, re.DOTALL)
+    # No step has more than 10 digits, because steps are int32.
+    match = re.fullmatch("(.+)@([0-9]{1,10})", config.init_from, re.DOTALL)
     with bucket_errors_as_user_errors("init_from", workdir, "a bucket that can be read"):
-        if named and not (workdir / FOLDER).exists():
-            workdir, step = absolute(named[1], "init_from"), int(named[2])
+        if match and not (workdir / FOLDER).exists():
+            workdir, step = absolute(match[1], "init_from"), int(match[2])
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        found = checkpoints.check_step(step)
-        checkpoints.check_content(found, ("params",))
+        found_step = checkpoints.check_step(step)
+        checkpoints.check_content(found_step, ("params",))
         hint = "name another init_from, or a data.dir with its vocabulary"
         for problem in _vocabulary_problems(corpus, workdir, hint):
             raise problem
-        length = checkpoints.config(found).model.length
+        length = checkpoints.config(found_step).model.length
         if length > config.model.length:
             wanted = f"at least {length}, the length of {config.init_from}"
             raise UserError("model.length", str(config.model.length), wanted)
         abstract_params = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
-        checkpoints.check_shapes(found, params=abstract_params)
-        yield checkpoints, found, abstract_params
+        checkpoints.check_shapes(found_step, params=abstract_params)
+        yield checkpoints, found_step, abstract_params
