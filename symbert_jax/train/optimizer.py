@@ -27,8 +27,8 @@ def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate.
 
-    It consists of clipping (unless `optim.clip` is 0), Adam's scaling, decoupled weight decay and, for LAMB, the trust ratio. The last two leave
-    out biases and the parameters of LayerNorm.
+    It consists of clipping (unless `optim.clip` is 0), Adam's scaling, decoupled weight decay and, for LAMB, the trust
+    ratio. The last two leave out biases and the parameters of LayerNorm.
 
     The caller multiplies the update by the learning rate and subtracts it.
     """
