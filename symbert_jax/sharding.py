@@ -69,7 +69,8 @@ def check_split(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh)
 def _width_problems(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     size = mesh.shape["data"]
     if config.fsdp and model.dim % size:
-        yield UserError("model.dim", str(model.dim), f"a multiple of {size}, the size of the mesh axis data")
+        wanted = f"a multiple of {size}, the size of the mesh axis data"
+        yield UserError("model.dim", str(model.dim), wanted, "mesh.fsdp splits it over this axis")
 
 
 def spec(dims: str) -> PartitionSpec:

@@ -72,9 +72,8 @@ class Window:
                 total, count = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = total + float(pair[0]), count + float(pair[1])
         self._pending.clear()
-        for name in sorted(
-            self._sums, key=lambda name: name != "loss"
-        ):  # the loss first, because it explains the others
+        # The loss comes first, because the other sums follow from it.
+        for name in sorted(self._sums, key=lambda name: name != "loss"):
             if not math.isfinite(total := self._sums[name][0]):
                 hint = "earlier checkpoints are intact; lower optim.learning_rate or lengthen optim.warmup_steps"
                 raise UserError(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)
