@@ -15,7 +15,7 @@ class MlmBatch(NamedTuple):
     tokens: Int[Array, "B T"]  # token ids after masking
     positions: Int[Array, "B M"]  # the positions of the masked tokens, padded with 0
     targets: Int[Array, "B M"]  # the ids of these tokens before masking
-    weights: Float[Array, "B M"]  # 1 for a masked position, 0 for padding
+    weights: Float[Array, "B M"]  # 1 for a masked token, 0 for padding
 
 
 class GlueBatch(NamedTuple):

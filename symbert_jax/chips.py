@@ -10,7 +10,7 @@ class Tpu:
     cores: int
     axes: int  # the number of dimensions of a slice
     peak: float  # dense bf16 FLOP/s
-    hbm: float  # bytes that programs may use, as libtpu reports them when it rejects one
+    hbm: float  # bytes that programs may use, as libtpu reports them when it rejects a program
     bandwidth: float  # bytes/s of HBM
     clock: float  # Hz of a core, whose cycles the compiler estimates
     link: float  # bytes/s over one link, in one direction
@@ -27,8 +27,8 @@ GIB = 2**30
 # https://jax-ml.github.io/scaling-book/tpus (an axis of v5e or v6e is a ring from 16 chips, one of v4 or v5p from 4;
 # a v4 or v5p slice smaller than a 4x4x4 cube has no rings, so `network` is too high there).
 # clock: peak / (FLOPs a cycle) = peak / (2 x the chip's multipliers): 2 cores x 4 units of 128 x 128 (v4, v5p), 1 x 4
-# of 128 x 128 (v5e), 4 x 256 x 256 (v6e). libtpu's own cycles of a matrix product of 16,384 square reach 94%, 94%, 92%
-# and 78% of that.
+# of 128 x 128 (v5e), 4 x 256 x 256 (v6e). libtpu's own cycles of a product of two 16,384 x 16,384 matrices
+# reach 94%, 94%, 92% and 78% of the peak.
 TPUS = {
     "v4": Tpu(2, 3, 275e12, 30.75 * GIB, 1228e9, 1.05e9, 45e9, 4),
     "v5e": Tpu(1, 2, 197e12, 15.75 * GIB, 819e9, 1.5e9, 50e9, 16),
@@ -36,7 +36,7 @@ TPUS = {
     "v6e": Tpu(1, 2, 918e12, 31.25 * GIB, 1638e9, 1.75e9, 100e9, 16),
 }
 
-# `jax.Device.device_kind` of the chips above.
+# Names in `TPUS` by `jax.Device.device_kind`.
 KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -57,7 +57,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
+    """Returns the peak dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
     if device_kind in KINDS:
         return TPUS[KINDS[device_kind]].peak
     return GPU_PEAKS.get(device_kind)

@@ -58,7 +58,7 @@ class Metrics:
         return {line["step"]: line[name] for line in self.lines if name in line}
 
     def write(self, step: int, values: Values) -> None:
-        """Appends one object to metrics.jsonl, and the values to its copies."""
+        """Appends one object to metrics.jsonl, with 7 significant digits, and the exact values to its copies."""
         if not self.is_writer:
             return
         with bucket_errors_as_user_errors("workdir", self.file, "a bucket that can be written"):
@@ -93,7 +93,7 @@ class Lap(NamedTuple):
     def speed(self, tokens: int, flops: float, peak: float | None) -> Values:
         """Returns the speed metrics; none without a step.
 
-        tokens, flops: in one step. peak: the FLOP/s of all devices, None if unknown.
+        tokens, flops: in one step. peak: the peak FLOP/s of all devices; None: unknown, there is no MFU.
         """
         if not self.steps:
             return {}
@@ -130,7 +130,10 @@ class Clock:
 
     @contextlib.contextmanager
     def pause(self, sums: object = ()) -> Iterator[None]:
-        """Waits until the devices have computed `sums`, those of the last step, and then leaves out the time inside."""
+        """Waits until the devices have computed `sums`, then leaves out the time inside of the context.
+
+        sums: the sums of the last step.
+        """
         jax.block_until_ready(sums)
         start = time.perf_counter()
         yield

@@ -44,7 +44,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             initial=self.worked,
             disable=not (is_shown and sys.stderr.isatty()),
             bar_format="{desc}" if items is None else "{percentage:3.0f}%|{bar}| {desc}",
-            dynamic_ncols=True,  # the bar gets the columns that the text leaves, some even of 80
+            dynamic_ncols=True,  # the bar gets the columns that the text leaves; even of 80, it gets some
         )
         self.start_window()
         self._draw("")
@@ -82,7 +82,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._draw(self._text, refresh=False)
 
     def measure(self, work: int, seconds: float) -> None:
-        """Adds to the measurement from which the remaining time is estimated."""
+        """Adds `work` that took `seconds` to the measurement from which the remaining time is estimated."""
         self._measured += work
         self._seconds += seconds
 

@@ -19,7 +19,7 @@ from symbert_jax.config import Config, MeshConfig, ModelConfig, split_problems
 from symbert_jax.errors import UserError
 
 AXES = ("data", "model")
-MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # other dimensions are not sharded
+MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # the dimensions of other letters are not sharded
 FSDP_AXES = {"D": "data"}  # additional axes of parameters with `mesh.fsdp`
 PREFETCH = 2  # batches that are transferred to the devices before they are needed
 
@@ -48,14 +48,14 @@ def device() -> AbstractDevice:
 
 
 def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
-    """Yields an error if devices cannot share the rows of a micro-batch equally, or with FSDP the width D."""
-    devices, accumulate = mesh.shape["data"], config.optim.accumulate
-    if config.data.batch_size % (devices * accumulate):
+    """Yields an error if the rows of a micro-batch, or with FSDP the width D, cannot be split equally along `data`."""
+    size, accumulate = mesh.shape["data"], config.optim.accumulate
+    if config.data.batch_size % (size * accumulate):
         yield UserError(
             "data.batch_size",
             str(config.data.batch_size),
-            f"a multiple of {devices * accumulate}",
-            f"{devices} devices share each of optim.accumulate={accumulate} micro-batches",
+            f"a multiple of {size * accumulate}",
+            f"each of optim.accumulate={accumulate} micro-batches is split over the mesh axis data, of size {size}",
         )
     yield from _width_problems(config.model, config.mesh, mesh)
 
@@ -67,9 +67,10 @@ def check_split(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh)
 
 
 def _width_problems(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
-    devices = mesh.shape["data"]
-    if config.fsdp and model.dim % devices:
-        yield UserError("model.dim", str(model.dim), f"a multiple of the {devices} devices of mesh.fsdp")
+    size = mesh.shape["data"]
+    if config.fsdp and model.dim % size:
+        wanted = f"a multiple of {size}, the size of the mesh axis data"
+        yield UserError("model.dim", str(model.dim), wanted, "mesh.fsdp splits it over this axis")
 
 
 def spec(dims: str) -> PartitionSpec:
@@ -93,8 +94,9 @@ def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " l
 
 
 def put_batch(batch: Any, dims: str = "B") -> Any:
-    """Returns global device arrays, sharded along B over the current mesh, from the rows with the `local_row_indices`.
+    """Returns global device arrays, sharded along B over the current mesh, from `batch`.
 
+    batch: the rows that this process holds, those with its `local_row_indices`.
     dims: letters of the leading dimensions, the last of them B.
     """
     sharding = NamedSharding(jax.sharding.get_mesh(), spec(dims))
@@ -102,7 +104,7 @@ def put_batch(batch: Any, dims: str = "B") -> Any:
 
 
 def put_batches(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yields each batch as `put_batch` returns it; the transfers of the next ones are already under way."""
+    """Yields each batch as `put_batch` returns it; the transfers of the next PREFETCH ones have started."""
     queue = collections.deque(put_batch(batch) for batch in itertools.islice(batches, PREFETCH))
     while queue:
         yield queue.popleft()

@@ -24,7 +24,7 @@ from tests.conftest import WORDS, configure, write_corpus
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """The beginning of a SHA-256 of arrays, with their types and shapes."""
+    """Returns the first 16 digits of the SHA-256 of arrays with their types and shapes."""
     parts = [f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes() for array in arrays]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
@@ -65,7 +65,7 @@ def test_dropout_bits_are_unchanged(devices: int) -> None:
     ],
 )
 def test_first_losses_of_pretrain_are_unchanged(attention, devices, losses, tmp_path, monkeypatch) -> None:
-    """They cover the initial parameters, the batches, dropout and the optimizer; compilers differ by up to 1e-5.
+    """The losses cover the initial parameters, the batches, dropout and the optimizer; compilers differ by up to 1e-5.
 
     If they change, the numbers in docs/ belong to another program: repeat the runs that they come from.
     """

@@ -57,7 +57,7 @@ def test_read_ignores_damaged_lines_with_one_warning(tmp_path, capsys) -> None:
 
 
 def test_metrics_drops_a_copy_that_fails(tmp_path, capsys, monkeypatch) -> None:
-    """TensorBoard fails at the start, as its folder is a file; Weights & Biases fails later, without a network."""
+    """TensorBoard fails at the start: its folder is a file. Weights & Biases fails later, without a network."""
     workdir, logged = epath.Path(tmp_path), []
 
     def log(values: dict, step: int) -> None:

@@ -60,9 +60,9 @@ def test_progress_prints_lines_where_there_is_no_terminal(clock, capsys) -> None
 
 def test_bar_fits_80_columns(monkeypatch, capsys) -> None:
     """The longest text of pretraining, on a terminal."""
-    end, terminal = os.openpty()
+    controller, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (25, 80))
-    with os.fdopen(end, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as stderr:
+    with os.fdopen(controller, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr(progress.sys, "stderr", stderr)
         with Progress("steps", 200_000, 100_000) as shown:
             with shown.step("training"):

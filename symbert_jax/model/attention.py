@@ -6,9 +6,9 @@ The score of query token t for key token s, per head, with q = x Wq + bq (paper,
     symmetric  q_t . q_s / sqrt(H)
     pairwise   q_t^T P q_s / sqrt(H), with P a full or a diagonal matrix
 
-A class holds all that is special about its variant. The model uses its parameters and keys; `flops.py`, the number of
-its matrix products; `export`, its description and its weights as standard attention and in the format of the paper's
-code; `import --attention`, its best approximation of a standard score. A new variant is a class here, an entry in
+A class holds all that is special about its variant: parameters and keys for the model, the number of matrix products
+for `flops.py`, for `export` a description and the weights as standard attention and in the format of the paper's code,
+and for `import --attention` the best approximation of a standard score. A new variant is a class here, an entry in
 `find_variant` and a value of a field in `config/schema.py`.
 """
 
@@ -31,8 +31,8 @@ from symbert_jax.model.tree import Params
 PAPERS_PAIR_INIT = jax.nn.initializers.normal(1.0)  # the paper's initial values of P
 _ROUNDS = 50  # the iterations of the search in `Pairwise.fit`, which converges after about 20
 
-Form = Float[np.ndarray, "basis basis"]  # the matrix of a score x_t^T form x_s
-Fit = tuple[Float[np.ndarray, "basis H"], Float[np.ndarray, "H H"]]  # W and P of the form W P W^T
+Form = Float[np.ndarray, "basis basis"]  # the matrix F of a score x_t^T F x_s, with x in some basis
+Fit = tuple[Float[np.ndarray, "basis H"], Float[np.ndarray, "H H"]]  # W and P, where W P W^T approximates a `Form`
 
 
 class SelfAttention(nnx.Module):
@@ -55,7 +55,7 @@ class SelfAttention(nnx.Module):
     def query_key(
         self, x: Float[Array, "B S D"], num_queries: int | None = None
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S N H"]]:
-        """Returns the queries of the first T = `num_queries` tokens (None: all) and the keys of all."""
+        """Returns the queries of the first T = `num_queries` tokens (None: all) and the keys of all tokens."""
         q = self.query(x)
         return q[:, :num_queries], self.keys(x, q)
 
@@ -115,12 +115,12 @@ class Standard(SelfAttention):
 
 
 class TiedAttention(SelfAttention):
-    """Attention that computes its keys from its queries; its scores are x_t^T W P W^T x_s / sqrt(H), up to biases."""
+    """Attention that computes its keys from its queries; its scores are x_t^T W P W^T x_s / sqrt(H), plus biases."""
 
     @staticmethod
     @abc.abstractmethod
     def fit(form: Form, width: int) -> Fit:
-        """Returns W and the P of this variant for which W P W^T approximates `form` best in least squares."""
+        """Returns W with `width` columns and the P of this variant; W P W^T is nearest `form` in least squares."""
 
     @staticmethod
     def pair_parameter(pair: Float[np.ndarray, "N H H"]) -> Float[np.ndarray, "N ..."]:
@@ -129,7 +129,7 @@ class TiedAttention(SelfAttention):
 
 
 class Symmetric(TiedAttention):
-    """q_t . q_s"""
+    """q_t . q_s: the keys are the queries."""
 
     description = "symmetric, score q·q"
     folding = "in this folder, the key weights equal the query weights"
@@ -173,7 +173,7 @@ class Pairwise(TiedAttention):
 
     @staticmethod
     def fit(form: Form, width: int) -> Fit:
-        """Searches iteratively for the orthonormal U with the largest norm of U^T form U; returns U and this product.
+        """Searches iteratively for the orthonormal U with the largest norm of U^T `form` U; returns U and this product.
 
         A round is rarely worse than the one before it, so the best of all rounds is returned.
         """
@@ -238,8 +238,8 @@ def _identity(key: PRNGKeyArray, shape: tuple[int, int, int], dtype: DTypeLike) 
 def _fold_pair(weights: Params, equation: str) -> Params:
     """Replaces P by a projection whose keys are P q.
 
-    Its kernel [L, D, N, H] and bias [L, N, H] are those of the queries, multiplied by P with the einsum `equation`: in
-    float64, because a sum over G in float32 would add rounding errors.
+    The new kernel [L, D, N, H] and bias [L, N, H] are those of the queries, multiplied by P with the einsum `equation`,
+    in float64, because a sum over G in float32 would add rounding errors.
     """
     key = {
         name: np.ascontiguousarray(np.einsum(equation, weight, weights["pair"], dtype=np.float64), np.float32)

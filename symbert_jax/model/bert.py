@@ -1,6 +1,6 @@
 """BERT for masked-language modelling: the encoder and a head tied to the word table.
 
-The functions at the end of this file are pure functions of nested dicts of arrays. All run under `jax.set_mesh`.
+The functions below the classes take or return parameters as nested dicts of arrays. They run under `jax.set_mesh`.
 """
 
 import jax
@@ -49,7 +49,7 @@ class Bert(Encoder):
     def predict(
         self, x: Float[Array, "B T D"], positions: Int[AnyArray, "B M"], table: Float[Array, "V D"]
     ) -> Float[Array, "B M V"]:
-        """Returns the logits at `positions` of the last layer's x. `table` is `self.embeddings.table()`."""
+        """Returns the logits at `positions`. x is the last layer's output, `table` is `self.embeddings.table()`."""
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 

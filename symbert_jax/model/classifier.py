@@ -14,17 +14,17 @@ from symbert_jax.model.tree import Params
 
 
 class ClassificationHead(nnx.Module):
-    """Dense and tanh on [CLS], dropout, dense. It has an output per class, or a single one for a regression."""
+    """Dense and tanh on [CLS], dropout, dense. The head has an output per class, or a single one for a regression."""
 
     def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
-        letters = {**sizes(config), "C": num_outputs}
+        head_sizes = {**sizes(config), "C": num_outputs}
         self.dropout = config.dropout
-        self.pooler = Dense("D->E", letters, rngs)
-        self.classifier = Dense("D->C", letters, rngs)
+        self.pooler = Dense("D->E", head_sizes, rngs)
+        self.classifier = Dense("D->C", head_sizes, rngs)
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
         pooled = dropout(jnp.tanh(self.pooler(x, batch_dims="B")), self.dropout, key)
-        # The product is in float32, because bfloat16 similarities around 4 are 1/32 apart and would tie.
+        # The product is in float32: bfloat16 numbers around 4 are 1/32 apart, so predicted similarities would tie.
         return self.classifier(pooled.astype(jnp.float32), batch_dims="B")
 
 

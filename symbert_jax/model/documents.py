@@ -15,7 +15,7 @@ def find_documents(tokens: Int[AnyArray, "B T"]) -> tuple[Int[Array, "B T"], Int
     that closes the row ends the last document, or is a document by itself if the row was cut after a [SEP].
     """
     ends = tokens == tokens[:, -1:]
-    # The last token of a row, an end, moves to the front and makes the first token a start.
+    # The last token of a row is an end; rolled to the front, it makes the first token a start.
     starts = jnp.roll(ends, 1, axis=1)
     position_ids = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1, out_sharding=jax.typeof(ends).sharding)
     return jnp.cumsum(starts, axis=1), position_ids - jax.lax.cummax(jnp.where(starts, position_ids, 0), axis=1)

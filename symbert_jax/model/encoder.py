@@ -66,6 +66,8 @@ class Embeddings(nnx.Module):
 
 
 class Mlp(nnx.Module):
+    """The feed-forward block of a layer: dense, GELU, dense."""
+
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.up = Dense("D->F", sizes(config), rngs)
         self.down = Dense("F->D", sizes(config), rngs)
@@ -137,12 +139,15 @@ class Encoder(nnx.Module):
 
 
 def scan_layers(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
-    """Runs all layers in a loop of `unroll` layers per iteration, or of 1 if `unroll` does not divide their number."""
+    """Runs `layers` in a loop of `unroll` layers per iteration, or of 1 if `unroll` does not divide their number.
+
+    If `unroll` is not less than their number, there is no loop.
+    """
     count = jax.tree.leaves(layers)[0].shape[0]
     if unroll >= count:
         return jax.lax.scan(run, x, layers, unroll=True)[0]
     if unroll == 1 or count % unroll:
         return jax.lax.scan(run, x, layers)[0]
-    # Nested scans, because `scan(unroll=…)` raises on weights that are `reduced` (jax 0.10.2) unless it unrolls all.
+    # Nested scans, because `scan(unroll=…)` on weights that are `reduced` (jax 0.10.2) raises unless it unrolls all.
     groups = jax.tree.map(lambda leaf: leaf.reshape(count // unroll, unroll, *leaf.shape[1:]), layers)
     return jax.lax.scan(lambda x, group: jax.lax.scan(run, x, group, unroll=True), x, groups)[0]

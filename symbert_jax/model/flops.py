@@ -8,7 +8,7 @@ def train_flops(model: ModelConfig, batch_size: int, max_predictions: int) -> fl
     """Returns the FLOPs of forward and backward pass of `batch_size` rows with `max_predictions` positions each.
 
     Counts matrix products with 2 FLOPs per multiply-add, the backward pass as twice the forward pass, and nothing
-    that is recomputed. Attention counts between all tokens of a row, even where documents do not see each other.
+    that is recomputed. Attention is counted between all tokens of a row, even where documents do not see each other.
     """
     layer = model.length * (find_variant(model).projection_products(model) + 2 * model.dim * model.mlp_dim)
     mlm_head = max_predictions * (model.dim**2 + model.dim * model.vocab_size)

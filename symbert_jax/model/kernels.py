@@ -4,8 +4,8 @@
     splash  splash attention of JAX's Pallas, on TPUs
     cudnn   flash attention of NVIDIA's cuDNN
 
-Segments are a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment 1,
-and no token sees it. None stands for a single segment.
+`segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
+1, and no token sees it. None stands for a single segment.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S N H"]
 Segments = Int[AnyArray, "B S"] | None
 
-FUSED = ("splash", "cudnn")  # each is the fastest on its platform
+FUSED = ("splash", "cudnn")  # each is the fastest on the platform that it runs on
 SMALLEST_BLOCK = 128  # tokens in the smallest block of splash
-# Tokens in its largest block. On each chip larger blocks are faster. Thousand cycles per head of 1,024 tokens, forward
-# and backward, by the TPU compiler's schedule, with blocks of 128, 256, 512 and 1,024: v5e 81, 37, 21, 16; v6e with 512
-# and 1,024: 13, 10. Blocks of 2,048 do not fit the memory of a core.
+# Tokens in the largest block of splash. Larger blocks are faster: by the TPU compiler's schedule, a head of 1,024
+# tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,
+# and 13 and 10 thousand cycles of a v6e with blocks of 512 and 1,024. Blocks of 2,048 do not fit the memory of a core.
 LARGEST_BLOCK = 1024
 # Parts of the names of GPUs that cuDNN's attention does not run on.
 UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
@@ -47,7 +47,10 @@ def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments,
 
 
 def choose(model: ModelConfig, device: AbstractDevice, num_queries: int, num_keys: int) -> str:
-    """Returns the fused kernel that `model.kernel` allows and that has no `problems`, otherwise xla."""
+    """Returns the fused kernel that `model.kernel` allows and that has no `problems`, otherwise xla.
+
+    The fused kernels need as many queries as keys.
+    """
     allowed = FUSED if model.kernel == "auto" else (model.kernel,)
     for kernel in allowed:
         if num_queries == num_keys and not any(problems(kernel, model, device, num_keys)):
@@ -76,22 +79,23 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
-            yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} of them")
+            yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
     if kernel == "cudnn":
-        head = model.dim // model.heads
+        head_width = model.dim // model.heads
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")
         if any(name in device.device_kind for name in UNSUPPORTED_GPUS):
-            yield problem(device.device_kind, "an NVIDIA GPU of the generation of Ampere or later")
+            yield problem(device.device_kind, "an NVIDIA GPU of the Ampere generation or later")
         if length % 2:
-            yield problem(f"{length} tokens", "an even number of them")
+            yield problem(f"{length} tokens", "an even number of tokens")
         if model.dtype != "bfloat16":
             yield problem(f"model.dtype={model.dtype}", "bfloat16")
-        if head % 8 or head > 128:
-            yield problem(f"heads of width {head}", "a multiple of 8 up to 128")
+        if head_width % 8 or head_width > 128:
+            yield problem(f"heads of width {head_width}", "a multiple of 8 up to 128")
 
 
 def xla(q: Queries, k: Keys, v: Keys, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Queries:
+    """Computes attention in plain JAX; `key` draws dropout of the probabilities (None: off)."""
     weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
@@ -144,6 +148,8 @@ def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret:
 
 
 def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
+    """Computes flash attention of cuDNN, on NVIDIA GPUs alone."""
+
     def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
         mask = None if segments is None else visible(segments, q.shape[1])[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
@@ -153,6 +159,6 @@ def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
 
 def _on_each_device(run: Callable[..., Array], q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
     """Runs a kernel on the rows and heads of each device, without communication between devices."""
-    heads, rows = spec("BTNH"), spec("BS")
-    sharded = jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
-    return sharded(q, k, v, None if segments is None else reshard(segments, rows))
+    array_spec, segments_spec = spec("BTNH"), spec("BS")
+    sharded = jax.shard_map(run, in_specs=(*[array_spec] * 3, segments_spec), out_specs=array_spec, check_vma=False)
+    return sharded(q, k, v, None if segments is None else reshard(segments, segments_spec))

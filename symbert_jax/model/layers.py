@@ -67,12 +67,13 @@ class LayerNorm(nnx.Module):
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Zeroes a fraction `rate` of x and scales up the rest. Returns x itself without a key or at rate 0."""
+    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). Without key or rate, returns x itself."""
     return x if key is None or rate == 0 else _dropout(x, rate, key)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropout(x: Array, rate: float, key: PRNGKeyArray) -> Array:
+    # The threshold is at most 2**32 - 1, also at a rate so small that (1 - rate) * 2**32 rounds to 2**32.
     kept = _random_bits(key, x) < np.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
     return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
 
@@ -88,8 +89,8 @@ def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
     """Returns 32 random bits for each element of `like`, sharded like it; they are the same on every mesh.
 
     SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma) with the finalizer
-    of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). JAX's generators still
-    draw keys and initial parameters, which need their quality.
+    of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still draw
+    keys and initial parameters, which need their quality.
     """
     seed, gamma = jax.random.key_data(key)
     gamma |= 1
@@ -113,7 +114,7 @@ def gelu(x: Array) -> Array:
     """Returns x Phi(x), exact (Hendrycks, Gimpel, 2016), computed in float32 and rounded once.
 
     The backward pass keeps only x and is float32 too: in bfloat16, 1 + erf(x) loses all its digits where x is far
-    below 0, and a v5e, which has no bfloat16 arithmetic but in products, would be no faster.
+    below 0, and a v5e, which has bfloat16 arithmetic only in matrix products, would be no faster.
     """
     x32 = x.astype(jnp.float32)
     return (x32 * _normal_cdf(x32)).astype(x.dtype)

@@ -18,14 +18,14 @@ Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# BERT (2018) has this standard deviation; like the paper's code, this does not truncate the distribution.
+# The standard deviation is that of BERT (2018). As in the paper's code, the distribution is not truncated.
 normal = jax.nn.initializers.normal(0.02)
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
 
 
 def sizes(config: ModelConfig) -> Sizes:
-    """Returns the size of each letter.
+    """Returns the size of the dimension of each letter.
 
     E is D again and G is H again, so that no array has the same letter twice. K is the number of token types.
     """

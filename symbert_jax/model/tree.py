@@ -1,6 +1,6 @@
 """From Flax NNX modules to nested dicts of arrays and back: outside `model/`, parameters are nested dicts.
 
-A module is given by its class and the arguments of its constructor, all hashable, without the random keys.
+A module is given by its class and the arguments of its constructor, all hashable, except `rngs`.
 """
 
 import functools
@@ -58,5 +58,5 @@ def size(module_class: ModuleClass, *arguments: Any) -> int:
 
 @functools.cache
 def _split_abstract(module_class: ModuleClass, *arguments: Any) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns the module without its arrays, and their shapes and the letters of their dimensions."""
+    """Returns the structure of the module, and its parameters with shapes and letters instead of arrays."""
     return nnx.split(nnx.eval_shape(lambda: module_class(*arguments, nnx.Rngs(0))))

@@ -1,4 +1,4 @@
-"""Finds what would ruin a pretraining run before it starts.
+"""Finds, before a pretraining run starts, what would ruin it.
 
 Gathers the checks of other modules, and adds those that only make sense before the first step. Computes nothing on a
 device.
@@ -41,16 +41,16 @@ Check = Callable[[Config, Corpus, epath.Path], Iterator[UserError]]
 def check(config: Config, corpus: Corpus, workdir: epath.Path, *, thorough: bool = False) -> None:
     """Prints a line on stderr for each `Advice` about a pretraining run, and raises all other problems.
 
-    thorough: whether to read all rows of the corpus and compare them with their checksums.
+    thorough: whether to also read all rows of the corpus and compare them with their checksums.
 
     Raises:
       UserErrors: the problems that would ruin the run.
     """
     found = problems(config, corpus, workdir, (*CHECKS, _row_file_problems) if thorough else CHECKS)
-    for advice in found:
-        if isinstance(advice, Advice) and is_main_process():
-            print(f"warning: {advice}", file=sys.stderr)
-    if errors := [error for error in found if not isinstance(error, Advice)]:
+    for problem in found:
+        if isinstance(problem, Advice) and is_main_process():
+            print(f"warning: {problem}", file=sys.stderr)
+    if errors := [problem for problem in found if not isinstance(problem, Advice)]:
         raise UserErrors(errors)
 
 
@@ -58,7 +58,7 @@ def problems(
     config: Config, corpus: Corpus, workdir: epath.Path, checks: Sequence[Check] | None = None
 ) -> list[UserError]:
     """Returns all problems of a pretraining run, each of them once."""
-    found: dict[str, UserError] = {}
+    found: dict[str, UserError] = {}  # by message, so that each is returned once
     for find_problems in checks or CHECKS:
         try:
             for problem in find_problems(config, corpus, workdir):
@@ -72,7 +72,7 @@ def _fields_problems(config: Config, *_: object) -> Iterator[UserError]:
     yield from configs.problems(config)
     learning_rate, (low, high) = config.optim.learning_rate, LEARNING_RATES
     if math.isfinite(learning_rate) and not low <= learning_rate <= high:
-        wanted = f"one from {low:g} to {high:g}"
+        wanted = f"a number from {low:g} to {high:g}"
         yield Advice("optim.learning_rate", str(learning_rate), wanted, "BERT-base takes 1e-4")
 
 
@@ -83,7 +83,7 @@ def _packages_problems(config: Config, *_: object) -> Iterator[UserError]:
 
 
 def _hosts_problems(*_: object) -> Iterator[UserError]:
-    """Yields an error if not all hosts of a TPU slice have joined: each would train a model of its own."""
+    """Yields an error if not all hosts of all TPU slices have joined: each host would train a model of its own."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     wanted = len(hosts) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
     if jax.default_backend() == "tpu" and jax.process_count() < wanted:
@@ -107,7 +107,7 @@ def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Itera
     with bucket_errors_as_user_errors("data.vocab", named, "a vocabulary that can be read"):
         exists = named != "train" and absolute(named, "data.vocab").exists()
     if exists and tokenizer.read(tokenizer.find(named)) != corpus.tokenizer:
-        yield UserError("data.vocab", f"{named}, a different vocabulary", f"that of {corpus.location}", hint)
+        yield UserError("data.vocab", f"{named}, a different vocabulary", f"the vocabulary of {corpus.location}", hint)
     elif recorded.startswith("hf:") and named.startswith("hf:") and named != recorded:
         yield UserError("data.vocab", named, f"{recorded}, the vocabulary of {corpus.location}", hint)
 
@@ -126,7 +126,7 @@ def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[Us
         most_maskable = corpus.manifest.most_maskable[split]
         if 0 <= mask_rate < 1 and round(mask_rate * most_maskable) < 1:
             found = f"at most {most_maskable} tokens in a {split} row of {corpus.folder} that can be masked"
-            wanted = f"enough to mask one at data.mask_rate={mask_rate}, without [UNK]"
+            wanted = f"enough maskable tokens to mask one at data.mask_rate={mask_rate}; [UNK] is not maskable"
             yield UserError("data.dir", found, wanted, "prepare the text with a vocabulary that has its words")
     if advice := corpus.manifest.advice():
         yield advice
@@ -134,17 +134,18 @@ def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[Us
 
 def _row_file_problems(_: Config, corpus: Corpus, __: epath.Path) -> Iterator[UserError]:
     corpus.check_row_files()
-    yield from ()  # makes this function a generator, as a `Check` is
+    yield from ()  # makes this function a generator, as every `Check` is
 
 
 def _workdir_problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     check_path(workdir, "workdir")
     if is_bucket(workdir):
-        check_writable_bucket(workdir)  # before the checks below, which would report a bucket that fails less clearly
+        check_writable_bucket(workdir)  # before the checks below, whose errors for a failing bucket are less clear
     else:
         for folder in sorted({_nearest_existing(workdir), _nearest_existing(workdir / FOLDER)}):
             _check_writable_folder(folder)
     _check_sizes(config)
+    # One device is enough for shapes; `_devices_problems` checks the mesh of the run.
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         yield from start.problems(dataclasses.replace(config, mesh=MeshConfig()), corpus, workdir)
 
@@ -163,12 +164,15 @@ def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[U
     if is_bucket(workdir):  # a bucket has room for any run
         return
     _check_sizes(config)
+    # One device is enough for shapes; `_devices_problems` checks the mesh of the run.
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         state = states.abstract(dataclasses.replace(config, mesh=MeshConfig()))
     size, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
-    kept = train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)  # 1: the best one
+    kept = (
+        train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)
+    )  # 1: the best checkpoint
     written = -(-train.steps // train.checkpoint_every)
-    count = min(kept + 1, written)  # a new one is written before an old one is removed
+    count = min(kept + 1, written)  # a new checkpoint is written before an old one is removed
     free = shutil.disk_usage(_nearest_existing(workdir)).free
     free += sum(file_sizes(workdir / FOLDER).values())  # earlier checkpoints of this run make room for new ones
     if free < count * size:
@@ -193,14 +197,14 @@ CHECKS = (
 
 
 def _check_sizes(config: Config) -> None:
-    """Raises the first problem of a field that is a divisor or determines the shape of an array."""
+    """Raises the first problem of a field with which the calling check would divide or make shapes."""
     for problem in configs.problems(config):
         if problem.what.startswith(("model.", "mesh.", "train.", "optim.accumulate")):
             raise problem
 
 
 def _nearest_existing(folder: epath.Path) -> epath.Path:
-    """Returns `folder` if it exists, else the nearest folder above it that does. A dangling link counts as existing.
+    """Returns `folder` if it exists, else the nearest path above it that does. A dangling link counts as existing.
 
     Only for local paths.
 

@@ -55,7 +55,7 @@ class Events:
         return state
 
     def start_clock(self, step: int) -> None:
-        """Measures the speed from the end of `step`, whose time includes the compilation."""
+        """Starts to measure the speed at the end of `step`, the first one, whose time includes the compilation."""
         jax.block_until_ready(self.window.last)
         self.clock.start(step)
 
@@ -84,7 +84,10 @@ class Events:
         return values[LOSS]
 
     def validate_if_missed(self, step: int, state: State) -> None:
-        """Validates the checkpoint that the run resumes from, if a signal prevented its validation."""
+        """Validates the checkpoint that the run resumes from, if a signal prevented its validation.
+
+        First reads the losses of earlier validations from the metrics of the run.
+        """
         self.checkpoints.losses |= self.metrics.values(LOSS)
         is_missed = step > 0 and is_due(step, self.config.train.validate_every, self.config.train.steps)
         if is_missed and broadcast_from_main(step not in self.checkpoints.losses):
@@ -99,7 +102,7 @@ class Events:
             self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, self.window.to_save(step))
 
     def _cost(self) -> tuple[int, float, float | None]:
-        """Returns the tokens and the model FLOPs of a step, and the peak FLOP/s of all devices, None if unknown."""
+        """Returns the tokens and the model FLOPs of a step, and the peak FLOP/s of all devices (None: unknown)."""
         mesh, data, model = jax.sharding.get_mesh(), self.config.data, self.config.model
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         flops = train_flops(model, data.batch_size, self.stream.masking.max_predictions)

@@ -43,7 +43,8 @@ from symbert_jax.train.window import Window
 def pretrain(config: Config, workdir: epath.Path) -> None:
     """Trains to `config.train.steps`, from the latest checkpoint in `workdir` if there is one.
 
-    SIGTERM, SIGHUP or Ctrl-C to any process ends the run after the current step, with a checkpoint.
+    SIGTERM, SIGHUP or Ctrl-C to any process ends the run with a checkpoint, after a step on which all processes agree.
+    Before the first step, it ends the run without a new checkpoint.
 
     Raises:
       UserError: the config, the corpus, the workdir and the devices do not fit each other or are not the same on every
@@ -91,6 +92,7 @@ def _train(events: Events, state: State, start: int, stop: Stop) -> None:
             events.log(step)  # before the checkpoint, which saves the sums since the last log point
         signal = stop.should_stop(step - start)  # after every step, because the processes agree on a step number
         loss = None
+        # A signal leaves a due validation to the next start; no start follows the last step.
         if is_due(step, train.validate_every, train.steps) and (not signal or step == train.steps):
             loss = events.validate(step, state)  # before the checkpoint, which is kept if its loss is the best
         if is_due(step, train.checkpoint_every, train.steps) or signal:
@@ -104,7 +106,7 @@ def _train(events: Events, state: State, start: int, stop: Stop) -> None:
 def _open_events(
     config: Config, workdir: epath.Path, stream: Stream, checkpoints: Checkpoints, start: int
 ) -> Iterator[Events]:
-    """Opens the files and the progress bar of a run, prints its first line, and yields its events."""
+    """Opens the files and the progress bar of a run, prints the first line of the run, and yields its events."""
     train = config.train
     with (
         contextlib.closing(Metrics(workdir, start, train.wandb)) as metrics,
@@ -134,7 +136,7 @@ def write_run_files(config: Config, corpus: Corpus, workdir: epath.Path) -> None
 
 
 def _opening(config: Config, stream: Stream, start: int) -> str:
-    """Returns the first line of a run: the model, the devices, the rows, and the step that it starts from."""
+    """Returns the first line of a run: the model, the devices, the rows, and the step that the run starts from."""
     mesh = jax.sharding.get_mesh()
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)

@@ -7,13 +7,13 @@ import optax
 
 from symbert_jax.config import OptimConfig
 
-UNDECAYED = ("bias", "scale")  # the names of biases, and of the scales of LayerNorm
+UNDECAYED = ("bias", "scale")  # the last name in the path of a bias or of a LayerNorm scale
 
 
 def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates so far.
 
-    It rises from 0 (or starts at its peak, without warmup) and reaches 0 at `steps`.
+    The rate rises from 0 to `optim.learning_rate`, or starts there without warmup, and reaches 0 at `steps`.
     """
     warmup = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
     match optim.schedule:
@@ -27,8 +27,8 @@ def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate.
 
-    It consists of clipping, Adam's scaling, decoupled weight decay and, for LAMB, the trust ratio. The last two leave
-    out biases and LayerNorm.
+    It consists of clipping (unless `optim.clip` is 0), Adam's scaling, decoupled weight decay and, for LAMB, the trust
+    ratio. The last two leave out biases and the parameters of LayerNorm.
 
     The caller multiplies the update by the learning rate and subtracts it.
     """
@@ -64,5 +64,5 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns a tree of booleans: whether weight decay, and with LAMB the trust ratio, apply to a parameter."""
+    """Returns a tree of booleans: whether weight decay, and with LAMB the trust ratio, apply to each parameter."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)

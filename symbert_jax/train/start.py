@@ -37,7 +37,7 @@ def restore_or_init(config: Config, corpus: Corpus, checkpoints: Checkpoints) ->
 
 
 def restore(config: Config, checkpoints: Checkpoints) -> State | None:
-    """Returns the state of the latest checkpoint on the current mesh, None if there is no checkpoint."""
+    """Returns the state of the latest checkpoint on the current mesh, or None if there is no checkpoint."""
     if (step := checkpoints.latest()) is None:
         return None
     abstract_state = states.abstract(config)
@@ -47,7 +47,7 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
 
 
 def init_from_run(config: Config, corpus: Corpus) -> State:
-    """Returns the state at step 0 with the parameters of `config.init_from`, on the current mesh.
+    """Returns the state at step 0 with the parameters of the run `config.init_from`, on the current mesh.
 
     That run may have trained with shorter rows; `bert.lengthen` adds the missing position embeddings.
 
@@ -64,8 +64,8 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
-    An `Advice` names a harmless change since the run so far, or a damaged checkpoint that is ignored. The checkpoint
-    is read, but nothing is put on a device, so any mesh will do.
+    An `Advice` names a harmless change since the latest checkpoint, or a damaged checkpoint that is ignored. The latest
+    checkpoint is read, but nothing is put on a device, so any mesh will do.
 
     Raises:
       UserError: a reason that prevents further checks.
@@ -78,8 +78,8 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                     found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is ignored; remove it"
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
                 yield from _changes(config, corpus, workdir, step, checkpoints)
-                wanted = states.abstract(config)
-                return checkpoints.check_shapes(step, params=wanted.params, optimizer=wanted.optimizer)
+                state = states.abstract(config)
+                return checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
     if config.init_from:
         with _source(config, corpus):
             pass
@@ -94,7 +94,7 @@ def _changes(
         for each in (config, checkpoints.config(step))
     )
     for field, found in new.items():
-        if found == old[field] or not step or _FREE.fullmatch(field):  # `import` wrote step 0; no run has started
+        if found == old[field] or not step or _FREE.fullmatch(field):  # step 0: `import` wrote it, no run has started
             continue
         wanted = f"{old[field]}, with which {workdir} reached step {step}"
         if field in _FIXED:
@@ -108,20 +108,20 @@ def _changes(
         yield UserError(
             "data.dir",
             f"a different corpus in {corpus.location}",
-            f"the one with which {workdir} reached step {step}",
-            f"name that one, or start a new run from here: a new --workdir and --config.init_from={workdir}@{step}",
+            f"the corpus with which {workdir} reached step {step}",
+            f"name that corpus, or start a new run from here: a new --workdir and --config.init_from={workdir}@{step}",
         )
 
 
 def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:
     if corpus.tokenizer != tokenizer.read(workdir / VOCAB):
         found = f"a different vocabulary in {corpus.location}"
-        yield UserError("data.dir", found, f"that of {workdir}/{VOCAB}", hint)
+        yield UserError("data.dir", found, f"the vocabulary of {workdir}/{VOCAB}", hint)
 
 
 @contextlib.contextmanager
 def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
-    """Yields the checkpoints that `config.init_from` names, the step, and the shapes of its parameters.
+    """Yields the checkpoints that `config.init_from` names, the step, and the shapes of the parameters.
 
     `init_from` is WORKDIR@STEP, or WORKDIR for its latest step; the name of a WORKDIR may itself end in @STEP.
 
@@ -129,20 +129,21 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
       UserError: there is no such checkpoint, or it does not fit the model or the vocabulary of the corpus.
     """
     workdir, step = absolute(config.init_from, "init_from"), None
-    named = re.fullmatch("(.+)@([0-9]{1,10})", config.init_from, re.DOTALL)
+    # No step has more than 10 digits, because steps are int32.
+    match = re.fullmatch("(.+)@([0-9]{1,10})", config.init_from, re.DOTALL)
     with bucket_errors_as_user_errors("init_from", workdir, "a bucket that can be read"):
-        if named and not (workdir / FOLDER).exists():
-            workdir, step = absolute(named[1], "init_from"), int(named[2])
+        if match and not (workdir / FOLDER).exists():
+            workdir, step = absolute(match[1], "init_from"), int(match[2])
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        found = checkpoints.check_step(step)
-        checkpoints.check_content(found, ("params",))
+        found_step = checkpoints.check_step(step)
+        checkpoints.check_content(found_step, ("params",))
         hint = "name another init_from, or a data.dir with its vocabulary"
         for problem in _vocabulary_problems(corpus, workdir, hint):
             raise problem
-        length = checkpoints.config(found).model.length
+        length = checkpoints.config(found_step).model.length
         if length > config.model.length:
             wanted = f"at least {length}, the length of {config.init_from}"
             raise UserError("model.length", str(config.model.length), wanted)
         abstract_params = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
-        checkpoints.check_shapes(found, params=abstract_params)
-        yield checkpoints, found, abstract_params
+        checkpoints.check_shapes(found_step, params=abstract_params)
+        yield checkpoints, found_step, abstract_params

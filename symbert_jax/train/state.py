@@ -1,4 +1,4 @@
-"""The state of training: the step number, the parameters and the optimizer's moments."""
+"""The state of training: the step number, the parameters, and the moments and counters of the optimizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ def abstract(config: Config) -> State:
 
 
 def abstract_moments(init: Callable[[bert.Params], Any], params: bert.Params) -> Any:
-    """Returns the result of an optimizer's `init` for abstract `params`, in the form of `abstract`.
+    """Returns what an optimizer's `init` makes of abstract `params`: shapes, types and shardings instead of arrays.
 
     A moment has the sharding of its parameter; counters are replicated.
     """

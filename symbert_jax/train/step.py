@@ -46,8 +46,8 @@ def make_update(
 ) -> Callable[[State, Any, PRNGKeyArray, Array], tuple[State, Sums]]:
     """Returns the pure update (state, batch, dropout key, learning rate) -> (state, sums).
 
-    may_be_empty: whether the count of "loss" may be 0. Such a batch changes neither parameters nor moments nor the
-      optimizer's own count of updates; the step number, and with it the learning rate and the data, advances.
+    may_be_empty: whether the count of "loss" may be 0. A batch with this count changes neither parameters nor moments
+      nor the optimizer's own count of updates; the step number, and with it the learning rate and the data, advances.
 
     The sums are those of the objective and "grad_norm", the norm of the gradient before clipping. The count of
     "grad_norm" is 1, or 0 if the count of "loss" is 0.
@@ -97,7 +97,10 @@ def make_update(
 def mlm_objective(
     model: ModelConfig, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
 ) -> Sums:
-    """Returns the cross entropy in nats ("loss") and the correct predictions ("accuracy") of the weighted positions."""
+    """Returns sums over the weighted positions: cross entropy in nats ("loss"), correct predictions ("accuracy").
+
+    cross_document: whether a token sees all documents of its row, instead of its own alone.
+    """
     segments, position_ids = (None, None) if cross_document else find_documents(batch.tokens)
     logits = bert.logits(
         model, params, batch.tokens, batch.positions, segments=segments, position_ids=position_ids, key=key

@@ -9,7 +9,7 @@ from etils import epath
 
 
 class Trace(contextlib.AbstractContextManager["Trace"]):
-    """Traces the steps FIRST:LAST of `train.profile_steps`; every process writes the trace of its own devices."""
+    """Traces the steps FIRST:LAST (inclusive; empty: none); every process writes the trace of its own devices."""
 
     def __init__(self, workdir: epath.Path, steps: str):
         first, last = map(int, steps.split(":")) if steps else (0, -1)

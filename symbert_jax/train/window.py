@@ -13,7 +13,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.train.step import Sums
 
-SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # parts of names in a checkpoint
+SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # in a checkpoint: two suffixes of names, and a name
 
 
 class Window:
@@ -28,19 +28,19 @@ class Window:
         saved: what `to_save` returned for the checkpoint from which the run resumes.
         """
         self.prefix = prefix
-        self._sums, self.empty_batches = _from_saved(saved or {})  # empty: without a token to predict
+        self._sums, self.empty_batches = _from_saved(saved or {})  # an empty batch has no token to predict
         self._pending = list[Sums]()
 
     @property
     def last(self) -> list[Sums]:
-        """The sums of the last batch on the devices; empty if they have been read."""
+        """A list with the sums of the last batch, on the devices; an empty list if the sums have been read."""
         return self._pending[-1:]
 
     def add(self, sums: Sums) -> None:
         self._pending.append(sums)
 
     def averages(self, step: int) -> Values:
-        """Returns the average of every sum whose count is not 0, by PREFIX/name.
+        """Returns the average of every sum whose count is not 0, by its name PREFIX/NAME.
 
         Raises:
           UserError: a sum is not finite at this step.
@@ -72,7 +72,8 @@ class Window:
                 total, count = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = total + float(pair[0]), count + float(pair[1])
         self._pending.clear()
-        for name in sorted(self._sums, key=lambda name: name != "loss"):  # the loss first, as the others follow from it
+        # The loss comes first, because the other sums follow from it.
+        for name in sorted(self._sums, key=lambda name: name != "loss"):
             if not math.isfinite(total := self._sums[name][0]):
                 hint = "earlier checkpoints are intact; lower optim.learning_rate or lengthen optim.warmup_steps"
                 raise UserError(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)

@@ -76,7 +76,7 @@ def test_pairwise_is_q_P_q_with_query_on_the_left(scores, platform, monkeypatch)
 
 
 def test_variants_are_known_in_one_place():
-    """Outside `model/attention.py` only their names occur, as values of fields of our configs and of the paper's."""
+    """Other modules contain only the names of variants, as values of fields of our configs and of the paper's."""
     package = pathlib.Path(symbert_jax.__file__).parent
     files = {
         str(path.relative_to(package))

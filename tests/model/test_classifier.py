@@ -13,7 +13,7 @@ from symbert_jax.sharding import make_mesh
 from tests.conftest import configure, init_params_numpy
 
 
-def model(attention: str = "standard"):
+def make_model(attention: str = "standard"):
     config = configure(model={"attention": attention}).model
     head = jax.tree.map(np.asarray, classifier.init_head(config, 3, jax.random.key(1)))
     return config, {**init_params_numpy(config), "head": head}
@@ -29,7 +29,7 @@ def logits(config, params, tokens, lengths, key=None):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_logits_do_not_depend_on_padding(mesh, attention) -> None:
-    config, params = model(attention)
+    config, params = make_model(attention)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 16), dtype=np.int32)
     lengths = np.array([5, 8])
     short = logits(config, params, tokens[:, :8], lengths)
@@ -39,7 +39,7 @@ def test_logits_do_not_depend_on_padding(mesh, attention) -> None:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_logits_equal_berts_pooler_by_hand(mesh, attention) -> None:
-    config, params = model(attention)
+    config, params = make_model(attention)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 8), dtype=np.int32)
     found = logits(config, params, tokens, np.array([8, 8]))
     encoder, head = bert.module(config, init_params_numpy(config)), params["head"]
@@ -50,7 +50,7 @@ def test_logits_equal_berts_pooler_by_hand(mesh, attention) -> None:
 
 
 def test_dropout_reaches_the_head(mesh) -> None:
-    config, params = model()
+    config, params = make_model()
     tokens = np.ones((1, 8), np.int32)
     first, second = (logits(config, params, tokens, np.array([8]), jax.random.key(seed)) for seed in (0, 1))
     assert np.abs(first - second).max() > 1e-4
@@ -58,7 +58,7 @@ def test_dropout_reaches_the_head(mesh) -> None:
 
 def test_logits_are_finer_than_bfloat16_activations(mesh) -> None:
     """Similarities around 4 would be 1/32 apart in bfloat16, and ranks would tie."""
-    config, params = model()
+    config, params = make_model()
     config = dataclasses.replace(config, dtype="bfloat16")
     tokens = np.random.default_rng(0).integers(0, 128, (8, 8), dtype=np.int32)
     found = logits(config, params, tokens, np.full(8, 8))
@@ -66,7 +66,7 @@ def test_logits_are_finer_than_bfloat16_activations(mesh) -> None:
 
 
 def test_sharded_head_has_the_shapes_of_its_letters() -> None:
-    config, _ = model()
+    config, _ = make_model()
     with jax.set_mesh(make_mesh(MeshConfig(model=2))):
         head = classifier.abstract(config, 3, MeshConfig(model=2))["head"]
     assert head["pooler"]["kernel"].shape == (32, 32) and head["classifier"]["kernel"].shape == (32, 3)

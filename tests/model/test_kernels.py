@@ -105,7 +105,7 @@ def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Ml
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
-    """They have the same loss and gradients of the whole model, without `cross_document`."""
+    """Without `cross_document`, both have the same loss and the same gradients of the whole model."""
     model = dataclasses.replace(TINY, attention=attention)
     params, batch = init_params_numpy(model), packed()
 
@@ -177,7 +177,7 @@ def test_choose_returns_fastest_possible_kernel(model, device, tokens, wanted) -
         (change(kernel="splash"), CPU, "'splash' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", length=192), TPU, "'splash' with 192 tokens, wanted a multiple of 128"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
-        (change(kernel="cudnn"), V100, "'cudnn' with Tesla V100.*wanted .*Ampere or later"),
+        (change(kernel="cudnn"), V100, "'cudnn' with Tesla V100.*wanted .*Ampere generation or later"),
         (change(kernel="cudnn", dtype="float32"), H100, "'cudnn' with model.dtype=float32, wanted bfloat16"),
         (change(kernel="cudnn", heads=4), H100, "'cudnn' with heads of width 192, wanted a multiple of 8 up to 128"),
     ],

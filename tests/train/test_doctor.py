@@ -91,13 +91,16 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
         ({"model": {"length": 32}}, "model.length: found 32, wanted 16, the length of the rows in .*prepare"),
         ({"data": {"dir": "nowhere"}}, "data.dir: found no finished corpus in .*/nowhere, .*prepare"),
         ({"data": {"batch_size": 72}}, "data.batch_size: found 72, wanted at most 64, the rows of the corpus"),
-        ({"data": {"batch_size": 12}}, "data.batch_size: found 12, wanted a multiple of 8; 8 devices share"),
-        ({"model": {"dim": 36}, "mesh": {"fsdp": True}}, "model.dim: found 36, wanted a multiple of the 8 devices"),
+        (
+            {"data": {"batch_size": 12}},
+            "data.batch_size: found 12, wanted a multiple of 8; each of optim.accumulate=1 micro",
+        ),
+        ({"model": {"dim": 36}, "mesh": {"fsdp": True}}, "model.dim: found 36, wanted a multiple of 8, the size of"),
         ({"mesh": {"data": 4}}, "mesh: found mesh.data=4 x mesh.model=1, wanted a product of 8"),
         ({"optim": {"warmup_steps": 100}}, "optim.warmup_steps: found 100, wanted fewer than train.steps=100"),
         ({"optim": {"learning_rate": float("nan")}}, "optim.learning_rate: found nan, wanted a finite number"),
-        ({"optim": {"learning_rate": 0.5}}, "optim.learning_rate: found 0.5, wanted one from 1e-06 to 0.01"),
-        ({"optim": {"learning_rate": 0.0}}, "optim.learning_rate: found 0.0, wanted one from 1e-06 to 0.01"),
+        ({"optim": {"learning_rate": 0.5}}, "optim.learning_rate: found 0.5, wanted a number from 1e-06 to 0.01"),
+        ({"optim": {"learning_rate": 0.0}}, "optim.learning_rate: found 0.0, wanted a number from 1e-06 to 0.01"),
         ({"train": {"steps": 164}}, "train.steps: found 164, 41 epochs, wanted at most 40 epochs"),
         (
             {"model": HUGE},
@@ -111,12 +114,14 @@ def test_each_problem_is_found_alone(good: Config, changes: dict, message: str, 
     assert re.match(message, finding) and "\n" not in finding
 
 
-def test_vocabulary_of_the_config_differs_from_that_of_the_corpus(good: Config, tmp_path: Path) -> None:
+def test_vocabulary_that_differs_from_that_of_the_corpus_is_found(good: Config, tmp_path: Path) -> None:
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join([*WORDS[:-1], "other"]))
     config = changed(good, data={"vocab": str(vocab)})
     (finding,) = found(config, tmp_path)
-    assert finding.startswith(f"data.vocab: found {vocab}, a different vocabulary, wanted that of {good.data.dir}")
+    assert finding.startswith(
+        f"data.vocab: found {vocab}, a different vocabulary, wanted the vocabulary of {good.data.dir}"
+    )
     vocab.write_text("\n".join(WORDS))
     assert not found(config, tmp_path)
 
@@ -138,7 +143,7 @@ def test_thorough_check_finds_changed_rows(good: Config, tmp_path: Path) -> None
         (
             0.04,
             3,
-            "data.dir: found at most 3 tokens in a train row of {} that can be masked, wanted enough to mask one",
+            "data.dir: found at most 3 tokens in a train row of {} that can be masked, wanted enough maskable tokens",
         ),
     ],
 )
@@ -192,7 +197,9 @@ def test_checkpoint_with_another_vocabulary_is_found(started: epath.Path, tmp_pa
     words = [*WORDS[:-1], "other"]
     config = changed(TINY, data={"dir": str(write_corpus(tmp_path / "other", words=words))})
     (finding,) = found(config, started)
-    assert finding.startswith(f"data.dir: found a different vocabulary in {config.data.dir}, wanted that of {started}")
+    assert finding.startswith(
+        f"data.dir: found a different vocabulary in {config.data.dir}, wanted the vocabulary of {started}"
+    )
 
 
 def test_workdir_that_cannot_be_written_is_found(good: Config, tmp_path: Path) -> None:
@@ -266,7 +273,7 @@ def test_disk_must_have_room_for_the_checkpoints_that_are_kept(
 
 
 def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) -> None:
-    """None of them raises another exception."""
+    """None of these numbers raises an exception that is not a problem."""
     tried = 0
     for section in ("model", "data", "optim", "train", "mesh"):
         for name, kind in typing.get_type_hints(type(getattr(good, section))).items():

@@ -24,7 +24,7 @@ from tests.conftest import configure, write_corpus
 from tests.storage import Storage
 
 ROOT = Path(__file__).parents[2]
-STEPS = 400  # of configs/tiny.py, with a checkpoint every 100
+STEPS = 400  # the steps of a run with configs/tiny.py, which saves a checkpoint every 100
 LOG_EVERY = 7  # steps; every checkpoint but the last is between two log points
 
 
@@ -134,7 +134,7 @@ def check_same_run(workdir: Path, whole: Path) -> None:
 
 
 def test_run_resumes_bitwise_after_a_kill_at_any_moment(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    """The output of the run is closed, another run tries to use its workdir, and its metrics are damaged after it."""
+    """The output of the run is closed, another run tries to use its workdir; after the kill, metrics are damaged."""
     process = start(tmp_path, corpus)
     process.stdout.readline()
     process.stdout.close()  # as by `| head -1`
@@ -185,7 +185,7 @@ def test_signal_before_the_first_step_prints_one_line(corpus: Path, tmp_path: Pa
 
 
 def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Storage, tmp_path: Path) -> None:
-    """Corpus, checkpoints, metrics, TensorBoard and compiled programs are in it; the libraries are the real ones."""
+    """Corpus, checkpoints, metrics, TensorBoard and compiled programs are in a bucket; the libraries are real."""
     for file in filter(Path.is_file, corpus.iterdir()):
         storage.write(f"corpus/{file.name}", {}, file.read_bytes())
     environment = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
@@ -247,7 +247,7 @@ def test_loss_that_is_not_finite_stops_the_run_without_a_checkpoint(results) -> 
 
 
 def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stops at a validation, between log points and at the last step; some batches have no token to predict."""
+    """The run stops at a validation, between log points and at the last step; some batches have no token to predict."""
     train = {"steps": 8, "log_every": 3, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
     corpus = write_corpus(tmp_path / "corpus", unknown=(56, 0))
     data = {"dir": str(corpus), "batch_size": 8}

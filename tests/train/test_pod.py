@@ -45,7 +45,7 @@ def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPa
     workdir = tmp_path_factory.mktemp("stopped")
     with run_processes(4, 2, pretrain(workdir, corpus, "--config.mesh.fsdp=True"), **cache) as processes:
         output = read_until(processes[0], f"step 5/{STEPS}")
-        # JAX's notice takes a second to reach all processes. The run would end before, if none of them waited.
+        # JAX's notice takes a second to reach all processes. If all of them ran on, the run would end before that.
         processes[3].send_signal(signal.SIGSTOP)
         processes[2].send_signal(signal.SIGHUP)
         time.sleep(2)

@@ -113,7 +113,7 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
     workdir, _, config = source
     other = write_corpus(tmp_path / "other", words=[*WORDS[:-1], "other"])
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(other)), init_from=str(workdir))
-    message = f"data.dir: found a different vocabulary in {other}, wanted that of {workdir}/vocab.txt"
+    message = f"data.dir: found a different vocabulary in {other}, wanted the vocabulary of {workdir}/vocab.txt"
     check_refused(config, message, tmp_path)
 
 
@@ -155,8 +155,8 @@ def test_problems_refuse_another_corpus_but_not_a_moved_one(source, tmp_path: Pa
         data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
         reported = [str(each) for each in found(dataclasses.replace(config, data=data), workdir)]
         assert same == (reported == [])
-    hint = f"name that one, or start a new run from here: a new --workdir and --config.init_from={workdir}@6"
-    wanted = f"the one with which {workdir} reached step 6; {hint}"
+    hint = f"name that corpus, or start a new run from here: a new --workdir and --config.init_from={workdir}@6"
+    wanted = f"the corpus with which {workdir} reached step 6; {hint}"
     assert reported == [f"data.dir: found a different corpus in {data.dir}, wanted {wanted}"]
     assert not found(dataclasses.replace(config, data=data, init_from=f"{workdir}@6"), tmp_path / "new")
 

@@ -94,7 +94,7 @@ def test_dropout_depends_on_seed_and_step(mesh) -> None:
 
 
 def test_bfloat16_step_learns_as_float32_does(mesh) -> None:
-    """It computes with 8 significant bits, and keeps parameters and moments in float32."""
+    """The step computes with 8 significant bits, and keeps parameters and moments in float32."""
     losses = {}
     for dtype in ("float32", "bfloat16"):
         config = dataclasses.replace(ONE_LAYER, model=dataclasses.replace(ONE_LAYER.model, dtype=dtype))

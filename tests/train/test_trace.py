@@ -13,7 +13,7 @@ from symbert_jax.train.trace import Trace
 
 @pytest.mark.parametrize(("steps", "stops_in", "traced"), [("2:3", None, [2, 3]), ("3:9", 4, [3, 4])])
 def test_trace_has_the_requested_steps(steps: str, stops_in: int | None, traced: list[int], tmp_path: Path) -> None:
-    """This holds also if the run ends in one of them."""
+    """The trace ends with the last requested step, or with the step in which the run ends."""
     square, sums = jax.jit(jnp.square), jnp.ones(4)
     with contextlib.suppress(KeyboardInterrupt), Trace(epath.Path(tmp_path), steps) as trace:
         for number in range(1, 6):

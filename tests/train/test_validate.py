@@ -1,4 +1,4 @@
-"""The check of the validation rows."""
+"""The check that the validation rows have tokens to predict."""
 
 from pathlib import Path
 
