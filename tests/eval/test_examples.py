@@ -116,7 +116,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         (
             "RTE",
             "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tmaybe\n",
-            "line 3: 3 columns, wanted 4: index",
+            "line 3: 3 columns, wanted 4 columns: index",
         ),
         (
             "RTE",
@@ -126,7 +126,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         (
             "RTE",
             "index\tsentence1\tlabel\n0\ta\tentailment\n",
-            "line 1: columns index, sentence1, label, wanted among them sentence2",
+            "line 1: columns index, sentence1, label, wanted a header line with sentence2",
         ),
         ("RTE", "", "line 1: columns none"),
         ("RTE", "index\tsentence1\tsentence2\tlabel\n", "no example of rte validation"),
@@ -138,7 +138,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
             "line 3: byte 32 is not UTF-8, wanted a TSV",
         ),
         ("CoLA", "gj04\t2\t\tThe sailors rode.\n", "line 1: label '2', wanted one of 0, 1"),
-        ("RTE", "0\ta\tb\tentailment\n", "among them sentence1, sentence2, label; the first line names the columns"),
+        ("RTE", "0\ta\tb\tentailment\n", "a header line with sentence1, sentence2, label; it names the columns"),
         (
             "RTE",
             ROWS.encode("latin-1"),
@@ -156,7 +156,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         ("RTE", "<?xml version='1.0'?><Error><Code>AccessDenied", "which is an XML file, wanted a TSV file"),
         ("RTE", b"PK\x03\x04\x14", "which is a zip archive"),
         ("RTE", None, "Is a directory"),
-        ("RTE", "x" * 10**7 + "\n", f"line 1: columns {'x' * 100}…, wanted among them"),
+        ("RTE", "x" * 10**7 + "\n", f"line 1: columns {'x' * 100}…, wanted a header line with"),
         ("STS-B", f"sentence1\tsentence2\tscore\na\tb\t{'9' * 10**6}x\n", f"score '{'9' * 100}…', wanted a number"),
     ],
 )
@@ -230,7 +230,7 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
         assert sorted(source.read(task, task.train, labelled=True)) == [(("é 0", "b"), 1.0), (("é 1", "b"), 0.0)]
         # in the order of idx, not as TFDS stores them
         assert source.read(task, task.test[0], labelled=False) == [((f"é {i}", "b"), None) for i in range(20)]
-        with pytest.raises(UserError, match="1 rows, none of them with idx 0, wanted every row"):
+        with pytest.raises(UserError, match="1 rows, none of them with idx 0, wanted every idx from 0 to 0"):
             source.read(task, dataclasses.replace(task.test[0], name="torn"), labelled=False)
         with pytest.raises(UserError, match="label -1, wanted 0 to 1"):
             source.read(task, task.test[0], labelled=True)
