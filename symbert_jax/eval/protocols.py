@@ -35,7 +35,7 @@ class Protocol:
 
 PROTOCOLS = {
     # Courtois et al. (2024), section 4: 5 epochs at 1e-5, 10% warmup, batches of 16, 5 seeds, the last checkpoint.
-    # Its scripts call Hugging Face's Trainer; the other values are that class's defaults: no weight decay, clipping at 1.
+    # Its scripts call Hugging Face's Trainer, whose defaults are the other values: no weight decay, clipping at 1.
     "paper": Protocol(
         epochs=5,
         learning_rates=(1e-5,),

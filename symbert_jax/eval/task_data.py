@@ -60,9 +60,8 @@ def read_task_data(
             {split.submission: read_split(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
-    shared: dict[  # by tokenizer and length
-        tuple[tokenizer.WordPiece, int], dict[Task, TaskData]
-    ] = {}
+    # workdirs with the same tokenizer and length share their data
+    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, TaskData]] = {}
     data = {}
     for workdir, model in models.items():
         wordpiece, length = tokenizer.read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
@@ -79,4 +78,4 @@ def _check_complete(source: Source, tasks: Sequence[Task]) -> None:
     if missing := [task.name for task in tasks if task not in complete]:
         hint = f"--config.tasks={','.join(task.name for task in complete)} leaves them out" if complete else ""
         found = f"no train and validation data of {', '.join(missing)} in {source.name}"
-        raise UserError("glue.source", found, "both for every task", hint)
+        raise UserError("glue.source", found, "train and validation data of every task", hint)

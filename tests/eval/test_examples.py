@@ -65,7 +65,7 @@ def test_labels_of_regression_and_three_classes_are_read(tmp_path) -> None:
     assert read(tmp_path, "mnli", "validation_mismatched") == [("a", "b", 2.0)]
 
 
-def test_diagnostics_are_read_under_their_second_name(tmp_path) -> None:
+def test_diagnostics_are_read_from_second_folder_name(tmp_path) -> None:
     write(tmp_path, "diagnostic/diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n")
     assert read(tmp_path, "ax", "test", labelled=False) == [("a", "b", None)]
 
@@ -77,7 +77,7 @@ def test_short_labelled_rows_of_qqp_are_skipped(tmp_path) -> None:
 
 
 def test_short_unlabelled_row_of_qqp_is_refused(tmp_path) -> None:
-    """The server identifies a prediction by the number of its row."""
+    """The GLUE server identifies a prediction by the number of its row."""
     write(tmp_path, "QQP/test.tsv", "id\tquestion1\tquestion2\n0\ta\tb\n1\tcut by a line break\n")
     with pytest.raises(UserError, match=r"test.tsv, line 3: 2 columns, wanted 3"):
         read(tmp_path, "qqp", "test", labelled=False)
@@ -89,7 +89,7 @@ ROWS = "index\tsentence1\tsentence2\tlabel\n0\té\tb\tentailment\n1\tc\td\tnot_e
 @pytest.mark.parametrize(
     ("path", "content"),
     [
-        ("RTE/dev.tsv", ROWS.encode("utf-16")),  # with a byte order mark, as Windows writes it
+        ("RTE/dev.tsv", ROWS.encode("utf-16")),  # with a byte order mark, as Windows writes UTF-16
         ("RTE/dev.tsv", b"\xfe\xff" + ROWS.encode("utf-16-be")),
         ("RTE/dev.tsv", ROWS.replace("\n", "\r")),
         ("RTE/dev.tsv", ROWS.replace("\n", "\r\r\n")),
@@ -105,8 +105,8 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
     write(tmp_path, path, content)
     assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
     if path == "RTE/dev.tsv":
-        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # the content decides, not the suffix
-        (tmp_path / "rte").mkdir()  # the exact name is preferred
+        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # the content decides on compression, not the suffix
+        (tmp_path / "rte").mkdir()  # empty: the folder with the exact name is preferred
         assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
 
 
@@ -194,7 +194,7 @@ def test_missing_source_is_reported(tmp_path, monkeypatch) -> None:
 
 
 class Rte(tfds.core.GeneratorBasedBuilder):
-    """A small dataset like glue/rte of TFDS."""
+    """A small dataset like glue/rte of TFDS; the split `torn` lacks the row with idx 0."""
 
     VERSION = tfds.core.Version("2.0.0")
 
