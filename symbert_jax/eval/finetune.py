@@ -35,7 +35,7 @@ from symbert_jax.storage import absolute
 
 
 class PretrainedEncoder(NamedTuple):
-    """The encoder of a checkpoint."""
+    """The encoder of a checkpoint, with the SHA-256 of its parameters."""
 
     workdir: epath.Path
     params: Params
@@ -81,7 +81,7 @@ def finetune(config: FinetuneConfig, workdir: epath.Path) -> None:
 
 
 def _check_initial_models(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
-    """Raises `UserError` if a task starts from the model of another task that is not trained."""
+    """Raises `UserError` if a task starts from the model of a task that this run does not train."""
     names = {task.name for task in tasks}
     for task in tasks:
         if task.init_from and task.init_from not in names:
@@ -113,8 +113,8 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         connect_devices()
         for (folder, step), name in checkpoints.items():
             pretrained = read_encoder(folder, step, protocol)
-            found = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
-            results = {task: found[task] for task in tasks if task in found}
+            by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
+            results = {task: by_task[task] for task in tasks if task in by_task}  # in the order of the report
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
@@ -172,7 +172,7 @@ def _without_head(params: Params) -> Params:
 def _train_task(
     run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]
 ) -> list[TrialResult]:
-    """Trains the trials of a task that are not finished; returns the results of all."""
+    """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
     if other := run.starts_from(task):
         other_trial = _base_trial(run, pretrained, other, data)
@@ -209,7 +209,7 @@ def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, dat
 
 
 def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -> list[TrialGroup]:
-    """Returns all trials of a task in groups that are trained in parallel."""
+    """Returns all trials of a task in groups; the trials of a group are trained in parallel."""
     protocol, length = task_run.protocol, task_run.data.train.tokens.shape[1]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(task_run.encoder))
     groups = []

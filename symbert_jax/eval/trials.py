@@ -113,7 +113,7 @@ def _parse(line: bytes) -> Iterator[TrialResult]:
 def _build(kind: type, fields: Any) -> Any:
     """Returns an instance of a dataclass of scalars and dicts, from a mapping that has exactly its fields."""
     types = typing.get_type_hints(kind)
-    _check(isinstance(fields, dict) and set(fields) == set(types), f"fields other than {', '.join(types)}")
+    _check(isinstance(fields, dict) and set(fields) == set(types), f"fields that are not exactly {', '.join(types)}")
     for name, value in fields.items():
         wanted = typing.get_origin(types[name]) or types[name]
         _check(type(value) is wanted, f"{name} is not of type {wanted.__name__}")

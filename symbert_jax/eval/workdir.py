@@ -135,13 +135,13 @@ class TaskFiles:
 
 
 def _read_saved_score(folder: epath.Path) -> float:
-    """Returns the score of a saved model, minus infinity if it is missing or damaged; the same on every process."""
+    """Returns the score of a saved model, or minus infinity if it is missing or damaged, equal on all processes."""
     score = -math.inf
     try:
         with same_on_all_processes() as facts:
             if saved.is_saved(folder):
                 score = saved.read_description(folder).score
-                saved.read_params(folder)  # raises if they are damaged
+                saved.read_params(folder)  # raises if the parameters are damaged
             facts["saved model"] = score
     except UserError as error:
         if is_main_process():

@@ -129,9 +129,8 @@ def test_finetune_compiles_once_per_length(run, no_dropout, monkeypatch) -> None
     run(tasks=("sst2", "rte"), seeds=2, learning_rates=(1e-3, 3e-3), together=3, epochs=1)  # two groups of two
     run("other", tasks=("rte",), seeds=3, together=2, epochs=1)  # two trials and one
     ((train_step, size_before),) = cache_size_before.items()
-    num_lengths = len(
-        {shape for dims, shape in shapes if dims == "RB"}
-    )  # only training batches have a leading dimension R
+    # only training batches have a leading dimension R
+    num_lengths = len({shape for dims, shape in shapes if dims == "RB"})
     assert train_step._cache_size() - size_before <= num_lengths == 2
 
 
