@@ -55,7 +55,7 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
     mesh = " x ".join(f"{name} {size}" for name, size in summary.mesh.items())
     collectives = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
     unestimated = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
-    alone = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
+    peak_times = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
     validations = f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
     if not config.train.validate_batches:
         validations = "not counting validation, which reads the whole split"
@@ -92,7 +92,7 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ("validation", f"{validation.seconds * 1e3:.1f} ms per batch"),
         ("throughput", f"{summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%}"),
         ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
-        ("bound by", f"{summary.bound}; alone at their peak: {alone}"),
+        ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
     if cost.unknown_loops:
         lines.append(("warning", f"{cost.unknown_loops} loops of unknown trip count are counted once"))

@@ -134,14 +134,14 @@ def _find_checkpoints(
     for name in config.checkpoint:
         folder = absolute(name, "checkpoint")
         for requested_step in config.checkpoint_steps or (None,):
-            step, models[folder] = _read_model(folder, requested_step)
+            step, models[folder] = _read_model_config(folder, requested_step)
             names.setdefault((folder, step), printable(name))
         check_split(models[folder], config.mesh, mesh)
     return names, models
 
 
-def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
-    """Returns the step and the model of a checkpoint, by default the latest.
+def _read_model_config(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
+    """Returns the step and the model config of a checkpoint, by default the latest.
 
     Raises:
       UserError: there is no such checkpoint.
