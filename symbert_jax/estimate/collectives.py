@@ -1,4 +1,4 @@
-"""The collectives that an HLO instruction executes: itself, such as an all-reduce, or those inside a fusion."""
+"""Finds the collectives of an HLO instruction: the instruction itself, such as an all-reduce, or those in a fusion."""
 
 import math
 import re
@@ -16,7 +16,7 @@ class Exchange(NamedTuple):
     channel: str  # the channel id, or the name of an instruction without one
     kind: str  # one of COLLECTIVES
     group: int  # the number of devices in each group
-    bytes: float  # of the full array of a group; for all-to-all and collective-permute of one device's array
+    bytes: float  # the size of a group's whole array; all-to-all and collective-permute: of one device's array
 
 
 def exchanges(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Iterator[Exchange]:
@@ -42,15 +42,15 @@ def exchanges(module: Module, computation: Computation, instruction: Instruction
 
 def _group_size(text: str) -> int:
     """Returns the number of devices in each group of a collective; 0 if all devices are one group."""
-    # mesh['x'=2,'y'=4] {'y'} or {'y':(1)2}: the product of the sizes of these axes, or of parts of them
+    # mesh['x'=2,'y'=4] {'x','y'}: groups of 2 x 4; {'y':(1)2} is a sub-axis of 'y', of size 2
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
         return math.prod(
             int(sub_axis or sizes[axis]) for axis, sub_axis in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
         )
-    # [4,2]<=[8]: four groups of two
+    # [4,2]<=[8]: four groups of 2
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
         return int(iota[1])
-    # {{0,1},{2,3}}
+    # {{0,1},{2,3}}: groups of 2; {} is a single group
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", text)
     return listed[1].count(",") + 1 if listed else 0

@@ -21,7 +21,7 @@ _WORK = ("fusion", "custom-call", "sort", "gather", "scatter", "convolution", "r
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All collectives of one kind over groups of `group` devices; `bytes` is the sum of the whole arrays of a group."""
+    """All collectives of one kind over groups of `group` devices; `bytes` is the sum of `Exchange.bytes`."""
 
     kind: str
     group: int
@@ -31,7 +31,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Unestimated:
-    """All work of one kind without a cycle estimate: gathers, scatters, sorts, Pallas kernels."""
+    """All work of one kind without a cycle estimate, for example gathers, sorts or Pallas kernels."""
 
     kind: str
     count: int
@@ -64,7 +64,7 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
     cycles_by_region = dict.fromkeys((*regions, "other"), 0)
     unknown_loops = 0
     total_flops, total_bytes = 0.0, 0.0
-    collectives: dict[str, Collective] = {}  # keys are channels
+    collectives: dict[str, Collective] = {}  # by channel, so that each counts once
     unestimated: list[Unestimated] = []
     for computation, instruction, count in module.executed():
         unknown_loops += instruction.op == "while" and module.trip_count(instruction) is None
@@ -91,7 +91,7 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
 
 
 def _totals(parts: Iterable[Part], key_fields: int) -> tuple[Part, ...]:
-    """Merges parts with the same first `key_fields` fields: sums their other fields. Returns them sorted."""
+    """Merges parts whose first `key_fields` fields are equal by summing the other fields; returns the sums sorted."""
     totals: dict[tuple, list[float]] = {}
     for part in parts:
         values = dataclasses.astuple(part)
@@ -102,7 +102,7 @@ def _totals(parts: Iterable[Part], key_fields: int) -> tuple[Part, ...]:
 
 
 def _region(instruction: Instruction, regions: Sequence[str]) -> str:
-    """Returns the innermost of `regions` from which an instruction comes."""
+    """Returns the innermost of `regions` in the instruction's source, or "other" if it is in none."""
     source = re.search(r'op_name="([^"]*)"', instruction.text)
     scopes = re.findall(r"\w+", source[1]) if source else []
     return next((scope for scope in reversed(scopes) if scope in regions), "other")
@@ -115,5 +115,6 @@ def _kind_of_work(instruction: Instruction) -> str:
     if instruction.op == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.text)
         return PALLAS if target and target[1] == "tpu_custom_call" else f"custom call {target and target[1]}"
+    # XLA names a fusion after operations in it, for example %multiply_add_fusion.5
     match = re.search(r"(gather|scatter)", instruction.name)
     return match[1] if match else instruction.op

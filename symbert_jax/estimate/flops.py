@@ -1,4 +1,4 @@
-"""FLOPs of an instruction."""
+"""Counts the FLOPs of an HLO instruction."""
 
 import re
 
@@ -6,7 +6,7 @@ from symbert_jax.estimate.hlo import Computation, Instruction, Module, dimension
 
 
 def instruction_flops(module: Module, computation: Computation, instruction: Instruction) -> float:
-    """Returns the FLOPs of the matrix products of an instruction, or those that a kernel states."""
+    """Returns the FLOPs of the matrix products in an instruction; of a custom call, those that it states."""
     match instruction.op:
         case "convolution":  # the TPU compiler makes every matrix product a convolution
             return _convolution_flops(computation, instruction)
@@ -20,7 +20,7 @@ def instruction_flops(module: Module, computation: Computation, instruction: Ins
 
 
 def _convolution_flops(computation: Computation, instruction: Instruction) -> float:
-    """Returns 2 FLOPs per multiply-add, without those on padding or on the holes of a dilation.
+    """Returns 2 FLOPs per multiply-add, leaving out padding and the holes of a dilation.
 
     A TPU program writes a batch dimension as a spatial one whose window holds one element that is not a hole.
     """
@@ -30,6 +30,7 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> fl
     left, right, out = (
         dict(zip(names, dimensions(shape), strict=True)) for names, shape in zip(labels.groups(), shapes, strict=True)
     )
+    # window={size=5x1 pad=2_2x0_0}: one value per spatial dimension, "low_high" for padding
     window = re.search(r"window=\{([^}]*)\}", instruction.text)
     fields = dict(field.split("=") for field in window[1].split()) if window else {}
     pairs = 1  # the number of pairs of an output and an input element, over all spatial dimensions

@@ -5,9 +5,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# %body.1 (x: f32[4]) -> f32[4] {
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+# "  ROOT %sum.2 = f32[4]{0} add(%a, %b), metadata=...": name, shape, operation, rest
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
+# bf16[8,128]{1,0:T(8,128)S(1)}: type, dimensions, layout
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+# targets of custom calls that execute nothing
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
 
 
@@ -22,7 +26,7 @@ class Instruction:
     text: str  # everything after the name of the operation
 
     def called(self, attribute: str) -> str:
-        """Returns the computation that `body=`, `calls=` or the like names; empty without such an attribute."""
+        """Returns the name of the computation in an attribute such as `body=` or `calls=`; empty if it is missing."""
         match = re.search(rf"\b{attribute}=%?([\w.-]+)", self.text)
         return match[1] if match else ""
 
@@ -92,7 +96,8 @@ class Module:
     def trip_count(self, loop: Instruction) -> int | None:
         """Returns the number of iterations of a loop, None if unknown.
 
-        XLA states it, or it is the constant with which the condition compares the counter.
+        XLA states the number, or the condition compares the counter, which starts at 0, with it. A comparison inside a
+        fusion is taken as "less than".
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
             return int(known[1])
@@ -110,7 +115,7 @@ def array_shapes(shape: str) -> list[str]:
 
 
 def dimensions(array_shape: str) -> list[int]:
-    """Returns the dimensions of an array."""
+    """Returns the dimensions of an array from the text of its shape."""
     match = _ARRAY.match(array_shape)
     return [int(dim) for dim in match[2].split(",") if dim] if match else []
 
@@ -118,11 +123,12 @@ def dimensions(array_shape: str) -> list[int]:
 def num_bytes(shape: str, hbm_only: bool = False) -> float:
     """Returns the bytes of an array or of all arrays of a tuple.
 
-    hbm_only: whether to leave out arrays in other memories (VMEM, SMEM).
+    hbm_only: whether to leave out arrays in other memories, which their layout names: S(1) is VMEM, S(6) is SMEM.
     """
     total = 0.0
     for dtype, extents, layout in _ARRAY.findall(shape):
         if not (hbm_only and re.search(r"S\([1-9]", layout)):
+            # the first number in the name of a type is its bits: 16 in bf16; a token has none
             bits = 8 if dtype == "pred" else int(re.search(r"\d+|$", dtype)[0] or 0)  # type: ignore[index]
             total += math.prod(int(dim) for dim in extents.split(",") if dim) * bits / 8
     return total

@@ -10,11 +10,12 @@ from symbert_jax.estimate.slices import Slice
 
 
 def with_largest_batch(config: Config, target: Slice) -> Config:
-    """Returns the config with the largest `data.batch_size` that fits; the smallest possible one if none fits.
+    """Returns the config with the largest `data.batch_size` that fits; the smallest one that it tries if none fits.
 
     Prints a line for each size that it compiles.
     """
     mesh = make_slice_mesh(config, target)
+    # `rows` below are those of a micro-batch on each part of the `data` axis
     row_multiple = mesh.shape["data"] * config.optim.accumulate
 
     def resized(rows: int) -> Config:

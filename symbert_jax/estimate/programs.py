@@ -1,6 +1,7 @@
 """The training and the validation step, compiled for a TPU slice without any TPU, with an estimate of their time.
 
-They are the steps that `pretrain` runs, lowered with shapes instead of arrays. The compiler refuses what does not fit.
+They are the steps that `pretrain` runs, lowered with shapes instead of arrays. The compiler refuses a program that does
+not fit in HBM.
 """
 
 import dataclasses
@@ -53,14 +54,15 @@ class Program:
     cycle_seconds: float  # the time of the cycles that the compiler estimates
     roofline_seconds: float  # the time of the work without an estimate, by the roofline
     network_seconds: float
-    seconds: float  # the sum of the three: nothing overlaps
+    seconds: float  # the sum of the three above, as if nothing overlapped
     least_seconds: dict[str, float]  # seconds of compute, memory and network, each alone and at its peak
 
 
 @functools.cache  # the search for a batch size ends with a program that the report needs again
 def compile_train(config: Config, target: Slice) -> Program:
     """Compiles the training step; raises `DoesNotFit`, or `UserError` if it cannot run on the slice."""
-    # Forward, and backward twice as much. No remat policy keeps the output of an attention kernel, so it runs again.
+    # The backward pass costs as much as two forward passes. No remat policy keeps the output of an attention kernel, so
+    # with remat its forward pass runs again.
     passes = 3 if config.model.remat == "none" else 4
     return _compile(config, target, make_train_step(config), lambda state: state, passes)
 
@@ -76,7 +78,8 @@ def _compile(
     """Compiles a jitted step and estimates its time.
 
     step_argument: returns the first argument of the step; the second is a batch.
-    kernel_passes: the FLOPs of attention kernels in the step as a multiple of a forward pass; they state no FLOPs.
+    kernel_passes: the FLOPs of the attention kernels in the step, which the program does not state, as a multiple of
+      those of a forward pass.
     """
     mesh = make_slice_mesh(config, target)
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
@@ -118,6 +121,7 @@ def make_slice_mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
 
 def _does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
     """Returns the error for a program that the compiler finds too large, None for any other error of the compiler."""
+    # the error contains: HBM … (17.50G) exceeds available HBM (15.75G)
     match = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
     if not match:
         return None

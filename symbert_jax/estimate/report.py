@@ -25,7 +25,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
       UserError: libtpu is not installed, no slice has that topology, or the program does not fit.
     """
     jax.config.update("jax_platforms", "cpu")  # so that JAX does not use the TPU or GPU of this machine
-    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read back programs for other machines
+    jax.config.update("jax_enable_compilation_cache", False)  # the cache cannot read back programs for other machines
     target = find_slice(topology)
     if out:
         check_writable(out, "out")
@@ -39,8 +39,9 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
             write_whole(out, json.dumps(facts, indent=2) + "\n")
         raise UserError(
             "data.batch_size",
-            f"{config.data.batch_size}, which needs {refusal.needed / GIB:.2f} GiB per chip of {topology}",
-            f"at most {refusal.available / GIB:.2f} GiB, {(refusal.needed - refusal.available) / GIB:.2f} GiB less",
+            f"{config.data.batch_size}, which needs {refusal.needed / GIB:.2f} GiB per chip of {topology}, "
+            f"{(refusal.needed - refusal.available) / GIB:.2f} GiB too much",
+            f"at most {refusal.available / GIB:.2f} GiB",
             "--find_batch finds the largest batch that fits; model.remat, mesh.fsdp or more chips reduce memory",
         ) from None
     print(report_text(config, summary, target.chip))
@@ -54,10 +55,10 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
     mesh = " x ".join(f"{name} {size}" for name, size in summary.mesh.items())
     collectives = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
     unestimated = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
-    alone = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
+    peak_times = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
     validations = f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
     if not config.train.validate_batches:
-        validations = "without validation, which reads the whole split"
+        validations = "not counting validation, which reads the whole split"
     lines = [
         ("model", f"{summary.attention} BERT, {summary.parameters:,} parameters; {summary.source}"),
         (
@@ -91,7 +92,7 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ("validation", f"{validation.seconds * 1e3:.1f} ms per batch"),
         ("throughput", f"{summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%}"),
         ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
-        ("bound by", f"{summary.bound}; alone at their peak: {alone}"),
+        ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
     if cost.unknown_loops:
         lines.append(("warning", f"{cost.unknown_loops} loops of unknown trip count are counted once"))

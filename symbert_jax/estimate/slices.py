@@ -1,4 +1,4 @@
-"""TPU slices by name, with devices to compile for, on a machine without TPUs."""
+"""Finds a TPU slice by the name of its topology, with devices to compile for, on a machine without TPUs."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ class Slice:
     devices: tuple[jax.Device, ...]  # one per chip
 
 
-@functools.cache  # returns the same devices at every call, because they are in the cache key of `compile_train`
+@functools.cache  # the same devices at every call, because they are part of the cache key of `compile_train`
 def find_slice(topology: str) -> Slice:
     """Returns the slice with the topology of that name.
 
@@ -42,7 +42,7 @@ def find_slice(topology: str) -> Slice:
         options["chip_config_name"] = "megacore"
     if math.prod(axes) == 1:
         options["chips_per_host_bounds"] = [1, 1, 1]
-    compiler_version()
+    compiler_version()  # raises if libtpu is not installed
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling needs no chip, so no lock either
     try:
         devices = topologies.get_topology_desc(topology, "tpu", **options).devices

@@ -19,7 +19,7 @@ from symbert_jax.train import state as states
 class Summary:
     """Estimates for a config on a slice, in bytes and seconds; for one chip unless the comment says otherwise."""
 
-    source: str
+    source: str  # says that the numbers are estimates, and by which version of libtpu
     topology: str
     chips: int
     mesh: dict[str, int]
@@ -30,14 +30,14 @@ class Summary:
     memory_available: float
     memory_parameters: float
     memory_optimizer: float
-    memory_temporaries: float
+    memory_temporaries: float  # the rest of the training step's peak
     model_flops: float  # FLOPs of a step, over all chips
     train: Program
     validation: Program
     tokens_per_second: float  # over all chips
-    mfu: float
+    mfu: float  # `model_flops` per second as a fraction of the peak of all chips
     hours: float  # the duration of the run, validations included
-    bound: str  # compute | memory | network
+    bound: str  # compute | memory | network: the largest of `train.least_seconds`
     fits: bool = True
 
 

@@ -1,10 +1,10 @@
-"""Bytes of HBM that an instruction reads and writes."""
+"""Counts the bytes of HBM that an HLO instruction reads and writes."""
 
 import math
 
 from symbert_jax.estimate.hlo import Computation, Instruction, Module, array_shapes, num_bytes
 
-# Operations without traffic: names for memory, bookkeeping, and control flow (the instructions in its bodies count).
+# Operations without traffic: names for memory, bookkeeping, and control flow, whose bodies count separately.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
 _FREE |= {"after-all", "partition-id", "replica-id", "iota", "broadcast", "opt-barrier"}
 
@@ -40,6 +40,7 @@ def _parameter_bytes(module: Module, fused: Computation, index: int, size: float
     """Returns the bytes that a fusion reads of parameter `index`, which has `size` bytes in HBM."""
     if not size:
         return 0.0
+    # `%p = f32[4]{0} parameter(1)` has the text "1)"
     parameter = next(i for i in fused.values() if i.op == "parameter" and i.text.startswith(f"{index})"))
     return min(size, _used_bytes(module, fused, parameter.name, size))
 
@@ -53,7 +54,7 @@ def _used_bytes(module: Module, fused: Computation, name: str, size: float) -> f
                 case "dynamic-slice" | "slice" | "gather" if index == 0:
                     total += num_bytes(user.shape)
                 case "dynamic-update-slice" if index == 0:
-                    pass  # what is not overwritten is not read
+                    pass  # an update in place does not read the array
                 case "bitcast":
                     total += _used_bytes(module, fused, user.name, size)
                 case "fusion":
@@ -71,13 +72,13 @@ def _result_bytes(module: Module, fused: Computation, shape: str) -> float:
     if len(roots) != len(shapes):
         return num_bytes(shape, hbm_only=True)
     return sum(
-        min(num_bytes(part, hbm_only=True), _update_bytes(module, fused, root))
-        for part, root in zip(shapes, roots, strict=True)
+        min(num_bytes(part, hbm_only=True), _update_bytes(module, fused, result))
+        for part, result in zip(shapes, roots, strict=True)
     )
 
 
 def _update_bytes(module: Module, fused: Computation, root: Instruction) -> float:
-    """Returns the bytes of the update that `root` makes in place; infinite if it makes a new array."""
+    """Returns the bytes of the update that `root` makes in place; infinity if it makes a new array."""
     match root.op:
         case "dynamic-update-slice":
             return num_bytes(fused[root.operands[1]].shape)

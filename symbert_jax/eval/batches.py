@@ -17,8 +17,8 @@ from symbert_jax.eval.examples import Example
 # The lengths of the buckets. A length costs a compilation; a large distance between two lengths costs padding. The
 # distances are small where tasks of one sentence have most of their examples.
 LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)
-MIN_BATCHES = 4  # a bucket with fewer batches joins the next longer one, which saves a compilation
-ORDER_SEED = 0  # orders the lengths within an epoch, in the same way for all trials
+MIN_BATCHES = 4  # a training bucket with fewer batches joins the next longer one, which saves a compilation
+ORDER_SEED = 0  # shuffles the batches of an epoch, in the same way for all trials
 PADDING_ROW = -1  # stands in `PlannedBatch.rows` for a row with weight 0
 
 
@@ -31,11 +31,11 @@ class PlannedBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedSplit:
-    """All examples of a split, padded to the longest."""
+    """All examples of a split, padded to one length T: the length of the bucket that holds the longest."""
 
     tokens: Int[np.ndarray, "rows T"]
     lengths: Int[np.ndarray, " rows"]
-    second_starts: Int[np.ndarray, " rows"]  # the position of the second sentence, as in `GlueBatch`
+    second_starts: Int[np.ndarray, " rows"]  # where the second sentence starts, as in `GlueBatch`
     labels: Float[np.ndarray, " rows"]  # 0 in an unlabelled split
 
     def __len__(self) -> int:
@@ -75,8 +75,8 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> 
     tokenizer.enable_truncation(length, strategy="longest_first")
     encodings = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
-    longest = min([length, *(bucket for bucket in LENGTHS if bucket >= lengths.max())])
-    tokens = np.full((len(encodings), longest), tokenizer.token_to_id(PAD), np.int32)
+    padded_length = min([length, *(bucket for bucket in LENGTHS if bucket >= lengths.max())])
+    tokens = np.full((len(encodings), padded_length), tokenizer.token_to_id(PAD), np.int32)
     for row, encoding in zip(tokens, encodings, strict=True):
         row[: len(encoding.ids)] = encoding.ids
     second_starts = lengths - np.array([sum(encoding.type_ids) for encoding in encodings], np.int32)
@@ -89,10 +89,10 @@ def training_plan(
 ) -> list[PlannedBatch]:
     """Returns the batches of one epoch: every example once, in batches of `batch_size` examples of similar length.
 
-    The seed shuffles examples within a length bucket; the order of buckets is the same for all seeds, so that trials of
-    different seeds can be trained in parallel. One batch may have fewer examples, as the last one of an epoch usually
-    does. All batches are padded to the same number of rows, a multiple of `row_multiple`. A `batch_size` above the
-    number of examples is reduced to that number.
+    The seed shuffles examples within a length bucket; the sequence of batch lengths is the same for all seeds, so that
+    trials of different seeds can be trained in parallel. Examples that do not fill a batch move to the next longer
+    bucket, so at most one batch has fewer examples; it may be anywhere in the epoch. All batches are padded to the same
+    number of rows, a multiple of `row_multiple`. A `batch_size` above the number of examples is reduced to that number.
     """
     batch_size = min(batch_size, len(split))
     rng = np.random.default_rng([seed, epoch])
@@ -100,9 +100,9 @@ def training_plan(
     batches, rest = [], np.empty(0, np.int64)
     for length, members in _buckets(split, MIN_BATCHES * batch_size):
         members = np.concatenate([rest, rng.permutation(members)])
-        full = len(members) // batch_size * batch_size
-        batches += [PlannedBatch(length, _pad(rows, num_rows)) for rows in members[:full].reshape(-1, batch_size)]
-        rest = members[full:]
+        num_full = len(members) // batch_size * batch_size  # the examples that fill batches
+        batches += [PlannedBatch(length, _pad(rows, num_rows)) for rows in members[:num_full].reshape(-1, batch_size)]
+        rest = members[num_full:]
     if len(rest):
         batches.append(PlannedBatch(length, _pad(rest, num_rows)))
     return [batches[i] for i in np.random.default_rng([ORDER_SEED, epoch]).permutation(len(batches))]
@@ -113,7 +113,7 @@ def steps_per_epoch(split: TokenizedSplit, batch_size: int) -> int:
 
 
 def prediction_plan(split: TokenizedSplit, batch_size: int) -> list[PlannedBatch]:
-    """Returns batches of exactly `batch_size` rows that contain every example once."""
+    """Returns batches of `batch_size` rows, padding rows included, that contain every example once."""
     return [
         PlannedBatch(length, _pad(members[start : start + batch_size], batch_size))
         for length, members in _buckets(split, batch_size)
@@ -122,9 +122,9 @@ def prediction_plan(split: TokenizedSplit, batch_size: int) -> list[PlannedBatch
 
 
 def _buckets(split: TokenizedSplit, min_members: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:
-    """Returns the length and the examples of each bucket, the shortest first.
+    """Returns the length of each bucket and the indices of its examples, the shortest bucket first.
 
-    Examples of a bucket with fewer than `min_members` join the next longer bucket.
+    Examples of a bucket with fewer than `min_members` join the next longer bucket. The longest may have fewer.
     """
     longest = split.tokens.shape[1]
     lengths = [length for length in LENGTHS if length < longest] + [longest]
@@ -140,4 +140,5 @@ def _buckets(split: TokenizedSplit, min_members: int) -> list[tuple[int, Int[np.
 
 
 def _pad(rows: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:
+    """Appends PADDING_ROW until the number of rows is a multiple of `multiple`."""
     return np.pad(rows, (0, -len(rows) % multiple), constant_values=PADDING_ROW)

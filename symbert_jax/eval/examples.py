@@ -37,8 +37,10 @@ class Source:
             return _find_file(folder, task, split) is not None
 
     def read(self, task: Task, split: Split, *, labelled: bool) -> list[Example]:
-        """Returns the examples of a split: labelled ones in stored order, others in the order of their index, by which
-        the GLUE server identifies them.
+        """Returns the examples of a split.
+
+        Labelled examples are in stored order. Unlabelled ones are in the order of the index by which the GLUE server
+        identifies them: the row of a TSV file, the field `idx` in TFDS.
 
         Raises:
           UserError: the split is missing or damaged, or a label is missing or unknown; names file and line.
@@ -51,7 +53,7 @@ class Source:
         return examples
 
     def _open(self) -> tuple[str, epath.Path]:
-        """Returns `tsv` or `tfds`, and the folder, which exists."""
+        """Returns the kind of the source, `tsv` or `tfds`, and its folder; raises `UserError` if it does not exist."""
         kind, _, folder = self.name.partition(":")
         if kind not in ("tsv", "tfds") or not folder:
             raise UserError("glue.source", repr(self.name), "tsv:DIR or tfds:DIR")
@@ -70,20 +72,20 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
         raise UserError("glue.source", found, wanted, "or leave the task out of tasks")
     lines = _read_lines(path)
     header: tuple[str, ...] = task.header
-    if not (labelled and header):  # the unlabelled files of such a task have a header line
+    if not (labelled and header):  # if `task.header` is set, only the unlabelled files have a header line
         header = next(lines, (1, ()))[1]
     columns = {name: header.index(name) for name in header}
     needed = [name for name, _ in task.texts] + [task.label] * labelled
     if missing := [name for name in needed if name not in columns]:
         found = f"{path}, line 1: columns {_shorten(', '.join(header)) or 'none'}"
-        wanted = f"among them {', '.join(missing)}"
-        raise UserError("glue.source", found, wanted, "the first line names the columns, separated by tabs")
+        wanted = f"a header line with {', '.join(missing)}"
+        raise UserError("glue.source", found, wanted, "it names the columns, separated by tabs")
     for number, fields in lines:
         where = f"{path}, line {number}"
         if len(fields) != len(header):
             if task.has_short_rows and labelled and len(fields) < len(header):
-                continue  # an unlabelled row must stay: the server identifies a prediction by its row number
-            wanted = f"{len(header)}: {_shorten(', '.join(header))}"
+                continue  # labelled rows only: the server identifies the prediction of an unlabelled row by its number
+            wanted = f"{len(header)} columns: {_shorten(', '.join(header))}"
             raise UserError("glue.source", f"{where}: {len(fields)} columns", wanted)
         label = _parse_label(task, fields[columns[task.label]], where) if labelled else None
         yield Example(tuple(fields[columns[name]] for name, _ in task.texts), label)
@@ -102,7 +104,7 @@ def _read_text(path: epath.Path) -> str:
     """Returns the text of a file, which fits in memory: the largest, MNLI's train.tsv, has a few hundred megabytes.
 
     Raises:
-      UserError: the file is damaged, in an encoding other than Unicode, or in another format, which is named.
+      UserError: the file is damaged, is not Unicode text, or has another format, which the error names.
     """
     text = "".join(files.decode(path, "glue.source", _READABLE))
     check_format(text[:HEAD].encode(), MARKUP, path, "glue.source", _READABLE)
@@ -132,6 +134,7 @@ def _parse_label(task: Task, text: str, where: str) -> float:
 
 
 def _find_file(folder: epath.Path, task: Task, split: Split) -> epath.Path | None:
+    """Returns the TSV file of a split, plain or as .gz, or None if there is none."""
     for file in split.files:
         for name in task.folders:
             if (task_folder := _find_entry(folder, name)) is None:
@@ -143,7 +146,7 @@ def _find_file(folder: epath.Path, task: Task, split: Split) -> epath.Path | Non
 
 
 def _find_entry(folder: epath.Path, name: str) -> epath.Path | None:
-    """Returns the entry of a folder with this name, or else one whose name differs only in upper and lower case."""
+    """Returns the entry with this name, else one whose name differs only in upper and lower case, else None."""
     if (folder / name).exists():
         return folder / name
     if not folder.is_dir():
@@ -172,7 +175,8 @@ def _read_tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> 
         rows.sort(key=lambda row: row["idx"])
         if missing := set(range(len(rows))).difference(row["idx"] for row in rows):
             found = f"{where}: {len(rows)} rows, none of them with idx {min(missing)}"
-            raise UserError("glue.source", found, "every row, or predictions would be those of other rows")
+            hint = "the GLUE server identifies a prediction by idx"
+            raise UserError("glue.source", found, f"every idx from 0 to {len(rows) - 1}", hint)
     for number, row in enumerate(rows):
         if labelled and task.classes and row["label"] not in range(len(task.classes)):
             raise UserError("glue.source", f"{where} {number}: label {row['label']}", f"0 to {len(task.classes) - 1}")
@@ -187,7 +191,7 @@ def _read_tfds(folder: epath.Path, task: Task, split: Split, labelled: bool) -> 
 def _open_dataset(folder: epath.Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder_from_directory(folder)
-    except Exception as error:  # the exceptions of its JSON and protocol buffers have no type in common
+    except Exception as error:  # errors in TFDS's JSON and protocol buffers have no type in common
         raise _damage_error(f"{folder}", error) from error
 
 
@@ -197,7 +201,7 @@ def _read_rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str
         source = builder.as_data_source(split.name)
         rows = (source[number] for number in range(len(source)))
         return [{name: _to_python(row[name]) for name in fields} for row in rows]
-    except Exception as error:  # the exceptions of ArrayRecord have no type in common either
+    except Exception as error:  # the exceptions of ArrayRecord have no type in common
         raise _damage_error(where, error) from error
 
 

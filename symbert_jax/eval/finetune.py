@@ -35,7 +35,7 @@ from symbert_jax.storage import absolute
 
 
 class PretrainedEncoder(NamedTuple):
-    """The encoder of a checkpoint."""
+    """The encoder of a checkpoint, with the SHA-256 of its parameters."""
 
     workdir: epath.Path
     params: Params
@@ -81,7 +81,7 @@ def finetune(config: FinetuneConfig, workdir: epath.Path) -> None:
 
 
 def _check_initial_models(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
-    """Raises `UserError` if a task starts from the model of another task that is not trained."""
+    """Raises `UserError` if a task starts from the model of a task that this run does not train."""
     names = {task.name for task in tasks}
     for task in tasks:
         if task.init_from and task.init_from not in names:
@@ -93,7 +93,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
     with same_on_all_processes() as facts:
         mesh = make_mesh(config.mesh)
         checkpoints, models = _find_checkpoints(config, mesh)
-        # All checkpoints and all data are read now: an error about them must not come after hours of training.
+        # All data and the configs of all checkpoints are read now: an error must not come after hours of training.
         data = read_task_data(config, protocol, tasks, models)
         workdir = Workdir(path)
         facts["checkpoint"] = [step for _, step in checkpoints]
@@ -106,15 +106,15 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
     num_trials = trials_per_task * len(token_counts)
     progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
-    # MNLI before the tasks that may start from it
+    # a task that may start from another task's model comes after that task
     trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
     scored = []
     with jax.set_mesh(mesh), progress:
         connect_devices()
         for (folder, step), name in checkpoints.items():
             pretrained = read_encoder(folder, step, protocol)
-            found = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
-            results = {task: found[task] for task in tasks if task in found}
+            by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
+            results = {task: by_task[task] for task in tasks if task in by_task}  # in the order of the report
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
@@ -124,7 +124,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
 def _find_checkpoints(
     config: FinetuneConfig, mesh: jax.sharding.Mesh
 ) -> tuple[dict[tuple[epath.Path, int], str], dict[epath.Path, ModelConfig]]:
-    """Returns two dicts: the name of the workdir in the config by (workdir, step), and the model by workdir.
+    """Returns the checkpoints, (workdir, step) -> the name of the workdir in the config, and the model of each workdir.
 
     Raises:
       UserError: a checkpoint does not exist, or its model cannot be sharded over the mesh.
@@ -134,14 +134,14 @@ def _find_checkpoints(
     for name in config.checkpoint:
         folder = absolute(name, "checkpoint")
         for requested_step in config.checkpoint_steps or (None,):
-            step, models[folder] = _read_model(folder, requested_step)
+            step, models[folder] = _read_model_config(folder, requested_step)
             names.setdefault((folder, step), printable(name))
         check_split(models[folder], config.mesh, mesh)
     return names, models
 
 
-def _read_model(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
-    """Returns the step and the model of a checkpoint, by default the latest.
+def _read_model_config(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
+    """Returns the step and the model config of a checkpoint, by default the latest.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -155,10 +155,10 @@ def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrain
     """Returns the encoder of a checkpoint, with the protocol's dropout.
 
     Every batch length costs a compilation. On an accelerator the layers are a loop, which compiles several times
-    faster. On a CPU they are unrolled, which compiles as fast and runs a little faster.
+    faster. On a CPU all layers are unrolled, which compiles as fast and runs a little faster.
     """
     params, config = load(workdir, step)
-    unroll = 0 if jax.default_backend() == "cpu" else 1
+    unroll = 0 if jax.default_backend() == "cpu" else 1  # 0 unrolls all layers
     dropout = protocol.dropout
     model = dataclasses.replace(config.model, unroll=unroll, dropout=dropout, attention_dropout=dropout)
     encoder = _without_head(params)
@@ -172,7 +172,7 @@ def _without_head(params: Params) -> Params:
 def _train_task(
     run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]
 ) -> list[TrialResult]:
-    """Trains the trials of a task that are not finished; returns the results of all."""
+    """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
     if other := run.starts_from(task):
         other_trial = _base_trial(run, pretrained, other, data)
@@ -209,7 +209,7 @@ def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, dat
 
 
 def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -> list[TrialGroup]:
-    """Returns all trials of a task in groups that are trained in parallel."""
+    """Returns all trials of a task in groups; the trials of a group are trained in parallel."""
     protocol, length = task_run.protocol, task_run.data.train.tokens.shape[1]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(task_run.encoder))
     groups = []
@@ -220,7 +220,7 @@ def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -
         ]
         limit = max_parallel_trials(config, task_run.model, num_params, batch_size, length)
         num_groups = -(-len(trials) // limit)
-        size = -(-len(trials) // num_groups)  # the number of groups stays the same, their sizes are similar
+        size = -(-len(trials) // num_groups)  # of similar size, not full groups and a small last one
         groups += [TrialGroup(trials[start : start + size], size) for start in range(0, len(trials), size)]
     return groups
 
@@ -228,9 +228,10 @@ def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -
 def max_parallel_trials(
     config: FinetuneConfig, model: ModelConfig, num_params: int, batch_size: int, length: int
 ) -> int:
-    """Returns how many trials are trained in parallel at most: as many as fit into half the memory of a device.
+    """Returns the largest number of trials to train in parallel.
 
-    On a CPU it is one: three trials of 4 layers in parallel took as long as one after the other.
+    It is `config.together` if that is set, otherwise as many as fit into half the memory of a device. It is 1 if the
+    memory is unknown, and on a CPU: three parallel trials of a model of 4 layers took as long as one after the other.
     """
     if config.together:
         return config.together
@@ -238,14 +239,15 @@ def max_parallel_trials(
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if not limit:
         return 1
-    # parameter, gradient and two moments; activations by Korthikanti et al. (2022), section 4
+    # 16 bytes per parameter: itself, its gradient and two moments in float32. Korthikanti et al. (2022), section 4,
+    # count the bytes of activations for elements of 2 bytes.
     rows = -(-batch_size // jax.sharding.get_mesh().shape["data"])
     activations = rows * length * model.layers * (34 * model.dim + 5 * model.heads * length)
     return max(1, int(limit / 2 / (16 * num_params + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
 def _unfinished(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGroup]:
-    """Returns the groups without their finished trials; none of them is empty."""
+    """Returns the groups without their finished trials, and without the groups that then are empty."""
     with same_on_all_processes() as facts:  # each process reads the files, and all must train the same trials
         unfinished = [
             TrialGroup([trial for trial in group.trials if not files.is_finished(trial)], group.size)
@@ -258,7 +260,7 @@ def _unfinished(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGro
 
 @contextlib.contextmanager
 def _exit_at_signals() -> Iterator[None]:
-    """Exits with one line at SIGTERM, SIGHUP or Ctrl-C; every file that was written is complete.
+    """Prints one line and exits at SIGTERM, SIGHUP or Ctrl-C. A truncated last line of trials.jsonl is ignored later.
 
     The process exits at once, as at SIGKILL: an ordinary exit would wait for the other processes of the run.
     """
@@ -271,7 +273,8 @@ def _exit_at_signals() -> Iterator[None]:
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in signals}
-    handled = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}  # as nohup sets it
+    # nohup sets SIGHUP to be ignored, which must stay so
+    handled = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in handled:
         signal.signal(number, exit_now)
     try:

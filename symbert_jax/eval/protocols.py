@@ -1,4 +1,4 @@
-"""The published protocols of fine-tuning on GLUE, and their changes by a config."""
+"""The published protocols of fine-tuning on GLUE, and how a config changes them."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ class Protocol:
 
     @property
     def fingerprint(self) -> str:
-        """The fields that all trials share, as JSON: all but learning rates, batch sizes and seeds."""
+        """The fields that all trials share, as JSON; learning rates, batch sizes and seeds are left empty."""
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
 
     def optim_config(self, learning_rate: float, steps: int) -> OptimConfig:
@@ -35,7 +35,7 @@ class Protocol:
 
 PROTOCOLS = {
     # Courtois et al. (2024), section 4: 5 epochs at 1e-5, 10% warmup, batches of 16, 5 seeds, the last checkpoint.
-    # The rest are the defaults of the Trainer that its scripts call: no weight decay, clipping at 1.
+    # Its scripts call Hugging Face's Trainer, whose defaults are the other values: no weight decay, clipping at 1.
     "paper": Protocol(
         epochs=5,
         learning_rates=(1e-5,),
@@ -55,7 +55,7 @@ PROTOCOLS = {
         seeds=1,
     ),
     # Liu et al. (2019), section 5.1 and table 10: a grid of learning rates and batch sizes, 10 epochs, the best epoch
-    # (early stopping), decay 0.1, 6% warmup, 5 seeds. It reports their median, which is in results.md beside the mean.
+    # (early stopping), decay 0.1, 6% warmup, 5 seeds. It reports the median of the seeds; results.md has it too.
     # 512 tokens, betas and epsilon: fairseq's examples/roberta.
     "roberta": Protocol(
         epochs=10,
@@ -68,7 +68,7 @@ PROTOCOLS = {
         length=512,
     ),
     # Geiping and Goldstein (2022), section 5: one set of values for all tasks, 5 epochs at 4e-5 with cosine decay,
-    # batches of 16; the rest is cramming/config/eval/GLUE_sane.yaml in JonasGeiping/cramming.
+    # batches of 16; the other values are from cramming/config/eval/GLUE_sane.yaml in JonasGeiping/cramming.
     "cramming": Protocol(
         epochs=5,
         learning_rates=(4e-5,),

@@ -19,7 +19,7 @@ from symbert_jax.storage import write_whole
 
 CROSSING = 75.0  # sweep.png marks the step that reaches this mean score, as the paper's last figure does
 
-MeanScores = dict[tuple[Task, str], float]  # over seeds, by task and split, 0 to 100
+MeanScores = dict[tuple[Task, str], float]  # the mean over seeds, 0 to 100, by task and validation split
 
 
 class ScoredCheckpoint(NamedTuple):
@@ -50,6 +50,7 @@ class BestSetting(NamedTuple):
 
 
 def find_best_setting(results: Sequence[TrialResult]) -> BestSetting:
+    """Returns the setting with the highest score, averaged over seeds and validation splits."""
     settings: dict[tuple[float, int], list[TrialResult]] = {}
     for result in results:
         settings.setdefault((result.trial.learning_rate, result.trial.batch_size), []).append(result)
@@ -93,7 +94,7 @@ def format_scores(checkpoints: Sequence[ScoredCheckpoint]) -> str:
 
 
 def format_details(checkpoint: ScoredCheckpoint) -> str:
-    """Returns a Markdown section with a table of every metric of every task: its mean, deviation and median."""
+    """Returns a Markdown section: mean, deviation and median of each metric over the seeds of the best setting."""
     head = ["task", "metric", "mean ± std", "median", "collapsed", "lr", "batch"]
     rows = []
     for task, results in checkpoint.results.items():
@@ -132,7 +133,7 @@ def format_trial(result: TrialResult) -> str:
 
 
 def format_submission(task: Task, predictions: Predictions) -> str:
-    """Returns a file for the GLUE server: classes named as in the task's files, similarities from 0 to 5."""
+    """Returns a file for the GLUE server: classes named as in the task's files, regressions clipped to 0 to 5."""
     labels = [task.classes[int(value)] if task.classes else f"{min(max(value, 0), 5):.3f}" for value in predictions]
     return "index\tprediction\n" + "".join(f"{index}\t{label}\n" for index, label in enumerate(labels))
 
@@ -156,7 +157,7 @@ def plot_tasks(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> Non
 
 
 def plot_sweep(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> None:
-    """Plots the mean score over pretraining steps, a line per workdir, with the step at which it crosses 75."""
+    """Plots the mean score over pretraining steps, a line per workdir, and the step at which it reaches CROSSING."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name in dict.fromkeys(checkpoint.name for checkpoint in checkpoints):
         means = {each.step: _main_mean(_mean_scores(each))[1] for each in checkpoints if each.name == name}
@@ -173,14 +174,14 @@ def plot_sweep(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> Non
 
 
 def find_crossing(means: Mapping[int, float]) -> float | None:
-    """Returns the step at which the mean score, interpolated linearly between the scored steps, reaches 75."""
-    before: tuple[int, float] | None = None
+    """Returns the step at which the mean score, interpolated linearly, reaches CROSSING; None if it never does."""
+    previous: tuple[int, float] | None = None
     for step, value in sorted(means.items()):
         if value >= CROSSING:
-            if before is None:
+            if previous is None:
                 return float(step)
-            return before[0] + (step - before[0]) * (CROSSING - before[1]) / (value - before[1])
-        before = step, value
+            return previous[0] + (step - previous[0]) * (CROSSING - previous[1]) / (value - previous[1])
+        previous = step, value
     return None
 
 
@@ -253,5 +254,6 @@ def _main_mean(scores: MeanScores) -> tuple[str, float]:
 
 
 def _score_name(task: Task, split: str) -> str:
+    """Returns a heading such as RTE, or MNLI-matched where a task has several validation splits."""
     title = next(part.title for part in task.validation if part.name == split)
     return f"{task.folders[0]}-{title}" if title else task.folders[0]

@@ -22,7 +22,7 @@ PARAMS, DESCRIPTION = "params", "model.json"
 class SavedModel(NamedTuple):
     """The content of `model.json`."""
 
-    score: float  # on the validation splits, 0 to 100
+    score: float  # the mean over the validation splits, 0 to 100
     task: str
     model: ModelConfig
     trial: str  # `Trial.key`
@@ -63,10 +63,10 @@ def read_description(folder: epath.Path) -> SavedModel:
 
 
 def read_params(folder: epath.Path) -> Params:
-    """Returns the parameters as numpy arrays, those of the classifier under `head`. Call on all processes.
+    """Returns the parameters as numpy arrays; `head` holds the classifier. Call on all processes.
 
     Raises:
-      UserError: they are missing or damaged.
+      UserError: the parameters are missing or damaged.
     """
     return checkpoint.read_params(folder / PARAMS)
 

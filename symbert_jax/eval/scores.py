@@ -1,4 +1,4 @@
-"""GLUE's metrics as the benchmark defines them, from scikit-learn and scipy, and its means."""
+"""GLUE's metrics as the benchmark defines them, computed by scikit-learn and scipy, and means of scores."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ from symbert_jax.eval.tasks import Task
 
 NUM_PAPER_SCORES = 9  # the paper averages all tasks but WNLI and AX, with two scores for MNLI
 
-Predictions = Num[np.ndarray, " rows"]  # class ids, or the values of a regression
+Predictions = Num[np.ndarray, " rows"]  # class ids, or the values of a regression; also the type of labels
 
 
 def to_predictions(task: Task, logits: Float[np.ndarray, "rows C"]) -> Predictions:
@@ -27,11 +27,14 @@ def compute_metrics(task: Task, predictions: Predictions, labels: Predictions) -
 
 
 def is_collapsed(task: Task, predictions: Predictions, labels: Predictions) -> bool:
-    """Whether a model is no better than a constant prediction (Mosbach et al., 2021, section 4)."""
+    """Whether a model is no better than a constant prediction (Mosbach et al., 2021, section 4).
+
+    A classifier is compared with its most frequent class; a regression must correlate positively with the labels.
+    """
     if not task.classes:
         return not _correlation(stats.pearsonr)(labels, predictions) > 0
-    constant = np.bincount(labels.astype(int)).max() / len(labels)
-    return bool(np.mean(predictions == labels) <= constant)
+    constant_accuracy = np.bincount(labels.astype(int)).max() / len(labels)
+    return bool(np.mean(predictions == labels) <= constant_accuracy)
 
 
 def compute_score(metrics: Mapping[str, float]) -> float:
@@ -42,8 +45,8 @@ def compute_score(metrics: Mapping[str, float]) -> float:
 def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
     """Returns the means of the scores, by name; an empty dict if only WNLI has a score.
 
-    `mean` is over those of the paper's nine scores that are given, and `glue` is the same if all nine are.
-    `mean_with_wnli` is over all scores, if WNLI is one of them.
+    `mean` is over those of the paper's nine scores that are given. If all nine are given, `glue` is the same mean.
+    If WNLI is given, `mean_with_wnli` is over all scores.
     """
     in_paper = [score for (task, _), score in scores.items() if task.in_paper_mean]
     if not in_paper:
@@ -57,7 +60,7 @@ def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
 
 
 def _correlation(function):  # type: ignore[no-untyped-def]
-    """Returns the correlation `function`, with 0 instead of NaN for constant predictions: they have no skill."""
+    """Wraps a correlation of scipy to return 0 instead of NaN for constant predictions, which have no skill."""
 
     def correlate(labels: Predictions, predictions: Predictions) -> float:
         with warnings.catch_warnings():

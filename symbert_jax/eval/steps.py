@@ -35,9 +35,9 @@ def make_init(
     mesh: jax.sharding.Mesh,
     num_trials: int,
 ) -> Callable[[Params, Seeds], State]:
-    """Returns the compiled function (encoder, seeds) -> states before the first update. The seeds draw the heads.
+    """Returns the compiled function (encoder, seeds) -> states before the first update. Each seed draws a head.
 
-    mesh: the current mesh, an argument because the result is cached by it. num_trials: R.
+    mesh: the current mesh, an argument because it is part of the cache key. num_trials: R.
     """
     init_optimizer = jax.vmap(make_optimizer(optim).init)
 

@@ -1,4 +1,4 @@
-"""The data of every task, tokenized once for all checkpoints with the same tokenizer."""
+"""The data of every task, tokenized once for all checkpoints with the same tokenizer and length."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ def read_task_data(
 ) -> dict[epath.Path, dict[Task, TaskData]]:
     """Returns the data of each task that is trained, for every pretraining workdir.
 
-    models: the model of each workdir.
+    models: the model config of each workdir.
 
     Raises:
       UserError: the data of a task is missing or damaged, or a workdir has no vocabulary that fits its model.
@@ -60,6 +60,7 @@ def read_task_data(
             {split.submission: read_split(each, split, labelled=False) for each in predicted for split in each.test},
         )
 
+    # workdirs with the same tokenizer and length share their data
     shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, TaskData]] = {}
     data = {}
     for workdir, model in models.items():
@@ -72,9 +73,9 @@ def read_task_data(
 
 
 def _check_complete(source: Source, tasks: Sequence[Task]) -> None:
-    """Raises `UserError` with the names of all tasks that have no training or validation data."""
+    """Raises `UserError` with the names of all tasks that lack training or validation data."""
     complete = [task for task in tasks if all(source.has(task, split) for split in (task.train, *task.validation))]
     if missing := [task.name for task in tasks if task not in complete]:
         hint = f"--config.tasks={','.join(task.name for task in complete)} leaves them out" if complete else ""
         found = f"no train and validation data of {', '.join(missing)} in {source.name}"
-        raise UserError("glue.source", found, "some of every task", hint)
+        raise UserError("glue.source", found, "train and validation data of every task", hint)

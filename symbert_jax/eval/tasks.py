@@ -1,7 +1,7 @@
 """The tasks of GLUE (Wang et al., 2018): their files, their fields, their classes and their metrics.
 
-Nothing else in the package depends on a single task. Field names are those of the standard TSV files (first name) and
-of the TFDS dataset `glue` (second name), file names those of the standard folders.
+Nothing else in the package depends on a single task. Each pair in `texts` is the name of
+a field in the standard TSV files, then in the TFDS dataset `glue`. File names are those of the standard folders.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ class Split:
 
     name: str  # as in TFDS
     files: tuple[str, ...]  # in the task's folder; the first that exists is read
-    title: str = ""  # distinguishes it from the task's other validation splits in a report
+    title: str = ""  # distinguishes it from the task's other splits of the same kind
     submission: str = ""  # the file that the GLUE server expects for it; empty for labelled splits
 
 
@@ -25,9 +25,9 @@ class Task:
     name: str
     folders: tuple[str, ...]  # names that its folder may have; reports use the first
     texts: tuple[tuple[str, str], ...]  # one sentence or two, each with its field in TSV and in TFDS
-    label: str  # its field in TSV; in TFDS it is "label"
+    label: str  # the field of the label in TSV; in TFDS it is always "label"
     classes: tuple[str, ...]  # as in the TSV files, in the order of their ids; empty for a regression
-    metrics: tuple[str, ...]  # of eval/scores.py; a task's score is their mean
+    metrics: tuple[str, ...]  # names in eval/scores.py; the score of a split is the mean of its metrics
     validation: tuple[Split, ...] = (Split("validation", ("dev.tsv",)),)
     test: tuple[Split, ...] = ()
     train: Split = Split("train", ("train.tsv",))
@@ -168,10 +168,10 @@ TASKS = {
 
 
 def find_tasks(names: Iterable[str]) -> list[Task]:
-    """Returns the tasks with these names in the order of the table, each once. `SST-2` is a spelling of `sst2`.
+    """Returns the tasks with these names in the order of the table, each once. `SST-2` and `sst_2` mean `sst2`.
 
     Raises:
-      UserError: a name is unknown, there are no names, or the task whose model predicts another one is missing.
+      UserError: a name is unknown, there are no names, or a task comes without the task whose model predicts it.
     """
     normalized = {name.lower().replace("-", "").replace("_", "") for name in names}
     for name in sorted(normalized - TASKS.keys()):

@@ -1,4 +1,4 @@
-"""Trains the trials of a group in parallel, selects their epochs, and predicts."""
+"""Trains the trials of a group in parallel, selects the epoch of each, and predicts."""
 
 import dataclasses
 import time
@@ -45,7 +45,7 @@ class TaskRun(NamedTuple):
     protocol: Protocol
     model: ModelConfig
     mesh: MeshConfig
-    encoder: Params  # which every trial starts from
+    encoder: Params  # the parameters that every trial starts from, without a head
 
 
 class TrialGroup(NamedTuple):
@@ -56,7 +56,7 @@ class TrialGroup(NamedTuple):
 
     @property
     def padded(self) -> list[Trial]:
-        """R trials. Copies of the last one pad a smaller group: another R would be a recompilation."""
+        """The trials, padded to R with copies of the last one, because another R would need a recompilation."""
         return [*self.trials, *[self.trials[-1]] * (self.size - len(self.trials))]
 
 
@@ -64,7 +64,7 @@ class TrialOutcome(NamedTuple):
     """A trained trial."""
 
     result: TrialResult
-    logits: Logits  # of all validation and test splits, at the selected epoch
+    logits: Logits  # for all validation and test splits, at the selected epoch
 
 
 def train(run: TaskRun, group: TrialGroup, progress: Progress) -> tuple[list[TrialOutcome], Params]:
@@ -136,7 +136,7 @@ def _train_epoch(
     epoch: int,
     progress: Progress,
 ) -> State:
-    """Returns the states after one more epoch. Counts the tokens of the group without its padding."""
+    """Returns the states after one more epoch. `progress` counts tokens without padding tokens and padding trials."""
     trials, split = group.padded, run.data.train
     train_step, seeds = steps.make_train_step(run.model, run.task.num_outputs, run.protocol.optim), _seeds(trials)
     plans = [training_plan(split, trial.batch_size, _row_multiple(), trial.seed, epoch) for trial in trials]
@@ -163,8 +163,8 @@ def _score_trial(run: TaskRun, trial: Trial, logits: Logits, epoch: int) -> Tria
     splits, task = run.data.validation, run.task
     predictions = {name: scores.to_predictions(task, logits[name]) for name in splits}
     metrics = {name: scores.compute_metrics(task, predictions[name], split.labels) for name, split in splits.items()}
-    first = next(iter(splits))
-    collapsed = scores.is_collapsed(task, predictions[first], splits[first].labels)
+    first_split = next(iter(splits))
+    collapsed = scores.is_collapsed(task, predictions[first_split], splits[first_split].labels)
     return TrialOutcome(TrialResult(trial, metrics, collapsed, epoch, 0.0), logits)
 
 
@@ -186,7 +186,7 @@ def _seeds(trials: Sequence[Trial]) -> steps.Seeds:
 
 
 def _row_multiple() -> int:
-    """Returns what the rows of a batch are a multiple of: the number of devices that share them."""
+    """Returns the number of devices that share the rows of a batch, whose number must be a multiple of it."""
     return jax.sharding.get_mesh().shape["data"]
 
 

@@ -1,8 +1,8 @@
-"""Trials, and the file of their results.
+"""Trials, their results, and the file of the results.
 
 A finished trial is never repeated: `trials.jsonl` in the workdir records it with everything that decides its result, so
-a changed protocol, checkpoint or dataset makes it a different trial. Trials that were trained in parallel are one line,
-written at once: after a kill the file contains all of them or none.
+a changed protocol, checkpoint or dataset makes it a different trial. The results of trials that were trained in
+parallel are one line: after a kill the file contains all of them or none.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class TrialResult:
     scores: dict[str, dict[str, float]]  # metrics, as fractions, by the name of the validation split
     collapsed: bool  # no better than a constant prediction, on the first validation split
     epoch: int  # the selected one, from 1
-    seconds: float  # of wall time; trials that were trained in parallel share it equally
+    seconds: float  # wall time of the group divided by its number of trials
 
     @property
     def score(self) -> float:
@@ -58,8 +58,8 @@ class TrialResult:
 class TrialLog:
     """The results in the workdir. One process writes, the others read.
 
-    Every result has a checksum. A damaged line stays in the file, but its results are ignored and its trials are
-    trained again.
+    A result has a checksum, unless an earlier version wrote it. A damaged line stays in the file, but its
+    results are ignored and its trials are trained again.
     """
 
     def __init__(self, workdir: epath.Path, *, is_writer: bool):
@@ -89,7 +89,7 @@ def _parse(line: bytes) -> Iterator[TrialResult]:
     """Yields the results in a line.
 
     Raises:
-      ValueError: `TrialLog.add` does not write such a line.
+      ValueError: the line is not one that `TrialLog.add` writes.
     """
     content = json.loads(line)
     _check(isinstance(content, list), "not a list of results")
@@ -101,10 +101,10 @@ def _parse(line: bytes) -> Iterator[TrialResult]:
         _check(trial.task in TASKS, f"unknown task {trial.task!r}")
         task = TASKS[trial.task]
         splits = {split.name for split in task.validation}
-        _check(isinstance(scores, dict) and set(scores) == splits, f"scores of splits that {task.name} does not have")
+        _check(isinstance(scores, dict) and set(scores) == splits, f"scores of other splits than those of {task.name}")
         for metrics in scores.values():
             has_metrics = isinstance(metrics, dict) and set(metrics) == set(task.metrics)
-            _check(has_metrics, f"metrics that {task.name} does not have")
+            _check(has_metrics, f"other metrics than those of {task.name}")
             in_range = all(type(value) is float and -1 <= value <= 1 for value in metrics.values())
             _check(in_range, "a metric that is not a number from -1 to 1")
         yield _build(TrialResult, fields | {"trial": trial})
@@ -113,7 +113,7 @@ def _parse(line: bytes) -> Iterator[TrialResult]:
 def _build(kind: type, fields: Any) -> Any:
     """Returns an instance of a dataclass of scalars and dicts, from a mapping that has exactly its fields."""
     types = typing.get_type_hints(kind)
-    _check(isinstance(fields, dict) and set(fields) == set(types), f"fields other than {', '.join(types)}")
+    _check(isinstance(fields, dict) and set(fields) == set(types), f"fields that are not exactly {', '.join(types)}")
     for name, value in fields.items():
         wanted = typing.get_origin(types[name]) or types[name]
         _check(type(value) is wanted, f"{name} is not of type {wanted.__name__}")

@@ -1,6 +1,6 @@
-"""The files of a fine-tuning run: results of trials, predictions, the best models, and those for the GLUE server.
+"""The files of a fine-tuning run: results of trials, predictions, the best models, and submissions to the GLUE server.
 
-The main process alone writes; every process takes part in the parameters of a model.
+Only the main process writes, except for the parameters of a model, which all processes write together.
 """
 
 import io
@@ -42,6 +42,7 @@ class Workdir:
         return self.path / "models" / checkpoint[:8] / f"{base_trial.task}-{base_trial.key[:8]}"
 
     def predictions_file(self, trial: Trial, data: TaskData) -> epath.Path:
+        """Returns the file of a trial's logits on the test splits."""
         return self.path / "predictions" / f"{trial.task}-{trial.key}-{data.test_fingerprint()[:8]}.npz"
 
     def write_predictions(self, outcomes: Sequence[TrialOutcome], data: TaskData) -> None:
@@ -99,7 +100,7 @@ class TaskFiles:
     """
 
     def __init__(self, workdir: Workdir, data: TaskData, model_folder: epath.Path | None):
-        """model_folder: of the task's best model; None saves no model. Call on all processes."""
+        """model_folder: the folder of the task's best model; None if no model is saved. Call on all processes."""
         self.workdir, self.data, self.model_folder = workdir, data, model_folder
         self.best_score = math.inf if model_folder is None else _read_saved_score(model_folder)
 
@@ -117,7 +118,7 @@ class TaskFiles:
         self.workdir.write_predictions(outcomes, self.data)
         self._save_if_better(outcomes, params, model, vocabulary)
         wait_for_all("models and predictions")  # the next task may start from the model
-        # last, so that a kill leaves no result without its files
+        # results come last, so that a kill leaves no result without its files
         self.workdir.log.add([outcome.result for outcome in outcomes])
 
     def _save_if_better(
@@ -134,13 +135,13 @@ class TaskFiles:
 
 
 def _read_saved_score(folder: epath.Path) -> float:
-    """Returns the score of a saved model, minus infinity if it is missing or damaged; the same on every process."""
+    """Returns the score of a saved model, or minus infinity if it is missing or damaged, equal on all processes."""
     score = -math.inf
     try:
         with same_on_all_processes() as facts:
             if saved.is_saved(folder):
                 score = saved.read_description(folder).score
-                saved.read_params(folder)  # raises if they are damaged
+                saved.read_params(folder)  # raises if the parameters are damaged
             facts["saved model"] = score
     except UserError as error:
         if is_main_process():

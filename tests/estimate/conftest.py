@@ -8,7 +8,7 @@ from symbert_jax.estimate.slices import Slice, find_slice
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[Slice]:
-    """A slice of 4 chips to compile for, without the compilation cache, which `compile` does not use either."""
+    """A slice of 4 chips to compile for. The compilation cache is off, as in the command `compile`."""
     jax.config.update("jax_enable_compilation_cache", False)
     yield find_slice("v5e:2x2")
     jax.config.update("jax_enable_compilation_cache", True)

@@ -1,8 +1,8 @@
 """The cost of a program from its text.
 
 `fixtures/scan_v5e.hlo` is the program that the TPU compiler made for a v5e:2x2, 4 chips, of the gradient by w of
-sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16. Of XLA's metadata it holds only the
-estimated cycles.
+sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16. The file keeps only the estimated cycles of
+XLA's metadata.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ WEIGHT_BYTES = 1024 * 1024 * 2  # of one layer
 
 
 def program(*instructions: str, computations: str = "") -> str:
+    """Returns the text of a program with the instructions of its entry and with other computations."""
     return "\n".join(
         [computations, "ENTRY %main (p: f32[4]) -> f32[4] {", *(f"  {line}" for line in instructions), "}"]
     )
@@ -30,7 +31,9 @@ def test_body_of_a_scan_counts_once_per_iteration() -> None:
 
 
 def test_hbm_traffic_leaves_out_arrays_in_vmem() -> None:
-    assert program_cost(SCAN, 4).bytes == pytest.approx((3 + 1 + 3) * WEIGHT_BYTES, rel=1e-4)  # w, x, gradient
+    weights, local_rows_of_x, gradients = 3, 1, 3  # in units of one layer's weights
+    total = (weights + local_rows_of_x + gradients) * WEIGHT_BYTES
+    assert program_cost(SCAN, 4).bytes == pytest.approx(total, rel=1e-4)
 
 
 def test_collective_in_a_scan_counts_once_per_iteration() -> None:

@@ -13,7 +13,7 @@ from tests.estimate.test_programs import small
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 8, 15, 16, 27, 40, 64, 300])
-def test_largest_finds_the_limit_with_few_trials(limit: int) -> None:
+def test_largest_finds_the_limit_in_few_attempts(limit: int) -> None:
     tried: list[int] = []
 
     def fits(rows: int) -> bool:

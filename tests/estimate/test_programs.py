@@ -19,6 +19,7 @@ SMALL = {"layers": 8, "dropout": 0.0, "attention_dropout": 0.0, "dtype": "bfloat
 
 
 def small(**model: object) -> Config:
+    """Returns the config of tests: `configs/tiny.py` with SMALL and with changed fields of the model."""
     config = tiny()
     config.data.batch_size = 16
     config.model.update(SMALL | model)
@@ -28,7 +29,7 @@ def small(**model: object) -> Config:
 def expected_flops(config: Config) -> float:
     """Returns the FLOPs of a step on one of 4 chips.
 
-    They are those of the model and of the gradients of biases, which a TPU computes as products with 8 ones.
+    They are the FLOPs of the model and of the gradients of biases, which a TPU computes as products with 8 ones.
     """
     model, rows = config.model, config.data.batch_size
     projections = {"standard": 4, "symmetric": 3, "pairwise": 3}[model.attention]

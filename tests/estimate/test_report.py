@@ -45,7 +45,8 @@ def test_compile_reports_bytes_of_a_program_that_does_not_fit(target, tmp_path, 
     monkeypatch.setattr(report.jax.config, "update", lambda *_: None)
     out = epath.Path(tmp_path / "report.json")
     with pytest.raises(
-        UserError, match=r"^data.batch_size: found 16, which needs 20.50 GiB .* 15.75 GiB, 4.75 GiB less"
+        UserError,
+        match=r"^data.batch_size: found 16, which needs 20.50 GiB .* 4.75 GiB too much, wanted at most 15.75 GiB",
     ):
         report.report(small(), "v5e:2x2", False, out)
     assert json.loads(out.read_text()) == {

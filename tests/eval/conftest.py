@@ -22,7 +22,7 @@ from tests.conftest import configure
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "poor")
 FILLERS = [f"w{i}" for i in range(40)]
 # Every length costs a compilation. Single sentences fit in 8 tokens; pairs fit in 24, where the longest are truncated.
-SINGLE, PAIR = (2, 4), (8, 10)  # words of a sentence; `sentence` adds one
+SINGLE, PAIR = (2, 4), (8, 10)  # even numbers of words to choose from; a sentence has one more
 CONFIG = configure(model={"attention": "pairwise", "layers": 1, "length": 24}, data={"batch_size": 16})
 
 
@@ -44,7 +44,7 @@ def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> Glue
     """Writes tasks whose labels depend on GOOD and BAD words: in the sentence (SST-2, CoLA), in the second sentence of
     a pair (RTE), or in both (STS-B, MNLI).
 
-    single, pair: the numbers of words that a sentence may have, in tasks of one sentence and of pairs.
+    single, pair: the choices for the number of words of a sentence, less one, in tasks of one sentence and of pairs.
     """
     rng = np.random.default_rng(0)
 
@@ -82,7 +82,7 @@ def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> Glue
     for part, count in (("train", 200), ("dev", 61)):
         fields = [line.split("\t") for line in singles(count)]
         first, *rest = [f"source\t{label}\t\t{text}" for text, label in fields]
-        write(f"CoLA/{part}.tsv", first, rest)  # without a header
+        write(f"CoLA/{part}.tsv", first, rest)  # its first example stands in for the header, which CoLA lacks
     write("SST-2/test.tsv", "index\tsentence", [f"{i}\t{line.split(chr(9))[0]}" for i, line in enumerate(singles(7))])
     for name in ("diagnostic/diagnostic", "STS-B/test"):
         unlabelled = [line.rpartition("\t")[0] for line in pairs(5, lambda a, b: "")]
@@ -107,7 +107,7 @@ def base_config(pretrained: Path, glue: GlueConfig) -> FinetuneConfig:
 
 
 def finetune_on(config: FinetuneConfig, workdir: Path, devices: int = 1) -> Path:
-    """Fine-tunes on the first devices; returns the workdir."""
+    """Fine-tunes on the first `devices` devices; returns the workdir."""
     with pytest.MonkeyPatch.context() as patch:
         make_mesh = sharding.make_mesh
         patch.setattr(finetune_module, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:devices]))

@@ -1,8 +1,9 @@
 """Runs of `finetune` in forks of a process that has imported everything, so that no run repeats the imports.
 
 `python -m tests.eval.forked_runs ARGUMENTS` takes the arguments of two runs as JSON, and prints exit codes and outputs
-of their processes. Their workdirs are `killed` and `two` in the current directory. `killed` is started three times, and
-a signal kills the first two in the middle of their second write to trials.jsonl. `two` runs as two processes.
+of their processes as JSON. The runs are `killed` and `two`, as are their workdirs in the current directory.
+`killed` is started three times; a signal kills the first two processes in the middle of their second write to
+trials.jsonl. `two` runs as two processes.
 """
 
 import json
@@ -22,7 +23,10 @@ KILLS = {1: signal.SIGTERM, 2: signal.SIGKILL}  # by the number of complete line
 
 
 def start(arguments: list[str], output: Path, devices: int = 1, *, killed: bool = False) -> int:
-    """Starts a fork that writes its output to a file; returns its process number."""
+    """Starts `symbert_jax` in a fork that writes its output to a file; returns the process id.
+
+    killed: whether a signal of KILLS ends the process in its second write to trials.jsonl.
+    """
     if child := os.fork():
         return child
     with output.open("w") as file:
@@ -41,7 +45,7 @@ def wait(child: int, output: Path) -> tuple[int, str]:
 
 
 def kill_in_second_write() -> None:
-    """Makes the second write to trials.jsonl stop in the middle of a line, by a signal of KILLS."""
+    """Lets a signal of KILLS, if it has one for the lines in trials.jsonl, interrupt the second write to this file."""
     append_json, writes = trials.append_json, []
 
     def append_or_die(file, value) -> None:

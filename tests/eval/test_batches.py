@@ -22,6 +22,7 @@ TOKENS = [*SPECIAL, "a", "b", "c", "d"]
 
 
 def make_split(count: int, longest: int = 100, seed: int = 0) -> TokenizedSplit:
+    """Returns `count` examples with 3 to `longest` tokens, at least one with `longest`."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, longest + 1, count).astype(np.int32)
     lengths[0] = longest
@@ -41,7 +42,7 @@ def test_tokenize_frames_sentences_and_pairs_like_bert(wordpiece) -> None:
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     assert split.tokens[0, :4].tolist() == [cls, ids["a"], ids["b"], sep]
     assert split.tokens[1, :6].tolist() == [cls, ids["a"], sep, ids["b"], ids["c"], sep]
-    assert split.tokens[1, 6:].tolist() == [ids["[PAD]"]] * 2  # to the length of the shortest bucket
+    assert split.tokens[1, 6:].tolist() == [ids["[PAD]"]] * 2  # padded to the length of the shortest bucket
     assert (split.lengths.tolist(), split.second_starts.tolist(), split.labels.tolist()) == ([4, 6], [4, 3], [1.0, 0.0])
 
 
@@ -63,7 +64,7 @@ def test_training_plan_contains_every_example_once(count) -> None:
     rows = np.concatenate([planned.rows for planned in plan])
     assert sorted(rows[rows != PADDING_ROW]) == list(range(count)) and len(plan) == steps_per_epoch(split, 16)
     assert all(split.lengths[planned.rows].max() <= planned.length for planned in plan)
-    assert {len(planned.rows) for planned in plan} == {min(count, 16)}  # not padded beyond the number of examples
+    assert {len(planned.rows) for planned in plan} == {min(count, 16)}  # batch_size is at most the number of examples
 
 
 def test_training_plan_pads_little() -> None:
@@ -73,7 +74,7 @@ def test_training_plan_pads_little() -> None:
     assert {planned.length for planned in plan} <= {*LENGTHS, 100}
 
 
-def test_seeds_change_rows_but_not_lengths_of_batches() -> None:
+def test_seeds_change_examples_but_not_lengths_of_batches() -> None:
     split = make_split(500)
     plan, other_seed, other_epoch = (
         training_plan(split, 16, 1, seed, epoch) for seed, epoch in ((0, 1), (1, 1), (0, 2))

@@ -29,6 +29,7 @@ PIECES = [b"\0", b"\n", b"\r", b"\t", b'"', b"\xff", b"\xef\xbb\xbf", b"\xed\xa0
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
+    """Damages a file once or several times: inserts, deletes, flips or compresses bytes."""
     for _ in range(rng.choice([1, 1, 2, 5])):
         position, size = rng.randrange(len(content) + 1), rng.randrange(1, 20)
         head, tail = content[:position], content[position:]
@@ -91,10 +92,13 @@ def write_predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
     return Path(file), read
 
 
+# functions that write a file and return it with a function that reads it
 FILES: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
-    "a pair": lambda path: write_tsv(path, "rte", "index\tsentence1\tsentence2\tlabel\n", "0\ta\tb\tentailment\n"),
-    "without header": lambda path: write_tsv(path, "cola", "", "gj04\t1\t\tThe sailors rode.\n"),
-    "a regression": lambda path: write_tsv(path, "stsb", "sentence1\tsentence2\tscore\n", "a\tb\t3.25\n"),
+    "TSV of pairs": lambda path: write_tsv(
+        path, "rte", "index\tsentence1\tsentence2\tlabel\n", "0\ta\tb\tentailment\n"
+    ),
+    "TSV without header": lambda path: write_tsv(path, "cola", "", "gj04\t1\t\tThe sailors rode.\n"),
+    "TSV of a regression": lambda path: write_tsv(path, "stsb", "sentence1\tsentence2\tscore\n", "a\tb\t3.25\n"),
     "trials.jsonl": write_trials,
     "model.json": write_description,
     "predictions": write_predictions,

@@ -65,7 +65,7 @@ def test_labels_of_regression_and_three_classes_are_read(tmp_path) -> None:
     assert read(tmp_path, "mnli", "validation_mismatched") == [("a", "b", 2.0)]
 
 
-def test_diagnostics_are_read_under_their_second_name(tmp_path) -> None:
+def test_diagnostics_are_read_from_second_folder_name(tmp_path) -> None:
     write(tmp_path, "diagnostic/diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n")
     assert read(tmp_path, "ax", "test", labelled=False) == [("a", "b", None)]
 
@@ -77,7 +77,7 @@ def test_short_labelled_rows_of_qqp_are_skipped(tmp_path) -> None:
 
 
 def test_short_unlabelled_row_of_qqp_is_refused(tmp_path) -> None:
-    """The server identifies a prediction by the number of its row."""
+    """The GLUE server identifies a prediction by the number of its row."""
     write(tmp_path, "QQP/test.tsv", "id\tquestion1\tquestion2\n0\ta\tb\n1\tcut by a line break\n")
     with pytest.raises(UserError, match=r"test.tsv, line 3: 2 columns, wanted 3"):
         read(tmp_path, "qqp", "test", labelled=False)
@@ -89,7 +89,7 @@ ROWS = "index\tsentence1\tsentence2\tlabel\n0\té\tb\tentailment\n1\tc\td\tnot_e
 @pytest.mark.parametrize(
     ("path", "content"),
     [
-        ("RTE/dev.tsv", ROWS.encode("utf-16")),  # with a byte order mark, as Windows writes it
+        ("RTE/dev.tsv", ROWS.encode("utf-16")),  # with a byte order mark, as Windows writes UTF-16
         ("RTE/dev.tsv", b"\xfe\xff" + ROWS.encode("utf-16-be")),
         ("RTE/dev.tsv", ROWS.replace("\n", "\r")),
         ("RTE/dev.tsv", ROWS.replace("\n", "\r\r\n")),
@@ -105,8 +105,8 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
     write(tmp_path, path, content)
     assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
     if path == "RTE/dev.tsv":
-        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # the content decides, not the suffix
-        (tmp_path / "rte").mkdir()  # the exact name is preferred
+        (tmp_path / path).rename(tmp_path / "RTE/dev.tsv.gz")  # the content decides on compression, not the suffix
+        (tmp_path / "rte").mkdir()  # empty: the folder with the exact name is preferred
         assert read(tmp_path, "rte") == [("é", "b", 0.0), ("c", "d", 1.0)]
 
 
@@ -116,7 +116,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         (
             "RTE",
             "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tmaybe\n",
-            "line 3: 3 columns, wanted 4: index",
+            "line 3: 3 columns, wanted 4 columns: index",
         ),
         (
             "RTE",
@@ -126,7 +126,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         (
             "RTE",
             "index\tsentence1\tlabel\n0\ta\tentailment\n",
-            "line 1: columns index, sentence1, label, wanted among them sentence2",
+            "line 1: columns index, sentence1, label, wanted a header line with sentence2",
         ),
         ("RTE", "", "line 1: columns none"),
         ("RTE", "index\tsentence1\tsentence2\tlabel\n", "no example of rte validation"),
@@ -138,7 +138,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
             "line 3: byte 32 is not UTF-8, wanted a TSV",
         ),
         ("CoLA", "gj04\t2\t\tThe sailors rode.\n", "line 1: label '2', wanted one of 0, 1"),
-        ("RTE", "0\ta\tb\tentailment\n", "among them sentence1, sentence2, label; the first line names the columns"),
+        ("RTE", "0\ta\tb\tentailment\n", "a header line with sentence1, sentence2, label; it names the columns"),
         (
             "RTE",
             ROWS.encode("latin-1"),
@@ -156,7 +156,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         ("RTE", "<?xml version='1.0'?><Error><Code>AccessDenied", "which is an XML file, wanted a TSV file"),
         ("RTE", b"PK\x03\x04\x14", "which is a zip archive"),
         ("RTE", None, "Is a directory"),
-        ("RTE", "x" * 10**7 + "\n", f"line 1: columns {'x' * 100}…, wanted among them"),
+        ("RTE", "x" * 10**7 + "\n", f"line 1: columns {'x' * 100}…, wanted a header line with"),
         ("STS-B", f"sentence1\tsentence2\tscore\na\tb\t{'9' * 10**6}x\n", f"score '{'9' * 100}…', wanted a number"),
     ],
 )
@@ -194,7 +194,7 @@ def test_missing_source_is_reported(tmp_path, monkeypatch) -> None:
 
 
 class Rte(tfds.core.GeneratorBasedBuilder):
-    """A small dataset like glue/rte of TFDS."""
+    """A small dataset like glue/rte of TFDS; the split `torn` lacks the row with idx 0."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -230,7 +230,7 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
         assert sorted(source.read(task, task.train, labelled=True)) == [(("é 0", "b"), 1.0), (("é 1", "b"), 0.0)]
         # in the order of idx, not as TFDS stores them
         assert source.read(task, task.test[0], labelled=False) == [((f"é {i}", "b"), None) for i in range(20)]
-        with pytest.raises(UserError, match="1 rows, none of them with idx 0, wanted every row"):
+        with pytest.raises(UserError, match="1 rows, none of them with idx 0, wanted every idx from 0 to 0"):
             source.read(task, dataclasses.replace(task.test[0], name="torn"), labelled=False)
         with pytest.raises(UserError, match="label -1, wanted 0 to 1"):
             source.read(task, task.test[0], labelled=True)

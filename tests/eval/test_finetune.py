@@ -28,7 +28,7 @@ from tests.eval.conftest import CONFIG, finetune_on, read_results, read_tasks, r
 
 @pytest.fixture
 def run(base_config, tmp_path):
-    """A function that fine-tunes with some fields of `base_config` changed and returns the workdir."""
+    """Returns a function that fine-tunes with some fields of `base_config` changed and returns the workdir."""
 
     def run(name: str = "run", devices: int = 1, **changes) -> Path:
         return finetune_on(dataclasses.replace(base_config, **changes), tmp_path / name, devices)
@@ -95,7 +95,7 @@ def test_parallel_trials_equal_single_trials(run, glue, monkeypatch, capsys) -> 
 
 
 def test_grid_on_sharded_mesh_reports_best_setting(run, finished_run) -> None:
-    """The mesh has the same score as one device."""
+    """A trial has the same result on a mesh as on one device."""
     mesh = MeshConfig(data=4, model=2, fsdp=True)
     # batches of 13 and 16 rows share a program, because the mesh pads both to 16; repeated values count once
     workdir = run(devices=8, mesh=mesh, learning_rates=(1e-6, 3e-3, 3e-3), batch_sizes=(16, 13, 16))
@@ -129,7 +129,8 @@ def test_finetune_compiles_once_per_length(run, no_dropout, monkeypatch) -> None
     run(tasks=("sst2", "rte"), seeds=2, learning_rates=(1e-3, 3e-3), together=3, epochs=1)  # two groups of two
     run("other", tasks=("rte",), seeds=3, together=2, epochs=1)  # two trials and one
     ((train_step, size_before),) = cache_size_before.items()
-    num_lengths = len({shape for dims, shape in shapes if dims == "RB"})  # training batches lead with R, the trials
+    # only training batches have a leading dimension R
+    num_lengths = len({shape for dims, shape in shapes if dims == "RB"})
     assert train_step._cache_size() - size_before <= num_lengths == 2
 
 
@@ -142,7 +143,7 @@ def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> 
     assert read_trials(workdir) == before and (workdir / "results.json").exists()
     run(seeds=2)
     assert read_trials(workdir)[:1] == before and len(read_trials(workdir)) == 2
-    run(predictions=True, save_models=True)  # seed 0 has neither
+    run(predictions=True, save_models=True)  # seed 0 has neither predictions nor a model yet
     assert (workdir / "submission/SST-2.tsv").exists() and len(read_trials(workdir)) == 3
     run(seeds=2, predictions=True, save_models=True)
     (model,) = workdir.glob("models/*/sst2-*")
@@ -156,7 +157,7 @@ def test_finetune_replaces_damaged_predictions_and_models(run, finished_run, pre
     workdir, start = tmp_path / "run", tmp_path / "_a, $b$ | c"
     shutil.copytree(finished_run, workdir)
     shutil.copytree(pretrained, start)
-    (start / "config.json").write_text("[]")  # a checkpoint has its own config
+    (start / "config.json").write_text("[]")  # not read, because a checkpoint has its own config
     (predictions,) = workdir.glob("predictions/*.npz")
     predictions.write_bytes(truncated := predictions.read_bytes()[:-30])
     (model,) = workdir.glob("models/*/sst2-*")
@@ -341,7 +342,7 @@ def test_signal_ends_finetune_with_one_line(monkeypatch, capfd, name, code) -> N
     assert exit_codes == [code]
 
 
-def test_max_parallel_trials_grow_with_memory(monkeypatch) -> None:
+def test_max_parallel_trials_grows_with_memory(monkeypatch) -> None:
     class Device:
         platform = "gpu"
 

@@ -21,7 +21,7 @@ from tests.processes import ROOT
 
 
 class Runs(NamedTuple):
-    folder: Path
+    folder: Path  # holds the workdirs, which have the keys of `configs` as names
     configs: dict[str, FinetuneConfig]
     outputs: dict[str, list[tuple[int, str]]]  # exit code and output of each process
 
@@ -50,7 +50,7 @@ def runs(base_config, tmp_path_factory) -> Runs:
 
 
 def flags(config: FinetuneConfig) -> list[str]:
-    """Returns the arguments of `finetune` for a config that changes only these fields of the default."""
+    """Returns the command-line arguments for a config in which only the fields below differ from configs/glue.py."""
     changes = {
         "checkpoint": ",".join(config.checkpoint),
         "glue.source": config.glue.source,

@@ -22,7 +22,7 @@ from symbert_jax.train.optimizer import schedule
 def test_protocols_have_published_values(
     name, epochs, rates, sizes, warmup, seeds, select, length, decay, clip
 ) -> None:
-    """The sources are named in protocols.py; a value here changes only with a better reading of them."""
+    """The sources are named in protocols.py; a value here changes only if it was misread."""
     found = resolve(FinetuneConfig(protocol=name))
     assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, rates, sizes)
     assert (found.warmup, found.seeds, found.select, found.length) == (warmup, seeds, select, length)

@@ -107,18 +107,19 @@ def test_trial_log_keeps_results_and_drops_truncated_line(tmp_path) -> None:
 
 
 def change(facts: dict, **changes: object) -> str:
-    """Returns a line of trials.jsonl with changed fields and the checksum of these."""
+    """Returns a line of trials.jsonl with changed fields and a matching checksum."""
     facts |= changes
     return json.dumps([facts | {"checksum": trials._checksum(facts)}])
 
 
+# functions of the line and its fields, without the checksum, that return the damaged line
 DAMAGE = {
     "a flipped digit": lambda line, _: line.replace("0.625", "0.725"),
     "a flipped key": lambda line, _: line.replace("checksum", "checksun"),
-    "no JSON": lambda line, _: line[: len(line) // 2],
-    "no UTF-8": lambda line, _: line.replace("rte", "r\udcffe"),
-    "no list": lambda _, facts: json.dumps(facts),
-    "no objects": lambda *_: "[1]",
+    "not JSON": lambda line, _: line[: len(line) // 2],
+    "not UTF-8": lambda line, _: line.replace("rte", "r\udcffe"),
+    "not a list": lambda _, facts: json.dumps(facts),
+    "a number for a result": lambda *_: "[1]",
     "too deep": lambda *_: "[" * 100_000,
     "other fields": lambda _, facts: change(facts, more=1),
     "a string for a number": lambda _, facts: change(facts, seconds="1.5"),

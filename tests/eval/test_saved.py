@@ -12,7 +12,7 @@ from symbert_jax.eval import saved
 from tests.eval.conftest import CONFIG
 
 
-def test_model_is_missing_while_it_is_replaced(pretrained, tmp_path, monkeypatch) -> None:
+def test_model_counts_as_missing_while_it_is_replaced(pretrained, tmp_path, monkeypatch) -> None:
     """Otherwise a kill could leave the old score without parameters, and the trials would not be trained again."""
 
     def write(score: float) -> None:

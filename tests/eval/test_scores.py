@@ -1,4 +1,4 @@
-"""Metrics equal those of Hugging Face's `glue` metric on fixed predictions."""
+"""Metrics, which equal those of Hugging Face's `glue` metric on fixed predictions, and means."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from symbert_jax.eval import scores
 from symbert_jax.eval.tasks import TASKS
 
 # From transformers 4.57's glue_compute_metrics (the code of the `evaluate` metric `glue`) for `make_predictions`.
-# They change only if the benchmark's definition changes; then compute them again with that function.
+# If the benchmark's definition changes, compute them again with that function.
 EXPECTED = {
     "cola": {"matthews": 0.5974235104669887},
     "sst2": {"accuracy": 0.8},
