@@ -1,7 +1,7 @@
 """One training step of BERT per contender: ours, Hugging Face's in Flax and PyTorch, KerasHub's on JAX.
 
-A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Options that do
-not define a contender are its fastest, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
+A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Where the comparison leaves an
+option free, each contender has its fastest, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
 """
 
 import dataclasses
@@ -173,7 +173,7 @@ def hf_flax(workload: Workload, dtype: str = "float32") -> Step:
 def hf_torch(attention: str, workload: Workload, dtype: str = "float32", compiled: bool = False) -> Step:
     """Builds the step of Hugging Face's PyTorch model.
 
-    attention: its `attn_implementation`, eager or sdpa. compiled: whether torch.compile compiles the step.
+    attention: the model's `attn_implementation`, eager or sdpa. compiled: whether torch.compile compiles the step.
     dtype: bfloat16 uses autocast over float32 parameters.
     """
     import torch
@@ -220,7 +220,7 @@ def keras_hub(workload: Workload, dtype: str = "float32") -> Step:
         num_heads=workload.heads,
         hidden_dim=workload.dim,
         intermediate_dim=workload.mlp_dim,
-        dropout=workload.dropout,  # also of attention probabilities
+        dropout=workload.dropout,  # KerasHub applies it to attention probabilities too
         max_sequence_length=workload.length,
     )
     model = BertMaskedLM(backbone, preprocessor=None)

@@ -108,7 +108,7 @@ stop() {
   on_all_hosts "cd symbert_jax && launch/local.sh stop"
 }
 
-delete() { # deletes the other resources if one does not exist
+delete() { # deletes each resource, also if another one cannot be deleted
   local status=0
   call gcloud compute instance-groups managed delete "$NAME" "${SCOPE[@]}" --quiet || status=$?
   call gcloud compute instance-templates delete "$NAME" --project="$PROJECT" --quiet || status=$?

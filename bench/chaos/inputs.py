@@ -24,7 +24,10 @@ def write_glue(folder: Path, vocabulary: Sequence[str]) -> None:
     words = np.array([word for word in vocabulary if word.isalpha() and len(word) > 2])
 
     def write(task: str, file: str, header: str, count: int, texts: int, classes: Sequence[str] = ()) -> None:
-        """Writes `count` examples of `texts` sentences. The words of a class come from a part of `words` of its own."""
+        """Writes `count` examples with `texts` sentences each, without labels if there are no classes.
+
+        Each class takes its sentences from its own part of `words`.
+        """
         lines = []
         for number in range(count):
             label = int(rng.integers(len(classes) or 3))
