@@ -54,6 +54,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        # rows, length and layers
         sizes = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:])
         changed = [f"{name}={size}" for name, size, default in sizes if size != default]
         return " ".join([self.config, self.topology, self.attention, *changed])

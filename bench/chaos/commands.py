@@ -133,6 +133,7 @@ class Pretrain(Command):
 
     def _differing_checkpoints(self, actual: Path, expected: Path) -> Iterator[str]:
         losses = {line["step"]: line["validation/loss"] for line in read_metrics(expected) if "validation/loss" in line}
+        # of equal losses the later step is the best
         best = min(saved_steps(expected), key=lambda step: (losses[step], -step))
         for step in ({best, self.steps} if self.exact else {self.steps}) - saved_steps(actual):
             yield f"checkpoint {step} is not there, only {sorted(saved_steps(actual))}"
