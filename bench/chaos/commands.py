@@ -65,7 +65,7 @@ class Command(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain(Command):
-    """A small model with many checkpoints."""
+    """Pretraining of a small model, with many checkpoints."""
 
     corpus: Path = Path()
     steps: int = 200
@@ -156,7 +156,7 @@ class Pretrain(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(Command):
-    """A corpus of several thousand documents."""
+    """Preparation of a corpus of several thousand documents."""
 
     source: str = ""
 
@@ -187,7 +187,7 @@ class Prepare(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Command):
-    """Tiny GLUE: two seeds of three tasks, of which RTE starts from the model of MNLI."""
+    """A small GLUE: two seeds of three tasks. RTE starts from the model of MNLI."""
 
     checkpoint: Path = Path()
     glue: Path = Path()

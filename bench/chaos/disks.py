@@ -56,7 +56,7 @@ def run_on_failing_disk(
             run.unexpected.append(f"{traceback}exit code {code}, the last line is {start.last_line()!r}")
         run.start(ONE_PROCESS)
         run.compare()
-        if run.findings:  # its files are lost when it is unmounted
+        if run.findings:  # its files are lost when it is unmounted, so keep a copy
             shutil.copytree(run.folder, folder / f"{name}.copy")
     run.report(f"{name}, exit code {code}, {errors[0][:100] if errors else 'no error'!r}")
     when = "before the start" if before_start else "at a random moment"

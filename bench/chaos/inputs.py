@@ -31,8 +31,8 @@ def write_glue(folder: Path, vocabulary: Sequence[str]) -> None:
         lines = []
         for number in range(count):
             label = int(rng.integers(len(classes) or 3))
-            likely = np.array_split(words, len(classes) or 3)[label]
-            sentences = [" ".join(rng.choice(likely, rng.choice((5, 12)))) for _ in range(texts)]
+            own_words = np.array_split(words, len(classes) or 3)[label]
+            sentences = [" ".join(rng.choice(own_words, rng.choice((5, 12)))) for _ in range(texts)]
             fields = [str(number), *sentences, *classes[label : label + 1]]
             lines.append("\t".join(fields if header else [fields[0], fields[-1], "", *sentences]))
         (folder / task).mkdir(parents=True, exist_ok=True)
