@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.bag_of_words --source=tsv:DIR --tasks=sst2,cola
 
-A baseline for fine-tuned models. Pairs of sentences are joined. Prints one JSON line with each metric on the validation
-set of each task.
+A baseline for fine-tuned models. The two texts of a pair are joined. Prints one JSON line with each metric on the
+validation set of each task, or on the first of two.
 """
 
 import argparse

@@ -17,7 +17,7 @@ PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
 
 DEVICES = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
-    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # so that contenders share its memory
+    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # contenders share the GPU
 }
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
@@ -58,7 +58,7 @@ class Contenders(contextlib.AbstractContextManager):
             process.kill()
 
     def ask(self, name: str, question: str | None = None):
-        """Sends a line, unless `question` is None, and returns the next answer of a worker."""
+        """Sends `question` to a worker as a line, unless it is None; returns the worker's next answer."""
         process = self.processes[name]
         if question is not None:
             with contextlib.suppress(BrokenPipeError):  # the worker has ended, so the answer below is empty
@@ -69,6 +69,6 @@ class Contenders(contextlib.AbstractContextManager):
         return json.loads(line)
 
     def turns(self, rounds: int, question: str) -> Iterator[tuple]:
-        """Asks each worker `rounds` times; yields pairs of its name and its answer."""
+        """Sends `question` to each worker `rounds` times; yields the worker's name with each answer."""
         for name in in_turns(rounds, self.names):
             yield name, self.ask(name, question)

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def estimate_cost(tpu_slice: Slice, shape: tuple[int, ...], name: str) -> dict[str, float]:
-    """Returns the compiler's cycles and HBM bytes of a generator on one chip."""
+    """Returns the compiler's cycles and HBM bytes of a generator for an array of this shape on one chip."""
     impl, drop = GENERATORS[name]
     mesh = make_mesh(MeshConfig(), list(tpu_slice.devices[:1]))
     with jax.set_mesh(mesh):
@@ -76,7 +76,7 @@ def estimate_cost(tpu_slice: Slice, shape: tuple[int, ...], name: str) -> dict[s
 
 
 def measure(device: str, shape: tuple[int, ...], rounds: int) -> dict[str, float]:
-    """Returns the median time of each generator in ms."""
+    """Returns the median time of each generator for an array of this shape, in ms."""
     mesh = make_mesh(MeshConfig(), jax.devices(device)[:1])
     with jax.set_mesh(mesh):
         x = jnp.ones(shape, jnp.bfloat16)

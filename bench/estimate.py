@@ -1,11 +1,11 @@
 """Estimates of a training step per chip by the TPU compiler, for any config, slice and size; needs no TPU.
 
-The same source, jax and libtpu give the same cycles. They are those of one core, by named region. The compiler has no
-estimate for some work:
+Cycles are those of one core, in all and by named region. The same source, jax and libtpu give the same cycles. The
+compiler has no estimate for some work:
 
-- splash attention counts the instruction bundles of its final schedule, which the compiler dumps, times grid steps;
-  waits for memory are not included.
-- gathers, scatters, sorts and collectives are counted, without their time.
+- splash attention: its cycles are the instruction bundles of its final schedule, which the compiler dumps, times the
+  grid steps; waits for memory are not included.
+- gathers, scatters, sorts and collectives: their number is given, and their time is not in the cycles.
 """
 
 import argparse
@@ -54,6 +54,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        # rows, length and layers
         sizes = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:])
         changed = [f"{name}={size}" for name, size, default in sizes if size != default]
         return " ".join([self.config, self.topology, self.attention, *changed])
@@ -64,7 +65,10 @@ class Case:
 
 
 def estimates(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict]]:
-    """Compiles `jobs` cases at a time, each in a process of its own, as libtpu reads its options once per process."""
+    """Yields each case with its cost. Compiles `jobs` cases at a time.
+
+    Each has a process of its own, as libtpu reads its options once per process.
+    """
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         yield from zip(cases, pool.map(estimate, cases), strict=True)
 
@@ -114,7 +118,7 @@ def compile_step(case: Case) -> dict:
 
 
 def compile_splash(case: Case) -> dict:
-    """Compiles the attention kernel alone, for one layer."""
+    """Compiles the attention kernels of one layer alone, forward and backward; the compiler dumps their schedules."""
     import jax
     import jax.numpy as jnp
 
@@ -124,18 +128,18 @@ def compile_splash(case: Case) -> dict:
     model, mesh = config.model, make_mesh(config.mesh, list(find_slice(case.topology).devices))
     shape = config.data.batch_size, model.length, model.heads, model.dim // model.heads
 
-    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def sum_of_outputs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.sum(kernels.splash(q, k, v, None, interpret=False).astype(jnp.float32))
 
     with jax.set_mesh(mesh):
         part = jax.ShapeDtypeStruct(shape, model.dtype, sharding=jax.NamedSharding(mesh, spec("BTNH")))
-        jax.jit(jax.grad(total, (0, 1, 2))).lower(part, part, part).compile()
+        jax.jit(jax.grad(sum_of_outputs, (0, 1, 2))).lower(part, part, part).compile()
     return {}
 
 
 def _splash_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
-    # all attentions and layers have the same kernels
+    # the kernels are the same for all attentions and layers
     bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))
     blocks = (case.length // kernels.block(case.length)) ** 2
     heads = CONFIGS[case.config].get_config().model.heads

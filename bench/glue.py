@@ -5,10 +5,10 @@
 Each contender trains one epoch on the same sample of a task and predicts its validation set, in a process of its own
 that has warmed up, in alternating turns. The time of a trial is the training time, scaled to all examples and epochs,
 plus the time of the prediction. The Trainer runs twice: as in Hugging Face's run_glue.py, which pads every row to 128
-tokens, and with each batch padded to its longest row. All have the same batch size and random initial weights.
+tokens, and with each batch padded to its longest row. All have the same batch size. Initial weights are random.
 
-A small sample pads more than the whole task: 640 examples have 4% (MRPC) and 6% (RTE) more tokens, 1,280 examples 0%
-and 2%. `--examples=2490` is all of RTE.
+The batches of a small sample need more padding than those of the whole task: per example they have 4% (MRPC) and 6%
+(RTE) more tokens with 640 examples, 0% and 2% with 1,280. `--examples=2490` is all of RTE.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def sample(lengths: np.ndarray, count: int) -> np.ndarray:
 
 
 def load(name: str, source: str, vocab: str):
-    """Returns the task, and its training and validation set as texts and as tokens."""
+    """Returns the task, its training and validation examples, and both of these tokenized."""
     from symbert_jax.data import tokenizer
     from symbert_jax.eval import batches, examples, tasks
 
@@ -82,13 +82,13 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
         trained = time.perf_counter()
         training.predict(run, params, data.validation)
         predicting = time.perf_counter() - trained
-        return trained - start - predicting, predicting  # training includes a prediction
+        return trained - start - predicting, predicting  # `train` has also predicted once
 
     return turn
 
 
 def trainer(name: str, flags: argparse.Namespace) -> Turn:
-    """Builds a turn of Hugging Face's Trainer, on examples that come as a line of stdin."""
+    """Builds a turn of Hugging Face's Trainer, which reads its examples as one line of JSON from stdin."""
     import torch
     from transformers import (
         BertForSequenceClassification,
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--vocab", required=True, help="the vocab.txt of bert-base-uncased")
     parser.add_argument("--examples", type=int, default=1280, help="training examples per turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns per contender")
-    parser.add_argument("--task", default="rte,mrpc")
+    parser.add_argument("--task", default="rte,mrpc", help="tasks, separated by commas")
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()

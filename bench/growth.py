@@ -3,10 +3,10 @@
     .venv/bin/python -m bench.growth
 
 Records one line per program and writes a table (growth.md) and a log-log plot (growth.png) to `--out=runs/growth`.
-Programs whose file is there are not compiled again, so an interrupted run continues. Each sweep changes one size of
-BERT-base in `configs/base_fast.py`, cut to a few unrolled layers, so that a program compiles in one or two minutes, and
-all of them in an hour on 2 cores. The sweep over lengths keeps the number of tokens per chip. `bench/estimate.py` says
-what the numbers include.
+A program whose JSON file is in that folder is not compiled again, so an interrupted run continues. Each sweep changes
+one size of BERT-base in `configs/base_fast.py`, cut to a few unrolled layers, so that a program compiles in one or two
+minutes, and all of them in an hour on 2 cores. The sweep over lengths keeps the number of tokens per chip constant.
+`bench/estimate.py` says what the numbers include.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def seconds(case: Case, cost: dict) -> float:
 
 
 def least_seconds(case: Case, cost: dict) -> dict[str, float]:
-    """Returns the seconds that each resource takes alone at its peak."""
+    """Returns the seconds that each resource would take for a step if it worked at its peak and never waited."""
     compute, memory = cost["model_flops"] / case.chip.peak, cost["bytes"] / case.chip.bandwidth
     return {"compute": compute, "memory": memory, "network": cost["network_seconds"]}
 
@@ -73,8 +73,8 @@ def least_seconds(case: Case, cost: dict) -> dict[str, float]:
 def table(costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> str:
     """Returns a Markdown table per sweep.
 
-    A row holds the milliseconds of each attention, and for the first attention the slope from the row above, the
-    resource that takes longest alone, and splash's share of the cycles.
+    A row holds the milliseconds of each attention, and for the first attention the slope from the row above in a
+    log-log plot, the resource that takes longest alone, and splash's share of the cycles.
     """
     lines = []
     for sweep in sweeps:

@@ -3,7 +3,7 @@
     .venv/bin/python -m bench.input_rate
 
 Writes random rows as `prepare` does, then reads whole batches as training does. Prints one JSON line, with the rows per
-second that a TPU chip needs for BERT-base.
+second that a TPU chip of each kind needs for BERT-base.
 """
 
 import argparse
@@ -46,9 +46,9 @@ def main() -> None:
         stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch), False)
         rates = []
         for turn in range(arguments.rounds):
-            first = turn * arguments.batches
+            first_batch = turn * arguments.batches
             start = time.perf_counter()
-            for _ in stream.batches(first, first + arguments.batches, arguments.threads):
+            for _ in stream.batches(first_batch, first_batch + arguments.batches, arguments.threads):
                 pass
             rates.append(arguments.batches * arguments.batch / (time.perf_counter() - start))
     rows_per_second = statistics.median(rates)

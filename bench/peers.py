@@ -64,7 +64,7 @@ def work(name: str, workload: Workload, warmup: int) -> None:
 
 
 def compare(names: list[str], device: str, flags: list[str], rounds: int, steps: int) -> dict:
-    """Times `rounds` turns of `steps` steps of each contender; returns medians and versions."""
+    """Times `rounds` turns of `steps` steps of each contender; returns what is recorded of them."""
     peer_versions, times, loss = {}, {name: [] for name in names}, {}
     with Contenders("peers", names, PEERS, flags, device) as contenders:
         for name in names:

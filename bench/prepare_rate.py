@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def library_seconds(vocab: Path, texts: list[str]) -> float:
-    """Returns the time of `encode_batch_fast` alone, on batches of equal size, with which it is fastest."""
+    """Returns the time of `encode_batch_fast` alone, on batches of similar size, with which it is fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
     documents = (Document(text, "", "") for text in texts)
     parts = [[part for document in batch for part in split_text(document.text)] for batch in group_documents(documents)]

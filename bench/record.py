@@ -39,7 +39,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Returns the short hash of the commit that runs, with a + if tracked files have changed since."""
+    """Returns the short hash of the commit that runs, with a + if tracked files other than the results have changed."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!/bench/{RESULTS.name}")
         return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

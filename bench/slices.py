@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.slices
 
-Records one line per compilation and prints the table. Reports that are in `--out=runs/slices` are not compiled again,
-so an interrupted run continues. A row takes two or three CPU minutes, all 36 take one or two hours on 2 cores.
+Records one line per compilation and prints the table. A program whose report is in `--out=runs/slices` is not compiled
+again, so an interrupted run continues. A row takes two or three CPU minutes, all 36 take one or two hours on 2 cores.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from bench.record import record
 
-# Rows per step: the paper's 256 if they fit, else 16 per chip.
+# Rows per step: the paper's 256, or 16 per chip on the smallest and the largest v5e slice.
 BATCHES = {"v5e:4x4": 256, "v5e:2x4": 128, "v5e:16x16": 4096, "v5p:2x2x2": 256, "v6e:4x4": 256, "v4:2x2x2": 256}
 CONFIGS = ("base", "large")
 ATTENTIONS = ("standard", "symmetric", "pairwise")
-PAPER_ROWS = 200_000 * 256
+PAPER_ROWS = 200_000 * 256  # steps times rows per step
 COLUMNS = {
     "model": lambda r: r["model"],
     "slice": lambda r: r["topology"],

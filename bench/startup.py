@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def first_step(config: str, workdir: str) -> float:
-    """Returns the seconds until the run prints its first step, and kills it then."""
+    """Returns the seconds until the run prints its first step, then kills it."""
     flags = [f"--config={config}", f"--workdir={workdir}", "--config.train.log_every=1"]
     start = time.perf_counter()
     command = [sys.executable, "-u", "-m", "symbert_jax", "pretrain", *flags]

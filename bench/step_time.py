@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.step_time --config=configs/base_fast.py --config.data.batch_size=64 --kernels=xla,cudnn
 
-All run in one process, which a device requires, in turns of a few steps and in alternating order. The batch consists
-of full rows of random tokens. Records for each the median and the least time of a step in ms, sequences/s, tokens/s,
-the model's FLOPs, MFU if the device's peak is known, and the program's peak memory in bytes.
+All contenders run in one process, as a TPU serves only one, in turns of a few steps and in alternating order. The
+batch consists of full rows of random tokens. Records for each contender the median and the least time of a step in ms,
+sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory in bytes.
 """
 
 import itertools
@@ -59,8 +59,8 @@ def main() -> None:
             times[name] += run_steps[name](STEPS.value)
     device = mesh.devices.flat[0].device_kind
     results = {
-        name: summarize(config, times[name], peak_memory[name], mesh.size, device)
-        for name, config in contenders.items()
+        name: summarize(contender, times[name], peak_memory[name], mesh.size, device)
+        for name, contender in contenders.items()
     }
     shape = {field: getattr(config.model, field) for field in ("layers", "dim", "length", "dtype")}
     shape |= {"batch_size": config.data.batch_size, "dropout": config.model.dropout}

@@ -1,7 +1,7 @@
 """One training step of BERT per contender: ours, Hugging Face's in Flax and PyTorch, KerasHub's on JAX.
 
-A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Options that do
-not define a contender are its fastest, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
+A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Where the comparison leaves an
+option free, each contender has its fastest, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
 """
 
 import dataclasses
@@ -136,9 +136,9 @@ def hf_flax(workload: Workload, dtype: str = "float32") -> Step:
     from transformers import FlaxBertForMaskedLM
 
     model = FlaxBertForMaskedLM(hf_config(workload), seed=0, input_shape=(1, workload.length), dtype=jnp.dtype(dtype))
-    up = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP_STEPS)
-    down = optax.linear_schedule(LEARNING_RATE, 0.0, TOTAL_STEPS - WARMUP_STEPS)
-    schedule = optax.join_schedules([up, down], [WARMUP_STEPS])
+    warmup = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP_STEPS)
+    decay = optax.linear_schedule(LEARNING_RATE, 0.0, TOTAL_STEPS - WARMUP_STEPS)
+    schedule = optax.join_schedules([warmup, decay], [WARMUP_STEPS])
     decayed = jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), model.params)
     optimizer = optax.chain(
         optax.clip_by_global_norm(CLIP),
@@ -173,7 +173,7 @@ def hf_flax(workload: Workload, dtype: str = "float32") -> Step:
 def hf_torch(attention: str, workload: Workload, dtype: str = "float32", compiled: bool = False) -> Step:
     """Builds the step of Hugging Face's PyTorch model.
 
-    attention: its `attn_implementation`, eager or sdpa. compiled: whether torch.compile compiles the step.
+    attention: the model's `attn_implementation`, eager or sdpa. compiled: whether torch.compile compiles the step.
     dtype: bfloat16 uses autocast over float32 parameters.
     """
     import torch
@@ -186,10 +186,10 @@ def hf_torch(attention: str, workload: Workload, dtype: str = "float32", compile
     model = BertForMaskedLM(hf_config(workload, attn_implementation=attention)).train().to(device)
     forward = torch.compile(model) if compiled else model
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
-    decayed, plain = [], []  # matrices; vectors, which are biases and LayerNorm
+    decayed, not_decayed = [], []  # matrices; biases and LayerNorm's vectors
     for weight in model.parameters():
-        (decayed if weight.ndim > 1 else plain).append(weight)
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+        (decayed if weight.ndim > 1 else not_decayed).append(weight)
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": not_decayed, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)  # `fused` as in transformers' Trainer
     schedule = get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, TOTAL_STEPS)
     tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in make_labelled_batch(workload))
@@ -220,7 +220,7 @@ def keras_hub(workload: Workload, dtype: str = "float32") -> Step:
         num_heads=workload.heads,
         hidden_dim=workload.dim,
         intermediate_dim=workload.mlp_dim,
-        dropout=workload.dropout,  # also of attention probabilities
+        dropout=workload.dropout,  # KerasHub applies it to attention probabilities too
         max_sequence_length=workload.length,
     )
     model = BertMaskedLM(backbone, preprocessor=None)

@@ -44,7 +44,7 @@ def main() -> None:
 def differences(old: dict, new: dict) -> list[tuple[str, float, float]]:
     """Returns (field, old, new) of every number that changed by more than `TOLERANCE`, and of every new kind of work.
 
-    The change of a region is relative to itself or to 1% of all cycles, whichever is more.
+    The change of a region is relative to its old cycles or to 1% of all old cycles, whichever are more.
     """
     numbers = [
         (field, old[field], new[field])

@@ -76,7 +76,7 @@ pause() {
   call sleep "$POLL"
 }
 
-count_hosts() { # prints the hosts of a TPU slice: the chips of TOPOLOGY over those of a host, which end MACHINE's name
+count_hosts() { # prints the hosts of a TPU slice: chips in TOPOLOGY over chips per host (ct6e-standard-4t has 4)
   require MACHINE TOPOLOGY
   [[ $MACHINE =~ -([0-9]+)t$ ]] || user_error MACHINE "'$MACHINE'" "a TPU machine type such as ct6e-standard-4t"
   [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] || user_error TOPOLOGY "'$TOPOLOGY'" "numbers of chips such as 4x4"

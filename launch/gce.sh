@@ -49,7 +49,7 @@ state() {
   esac
 }
 
-find_vms() { # sets VMS to the names of the hosts, in the order of processes
+find_vms() { # sets VMS to the names of the hosts; the first one runs process 0
   VMS=$(ask "$(seq -f "$NAME-%g" 0 $((HOSTS - 1)))" "${LIST[@]}" '--format=value(name)')
 }
 
@@ -62,7 +62,7 @@ run_in_background() { # COMMAND...: starts a command, which `wait_for_all` waits
   fi
 }
 
-wait_for_all() { # returns 2, a user error, if any job returned it; else the last status that is not 0
+wait_for_all() { # returns 2, a user error, if any job did; else the last status that is not 0, or 0
   local job last status=0
   if [[ $DRY_RUN ]]; then echo wait; fi
   for job in $JOBS; do wait "$job" || { last=$? && ((status == 2)) || status=$last; }; done
@@ -108,7 +108,7 @@ stop() {
   on_all_hosts "cd symbert_jax && launch/local.sh stop"
 }
 
-delete() { # deletes the other resources if one does not exist
+delete() { # deletes each resource, also if another one cannot be deleted
   local status=0
   call gcloud compute instance-groups managed delete "$NAME" "${SCOPE[@]}" --quiet || status=$?
   call gcloud compute instance-templates delete "$NAME" --project="$PROJECT" --quiet || status=$?

@@ -39,7 +39,7 @@ run() {
 }
 
 state() {
-  ask inactive systemctl is-active "$UNIT" || true # the exit code says no more than the answer
+  ask inactive systemctl is-active "$UNIT" || true # `is-active` fails for a service that is not active
 }
 
 start() {

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Creates and watches a slice that can be preempted, and defines the shell commands that its hosts run. The script that
-# reads this file defines `request`, `state`, `install`, `run` and `delete`. `state` prints ACTIVE, ABSENT, SUSPENDED or
-# FAILED (the last two are permanent), or anything else while the slice is not ready.
+# sources this file defines `request`, `state`, `install`, `run` and `delete`. `state` prints ACTIVE, ABSENT, SUSPENDED
+# or FAILED (the last two are permanent), or anything else while the slice is not ready.
 
 # A preempted host does not answer, and ssh by default waits for hours. With these options ssh exits with 255, and
 # `watch` queries the state of the slice.
@@ -11,13 +11,13 @@ SSH_OPTIONS=(-oServerAliveInterval=30 -oConnectTimeout=30)
 # Google opens this port between the hosts of a TPU, but not 8482, jax's default (jax-ml/jax#35905).
 JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-8476}
 
-install_line() { # prints a command for the hosts: installs the copied code unless the service is running
+install_line() { # prints a command for the hosts, which installs the copied code unless the service is running
   echo "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax &&" \
     "tar -xzf symbert_jax.tar.gz -C symbert_jax && cd symbert_jax &&" \
     "$(quote env JAX=tpu DATA="$DATA") launch/local.sh install; }"
 }
 
-start_line() { # prints a command for the hosts: starts the service, or waits for a running one
+start_line() { # prints a command for the hosts, which starts the service or waits for a running one
   set_training_command python && require_bucket # fails on a user error before anything starts
   local env=(env COMMAND="$COMMAND" CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="$DATA"
     JAX_COORDINATOR_PORT="$JAX_COORDINATOR_PORT")

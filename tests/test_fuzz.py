@@ -16,7 +16,7 @@ from bench.fuzz.kinds.inputs import prepared_corpus
 
 @pytest.fixture(scope="module", autouse=True)
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """All files are written below one folder."""
+    """Makes `tempfile` write below one folder in the tests of this module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", os.fspath(tmp_path_factory.mktemp("fuzz")))
         yield

@@ -44,7 +44,7 @@ def main() -> int:
     """Runs the chosen stages and prints their tables; returns 1 if there are findings."""
     flags = parse_flags()
     restore_signals()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process reads checkpoints
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process reads checkpoints with jax
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns where an item is read without its checkpoint
     began, chosen = time.monotonic(), flags.only or STAGES
@@ -79,7 +79,7 @@ def parse_flags() -> argparse.Namespace:
         prog="python -m bench.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100, help="kills of pretrain")
-    parser.add_argument("--changes", type=int, default=6, help="kills of pretrain, each followed by another mesh")
+    parser.add_argument("--changes", type=int, default=6, help="kills of pretrain, each followed by another layout")
     parser.add_argument("--prepare", type=int, default=20, help="kills of prepare")
     parser.add_argument("--finetune", type=int, default=20, help="kills of finetune")
     parser.add_argument("--only", choices=STAGES, action="append", help="a stage; may be repeated")
@@ -90,7 +90,7 @@ def parse_flags() -> argparse.Namespace:
 
 
 def restore_signals() -> None:
-    """Handles SIGINT and SIGHUP again if `nohup` ignores them: child processes would inherit that."""
+    """Handles SIGINT and SIGHUP again if they are ignored, as under `nohup`: child processes would ignore them too."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

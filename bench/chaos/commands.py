@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Command(abc.ABC):
-    """A command of the package. A run writes into one folder only."""
+    """A command of the package. Each of its runs writes below one folder only."""
 
     name: str
     reference: Reference | None = None
@@ -65,7 +65,7 @@ class Command(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain(Command):
-    """A small model with many checkpoints."""
+    """Pretraining of a small model, with many checkpoints."""
 
     corpus: Path = Path()
     steps: int = 200
@@ -118,21 +118,22 @@ class Pretrain(Command):
             return
         keys = [[(line["step"], *sorted(line.keys() - {"step"})) for line in run] for run in lines]
         if keys[0] != keys[1]:
-            once = [collections.Counter(run) for run in keys]
-            missing, repeated = [str(list((a - b).elements())[:3]) for a, b in (once[::-1], once)]
-            yield f"metrics.jsonl: missing {missing}, more than in the other run {repeated}"
+            counts = [collections.Counter(run) for run in keys]
+            missing, surplus = [str(list((a - b).elements())[:3]) for a, b in (counts[::-1], counts)]
+            yield f"metrics.jsonl: missing {missing}, surplus {surplus}"
             return
-        far = []
+        differing = []
         for line, other in zip(*lines, strict=True):
             for name, value in other.items():
                 close = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
                 if not (line[name] == value if self.exact else close):
-                    far.append(f"{name} of step {line['step']} is {line[name]}, not {value}")
-        if far:
-            yield f"metrics.jsonl: {len(far)} values differ, the first: {far[0]}"
+                    differing.append(f"{name} of step {line['step']} is {line[name]}, not {value}")
+        if differing:
+            yield f"metrics.jsonl: {len(differing)} values differ, the first: {differing[0]}"
 
     def _differing_checkpoints(self, actual: Path, expected: Path) -> Iterator[str]:
         losses = {line["step"]: line["validation/loss"] for line in read_metrics(expected) if "validation/loss" in line}
+        # of equal losses the later step is the best
         best = min(saved_steps(expected), key=lambda step: (losses[step], -step))
         for step in ({best, self.steps} if self.exact else {self.steps}) - saved_steps(actual):
             yield f"checkpoint {step} is not there, only {sorted(saved_steps(actual))}"
@@ -144,7 +145,7 @@ class Pretrain(Command):
         for step in sorted(saved_steps(actual)):
             try:
                 found = read_checkpoint(actual, step)
-            except Exception as error:  # Orbax has many kinds
+            except Exception as error:  # Orbax raises many kinds
                 yield f"checkpoint {step} cannot be read: {' '.join(str(error).split())[:200]}"
                 continue
             if self.exact and step in saved_steps(expected):
@@ -155,7 +156,7 @@ class Pretrain(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(Command):
-    """A corpus of several thousand documents."""
+    """Preparation of a corpus of several thousand documents."""
 
     source: str = ""
 
@@ -178,7 +179,7 @@ class Prepare(Command):
     def find_differences(self, folder: Path) -> list[str]:
         found = differing_files(folder, self.reference.folder, ignored=("manifest.json",))
         files = (where / "corpus" / "manifest.json" for where in (folder, self.reference.folder))
-        timed = {"seconds": 0, "sha256": ""}  # the latter is of the manifest itself, with its seconds
+        timed = {"seconds": 0, "sha256": ""}  # `sha256` is the checksum of the manifest, which contains `seconds`
         actual, expected = (json.loads(file.read_text()) | timed for file in files)
         names = sorted(actual.keys() | expected.keys())
         return found + [f"manifest.json: {name} differs" for name in names if actual.get(name) != expected.get(name)]
@@ -186,7 +187,7 @@ class Prepare(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Command):
-    """Tiny GLUE: two seeds of three tasks, of which RTE starts from the model of MNLI."""
+    """A small GLUE: two seeds of three tasks. RTE starts from the model of MNLI."""
 
     checkpoint: Path = Path()
     glue: Path = Path()

@@ -1,4 +1,4 @@
-"""Reads and compares the files of two runs: arrays bit for bit, whatever their mesh was, other files byte for byte."""
+"""Reads and compares the files of two runs: arrays bit for bit, whatever the meshes, other files byte for byte."""
 
 import filecmp
 import functools
@@ -29,7 +29,7 @@ def read_checkpoint(workdir: Path, step: int) -> Arrays:
 
     import symbert_jax
 
-    params, _ = symbert_jax.load(workdir, step)  # as users read it, by its checksums
+    params, _ = symbert_jax.load(workdir, step)  # as users read it, which verifies checksums
     folder = workdir / "checkpoints" / str(step) / "optimizer"
     with ocp.StandardCheckpointer() as checkpointer:
         shapes = checkpointer.metadata(folder).item_metadata.tree

@@ -56,7 +56,7 @@ def run_on_failing_disk(
             run.unexpected.append(f"{traceback}exit code {code}, the last line is {start.last_line()!r}")
         run.start(ONE_PROCESS)
         run.compare()
-        if run.findings:  # the folder itself is unmounted
+        if run.findings:  # its files are lost when it is unmounted, so keep a copy
             shutil.copytree(run.folder, folder / f"{name}.copy")
     run.report(f"{name}, exit code {code}, {errors[0][:100] if errors else 'no error'!r}")
     when = "before the start" if before_start else "at a random moment"
@@ -101,7 +101,7 @@ def full(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Makes a folder read-only by a bind mount: a file system with files open for writing stays writable."""
+    """Makes a folder read-only by a bind mount, as a file system with files open for writing cannot be one."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)

@@ -24,12 +24,15 @@ def write_glue(folder: Path, vocabulary: Sequence[str]) -> None:
     words = np.array([word for word in vocabulary if word.isalpha() and len(word) > 2])
 
     def write(task: str, file: str, header: str, count: int, texts: int, classes: Sequence[str] = ()) -> None:
-        """Writes `count` examples of `texts` sentences. The words of a class come from a part of `words` of its own."""
+        """Writes `count` examples with `texts` sentences each, without labels if there are no classes.
+
+        Each class takes its sentences from its own part of `words`.
+        """
         lines = []
         for number in range(count):
             label = int(rng.integers(len(classes) or 3))
-            likely = np.array_split(words, len(classes) or 3)[label]
-            sentences = [" ".join(rng.choice(likely, rng.choice((5, 12)))) for _ in range(texts)]
+            own_words = np.array_split(words, len(classes) or 3)[label]
+            sentences = [" ".join(rng.choice(own_words, rng.choice((5, 12)))) for _ in range(texts)]
             fields = [str(number), *sentences, *classes[label : label + 1]]
             lines.append("\t".join(fields if header else [fields[0], fields[-1], "", *sentences]))
         (folder / task).mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class References:
     def pretrain_command(self, layout: Layout = ONE_PROCESS, name: str = "", **fields: object) -> Pretrain:
         """Returns a `pretrain` with its reference, which keeps every checkpoint.
 
-        fields: of `Pretrain`.
+        fields: values for other fields of `Pretrain`.
         """
         command = Pretrain(name or f"pretrain-{layout.processes}", corpus=self.corpus, **fields)
         reference = self._reference(dataclasses.replace(command, keep="keep_every=10"), layout)

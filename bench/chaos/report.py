@@ -18,7 +18,7 @@ def count(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def print_stages(stages: Mapping[str, Sequence[Run]]) -> None:
-    """Prints a table with a row for each stage."""
+    """Prints a table with a row for each stage and the columns of `count`."""
     counts = {name: count(runs) for name, runs in stages.items()}
     _print_table(["command", *count([])], [[name, *found.values()] for name, found in counts.items()])
 

@@ -20,7 +20,9 @@ class Run:
     kills: list[Kill] = dataclasses.field(default_factory=list)
     lost: list[str] = dataclasses.field(default_factory=list)
     different: list[str] = dataclasses.field(default_factory=list)
-    unexpected: list[str] = dataclasses.field(default_factory=list)  # output, exit codes, processes left running
+    unexpected: list[str] = dataclasses.field(
+        default_factory=list
+    )  # tracebacks, exit codes, processes that hang or are left running
 
     @property
     def findings(self) -> list[str]:

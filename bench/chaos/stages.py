@@ -27,7 +27,7 @@ LAYOUTS = (  # each differs from the next in the number of processes or in the m
 
 
 class Case(NamedTuple):
-    """A command to kill, its processes and the most kills of one run."""
+    """A command to kill, the layout of its processes and the most kills of one run."""
 
     command: Command
     layout: Layout
@@ -106,7 +106,7 @@ class Stage:
         return is_needed
 
     def _return_kill(self) -> None:
-        """Gives back a reserved kill for which the start ended too early."""
+        """Gives back a reserved kill that was not sent because the start had ended."""
         with self._lock:
             self._reserved -= 1
 

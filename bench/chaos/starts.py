@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bench.chaos.commands import AFTER_STEPS, BEFORE_STEPS, Command
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 400.0  # seconds after which a process hangs
+TIMEOUT = 400.0  # seconds after which a running process counts as hanging
 SURVIVORS_TIMEOUT = 60.0  # seconds in which the other processes of a run must end after one was killed
 SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 2, signal.SIGINT: 1, signal.SIGHUP: 1}  # drawn by these weights
 
@@ -65,11 +65,11 @@ class Start:
             arguments += [f"--coordinator={address}", f"--processes={layout.processes}", "--lost_after=10"]
         self.processes = []
         for process, log in enumerate(self.logs):
-            rank = [f"--process={process}"] if layout.processes > 1 else []
+            process_flag = [f"--process={process}"] if layout.processes > 1 else []
             with log.open("w") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [*arguments, *rank],
+                        [*arguments, *process_flag],
                         cwd=ROOT,
                         env=environment,
                         start_new_session=True,
@@ -149,7 +149,7 @@ class Start:
         """
         seconds, must_end = TIMEOUT, True
         if kill and len(self.processes) > 1:
-            # before the first step they may still be connecting, and then rightly wait for the killed one for minutes
+            # before the first step the others may still be connecting, and then rightly wait for minutes
             must_end = kill.phase != BEFORE_STEPS
             seconds = SURVIVORS_TIMEOUT if must_end else 3
         hanging = self.wait_for_end(seconds)

@@ -3,8 +3,8 @@
     .venv/bin/python -m bench.fuzz --minutes=20
     .venv/bin/python -m bench.fuzz --kinds glue-files --seed=0 --only=17
 
-Kinds take turns of equal time. Prints a table and an example of each fault, which the second command repeats. Exits
-with 1 if there is a fault.
+Kinds take turns of equal time. Prints a table and an example of each fault, and exits with 1 if there is one. The
+second command repeats one attempt and prints its outcome.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--kinds", nargs="*", default=[], help="names of kinds of input; by default all of them")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="the number of one input, which is printed in full")
+    parser.add_argument("--only", type=int, help="the number of one attempt to repeat; its outcome is printed in full")
     flags = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -54,8 +54,8 @@ def campaign(worker: Worker, names: list[str], minutes: float, seed: int) -> int
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         for name in names:
-            turn = min(end, time.monotonic() + TURN)
-            while time.monotonic() < turn:
+            turn_end = min(end, time.monotonic() + TURN)
+            while time.monotonic() < turn_end:
                 index = counts[name]["inputs"]
                 outcome = worker.attempt(name, seed, index)
                 counts[name].update(("inputs", outcome["result"], *["warned"] * outcome["warned"]))

@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     history: list[str]  # the changes, and the code that ran
     warned: bool = False  # whether a warning was printed
     fault: str = ""  # identifies a fault: the type of the exception and the innermost line of the package
-    detail: str = ""  # the message
+    detail: str = ""  # the message of the exception, or the last line of a printed traceback
     trace: str = ""  # the traceback
 
 

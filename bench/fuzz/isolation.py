@@ -16,17 +16,20 @@ MAX_SECONDS, MAX_BYTES = 20.0, 4 << 30  # of one attempt
 
 
 class Hang(BaseException):
-    """An attempt that takes too long; no handler of the package catches it."""
+    """Ends an attempt that takes too long; a `BaseException`, so that no handler of the package catches it."""
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Returns variables with which libraries write to the folder."""
+    """Returns environment variables that make libraries write to the folder."""
     return {"HOME": os.fspath(folder), "TFDS_DATA_DIR": os.fspath(folder / "tfds")}
 
 
 @contextlib.contextmanager
 def own_process_state(folder: Path) -> Iterator[None]:
-    """Works in the folder; restores working directory, environment, modules and signal handlers at the end."""
+    """Works in the folder. At the end, removes modules that were imported from it and restores the rest.
+
+    The rest is the working directory, environment, import path, signal handlers and the compilation cache's switch.
+    """
     modules, path = set(sys.modules), [*sys.path]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     cache = jax.config.jax_enable_compilation_cache
@@ -53,7 +56,7 @@ def limits() -> Iterator[None]:
     status = Path("/proc/self/status").read_text()
     used = int(status.partition("VmData:")[2].split()[0]) << 10
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    before = signal.signal(signal.SIGALRM, hang)
+    previous_handler = signal.signal(signal.SIGALRM, hang)
     resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_BYTES, hard))
     signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
     try:
@@ -61,4 +64,4 @@ def limits() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)

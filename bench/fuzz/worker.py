@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds after which a worker is replaced whose attempt did not even stop at its own alarm
+TIMEOUT = 60.0  # seconds after which a worker is replaced; the alarm of an attempt usually ends it before
 # A worker that holds more is replaced: libraries leave things behind, which would make a later attempt fail.
 MAX_THREADS, MAX_FILES, MAX_MEMORY = 400, 400, 6 << 30
 

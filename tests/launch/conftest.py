@@ -26,13 +26,13 @@ VARIABLES = {
     "TMPDIR": "/tmp",
     "RESTART_AFTER": "0",
 }
-FLAG = "--config.wandb=it's & co"  # a shell must quote it
+FLAG = "--config.wandb=it's & co"  # its value must be quoted in a shell
 QUOTED = r"'--config.wandb=it'\''s & co'"
 Calls = list[list[str]]
 
 
 class Project:
-    """A copy of launch/ with fakes of all programs. By default every slice is active and no service is running."""
+    """A copy of launch/, with `fake` as every program. By default all slices are active and no service is running."""
 
     def __init__(self, folder: Path):
         self.root, self.fakes, self.answers = folder / "project", folder / "bin", folder / "answers"

@@ -166,7 +166,8 @@ NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # scripts that need NAME
 
 
 def in_order(script: str, calls: Calls) -> Calls:
-    return sorted(calls) if script in ("gce", "gke", "xpk") else calls  # concurrent calls come in any order
+    """Sorts the calls of scripts that make some of them concurrently."""
+    return sorted(calls) if script in ("gce", "gke", "xpk") else calls
 
 
 @pytest.mark.parametrize("case", EXPECTED)
@@ -178,7 +179,7 @@ def test_verb_runs_its_commands_and_a_dry_run_prints_them(case: str, project: Pr
     expected = [shlex.split(line.replace("ROOT", str(project.root))) for line in EXPECTED[case]]
     texts = [
         call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")
-    ]  # these have tests of their own
+    ]  # tests of their own check these inputs
     assert [*real] == in_order(script, [[w for w in c if w not in ("JOBSET", "SCRIPT")] for c in expected])
 
     printed = launch(project, script, verb, "--dry-run")

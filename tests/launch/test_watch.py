@@ -4,10 +4,10 @@ import pytest
 
 from tests.launch.conftest import Project, launch
 
-RUNS = {"tpu_vm": "tpu-vm ssh", "gce": "compute ssh"}
+SCRIPTS = ("tpu_vm", "gce")  # those that have the verb
 
 
-@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_watch_creates_a_preempted_slice_again_and_continues(script: str, project: Project) -> None:
     preempted = {"tpu_vm": "0 SUSPENDED", "gce": "0 RUNNING\\nTERMINATED\\nSTOPPING"}[script]
     active, waiting = {
@@ -18,21 +18,21 @@ def test_watch_creates_a_preempted_slice_again_and_continues(script: str, projec
     project.answer(pattern, active, active, preempted, waiting, active)
     project.answer("*local.sh start*", *["143"] * (4 if script == "gce" else 1), "0")
     assert launch(project, script, "watch").returncode == 0
-    once = {
+    install_and_start = {
         "tpu_vm": ["archive", "scp", "install", "start"],
         "gce": ["list-instances", "archive", *["scp"] * 4, *["install"] * 4, "list-instances", *["start"] * 4],
     }[script]
     query = {"tpu_vm": "describe", "gce": "list-instances"}[script]
     parts = {"tpu_vm": 1, "gce": 3}[script]  # resources to delete and to create
     assert project.steps() == [
-        *[query, *once, "sleep", query, "sleep", query],  # a preempted slice is ACTIVE for a while
+        *[query, *install_and_start, "sleep", query, "sleep", query],  # a preempted slice is ACTIVE for a while
         *["delete"] * parts,
         *["create"] * parts,
-        *["sleep", query, "sleep", query, *once],
+        *["sleep", query, "sleep", query, *install_and_start],
     ]
 
 
-@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(("status", "polls"), [(2, 2), (0, 1), (1, 5), (143, 5)])
 def test_watch_returns_the_status_of_a_run_on_a_healthy_slice(
     status: int, polls: int, script: str, project: Project
@@ -42,6 +42,7 @@ def test_watch_returns_the_status_of_a_run_on_a_healthy_slice(
     hosts = {"tpu_vm": 1, "gce": 4}[script]
     steps = project.steps()
     assert steps.count("start") == hosts and "delete" not in steps and "create" not in steps
+    # queries of the state: value(state.state) or value(instanceStatus)
     assert sum("ate)" in call[-1] or "Status)" in call[-1] for call in project.calls()) == polls
 
 
@@ -50,11 +51,19 @@ def test_watch_continues_after_a_lost_connection(project: Project) -> None:
     project.answer("*value(state.state)", "0 ACTIVE", "1 ERROR: no route to host", "0 ACTIVE")
     result = launch(project, "tpu_vm", "watch")
     assert result.returncode == 0 and "no route to host" in result.stderr
-    once = ["archive", "scp", "install", "start"]
-    assert project.steps() == ["describe", *once, "sleep", "describe", "sleep", "describe", *once]
+    install_and_start = ["archive", "scp", "install", "start"]
+    assert project.steps() == [
+        "describe",
+        *install_and_start,
+        "sleep",
+        "describe",
+        "sleep",
+        "describe",
+        *install_and_start,
+    ]
 
 
-@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_watch_repeats_a_failed_install_of_any_status(script: str, project: Project) -> None:
     hosts = {"tpu_vm": 1, "gce": 4}[script]
     project.answer("*local.sh install*", *["2"] * 2 * hosts, "0")
@@ -91,7 +100,7 @@ def test_watch_creates_a_slice_that_does_not_exist(project: Project) -> None:
     assert project.steps()[:4] == ["describe", "create", "sleep", "describe"]
 
 
-@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_watch_continues_after_a_failed_delete_or_create(script: str, project: Project) -> None:
     pattern = {"tpu_vm": "*value(state.state)", "gce": "*value(instanceStatus)"}[script]
     preempted, active = {"tpu_vm": ("0 FAILED", "0 ACTIVE"), "gce": ("0 TERMINATED", "0 RUNNING\\nRUNNING")}[script]

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.fuzz.attempts import Kind
 from bench.fuzz.kinds import command_line, config_files, glue, sources, tokenizers, workdirs
 
-# By class name in lower case, such as `glue-files`.
+# By the words of the class name: `GlueFiles` is `glue-files`.
 KINDS: dict[str, type[Kind]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
     for kind in (

@@ -129,10 +129,10 @@ class Topologies(Kind):
         self.name = "v5e:2x2"
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        def some(most: int) -> list[str]:
-            return random.choices(self.PARTS, k=random.randrange(most))
+        def parts(limit: int) -> list[str]:
+            return random.choices(self.PARTS, k=random.randrange(limit))
 
-        names = ("".join(some(6)), f"{random.choice(self.PARTS)}:{'x'.join(some(5))}", any_text(random, "v5e:2x2"))
+        names = ("".join(parts(6)), f"{random.choice(self.PARTS)}:{'x'.join(parts(5))}", any_text(random, "v5e:2x2"))
         self.name = random.choice(names)
         return [repr(self.name)]
 

@@ -138,7 +138,7 @@ class ConfigFiles(Kind):
         self.name = "tiny.py"
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        more = random.choice(([], [], ["--config.seed=1"], ["--config.model.layers=2"]))
+        fields = random.choice(([], [], ["--config.seed=1"], ["--config.model.layers=2"]))
         # `prepare` finds its corpus already prepared
-        rest = random.choice((["doctor", "--workdir=run"],) * 3 + (["prepare"],))
-        command(*rest, f"--config={self.name}", *more, history=history)
+        command_line = random.choice((["doctor", "--workdir=run"],) * 3 + (["prepare"],))
+        command(*command_line, f"--config={self.name}", *fields, history=history)

@@ -26,6 +26,7 @@ class GlueFiles(Kind):
             for split in (task.train, *task.validation, *task.test):
                 header = task.header or ("index", *texts, task.label)
                 if split in task.test:
+                    # the test set of MRPC has labels, as its other file, msr_paraphrase_test.txt, has them
                     header = ("index", *texts, *[task.label] * ("msr" in split.files[-1]))
                 fields = {name: f"the {name} cat" for name in header} | {"index": "0"} | {task.label: label}
                 lines = [header] * (not task.header or split in task.test) + [[fields[name] for name in header]] * 4

@@ -13,7 +13,7 @@ from bench.fuzz.attempts import command
 
 FIXTURES = Path(__file__).parents[3] / "tests" / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
-PRETRAINED = FIXTURES / "checkpoint" / "workdir"  # 2 layers of 16, rows of 16 tokens, step 40
+PRETRAINED = FIXTURES / "checkpoint" / "workdir"  # 2 layers of width 16, rows of 16 tokens, step 40
 RARELY = 50  # slow code runs in one of RARELY attempts
 TINY = """\
 from symbert_jax import config

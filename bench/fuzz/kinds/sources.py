@@ -39,15 +39,15 @@ class Source(Kind):
 
 
 class JsonLines(Source):
-    """JSON lines, plain and in archives."""
+    """JSON lines, plain or compressed."""
 
     scheme, name = "jsonl", "documents.jsonl"
-    ARCHIVES: ClassVar = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    COMPRESSIONS: ClassVar = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
     def make(self, folder: Path) -> None:
         super().make(folder)
-        for suffix, pack in self.ARCHIVES.items():
-            (folder / f"{self.name}{suffix}").write_bytes(pack(self.content().encode()))
+        for suffix, compress in self.COMPRESSIONS.items():
+            (folder / f"{self.name}{suffix}").write_bytes(compress(self.content().encode()))
 
     def content(self) -> str:
         """Returns the content of the file before compression."""
@@ -73,7 +73,7 @@ class JsonLines(Source):
 
 
 class TextFiles(JsonLines):
-    """Plain text, also in archives."""
+    """Text, plain or compressed."""
 
     scheme, name = "text", "documents.txt"
 

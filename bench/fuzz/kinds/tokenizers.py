@@ -39,7 +39,7 @@ class HuggingFaceFolders(Kind):
     """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
 
     examples = 30
-    changes_weights = False  # else the other files are changed
+    changes_weights = False  # whether files with weights are changed, or all others
 
     def make(self, folder: Path) -> None:
         weights = safetensors.numpy.load_file(FIXTURES / "plpi" / "vanilla" / "model.safetensors")

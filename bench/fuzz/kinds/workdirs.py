@@ -73,8 +73,8 @@ class Trials(Kind):
         trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
         log = trials.TrialLog(epath.Path(folder), is_writer=True)
         for seed in range(4):
-            each = dataclasses.replace(trial, seed=seed)
-            log.add([trials.TrialResult(each, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
+            seeded = dataclasses.replace(trial, seed=seed)
+            log.add([trials.TrialResult(seeded, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
         config = configs.read(epath.Path(PRETRAINED))
         facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"

@@ -24,7 +24,7 @@ INSERTED = {
     "5000 letters": b"a" * 5000,
 }
 ENCODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "latin-1")
-# JSON texts that `json.dumps` cannot write; `dump` writes them in place of their names.
+# JSON texts that `json.dumps` cannot write. `dump` writes them in place of these names, which begin with U+0001.
 _RAW = {
     "\x01deep": "[" * 100_000 + "]" * 100_000,
     "\x01objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
@@ -191,6 +191,7 @@ def change_json(random: Random, value: Any) -> tuple[Any, str]:
 
 
 def _short(value: Any) -> str:
+    """Returns a description of a value, 60 characters at most."""
     return re.sub(r"\s+", " ", ascii(value))[:60]
 
 

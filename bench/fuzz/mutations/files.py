@@ -12,7 +12,7 @@ from random import Random
 from bench.fuzz.mutations.containers import change_array_record, change_safetensors, change_tf_record
 from bench.fuzz.mutations.content import change_bytes, change_json_line, change_json_text, change_lines, choose
 
-# Content that replaces a file in a failed download or checkout.
+# Content that replaces a file, such as a failed download or checkout leaves behind.
 REPLACEMENTS = {
     "an empty file": b"",
     "a Git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 440449768\n",
@@ -32,8 +32,8 @@ REPLACEMENTS = {
     "an error of a server": b'{"error": "Repository not found"}',
     "a NUL": b"\0",
 }
-_ARCHIVES = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
-_BY_NAME = {
+_COMPRESSIONS = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
+_BY_NAME = {  # by patterns of file names, without suffixes such as .gz
     r"\.jsonl$": change_json_line,
     r"\.json$|^_METADATA$|_CHECKPOINT_METADATA$|^_sharding$|^metrics$": change_json_text,
     r"\.safetensors$": change_safetensors,
@@ -55,22 +55,22 @@ def change_folder(random: Random, folder: Path, files: list[Path] | None = None)
 
 def change_file(random: Random, path: Path) -> str:
     """Changes the content of a file as its name suggests or as bytes, or replaces the file."""
-    how = {_replace: 3, _rewrite: 3}
-    inner = "".join(part for part in path.suffixes if part not in _ARCHIVES) or path.name
-    structured = next((change for pattern, change in _BY_NAME.items() if re.search(pattern, inner)), None)
-    if structured:
-        how[lambda random, path: _rewrite(random, path, structured)] = 8
-    return f"{path.name}: {choose(random, how)(random, path)}"
+    actions = {_replace: 3, _rewrite: 3}  # with weights
+    name = "".join(part for part in path.suffixes if part not in _COMPRESSIONS) or path.name
+    change = next((change for pattern, change in _BY_NAME.items() if re.search(pattern, name)), None)
+    if change:
+        actions[lambda random, path: _rewrite(random, path, change)] = 8
+    return f"{path.name}: {choose(random, actions)(random, path)}"
 
 
 def _rewrite(random: Random, path: Path, change: Callable = change_bytes) -> str:
-    """Changes the content of a file. The content of an archive is changed before or after compression."""
-    archive = _ARCHIVES.get(path.suffix)
+    """Changes the content of a file. That of a compressed file is changed before or after compression."""
+    compression = _COMPRESSIONS.get(path.suffix)
     content = path.read_bytes()
     try:
-        if archive and (change is not change_bytes or random.random() < 0.5):
-            changed, description = change(random, archive.decompress(content))
-            path.write_bytes(archive.compress(changed))
+        if compression and (change is not change_bytes or random.random() < 0.5):
+            changed, description = change(random, compression.decompress(content))
+            path.write_bytes(compression.compress(changed))
             return f"inside: {description}"
         changed, description = change(random, content)
     except Exception:  # after an earlier change the content no longer has that form

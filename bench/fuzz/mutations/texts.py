@@ -30,7 +30,7 @@ SOURCES = (
 
 
 def any_text(random: Random, value: object = "") -> str:
-    """Returns a value for a flag whose default is `value`."""
+    """Returns a text to give a flag whose default is `value`; most of the texts are not valid."""
     match random.randrange(8):
         case 0:
             return random.choice(PATHS)
