@@ -304,7 +304,8 @@ def _logits(
     mask: Bool[AnyArray, "B T"],
     positions: Int[AnyArray, "B M"],
 ) -> Float[Array, "B M V"]:
-    return bert.logits(model, params, ids, positions, segments=mask.astype(jnp.int32))
+    segments = mask.astype(jnp.int32)  # of attention: text is segment 1; padding is 0, which nothing attends to
+    return bert.logits(model, params, ids, positions, segments=segments)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

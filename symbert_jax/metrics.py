@@ -110,8 +110,8 @@ class Lap(NamedTuple):
 class Clock:
     """Measures the time of training steps.
 
-    Time under `pause` (validation, checkpoints) does not count. Time under `wait` (for data) counts, and is also
-    measured by itself.
+    Time under `pause` (validation, checkpoints) does not count. Time under `wait` (for data) counts; where the devices
+    were idle, it is also measured by itself.
     """
 
     def __init__(self, step: int):

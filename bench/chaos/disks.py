@@ -1,4 +1,4 @@
-"""Disks that fail under a command: it must end with one line of error, and continue once the disk works again."""
+"""Disks that fail under a command: it succeeds or ends with one line of error, and continues once the disk works."""
 
 import contextlib
 import random
@@ -101,7 +101,7 @@ def full(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Makes a folder read-only by a bind mount, as a file system with files open for writing cannot be one."""
+    """Makes a folder read-only by a bind mount: a file system cannot become so while files are open for writing."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)

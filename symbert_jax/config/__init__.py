@@ -1,9 +1,9 @@
 """The configuration: files and flags change an ml-collections `ConfigDict`, the program reads frozen dataclasses.
 
-A config file defines `get_config()`. It starts from `default()`, the paper's BERT-base recipe, from `get_config(NAME)`,
-a documented config, or from `default_finetune()`, and changes the fields that differ. The command line overrides any
-field (`--config.model.attention=pairwise`). `freeze` then checks all fields and returns the immutable, hashable
-`Config` that every other module reads; `freeze_finetune` does the same for a `FinetuneConfig`.
+A config file defines a function `get_config()`, which takes one of these and changes the fields that differ:
+`default()` (the paper's BERT-base recipe), `config.get_config(NAME)` (a documented config), `default_finetune()`. Flags
+override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and returns the immutable,
+hashable `Config` that every other module reads; `freeze_finetune` does the same for a `FinetuneConfig`.
 
 Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
 with their comments; `checks`, the rules between fields; `convert`, to and from `ConfigDict`, mappings and JSON;

@@ -15,13 +15,13 @@ from symbert_jax.estimate.traffic import hbm_bytes
 
 PALLAS = "Pallas kernel"
 
-# Operations that take time even without an estimate; other operations without one are arithmetic on scalars.
+# Operations that count as work if the compiler gives no estimate. All others without one take next to no time.
 _WORK = ("fusion", "custom-call", "sort", "gather", "scatter", "convolution", "rng-bit-generator")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All collectives of one kind over groups of `group` devices; `bytes` is the sum of `Exchange.bytes`."""
+    """Collectives of one kind over groups of `group` devices; `bytes` is the sum of `Exchange.bytes`."""
 
     kind: str
     group: int

@@ -74,9 +74,11 @@ def write_report(
     table = format_scores(checkpoints)
     write_whole(workdir / "results.md", table + "\n" + "\n".join(map(format_details, checkpoints)))
     plot_tasks(checkpoints, workdir / "scores.png")
+    plots = "scores.png"
     if config.checkpoint_steps:
         plot_sweep(checkpoints, workdir / "sweep.png")
-    print(table + f"\nWrote {workdir}/results.md, results.json and scores.png")
+        plots = "scores.png, sweep.png"
+    print(table + f"\nWrote {workdir}/results.md, results.json and {plots}")
 
 
 def format_scores(checkpoints: Sequence[ScoredCheckpoint]) -> str:
@@ -241,14 +243,17 @@ def _named_means(scores: MeanScores) -> dict[str, float]:
     means = compute_means(scores)
     if not means:
         return {}
-    named = {"GLUE" if "glue" in means else f"mean of {sum(task.in_paper_mean for task, _ in scores)}": means["mean"]}
+    covers_glue = "glue" in means  # all its tasks: then the paper's mean is GLUE's
+    name = "GLUE" if covers_glue else f"mean of {sum(task.in_paper_mean for task, _ in scores)}"
+    named = {name: means["mean"]}
     if "mean_with_wnli" in means:
         named[f"mean of {len(scores)} with WNLI"] = means["mean_with_wnli"]
     return named
 
 
 def _main_mean(scores: MeanScores) -> tuple[str, float]:
-    """Returns the name and the value of the mean to plot: of the paper's scores, or WNLI's score if it is alone."""
+    """Returns the name and the value of the mean to plot: of the paper's scores, or WNLI's score, which has no mean,
+    if it is alone."""
     (name, value), *_ = (_named_means(scores) or {_score_name(*key): score for key, score in scores.items()}).items()
     return name, value
 

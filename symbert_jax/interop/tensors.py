@@ -38,7 +38,7 @@ _MODULES = {  # PyTorch's names of modules, by the path in our tree; `_WEIGHTS` 
     "layers.mlp_norm": f"{_LAYER}.output.LayerNorm",
     "head.dense": "cls.predictions.transform.dense",
     "head.norm": "cls.predictions.transform.LayerNorm",
-    "head.pooler": "bert.pooler.dense",
+    "head.pooler": "bert.pooler.dense",  # this and the next: of fine-tuned models, which are exported only
     "head.classifier": "classifier",
 }
 _WEIGHTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -46,7 +46,7 @@ _TIED = {  # the names of tensors that some checkpoints hold twice, by the name 
     "cls.predictions.decoder.weight": _PARAMETERS["embeddings.word"],
     "cls.predictions.decoder.bias": _PARAMETERS["head.bias"],
 }
-# Tensors of an encoder that a masked-language model does not use: buffers, in this module, and the pooler.
+# Tensors of an encoder that a masked-language model does not use: the buffers of this torch module, and the pooler.
 _BUFFERS = "bert.embeddings"
 _UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
@@ -104,17 +104,18 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
     """Returns the tensors of the masked-language model, in float32 by their current names, and the modules left out.
 
     Old checkpoints use the names `gamma` and `beta`, plain encoders omit the prefix `bert.`, wrappers of models add
-    other prefixes, and some checkpoints hold the tied table twice. Other heads, the pooler and buffers are left out.
+    other prefixes, and some checkpoints hold tied parameters twice. Other heads, the pooler and buffers are left out.
 
     Raises:
-      UserError: there is no encoder of BERT; a tensor occurs twice, is not floating-point or is not finite; or a table
-        that must be tied is not.
+      UserError: there is no encoder of BERT; a tensor occurs twice, is not floating-point or is not finite; or two
+        copies of a tied parameter differ.
     """
     encoder, outer = _prefixes(tensors, where)
     found: Tensors = {}
     left_out = set()
     for name, tensor in tensors.items():
         rest = name.removeprefix(encoder)
+        # Without the prefix `bert.` both prefixes are equal: then the part of the model tells encoder from heads.
         is_encoder = name.startswith(encoder) and (encoder != outer or rest.startswith(_ENCODER_PARTS))
         current = f"bert.{rest}" if is_encoder else name.removeprefix(outer)
         current = current.replace(".gamma", ".weight").replace(".beta", ".bias")
@@ -125,7 +126,10 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
         else:
             found[current] = _as_float32(name, tensor, where)
     for copy, name in _TIED.items():
-        if copy in found and not np.array_equal(found[copy], found.setdefault(name, found[copy])):
+        if copy not in found:
+            continue
+        found.setdefault(name, found[copy])  # some checkpoints have only the copy
+        if not np.array_equal(found[copy], found[name]):
             raise UserError(where, f"{copy} that differs from {name}", "tied ones: in BERT, they are one parameter")
     return {name: tensor for name, tensor in found.items() if name not in _TIED}, sorted(left_out - {_BUFFERS})
 

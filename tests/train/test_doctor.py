@@ -27,7 +27,7 @@ from tests.storage import Storage
 
 
 def changed(config: Config, **changes: Any) -> Config:
-    """Returns `config` with changes, like `configure` but without its check."""
+    """Returns `config` with changes, like `tests.conftest.configure` but without its check."""
     return dataclasses.replace(
         config,
         **{
@@ -126,7 +126,7 @@ def test_vocabulary_that_differs_from_that_of_the_corpus_is_found(good: Config, 
     assert not found(config, tmp_path)
 
 
-def test_thorough_check_finds_changed_rows(good: Config, tmp_path: Path) -> None:
+def test_thorough_check_finds_changed_file(good: Config, tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus")
     file, config = folder / "corpus-validation.array_record-00000", changed(good, data={"dir": str(folder)})
     file.write_bytes(file.read_bytes()[:-1] + b"?")  # same size, outside of the rows
@@ -147,7 +147,7 @@ def test_thorough_check_finds_changed_rows(good: Config, tmp_path: Path) -> None
         ),
     ],
 )
-def test_corpus_with_many_unknown_tokens_is_found(
+def test_corpus_with_unusable_tokens_is_found(
     good: Config, unknown: float, maskable: int, message: str | None, tmp_path: Path
 ) -> None:
     folder = write_corpus(tmp_path / "corpus")
@@ -245,7 +245,7 @@ def test_hosts_of_a_slice_that_have_not_joined_are_counted(
 ) -> None:
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", slices)
-    assert not found(good, tmp_path), "not on a TPU"
+    assert not found(good, tmp_path)  # not on a TPU
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     (finding,) = found(good, tmp_path)
     assert finding.startswith(f"hosts: found 1, wanted {wanted}, by TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES")
@@ -256,7 +256,7 @@ def test_hosts_of_a_slice_that_have_not_joined_are_counted(
     [
         ({"steps": 2000, "keep_latest": 3}, 5),  # the best, and one that is written before another is removed
         ({"steps": 2000, "keep_latest": 3, "keep_every": 500}, 9),
-        ({"steps": 150, "checkpoint_every": 100, "validate_every": 100}, 2),  # no more than the run writes
+        ({"steps": 150}, 2),  # no more than the run writes
     ],
 )
 def test_disk_must_have_room_for_the_checkpoints_that_are_kept(
@@ -269,7 +269,7 @@ def test_disk_must_have_room_for_the_checkpoints_that_are_kept(
     assert not any("MB free" in finding for finding in found(config, tmp_path))
     free["bytes"] -= 1
     assert any(f"wanted {count} x 0.3 MB" in finding for finding in found(config, tmp_path))
-    assert not any("MB free" in finding for finding in found(config, started)), "old checkpoints make room for new ones"
+    assert not any("MB free" in finding for finding in found(config, started))  # old checkpoints make room
 
 
 def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_commands_report_problems_and_start_nothing(
         **storage.environment,
     )
     assert bucket == new == Result(0, "nothing found that would stop this run\n", "")
-    assert storage.generation and not storage.objects, "a probe was written and removed"
+    assert storage.generation and not storage.objects, "no probe was written, or it was not removed"
     for result in (misspelled, refused, continued):
         assert result.returncode == 2 and not result.stdout
     line = "error: workdir: found gs://bukcet/run: NotFound: 404 .*The specified bucket does not exist.*; check its.*"

@@ -8,7 +8,7 @@ import pytest
 from symbert_jax.errors import UserError
 from symbert_jax.train.window import Window
 
-STEPS = [  # the third step has nothing to predict
+STEPS = [  # (sum, count) of each metric in four steps; the third has nothing to predict
     {"loss": (0.1 * i, 4 * i), "accuracy": (i, 4 * i), "grad_norm": (i / 3, i > 0)} for i in (1, 2, 0, 3)
 ]
 

@@ -47,7 +47,7 @@ def build(directory: Path) -> epath.Path:
 
 
 def _write(directory: Path, folder: epath.Path) -> None:
-    """Writes the dataset, one batch at a time: a TFDS builder that keeps the order holds all documents in memory."""
+    """Writes the dataset in batches. TFDS's own builders would hold all documents in memory to keep the order."""
     identity = tfds.core.DatasetIdentity(
         name=_NAME, version=tfds.core.Version(_VERSION), data_dir=os.fspath(folder), module_name=__name__
     )
@@ -75,4 +75,5 @@ def _write(directory: Path, folder: epath.Path) -> None:
 
 def _documents(directory: Path) -> Iterator[str]:
     for path in files.find_files(directory, _ENDINGS):
-        yield from files.read_json(path) if ".jsonl" in path.name.lower() else files.read_text(path)
+        is_json = ".jsonl" in path.name.lower()  # also .jsonl.gz and its like
+        yield from files.read_json(path) if is_json else files.read_text(path)
