@@ -50,9 +50,11 @@ def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPa
         processes[2].send_signal(signal.SIGHUP)
         time.sleep(2)
         processes[2].send_signal(signal.SIGTERM)
+        # Before process 3 goes on: Gloo writes when it does, and may break a line that is written at the same time.
+        stopped_output = read_until(processes[2], "third signal")
         processes[3].send_signal(signal.SIGCONT)
         outputs = wait_all_ok(processes)
-    return workdir, [output + outputs[0], *outputs[1:]]
+    return workdir, [output + outputs[0], outputs[1], stopped_output + outputs[2], outputs[3]]
 
 
 def saved_step(workdir: Path) -> int:
