@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/slices"), help="the folder of the reports")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
-    parser.add_argument("--topologies", nargs="+", default=BATCHES, help=f"some of {', '.join(BATCHES)}")
+    parser.add_argument("--topologies", nargs="+", default=BATCHES, choices=BATCHES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """`import`: makes a workdir from the folder of a BERT of Hugging Face or of the paper's code."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
-        _read_documents(text)  # raises if there is no such source, before anything is written
+        with _errors_name_text():
+            sources.documents(text)  # raises if there is no such source, before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
     if contents.left_out:
         print(f"{source}: left out {', '.join(contents.left_out)}, which do not predict masked tokens")
@@ -134,10 +136,11 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
     return converted
 
 
-def _read_documents(text: str) -> Iterator[str]:
-    """Returns the documents of a source of text. An error about a missing source names the flag `text`."""
+@contextlib.contextmanager
+def _errors_name_text() -> Iterator[None]:
+    """Makes errors about a missing or damaged source of text name the flag `text`."""
     try:
-        return sources.documents(text)
+        yield
     except UserError as error:
         raise UserError("text", error.found, error.wanted, error.hint) from None
 
@@ -150,9 +153,10 @@ def _read_rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarra
     """
     encoder, inner = wordpiece.build(parse_special=False), length - 2
     cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
-    documents = (encoder.encode(document, add_special_tokens=False).ids for document in _read_documents(text))
-    stream = itertools.chain.from_iterable((*ids, sep) for ids in documents)
-    tokens = np.fromiter(itertools.islice(stream, ROWS * inner), np.uint16)
+    with _errors_name_text():
+        documents = (encoder.encode(document, add_special_tokens=False).ids for document in sources.documents(text))
+        stream = itertools.chain.from_iterable((*ids, sep) for ids in documents)
+        tokens = np.fromiter(itertools.islice(stream, ROWS * inner), np.uint16)
     if len(tokens) < ROWS * inner:
         raise UserError("text", f"{len(tokens)} tokens in {text}", f"at least {ROWS * inner}, {ROWS} rows of {length}")
     return np.pad(tokens.reshape(ROWS, inner), ((0, 0), (1, 1)), constant_values=((0, 0), (cls, sep)))

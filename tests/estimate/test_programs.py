@@ -51,6 +51,12 @@ def test_gradients_are_reduced_once_in_bfloat16(standard) -> None:
     assert standard.network_seconds == pytest.approx(2 * 3 / 4 * reduction.bytes / (2 * TPUS["v5e"].link))
 
 
+def test_cycles_of_a_scanned_model_grow_with_its_layers(standard, target) -> None:
+    shallow = programs.compile_train(small(layers=2), target).cost
+    assert standard.cost.cycles > 2 * shallow.cycles
+    assert standard.cost.collectives[0].count > 2 * shallow.collectives[0].count
+
+
 @pytest.mark.parametrize("variant", [{}, {"attention": "symmetric"}, {"attention": "pairwise"}, DIAGONAL], ids=str)
 def test_program_flops_are_those_of_the_model(variant, target) -> None:
     config = small(**variant)

@@ -292,6 +292,7 @@ def test_import_refuses_wrong_flags_and_writes_nothing(tmp_path) -> None:
     for flags, message in (
         ({"attention": "symetric"}, "attention: found 'symetric', wanted one of standard, symmetric, pairwise"),
         ({"attention": "pairwise", "text": "txt:x"}, "text: found 'txt:x', wanted a kind of source"),
+        ({"attention": "pairwise", "text": f"jsonl:{VOCAB}"}, "text: found .*vocab.txt, item 1: "),
         ({"attention": "pairwise", "text": f"text:{VOCAB}"}, "text: found .* tokens in text:.*, wanted at least"),
         ({"vocab": ""}, "vocab: found '', wanted a path"),
         ({"vocab": f"{tmp_path}/none"}, "vocab: found no file .*none, wanted a vocab.txt"),

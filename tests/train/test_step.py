@@ -20,6 +20,7 @@ from tests.conftest import configure, init_params_numpy, make_batch
 MESHES = [
     MeshConfig(data=1),
     MeshConfig(data=8),
+    MeshConfig(data=4, model=2),
     MeshConfig(data=2, model=4),
     MeshConfig(data=8, fsdp=True),
     MeshConfig(data=4, model=2, fsdp=True),
@@ -48,7 +49,7 @@ def take_steps(config: Config, steps: int) -> tuple[list[Sums], State]:
 def run(mesh: MeshConfig) -> tuple[list[float], int, int]:
     """Returns losses of 10 steps with dropout, the number of compilations, and the bytes of the state per device."""
     config = configure(model={"attention": "pairwise"}, mesh=mesh)
-    sums, state = take_steps(config, 10)
+    sums, state = take_steps(config, 20)
     arrays = jax.tree.leaves((state.params, state.optimizer))
     size = sum(array.addressable_shards[0].data.nbytes for array in arrays)
     return list(map(mean_loss, sums)), make_train_step(config)._cache_size(), size

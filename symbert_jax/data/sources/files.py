@@ -167,7 +167,7 @@ def _parse_array(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]
         where = f"{path}, item {number}"
         start = separator.match(text, start).end()  # type: ignore[union-attr]  # it also matches an empty string
         if text.startswith("]", start):
-            if "".join((text[start + 1 :], *itertools.islice(chunks, 1))).strip():
+            if any(rest.strip() for rest in itertools.chain([text[start + 1 :]], chunks)):
                 raise UserError("data.sources", f"{path}: text after a JSON array", "one array")
             return
         try:

@@ -81,6 +81,7 @@ def test_file_that_is_not_text_is_one_error(content: bytes, message: str, tmp_pa
         ('[{"text": "a"}, {"text": "b"]', "item 2: Expecting ',' delimiter, wanted an array"),
         ('[{"text": "a"}', "item 2: Expecting value, wanted an array"),
         ('[{"text": "a"}] [{"text": "b"}]', "text after a JSON array"),
+        ('[{"text": "a"}]' + " " * (3 << 20) + "x", "text after a JSON array"),
         ('{"text": "' + "a" * 5000, "line 1: more than 2,000 characters"),
         ('[{"text": "' + "a" * 5000, "item 1: more than 2,000 characters"),
     ],
