@@ -1,0 +1,87 @@
+"""Orbax's manager keeps the right steps, ignores other files, and prints nothing."""
+
+import asyncio
+import errno
+import gc
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from etils import epath
+from jax.experimental import multihost_utils
+
+from symbert_jax.checkpoint import Checkpoints, manager
+from symbert_jax.config import TrainConfig
+from symbert_jax.errors import UserError
+from symbert_jax.train import state as states
+from tests.checkpoint.conftest import PAIRWISE, restore_and_compare, save
+
+
+def test_saving_does_not_ask_jax_about_preemption(tmp_path, mesh, monkeypatch) -> None:
+    """JAX takes the argument of each call for the step of this process, and chooses from it the step to stop at."""
+    asked: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
+    checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE)
+    checkpoints.save(1, state.params, state.optimizer, PAIRWISE, None)
+    checkpoints.close()
+    assert checkpoints.latest() == 1 and not asked
+
+
+def test_latest_best_and_every_kth_step_are_kept(saved) -> None:
+    workdir, _ = saved
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [3, 4, 7, 8]
+
+
+def test_other_files_among_the_steps_are_ignored(two_steps, tmp_path: Path) -> None:
+    workdir = epath.Path(shutil.copytree(two_steps, tmp_path / "run"))
+    folder = Path(workdir) / "checkpoints"
+    for name in ("notes", "007", "-1", "²", "30.orbax-checkpoint-tmp", "3 0"):
+        (folder / name).mkdir()
+    (folder / "40").write_text("a file")
+    (folder / "50").symlink_to("nowhere")
+    assert restore_and_compare(workdir, None) == 20
+    save(workdir, 60)
+    assert restore_and_compare(workdir, None) == 60
+    assert not (folder / "30.orbax-checkpoint-tmp").exists() and (folder / "notes").exists()
+
+
+def test_kill_during_a_deletion_leaves_no_partial_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    workdir = save(epath.Path(tmp_path), 10, 20)
+
+    def remove_half(folder: Any, *_: Any, **__: Any) -> None:
+        for path in Path(folder).rglob("params"):
+            remove(path)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", remove_half)
+    save(workdir, 30, keep=1)
+    assert not {path.name for path in (workdir / "checkpoints").iterdir()} & {"10", "20"}
+    assert {path.name for path in (workdir / "checkpoints" / "deleted").iterdir()} == {"10", "20"}
+    with pytest.raises(UserError, match=r"no step 20 in .*, wanted one of \[30\]"):
+        restore_and_compare(workdir, 20)
+    assert restore_and_compare(workdir, None) == 30
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    Checkpoints(workdir, TrainConfig()).close()
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["30"]
+
+
+def test_orbax_finishes_all_tasks_and_prints_nothing(caplog) -> None:
+    """On a full disk, one task has failed, another fails later, and nobody retrieves their exceptions."""
+    finished = []
+
+    async def fail(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        finished.append(seconds)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def write() -> None:
+        tasks = [asyncio.create_task(fail(seconds)) for seconds in (0, 0.05)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        raise ValueError("not written")
+
+    with pytest.raises(ValueError, match="not written"):
+        manager.asyncio_utils.run_sync(write())
+    gc.collect()
+    assert finished == [0, 0.05] and not caplog.records

@@ -1,0 +1,42 @@
+"""The documents of Python itself are its topics, then the docstrings of its modules."""
+
+from pathlib import Path
+
+import pytest
+
+from symbert_jax.data.sources import python_docs
+from tests.data.sources.conftest import read
+
+NESTED = '''"""B."""
+class C:
+    """C
+
+       of b."""
+    def f(self):
+        "f of C"
+        def g():
+            "g of f"
+'''
+
+
+def test_python_docs_yield_topics_then_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, installed = tmp_path / "library", tmp_path / "installed"
+    for path, text in {
+        library / "b.py": NESTED,
+        library / "a.py": 'async def h():\n    """h \\d of a"""\nif True:\n    def hidden(): "not walked"',
+        library / "nothing.py": "x = 1",
+        library / "broken.py": "'''so",
+        library / "test" / "t.py": '"""a test"""',
+        library / "site-packages" / "s.py": '"""elsewhere"""',
+        installed / "half.py": '"""half \\ud800"""',
+        installed / "tests" / "p.py": '"""p"""',
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    paths = {"stdlib": str(library), "purelib": str(installed), "platlib": str(installed)}
+    monkeypatch.setattr(python_docs.sysconfig, "get_paths", lambda: paths)
+    standard, everything = read("python-docs:stdlib"), read("python-docs")
+    modules = ["h \\d of a", "B.\n\nC\n\nof b.\n\nf of C\n\ng of f"]
+    assert standard[-2:] == modules
+    assert any("assert" in topic and len(topic) > 500 for topic in standard[:-2])
+    assert everything == [*standard, "half ?", "p"]
