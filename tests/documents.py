@@ -1,7 +1,7 @@
 """Makes bash scripts from the documents: README, docs, docstrings of configs and benches, help texts, Make targets.
 
 A command keeps its line number, so that bash names the line of the document in errors. Text that is not a whole command
-gets a command name in front, for which `tests/documented_commands.py` has rules:
+gets a command name in front, for which `tests/command_rules.py` has rules:
 
   flags --a=b …              flags without their command
   python - DOCUMENT:LINE     a block of Python, which is passed on stdin
