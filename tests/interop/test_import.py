@@ -327,8 +327,8 @@ def mutate(generator: random.Random, file: Path) -> None:
         del data[generator.randrange(len(data)) :]
     else:
         for _ in range(3):
-            at = min(generator.randrange(len(data)), generator.randrange(4000))  # mostly in the header of safetensors
-            data[at] = generator.randrange(256)
+            index = min(generator.randrange(len(data)), generator.randrange(4000))  # of safetensors, mostly the header
+            data[index] = generator.randrange(256)
     file.write_bytes(data)
 
 
