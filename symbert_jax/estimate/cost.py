@@ -26,7 +26,7 @@ class Collective:
 
     kind: str
     group: int
-    count: int
+    count: int  # executions
     bytes: float
 
 
@@ -35,7 +35,7 @@ class Unestimated:
     """All work of one kind without a cycle estimate, for example gathers, sorts or Pallas kernels."""
 
     kind: str
-    count: int
+    count: int  # executions
     flops: float
     bytes: float
 

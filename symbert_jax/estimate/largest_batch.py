@@ -23,12 +23,12 @@ def with_largest_batch(config: Config, target: Slice) -> Config:
 
     def fits(rows: int) -> bool:
         try:
-            memory, has_fit = compile_train(resized(rows), target).memory, True
+            memory, does_fit = compile_train(resized(rows), target).memory, True
         except DoesNotFit as error:
-            memory, has_fit = error.needed, False
-        usage = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB" + ("" if has_fit else ", does not fit")
+            memory, does_fit = error.needed, False
+        usage = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB" + ("" if does_fit else ", does not fit")
         print(f"{batch_text(rows * row_multiple, mesh.size)}: {usage}", flush=True)
-        return has_fit
+        return does_fit
 
     return resized(find_largest(fits) or 1)
 

@@ -52,7 +52,7 @@ class Program:
     memory: float  # peak bytes of HBM, arguments included
     cost: Cost
     cycle_seconds: float  # the time of the cycles that the compiler estimates
-    roofline_seconds: float  # the time of the work without cycles: of its FLOPs or its bytes at the peak, the longer
+    roofline_seconds: float  # the time of work without an estimate: for each kind, the longer of compute and memory
     network_seconds: float  # the time of the collectives
     seconds: float  # the sum of the three above, as if nothing overlapped
     least_seconds: dict[str, float]  # by resource (compute, memory, network): its time at its peak

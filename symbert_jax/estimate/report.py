@@ -20,7 +20,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     """Prints the report of a config on a slice.
 
     find_batch: whether to replace `data.batch_size` by the largest that fits.
-    out: gets the numbers as JSON, of which "fits" is false if the program does not fit.
+    out: the file for the numbers as JSON, with `fits` false if the program does not fit; None: no file.
 
     Raises:
       UserError: libtpu is not installed, no slice has that topology, the step cannot run on it or does not fit, or

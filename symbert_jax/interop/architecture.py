@@ -69,10 +69,10 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _model_type(config: Mapping[str, Any], where: str) -> str:
-    """Returns the `model_type` of a config or, if it has none, as in old files, the one that other fields imply.
+    """Returns the `model_type` of a config, which old files lack.
 
-    A config with `plpi_affinity_function` is the paper's. Any other is Hugging Face's unless `architectures` names a
-    class that is not BERT's.
+    Without it, a config with `plpi_affinity_function` is the paper's; any other is Hugging Face's, unless
+    `architectures` names a class that is not BERT's.
     """
     model_type = config.get("model_type")
     if model_type is None and config.get("plpi_affinity_function") is not None:

@@ -70,7 +70,7 @@ def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray,
     assert issubclass(variant, TiedAttention)
     mean = x.mean(0)
     centred = x - mean
-    root = _root(centred.T @ centred / len(x))  # |root F root|^2 is the mean square of x_t^T F x_s over pairs of tokens
+    root = _root(centred.T @ centred / len(x))  # |root F root|^2 is the mean square of x_t^T F x_s, for any F
     kernels, pairs, biases = [], [], []
     standard = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), standard)
     for head in range(target.heads):
