@@ -14,7 +14,7 @@ from etils import epath
 from jax import numpy as jnp
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, WordPiece
+from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS_FILE, TOKENIZER, WordPiece
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
@@ -75,7 +75,7 @@ def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, wordp
       OSError: a file cannot be written; the error names it.
     """
     settings = tokenizer.to_settings(wordpiece, config["max_position_embeddings"])
-    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS, ROLES)):
+    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS_FILE, ROLES)):
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
     tokenizer.write(wordpiece, folder / VOCAB)
     write_whole(folder / TOKENIZER, wordpiece.build(parse_special=True).to_str(pretty=True))

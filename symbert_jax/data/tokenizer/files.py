@@ -15,7 +15,7 @@ from symbert_jax.data import vocabulary
 from symbert_jax.data.tokenizer.hugging_face import (
     ADDED_TOKENS,
     SETTINGS,
-    SPECIAL_TOKENS,
+    SPECIAL_TOKENS_FILE,
     TOKENIZER,
     check_class,
     read_settings,
@@ -123,7 +123,7 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
     from huggingface_hub import snapshot_download  # imported here: it takes a second, and local files do not need it
 
     try:
-        files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS]
+        files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS_FILE, ADDED_TOKENS]
         return epath.Path(snapshot_download(vocab.removeprefix("hf:"), allow_patterns=files))
     except (OSError, ValueError) as error:  # every error of the hub is of one of these types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

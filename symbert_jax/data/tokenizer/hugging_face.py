@@ -23,7 +23,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import parse_json_object, read_json, read_text
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+SPECIAL_TOKENS_FILE, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 # The special tokens by their names in these files.
 ROLES = {"unk_token": UNK, "sep_token": SEP, "pad_token": PAD, "cls_token": CLS, "mask_token": MASK}
 
@@ -62,7 +62,7 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
     """
     normalization: dict[str, bool | None] = {}
     settings: dict[str, Any] = {}
-    for file in (folder / SPECIAL_TOKENS, folder / SETTINGS):  # SETTINGS last: it names the class
+    for file in (folder / SPECIAL_TOKENS_FILE, folder / SETTINGS):  # SETTINGS last: it names the class
         settings = read_json(file, field) if file.exists() else {}
         for role, token in ROLES.items():
             found = settings.get(role, token)
