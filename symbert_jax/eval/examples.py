@@ -107,7 +107,7 @@ def _read_text(path: epath.Path) -> str:
       UserError: the file is damaged, is not Unicode text, or has another format, which the error names.
     """
     text = "".join(files.decode(path, "glue.source", _READABLE))
-    check_format(text[:HEAD].encode(), MARKUP, path, "glue.source", _READABLE)
+    check_format(text[:HEAD].encode(), path, "glue.source", _READABLE, refused=MARKUP)
     if (zero := text.find("\0")) >= 0:
         where = f"{path}, line {text.count(chr(10), 0, zero) + 1}"
         raise UserError("glue.source", f"{where}: a zero byte", "text", "copy or convert the file again")

@@ -1,4 +1,4 @@
-"""Recognises the format of a file by its first bytes, for errors about files of an unexpected format."""
+"""Recognises the format of a file by its first bytes, for errors about files in an unexpected format."""
 
 import os
 import re
@@ -25,7 +25,7 @@ LFS_POINTER = _format(
     "a Git LFS pointer instead of the file",
     "fetch the file: git lfs pull, in its folder",
 )
-# A corpus may hold HTML or XML. In place of JSON, weights or a table, it is the error page of a server.
+# HTML and XML may be in a corpus. In place of JSON, weights or a table, they are the error page of a server.
 MARKUP = (
     _format(rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype|html))", "an HTML page", "download it again"),
     _format(rb"(\xef\xbb\xbf)?\s*<\?xml", "an XML file", "download it again"),
@@ -46,8 +46,8 @@ BINARY = (
 HEAD = 512  # bytes at the beginning of a file that suffice to recognise any of these formats
 
 
-def check_format(head: bytes, refused: Iterable[Format], path: epath.PathLike, field: str, wanted: str) -> None:
-    """Raises `UserError` if a file that begins with `head` has one of the formats `refused`.
+def check_format(head: bytes, path: epath.PathLike, field: str, wanted: str, *, refused: Iterable[Format]) -> None:
+    """Raises `UserError` if a file that begins with `head` has one of the `refused` formats.
 
     path, field: name the file in errors.
     wanted: what errors say was expected instead.

@@ -252,7 +252,7 @@ def _open_decompressed(file: Any) -> io.IOBase:
 
 def _detect_encoding(head: bytes, path: Path | epath.Path, field: str, wanted: str) -> tuple[bytes, str]:
     """Returns the byte order mark, if any, and the encoding of a file that begins with `head`."""
-    check_format(head, (LFS_POINTER, *BINARY), path, field, wanted)
+    check_format(head, path, field, wanted, refused=(LFS_POINTER, *BINARY))
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return mark, encoding
