@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from symbert_jax.cli import config_file
 from symbert_jax.cli.commands import COMMANDS, Command
 from symbert_jax.cli.flags import CONFIG, define
-from symbert_jax.errors import UserError, closest, did_you_mean
+from symbert_jax.errors import UserError, did_you_mean, spelling_hint
 from symbert_jax.storage import absolute
 
 
@@ -122,7 +122,7 @@ def _raise_unknown_flag(name: str, flag: str) -> NoReturn:
         _raise_missing(name, "--config", "--config=FILE")
     hint = _owner_hint("config" if is_field else flag, _spellings)
     known = [known_flag.name for known_flag in command.flags]
-    if not hint and name == "fill" and not closest(flag, known):
+    if not hint and name == "fill" and not spelling_hint(flag, known):
         hint = "put -- before a text that begins with -"
     raise UserError("command line", f"--{flag}", f"a flag of {name}", hint or did_you_mean(flag, known))
 
