@@ -27,7 +27,7 @@ class Classifier:
     """A model that `finetune` saved; `load_classifier` returns it.
 
     It tokenizes and truncates texts as fine-tuning did, so its predictions for the validation splits have the saved
-    score. For a task of single sentences, its methods take a list of sentences; for a task of pairs, a list of tuples,
+    score. For a task of single sentences, the methods take a list of sentences; for a task of pairs, a list of tuples,
     whose sentences have the order of the columns in GLUE's files, such as (premise, hypothesis).
     """
 
@@ -36,7 +36,7 @@ class Classifier:
     score: float  # 100 times the mean of the task's metrics over its validation splits
     length: int  # tokens; a longer text is truncated, in a pair the longer sentence first
     model: ModelConfig = dataclasses.field(repr=False)
-    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays, with the classifier under `head`
+    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays; `head` is the classification head
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -121,12 +121,8 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
     with bucket_errors_as_user_errors("checkpoint", path, "a bucket that can be read"):
         if not saved.is_saved(path):
             wanted = "a folder that finetune saved: WORKDIR/models/HASH/TASK-HASH"
-            raise UserError(
-                "checkpoint",
-                f"no {path / saved.DESCRIPTION}",
-                wanted,
-                "finetune saves one with --config.save_models=True",
-            )
+            hint = "finetune saves one with --config.save_models=True"
+            raise UserError("checkpoint", f"no {path / saved.DESCRIPTION}", wanted, hint)
         description = saved.read_description(path)
         length = min(description.length, description.model.length)
         task = TASKS[description.task]

@@ -114,7 +114,7 @@ def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Co
 
 
 def _damages(folder: epath.Path, items: Collection[str], contents: Collection[str]) -> Iterator[str]:
-    """Yields a description of the first damage; to go on after it may raise any exception."""
+    """Yields descriptions of damage, of which only the first is reliable."""
     sizes = file_sizes(folder)
     if not sizes:
         yield "it is empty"

@@ -227,7 +227,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _exceptions_as_damage(self, step: int) -> Iterator[None]:
-        """Converts any exception of Orbax to a `UserError`: the step is damaged, or its bucket cannot be read."""
+        """Converts any exception to a `UserError`: the step is damaged, or its bucket cannot be read."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be read"):
             try:
                 yield
@@ -238,7 +238,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _exceptions_as_failed_save(self) -> Iterator[None]:
-        """Converts any exception of Orbax to a `UserError`, also those of a save in the background."""
+        """Converts any exception to a `UserError`, also those of a save in the background, which Orbax raises later."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be written"):
             try:
                 yield

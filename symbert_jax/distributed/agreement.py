@@ -67,7 +67,7 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of `workdir` while the context lasts; the main process holds the lock.
 
     Raises:
-      UserError: on every process, if another run holds it.
+      UserError: on every process, if another run holds it or the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
         with user_errors_on_all_processes():

@@ -1,7 +1,8 @@
-"""Replaces XLA's page about a lost process by one line: copies stdin to stderr without that page.
+"""Copies stdin to stderr without XLA's messages about the other processes of a run.
 
-Its stdin is the stderr of a process of a run of several. It is a separate program, because XLA ends that process after
-the page. It imports nothing of this package, so that it starts fast.
+When a process is lost, XLA writes a page of them. One line replaces the page, unless a line of this project has already
+reported the loss. Stdin is the stderr of one process. This is a separate program, because XLA ends that process after
+the page, and it imports nothing of this package, so that it starts fast.
 """
 
 import os

@@ -28,18 +28,18 @@ LEASE = 60.0  # seconds without a renewal after which a lock in a bucket may be 
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
     """Keeps all other runs out of a folder while the context lasts. Creates the folder if it does not exist.
 
-    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when its process ends, even by `kill -9`, so
-    a lock is never stale. On NFS it works between hosts since Linux 2.6.12, on Lustre with the mount option `flock`. On
-    a file system without `flock`, a warning replaces the lock.
+    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when the process that holds it ends, even by
+    `kill -9`, so a lock is never stale. `flock` works between hosts on NFS since Linux 2.6.12, and on Lustre with the
+    mount option `flock`. On a file system without `flock`, a warning replaces the lock.
     In a bucket, FOLDER/.lock is an object that is created only if it does not exist, and renewed every 20 s. A lock
     that has not changed for 60 s, or whose process on this host has ended, is taken over.
 
     field: names the folder in errors.
-    wait: whether to wait until the other run ends, instead of raising an error; only on a disk.
+    wait: whether to wait until the other run releases the lock, instead of raising an error; only on a disk.
 
     Raises:
       UserError: another run holds the lock, or the folder cannot be written. The error about a held lock names the
-        host and the process that hold it, and since when.
+        process that holds it, its host, and since when.
     """
     with (_bucket_lock if is_bucket(folder) else _disk_lock)(epath.Path(folder), field, wait):
         yield
