@@ -72,8 +72,8 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with user_errors_on_all_processes():
             if is_main_process():
-                stack.enter_context(lock(workdir, "workdir"))
                 shutdown.before_exit.callback(stack.close)  # an exit that does not unwind the stack releases it, too
+                stack.enter_context(lock(workdir, "workdir"))
         yield
 
 
