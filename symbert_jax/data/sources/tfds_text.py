@@ -105,8 +105,8 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         count = 0
         try:
             for record in read(path):
-                count += 1
                 yield only_text.deserialize_example_np(record)["text"].decode()
+                count += 1
         except _DAMAGE as error:
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
