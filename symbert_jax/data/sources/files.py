@@ -169,7 +169,7 @@ def _parse_array(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]
     text, start, number = next(chunks).lstrip()[1:], 0, 1
     while True:
         where = f"{path}, item {number}"
-        start = separator.match(text, start).end()  # type: ignore[union-attr]  # never None: it matches an empty string, too
+        start = separator.match(text, start).end()  # type: ignore[union-attr]  # always a match, maybe empty
         if text.startswith("]", start):
             if any(rest.strip() for rest in itertools.chain([text[start + 1 :]], chunks)):
                 raise UserError("data.sources", f"{path}: text after a JSON array", "one array")

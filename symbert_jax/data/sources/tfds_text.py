@@ -20,7 +20,7 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucke
 
 _MAX_RECORD = 1 << 30  # bytes; a longer record is taken for damage
 _BATCH = 64  # records of an ArrayRecord file that are read at a time
-# The exceptions of readers and decoders for damaged files. Others, as for an outage of a bucket, are left to `documents`.
+# The exceptions of readers and decoders for damaged files. `documents` converts others, as for an outage of a bucket.
 _DAMAGE = (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, AttributeError, DecodeError)
 
 
