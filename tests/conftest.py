@@ -113,7 +113,7 @@ def write_corpus(
         writers[split].add(tokens)
         writers[split].close()
     write_info(folder, length, [writer.info() for writer in writers.values()])
-    splits = {split: {"rows": writer.rows} for split, writer in writers.items()}
+    splits = {split: {"rows": writer.row_count} for split, writer in writers.items()}
     write_manifest(folder, {"length": length, "splits": splits})
     return folder
 

@@ -114,7 +114,7 @@ def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Itera
 
 def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
     batch, steps, mask_rate = config.data.batch_size, config.train.steps, config.data.mask_rate
-    rows = corpus.manifest.rows["train"]
+    rows = corpus.manifest.row_counts["train"]
     if batch > rows:
         hint = "a batch would hold the same row twice: prepare more text"
         yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", hint)
