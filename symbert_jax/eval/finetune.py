@@ -102,7 +102,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
     check_shared(path)
     trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
     token_counts = [each.train.num_tokens for folder, _ in checkpoints for each in data[folder].values()]
-    work = trials_per_task * protocol.epochs * sum(token_counts)
+    work = trials_per_task * protocol.epochs * sum(token_counts)  # in tokens
     num_trials = trials_per_task * len(token_counts)
     progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
@@ -114,9 +114,8 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         for (folder, step), name in checkpoints.items():
             pretrained = read_encoder(folder, step, protocol)
             results_by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trainable_tasks}
-            results = {
-                task: results_by_task[task] for task in tasks if task in results_by_task
-            }  # in the order of `tasks`
+            # the report has the order of `tasks`
+            results = {task: results_by_task[task] for task in tasks if task in results_by_task}
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
@@ -185,8 +184,8 @@ def _train_task(
     groups = _plan_groups(task_run, base_trial, run.config)
     unfinished = _unfinished_groups(groups, files)
     trials = [trial for group in groups for trial in group.trials]
-    finished = len(trials) - sum(len(group.trials) for group in unfinished)
-    run.progress.skip(finished, finished * run.protocol.epochs * data[task].train.num_tokens)
+    num_finished = len(trials) - sum(len(group.trials) for group in unfinished)
+    run.progress.skip(num_finished, num_finished * run.protocol.epochs * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
         files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)

@@ -39,7 +39,7 @@ class Protocol:
 
 PROTOCOLS = {
     # Courtois et al. (2024), section 4: 5 epochs at 1e-5, 10% warmup, batches of 16, 5 seeds, the last checkpoint.
-    # Its scripts call Hugging Face's Trainer, whose defaults are the other values: no weight decay, clipping at 1.
+    # The other values are defaults of Hugging Face's Trainer, which its scripts call: no weight decay, clipping at 1.
     "paper": Protocol(
         epochs=5,
         learning_rates=(1e-5,),

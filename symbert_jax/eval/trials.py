@@ -25,7 +25,7 @@ FILE = "trials.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A trial, as everything that decides its result."""
+    """Everything that decides the result of a trial."""
 
     checkpoint: str  # SHA-256 of the parameters that training starts from
     data: str  # SHA-256 of the tokenized training and validation examples
