@@ -85,8 +85,8 @@ class Classifier:
             for planned in prediction_plan(split, min(round_up(len(split)), MAX_BATCH)):
                 batch = split.batch(planned)
                 batch_logits = np.asarray(_logits(self.model, self.task.num_outputs, self._device_params, batch, None))
-                is_real = planned.rows != PADDING_ROW
-                logits[planned.rows[is_real]] = batch_logits[is_real]
+                is_real = planned.indices != PADDING_ROW
+                logits[planned.indices[is_real]] = batch_logits[is_real]
         return logits
 
     def _examples(self, pairs: Iterable[str | tuple[str, str]]) -> list[Example]:
