@@ -125,8 +125,9 @@ class Pretrain(Command):
         differing = []
         for line, other in zip(*lines, strict=True):
             for name, value in other.items():
-                close = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
-                if not (line[name] == value if self.exact else close):
+                # with `exact`, all values are compared, otherwise only losses
+                is_near = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
+                if not (line[name] == value if self.exact else is_near):
                     differing.append(f"{name} of step {line['step']} is {line[name]}, not {value}")
         if differing:
             yield f"metrics.jsonl: {len(differing)} values differ, the first: {differing[0]}"

@@ -1,4 +1,4 @@
-"""Disks that fail while a command runs: it must succeed or end with one line of error, and continue on a good disk."""
+"""Disks that fail under a command: it must succeed or end with one line of error, and continue once the disk works."""
 
 import contextlib
 import random

@@ -23,7 +23,7 @@ logging.getLogger("absl").addFilter(lambda record: "get_config() returned None" 
 
 
 class ConfigFile(NamedTuple):
-    """A config file, and the config that its `get_config` returned, after the changes by flags."""
+    """A config file, and the config that its `get_config` returned, with the values that flags set."""
 
     path: str
     config: Any  # a `ConfigDict`, unless the file returns something else

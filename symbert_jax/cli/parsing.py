@@ -134,7 +134,7 @@ def _owner_hint(name: str, known: Callable[[Command], Iterable[str]]) -> str:
 
 
 def _spellings(command: Command) -> Iterator[str]:
-    """Yields the names of the flags of a command, their aliases, and their names after the `no` that negates a bool."""
+    """Yields the names of the flags of a command, their aliases, and the names after `no`, which negates a bool."""
     for flag in command.flags:
         yield from (flag.name, flag.alias or flag.name, f"no{flag.name}")
 

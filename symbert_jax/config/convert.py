@@ -123,15 +123,15 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         items = split_list(value) if isinstance(value, str) else value
         if not isinstance(items, tuple | list):
             raise UserError(path, repr(value), "a list")
-        return tuple(_scalar(typing.get_args(kind)[0], item, path) for item in items)
+        return tuple(_convert_scalar(typing.get_args(kind)[0], item, path) for item in items)
     if kind is float and type(value) is int:
-        return _scalar(float, value, path)
+        return _convert_scalar(float, value, path)
     if type(value) is not kind:
         raise UserError(path, repr(value), f"a value of type {kind.__name__}")
     return value
 
 
-def _scalar(kind: Any, value: Any, path: str) -> Any:
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     """Converts text or a number to `kind`, but not a float to int. Text comes from lists on the command line."""
     try:
         if type(value) not in (str, int, float) or (kind is int and type(value) is float):
