@@ -96,6 +96,10 @@ for start, stop in ((0, 2), (1, 3)):  # a start, and one that resumes from a che
     metrics.write(stop, {"validation/loss": 0.5})
     metrics.close()
 
+import wandb
+
+wandb.teardown()  # its process may write the files after `finish` has returned; this waits for it
+
 from wandb.proto.wandb_internal_pb2 import Record  # which the offline files hold, in the format of LevelDB's log
 
 def records(data):

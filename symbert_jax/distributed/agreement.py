@@ -67,8 +67,8 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with same_on_all_processes():
             if is_main_process():
-                stack.enter_context(lock(workdir, "workdir"))
                 shutdown.before_exit.callback(stack.close)  # an exit that does not unwind the stack releases it, too
+                stack.enter_context(lock(workdir, "workdir"))
         yield
 
 
