@@ -14,7 +14,7 @@ class Limit(Protocol):
 
 
 class Choice(NamedTuple):
-    """The value is one of the `known` strings. An empty string among them is allowed, but not listed in errors."""
+    """The value is one of the `known` strings. Errors and help do not list an empty string among them."""
 
     known: tuple[str, ...]
 
