@@ -141,7 +141,7 @@ def _splash_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
     # the kernels are the same for all attentions and layers, so one case of each shape serves all
     bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))
-    blocks = (case.length // kernels.block(case.length)) ** 2
+    blocks = (case.length // kernels.block_size(case.length)) ** 2
     heads = CONFIGS[case.config].get_config().model.heads
     return bundles * case.rows * heads * blocks // case.chip.cores * case.layers
 

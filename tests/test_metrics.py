@@ -126,7 +126,7 @@ print("found", json.dumps(found))
 
 
 def test_wandb_gets_all_metrics_and_a_restart_resumes_its_run(tmp_path) -> None:
-    """This runs the library itself, in its offline mode and in a separate process, as it leaves threads behind."""
+    """Runs the library itself in its offline mode, and in a separate process, because it leaves threads behind."""
     (tmp_path / "run").mkdir()
     environment = os.environ | {"WANDB_MODE": "offline", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WANDB, str(tmp_path / "run")]

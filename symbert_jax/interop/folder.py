@@ -121,7 +121,7 @@ def _read_bytes(file: epath.Path) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise UserError("source", f"{file}: {error.strerror or error}", "a readable file") from None
-    check_format(data[:HEAD], (LFS_POINTER, *MARKUP), file, "source", "the file itself")
+    check_format(data[:HEAD], file, "source", "the file itself", refused=(LFS_POINTER, *MARKUP))
     return data
 
 
