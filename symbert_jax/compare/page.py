@@ -30,7 +30,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-
 th, td { padding: .3rem 1.2rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--faint) }
 .numbers :is(th, td):not(:first-child) { text-align: right; white-space: nowrap }
 .numbers :is(th, td):first-child { min-width: 7rem }
-blockquote { margin: 0; font-style: italic }
+blockquote { margin: 1.5rem 0 .5rem; font-weight: 600 }
 """
 
 
@@ -96,7 +96,7 @@ def _predictions(filled: FilledText, runs: Sequence[RunCurve]) -> str:
     rows = [[run.name, *guesses] for run, guesses in zip(runs, filled.guesses, strict=True)]
     num_masks = len(filled.guesses[0])
     head = ["run", *(f"[MASK] {number}" for number in range(1, num_masks + 1))] if num_masks > 1 else ["run", "[MASK]"]
-    return f"<h3><blockquote>{escape(filled.text)}</blockquote></h3>\n{_table(head, rows)}"
+    return f"<blockquote>{escape(filled.text)}</blockquote>\n{_table(head, rows)}"
 
 
 def _configs(runs: list[RunCurve]) -> str:

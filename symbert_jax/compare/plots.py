@@ -48,7 +48,7 @@ class Line(NamedTuple):
 class Curve(NamedTuple):
     name: str
     line: Line
-    points: list[tuple[int, float]]
+    points: list[tuple[float, float]]
 
 
 class Plot(NamedTuple):
@@ -77,7 +77,7 @@ def plot_losses(runs: Sequence[RunCurve], reference: Reference | None) -> bytes:
     behind, apart = _place_reference(curves, _reference_curves(reference, runs))
     panels = [("Validation loss (nats)", behind + curves)]
     if reference and apart:
-        panels.append((f"Validation loss of {reference.title}", apart))
+        panels.append((f"Validation loss of {shorten(reference.title)}", apart))
     height = max(4.2, 1 + 0.18 * max(len(curves) for _, curves in panels))  # inches; a label takes 0.17
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(7.5 if len(panels) == 1 else 9, height), layout="constrained")
@@ -144,7 +144,7 @@ def _reference_curves(reference: Reference | None, runs: Sequence[RunCurve], by_
 
 
 def _curve(name: str, line: Line, values: dict[int, float], scale: int) -> Curve:
-    return Curve(name, line, [(step * scale, value) for step, value in sorted(values.items())])
+    return Curve(name, line, [(float(step) * scale, value) for step, value in sorted(values.items())])
 
 
 def _place_reference(curves: list[Curve], reference: list[Curve]) -> tuple[list[Curve], list[Curve]]:
