@@ -26,7 +26,7 @@ def compare(workdirs: list[epath.Path], out: epath.Path, texts: list[str], refer
     out = absolute(out, "out")
     workdirs = list(dict.fromkeys(absolute(workdir, "WORKDIR") for workdir in workdirs))
     runs = [read_run(workdir, name) for workdir, name in zip(workdirs, unique_names(workdirs), strict=True)]
-    curves = read_reference(reference) if reference else None
+    curves = read_reference(reference) if reference is not None else None
     filled = fill_texts(texts, workdirs)
     table = table_cells(runs)
     names = [run.name for run in runs]

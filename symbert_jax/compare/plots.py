@@ -174,11 +174,11 @@ def _plot(title: str, curves: list[Curve], format_y: Callable[[float], str] | No
 
 
 def _draw(axes: Axes, curves: list[Curve]) -> None:
-    for name, line, points in curves:
+    for _, line, points in curves:
         style = (0, line.dashes) if line.dashes else "-"
         marker = "o" if len(points) == 1 else None  # a line through one point is invisible
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, label=name, color=line.color, linestyle=style, linewidth=line.width, marker=marker)
+        axes.plot(xs, ys, color=line.color, linestyle=style, linewidth=line.width, marker=marker)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: format_count(x))

@@ -79,7 +79,7 @@ def read_reference(source: str) -> Reference:
     file = absolute(source, "reference")
     with bucket_errors_as_user_errors("reference", file, "a bucket that can be read"):
         if not file.exists():
-            raise UserError("reference", f"no file {file}", f"{', '.join(PAPER)} or a CSV file", f"it has {FORMAT}")
+            raise UserError("reference", f"no file {file}", f"{', '.join(PAPER)}, or a CSV file with {FORMAT}")
         curves = parse_curves(read_text(file, "reference"), f"{file}")
     return Reference(printable(file.stem), printable(file.name), curves, None)
 
@@ -160,9 +160,8 @@ def _download(paper: PaperCurves, file: epath.Path) -> bytes:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             data: bytes = response.read(MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            "reference", f"no answer from {url} ({getattr(error, 'reason', error)})", "access to it", hint
-        ) from None
+        reason = getattr(error, "reason", error)
+        raise UserError("reference", f"no answer from {url} ({reason})", "access to it", hint) from None
     if (found := hashlib.sha256(data).hexdigest()) != paper.sha256:
         raise UserError("reference", f"SHA-256 {found} of {url}", paper.sha256, hint)
     return data

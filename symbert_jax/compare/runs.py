@@ -56,7 +56,7 @@ def read_run(workdir: epath.Path, name: str) -> RunCurve:
     with bucket_errors_as_user_errors("WORKDIR", workdir, "a bucket that can be read"):
         for line in metrics.read(workdir):
             for metric in line.keys() - {"step"}:
-                values.setdefault(metric, {})[line["step"]] = line[metric]
+                values.setdefault(metric, {})[line["step"]] = float(line[metric])
         if LOSS not in values:
             raise UserError(str(workdir), "no validation loss", "the workdir of a pretrain run that has validated")
         config = configs.read(workdir)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 from etils import epath
 
@@ -31,6 +32,7 @@ def test_compare_takes_runs_and_a_reference(tmp_path: Path) -> None:
         imports=["symbert_jax.compare"],
         cwd=tmp_path,
         XDG_CACHE_HOME=str(tmp_path / "cache"),
+        MPLCONFIGDIR=matplotlib.get_cachedir(),  # matplotlib would write a new cache of fonts, which takes long
         https_proxy="http://localhost:9",  # where nothing listens
     )
     for result, out, num_runs in ((many, "many", 2), (single, "single", 1)):
@@ -43,7 +45,7 @@ def test_compare_takes_runs_and_a_reference(tmp_path: Path) -> None:
     assert "&lt;b&gt;two" in page and "<b>" not in page and "standard (curves)" in page
     assert "<h1>Run one</h1>" in (tmp_path / "single/report.html").read_text()
     messages = {
-        missing: rf"error: reference: found no file {tmp_path}/nowhere.csv, wanted paper, paper-small or a CSV .+",
+        missing: rf"error: reference: found no file {tmp_path}/nowhere.csv, wanted paper, paper-small, or a CSV .+",
         wrong: rf"error: reference: found {tmp_path}/wrong.csv with the header '10,6', wanted step,NAME,NAME…",
         offline: r"error: reference: found no answer from https://raw.githubusercontent.com/\S+_base.csv \(.+\), .+",
     }

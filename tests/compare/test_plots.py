@@ -89,20 +89,20 @@ def test_picture_takes_odd_names_and_values() -> None:
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=9))
 def test_spread_keeps_order_and_gaps(values: list[float]) -> None:
     order = np.argsort(values, kind="stable")
-    spread_out = np.array(spread(values, 1, 0, 10))[order]
+    spread_out = np.array(spread(values, 1.0, 0.0, 10.0))[order]
     assert (np.diff(spread_out) >= 1 - 1e-9).all() and spread_out[0] >= 0 and spread_out[-1] <= 10 + 1e-9
 
 
 def test_spread_moves_values_as_little_as_possible() -> None:
-    assert spread([5, 1], 1, 0, 10) == [5, 1]
-    assert spread([5.2, 5, 9], 1, 0, 10) == pytest.approx([5.6, 4.6, 9])
-    assert spread([0, 0], 1, 0, 10) == [0, 1] and spread([10, 10], 1, 0, 10) == [9, 10]
-    assert spread([1, 1, 1], 1, 0, 1) == [0, 1, 2], "too many for the space: they exceed its upper end"
+    assert spread([5.0, 1.0], 1.0, 0.0, 10.0) == [5, 1]
+    assert spread([5.2, 5.0, 9.0], 1.0, 0.0, 10.0) == pytest.approx([5.6, 4.6, 9])
+    assert spread([0.0, 0.0], 1.0, 0.0, 10.0) == [0, 1] and spread([10.0, 10.0], 1.0, 0.0, 10.0) == [9, 10]
+    assert spread([1.0, 1.0, 1.0], 1.0, 0.0, 1.0) == [0, 1, 2], "too many for the space: they exceed its upper end"
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (250, "250"), (200_000, "200,000"), (1.5e6, "1.5M"), (26e9, "26B"), (3e12, "3T"), (1e300, "1e+300")],
+    [(0.0, "0"), (250.0, "250"), (2e5, "200,000"), (1.5e6, "1.5M"), (26e9, "26B"), (3e12, "3T"), (1e300, "1e+300")],
 )
 def test_format_count_is_short(number: float, text: str) -> None:
     assert format_count(number) == text
