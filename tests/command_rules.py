@@ -196,6 +196,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
+    r".*: flags --reference=.*": partial(parse_flags, "compare --out=x x"),
     r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
     r"README.md: (flags --config\.section\.field=value|kill -9)": skip,
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
