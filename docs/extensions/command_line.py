@@ -1,5 +1,6 @@
 """The directive `commands`: every command with its flags and an example, as `--help` describes it."""
 
+import re
 from typing import ClassVar
 
 from docutils import nodes
@@ -33,9 +34,7 @@ def describe(name: str) -> str:
     if command.config:
         heading = "fields-of-pretrain" if command.config is Config else "fields-of-finetune"
         parts.append(f"`--config.FIELD=VALUE` sets [a field of the config](configuration.md#{heading}).")
-    example = "\n".join(
-        line.strip() if not i else f"  {line.strip()}" for i, line in enumerate(command.example.splitlines())
-    )
+    example = re.sub(r"\n +", "\n  ", command.example)  # --help indents its lines by 6
     parts.append(f"For example\n\n```sh\npython -m symbert_jax {name} {example}\n```")
     return "\n\n".join(parts) + "\n\n"
 

@@ -5,7 +5,6 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 from symbert_jax.errors import UserError, closest
 
-
 _INT32_MAX = 2**31 - 1  # JAX counts in int32
 
 
