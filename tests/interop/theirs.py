@@ -1,7 +1,7 @@
 """Compares transformers with `ours.py` on the folders it wrote: `python theirs.py OUT [RECORD]`, see `make interop`.
 
 This needs torch and transformers, so it runs in the environment of `make peers-env` and imports nothing of ours. It
-prints the table of docs/interop.md, and exits with 1 if a difference is too large. It writes what transformers computes
+prints the table of docs/weights.md, and exits with 1 if a difference is too large. It writes what transformers computes
 for the tiny models to the file RECORD, with which the tests, which have no torch, compare.
 """
 
