@@ -178,7 +178,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf".*: {SYMBERT} compile .*": parse,
     rf"make demo: {SYMBERT} .*": parse,
     rf"make bench: {SYMBERT} .*": parse,
-    rf"docs/first_run.md: {SYMBERT} (pretrain .*|compare .*runs/python_docs/.*)": parse,
+    rf"docs/first_run.md: {SYMBERT} (pretrain|fill|compare .*runs/python_docs/).*": parse,
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
     rf"docs/weights.md: {SYMBERT} export --checkpoint=runs/glue/.*": parse,
     rf"docs/weights.md: {SYMBERT} export .* --(format|step)=.*": parse,

@@ -10,6 +10,7 @@ Raises:
   UserError: a number is not finite.
 """
 
+import dataclasses
 import inspect
 import re
 import textwrap
@@ -66,19 +67,30 @@ def _entries(lines: list[str]) -> Iterator[str]:
 def fields(kind: type) -> Iterator[str]:
     """Yields the fields of a dataclass or named tuple with their comments, as a field list."""
     for name, comment in field_comments(kind).items():
-        annotation = inspect.get_annotations(kind)[name]
+        annotation = inspect.formatannotation(inspect.get_annotations(kind)[name])
         yield f":ivar {name}: {comment}"
-        yield f":vartype {name}: {inspect.formatannotation(annotation)}"
+        yield f":vartype {name}: {re.sub(r'(?:[a-z_]+[.])+', '', annotation)}"  # without modules
 
 
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Replaces the lines of a docstring; Sphinx calls it for each documented object."""
     parameters = [] if what in ("module", "attribute", "property") else inspect.signature(obj).parameters
     lines[:] = to_rst("\n".join(lines), parameters).splitlines()
-    if what == "class" and not issubclass(obj, Exception):
+    if what == "class" and _has_fields(obj):
         lines += ["", *fields(obj), ""]
+
+
+def _process_signature(app: Sphinx, what: str, name: str, obj: Any, *rest: Any) -> tuple[str, None] | None:
+    """Hides the signature of a class with fields, which repeats them."""
+    return ("", None) if what == "class" and _has_fields(obj) else None
+
+
+def _has_fields(kind: type) -> bool:
+    """Returns whether a class is a dataclass or a named tuple."""
+    return dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", _process)
+    app.connect("autodoc-process-signature", _process_signature)
     return {"parallel_read_safe": True}
