@@ -1,7 +1,6 @@
 """The directive `commands`: every command with its flags and an example, as `--help` describes it."""
 
 import re
-from typing import ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -16,8 +15,6 @@ from . import markdown
 
 
 class Commands(SphinxDirective):
-    option_spec: ClassVar = {}
-
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes("".join(map(describe, COMMANDS)), allow_section_headings=True)
 

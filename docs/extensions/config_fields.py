@@ -1,7 +1,5 @@
 """The directive `config-fields`: the fields of a config with their comments, defaults and limits, by section."""
 
-from typing import ClassVar
-
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -21,7 +19,6 @@ class ConfigFields(SphinxDirective):
     """
 
     required_arguments = 1
-    option_spec: ClassVar = {}
 
     def run(self) -> list[nodes.Node]:
         config = CONFIGS[self.arguments[0]]()
