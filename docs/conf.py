@@ -62,9 +62,8 @@ nb_execution_cache_path = str(DOCS / "_build" / "notebooks" / _source_hash())
 nb_execution_timeout = 1800  # seconds for a cell
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-nb_ipywidgets_js: dict[
-    str, dict[str, str]
-] = {}  # the notebooks have no widgets, whose scripts would come from another server
+# The notebooks have no widgets, whose scripts would come from another server.
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 # The kernel and the shell commands of the notebooks use this environment and this checkout.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["PYTHONPATH"] = str(ROOT)
