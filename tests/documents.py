@@ -65,7 +65,8 @@ def markdown(text: str, name: str) -> str:
             script[first : last + 1] = [f"python - {name}:{first + 1} <<'END'", *body, "END"]
         elif body[0].startswith("$ "):
             end = next(i for i, line in enumerate(body) if not line.endswith("\\"))
-            body[0], body[end] = body[0].removeprefix("$ "), f"{body[end]} 2>&1 | expect_output 9<<'END'"
+            body[0] = body[0].removeprefix("$ ")
+            body[end] += " 2>&1 | expect_output 9<<'END'"
             script[first + 1 : last + 1] = [*body, "END"]
         else:
             script[first : last + 1] = ["output <<'END'", *body, "END"]
