@@ -1,5 +1,6 @@
 """Sphinx builds the documentation site with this configuration; `make docs` calls it."""
 
+import functools
 import hashlib
 import os
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]
+
+import nbclient  # noqa: E402
 
 from symbert_jax import __version__  # noqa: E402
 
@@ -56,12 +59,16 @@ def _source_hash() -> str:
     return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
 
-# Notebooks run in an empty folder. They run again if they, the package or its requirements have changed.
+# Notebooks run in a temporary folder. They run again if they, the package or its requirements have changed.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(DOCS / "_build" / "notebooks" / _source_hash())
 nb_execution_timeout = 1800  # seconds for a cell
 nb_execution_raise_on_error = True
-nb_merge_streams = True
+nb_execution_in_temp = True
+# The output of a shell command arrives in pieces that end within lines. This joins them; myst-nb would break the lines.
+nbclient.NotebookClient.__init__ = functools.partialmethod(  # type: ignore[method-assign,assignment]
+    nbclient.NotebookClient.__init__, coalesce_streams=True
+)
 # The notebooks have no widgets, whose scripts would come from another server.
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 # The kernel and the shell commands of the notebooks use this environment and this checkout.
