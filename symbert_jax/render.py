@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-plt.rcParams["text.parse_math"] = False  # the name of a run may contain dollar signs
+plt.rcParams["text.parse_math"] = False  # dollar signs in the name of a run enclose no formula
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,7 +18,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def legend_label(text: str) -> str:
-    """Returns the text with a space in front: matplotlib leaves labels that begin with an underscore out of legends."""
+    """Returns the text with a space in front: legends omit labels that begin with an underscore."""
     return f" {text}"
 
 

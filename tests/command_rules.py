@@ -143,7 +143,7 @@ def check_make_target(command: Command) -> int:
 
 
 def check_packages(command: Command) -> int:
-    """Checks that the project has the packages: a file of requirements, or extras with their pinned versions."""
+    """Checks that a file of requirements exists, and that a package is in the extras and has its pinned version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {package for extra in project["optional-dependencies"].values() for package in extra}
     pins = re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)

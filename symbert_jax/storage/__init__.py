@@ -1,7 +1,7 @@
 """Access to file systems: disks and buckets (gs://…).
 
 Reading order: `paths` makes paths of users absolute; `buckets` converts exceptions of cloud storage to `UserError`;
-`locks` lets only one run at a time write to a folder; `formats` recognises files of an unexpected format; `files`
+`locks` lets only one run at a time write to a folder; `formats` recognises files in an unexpected format; `files`
 writes files and folders whole or not at all.
 """
 

@@ -1,4 +1,4 @@
-"""The documents of Python itself are its topics, then the docstrings of its modules."""
+"""`python-docs` yields the topics of `pydoc`, then the docstrings of each module."""
 
 from pathlib import Path
 
