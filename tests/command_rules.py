@@ -205,7 +205,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
-    r"docs/performance.md: flags --(rounds|contenders) .*": partial(parse_bench_flags, "bench.peers"),
+    r"docs/performance.md: flags --contenders .*": partial(parse_bench_flags, "bench.peers"),
     r"docs/.*: flags --(config\.section\.field|name)[= ]value": skip,
     r"docs/configuration.md: flags --config=.*": partial(parse_flags, "prepare"),
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
