@@ -66,7 +66,7 @@ nb_execution_timeout = 1800  # seconds for a cell
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 # The output of a shell command arrives in pieces that end within lines. This joins them; myst-nb would break the lines.
-nbclient.NotebookClient.__init__ = functools.partialmethod(  # type: ignore[method-assign,assignment]
+nbclient.NotebookClient.__init__ = functools.partialmethod(  # type: ignore[method-assign,assignment,unused-ignore]
     nbclient.NotebookClient.__init__, coalesce_streams=True
 )
 # The notebooks have no widgets, whose scripts would come from another server.
