@@ -1,6 +1,6 @@
 """python -m symbert_jax pretrain --config=configs/base_fast.py --workdir=runs/fast --config.model.attention=pairwise
 
-Time: 2.3 hours on 16 TPU v5e, by the TPU compiler's estimate (the report in README.md); not measured.
+Time: 2.3 hours on 16 TPU v5e, by the TPU compiler's estimate (the report in docs/cost.md); not measured.
 Result: unknown; not run at full size.
 
 The paper's recipe for BERT-base, but without dropout of attention probabilities (the paper drops 10% of them). So a

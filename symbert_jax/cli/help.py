@@ -44,7 +44,7 @@ fields of the config, with their defaults
 
 def overview() -> str:
     """Returns the text of `--help`: the commands and what they have in common."""
-    rows = [_row(f"  {name:8}  {_required(command)}", command.summary, 46) for name, command in COMMANDS.items()]
+    rows = [_row(f"  {name:8}  {required(command)}", command.summary, 46) for name, command in COMMANDS.items()]
     return _OVERVIEW.format(commands="\n".join(rows))
 
 
@@ -52,7 +52,7 @@ def describe(name: str) -> str:
     """Returns the text of `COMMAND --help`."""
     command = COMMANDS[name]
     return _COMMAND.format(
-        usage=f"{name} [FLAGS] {_required(command)}",
+        usage=f"{name} [FLAGS] {required(command)}",
         summary=command.summary,
         flags="\n".join(map(_flag, command.flags)),
         fields=_fields(command.config()) if command.config else "",
@@ -61,7 +61,7 @@ def describe(name: str) -> str:
     )
 
 
-def _required(command: Command) -> str:
+def required(command: Command) -> str:
     """Returns the flags and arguments that a command requires, as a usage line shows them."""
     flags = [f"--{flag.name}={flag.placeholder}" for flag in command.flags if flag.required]
     return " ".join([*flags, *([f"{command.argument_placeholder} ..."] if command.argument_placeholder else [])])

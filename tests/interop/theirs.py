@@ -3,7 +3,7 @@
     python theirs.py OUT [RECORD]
 
 This needs torch and transformers, so it runs in the environment of `make peers-env` and imports nothing of ours.
-It prints the table of docs/interop.md, and exits with 1 if a check fails. It writes what transformers computes for the
+It prints the table of docs/weights.md, and exits with 1 if a check fails. It writes what transformers computes for the
 tiny models to the file RECORD; the tests, which run without torch, compare with that file.
 """
 
