@@ -90,7 +90,7 @@ def read(source: epath.Path, vocab: str | None) -> Source:
     vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the folder.
 
     Raises:
-      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete.
+      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; or `vocab` is wrong.
     """
     where = str(source)
     contents = folder.read(source)
@@ -144,7 +144,7 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
 
 @contextlib.contextmanager
 def _errors_about_field(field: str) -> Iterator[None]:
-    """Converts every `UserError` to one about `field`, the flag that the user gave."""
+    """Makes every `UserError` name `field`, the flag that the user can correct."""
     try:
         yield
     except UserError as error:

@@ -43,7 +43,7 @@ def test_collective_in_a_scan_counts_once_per_iteration() -> None:
 
 
 def test_trip_count_is_stated_or_read_from_the_condition() -> None:
-    """In SCAN, XLA states no trip count. The comparison "less than" of a condition implies 3; another implies none."""
+    """SCAN states no trip count: it is the constant 3 in a condition, if the comparison there is "less than"."""
     stated = SCAN.replace("condition=", 'backend_config={"known_trip_count":{"n":"5"}}, condition=')
     assert program_cost(stated, num_devices=4).flops == pytest.approx(5 / 3 * program_cost(SCAN, num_devices=4).flops)
     unknown = program_cost(SCAN.replace("direction=LT", "direction=NE"), num_devices=4)

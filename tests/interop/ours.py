@@ -29,7 +29,8 @@ from symbert_jax.train.step import mlm_objective
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
-NUM_CLASSES, STEPS, LEARNING_RATE = 3, 10, 0.1  # of the classifiers; of gradient descent
+NUM_CLASSES = 3  # of the classifiers
+STEPS, LEARNING_RATE = 10, 0.1  # of gradient descent
 # Arguments of `export`: the latest step, for transformers, with all bits.
 EXPORT_OPTIONS = {"step": None, "format": "huggingface", "dtype": "float32", "command": "tests"}
 TOP = 5  # the number of tokens to predict for each [MASK]
@@ -90,13 +91,14 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
 
 
 def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
-    """Returns 4 random rows of different lengths with their masks and token types, and the batches of `run_sgd`.
+    """Returns 4 random rows, their masks (of different lengths) and token types, and the batches of `run_sgd`.
 
     A label of -100 marks a position whose token is not predicted.
     """
     rng = np.random.default_rng(0)
     lengths = np.array([length, length // 2, 5, 1])
     mask = np.arange(length) < lengths[:, None]
+    # ids below 5 are special tokens
     labels = rng.integers(5, vocab_size, (STEPS, 4, length))
     return {
         "tokens": rng.integers(5, vocab_size, (4, length)),

@@ -56,16 +56,18 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
 
     loop.pretrain(config, workdir)
     # a corpus whose tokenizer has the same vocabulary but lower-cases texts is refused
-    (tmp_path / "same").mkdir()
-    (tmp_path / "same" / "vocab.txt").write_bytes((workdir / "vocab.txt").read_bytes())
-    (tmp_path / "same" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    (tmp_path / "same_vocabulary").mkdir()
+    (tmp_path / "same_vocabulary" / "vocab.txt").write_bytes((workdir / "vocab.txt").read_bytes())
+    (tmp_path / "same_vocabulary" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     lowered = configure(
-        data=data | {"dir": f"{tmp_path}/lowered", "vocab": f"{tmp_path}/same"}, optim={"warmup_steps": 1}, train=train
+        data=data | {"dir": f"{tmp_path}/lowered", "vocab": f"{tmp_path}/same_vocabulary"},
+        optim={"warmup_steps": 1},
+        train=train,
     )
     prepare(lowered)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        found = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
-    assert "a different vocabulary" in found[0]
+        problems = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
+    assert "a different vocabulary" in problems[0]
 
     loaded = load(workdir)
     assert loaded.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]

@@ -77,14 +77,14 @@ def main(out: Path, record: Path | None) -> int:
     encode = AutoTokenizer.from_pretrained(out / "standard")
     ids = [encode(text).input_ids for text in settings["texts"]]
     theirs["tokenizer/ids"] = np.array([row + [-1] * (max(map(len, ids)) - len(row)) for row in ids])
-    sgd = difference(ours, theirs, "sgd/losses")
+    sgd_difference = difference(ours, theirs, "sgd/losses")
     same_ids = np.array_equal(ours["tokenizer/ids"], theirs["tokenizer/ids"])
-    failed |= sgd > TOLERANCE or not same_ids or bool(logged.messages)
+    failed |= sgd_difference > TOLERANCE or not same_ids or bool(logged.messages)
     print("| model | missing or unexpected keys | logits, whole | logits, padded | best five words | classes |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |")
-    print(f"\nten steps of SGD: losses differ by {sgd:.1e} at most")
+    print(f"\nten steps of SGD: losses differ by {sgd_difference:.1e} at most")
     print(f"{len(ids)} odd texts: token ids {'same' if same_ids else 'DIFFER'}; warnings: {logged.messages or 'none'}")
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     if record:
