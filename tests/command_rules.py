@@ -206,7 +206,6 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
-    r".*: flags --reference=.*": partial(parse_flags, "compare --out=x x"),
     r"docs/performance.md: flags --contenders .*": partial(parse_bench_flags, "bench.peers"),
     r"docs/.*: flags --(config\.section\.field|name)[= ]value": skip,
     r"docs/configuration.md: flags --config=.*": partial(parse_flags, "prepare"),
