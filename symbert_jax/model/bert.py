@@ -64,11 +64,12 @@ def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
     return tree.abstract(mesh, Bert, config)
 
 
-def lengthen(params: Params, length: int) -> Params:
-    """Returns the same model for rows of up to `length` tokens, which must not be fewer than before.
+def change_length(params: Params, length: int) -> Params:
+    """Returns the same model for rows of up to `length` tokens.
 
-    The learned position embeddings are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then
-    finds near neighbours everywhere but at the seams. With new embeddings, it would have to learn to find them.
+    For shorter rows, the position embeddings of their tokens are kept. For longer rows, the learned position embeddings
+    are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then finds near neighbours everywhere
+    but at the seams. With new embeddings, it would have to learn to find them.
     """
     position = params["embeddings"]["position"]
     repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]

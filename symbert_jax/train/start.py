@@ -48,7 +48,7 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
 def init_from_run(config: Config, corpus: Corpus) -> State:
     """Returns the state at step 0 with the parameters of the run `config.init_from`, on the current mesh.
 
-    That run may have trained with shorter rows; `bert.lengthen` adds the missing position embeddings.
+    That run may have trained with shorter or longer rows; `bert.change_length` repeats or cuts its position embeddings.
 
     Raises:
       UserError: there is no such checkpoint, or it has a different vocabulary or different arrays.
@@ -56,8 +56,8 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
     with _source(config, corpus) as (checkpoints, step, abstract_params):
         params = checkpoints.restore(step, params=abstract_params)["params"]
     shardings = jax.tree.map(lambda leaf: leaf.sharding, bert.abstract(config.model, config.mesh))
-    lengthen = jax.jit(bert.lengthen, static_argnums=1, out_shardings=shardings)
-    return states.init_from_params(config, lengthen(params, config.model.length))
+    change_length = jax.jit(bert.change_length, static_argnums=1, out_shardings=shardings)
+    return states.init_from_params(config, change_length(params, config.model.length))
 
 
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
@@ -140,9 +140,6 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
         for problem in _vocabulary_problems(corpus, workdir, hint):
             raise problem
         length = checkpoints.config(found_step).model.length
-        if length > config.model.length:
-            wanted = f"at least {length}, the length of {config.init_from}"
-            raise UserError("model.length", str(config.model.length), wanted)
         abstract_params = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
         checkpoints.check_shapes(found_step, params=abstract_params)
         yield checkpoints, found_step, abstract_params
