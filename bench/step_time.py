@@ -4,8 +4,8 @@
 
 All contenders run in turns of a few steps and in alternating order, in one process, because a TPU serves only one
 process. The batch consists of full rows of random tokens. Records for each contender the median and the least time of a
-step in ms, sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory in
-bytes.
+step in ms, sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory
+in bytes.
 """
 
 import itertools
