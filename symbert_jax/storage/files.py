@@ -103,7 +103,7 @@ def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also thousands of digits; deep nesting
+    except (ValueError, RecursionError) as error:  # ValueError: also thousands of digits; RecursionError: deep nesting
         raise UserError(field, f"{where}: {error}", "a JSON object") from None
     if not isinstance(value, dict):
         raise UserError(field, f"{where}: a JSON {type(value).__name__}", "a JSON object")
