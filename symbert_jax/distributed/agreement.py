@@ -21,7 +21,7 @@ from symbert_jax.storage import lock
 
 
 def is_main_process() -> bool:
-    """Whether this is the main process. It alone prints progress and writes files, except checkpoints and traces."""
+    """Whether this is the main process. It alone prints progress and writes files; all write checkpoints and traces."""
     return jax.process_index() == 0
 
 
