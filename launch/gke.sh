@@ -54,7 +54,7 @@ yaml_list() { # WORD...: prints the words as a YAML list
 }
 
 manifest() {
-  require IMAGE DATA
+  require IMAGE DATA MACHINE
   local text size accelerator command chips=${MACHINE##*-}
   set_training_command python && require_bucket
   size=$(count_hosts) && accelerator=$(accelerator_name) || return

@@ -215,6 +215,7 @@ def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
         ("gce", "create", {"MACHINE": "n2-standard"}, "MACHINE: found 'n2-standard'"),
         ("gce", "create", {"TOPOLOGY": "16"}, "TOPOLOGY: found '16'"),
         ("gke", "create", {"ZONE": ""}, "ZONE: found nothing"),
+        ("gke", "run", {"MACHINE": ""}, "MACHINE: found nothing"),
         ("gke", "run", {"MACHINE": "ct9-x-4t"}, "MACHINE: found 'ct9-x-4t', wanted ct4p"),
         ("gke", "run", {"DATA": ""}, "DATA: found nothing"),
         ("gke", "install", {"IMAGE": ""}, "IMAGE: found nothing"),
