@@ -27,7 +27,7 @@ def test_differences_report_changes_above_one_percent():
 
 
 def test_differences_of_regions_are_relative_to_all_cycles():
-    assert not differences(OLD, OLD | {"regions": {"attention": 900, "norm": 5.05}})
+    assert not differences(OLD, OLD | {"regions": {"attention": 900, "norm": 5.09}})
     assert differences(OLD, OLD | {"regions": {"attention": 930, "norm": 5}}) == [("regions attention", 900, 930)]
 
 
