@@ -208,6 +208,7 @@ def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
         ("local", "start", {"CONFIG": ""}, "CONFIG: found nothing"),
         ("tpu_vm", "watch", {"CONFIG": ""}, "CONFIG: found nothing"),
         ("tpu_vm", "create", {"ACCELERATOR": ""}, "ACCELERATOR: found nothing"),
+        ("tpu_vm", "create", {"ACCELERATOR": "", "RUNTIME": "x"}, "ACCELERATOR: found nothing"),
         ("tpu_vm", "watch", {"ACCELERATOR": "v9-8"}, "ACCELERATOR: found 'v9-8', wanted v4-…"),
         ("tpu_vm", "run", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
         ("gce", "watch", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
