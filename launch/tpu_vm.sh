@@ -12,7 +12,7 @@
 #
 # Environment variables:
 #   NAME  ZONE  PROJECT
-#   ACCELERATOR  v4-32, v5litepod-16, v5p-32, v6e-16, …     RUNTIME  image; by default that of the ACCELERATOR
+#   ACCELERATOR  v4-32, v5litepod-16, v5p-32, v6e-16, …     RUNTIME  image; by default the one for ACCELERATOR
 #   SPOT=1       preemptible
 #   CONFIG       a file in configs/                         WORKDIR  gs://…
 #   COMMAND      pretrain (default) or finetune             DATA     gs://… of a prepared corpus or of GLUE
