@@ -44,7 +44,7 @@ def group_commands(*lines: str) -> list[str]:
     ]
 
 
-# The calls of each verb. As last words, JOBSET and SCRIPT stand for the input of a program. ROOT is the project's folder.
+# The calls of each verb. As last words, JOBSET and SCRIPT stand for a program's input. ROOT is the project's folder.
 EXPECTED = {
     "tpu_vm create": [
         f"{TPU} queued-resources create bert --node-id=bert {SCOPE} --accelerator-type=v6e-16"
