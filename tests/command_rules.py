@@ -171,6 +171,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,
     rf"make demo: {SYMBERT} .*": parse,
+    r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
     rf"make bench: {SYMBERT} .*": parse,
     rf"README.md: {SYMBERT} (compare|finetune) .*runs/python_docs/.*": parse,
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
@@ -196,6 +197,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
+    r".*: flags --reference=.*": partial(parse_flags, "compare --out=x x"),
     r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
     r"README.md: (flags --config\.section\.field=value|kill -9)": skip,
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(

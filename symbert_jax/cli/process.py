@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket
+from symbert_jax.storage import is_bucket, user_cache
 
 OPEN_FILES, MIN_OPEN_FILES = 4096, 256  # the soft limit that a command asks for, and the least that it accepts
 MIN_ADDRESS_SPACE = 8 << 30  # bytes; threads and memory maps reserve far more than they use
@@ -123,10 +123,10 @@ def check_limits() -> None:
 def configure_libraries(workdir: str) -> None:
     """Sets the cache of compiled programs, and turns off needless messages of libraries. Call before JAX is used.
 
-    The cache is in the home directory, or in `workdir` if that is in a bucket: then it outlives the machine.
+    The cache is in the one of the user, or in `workdir` if that is in a bucket: then it outlives the machine.
     Environment variables that the user sets take precedence.
     """
-    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
+    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.fspath(user_cache("xla"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     # Even the smallest programs are cached: a start compiles dozens of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

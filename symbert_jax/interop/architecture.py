@@ -121,7 +121,7 @@ def to_config(
         "model_type": model_type,
         **{name: getattr(model, ours) for ours, name in _FIELDS.items()},
         **_CONSTANT,
-        "initializer_range": 0.02,
+        "initializer_range": model.initializer_range,
         "pad_token_id": pad_id,
         "torch_dtype": dtype,
     }
