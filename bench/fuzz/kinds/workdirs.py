@@ -71,7 +71,7 @@ class Workdirs(Kind):
 class ReferenceCurves(Kind):
     """The curves that `--reference` of `compare` names, with a run of another length."""
 
-    examples = 15
+    suite_attempts = 15
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
