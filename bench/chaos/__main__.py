@@ -12,8 +12,8 @@ changes: pretrain that continues with another number of processes or another mes
 prepare: all files must be the same byte for byte, except for the time in the manifest and the manifest's checksum.
 finetune: results except times, predictions, files for the GLUE server and saved models must be the same.
 disk: each command runs on a disk that is full or read-only, from its start or from a random moment on. It must succeed
-  or end with one line of error, and continue once the disk works again. The number of runs is fixed. They need file
-  systems to be mounted, and are left out if the user may not mount.
+  or end with one line of error, and continue once the disk works again. The number of runs is fixed. They mount file
+  systems, and are left out if the user may not.
 
 Prints a line for each run and Markdown tables. Exits with 1 if anything is lost or different, or if a process prints a
 traceback, returns a wrong exit code, hangs or leaves processes running; the folder of such a run stays.

@@ -117,7 +117,7 @@ class Pretrain(Command):
             yield f"metrics.jsonl is damaged: {error}"
             return
         keys, expected_keys = (
-            [(line["step"], *sorted(line.keys() - {"step"})) for line in each] for each in (lines, expected_lines)
+            [(line["step"], *sorted(line.keys() - {"step"})) for line in run] for run in (lines, expected_lines)
         )
         if keys != expected_keys:
             counts, expected_counts = collections.Counter(keys), collections.Counter(expected_keys)

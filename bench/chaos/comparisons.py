@@ -80,7 +80,7 @@ def differing_files(actual: Path, expected: Path, ignored: tuple[str, ...]) -> l
 
 
 def _paths_below(folder: Path, ignored: tuple[str, ...]) -> set[Path]:
-    """Returns the paths of the files and folders below a folder, relative to it."""
+    """Returns the paths of the files and folders below a folder, relative to it, without ignored ones."""
     paths = {path.relative_to(folder) for path in folder.rglob("*")}
     return {path for path in paths if not any(part.endswith(ignored) for part in path.parts)}
 

@@ -26,10 +26,12 @@ def write_glue(folder: Path, vocabulary: Sequence[str]) -> None:
     def write(
         task: str, file: str, *, header: str, examples: int, sentences_each: int, classes: Sequence[str] = ()
     ) -> None:
-        """Writes examples of some sentences each, without labels if there are no classes.
+        """Writes a file of examples, without labels if there are no classes.
 
-        Each class takes its sentences from its own part of `words`. An empty `header` stands for CoLA's columns, which
-        have none: the number, the label, an empty column, and the sentence.
+        Each class takes its sentences from its own part of `words`.
+
+        header: the first line; empty: none, and the columns of CoLA: number, label, an empty one, sentence.
+        sentences_each: the sentences of an example.
         """
         lines = []
         for number in range(examples):
