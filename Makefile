@@ -7,7 +7,7 @@ ATTENTIONS := standard pairwise
 # On a CPU, XLA allocates the buffers of every step with malloc. Huge pages save page faults, a fifth of the step time.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
-.PHONY: demo $(ATTENTIONS:%=demo-%) test lint format bench interop peers-env
+.PHONY: demo $(ATTENTIONS:%=demo-%) test lint format docs bench interop peers-env
 
 # Pretrains a tiny BERT with each attention, side by side: runs/demo/{loss.png,report.html,table.md}. With all three:
 # make demo ATTENTIONS="standard symmetric pairwise". The same command again continues where it stopped.
@@ -44,6 +44,13 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
+# Builds the documentation site and executes its notebooks; warnings are errors. Executed notebooks are kept.
+docs: export JAX_PLATFORMS ?= cpu
+docs: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
+docs: $(VENV)/docs.stamp
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "built docs/_build/html/index.html"
+
 # Without glue and bag_of_words, which need GLUE, and without tpu_estimate, growth, slices, fuzz and chaos, which take half
 # an hour or more: see --help of each.
 bench: $(VENV)/dev.stamp peers-env
@@ -67,6 +74,7 @@ peers-env: .venv-peers/run.stamp
 
 $(VENV)/run.stamp: requirements.txt
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+$(VENV)/docs.stamp: docs/requirements.txt $(VENV)/run.stamp
 .venv-peers/run.stamp: bench/requirements-peers.txt
 
 # A stamp says that its first prerequisite, a requirements file, is installed in its environment.
