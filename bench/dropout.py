@@ -37,7 +37,7 @@ def gradient(drop, x: jax.Array, key: jax.Array) -> jax.Array:
     return jax.grad(lambda x: jnp.sum(jnp.square(drop(x, key).astype(jnp.float32))))(x)
 
 
-GENERATORS = {
+GENERATORS = {  # by name: the generator of the key in JAX, and the dropout
     "ours": ("threefry2x32", lambda x, key: dropout(x, DROPOUT_RATE, key)),
     "threefry": ("threefry2x32", jax_dropout),
     "rbg": ("rbg", jax_dropout),
@@ -46,7 +46,7 @@ GENERATORS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="measurements per generator")
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
     arguments = parser.parse_args()
     os.environ.update(LIBTPU_ENVIRONMENT)

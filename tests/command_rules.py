@@ -1,7 +1,7 @@
 """How each command of the documents is checked: `RULES` maps patterns of commands to checks.
 
 A new command in a document needs no work if an existing rule fits, in most cases that of `run`. Otherwise add a rule,
-above the others that match. A rule that matches no command is reported as unused. `tests/documented_commands.py` calls
+above all others that match. A rule that matches no command is reported as unused. `tests/documented_commands.py` calls
 the checks, each in a fork of a process that has imported JAX; the exit code of a check is that of the command.
 """
 
@@ -170,9 +170,9 @@ def skip(command: Command) -> int:
 # a regex of the fields that only the config of `finetune` has
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
+SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 # Checks by patterns of "DOCUMENT: COMMAND"; the first that matches counts. `flags` and `output` stand before text that
 # is not a whole command, see tests/documents.py.
-SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,

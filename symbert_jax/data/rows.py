@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int, UInt16
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import name_os_errors
+from symbert_jax.storage import add_path_to_os_errors
 
 DATASET = "corpus"  # the name of the dataset, with which the names of its row files begin
 DAMAGE_HINT = "remove the folder of the corpus, then prepare or copy it again"
@@ -162,7 +162,7 @@ def write_info(folder: Path, length: int, splits: Iterable[tfds.core.SplitInfo])
     )
     info.set_file_format(_FORMAT)
     info.set_splits(tfds.core.SplitDict(splits))
-    with name_os_errors(folder):
+    with add_path_to_os_errors(folder):
         info.write_to_directory(folder)
 
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket, name_os_errors, new_folder
+from symbert_jax.storage import add_path_to_os_errors, is_bucket, new_folder
 
 # Increase the version if the division of books into documents changes, so that no older dataset is used.
 _NAME, _VERSION = "bookcorpus", "1.1.0"
@@ -57,7 +57,7 @@ def _write(directory: Path, folder: epath.Path) -> None:
         features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
     )
     try:
-        with name_os_errors(folder):
+        with add_path_to_os_errors(folder):
             writer = tfds.core.SequentialWriter(info, _FILE_DOCUMENTS, file_format=tfds.core.FileFormat.ARRAY_RECORD)
             writer.initialize_splits(["train"])
             batch, size = list[dict[str, str]](), 0
