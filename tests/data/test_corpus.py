@@ -10,7 +10,7 @@ from etils import epath
 from fsspec import AbstractFileSystem
 
 from symbert_jax.config import ModelConfig
-from symbert_jax.data.corpus import Corpus, fingerprint_rows, local_copy
+from symbert_jax.data.corpus import Corpus, compute_fingerprint, local_copy
 from symbert_jax.data.manifest import MANIFEST, is_finished, read_manifest, write_manifest
 from symbert_jax.data.prepare import prepare
 from symbert_jax.data.rows import read_tokens
@@ -40,9 +40,9 @@ def test_fingerprint_differs_between_corpora() -> None:
     changed.tokens[25, 3] ^= 1
     corpora = [(VOCABULARY, FakeRows(50)), (VOCABULARY, FakeRows(51)), (VOCABULARY, changed)]
     corpora.append(([*VOCABULARY[:-1], "x"], FakeRows(50)))
-    fingerprints = [fingerprint_rows(vocabulary, [rows, FakeRows(21)]) for vocabulary, rows in corpora]
+    fingerprints = [compute_fingerprint(vocabulary, [rows, FakeRows(21)]) for vocabulary, rows in corpora]
     assert len(set(fingerprints)) == 4
-    assert fingerprint_rows(VOCABULARY, [FakeRows(50), FakeRows(21)]) == fingerprints[0]
+    assert compute_fingerprint(VOCABULARY, [FakeRows(50), FakeRows(21)]) == fingerprints[0]
 
 
 @pytest.fixture
