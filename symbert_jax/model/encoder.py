@@ -122,7 +122,8 @@ class Encoder(nnx.Module):
         Returns the activations of the first T = `num_queries` tokens (None: all); the last layer computes only these.
         """
         structure, weights = nnx.split(self.layers)
-        layers = weights, None if key is None else jax.random.split(key, self.num_layers)
+        keys = None if key is None else jax.random.split(key, self.num_layers)
+        layers = weights, keys
 
         def run(num_queries: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
             weights, key = layer
