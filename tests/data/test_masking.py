@@ -69,16 +69,16 @@ def test_80_percent_become_mask_10_random_and_10_stay() -> None:
 
 def test_masks_depend_on_seed_row_and_epoch_alone() -> None:
     tokens = np.repeat(random_rows(1, 128), 6, axis=0)
-    masking = Masking(VOCABULARY, 128, 0.15, 3)
-    batch = masking(tokens, np.array([7, 7, 8, 7, 8, 8]), np.array([0, 0, 0, 1, 1, 0]))
+    masking = Masking(VOCABULARY, length=128, rate=0.15, seed=3)
+    batch = masking(tokens, row_indices=np.array([7, 7, 8, 7, 8, 8]), epochs=np.array([0, 0, 0, 1, 1, 0]))
     same = {(i, j) for i in range(6) for j in range(6) if (batch.tokens[i] == batch.tokens[j]).all() and i < j}
     assert same == {(0, 1), (2, 5)}
-    alone = masking(tokens[:1], np.array([8]), np.array([1]))
+    alone = masking(tokens[:1], row_indices=np.array([8]), epochs=np.array([1]))
     np.testing.assert_array_equal(alone.tokens[0], batch.tokens[4])
-    other = dataclasses.replace(masking, seed=4)(tokens[:1], np.array([8]), np.array([1]))
+    other = dataclasses.replace(masking, seed=4)(tokens[:1], row_indices=np.array([8]), epochs=np.array([1]))
     assert (other.tokens != alone.tokens).any()
 
 
 @pytest.mark.parametrize(("length", "max_predictions"), [(512, 80), (128, 24), (32, 8)])
 def test_max_predictions_is_a_multiple_of_8(length: int, max_predictions: int) -> None:
-    assert Masking(VOCABULARY, length, 0.15, 0).max_predictions == max_predictions
+    assert Masking(VOCABULARY, length, rate=0.15, seed=0).max_predictions == max_predictions
