@@ -29,6 +29,7 @@ LOG_EVERY = 7  # steps; every checkpoint but the last is between two log points
 
 
 def arguments(workdir: Path | str, corpus: Path, *flags: str) -> list[str]:
+    """Returns the command-line arguments of a run with configs/tiny.py."""
     changes = {"data.dir": corpus, "model.attention": "pairwise", "train.keep_latest": 9, "train.log_every": LOG_EVERY}
     fields = [f"--config.{field}={value}" for field, value in changes.items()]
     return ["pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
@@ -40,6 +41,7 @@ def variables(corpus: Path) -> dict[str, str]:
 
 
 def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    """Starts a run in a process; `environment` adds to its variables."""
     command = [sys.executable, "-m", "symbert_jax", *arguments(workdir, corpus, *flags)]
     environment = os.environ | variables(corpus) | environment
     return subprocess.Popen(
@@ -55,6 +57,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Waits until the path exists; fails if the process ends before."""
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
@@ -71,6 +74,7 @@ def arrays(workdir: Path, step: int = STEPS) -> dict[str, np.ndarray]:
 
 
 def flat(tree: object, path: str = ""):
+    """Returns the path and the value of each leaf of a restored tree."""
     if not isinstance(tree, (dict, list, tuple)):
         return [] if tree is None else [(path, tree)]
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
@@ -94,11 +98,13 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(whole: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Result]]:
     """Runs that take no step or few of them, by name: the workdir and the result."""
-    init = [f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")]
-    init += [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2"]
+    init_flags = [
+        f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")
+    ]
+    init_flags += [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2"]
     runs = {
         "finished": (whole, []),
-        "init_from": (tmp_path_factory.mktemp("init_from"), init),
+        "init_from": (tmp_path_factory.mktemp("init_from"), init_flags),
         "diverges": (
             tmp_path_factory.mktemp("diverges"),
             ["--config.optim.learning_rate=1e30", "--config.optim.clip=0"],

@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory):
         }
         checkpoints = Checkpoints(workdir, TrainConfig(), Corpus(str(corpus)).fingerprint)
         for step, state in saved.items():
-            checkpoints.save(step, state.params, state.optimizer, config, None)
+            checkpoints.save(step, state.params, state.optimizer, config, validation_loss=None)
         checkpoints.close()
     shutil.copy(corpus / "vocab.txt", workdir)
     return workdir, saved, config
@@ -178,11 +178,11 @@ def test_problems_report_damage_before_other_problems(source, tmp_path: Path, mo
         file.write_bytes(file.read_bytes()[::-1])
     damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* a wrong checksum, .* whole step is 5: "
     monkeypatch.setattr(index, "_SMALL", 0)  # the files of real checkpoints are large
-    after, corpus = dataclasses.replace(config, init_from=str(copy)), Corpus(config.data.dir)
+    from_copy, corpus = dataclasses.replace(config, init_from=str(copy)), Corpus(config.data.dir)
     for read in (
         lambda: list_problems(other, copy),
-        lambda: list_problems(after, tmp_path / "new"),
-        lambda: init_from_run(after, corpus),
+        lambda: list_problems(from_copy, tmp_path / "new"),
+        lambda: init_from_run(from_copy, corpus),
     ):
         with pytest.raises(UserError, match=damaged):
             read()

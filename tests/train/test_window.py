@@ -14,6 +14,7 @@ STEPS = [  # (sum, count) of each metric in four steps; the third has nothing to
 
 
 def filled(window: Window, steps: list[dict[str, tuple[float, float]]]) -> Window:
+    """Adds the sums of these steps to the window, and returns it."""
     for step in steps:
         window.add({name: (jnp.float32(total), jnp.float32(count)) for name, (total, count) in step.items()})
     return window
