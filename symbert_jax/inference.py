@@ -182,8 +182,8 @@ class Model:
         for start in range(0, len(rows), MAX_BATCH):
             indices = order[start : start + MAX_BATCH]
             length = min(round_up(max(len(rows[indices[-1]]), MIN_LENGTH)), self.config.model.length)
-            chosen, count = [rows[i] for i in indices], round_up(len(indices))
-            yield indices, _pad(chosen, self._special_ids[PAD], count=count, width=length)
+            batch_rows, count = [rows[i] for i in indices], round_up(len(indices))
+            yield indices, _pad(batch_rows, self._special_ids[PAD], count=count, width=length)
 
     def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
         probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
