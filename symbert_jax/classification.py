@@ -103,7 +103,7 @@ class Classifier:
                 raise UserError(f"pairs[{i}]", reprlib.repr(pair), f"{wanted}, as {self.task.name} has")
             for text in texts:
                 check_text(f"pairs[{i}]", text)
-            examples.append(Example(texts, None))
+            examples.append(Example(texts, label=None))
         return examples
 
     @functools.cached_property

@@ -90,7 +90,7 @@ def parse_manifest(text: str, folder: Path | epath.Path) -> Manifest:
     try:
         files = {name: File(int(file["bytes"]), str(file["sha256"])) for name, file in content.get("files", {}).items()}
         if "vocab_sha256" in content:  # in older manifests the only checksum
-            files.setdefault(VOCAB, File(None, str(content["vocab_sha256"])))
+            files.setdefault(VOCAB, File(bytes=None, sha256=str(content["vocab_sha256"])))
         splits, length = {split: content["splits"][split] for split in SPLITS}, int(content["length"])
         return Manifest(
             length=length,

@@ -134,10 +134,11 @@ class Encoder(nnx.Module):
             # recomputed. `prevent_cse` forbids it.
             all_in_loop = self.unroll < self.num_layers and num_queries is None
             run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not all_in_loop, static_argnums=0)
+        run_on_all = functools.partial(run, None)  # all tokens are queries
         if num_queries is None:
-            return scan_layers(functools.partial(run, None), x, layers, self.unroll)
+            return scan_layers(run_on_all, x, layers, self.unroll)
         last = jax.tree.map(lambda leaf: leaf[-1], layers)
-        x = scan_layers(functools.partial(run, None), x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
+        x = scan_layers(run_on_all, x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
         return run(num_queries, x, last)[0]
 
 
