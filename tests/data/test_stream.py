@@ -64,10 +64,11 @@ def visited_row_indices(stream: Stream, start: int, stop: int) -> list[int]:
 
 
 def test_every_epoch_visits_every_row_once_in_its_own_order() -> None:
-    first, second = visited_row_indices(make_stream(), 0, 50), visited_row_indices(make_stream(), 50, 100)
+    first = visited_row_indices(make_stream(), start=0, stop=50)
+    second = visited_row_indices(make_stream(), start=50, stop=100)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
-    assert visited_row_indices(make_stream(seed=1), 0, 50) != first
+    assert visited_row_indices(make_stream(seed=1), start=0, stop=50) != first
 
 
 def test_every_epoch_masks_a_row_differently() -> None:

@@ -156,6 +156,7 @@ def test_vocabulary_strips_line_ends_and_byte_order_mark(change: Callable, vocab
 
 
 def test_missing_id_shifts_no_other_token(tmp_path: Path) -> None:
+    """Id 6 has an empty line in the vocab.txt and no token in the tokenizer.json."""
     tokens = [*SPECIAL, "a", "", "b", "c"]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens))
     whole = WordPiece((*SPECIAL, "a", "x", "b", "c"), CASED).build(parse_special=True)
@@ -347,6 +348,8 @@ def test_training_ignores_words_above_the_length_limit() -> None:
     # Training on a word of a million letters would take minutes.
     huge = ["".join(rng.choice(letters, size)) for size in (1_000_000, 101)]
     texts = ["the quick brown fox, " * 50, "over the lazy dog " * 50]
-    assert tokenizer.train([*texts, *huge, f"the {huge[1]} the"], 60) == tokenizer.train([*texts, "the the"], 60)
+    assert tokenizer.train([*texts, *huge, f"the {huge[1]} the"], size=60) == tokenizer.train(
+        [*texts, "the the"], size=60
+    )
     longest = "z" * 100
-    assert longest in tokenizer.train([f"{longest} " * 9, f"{'q' * 101} " * 9], 60 + 2 * len(longest))
+    assert longest in tokenizer.train([f"{longest} " * 9, f"{'q' * 101} " * 9], size=60 + 2 * len(longest))

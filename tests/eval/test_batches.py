@@ -37,7 +37,7 @@ def bert_tokenizer(tmp_path: Path) -> tokenizer.Tokenizer:
 
 
 def test_tokenize_frames_sentences_and_pairs_like_bert(bert_tokenizer) -> None:
-    split = tokenize(bert_tokenizer, [Example(("a b",), 1.0), Example(("a", "b c"), None)], length=16)
+    split = tokenize(bert_tokenizer, [Example(("a b",), label=1.0), Example(("a", "b c"), label=None)], length=16)
     ids = {token: i for i, token in enumerate(TOKENS)}
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     assert split.tokens[0, :4].tolist() == [cls, ids["a"], ids["b"], sep]
@@ -47,13 +47,13 @@ def test_tokenize_frames_sentences_and_pairs_like_bert(bert_tokenizer) -> None:
 
 
 def test_tokenize_truncates_longer_sentence_first(bert_tokenizer) -> None:
-    split = tokenize(bert_tokenizer, [Example(("a b", "c " * 20), 0.0)], length=10)
+    split = tokenize(bert_tokenizer, [Example(("a b", "c " * 20), label=0.0)], length=10)
     assert (split.lengths[0], split.second_starts[0]) == (10, 4)
     assert split.tokens.shape == (1, 10)
 
 
 def test_text_cannot_forge_separator(bert_tokenizer) -> None:
-    split = tokenize(bert_tokenizer, [Example(("a [SEP] b",), 0.0)], length=32)
+    split = tokenize(bert_tokenizer, [Example(("a [SEP] b",), label=0.0)], length=32)
     assert split.tokens[0].tolist().count(TOKENS.index("[SEP]")) == 1
 
 
@@ -62,7 +62,9 @@ def test_training_plan_contains_every_example_once(count) -> None:
     split = make_split(count)
     plan = training_plan(split, batch_size=16, row_multiple=1, seed=3, epoch=1)
     indices = np.concatenate([planned.indices for planned in plan])
-    assert sorted(indices[indices != PADDING_ROW]) == list(range(count)) and len(plan) == steps_per_epoch(split, 16)
+    assert sorted(indices[indices != PADDING_ROW]) == list(range(count)) and len(plan) == steps_per_epoch(
+        split, batch_size=16
+    )
     assert all(split.lengths[planned.indices].max() <= planned.length for planned in plan)
     # A batch size above the number of examples is reduced to that number.
     assert {len(planned.indices) for planned in plan} == {min(count, 16)}

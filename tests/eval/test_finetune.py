@@ -56,6 +56,7 @@ def record_training(monkeypatch) -> list[tuple[training.TaskRun, list[training.T
 
 
 def test_finetune_learns_and_reports(finished_run) -> None:
+    """The run trains one seed for three epochs, from checkpoint 20."""
     checkpoint = read_results(finished_run)["checkpoints"][0]
     task = checkpoint["tasks"]["sst2"]
     (trial,) = task["trials"]

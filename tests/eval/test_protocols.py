@@ -37,14 +37,14 @@ def test_fields_that_config_sets_replace_values_of_protocol() -> None:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_learning_rate_warms_up_and_decays_to_zero(name) -> None:
     protocol = PROTOCOLS[name]
-    learning_rate = schedule(protocol.optim_config(1e-5, 1000), 1000)
+    learning_rate = schedule(protocol.optim_config(learning_rate=1e-5, steps=1000), steps=1000)
     warmup = round(1000 * protocol.warmup)
     assert float(learning_rate(0)) == 0 and float(learning_rate(warmup)) == pytest.approx(1e-5)
     assert float(learning_rate(1000)) == pytest.approx(0, abs=1e-12)
 
 
 def test_trial_of_one_step_has_no_warmup() -> None:
-    assert PROTOCOLS["paper"].optim_config(1e-5, 1).warmup_steps == 0
+    assert PROTOCOLS["paper"].optim_config(learning_rate=1e-5, steps=1).warmup_steps == 0
 
 
 def test_fingerprint_ignores_grid_and_seeds() -> None:

@@ -23,7 +23,7 @@ def make_checkpoint(step: int = 10, name: str = "runs/a", tasks=("mrpc", "mnli",
     results = {
         "mrpc": [make_result("mrpc", seed, accuracy=0.7 + seed / 10, f1=0.8) for seed in range(3)],
         "mnli": [make_result("mnli", seed, accuracy=0.5 + seed / 10) for seed in range(3)],
-        "wnli": [make_result("wnli", 0, accuracy=0.25)],
+        "wnli": [make_result("wnli", seed=0, accuracy=0.25)],
     }
     return report.ScoredCheckpoint(name, step, "f" * 64, CONFIG.model, {TASKS[task]: results[task] for task in tasks})
 
@@ -62,6 +62,7 @@ def test_submission_has_class_names_and_clipped_values() -> None:
 
 
 def test_crossing_is_interpolated() -> None:
+    """CROSSING is 75."""
     assert report.find_crossing({10: 70.0, 20: 80.0, 30: 85.0}) == 15
     assert report.find_crossing({10: 76.0, 20: 80.0}) == 10
     assert report.find_crossing({10: 70.0, 20: 74.9}) is None
@@ -90,9 +91,9 @@ def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
 
 
 def test_format_trial_has_settings_and_scores() -> None:
-    line = report.format_trial(make_result("rte", 0, accuracy=0.5))
+    line = report.format_trial(make_result("rte", seed=0, accuracy=0.5))
     assert line == "rte  lr 1e-05  batch 16  seed 0  accuracy 50.0  2 s"
-    line = report.format_trial(make_result("mnli", 2, accuracy=0.5))
+    line = report.format_trial(make_result("mnli", seed=2, accuracy=0.5))
     assert line.endswith("seed 2  matched accuracy 50.0  mismatched accuracy 50.0  collapsed  2 s")
 
 
@@ -103,7 +104,7 @@ def test_trial_log_keeps_results_and_drops_truncated_line(tmp_path) -> None:
         file.write('[{"trial"')
     log = TrialLog(tmp_path, is_writer=True)
     assert [result.trial.seed for result in log.results.values()] == [0, 1]
-    log.add([make_result("rte", 2, accuracy=0.7)])
+    log.add([make_result("rte", seed=2, accuracy=0.7)])
     assert len(TrialLog(tmp_path, is_writer=False).results) == 3
 
 
@@ -153,7 +154,7 @@ def test_trial_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> Non
 
 def test_trial_log_accepts_result_without_checksum(tmp_path) -> None:
     """Earlier versions wrote no checksum."""
-    result = make_result("rte", 0, accuracy=0.5)
+    result = make_result("rte", seed=0, accuracy=0.5)
     TrialLog(epath.Path(tmp_path), is_writer=True).add([result])
     (fields,) = json.loads((tmp_path / "trials.jsonl").read_text())
     del fields["checksum"]

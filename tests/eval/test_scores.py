@@ -62,6 +62,7 @@ def test_to_predictions_takes_largest_logit_or_value() -> None:
 
 
 def test_paper_mean_is_over_nine_scores() -> None:
+    """Eight of the nine scores are 50 and one is 95; that of WNLI is 0."""
     split_scores = {(task, split.name): 50.0 for task in TASKS.values() for split in task.validation}
     split_scores[TASKS["wnli"], "validation"] = 0.0
     split_scores[TASKS["mnli"], "validation_matched"] = 95.0

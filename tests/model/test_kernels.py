@@ -79,8 +79,8 @@ def test_kernels_equal_xla_in_output_and_gradients(segments, mesh_4x2, cudnn_by_
         return jax.jit(jax.vmap(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)))(*qkv)
 
     wanted = results(lambda *arrays: kernels.xla(*arrays, dropout_rate=0.0, key=None))
-    assert_near(results(functools.partial(kernels.splash, interpret=True)), wanted, 2e-5)
-    assert_near(results(kernels.cudnn), wanted, 2e-5)
+    assert_near(results(functools.partial(kernels.splash, interpret=True)), wanted, atol=2e-5)
+    assert_near(results(kernels.cudnn), wanted, atol=2e-5)
 
 
 def packed() -> MlmBatch:
@@ -130,7 +130,7 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     assert wanted[0][1]["loss"][1] == batch.weights.sum()
     # one attention is enough for the other kernels, which have the output and the gradients of xla for any q, k and v
     for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
-        assert_near(run(kernel, cross_document=False, batch=batch), wanted, 2e-5)
+        assert_near(run(kernel, cross_document=False, batch=batch), wanted, atol=2e-5)
     cross_document_loss = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, key=None)["loss"][0]
     assert abs(cross_document_loss - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
 
@@ -233,14 +233,14 @@ def test_cudnn_lowers_for_gpus(mesh_4x2, monkeypatch) -> None:
 
 def test_classifier_computes_its_last_layer_with_xla() -> None:
     """The only query of the last layer is [CLS], for which there is no fused kernel."""
-    model = dataclasses.replace(TINY, layers=2)
+    model, num_outputs = dataclasses.replace(TINY, layers=2), 3
     params = {
         **init_params_numpy(model),
-        "head": jax.eval_shape(lambda: classifier.init_head(model, 3, jax.random.key(0))),
+        "head": jax.eval_shape(lambda: classifier.init_head(model, num_outputs, jax.random.key(0))),
     }
 
     def run(params, tokens):
-        return classifier.logits(model, 3, params, tokens, token_types=tokens, mask=tokens > 0)
+        return classifier.logits(model, num_outputs, params, tokens, token_types=tokens, mask=tokens > 0)
 
     with jax.sharding.use_abstract_mesh(abstract_mesh(TPU)):
         program = str(jax.make_jaxpr(run)(params, TOKENS))

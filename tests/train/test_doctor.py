@@ -50,7 +50,7 @@ def started(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Pat
     shutil.copy(Path(good.data.dir) / "vocab.txt", workdir)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         state, checkpoints = states.init(good), Checkpoints(workdir, TrainConfig())
-        checkpoints.save(7, state.params, state.optimizer, good, validation_loss=None)
+        checkpoints.save(step=7, params=state.params, optimizer=state.optimizer, config=good, validation_loss=None)
         checkpoints.close()
     return workdir
 
@@ -150,6 +150,7 @@ def test_thorough_check_finds_changed_file(good: Config, tmp_path: Path) -> None
 def test_corpus_with_unusable_tokens_is_found(
     good: Config, unknown: float, maskable: int, message: str | None, tmp_path: Path
 ) -> None:
+    """The manifest gets `unknown`, the fraction of [UNK], and `maskable`, the most maskable tokens of a row."""
     folder = write_corpus(tmp_path / "corpus")
     content = read_manifest(folder).content
     content["splits"]["train"] |= {"unk_share": unknown, "most_maskable": maskable}
@@ -243,6 +244,7 @@ def test_bucket_of_another_cloud_is_refused(good: Config) -> None:
 def test_hosts_of_a_slice_that_have_not_joined_are_counted(
     good: Config, slices: str, wanted: int, tmp_path: Path, monkeypatch
 ) -> None:
+    """A slice has three hosts; one process has joined."""
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", slices)
     assert not list_problems(good, tmp_path)  # not on a TPU
@@ -296,6 +298,7 @@ def test_check_raises_all_errors_and_prints_advice(good: Config, tmp_path: Path,
 def test_commands_report_problems_and_start_nothing(
     good: Config, started: epath.Path, storage: Storage, tmp_path: Path
 ) -> None:
+    """Checkpoint 9 of `damaged` has no optimizer; the only bucket that exists is gs://bucket."""
     damaged = Path(shutil.copytree(started, tmp_path / "damaged"))
     step = damaged / "checkpoints" / "9"
     shutil.copytree(damaged / "checkpoints" / "7", step)

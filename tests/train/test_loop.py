@@ -213,8 +213,8 @@ def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Sto
     assert "from step 100" in output and "copying" not in output
     assert "Warning" not in output and "WARNING" not in output
     storage.copy_to(tmp_path / "run", "run/")
-    check_same_state(tmp_path / "run", whole, 200)
-    assert curve(tmp_path / "run", 200) == curve(whole, 200)
+    check_same_state(tmp_path / "run", whole, step=200)
+    assert curve(tmp_path / "run", last=200) == curve(whole, last=200)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2, "one of each start"
     assert any(name.startswith("xla/") for name in storage.objects)
@@ -239,7 +239,7 @@ def test_run_starts_from_the_parameters_of_another(results, whole: Path) -> None
     losses = [line["validation/loss"] for line in read_metrics(workdir) if "validation/loss" in line]
     assert losses[0] == read_metrics(whole)[-1]["validation/loss"], "the first update has a learning rate of 0"
     assert losses[1] != losses[0]
-    assert arrays(workdir, 1)["optimizer/1/count"] == 1, "the optimizer is fresh"
+    assert arrays(workdir, step=1)["optimizer/1/count"] == 1, "the optimizer is fresh"
 
 
 def test_finished_run_has_nothing_to_do(results) -> None:
@@ -273,7 +273,7 @@ def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypat
     assert found[min(found)] == 4, "the step whose loss is measured only after its checkpoint"
     for name in ("run", "whole"):
         assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == {"4", "8"}
-    check_same_state(tmp_path / "run", tmp_path / "whole", 8)
+    check_same_state(tmp_path / "run", tmp_path / "whole", step=8)
 
 
 def test_run_learns_from_context(whole: Path, corpus: Path) -> None:

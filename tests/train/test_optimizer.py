@@ -17,13 +17,13 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def test_linear_schedule_rises_and_falls_to_zero() -> None:
-    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000), 200_000)
+    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000), steps=200_000)
     found = [float(learning_rate(step)) for step in (0, 5_000, 10_000, 105_000, 200_000)]
     np.testing.assert_allclose(found, [0, 5e-5, 1e-4, 5e-5, 0], atol=1e-10)
 
 
 def test_cosine_schedule_falls_late() -> None:
-    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000, schedule="cosine"), 210_000)
+    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000, schedule="cosine"), steps=210_000)
     found = [float(learning_rate(step)) for step in (0, 10_000, 60_000, 110_000, 160_000, 210_000)]
     np.testing.assert_allclose(
         found, [0, 1e-4, 0.5e-4 * (1 + 0.5**0.5), 0.5e-4, 0.5e-4 * (1 - 0.5**0.5), 0], atol=1e-10
@@ -79,7 +79,7 @@ def test_adamw_follows_pytorch_for_ten_steps() -> None:
         products = jax.tree.map(lambda weight, gradient: jnp.sum(weight * gradient), params, gradients)
         return {"loss": (products["kernel"] + products["bias"], jnp.float32(1))}
 
-    update, learning_rate = jax.jit(make_update(objective, optim)), schedule(optim, 10)
+    update, learning_rate = jax.jit(make_update(objective, optim)), schedule(optim, steps=10)
     state = State(jnp.int32(0), params, make_optimizer(optim).init(params))
     for step in range(10):
         gradients = {name: recorded[f"gradient/{name}"][step] for name in params}

@@ -52,6 +52,7 @@ def changed(config: Config, **model: object) -> Config:
 
 @pytest.mark.parametrize(("mesh", "suffix", "step"), zip(MESHES, ("", "@5", "@6"), (6, 5, 6), strict=True))
 def test_init_from_run_takes_parameters_and_a_new_optimizer(source, mesh: MeshConfig, suffix: str, step: int) -> None:
+    """`init_from` is the workdir with `suffix`; without one, it takes the latest step."""
     workdir, saved, config = source
     config = dataclasses.replace(config, mesh=mesh, init_from=f"{workdir}{suffix}")
     with jax.set_mesh(make_mesh(mesh)):
@@ -150,6 +151,7 @@ def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
 
 
 def test_problems_refuse_another_corpus_but_not_a_moved_one(source, tmp_path: Path) -> None:
+    """With 64 rows, `write_corpus` writes the corpus of `source` to another folder."""
     workdir, _, config = source
     for rows, same in ((64, True), (63, False)):
         data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))

@@ -56,7 +56,7 @@ class Run(NamedTuple):
 def run(mesh: MeshConfig) -> Run:
     """Takes 20 steps with dropout."""
     config = configure(model={"attention": "pairwise"}, mesh=mesh)
-    sums, state = take_steps(config, 20)
+    sums, state = take_steps(config, steps=20)
     arrays = jax.tree.leaves((state.params, state.optimizer))
     bytes_per_device = sum(array.addressable_shards[0].data.nbytes for array in arrays)
     return Run(list(map(mean_loss, sums)), make_train_step(config)._cache_size(), bytes_per_device)
@@ -125,12 +125,12 @@ def test_micro_batches_on_any_mesh_equal_one_batch_on_one_device() -> None:
     def take(accumulate: int, mesh: MeshConfig) -> tuple[list[Sums], bert.Params]:
         model = {"dropout": 0.0, "attention_dropout": 0.0}
         optim = {"accumulate": accumulate, "warmup_steps": 0, "eps": 1e-3}
-        sums, state = take_steps(configure(model=model, optim=optim, mesh=mesh), 2)
+        sums, state = take_steps(configure(model=model, optim=optim, mesh=mesh), steps=2)
         return sums, jax.device_get(state.params)
 
-    sums, params = take(1, MeshConfig(data=1))
+    sums, params = take(accumulate=1, mesh=MeshConfig(data=1))
     for mesh in (MeshConfig(data=2), MeshConfig(data=4, model=2, fsdp=True)):
-        sums4, params4 = take(4, mesh)
+        sums4, params4 = take(accumulate=4, mesh=mesh)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums, sums4)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), params, params4)
 
