@@ -230,8 +230,8 @@ def max_parallel_trials(
 ) -> int:
     """Returns the largest number of trials to train in parallel.
 
-    It is `config.together`, or if that is 0, as many as fit into half the memory of a device. It is then 1 if the
-    memory is unknown, and on a CPU, where three trials of a 4-layer model in parallel took as long as one by one.
+    It is `config.together` unless that is 0. Otherwise, it is as many as fit into half the memory of a device; 1 if the
+    memory is unknown, and 1 on a CPU, where three trials of a 4-layer model in parallel took as long as one by one.
     """
     if config.together:
         return config.together

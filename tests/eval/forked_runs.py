@@ -1,7 +1,7 @@
 """Runs of `finetune` in forks of a process that has imported everything, so that no run repeats the imports.
 
 `python -m tests.eval.forked_runs ARGUMENTS` takes the arguments of two runs as JSON, and prints exit codes and outputs
-of their processes as JSON. The runs are `killed` and `two`, as are their workdirs in the current directory.
+of their processes as JSON. The runs, and their workdirs in the current directory, have the names `killed` and `two`.
 `killed` is started three times; a signal kills the first two processes in the middle of their second write to
 trials.jsonl. `two` runs as two processes.
 """

@@ -114,8 +114,8 @@ def read_json(path: Path) -> Iterator[str]:
 def _has_bert_layout(text: str) -> bool:
     """Whether blank lines divide a text into blocks of two or more lines on average, with a sentence on each line.
 
-    A line that ends in punctuation counts as a sentence. Three quarters of the lines must; in prose with line breaks,
-    about a fifth do. The last line of a block is left out, because it ends a sentence in prose, too.
+    A line that ends in punctuation counts as a sentence. Three quarters of the lines must be sentences; in prose
+    with line breaks, about a fifth are. The last line of a block is left out, because it ends a sentence in prose, too.
     """
     blocks = [block.split("\n") for block in _BLANK_LINES.split(text.strip())]
     inner = [line.rstrip() for block in blocks for line in block[:-1]]
