@@ -70,7 +70,7 @@ def estimate_cost(tpu_slice: Slice, shape: tuple[int, ...], name: str) -> dict[s
         key = jax.eval_shape(lambda: jax.random.key(0, impl=impl))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
         compiled = jax.jit(lambda x, key: gradient(drop, x, key)).lower(x, key).compile()
-    cost = program_cost(compiled.as_text(), 1)
+    cost = program_cost(compiled.as_text(), num_devices=1)
     return {"cycles": cost.cycles, "bytes": cost.bytes}
 
 

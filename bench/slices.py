@@ -1,4 +1,4 @@
-"""Estimates of BERT-base and BERT-large on TPU slices: the table of docs/slices.md.
+"""Estimates of BERT-base and BERT-large on TPU slices: the table of docs/cost.md.
 
     .venv/bin/python -m bench.slices
 

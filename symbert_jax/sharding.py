@@ -1,6 +1,6 @@
 """The mesh, and one table from the dimensions of arrays to mesh axes.
 
-Dimensions have the letters of the einsums (README, "Letters"). Activations and parameters share the table. With
+Dimensions have the letters of the einsums (docs/how_it_works.md). Activations and parameters share the table. With
 `mesh.fsdp`, matrices and their moments are also sharded along `data` by their width D, and each layer gathers its
 matrices when it runs.
 """

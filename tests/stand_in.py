@@ -50,7 +50,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
         c.data.sources = ("jsonl:wiki/*.jsonl.gz",)
     if c.data.vocab.startswith("hf:"):
         c.data.vocab = "vocab.txt"
-    if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because README.md shows its output
+    if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because docs/configuration.md shows its output
         c.optim.warmup_steps = 1
         c.train.update(steps=4, log_every=2, validate_every=4, validate_batches=1, checkpoint_every=4)
     return c

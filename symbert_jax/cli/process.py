@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket
+from symbert_jax.storage import is_bucket, user_cache
 
 OPEN_FILES, MIN_OPEN_FILES = 4096, 256  # the soft limit that a command asks for, and the least that it accepts
 MIN_ADDRESS_SPACE = 8 << 30  # bytes; threads and memory maps reserve far more than they use
@@ -105,28 +105,28 @@ class UnbreakableStream:
 def check_limits() -> None:
     """Raises `UserError` if a limit of the shell would make JAX hang or fail far from the cause.
 
-    It first raises the limit of open files to OPEN_FILES, or as far as the system allows.
+    A limit of open files below OPEN_FILES is first increased to OPEN_FILES, or as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < OPEN_FILES:
-        raised = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        if raised < MIN_OPEN_FILES:
+        increased = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (increased, hard))
+        if increased < MIN_OPEN_FILES:
             wanted, hint = f"at least {MIN_OPEN_FILES}", f"ulimit -n {OPEN_FILES}"
             raise UserError("ulimit -n", f"{hard} open files", wanted, hint)
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY and space < MIN_ADDRESS_SPACE:
-        found = f"{space / 2**30:.1f} GiB of address space"
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY and address_space < MIN_ADDRESS_SPACE:
+        found = f"{address_space / 2**30:.1f} GiB of address space"
         raise UserError("ulimit -v", found, f"at least {MIN_ADDRESS_SPACE >> 30} GiB", "ulimit -v unlimited")
 
 
 def configure_libraries(workdir: str) -> None:
     """Sets the cache of compiled programs, and turns off needless messages of libraries. Call before JAX is used.
 
-    The cache is in the home directory, or in `workdir` if that is in a bucket: then it outlives the machine.
+    The cache is in the one of the user, or in `workdir` if that is in a bucket: then it outlives the machine.
     Environment variables that the user sets take precedence.
     """
-    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
+    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.fspath(user_cache("xla"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     # Even the smallest programs are cached: a start compiles dozens of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -37,7 +37,7 @@ from symbert_jax.config.schema import (
     OptimConfig,
     TrainConfig,
 )
-from symbert_jax.config.walk import Field, values_by_name, walk
+from symbert_jax.config.walk import Field, field_comments, values_by_name, walk
 
 __all__ = [
     "ATTENTIONS",
@@ -55,6 +55,7 @@ __all__ = [
     "check",
     "default",
     "default_finetune",
+    "field_comments",
     "find",
     "freeze",
     "freeze_finetune",

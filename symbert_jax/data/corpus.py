@@ -25,7 +25,7 @@ from symbert_jax.data.rows import DAMAGE_HINT, Rows, Split, read_tokens
 from symbert_jax.data.tokenizer import WordPiece
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
-from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder, user_cache
 
 SAMPLED_ROWS = 256  # the fingerprint reads at most this many rows of each split
 
@@ -127,7 +127,7 @@ def local_copy(location: str) -> Path:
     parse_manifest(manifest.decode(errors="replace"), source)
     # The name depends on the manifest, too: another corpus may later be written to the same location.
     name = hashlib.sha256(f"{location}\n".encode() + manifest).hexdigest()[:16]
-    copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
+    copy = user_cache("corpora") / name
     if not is_finished(copy):
         wanted = f"a bucket that can be read, and room in {copy.parent}"
         with bucket_errors_as_user_errors("data.dir", location, wanted):

@@ -23,7 +23,7 @@ class MlmHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the tied word table and a bias per token of the vocabulary."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.dense = Dense("D->E", sizes(config), rngs)
+        self.dense = Dense("D->E", sizes(config), rngs, config.initializer_range)
         self.norm = LayerNorm(sizes(config), rngs)
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 

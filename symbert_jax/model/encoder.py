@@ -27,9 +27,9 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dropout, self.dtype = config.dropout, jnp.dtype(config.dtype)
-        self.word = parameter(normal, "VD", sizes(config), rngs)
-        self.position = parameter(normal, "TD", sizes(config), rngs)
-        self.token_type = parameter(normal, "KD", sizes(config), rngs)
+        self.word = parameter(normal(config.initializer_range), "VD", sizes(config), rngs)
+        self.position = parameter(normal(config.initializer_range), "TD", sizes(config), rngs)
+        self.token_type = parameter(normal(config.initializer_range), "KD", sizes(config), rngs)
         self.norm = LayerNorm(sizes(config), rngs)
 
     def table(self) -> Float[Array, "V D"]:
@@ -70,8 +70,8 @@ class Mlp(nnx.Module):
     """The feed-forward block of a layer: dense, GELU, dense."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.up = Dense("D->F", sizes(config), rngs)
-        self.down = Dense("F->D", sizes(config), rngs)
+        self.up = Dense("D->F", sizes(config), rngs, config.initializer_range)
+        self.down = Dense("F->D", sizes(config), rngs, config.initializer_range)
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

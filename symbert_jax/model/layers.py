@@ -28,11 +28,11 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Dense(nnx.Module):
-    """y = x W + b, initially W ~ N(0, 0.02²) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
+    """y = x W + b, initially W ~ N(0, `std`²) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
 
-    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs):
+    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs, std: float):
         self.inputs, self.outputs = dims.split("->")
-        self.kernel = parameter(normal, self.inputs + self.outputs, sizes, rngs)
+        self.kernel = parameter(normal(std), self.inputs + self.outputs, sizes, rngs)
         self.bias = parameter(zeros, self.outputs, sizes, rngs)
 
     def __call__(self, x: Array, batch_dims: str = "BT") -> Array:

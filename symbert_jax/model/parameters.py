@@ -18,8 +18,7 @@ Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# The standard deviation is that of BERT (2018). As in the paper's code, the distribution is not truncated.
-normal = jax.nn.initializers.normal(0.02)
+normal = jax.nn.initializers.normal  # as in the paper's code, the distribution is not truncated
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
 

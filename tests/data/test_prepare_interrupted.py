@@ -136,7 +136,7 @@ def processes_of(session: int) -> list[int]:
 READ_PYTHON_DOCS = """
 from symbert_jax.data.sources import python_docs
 try:
-    list(python_docs.documents(installed=False))
+    list(python_docs.documents([]))
 except KeyboardInterrupt:
     print("interrupted")
 """

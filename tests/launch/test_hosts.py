@@ -84,7 +84,7 @@ def test_jobset_requests_the_slice_and_runs_the_command(project: Project) -> Non
         "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
         "cloud.google.com/gke-tpu-topology": "4x4",
     }
-    assert pod["hostNetwork"]  # so buckets are accessed by the node pool's service account, as docs/launch.md says
+    assert pod["hostNetwork"]  # so buckets are accessed by the node pool's service account, as docs/pods.md says
     (train,), (data,) = pod["containers"], pod["initContainers"]
     assert train["image"] == "registry/image" and train["resources"] == {"limits": {"google.com/tpu": 4}}
     assert train["command"] == ["launch/restart.sh", "python", *shlex.split(TRAIN), FLAG]

@@ -223,12 +223,16 @@ def test_bfloat16_stays_near_float32(mesh, tokens):
 
 def test_initial_parameters_are_the_papers():
     config = configure(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
+    wider = configure(model=dataclasses.asdict(config.model) | {"initializer_range": 0.06})
     with jax.set_mesh(make_mesh(MeshConfig())):
         params = bert.init(config.model, MeshConfig(), jax.random.key(0))
-    kernels = [params["embeddings"]["word"], params["layers"]["mlp"]["up"]["kernel"]]
-    for kernel in kernels:
+        wider_params = bert.init(wider.model, MeshConfig(), jax.random.key(0))
+    for path in (("embeddings", "word"), ("layers", "mlp", "up", "kernel"), ("layers", "attention", "query", "kernel")):
+        kernel, wider_kernel = (functools.reduce(dict.__getitem__, path, tree) for tree in (params, wider_params))
         assert np.std(kernel) == pytest.approx(0.02, rel=0.02)
         assert np.abs(kernel).max() > 0.06, "a truncated normal ends at 0.04"
+        np.testing.assert_allclose(wider_kernel, 3 * kernel, rtol=1e-5)
+    np.testing.assert_array_equal(wider_params["layers"]["attention"]["pair"], params["layers"]["attention"]["pair"])
     pair = np.asarray(params["layers"]["attention"]["pair"])
     assert pair.mean() == pytest.approx(0, abs=0.02) and np.std(pair) == pytest.approx(1, rel=0.02)
     assert np.abs(pair[0] - pair[1]).max() > 1, "layers have different initial values"

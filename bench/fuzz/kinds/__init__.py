@@ -21,7 +21,8 @@ KINDS: dict[str, type[Kind]] = {
         *(sources.JsonLines, sources.TextFiles, sources.Books, sources.ArrayRecords, sources.TfRecords),
         *(tokenizers.Vocabularies, glue.GlueFiles, glue.GlueDatasets),
         *(tokenizers.HuggingFaceFolders, tokenizers.Safetensors),
-        *(workdirs.Workdirs, workdirs.Trials, workdirs.CheckpointFiles, workdirs.CorpusFiles, command_line.Bytes),
+        *(workdirs.Workdirs, workdirs.ReferenceCurves, workdirs.Trials, workdirs.CheckpointFiles),
+        *(workdirs.CorpusFiles, command_line.Bytes),
     )
 }
 

@@ -15,9 +15,13 @@ from etils import epath
 from bench.fuzz.attempts import Kind, command
 from bench.fuzz.kinds.inputs import PRETRAINED, write_corpus, write_glue
 from bench.fuzz.mutations.files import change_folder
-from symbert_jax import compare, metrics
 from symbert_jax import config as configs
+from symbert_jax import metrics
 from symbert_jax.checkpoint import Checkpoints, load, write_params
+from symbert_jax.compare import plots
+from symbert_jax.compare.reference import read_reference
+from symbert_jax.compare.runs import read_run
+from symbert_jax.compare.table import table_cells
 from symbert_jax.config import MeshConfig, TrainConfig
 from symbert_jax.data import stream
 from symbert_jax.data.corpus import Corpus
@@ -59,9 +63,26 @@ class Workdirs(Kind):
                 history.append("export.read")
                 export.read(workdir, None)
             case _:
-                history.append("compare.read_run and compare.format_table")
-                run = compare.read_run(workdir, "run")
-                compare.format_table([run, run])
+                history.append("compare: read_run and table_cells")
+                run = read_run(workdir, "run")
+                table_cells([run, run])
+
+
+class ReferenceCurves(Kind):
+    """The curves that `--reference` of `compare` names, with a run of another length."""
+
+    examples = 15
+
+    def make(self, folder: Path) -> None:
+        shutil.copytree(PRETRAINED, folder / "run")
+        (folder / "curves.csv").write_text("step,standard,ours\n10,6.5,\n20,6,5.5\n400,5,4.5\n")
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        return change_folder(random, folder, [folder / "curves.csv"])
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        history.append("compare: read_reference and plot_losses")
+        plots.plot_losses([read_run(epath.Path(folder) / "run", "run")], read_reference("curves.csv"))
 
 
 class Trials(Kind):
