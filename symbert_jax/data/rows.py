@@ -59,7 +59,7 @@ class Split:
         try:
             rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
             return rows
-        except Exception as error:  # of any type for a damaged file, whose name it does not give
+        except Exception as error:  # a damaged file raises an exception of any type, which does not name the file
             if len(indices) > 1:  # read the rows one by one, to find the damaged one
                 return [self[index] for index in indices]
             file = self._files[np.searchsorted(self._ends, indices[0], "right")]

@@ -119,7 +119,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
-        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint
+        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint, as is `folder`
 
 
 def _find_checkpoints(
@@ -137,7 +137,7 @@ def _find_checkpoints(
         for requested_step in config.checkpoint_steps or (None,):
             step, model_configs[folder] = _read_model_config(folder, requested_step)
             names.setdefault((folder, step), printable(name))
-        check_split(model_configs[folder], config.mesh, mesh)  # of the parameters over the mesh
+        check_split(model_configs[folder], config.mesh, mesh)
     return names, model_configs
 
 
@@ -173,9 +173,9 @@ def _train_task(
 ) -> list[TrialResult]:
     """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
-    if other := run.initial_task(task):
-        other_trial = _base_trial(run, pretrained, other, data)
-        encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, other_trial)))
+    if initial_task := run.initial_task(task):
+        initial_trial = _base_trial(run, pretrained, initial_task, data)
+        encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, initial_trial)))
         sha256 = digest(encoder)
         base_trial = dataclasses.replace(base_trial, checkpoint=sha256)
     folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None
@@ -230,20 +230,20 @@ def max_parallel_trials(
 ) -> int:
     """Returns the largest number of trials to train in parallel.
 
-    It is `config.together`, or if that is 0, as many as fit into half the memory of a device. It is then 1 if the
-    memory is unknown, and on a CPU, where three trials of a 4-layer model in parallel took as long as one by one.
+    It is `config.together` unless that is 0. Otherwise, it is as many as fit into half the memory of a device; 1 if the
+    memory is unknown, and 1 on a CPU, where three trials of a 4-layer model in parallel took as long as one by one.
     """
     if config.together:
         return config.together
     device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if not limit:
+    memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if not memory:
         return 1
     # A parameter takes 16 bytes: itself, its gradient and two moments in float32. The formula of activations is that of
     # Korthikanti et al. (2022), section 4, for elements of 2 bytes.
     rows = -(-batch_size // jax.sharding.get_mesh().shape["data"])
     activations = rows * length * model.layers * (34 * model.dim + 5 * model.heads * length)
-    return max(1, int(limit / 2 / (16 * num_params + activations * np.dtype(model.dtype).itemsize / 2)))
+    return max(1, int(memory / 2 / (16 * num_params + activations * np.dtype(model.dtype).itemsize / 2)))
 
 
 def _unfinished_groups(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGroup]:

@@ -54,14 +54,14 @@ class Bert(Encoder):
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 
-def init(config: ModelConfig, mesh: MeshConfig, key: PRNGKeyArray) -> Params:
+def init(config: ModelConfig, mesh_config: MeshConfig, key: PRNGKeyArray) -> Params:
     """Draws parameters, each created with its sharding."""
-    return tree.init(mesh, key, Bert, config)
+    return tree.init(mesh_config, key, Bert, config)
 
 
-def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
+def abstract(config: ModelConfig, mesh_config: MeshConfig) -> Params:
     """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
-    return tree.abstract(mesh, Bert, config)
+    return tree.abstract(mesh_config, Bert, config)
 
 
 def change_length(params: Params, length: int) -> Params:

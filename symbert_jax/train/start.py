@@ -25,7 +25,8 @@ HINT = "use a new workdir, or restore the old value"
 _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)|model\.(kernel|remat|unroll|pairwise_init|initializer_range)"
+    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
+    r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
 
@@ -63,7 +64,7 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
-    An `Advice` is about a harmless change since the latest checkpoint, or about a damaged checkpoint that is ignored.
+    An `Advice` is about a permitted change since the latest checkpoint, or about a damaged checkpoint that is ignored.
     The checkpoint to start from is read, but nothing is put on a device, so the current mesh may be any.
 
     Raises:
@@ -78,7 +79,8 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
                 yield from _changes(config, corpus, workdir, step, checkpoints)
                 state = states.abstract(config)
-                return checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+                checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+                return
     if config.init_from:
         with _source(config, corpus):
             pass
@@ -87,7 +89,10 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
 def _changes(
     config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints
 ) -> Iterator[UserError]:
-    """Yields a problem for each field, the vocabulary and the corpus, if it differs from that of the run so far."""
+    """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or the corpus.
+
+    Leaves out the fields in _FREE, and the fields whose changes `check_shapes` finds.
+    """
     new, old = (
         {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
         for each in (config, checkpoints.config(step))

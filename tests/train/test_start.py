@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory):
         }
         checkpoints = Checkpoints(workdir, TrainConfig(), Corpus(str(corpus)).fingerprint)
         for step, state in saved.items():
-            checkpoints.save(step, state.params, state.optimizer, config, None)
+            checkpoints.save(step, state.params, state.optimizer, config, validation_loss=None)
         checkpoints.close()
     shutil.copy(corpus / "vocab.txt", workdir)
     return workdir, saved, config
@@ -52,6 +52,7 @@ def changed(config: Config, **model: object) -> Config:
 
 @pytest.mark.parametrize(("mesh", "suffix", "step"), zip(MESHES, ("", "@5", "@6"), (6, 5, 6), strict=True))
 def test_init_from_run_takes_parameters_and_a_new_optimizer(source, mesh: MeshConfig, suffix: str, step: int) -> None:
+    """`init_from` is the workdir with `suffix`; without one, it takes the latest step."""
     workdir, saved, config = source
     config = dataclasses.replace(config, mesh=mesh, init_from=f"{workdir}{suffix}")
     with jax.set_mesh(make_mesh(mesh)):
@@ -150,6 +151,7 @@ def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
 
 
 def test_problems_refuse_another_corpus_but_not_a_moved_one(source, tmp_path: Path) -> None:
+    """With 64 rows, `write_corpus` writes the corpus of `source` to another folder."""
     workdir, _, config = source
     for rows, same in ((64, True), (63, False)):
         data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
@@ -178,11 +180,11 @@ def test_problems_report_damage_before_other_problems(source, tmp_path: Path, mo
         file.write_bytes(file.read_bytes()[::-1])
     damaged = f"checkpoint: found {copy}/checkpoints/6 damaged: params/d/.* a wrong checksum, .* whole step is 5: "
     monkeypatch.setattr(index, "_SMALL", 0)  # the files of real checkpoints are large
-    after, corpus = dataclasses.replace(config, init_from=str(copy)), Corpus(config.data.dir)
+    from_copy, corpus = dataclasses.replace(config, init_from=str(copy)), Corpus(config.data.dir)
     for read in (
         lambda: list_problems(other, copy),
-        lambda: list_problems(after, tmp_path / "new"),
-        lambda: init_from_run(after, corpus),
+        lambda: list_problems(from_copy, tmp_path / "new"),
+        lambda: init_from_run(from_copy, corpus),
     ):
         with pytest.raises(UserError, match=damaged):
             read()
