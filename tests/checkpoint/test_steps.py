@@ -81,12 +81,12 @@ def test_failed_save_raises_user_error_and_keeps_other_steps(tmp_path, monkeypat
     """Orbax saves in the background, so the error about step 20 is raised when step 30 is to be saved."""
     workdir = save(epath.Path(tmp_path), 10)
 
-    def fail_as_on_full_disk(*_: Any) -> None:
+    def fail_as_on_full_disk(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def remove_manifest_and_write_index(folder: epath.Path, *more: Any) -> None:
+    def remove_manifest_and_write_index(folder: epath.Path, *more: Any, **options: Any) -> None:
         min(Path(folder).rglob("manifest.ocdbt"), key=lambda path: len(path.parts)).unlink()
-        write_index(folder, *more)
+        write_index(folder, *more, **options)
 
     for fault, message in (
         (fail_as_on_full_disk, ".*No space left on device"),
