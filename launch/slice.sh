@@ -18,7 +18,7 @@ install_line() { # prints a command for the hosts, which installs the copied cod
 }
 
 start_line() { # prints a command for the hosts, which starts the service or waits for a running one
-  set_training_command python && require_bucket # fails on a user error before anything starts
+  set_training_command python && require_bucket
   local env=(env COMMAND="$COMMAND" CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="$DATA"
     JAX_COORDINATOR_PORT="$JAX_COORDINATOR_PORT")
   echo "cd symbert_jax && $(quote "${env[@]}") launch/local.sh start -- $(quote ${FLAGS[@]+"${FLAGS[@]}"})"
@@ -50,13 +50,14 @@ create() {
   done
 }
 
-attempt() { # FUNCTION: ignores a failure, such as a lack of capacity, because the next poll of `watch` tries again
+attempt() { # FUNCTION: runs it; ignores a failure, such as a lack of capacity, because `watch` tries again
   "$@" || echo "watch: $1 failed; continuing" >&2
 }
 
 watch() { # trains to the end, through all preemptions
-  # status: of the last run on this slice; 255 before the first one and after a lost connection, as ssh returns it
-  local now polls failed=0 status=255
+  # status: of the last run on this slice; 255 before the first run, and after a lost connection, when ssh returns 255
+  # polls: queries from the one before that run on; failed_installs: on this slice, in a row
+  local now polls failed_installs=0 status=255
   while :; do
     now=$(state)
     case $now in
@@ -64,12 +65,12 @@ watch() { # trains to the end, through all preemptions
         if ((status == 255)); then
           polls=0
           if install; then
-            failed=0
+            failed_installs=0
             run && status=0 || status=$?
-          elif ((++failed < 10)); then # whatever the status: uv returns 2 for a failed download
+          elif ((++failed_installs < 10)); then # whatever the status: uv returns 2 for a failed download
             echo "watch: install failed; continuing" >&2
           else
-            echo "error: install failed $failed times in a row" >&2
+            echo "error: install failed $failed_installs times in a row" >&2
             exit 1
           fi
         fi
@@ -78,7 +79,7 @@ watch() { # trains to the end, through all preemptions
       ABSENT | SUSPENDED | FAILED)
         if [[ $now != ABSENT ]]; then attempt delete; fi
         attempt request
-        failed=0 status=255
+        failed_installs=0 status=255
         ;;
     esac
     pause

@@ -23,11 +23,11 @@ source "$(dirname "$0")/common.sh"
 # shellcheck source=launch/jobset.sh
 source launch/jobset.sh
 
-corpus_path() { # replaces the function of common.sh: each host reads the corpus from the bucket
+corpus_path() { # replaces the function of common.sh: the command itself reads DATA from the bucket
   echo "$DATA"
 }
 
-check_accelerator() { # ACCELERATOR must be a name that xpk gives a slice
+check_accelerator() { # a value of ACCELERATOR that is not xpk's name of a slice is a user error
   require ACCELERATOR
   [[ $ACCELERATOR == @(v4|v5litepod|v5p|v6e)-* ]] ||
     user_error ACCELERATOR "'$ACCELERATOR'" "v4-…, v5litepod-…, v5p-… or v6e-…"

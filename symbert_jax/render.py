@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-plt.rcParams["text.parse_math"] = False  # the name of a run may contain dollar signs
+plt.rcParams["text.parse_math"] = False  # dollar signs in the name of a run enclose no formula
 
 _INK = "#010203"  # stands for the colour of the text of a page, which may be dark or light
 # For plots that `to_svg` renders: text and axes have the colour of the text around the plot.
@@ -26,7 +26,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def legend_label(text: str) -> str:
-    """Returns the text with a space in front: matplotlib leaves labels that begin with an underscore out of legends."""
+    """Returns the text with a space in front: legends omit labels that begin with an underscore."""
     return f" {text}"
 
 

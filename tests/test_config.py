@@ -1,4 +1,4 @@
-"""Each config field has a comment and is read by the code, and errors name the wrong field."""
+"""Configs are read and checked: errors name the wrong field, and the code reads each field."""
 
 import ast
 import dataclasses
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(**changes: object) -> Config:
-    """Returns the checked default config with `section__field=value` changed, from mappings as in a checkpoint."""
+    """Returns the default config with `section__field=value` changed, made from mappings and checked."""
     tree = configs.default().to_dict()
     for path, value in changes.items():
         *sections, name = path.split("__")
@@ -178,6 +178,7 @@ class Tree:
 
 
 def test_walk_yields_values_limits_and_comments_of_all_fields() -> None:
+    """The fields of `Section` have a comment behind them, above them, in both places, or none."""
     found = [(field.name, field.value, field.limits, field.comment) for field in configs.walk(Tree())]
     assert found == [
         ("top", 0.5, (), "of the tree"),

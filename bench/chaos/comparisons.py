@@ -1,4 +1,4 @@
-"""Reads and compares the files of two runs: arrays bit for bit, whatever the meshes, other files byte for byte."""
+"""Reads and compares the files of two runs: arrays bit for bit, whatever their sharding; other files byte for byte."""
 
 import filecmp
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]  # by the path in their tree
 
 
 def saved_steps(workdir: Path) -> set[int]:
@@ -17,19 +17,19 @@ def saved_steps(workdir: Path) -> set[int]:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """Returns the lines of metrics.jsonl without speeds; raises `ValueError` where one is not JSON."""
+    """Returns the lines of metrics.jsonl without speeds; raises `ValueError` if one is not JSON."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
 
 
 def read_checkpoint(workdir: Path, step: int) -> Arrays:
-    """Returns every parameter and moment; raises many kinds of errors where the checkpoint is damaged."""
+    """Returns every parameter and moment; raises one of many kinds of errors if the checkpoint is damaged."""
     import jax
     import orbax.checkpoint as ocp
 
     import symbert_jax
 
-    params, _ = symbert_jax.load(workdir, step)  # as users read it, which verifies checksums
+    params, _ = symbert_jax.load(workdir, step)  # as users do; this verifies checksums
     folder = workdir / "checkpoints" / str(step) / "optimizer"
     with ocp.StandardCheckpointer() as checkpointer:
         shapes = checkpointer.metadata(folder).item_metadata.tree
@@ -37,11 +37,11 @@ def read_checkpoint(workdir: Path, step: int) -> Arrays:
     return _by_path({"params": params, "optimizer": moments})
 
 
-read_reference_checkpoint = functools.cache(read_checkpoint)  # every run is compared with it
+read_reference_checkpoint = functools.cache(read_checkpoint)  # one reference is compared with many runs
 
 
 def read_params(folder: Path) -> Arrays:
-    """Returns the parameters that `finetune` saved; raises `UserError` where they are damaged."""
+    """Returns the parameters that `finetune` saved; raises `UserError` if they are damaged."""
     from etils import epath
 
     from symbert_jax import checkpoint
@@ -56,7 +56,7 @@ def _by_path(tree: Any) -> Arrays:
 
 
 def differing_arrays(actual: Arrays, expected: Arrays) -> list[str]:
-    """Returns the names under which two sets of arrays do not hold the same bits."""
+    """Returns the names of the arrays whose shape, type or bits differ, and of those that only one side has."""
     names = sorted(actual.keys() | expected.keys())
     return [name for name in names if _bits(actual.get(name)) != _bits(expected.get(name))]
 
@@ -66,17 +66,23 @@ def _bits(array: np.ndarray | None) -> tuple | None:
 
 
 def differing_files(actual: Path, expected: Path, ignored: tuple[str, ...]) -> list[str]:
-    """Describes the paths that are below one of two folders alone, and the files whose bytes differ.
+    """Describes the paths that only one of two folders has, and the files whose bytes differ.
 
     ignored: ends of the names of files and folders that are left out.
     """
-    names = []
-    for folder in (actual, expected):
-        below = {path.relative_to(folder) for path in folder.rglob("*")}
-        names.append({name for name in below if not any(part.endswith(ignored) for part in name.parts)})
-    found = [f"{name} is in {'this' if name in names[0] else 'the other'} run alone" for name in names[0] ^ names[1]]
-    found += [f"{name} differs" for name in names[0] & names[1] if _differ(actual / name, expected / name)]
+    actual_paths, expected_paths = (_paths_below(folder, ignored) for folder in (actual, expected))
+    found = [
+        f"{path} is in {'this' if path in actual_paths else 'the other'} run only"
+        for path in actual_paths ^ expected_paths
+    ]
+    found += [f"{path} differs" for path in actual_paths & expected_paths if _differ(actual / path, expected / path)]
     return sorted(found)
+
+
+def _paths_below(folder: Path, ignored: tuple[str, ...]) -> set[Path]:
+    """Returns the paths of the files and folders below a folder, relative to it, without ignored ones."""
+    paths = {path.relative_to(folder) for path in folder.rglob("*")}
+    return {path for path in paths if not any(part.endswith(ignored) for part in path.parts)}
 
 
 def _differ(one: Path, other: Path) -> bool:

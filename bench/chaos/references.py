@@ -1,4 +1,4 @@
-"""Uninterrupted runs, and the commands that are compared with them."""
+"""Uninterrupted runs, and the commands whose killed runs are compared with them."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ class References:
     def prepare_command(self, source: str) -> Prepare:
         """Returns a `prepare` with its reference.
 
-        source: `jsonl` or `python-docs`, which `prepare` reads with worker processes.
+        source: `jsonl` or `python-docs`; for the latter, `prepare` starts processes that parse modules.
         """
         spec = f"jsonl:{self.documents}" if source == "jsonl" else "python-docs:stdlib"
         command = Prepare(f"prepare-{source}", source=spec)
@@ -52,6 +52,7 @@ class References:
     def pretrain_command(self, layout: Layout = ONE_PROCESS, name: str = "", **fields: object) -> Pretrain:
         """Returns a `pretrain` with its reference, which keeps every checkpoint.
 
+        name: by default pretrain-N for N processes.
         fields: values for other fields of `Pretrain`.
         """
         command = Pretrain(name or f"pretrain-{layout.processes}", corpus=self.corpus, **fields)
@@ -59,7 +60,7 @@ class References:
         return dataclasses.replace(command, reference=reference)
 
     def finetune_command(self) -> Finetune:
-        """Returns a `finetune` of the model of `pretrain` with its reference."""
+        """Returns a `finetune` with its reference; it starts from the model of the reference of `pretrain`."""
         checkpoint = self.pretrain_command().reference.folder / "run"
         command = Finetune("finetune", checkpoint=checkpoint, glue=self.glue)
         # fills the compilation cache, so that the times of the reference do not include compilations
@@ -67,7 +68,7 @@ class References:
         return dataclasses.replace(command, reference=self._reference(command))
 
     def _reference(self, command: Command, layout: Layout = ONE_PROCESS) -> Reference:
-        """Returns the reference of a command, which runs once; raises `RuntimeError` if it fails."""
+        """Returns the reference of a command; runs the command if there is none. Raises `RuntimeError` if it fails."""
         if (command, layout) not in self._made:
             self._made[command, layout] = self._run(command, layout)
         return self._made[command, layout]
@@ -78,7 +79,11 @@ class References:
         started = time.monotonic()
         with Start(command, folder, layout) as start:
             start.wait_for_first_step()
-            stepped = time.monotonic()
-            if problems := start.end(None):
+            first_step_ended = time.monotonic()
+            if problems := start.end(kill=None):
                 raise RuntimeError(f"{command.name} without a kill: {problems}; see {start.logs[0]}")
-        return Reference(folder, stepped - started, time.monotonic() - stepped)
+        return Reference(
+            folder,
+            seconds_to_first_step=first_step_ended - started,
+            seconds_after_first_step=time.monotonic() - first_step_ended,
+        )

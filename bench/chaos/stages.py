@@ -1,4 +1,4 @@
-"""Runs of commands that are killed at random times, as many as it takes for a number of kills."""
+"""Runs of commands that are killed at random times, until a number of kills is reached."""
 
 import concurrent.futures
 import itertools
@@ -17,12 +17,12 @@ from bench.chaos.starts import ONE_PROCESS, SIGNALS, Kill, Layout, Start
 SHARE_BEFORE_STEPS, SHARE_AFTER_STEPS = 0.3, 0.1
 LAYOUTS = (  # each differs from the next in the number of processes or in the mesh
     ONE_PROCESS,
-    Layout(2, 1),
-    Layout(1, 4, ("--config.mesh.model=2",)),
-    Layout(4, 1, ("--config.mesh.fsdp=True",)),
-    Layout(1, 2, ("--config.mesh.fsdp=True",)),
-    Layout(2, 2, ("--config.mesh.model=2", "--config.mesh.fsdp=True")),
-    Layout(4, 1),
+    Layout(processes=2),
+    Layout(devices=4, flags=("--config.mesh.model=2",)),
+    Layout(processes=4, flags=("--config.mesh.fsdp=True",)),
+    Layout(devices=2, flags=("--config.mesh.fsdp=True",)),
+    Layout(processes=2, devices=2, flags=("--config.mesh.model=2", "--config.mesh.fsdp=True")),
+    Layout(processes=4),
 )
 
 
@@ -31,39 +31,42 @@ class Case(NamedTuple):
 
     command: Command
     layout: Layout
-    max_kills: int
+    max_kills_per_run: int
 
 
 class Stage:
-    """Runs of commands below a folder, until `kills` are done or the deadline is over; several threads share it.
+    """Runs of commands below a folder, until there were `kills` kills or the deadline is over.
 
-    deadline: by `time.monotonic()`; no further kill is begun after it.
+    Several threads share the object.
+
+    deadline: by `time.monotonic()`; no kill is planned after it.
     """
 
     def __init__(self, name: str, folder: Path, seed: int, kills: int, deadline: float):
         self.name, self.folder, self.seed, self.kills, self.deadline = name, folder, seed, kills, deadline
         self.runs: list[Run] = []
-        self._reserved, self._lock, self._indices = 0, threading.Lock(), itertools.count()
+        self._reserved = 0  # the number of kills that were sent or that a thread is about to send
+        self._lock, self._indices = threading.Lock(), itertools.count()
 
     def kill_in_turn(self, cases: Sequence[Case], jobs: int) -> None:
-        """Runs the cases in turn, `jobs` at a time."""
+        """Runs the cases in turn, `jobs` runs at a time, and kills each run at random times."""
 
         def work() -> None:
             while self._needs_kills():
                 index = next(self._indices)
-                command, layout, max_kills = cases[index % len(cases)]
-                max_kills = random.Random(f"{self.seed} {self.name} {index}").randint(1, max_kills)
-                self._run(index, command, itertools.repeat(layout), max_kills, kill_at_random)
+                case = cases[index % len(cases)]
+                max_kills = random.Random(f"{self.seed} {self.name} {index}").randint(1, case.max_kills_per_run)
+                self._run(index, case.command, itertools.repeat(case.layout), max_kills, kill_at_random)
 
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             try:
                 for job in [pool.submit(work) for _ in range(jobs)]:
                     job.result()
             finally:
-                self.kills = 0  # after an error in one thread the others stop
+                self.kills = 0  # after an error in one thread, the others need no further kills and stop
 
     def kill_between_layouts(self, command: Command) -> None:
-        """Runs a command that continues in the next of LAYOUTS after each kill."""
+        """Runs a command, which continues in the next of LAYOUTS after each kill."""
         first = random.Random(f"{self.seed} layouts").randrange(len(LAYOUTS))
         layouts = itertools.islice(itertools.cycle(LAYOUTS), first, None)
         while self._needs_kills():
@@ -112,24 +115,25 @@ class Stage:
 
 
 def kill_at_random(start: Start, rng: random.Random) -> Kill | None:
-    """Kills a start before, during or after its steps. Returns None if it ended before the signal."""
+    """Kills a start before, during or after its steps. Returns None if the process to kill had ended."""
     reference = start.command.reference
     if (chance := rng.random()) < SHARE_BEFORE_STEPS:
-        start.wait(rng.uniform(0, reference.seconds_before))
+        start.wait(rng.uniform(0, reference.seconds_to_first_step))
     elif chance < SHARE_BEFORE_STEPS + SHARE_AFTER_STEPS:
         start.wait_for_last_step()
         start.wait(rng.uniform(0, 0.5))
     else:
         start.wait_for_first_step()
-        # within a third of the time, so that a run that saves at signals is killed several times
-        start.wait(rng.uniform(0, reference.seconds_after / (3 if start.command.saves_at_signals else 1)))
+        # a run that saves at signals is killed within a third of the time, so that several kills fit into the run
+        divisor = 3 if start.command.saves_at_signals else 1
+        start.wait(rng.uniform(0, reference.seconds_after_first_step / divisor))
     return _send_random_signal(start, rng)
 
 
 def kill_after_save(start: Start, rng: random.Random) -> Kill | None:
     """Kills a start once it has saved something new: a layout that makes no progress tests nothing."""
     start.wait_for_save()
-    start.wait(rng.uniform(0, start.command.reference.seconds_after / 10))
+    start.wait(rng.uniform(0, start.command.reference.seconds_after_first_step / 10))
     return _send_random_signal(start, rng)
 
 

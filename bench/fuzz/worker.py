@@ -1,4 +1,4 @@
-"""The process that makes attempts: a fault may crash it, hang it or take all memory."""
+"""The process that makes attempts; it is a process of its own, as a fault may crash it, hang it or take all memory."""
 
 import contextlib
 import faulthandler
@@ -11,20 +11,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds after which a worker is replaced; the alarm of an attempt usually ends it before
-# A worker that holds more is replaced: libraries leave things behind, which would make a later attempt fail.
+TIMEOUT = 60.0  # seconds after which an attempt counts as hanging; usually its own alarm ends it before
+# A process with more threads, open files or bytes is replaced: what libraries leave behind makes later attempts fail.
 MAX_THREADS, MAX_FILES, MAX_MEMORY = 400, 400, 6 << 30
 
 
 class Worker:
-    """A process that makes attempts one after the other; it is replaced when it dies, hangs, or has grown."""
+    """A process that makes one attempt at a time; it is replaced when it dies, hangs, or has grown."""
 
     def __init__(self, scratch: Path):
         self.log = scratch / "log"
         self._start()
 
     def attempt(self, name: str, seed: int, index: int) -> dict[str, Any]:
-        """Returns the outcome of an attempt (see `attempts.Outcome`), by its fields."""
+        """Makes an attempt; returns its outcome as a dict with the fields of `attempts.Outcome`."""
         self.connection.send((name, seed, index))
         try:
             if not self.connection.poll(TIMEOUT):
@@ -45,7 +45,7 @@ class Worker:
         self.process.join()
 
     def _replace(self, fault: str) -> dict[str, Any]:
-        """Starts a new process; returns the outcome of the attempt that took the old one."""
+        """Starts a new process; returns the outcome of the attempt that ended the old one."""
         self.close()
         detail = " ".join(self.log.read_text(errors="replace")[-1000:].split())
         self._start()
@@ -65,22 +65,23 @@ def _serve(connection: Connection, log: Path) -> None:
     from bench.fuzz.attempts import attempt
     from bench.fuzz.kinds import KINDS, get_kind
 
-    with log.open("ab") as file, open(os.devnull) as nothing:  # libraries write to the file descriptors
-        for own, other in ((0, nothing), (1, file), (2, file)):
-            os.dup2(other.fileno(), own)
+    # Redirects file descriptors and not only `sys.stdout`, because libraries write to the descriptors.
+    with log.open("ab") as file, open(os.devnull) as nothing:
+        for descriptor, target in ((0, nothing), (1, file), (2, file)):
+            os.dup2(target.fileno(), descriptor)
     faulthandler.enable(2, all_threads=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C
     connection.send([*KINDS])
     with contextlib.suppress(EOFError):  # the parent has closed it
         while True:
             name, seed, index = connection.recv()
-            os.ftruncate(2, 0)
+            os.ftruncate(2, 0)  # the log holds the output of one attempt
             outcome = attempt(get_kind(name), Random(f"{seed}/{name}/{index}"))
             connection.send((outcome._asdict(), _has_grown()))
 
 
 def _has_grown() -> bool:
-    """Whether this process should be replaced."""
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    """Whether this process holds so many threads or files, or has held so many bytes, that it should be replaced."""
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     threads, files = (len(os.listdir(f"/proc/self/{folder}")) for folder in ("task", "fd"))
-    return threads > MAX_THREADS or files > MAX_FILES or memory > MAX_MEMORY
+    return threads > MAX_THREADS or files > MAX_FILES or peak_memory > MAX_MEMORY

@@ -1,13 +1,13 @@
 """The configuration: files and flags change an ml-collections `ConfigDict`, the program reads frozen dataclasses.
 
-A config file defines a function `get_config()`, which takes one of these and changes the fields that differ:
-`default()` (the paper's BERT-base recipe), `config.get_config(NAME)` (a documented config), `default_finetune()`. Flags
-override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and returns the immutable,
-hashable `Config` that every other module reads; `freeze_finetune` does the same for a `FinetuneConfig`.
+A config file defines a function `get_config()`. It starts from `default()` (the paper's BERT-base recipe),
+`config.get_config(NAME)` (the config of a file in configs/) or `default_finetune()`, and changes the fields that
+differ. Flags override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and returns the
+immutable, hashable `Config` that every other module reads; `freeze_finetune` does the same for a `FinetuneConfig`.
 
 Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
 with their comments; `checks`, the rules between fields; `convert`, to and from `ConfigDict`, mappings and JSON;
-`files`, the documented config files.
+`files`, the config files in configs/.
 """
 
 from symbert_jax.config.checks import check, problems, split_problems
@@ -37,7 +37,7 @@ from symbert_jax.config.schema import (
     OptimConfig,
     TrainConfig,
 )
-from symbert_jax.config.walk import Field, values_by_name, walk
+from symbert_jax.config.walk import Field, field_comments, values_by_name, walk
 
 __all__ = [
     "ATTENTIONS",
@@ -55,6 +55,7 @@ __all__ = [
     "check",
     "default",
     "default_finetune",
+    "field_comments",
     "find",
     "freeze",
     "freeze_finetune",

@@ -18,6 +18,7 @@ class ModelConfig:
     pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"
     # initial P in pairwise attention; normal: P ~ N(0, 1), as in the paper; identity: the same scores as symmetric
     pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
+    initializer_range: PositiveAmount = 0.02  # standard deviation of the initial weights, except for P
     layers: Size = 12  # L, transformer layers
     dim: Size = 768  # D, the width of the residual stream
     heads: Size = 12  # N, heads per layer; the head width is H = D / N
@@ -38,7 +39,8 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
-    sources: tuple[str, ...] = ()  # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib]
+    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib[+PACKAGE…]]
+    sources: tuple[str, ...] = ()
     # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
     vocab: str = "hf:google-bert/bert-base-uncased"
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text

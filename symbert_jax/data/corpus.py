@@ -65,7 +65,7 @@ class Corpus:
         return self._splits[name]
 
     def _open_split(self, name: str) -> Split:
-        folder, count = self.folder, self.manifest.rows[name]
+        folder, count = self.folder, self.manifest.row_counts[name]
         if not count:
             hint = f"raise data.validation_fraction, name another data.dir and {PREPARE_HINT}"
             raise UserError("data.dir", f"no {name} rows in {folder}", "at least one", hint)
@@ -83,7 +83,7 @@ class Corpus:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A SHA-256 that identifies the vocabulary and the rows; checkpoints record it."""
-        return fingerprint_rows(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
+        return compute_fingerprint(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
 
     def problems(self, model: ModelConfig) -> Iterator[UserError]:
         """Yields an error if the rows and the model differ in length, and one if the model has too few token ids."""
@@ -95,12 +95,12 @@ class Corpus:
             yield UserError("model.vocab_size", str(model.vocab_size), wanted)
 
     def check_row_files(self) -> None:
-        """Reads all rows and raises `UserError` if a file does not have the checksum in the manifest."""
+        """Reads all files, row files included; raises `UserError` if one does not have the checksum in the manifest."""
         check_files(self.folder, read_rows=True)
 
 
-def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
-    """Returns a SHA-256 of the vocabulary and, for each split, its length and a sample of its rows, spread evenly."""
+def compute_fingerprint(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
+    """Returns a SHA-256 of the vocabulary and, for each split, of the number of rows and an even sample of them."""
     digest = hashlib.sha256("\n".join(vocabulary).encode())
     for split in splits:
         sampled = np.unique(np.linspace(0, len(split) - 1, SAMPLED_ROWS).astype(int))
@@ -112,7 +112,7 @@ def local_copy(location: str) -> Path:
     """Returns the folder of the corpus on a local disk.
 
     A corpus in a bucket is copied to the disk once, because random access to a bucket is slow. A local folder is
-    returned unchecked; it may not exist.
+    returned unchecked, even if it does not exist.
 
     Raises:
       UserError: the path cannot be used, the bucket cannot be read, or it holds no finished corpus or a damaged one.

@@ -10,24 +10,24 @@ import numpy as np
 from symbert_jax.data.documents import Document
 from symbert_jax.data.tokenizer import Tokenizer
 
-_BATCH = 1 << 20  # characters that complete a batch: the documents that one call of the library encodes, on all cores
+_BATCH = 1 << 20  # characters that complete a batch of documents, which one call of the library encodes on all cores
 _PIECE = 1 << 12  # characters after which a document is cut at the next line end; one core encodes one piece
 
 Encoded = list[tuple[Document, np.ndarray]]  # each document with its token ids, uint16[n], the last of which is [SEP]
 
 
-def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Iterator[Encoded]:
+def encode(tokenizer: Tokenizer, documents: Iterable[Document], sep: int) -> Iterator[Encoded]:
     """Yields batches of documents with their token ids, in order. Documents without tokens are left out.
 
     One batch is encoded in the background while the caller uses the previous one. More threads would not help: the
-    library spreads a batch over all cores, and two batches at once compete for them.
+    library spreads a batch over all cores, and two batches at once would compete for them.
 
     sep: the id of [SEP].
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         running: deque[Future[Encoded]] = deque()
         for batch in group_documents(documents):
-            running.append(pool.submit(_encode_batch, encoder, batch, sep))
+            running.append(pool.submit(_encode_batch, tokenizer, batch, sep))
             if len(running) > 1:
                 yield running.popleft().result()
         while running:
@@ -48,7 +48,10 @@ def group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def split_text(text: str) -> Iterator[str]:
-    """Yields pieces of similar length, so that all cores are equally busy, cut at line ends, which no token crosses."""
+    """Yields the pieces of a text, each cut at the first line end after _PIECE characters.
+
+    Pieces of similar length keep all cores busy. No token crosses a line end, so the cuts change no token.
+    """
     start = 0
     while (end := text.find("\n", start + _PIECE)) >= 0:
         yield text[start:end]
@@ -56,9 +59,9 @@ def split_text(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _encode_batch(encoder: Tokenizer, batch: list[Document], sep: int) -> Encoded:
+def _encode_batch(tokenizer: Tokenizer, batch: list[Document], sep: int) -> Encoded:
     pieces = [list(split_text(document.text)) for document in batch]
-    encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*pieces)), add_special_tokens=False))
+    encodings = iter(tokenizer.encode_batch_fast(list(itertools.chain(*pieces)), add_special_tokens=False))
     encoded = []
     for document, its_pieces in zip(batch, pieces, strict=True):
         own_encodings = itertools.islice(encodings, len(its_pieces))

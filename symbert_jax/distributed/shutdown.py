@@ -1,7 +1,7 @@
 """How the processes of a run end together: if one is lost or fails alone, the others print one line and exit.
 
-JAX ends them too, but it prints pages of C++ messages, and if the devices do not notice a lost process, it takes
-`--lost_after` seconds. Here processes write keys to the store that process 0 serves for JAX:
+JAX ends them too, but it prints pages of C++ messages, and it takes `--lost_after` seconds if the devices do not notice
+that a process is lost. Here processes write keys to the store that process 0 serves for JAX:
 
   notice/I        Tells process I which other process ends, and why. Empty: process I itself exits in the ordinary way.
   acknowledged/I  Process I knows that the run ends, and will exit too.
@@ -29,10 +29,11 @@ from jax.errors import JaxRuntimeError
 from symbert_jax.distributed import stderr_filter
 from symbert_jax.errors import UserError
 
+# Prefixes of keys; the index of a process follows.
 NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
 PATIENCE = 5.0  # seconds within which a running process acknowledges a notice
-DAY = 86_400_000  # in milliseconds; a wait for a notice starts again after it
-AFTER_ERROR = "ended with an error; see its output"
+DAY = 86_400_000  # milliseconds after which a wait for a notice starts again
+AFTER_ERROR = "ended with an error; see its output"  # a reason in a notice
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Words in errors of connections between processes.
@@ -40,9 +41,9 @@ CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline",
 
 before_exit = contextlib.ExitStack()  # closed before a process exits without unwinding its stack
 _exiting = threading.Lock()  # acquired, and never released, by the thread that ends this process
-_watching = False
+_watching = False  # whether this process is one of several
 _own_error: UserError | None = None  # the error for which this process unwinds its stack
-_filter: subprocess.Popen | None = None  # keeps a reference, without which Python warns that it still runs
+_filter: subprocess.Popen | None = None  # without this reference, Python would warn that the filter still runs
 
 
 def watch_peers() -> None:
@@ -52,9 +53,9 @@ def watch_peers() -> None:
     listener = threading.Thread(target=_listen, daemon=True)
     listener.start()
     atexit.register(_stop_listening, listener)
-    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C
-    # function `_exit` as the handler exits instead, with the signal number, 6, as exit code. A Python handler would run
-    # too late.
+    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. So the
+    # handler of SIGABRT is the C function `_exit`, which exits with the number of the signal, 6, as exit code. A Python
+    # handler would run too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA
@@ -63,11 +64,12 @@ def watch_peers() -> None:
 
 @contextlib.contextmanager
 def exit_on_lost_peer() -> Iterator[None]:
-    """Exits after an error of JAX inside of the context, unless devices ran out of memory.
+    """Handles errors inside of the context if this process is one of several.
 
-    The error may come from a lost process, and unwinding the stack could wait for that process. After a `UserError` of
-    this process alone, unwinding could wait until the others fail as a consequence. So this process first tells them of
-    its error, so that all end with its exit code.
+    After an error of JAX, exits, unless the devices ran out of memory: the error may come from a lost process, and
+    unwinding the stack could wait for that process.
+    After a `UserError`, first records that this process failed. Unwinding may last until the others fail as a
+    consequence; they then find the record, and end with the exit code of this process.
     """
     global _own_error
     try:
@@ -149,7 +151,7 @@ def _listen() -> None:
 
 
 def _report(process: int, why: str) -> int:
-    """Prints the error for which this process ends, its own or that of `process`; returns the exit code."""
+    """Prints why this process ends, its own error or the end of `process`; returns the exit code."""
     if _own_error:
         for line in str(_own_error).splitlines():
             _print(f"error: {line}")
@@ -183,20 +185,21 @@ def _store() -> Any:
     return global_state.client
 
 
-def _set(key: str, process: int, value: str = "-") -> None:
+def _set(prefix: str, process: int, value: str = "-") -> None:
+    """Sets a key of a process. `acknowledged` and `done` need no value, so they get the default."""
     with contextlib.suppress(JaxRuntimeError):  # process 0 is lost
-        _store().key_value_set(f"{key}{process}", value, allow_overwrite=True)
+        _store().key_value_set(f"{prefix}{process}", value, allow_overwrite=True)
 
 
-def _processes(key: str) -> set[int]:
-    """Returns the processes for which the key is set."""
-    return {int(name.rsplit("/", 1)[1]) for name, _ in _store().key_value_dir_get(key)}
+def _processes(prefix: str) -> set[int]:
+    """Returns the processes of which the key with this prefix is set."""
+    return {int(key.rsplit("/", 1)[1]) for key, _ in _store().key_value_dir_get(prefix)}
 
 
 def _failed() -> dict[int, int]:
     """Returns the exit codes of the processes that failed by themselves."""
     with contextlib.suppress(JaxRuntimeError):  # process 0 is lost
-        return {int(name.rsplit("/", 1)[1]): int(code) for name, code in _store().key_value_dir_get(FAILED)}
+        return {int(key.rsplit("/", 1)[1]): int(code) for key, code in _store().key_value_dir_get(FAILED)}
     return {}
 
 
@@ -234,8 +237,9 @@ def _print(line: str) -> None:
 
 def _stop_listening(listener: threading.Thread) -> None:
     """Ends the listener at an ordinary exit: Python cannot exit while the listener waits for a notice."""
-    for key, value in ((ACKNOWLEDGED, "-"), (DONE, "-"), (NOTICE, "")):
-        _set(key, global_state.process_id, value)
+    _set(ACKNOWLEDGED, global_state.process_id)
+    _set(DONE, global_state.process_id)
+    _set(NOTICE, global_state.process_id, "")
     listener.join(PATIENCE)
 
 

@@ -12,7 +12,7 @@ from symbert_jax.model.tree import Params
 
 
 def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """Returns the standard model with the same scores.
+    """Returns the config and the parameters of the standard model with the same scores.
 
     q_t^T P q_s = q_t . (P q_s), so the key is P q: per head, Wk = Wq P^T and bk = P bq. Symmetric attention has P = I.
     """
@@ -21,7 +21,7 @@ def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
 
 
 def to_papers_form(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """Returns the model with the same attention and the parameters that the paper's code has for it."""
+    """Returns the config and the parameters of the same model in the form of the paper's code: P is a full matrix."""
     weights = find_variant(model).as_papers(params["layers"]["attention"])
     return dataclasses.replace(model, pairwise_form="full"), _with_attention(params, weights)
 

@@ -44,9 +44,9 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
-        self.query = Dense("D->NH", sizes(config), rngs)
-        self.value = Dense("D->NH", sizes(config), rngs)
-        self.output = Dense("NH->D", sizes(config), rngs)
+        self.query = Dense("D->NH", sizes(config), rngs, config.initializer_range)
+        self.value = Dense("D->NH", sizes(config), rngs, config.initializer_range)
+        self.output = Dense("NH->D", sizes(config), rngs, config.initializer_range)
 
     @abc.abstractmethod
     def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
@@ -100,7 +100,7 @@ class Standard(SelfAttention):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        self.key = Dense("D->NH", sizes(config), rngs)
+        self.key = Dense("D->NH", sizes(config), rngs, config.initializer_range)
 
     def keys(self, x: Float[Array, "B S D"], q: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
         return self.key(x)

@@ -1,6 +1,7 @@
 """BERT for masked-language modelling: the encoder and a head tied to the word table.
 
-The functions below the classes take or return parameters as nested dicts of arrays. They run under `jax.set_mesh`.
+In the functions below the classes, parameters are nested dicts of arrays. `init`, `abstract` and `logits` need the mesh
+of `jax.set_mesh`.
 """
 
 import jax
@@ -22,7 +23,7 @@ class MlmHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the tied word table and a bias per token of the vocabulary."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.dense = Dense("D->E", sizes(config), rngs)
+        self.dense = Dense("D->E", sizes(config), rngs, config.initializer_range)
         self.norm = LayerNorm(sizes(config), rngs)
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 
@@ -53,21 +54,22 @@ class Bert(Encoder):
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 
-def init(config: ModelConfig, mesh: MeshConfig, key: PRNGKeyArray) -> Params:
+def init(config: ModelConfig, mesh_config: MeshConfig, key: PRNGKeyArray) -> Params:
     """Draws parameters, each created with its sharding."""
-    return tree.init(mesh, key, Bert, config)
+    return tree.init(mesh_config, key, Bert, config)
 
 
-def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
+def abstract(config: ModelConfig, mesh_config: MeshConfig) -> Params:
     """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
-    return tree.abstract(mesh, Bert, config)
+    return tree.abstract(mesh_config, Bert, config)
 
 
-def lengthen(params: Params, length: int) -> Params:
-    """Returns the same model for rows of up to `length` tokens, which must not be fewer than before.
+def change_length(params: Params, length: int) -> Params:
+    """Returns the same model for rows of up to `length` tokens.
 
-    The learned position embeddings are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then
-    finds near neighbours everywhere but at the seams. With new embeddings, it would have to learn to find them.
+    For shorter rows, the position embeddings of their tokens are kept. For longer rows, the learned position embeddings
+    are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then finds near neighbours everywhere
+    but at the seams. With new embeddings, it would have to learn to find them.
     """
     position = params["embeddings"]["position"]
     repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]
@@ -88,7 +90,7 @@ def logits(
     """Returns the float32 logits over the vocabulary at `positions`.
 
     Args:
-      tokens: ids; T may be shorter than `config.length`.
+      tokens: ids; T may be less than `config.length`.
       token_types: sentence 0 or 1; None: all are 0.
       segments: a token sees the tokens with its own number, from 1; no token sees padding, which has 0. None: each
         token sees all.

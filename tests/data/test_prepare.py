@@ -71,6 +71,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The 35 tokens and 4 [SEP] of the distinct documents fill 6 rows of T - 2 = 6, and 3 are left."""
     config = make_config(tmp_path, ["a b", "a b", "c"], ["c x", "b " * 30, "\x01"])
     prepare.prepare(config)
     content = manifest(tmp_path)
@@ -119,7 +120,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
     """For a corpus ten times as large, no more documents are in memory at once."""
 
     def most_held(count: int) -> int:
-        """Returns the largest number of `count` documents that were read and not yet written."""
+        """Prepares `count` documents; returns the most of them that at one time were read and not yet written."""
         read, written, most = 0, 0, 0
 
         class Writer(rows.Writer):

@@ -23,7 +23,7 @@ from symbert_jax.sharding import make_mesh
 from symbert_jax.train.start import restore
 from tests.interop.ours import FIXTURES, VOCAB
 
-SOURCE = FIXTURES / "plpi" / "vanilla"
+SOURCE = FIXTURES / "plpi" / "vanilla"  # standard attention, 2 layers of width 32, 120 token ids
 TENSORS = safetensors.numpy.load_file(SOURCE / "model.safetensors")
 CONFIG = json.loads((SOURCE / "config.json").read_text())
 
@@ -60,10 +60,11 @@ def source_params():
 
 
 def without_prefix(tensors: dict) -> dict:
+    """Returns the tensors of the encoder, named as in a checkpoint of a plain encoder."""
     return {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if not name.startswith("cls.")}
 
 
-# Functions that rename or add tensors without changing the model, by the result.
+# Functions that write the tensors of the same model in another form, by this form.
 VARIANTS = {
     "current names": lambda tensors: tensors,
     "gamma and beta": lambda tensors: {
@@ -104,7 +105,7 @@ def test_import_gives_plain_encoder_a_new_head(source_params, tmp_path, capsys) 
     assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
     assert lines[1].endswith("is a plain encoder: its masked-language head is newly initialized")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], source_params["layers"])
-    assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
+    assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)  # as newly initialized
 
 
 def test_import_widens_narrow_types(tmp_path) -> None:
@@ -130,6 +131,7 @@ OLD = {"model_type": None, "plpi_affinity_function": None}  # like files from be
 )
 def test_import_completes_config_with_missing_fields(changes, source_params, tmp_path) -> None:
     source = write_source(tmp_path, TENSORS, changes)
+    # a byte order mark, too, is accepted
     (source / "config.json").write_bytes(b"\xef\xbb\xbf" + (source / "config.json").read_bytes())
     found = read_source(source)
     assert found.model.layers == 2 and type(found.model.layers) is int
@@ -194,7 +196,7 @@ def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
         ({}, {"cls.predictions.bias": np.full(120, 1e300)}, "found cls.predictions.bias with NaN, infinite or too l"),
         ({}, {"cls.predictions.bias": np.zeros(120, np.int32)}, "cls.predictions.bias of type int32, wanted floating"),
         ({}, {"cls.predictions.bias": np.zeros(120, np.complex64)}, "cls.predictions.bias of type C64"),
-        ({}, {"cls.predictions.decoder.weight": np.zeros((120, 32), np.float32)}, "wanted tied ones"),
+        ({}, {"cls.predictions.decoder.weight": np.zeros((120, 32), np.float32)}, "wanted equal tensors"),
         ({}, {"b.embeddings.word_embeddings.weight": np.zeros((9, 9), np.float32)}, "found 2 tables embeddings.word"),
     ],
 )
@@ -271,7 +273,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (lambda source: (shutil.rmtree(source), source.touch()), "source, a file, wanted the folder that holds"),
     "no folder": (
         shutil.rmtree,
-        "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME",
+        "no folder .*source.*; download a model of the hub first: hf download OWNER/NAME",
     ),
 }
 
@@ -304,7 +306,7 @@ def test_import_refuses_wrong_flags_and_writes_nothing(tmp_path) -> None:
         import_and_load(FIXTURES / "plpi" / "pairwise", tmp_path, vocab=str(VOCAB), attention="symmetric")
     for name, message in (("full", "not empty"), ("full/mine", "a file")):
         with pytest.raises(UserError, match=f"workdir: found .* which is {message}, wanted a new folder"):
-            import_(epath.Path(source), epath.Path(tmp_path / name), None, None, "")
+            import_(epath.Path(source), epath.Path(tmp_path / name), vocab=None, attention=None, text="")
     assert not (tmp_path / "workdir").exists()
 
 
@@ -327,8 +329,8 @@ def mutate(generator: random.Random, file: Path) -> None:
         del data[generator.randrange(len(data)) :]
     else:
         for _ in range(3):
-            at = min(generator.randrange(len(data)), generator.randrange(4000))  # mostly in the header of safetensors
-            data[at] = generator.randrange(256)
+            index = min(generator.randrange(len(data)), generator.randrange(4000))  # of safetensors, mostly the header
+            data[index] = generator.randrange(256)
     file.write_bytes(data)
 
 

@@ -1,4 +1,4 @@
-"""Runs the launch scripts with `fake` in place of every other program; `fake` records its calls."""
+"""Runs the launch scripts with `fake` in place of PROGRAMS and Python; `fake` records its calls."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ Calls = list[list[str]]
 
 
 class Project:
-    """A copy of launch/, with `fake` as every program. By default all slices are active and no service is running."""
+    """A copy of launch/ and its fake programs. By default all slices are active and no service is running."""
 
     def __init__(self, folder: Path):
         self.root, self.fakes, self.answers = folder / "project", folder / "bin", folder / "answers"
@@ -51,9 +51,9 @@ class Project:
         self.answer("*ExecMainStatus*", "0 0")
 
     def answer(self, pattern: str, *lines: str) -> None:
-        """Sets the exit codes and outputs of the calls that match `pattern`, one line per call.
+        """Sets the answers to the calls that match `pattern`, one line per call; further calls get the last line.
 
-        Further calls get the last line.
+        A line is an exit code, and a text to print; one that begins with ERROR goes to stderr.
         """
         (self.answers / pattern).write_text("".join(f"{line}\n" for line in lines))
 
@@ -67,11 +67,11 @@ class Project:
         return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, timeout=60)
 
     def calls(self) -> Calls:
-        """Returns the calls of fakes during the last `run`."""
+        """Returns the calls of fake programs during the last `run`, each as a list of words."""
         return [call.split("\x1f")[:-1] for call in self.record.read_text().split("\x1e")[:-1]]
 
     def steps(self) -> list[str]:
-        """Returns one word for each call of the last `run`."""
+        """Returns a word for each call of the last `run`: the first of `words` that the call contains."""
         words = ("create", "delete", "list-instances", "describe", "archive", "scp", "install", "start", "sleep")
         return [next(word for word in words if word in " ".join(call)) for call in self.calls()]
 
@@ -85,6 +85,6 @@ TRAIN = "-m symbert_jax pretrain --config=configs/base.py --workdir=gs://b/run -
 
 
 def launch(project: Project, script: str, verb: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    """Runs a verb of a launch script with FLAG."""
+    """Runs a verb of a launch script with FLAG, for a preemptible slice."""
     image = "registry/image" if script in ("gke", "xpk") else ""
     return project.run(f"launch/{script}.sh", verb, *arguments, "--", FLAG, **{"SPOT": "1", "IMAGE": image} | variables)

@@ -21,8 +21,8 @@ from tests.conftest import configure, init_params_numpy, make_batch
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
 
 
-def plpi(attention):
-    """Returns config, parameters and recorded outputs of a tiny model of the paper's code, as `import` reads them."""
+def load_plpi(attention):
+    """Returns config and parameters of a tiny model of the paper's code, read as by `import`, and recorded outputs."""
     source = epath.Path(FIXTURES / AFFINITY[attention])
     found = folder.read(source)
     config = to_model(found.config, str(source))
@@ -34,6 +34,7 @@ def plpi(attention):
 
 
 def all_logits(config, params, expected):
+    """Returns the logits at all positions of the recorded inputs."""
     tokens = jnp.asarray(expected["input_ids"])
     return bert.logits(
         config,
@@ -47,7 +48,7 @@ def all_logits(config, params, expected):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
-    config, params, expected = plpi(attention)
+    config, params, expected = load_plpi(attention)
     labels = jnp.asarray(expected["labels"])
 
     def loss(params):
@@ -56,8 +57,8 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
         return -jnp.sum(jnp.where(targets, jax.nn.log_softmax(logits), 0)) / jnp.sum(labels >= 0), logits
 
     (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    real = expected["attention_mask"] == 1  # the logits of padding are undefined
-    np.testing.assert_allclose(np.asarray(logits)[real], expected["logits"][real], atol=1e-5)
+    is_real = expected["attention_mask"] == 1  # the logits of padding are undefined
+    np.testing.assert_allclose(np.asarray(logits)[is_real], expected["logits"][is_real], atol=1e-5)
     np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
     wanted = {name.removeprefix("grad/"): expected[name] for name in expected.files if name.startswith("grad/")}
     found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention"])
@@ -86,11 +87,11 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_probabilities_equal_the_papers_code(attention, mesh):
-    config, params, expected = plpi(attention)
+    config, params, expected = load_plpi(attention)
     model = bert.module(config, params)
-    first = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
+    first_layer = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
     x = model.embeddings(jnp.asarray(expected["input_ids"]), jnp.asarray(expected["token_type_ids"]))
-    found = probabilities(*first.attention.query_key(x), jnp.asarray(expected["attention_mask"]))
+    found = probabilities(*first_layer.attention.query_key(x), jnp.asarray(expected["attention_mask"]))
     np.testing.assert_allclose(found, expected["attention_0"], atol=1e-6)
 
 
@@ -119,7 +120,7 @@ BASE, SMALL = ModelConfig(), ModelConfig(layers=4, dim=512, heads=8, mlp_dim=204
 
 
 @pytest.mark.parametrize(
-    ("shape", "attention", "form", "wanted"),
+    ("model", "attention", "form", "wanted"),
     [
         (BASE, "standard", "full", 109_514_298),
         (BASE, "symmetric", "full", 102_427_194),
@@ -130,8 +131,8 @@ BASE, SMALL = ModelConfig(), ModelConfig(layers=4, dim=512, heads=8, mlp_dim=204
         (SMALL, "pairwise", "full", 27_875_642),
     ],
 )
-def test_parameter_counts_are_exact(shape, attention, form, wanted):
-    assert bert.size(dataclasses.replace(shape, attention=attention, pairwise_form=form)) == wanted
+def test_parameter_counts_are_exact(model, attention, form, wanted):
+    assert bert.size(dataclasses.replace(model, attention=attention, pairwise_form=form)) == wanted
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,8 @@ def tokens():
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(config, params, tokens, key=None):
-    return bert.logits(config.model, params, tokens, tokens[:, :5] % tokens.shape[1], key=key)
+    positions = tokens[:, :5] % tokens.shape[1]  # any positions do
+    return bert.logits(config.model, params, tokens, positions, key=key)
 
 
 def test_scan_and_remat_change_nothing(mesh, tokens):
@@ -183,13 +185,13 @@ def test_padding_never_leaks(mesh, tokens, attention):
     """The gradient of the logits of real tokens with respect to padded positions is exactly 0."""
     config = configure(model={"attention": attention})
     params = init_params_numpy(config.model)
-    padded = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)
+    segments = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)  # 11 real tokens, 5 of padding
 
     def real_logits(x):
         model = bert.module(config.model, params)
         for i in range(config.model.layers):
             weights = jax.tree.map(lambda leaf: leaf[i], params["layers"])  # noqa: B023
-            x = bert.module(config.model, params | {"layers": weights}).layers(x, padded)
+            x = bert.module(config.model, params | {"layers": weights}).layers(x, segments)
         return model.predict(x, jnp.broadcast_to(jnp.arange(11), (3, 11)), model.embeddings.table()).sum()
 
     x = bert.module(config.model, params).embeddings(tokens)
@@ -221,12 +223,16 @@ def test_bfloat16_stays_near_float32(mesh, tokens):
 
 def test_initial_parameters_are_the_papers():
     config = configure(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
+    wider = configure(model=dataclasses.asdict(config.model) | {"initializer_range": 0.06})
     with jax.set_mesh(make_mesh(MeshConfig())):
         params = bert.init(config.model, MeshConfig(), jax.random.key(0))
-    kernels = [params["embeddings"]["word"], params["layers"]["mlp"]["up"]["kernel"]]
-    for kernel in kernels:
+        wider_params = bert.init(wider.model, MeshConfig(), jax.random.key(0))
+    for path in (("embeddings", "word"), ("layers", "mlp", "up", "kernel"), ("layers", "attention", "query", "kernel")):
+        kernel, wider_kernel = (functools.reduce(dict.__getitem__, path, tree) for tree in (params, wider_params))
         assert np.std(kernel) == pytest.approx(0.02, rel=0.02)
         assert np.abs(kernel).max() > 0.06, "a truncated normal ends at 0.04"
+        np.testing.assert_allclose(wider_kernel, 3 * kernel, rtol=1e-5)
+    np.testing.assert_array_equal(wider_params["layers"]["attention"]["pair"], params["layers"]["attention"]["pair"])
     pair = np.asarray(params["layers"]["attention"]["pair"])
     assert pair.mean() == pytest.approx(0, abs=0.02) and np.std(pair) == pytest.approx(1, rel=0.02)
     assert np.abs(pair[0] - pair[1]).max() > 1, "layers have different initial values"

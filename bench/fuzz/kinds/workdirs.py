@@ -34,7 +34,7 @@ from symbert_jax.train import start
 class Workdirs(Kind):
     """config.json, vocab.txt and metrics.jsonl of a run."""
 
-    examples = 12
+    suite_attempts = 12
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
@@ -53,7 +53,7 @@ class Workdirs(Kind):
                 command("finetune", "--config=glue.py", "--workdir=out", history=history)
             case 2 | 3:
                 history.append("metrics.Metrics: a run continues")
-                metrics.Metrics(workdir, 20, "").close()
+                metrics.Metrics(workdir, step=20, wandb="").close()
             case 4 | 5:
                 history.append("config.read")
                 configs.read(workdir)
@@ -61,7 +61,7 @@ class Workdirs(Kind):
                 command("fill", "--checkpoint=run", "the [MASK]", history=history)
             case 7:
                 history.append("export.read")
-                export.read(workdir, None)
+                export.read(workdir, step=None)
             case _:
                 history.append("compare: read_run and table_cells")
                 run = read_run(workdir, "run")
@@ -71,7 +71,7 @@ class Workdirs(Kind):
 class ReferenceCurves(Kind):
     """The curves that `--reference` of `compare` names, with a run of another length."""
 
-    examples = 15
+    suite_attempts = 15
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
@@ -86,23 +86,32 @@ class ReferenceCurves(Kind):
 
 
 class Trials(Kind):
-    """trials.jsonl and models of a workdir of `finetune`."""
+    """The trials.jsonl and a model of a workdir of `finetune`; one of them is changed."""
 
-    examples = 20
+    suite_attempts = 20
 
     def make(self, folder: Path) -> None:
-        trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
+        trial = trials.Trial(
+            checkpoint="0" * 64,
+            data="1" * 64,
+            task="rte",
+            batch_size=16,
+            learning_rate=1e-5,
+            seed=0,
+            protocol='{"epochs": 5}',
+        )
         log = trials.TrialLog(epath.Path(folder), is_writer=True)
         for seed in range(4):
             seeded = dataclasses.replace(trial, seed=seed)
-            log.add([trials.TrialResult(seeded, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
+            scores = {"validation": {"accuracy": 0.5 + seed / 10}}
+            log.add([trials.TrialResult(seeded, scores, collapsed=False, epoch=2, seconds=1.5)])
         config = configs.read(epath.Path(PRETRAINED))
-        facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
+        description = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"
         model.mkdir()
-        (model / saved.DESCRIPTION).write_text(json.dumps(facts))
+        (model / saved.DESCRIPTION).write_text(json.dumps(description))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
-        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
+        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, step=40)[0])
 
     def reset(self) -> None:
         self.changes_model = True
@@ -116,7 +125,7 @@ class Trials(Kind):
         if self.changes_model:
             history.append("export.read of a saved model")
             max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` compares scores
-            export.read(epath.Path(folder) / "model", None)
+            export.read(epath.Path(folder) / "model", step=None)
             return
         log = trials.TrialLog(epath.Path(folder), is_writer=random.random() < 0.5)
         max(log.results.values(), key=lambda result: result.score, default=None)
@@ -124,37 +133,37 @@ class Trials(Kind):
 
 
 class CheckpointFiles(Kind):
-    """The files of a checkpoint, as `fill` and a run that continues read them."""
+    """The files of a checkpoint, which `fill` and a run that continues read."""
 
-    examples = 10
+    suite_attempts = 10
 
     def reset(self) -> None:
-        self.step: list[str] = []
+        self.step_flag: list[str] = []  # empty: none
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
         shutil.copytree(folder / "run" / "checkpoints" / "40", folder / "run" / "checkpoints" / "20")
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        self.step = random.choice(([], [], ["--step=40"], ["--step=20"], ["--step=50"]))
-        step = folder / "run" / "checkpoints" / random.choice(("20", "40", "40"))
+        self.step_flag = random.choice(([], [], ["--step=40"], ["--step=20"], ["--step=50"]))
+        checkpoint = folder / "run" / "checkpoints" / random.choice(("20", "40", "40"))
         match random.randrange(8):
             case 0:
-                gone = random.choice([path for path in sorted(step.rglob("*")) if path.is_dir()])
-                shutil.rmtree(gone)
-                return [f"{gone.relative_to(folder)} removed"]
+                removed = random.choice([path for path in sorted(checkpoint.rglob("*")) if path.is_dir()])
+                shutil.rmtree(removed)
+                return [f"{removed.relative_to(folder)} removed"]
             case 1:
                 name = random.choice(("50", "x", "40.orbax-checkpoint-tmp-1", "-1", "007", "9" * 30, "\u0663", "40 "))
-                (step.parent / name).mkdir()
+                (checkpoint.parent / name).mkdir()
                 return [f"an empty folder {name}"]
             case 2:
-                (step.parent / random.choice(("50", "x"))).write_text("x")
-                return ["a file among the steps"]
-        return change_folder(random, step)
+                (checkpoint.parent / random.choice(("50", "x"))).write_text("x")
+                return ["a file among the checkpoints"]
+        return change_folder(random, checkpoint)
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if random.random() < 0.6:
-            command("fill", "--checkpoint=run", *self.step, "the [MASK]", history=history)
+            command("fill", "--checkpoint=run", *self.step_flag, "the [MASK]", history=history)
             return
         history.append("start.restore")
         config = configs.read(epath.Path(PRETRAINED))
@@ -164,9 +173,9 @@ class CheckpointFiles(Kind):
 
 
 class CorpusFiles(Kind):
-    """The files of a corpus, as `doctor` and the training stream read them."""
+    """The files of a corpus, which `doctor` and the training stream read."""
 
-    examples = 12
+    suite_attempts = 12
 
     def make(self, folder: Path) -> None:
         write_corpus(folder)

@@ -1,4 +1,4 @@
-"""Prepared datasets of both formats are found and read; each damage is one error."""
+"""Prepared datasets of TFRecord and ArrayRecord files are found and read; each damage is one error."""
 
 import gzip
 import shutil
@@ -53,15 +53,18 @@ def test_both_formats_are_read_from_a_bucket(tmp_path: Path, data_dir: Path, buc
 
 
 def cut_record(content: bytes) -> bytes:
+    """Ends the file within its last record."""
     return content[:-10]
 
 
 def cut_header(content: bytes) -> bytes:
+    """Ends the file within the header of its second record. A header has 12 bytes, a checksum after a record 4."""
     (length,) = struct.unpack("<Q", content[:8])
     return content[: 12 + length + 4 + 7]
 
 
 def flip_length(content: bytes) -> bytes:
+    """Flips a bit in the length of the first record."""
     return bytes([content[0] ^ 1]) + content[1:]
 
 
@@ -115,7 +118,7 @@ def test_damaged_array_record_or_description_is_named(tmp_path: Path, data_dir: 
 
 
 def test_missing_record_file_or_split_is_named(data_dir: Path) -> None:
-    path = write_tf_records(data_dir / "1.0.0", TEXTS, counted=4)
+    path = write_tf_records(data_dir / "1.0.0", TEXTS, claimed=4)
     with pytest.raises(UserError, match=r"found 3 records in .*tfrecord.*, wanted 4, as its dataset says"):
         read(f"tfds:{data_dir}")
     path.unlink()
