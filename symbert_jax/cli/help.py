@@ -86,5 +86,6 @@ def _field(field: configs.Field) -> str:
 def _row(head: str, text: str, column: int) -> str:
     """Returns `head` and the text, wrapped and indented to `column`; a long head has a line of its own."""
     indent = " " * column
+    # Flags and values contain hyphens, too.
     wrapped = textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
     return f"{head}\n{wrapped}" if len(head) > column - 2 else head + wrapped[len(head) :]
