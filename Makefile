@@ -16,7 +16,7 @@ demo: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 demo: $(VENV)/run.stamp
 	@echo "1/3  Make a corpus of the documentation of Python and four of its packages: about a minute."
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
-	@echo "2/3  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 7 minutes for two on 2 cores."
+	@echo "2/3  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 8 minutes for two on 2 cores."
 	@$(MAKE) --no-print-directory --jobs $(ATTENTIONS:%=demo-%)
 	@echo "3/3  Compare them."
 	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) \
