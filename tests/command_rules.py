@@ -176,7 +176,7 @@ SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,
-    rf"make demo: {SYMBERT} .*": parse,
+    rf"make demo(-bert)?: {SYMBERT} .*": parse,
     r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
     rf"make bench: {SYMBERT} .*": parse,
     rf"docs/first_run.md: {SYMBERT} (pretrain|fill|compare .*runs/python_docs/).*": parse,
