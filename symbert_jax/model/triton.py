@@ -227,7 +227,8 @@ def _forward_kernel(
     out, total, largest = jax.lax.fori_loop(0, num_keys // size, step, start)
     out *= (_dropout_scale(states_ref, dropout_rate) / total)[:, None]
     out_ref[...] = out.astype(out_ref.dtype)
-    log_sums_ref[...] = largest + jnp.log2(total)
+    # A query that sees no token, in a row of padding alone, gets the mean of the values and has no gradients.
+    log_sums_ref[...] = jnp.where(largest > MASKED, largest + jnp.log2(total), jnp.inf)
 
 
 def _keys_kernel(
