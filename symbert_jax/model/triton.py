@@ -208,12 +208,12 @@ def _forward_kernel(
 ) -> None:
     """Computes the output of a tile of queries over tiles of `size` keys, and the logarithms of the denominators."""
     num_queries, num_keys = len(q_ref), len(k_ref)
-    queries = pl.ds(pl.program_id(0) * num_queries, num_queries)
+    queries = pl.Slice(pl.program_id(0) * num_queries, num_queries)
     q, query_segments = q_ref[...], _query_segments(segments_ref, queries)
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         out, total, previous = carry
-        keys = pl.ds(i * size, size)
+        keys = pl.Slice(i * size, size)
         scores = _scores(q, k_ref[keys, :], query_segments, _key_segments(segments_ref, keys))
         largest = jnp.maximum(previous, scores.max(axis=1))
         weights, shrinkage = jnp.exp2(scores - largest[:, None]), jnp.exp2(previous - largest)
@@ -252,12 +252,12 @@ def _keys_kernel(
     which a GPU takes from registers.
     """
     num_queries, num_keys = len(q_ref), len(k_ref)
-    keys = pl.ds(pl.program_id(0) * num_keys, num_keys)
+    keys = pl.Slice(pl.program_id(0) * num_keys, num_keys)
     k, v, key_segments = k_ref[...], v_ref[...], _key_segments(segments_ref, keys)
 
     def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         dk, dv = carry
-        queries = pl.ds(i * size, size)
+        queries = pl.Slice(i * size, size)
         q, dout = q_ref[queries, :], dout_ref[queries, :]
         scores = _scores(k, q, key_segments, _query_segments(segments_ref, queries))
         weights = jnp.exp2(scores - log_sums_ref[queries][None, :])
@@ -290,12 +290,12 @@ def _queries_kernel(
 ) -> None:
     """Computes the gradient of a tile of queries over tiles of `size` keys."""
     num_queries, num_keys = len(q_ref), len(k_ref)
-    queries = pl.ds(pl.program_id(0) * num_queries, num_queries)
+    queries = pl.Slice(pl.program_id(0) * num_queries, num_queries)
     q, dout, query_segments = q_ref[...], dout_ref[...], _query_segments(segments_ref, queries)
     log_sums, dots = log_sums_ref[...], dots_ref[...]
 
     def step(i: Array, dq: Array) -> Array:
-        keys = pl.ds(i * size, size)
+        keys = pl.Slice(i * size, size)
         k, v = k_ref[keys, :], v_ref[keys, :]
         weights = jnp.exp2(_scores(q, k, query_segments, _key_segments(segments_ref, keys)) - log_sums[:, None])
         kept = _kept(states_ref, _positions(queries)[:, None], _positions(keys)[None, :], num_keys, dropout_rate)
@@ -331,7 +331,7 @@ def _key_segments(segments_ref: Ref | None, keys: pl.Slice) -> Int[Array, " S"] 
 
 
 def _positions(tokens: pl.Slice) -> UInt32[Array, " T"]:
-    return jnp.asarray(tokens.start, jnp.uint32) + jax.lax.iota(jnp.uint32, tokens.size)
+    return jnp.asarray(tokens.start, jnp.uint32) + jax.lax.iota(jnp.uint32, int(tokens.size))
 
 
 def _kept(
