@@ -34,8 +34,8 @@ DROPOUT_RATE = 0.1
 RUNS = 10  # of a program between two readings of the clock
 TILINGS = {
     "64": Tiling(Tile(64, 64), keys=Tile(64, 64), queries=Tile(64, 64)),
-    "128, 8 warps": Tiling(Tile(128, 64, warps=8), keys=Tile(64, 128, warps=8), queries=Tile(128, 64, warps=8)),
-    "128, 4 warps": Tiling(Tile(128, 32), keys=Tile(32, 128), queries=Tile(128, 32)),
+    "64, smaller backward": Tiling(Tile(64, 64), keys=Tile(queries=32, keys=64), queries=Tile(64, 32)),
+    "128, 8 warps": Tiling(Tile(128, 64, 8), keys=Tile(queries=64, keys=128, warps=8), queries=Tile(128, 64, 8)),
 }
 TINY_TILINGS = {"32": Tiling(Tile(32, 32), keys=Tile(32, 32), queries=Tile(32, 32))}
 
@@ -137,12 +137,12 @@ def checked_cases(tiny: bool) -> list[Case]:
 
 def timed_cases(tiny: bool) -> list[Case]:
     shapes = [(2, 64, 2, 32)] if tiny else [(32, 512, 12, 64), (8, 2048, 12, 64)]
-    tilings = TINY_TILINGS if tiny else {"default": None} | TILINGS
+    tilings = list((TINY_TILINGS if tiny else TILINGS).values())
     contenders = [
         *(("xla", rate, None) for rate in (0.0, DROPOUT_RATE)),
         *([] if tiny else [("cudnn", 0.0, None)]),
-        ("triton", 0.0, next(iter(tilings.values()))),
-        *(("triton", DROPOUT_RATE, tiling) for tiling in tilings.values()),
+        ("triton", 0.0, tilings[0]),
+        *(("triton", DROPOUT_RATE, tiling) for tiling in tilings),
     ]
     return [
         Case(kernel, *shape, dropout_rate=rate, tiling=tiling, has_segments=False, is_forward=is_forward)

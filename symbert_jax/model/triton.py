@@ -14,6 +14,7 @@ Logarithms and exponentials have base 2, which a GPU computes faster.
 import dataclasses
 import functools
 import math
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from symbert_jax.model.layers import is_kept, mix
 
-MASKED = -1e30  # the score of a token that is not visible; finite, so that no difference of scores is NaN
+MASKED = -1e30  # q . k of a token that is not visible; finite, so that no difference is NaN
 
 Ref = Any  # an array in the memory of the GPU
 Operand = tuple[Any, pl.BlockSpec | None]  # an array, or for an output its shape, and the part that a program gets
@@ -55,13 +56,19 @@ class Tiling:
     queries: Tile  # of the gradient of the queries
 
 
-NARROW = Tiling(Tile(128, 64), keys=Tile(queries=64, keys=128, warps=8), queries=Tile(128, 64, warps=8))
-WIDE = Tiling(Tile(64, 32), keys=Tile(queries=32, keys=64), queries=Tile(64, 32))
+# Tiles by the largest number of bytes in the vector of a token. They fit in the registers of an H100 and in 99 KB of
+# shared memory, as in a GeForce RTX 30. Most of the work are instructions for single probabilities. So the tiles are
+# small: two or three programs share a multiprocessor, and one computes while another waits for its matrix product.
+TILINGS = {
+    128: Tiling(Tile(64, 64), keys=Tile(64, 64), queries=Tile(64, 64)),
+    256: Tiling(Tile(64, 32), keys=Tile(queries=32, keys=64), queries=Tile(64, 32)),
+    512: Tiling(*[Tile(32, 32, stages=2)] * 3),
+}
 
 
 def choose_tiling(width: int, dtype: jnp.dtype) -> Tiling:
-    """Returns tiles for heads of this width."""
-    return NARROW if width * dtype.itemsize <= 128 else WIDE
+    """Returns tiles for heads of this width, at most 128."""
+    return TILINGS[min(size for size in TILINGS if width * dtype.itemsize <= size)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
@@ -98,7 +105,7 @@ def _forward(
     tile = tiling.forward.fit(length)
     log_sums_type = jax.ShapeDtypeStruct((len(q), heads, length), jnp.float32)
     out, log_sums = _call(
-        functools.partial(_forward_kernel, dropout_rate=dropout_rate, size=tile.keys),
+        functools.partial(_forward_kernel, dropout_rate=dropout_rate, size=tile.keys, interpret=interpret),
         (_rows(q, tile.queries), _rows(k), _rows(v), _segments(segments), _states(states)),
         (_rows(_type(v), tile.queries), _numbers(log_sums_type, tile.queries)),
         grid=(length // tile.queries, heads, len(q)),
@@ -120,7 +127,7 @@ def _backward(
 
     tile = tiling.keys.fit(length)
     dk, dv = _call(
-        functools.partial(_keys_kernel, dropout_rate=dropout_rate, size=tile.queries),
+        functools.partial(_keys_kernel, dropout_rate=dropout_rate, size=tile.queries, interpret=interpret),
         (
             *(_rows(q), _rows(k, tile.keys), _rows(v, tile.keys), _segments(segments), _states(states)),
             *(_rows(dout), _numbers(log_sums), _numbers(dots)),
@@ -132,7 +139,7 @@ def _backward(
     )
     tile = tiling.queries.fit(length)
     (dq,) = _call(
-        functools.partial(_queries_kernel, dropout_rate=dropout_rate, size=tile.keys),
+        functools.partial(_queries_kernel, dropout_rate=dropout_rate, size=tile.keys, interpret=interpret),
         (
             *(_rows(q, tile.queries), _rows(k), _rows(v), _segments(segments), _states(states)),
             *(_rows(dout, tile.queries), _numbers(log_sums, tile.queries), _numbers(dots, tile.queries)),
@@ -205,21 +212,25 @@ def _forward_kernel(
     *,
     dropout_rate: float,
     size: int,
+    interpret: bool,
 ) -> None:
     """Computes the output of a tile of queries over tiles of `size` keys, and the logarithms of the denominators."""
-    num_queries, num_keys = len(q_ref), len(k_ref)
+    num_queries, num_keys, scale = len(q_ref), len(k_ref), _score_scale(q_ref)
     queries = pl.Slice(pl.program_id(0) * num_queries, num_queries)
     q, query_segments = q_ref[...], _query_segments(segments_ref, queries)
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         out, total, previous = carry
         keys = pl.Slice(i * size, size)
-        scores = _scores(q, k_ref[keys, :], query_segments, _key_segments(segments_ref, keys))
-        largest = jnp.maximum(previous, scores.max(axis=1))
-        weights, shrinkage = jnp.exp2(scores - largest[:, None]), jnp.exp2(previous - largest)
+        products = _products(q, k_ref[keys, :], query_segments, _key_segments(segments_ref, keys))
+        largest = jnp.maximum(previous, products.max(axis=1))
+        weights, shrinkage = (
+            _exp2(products, scale, -scale * largest[:, None], interpret),
+            jnp.exp2(scale * (previous - largest)),
+        )
         total = total * shrinkage + weights.sum(axis=1)
         kept = _kept(states_ref, _positions(queries)[:, None], _positions(keys)[None, :], num_keys, dropout_rate)
-        weights = _zero_unless(kept, weights).astype(v_ref.dtype)
+        weights = _drop(weights, kept).astype(v_ref.dtype)
         return out * shrinkage[:, None] + triton.dot(weights, v_ref[keys, :]), total, largest
 
     zeros = jnp.zeros(num_queries, jnp.float32)
@@ -228,7 +239,7 @@ def _forward_kernel(
     out *= (_dropout_scale(states_ref, dropout_rate) / total)[:, None]
     out_ref[...] = out.astype(out_ref.dtype)
     # A query that sees no token, in a row of padding alone, gets the mean of the values and has no gradients.
-    log_sums_ref[...] = jnp.where(largest > MASKED, largest + jnp.log2(total), jnp.inf)
+    log_sums_ref[...] = jnp.where(largest > MASKED, scale * largest + jnp.log2(total), jnp.inf)
 
 
 def _keys_kernel(
@@ -245,13 +256,14 @@ def _keys_kernel(
     *,
     dropout_rate: float,
     size: int,
+    interpret: bool,
 ) -> None:
     """Computes the gradients of a tile of keys and values over tiles of `size` queries.
 
     The scores are transposed, [keys, queries], so that they are the left operand of the products for both gradients,
     which a GPU takes from registers.
     """
-    num_queries, num_keys = len(q_ref), len(k_ref)
+    num_queries, num_keys, scale = len(q_ref), len(k_ref), _score_scale(q_ref)
     keys = pl.Slice(pl.program_id(0) * num_keys, num_keys)
     k, v, key_segments = k_ref[...], v_ref[...], _key_segments(segments_ref, keys)
 
@@ -259,19 +271,19 @@ def _keys_kernel(
         dk, dv = carry
         queries = pl.Slice(i * size, size)
         q, dout = q_ref[queries, :], dout_ref[queries, :]
-        scores = _scores(k, q, key_segments, _query_segments(segments_ref, queries))
-        weights = jnp.exp2(scores - log_sums_ref[queries][None, :])
+        products = _products(k, q, key_segments, _query_segments(segments_ref, queries))
+        weights = _exp2(products, scale, -log_sums_ref[queries][None, :], interpret)
         kept = _kept(states_ref, _positions(queries)[None, :], _positions(keys)[:, None], num_queries, dropout_rate)
-        dv += triton.dot(_zero_unless(kept, weights).astype(dout.dtype), dout)
-        dweights = _zero_unless(kept, triton.dot(v, dout.T))
+        dv += triton.dot(_drop(weights, kept).astype(dout.dtype), dout)
+        dweights = _drop(triton.dot(v, dout.T), kept)
         dscores = weights * (dweights - dots_ref[queries][None, :])
         return dk + triton.dot(dscores.astype(q.dtype), q), dv
 
     start = jnp.zeros(dk_ref.shape, jnp.float32), jnp.zeros(dv_ref.shape, jnp.float32)
     dk, dv = jax.lax.fori_loop(0, num_queries // size, step, start)
-    scale = _dropout_scale(states_ref, dropout_rate)
-    dk_ref[...] = (dk * (scale * k_ref.shape[1] ** -0.5)).astype(dk_ref.dtype)
-    dv_ref[...] = (dv * scale).astype(dv_ref.dtype)
+    dropout_scale = _dropout_scale(states_ref, dropout_rate)
+    dk_ref[...] = (dk * (dropout_scale * k_ref.shape[1] ** -0.5)).astype(dk_ref.dtype)
+    dv_ref[...] = (dv * dropout_scale).astype(dv_ref.dtype)
 
 
 def _queries_kernel(
@@ -287,9 +299,10 @@ def _queries_kernel(
     *,
     dropout_rate: float,
     size: int,
+    interpret: bool,
 ) -> None:
     """Computes the gradient of a tile of queries over tiles of `size` keys."""
-    num_queries, num_keys = len(q_ref), len(k_ref)
+    num_queries, num_keys, scale = len(q_ref), len(k_ref), _score_scale(q_ref)
     queries = pl.Slice(pl.program_id(0) * num_queries, num_queries)
     q, dout, query_segments = q_ref[...], dout_ref[...], _query_segments(segments_ref, queries)
     log_sums, dots = log_sums_ref[...], dots_ref[...]
@@ -297,28 +310,50 @@ def _queries_kernel(
     def step(i: Array, dq: Array) -> Array:
         keys = pl.Slice(i * size, size)
         k, v = k_ref[keys, :], v_ref[keys, :]
-        weights = jnp.exp2(_scores(q, k, query_segments, _key_segments(segments_ref, keys)) - log_sums[:, None])
+        products = _products(q, k, query_segments, _key_segments(segments_ref, keys))
+        weights = _exp2(products, scale, -log_sums[:, None], interpret)
         kept = _kept(states_ref, _positions(queries)[:, None], _positions(keys)[None, :], num_keys, dropout_rate)
-        dweights = _zero_unless(kept, triton.dot(dout, v.T))
+        dweights = triton.dot(dout, v.T)
+        if kept is not None:
+            dweights = jnp.where(kept, dweights, 0.0)  # faster here than a product, which takes more registers
         dscores = weights * (dweights - dots[:, None])
         return dq + triton.dot(dscores.astype(k.dtype), k)
 
     dq = jax.lax.fori_loop(0, num_keys // size, step, jnp.zeros(dq_ref.shape, jnp.float32))
-    scale = _dropout_scale(states_ref, dropout_rate) * q_ref.shape[1] ** -0.5
-    dq_ref[...] = (dq * scale).astype(dq_ref.dtype)
+    dropout_scale = _dropout_scale(states_ref, dropout_rate)
+    dq_ref[...] = (dq * (dropout_scale * q_ref.shape[1] ** -0.5)).astype(dq_ref.dtype)
 
 
-def _scores(
+def _products(
     x: Float[Array, "m Q"],
     y: Float[Array, "n Q"],
     x_segments: Int[Array, " m"] | None,
     y_segments: Int[Array, " n"] | None,
 ) -> Float[Array, "m n"]:
-    """Returns x . y / sqrt(Q) as logarithms of base 2; tokens of different segments have the score `MASKED`."""
-    scores = triton.dot(x, y.T) * (x.shape[1] ** -0.5 * math.log2(math.e))
+    """Returns x . y for tokens of the same segment, and `MASKED` for others."""
+    products = triton.dot(x, y.T)
     if x_segments is None or y_segments is None:
-        return scores
-    return jnp.where(x_segments[:, None] == y_segments[None, :], scores, MASKED)
+        return products
+    return jnp.where(x_segments[:, None] == y_segments[None, :], products, MASKED)
+
+
+def _exp2(x: Float[Array, "m n"], scale: float, offset: Float[Array, "..."], interpret: bool) -> Float[Array, "m n"]:
+    """Returns 2 ** (scale x + offset), for an offset that broadcasts.
+
+    On a GPU, these are two instructions instead of six: Triton would not fuse the product and the sum, and would add
+    three instructions for results below 2 ** -126, which are 0 here.
+    """
+    if interpret:
+        return jnp.exp2(scale * x + offset)
+    constant = struct.pack(">f", scale).hex().upper()
+    (y,) = triton.elementwise_inline_asm(
+        f"{{ .reg .f32 t; fma.rn.f32 t, $1, 0f{constant}, $2; ex2.approx.ftz.f32 $0, t; }}",
+        args=[x, jnp.broadcast_to(offset, x.shape)],
+        constraints="=f,f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+    )
+    return y
 
 
 def _query_segments(segments_ref: Ref | None, queries: pl.Slice) -> Int[Array, " T"] | None:
@@ -351,8 +386,14 @@ def _kept(
     return is_kept(mix((first + queries * (step * np.uint32(num_keys))) + keys * step), dropout_rate)
 
 
-def _zero_unless(kept: Bool[Array, "..."] | None, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return x if kept is None else jnp.where(kept, x, 0.0)
+def _drop(x: Float[Array, "..."], kept: Bool[Array, "..."] | None) -> Float[Array, "..."]:
+    """Returns 0 where dropout keeps nothing, as a product: a selection costs more before a conversion to bfloat16."""
+    return x if kept is None else x * kept.astype(x.dtype)
+
+
+def _score_scale(q_ref: Ref) -> float:
+    """Returns the factor from q . k to the logarithm of base 2 of the softmax's numerator."""
+    return q_ref.shape[1] ** -0.5 * math.log2(math.e)
 
 
 def _dropout_scale(states: Any, dropout_rate: float) -> float:
