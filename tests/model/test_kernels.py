@@ -125,13 +125,13 @@ def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_
 
 
 def test_triton_drops_the_same_probabilities_as_xla(mesh_4x2) -> None:
-    """With equal scores and the identity as values, the output is the mask, scaled."""
-    zeros = jnp.zeros((4, 64, 2, 64), out_sharding=spec("BTNH"))
-    identity = jnp.broadcast_to(jnp.eye(64)[:, None], zeros.shape, out_sharding=spec("BTNH"))
+    """With equal scores and the identity as values, the output is the mask, scaled; float32 has no exp of the scores."""
+    fives = jnp.full((4, 64, 2, 64), 5.0, out_sharding=spec("BTNH"))
+    identity = jnp.broadcast_to(jnp.eye(64)[:, None], fives.shape, out_sharding=spec("BTNH"))
 
     def mask(kernel):
         kernel = functools.partial(kernel, segments=None, dropout_rate=0.1, key=jax.random.key(1))
-        return np.asarray(jax.jit(kernel)(zeros, zeros, identity) > 0)
+        return np.asarray(jax.jit(kernel)(fives, fives, identity) > 0)
 
     found = mask(functools.partial(kernels.triton, tiling=SMALL_TILES, interpret=True))
     np.testing.assert_array_equal(found, mask(kernels.xla))
