@@ -28,7 +28,7 @@ from bench.record import record
 from symbert_jax.config import MeshConfig
 from symbert_jax.model import kernels
 from symbert_jax.model.triton import Tile, Tiling
-from symbert_jax.sharding import make_mesh, spec
+from symbert_jax.sharding import device, make_mesh, spec
 
 DROPOUT_RATE = 0.1
 RUNS = 10  # of a program between two readings of the clock
@@ -64,7 +64,7 @@ class Case:
             case "cudnn":
                 return kernels.cudnn(q, k, v, segments)
             case "triton":
-                interpret = jax.default_backend() != "gpu"
+                interpret = device().platform != "gpu"
                 arguments = (q, k, v, segments, self.dropout_rate, key)
                 return kernels.triton(*arguments, interpret=interpret, tiling=self.tiling)
 
