@@ -105,6 +105,11 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
         ({"data__mask_rate": 0.0}, "data.mask_rate: found 0.0, wanted enough to mask a token of model.length=512"),
         ({"seed": -1}, "seed: found -1, wanted at least 0"),
+        (
+            {"model__key_init": "query", "model__attention": "symmetric"},
+            "model.key_init: found 'query' with model.attention=symmetric, wanted model.attention=standard",
+        ),
+        ({"model__query": "identity", "model__key_dim": 32}, "model.query: found 'identity' with model.key_dim=32"),
         ({"optim__clip": -1.0}, "optim.clip: found -1.0, wanted a finite number of at least 0"),
         ({"optim__learning_rate": float("nan")}, "optim.learning_rate: found nan"),
         ({"optim__b2": 1.0}, "optim.b2: found 1.0, wanted a fraction of at least 0 and below 1"),

@@ -14,6 +14,13 @@ _MULTIPLES = (
     ("data.batch_size", "optim.accumulate"),
     ("train.checkpoint_every", "train.validate_every"),
 )
+# In each row, the first field may have the value only together with the value of the other field.
+_REQUIREMENTS = (
+    ("model.key_init", "query", "model.attention", "standard"),
+    ("model.key_init", "query", "model.query", "learned"),
+    ("model.query", "identity", "model.attention", "standard"),
+    ("model.query", "identity", "model.key_dim", 0),
+)
 _SPLIT_DIMENSIONS = ("heads", "mlp_dim", "vocab_size")  # these are split along the axis `model` of the mesh
 
 
@@ -25,6 +32,7 @@ def check(config: Config | FinetuneConfig) -> None:
 
 def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
     """Yields an error for every field that is outside its limits or contradicts another.
+
 
     For a `FinetuneConfig`, the errors are a missing checkpoint and fields outside their limits. `eval.protocols`,
     `eval.tasks` and `eval.examples` check what these fields name; `sharding.check_split` checks the mesh against the
@@ -56,6 +64,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     values = values_by_name(config)
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
+    for name, value, other, wanted in _REQUIREMENTS:
+        if values[name] == value and values[other] != wanted:
+            yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={wanted}")
     yield from split_problems(model, config.mesh)
     # At most 10 digits, because `int` refuses very long numbers.
     step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)

@@ -5,19 +5,32 @@ from typing import Annotated
 
 from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Size
 
-ATTENTIONS = ("standard", "symmetric", "pairwise")
+ATTENTIONS = ("standard", "symmetric", "pairwise")  # the variants of the paper
 KERNELS = ("auto", "xla", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # variant of attention (the paper's section 3)
+    # variant of attention (the paper's section 3); uniform: every token averages all others, a control
+    attention: Annotated[str, Choice((*ATTENTIONS, "uniform"))] = "standard"
     # implementation of attention; splash needs a TPU, cudnn a GPU; auto: the fastest that model and device allow
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
-    # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix
-    pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"
-    # initial P in pairwise attention; normal: P ~ N(0, 1), as in the paper; identity: the same scores as symmetric
-    pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
+    # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix;
+    # low_rank: I + A B^T, where A and B have model.pairwise_rank columns
+    pairwise_form: Annotated[str, Choice(("full", "diagonal", "low_rank"))] = "full"
+    pairwise_rank: Size = 8  # columns of A and B in the form low_rank
+    # initial P in pairwise attention; normal: P ~ N(0, 1), as in the paper; unit: the same, scaled so that the first
+    # logits are as large as those of standard attention, N(0, 1/H) in the form full; identity: the same scores as
+    # symmetric, as always in the form low_rank
+    pairwise_init: Annotated[str, Choice(("normal", "unit", "identity"))] = "normal"
+    # standard deviation of the first logits, as a multiple of that of standard attention with N(0, 0.02), reached by
+    # scaling Wk or P, or else Wq; 0: the variant's own initial values
+    score_gain: Amount = 0.0
+    # initial Wk in standard attention; normal: N(0, 0.02); query: equal to Wq, so that the first scores are symmetric
+    key_init: Annotated[str, Choice(("normal", "query"))] = "normal"
+    # Wq in standard attention; identity: not a parameter, the query of a head is its part of the layer's input
+    query: Annotated[str, Choice(("learned", "identity"))] = "learned"
+    key_dim: Annotated[int, Range(0, 2**20)] = 0  # width of the queries and keys of a head; 0: the head width H
     layers: Size = 12  # L, transformer layers
     dim: Size = 768  # D, the width of the residual stream
     heads: Size = 12  # N, heads per layer; the head width is H = D / N

@@ -1,4 +1,4 @@
-"""The kernels that compute attention, softmax(q . k / sqrt(H)) v, and the choice between them.
+"""The kernels that compute attention, softmax(q . k / sqrt(Q)) v, and the choice between them.
 
     xla     plain JAX, on every platform; the only one with attention dropout; keeps the probabilities in memory
     splash  splash attention of JAX's Pallas, on TPUs
@@ -21,8 +21,10 @@ from symbert_jax.errors import UserError
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import device, spec
 
-Queries = Float[Array, "B T N H"]
-Keys = Float[Array, "B S N H"]
+Queries = Float[Array, "B T N Q"]
+Keys = Float[Array, "B S N Q"]
+Values = Float[Array, "B S N H"]
+Mixed = Float[Array, "B T N H"]
 Segments = Int[AnyArray, "B S"] | None
 
 FUSED = ("splash", "cudnn")  # each is the fastest on the platform that it runs on
@@ -35,7 +37,7 @@ LARGEST_BLOCK = 1024
 UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
 
 
-def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
+def attend(model: ModelConfig, q: Queries, k: Keys, v: Values, segments: Segments, key: PRNGKeyArray | None) -> Mixed:
     """Mixes `v` with the kernel that `choose` finds for the current mesh; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "splash":
@@ -73,15 +75,17 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
 
     if kernel not in FUSED:
         return
+    head_width = model.dim // model.heads
     if model.attention_dropout > 0:
         yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
+    if model.key_dim not in (0, head_width):
+        yield problem(f"model.key_dim={model.key_dim}", f"0 or {head_width}: here keys are as wide as a head")
     if kernel == "splash":
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
             yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
     if kernel == "cudnn":
-        head_width = model.dim // model.heads
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")
         if any(name in device.device_kind for name in UNSUPPORTED_GPUS):
@@ -94,19 +98,24 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
             yield problem(f"heads of width {head_width}", "a multiple of 8 up to 128")
 
 
-def xla(q: Queries, k: Keys, v: Keys, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Queries:
+def xla(q: Queries, k: Keys, v: Values, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Mixed:
     """Computes attention in plain JAX; `key` draws dropout of the probabilities (None: off)."""
     weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
 
 def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N T S"]:
-    """Returns softmax over S of q . k / sqrt(H), in float32."""
-    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
-    scores *= q.shape[-1] ** -0.5
+    """Returns softmax over S of q . k / sqrt(Q), in float32."""
+    logits = scores(q, k)
     if segments is not None:
-        scores = jnp.where(visible(segments, q.shape[1])[:, None], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores, axis=-1)
+        logits = jnp.where(visible(segments, q.shape[1])[:, None], logits, jnp.finfo(logits.dtype).min)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def scores(q: Queries, k: Keys) -> Float[Array, "B N T S"]:
+    """Returns q . k / sqrt(Q), in float32."""
+    products = jnp.einsum("BTNQ,BSNQ->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
+    return products * q.shape[-1] ** -0.5
 
 
 def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B T S"]:

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from symbert_jax.model import tpu_layouts
 from symbert_jax.model.parameters import (
+    STD,
     Sizes,
     gathered,
     gathered_with_deferred_psum,
-    normal,
     ones,
     parameter,
     zeros,
@@ -28,11 +28,11 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Dense(nnx.Module):
-    """y = x W + b, initially W ~ N(0, 0.02) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
+    """y = x W + b, initially W ~ N(0, `std`) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
 
-    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs):
+    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs, std: float = STD):
         self.inputs, self.outputs = dims.split("->")
-        self.kernel = parameter(normal, self.inputs + self.outputs, sizes, rngs)
+        self.kernel = parameter(jax.nn.initializers.normal(std), self.inputs + self.outputs, sizes, rngs)
         self.bias = parameter(zeros, self.outputs, sizes, rngs)
 
     def __call__(self, x: Array, batch_dims: str = "BT") -> Array:

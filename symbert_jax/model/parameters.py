@@ -19,7 +19,8 @@ Sizes = Mapping[str, int]
 TOKEN_TYPES = 2
 
 # The standard deviation is that of BERT (2018). As in the paper's code, the distribution is not truncated.
-normal = jax.nn.initializers.normal(0.02)
+STD = 0.02
+normal = jax.nn.initializers.normal(STD)
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
 
@@ -27,16 +28,20 @@ ones = jax.nn.initializers.ones
 def sizes(config: ModelConfig) -> Sizes:
     """Returns the size of the dimension of each letter.
 
-    E is D again and G is H again, so that no array has the same letter twice. K is the number of token types.
+    E is D again and G is Q again, so that no array has the same letter twice. K is the number of token types, and J the
+    rank of P in pairwise attention.
     """
     head = config.dim // config.heads
+    query = config.key_dim or head
     return {
         "T": config.length,
         "D": config.dim,
         "E": config.dim,
         "N": config.heads,
         "H": head,
-        "G": head,
+        "Q": query,
+        "G": query,
+        "J": config.pairwise_rank,
         "F": config.mlp_dim,
         "V": config.vocab_size,
         "L": config.layers,

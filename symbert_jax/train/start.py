@@ -26,7 +26,8 @@ _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.nam
 # Fields that may change without a message: they do not affect what a run computes once it has started, or are checked
 # elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)|model\.(kernel|remat|unroll|pairwise_init)"
+    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
+    r"|model\.(kernel|remat|unroll|pairwise_init|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
 
