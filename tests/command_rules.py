@@ -35,6 +35,7 @@ ENTRY_POINTS = {
     "estimate.report": "report",
     "inference": "fill",
     "compare": "compare",
+    "study.command": "study",
 }
 # the scripts in launch/
 SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
@@ -174,6 +175,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf"make bench: {SYMBERT} .*": parse,
     rf"README.md: {SYMBERT} (compare|finetune) .*runs/python_docs/.*": parse,
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
+    rf"configs/study_.*: {SYMBERT} study .*": parse,
     rf"docs/interop.md: {SYMBERT} export --checkpoint=runs/glue/.*": parse,
     rf"docs/interop.md: {SYMBERT} export .* --(format|step)=.*": parse,
     rf"docs/interop.md: {SYMBERT} import --source=bert-base-uncased .*": parse,

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig
+from symbert_jax.config.arms import parse_arms
+from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig, StudyConfig
 from symbert_jax.config.walk import values_by_name, walk
-from symbert_jax.errors import UserError
+from symbert_jax.errors import UserError, closest
 
 # In each pair, the first field must be a multiple of the second.
 _MULTIPLES = (
@@ -24,15 +25,16 @@ _REQUIREMENTS = (
 _SPLIT_DIMENSIONS = ("heads", "mlp_dim", "vocab_size")  # these are split along the axis `model` of the mesh
 
 
-def check(config: Config | FinetuneConfig) -> None:
+def check(config: Config | FinetuneConfig | StudyConfig) -> None:
     """Raises the first of the `problems`, if there is one."""
     for problem in problems(config):
         raise problem
 
 
-def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
+def problems(config: Config | FinetuneConfig | StudyConfig) -> Iterator[UserError]:
     """Yields an error for every field that is outside its limits or contradicts another.
 
+    For a `StudyConfig`, these are its own fields, those of its base and, if the base has no problem, those of its arms.
 
     For a `FinetuneConfig`, the errors are a missing checkpoint and fields outside their limits. `eval.protocols`,
     `eval.tasks` and `eval.examples` check what these fields name; `sharding.check_split` checks the mesh against the
@@ -47,6 +49,23 @@ def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
                     yield problem
     if isinstance(config, Config):
         yield from _contradictions(config)
+    if isinstance(config, StudyConfig):
+        yield from _study_problems(config)
+
+
+def _study_problems(config: StudyConfig) -> Iterator[UserError]:
+    """Yields the errors of a study beside fields outside their limits."""
+    if in_base := list(_contradictions(config.base)):
+        for problem in in_base:
+            yield UserError(f"base.{problem.what}", problem.found, problem.wanted, problem.hint)
+        return
+    arms = parse_arms(config)
+    if config.reference not in arms:
+        wanted = f"one of the arms {', '.join(arms)}"
+        yield UserError("reference", repr(config.reference), wanted, closest(config.reference, arms))
+    for name, arm in arms.items():
+        for problem in problems(arm):
+            yield UserError(f"arms: {name}: {problem.what}", problem.found, problem.wanted, problem.hint)
 
 
 def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:

@@ -137,3 +137,20 @@ class FinetuneConfig:
     predictions: bool = False  # whether to write the files for the GLUE server to WORKDIR/submission
     glue: GlueConfig = GlueConfig()
     mesh: MeshConfig = MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """Study config: arms that differ in a few fields, each trained with the same learning rates and seeds."""
+
+    base: Config = Config()
+    # NAME, or NAME: FIELD=VALUE …; each arm is the base with some fields of `model` and `optim` changed
+    arms: tuple[str, ...] = ("standard", "symmetric: model.attention=symmetric", "pairwise: model.attention=pairwise")
+    seeds: Annotated[int, Range(1, 10_000)] = 3  # number of seeds of every arm; the seeds are 0 to seeds - 1
+    # peak learning rates of every arm, of which the report compares the best by validation loss; empty: the base's own
+    learning_rates: tuple[PositiveAmount, ...] = ()
+    reference: str = "standard"  # arm with which all others are compared
+    plateau: str = "uniform"  # arm whose final loss is that of the initial plateau
+    # nats below the plateau at which a run has left it
+    escape_margin: PositiveAmount = 0.3
+    parallel: Annotated[int, Range(0, 10_000)] = 0  # runs that train at once; 0: as memory allows, 1 on a CPU

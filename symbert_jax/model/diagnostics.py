@@ -49,10 +49,7 @@ def attention_statistics(
 
 
 def _score_statistics(q: kernels.Queries, k: kernels.Keys, segments: kernels.Segments) -> dict[str, Float[Array, ""]]:
-    logits = kernels.scores(q, k)
-    seen = jnp.ones((), bool) if segments is None else kernels.visible(segments, q.shape[1])[:, None]
-    count = jnp.sum(jnp.broadcast_to(seen, logits.shape), axis=-1, keepdims=True)
-    mean = jnp.sum(jnp.where(seen, logits, 0), axis=-1, keepdims=True) / count
-    variance = jnp.sum(jnp.where(seen, jnp.square(logits - mean), 0), axis=-1, keepdims=True) / count
-    entropy = jnp.sum(jax.scipy.special.entr(kernels.probabilities(q, k, segments)), axis=-1)
+    seen = None if segments is None else kernels.visible(segments, q.shape[1])[:, None]
+    variance = kernels.scores(q, k).var(axis=-1, where=seen)
+    entropy = jax.scipy.special.entr(kernels.probabilities(q, k, segments)).sum(axis=-1)
     return {"logit_std": jnp.sqrt(variance.mean()), "entropy": entropy.mean()}

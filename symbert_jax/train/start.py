@@ -19,6 +19,7 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
+INITIAL = ("model.pairwise_init", "model.score_gain", "model.key_init")  # these determine initial parameters alone
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
@@ -30,6 +31,11 @@ _FREE = re.compile(
     r"|model\.(kernel|remat|unroll|pairwise_init|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
+
+
+def may_change(field: str) -> bool:
+    """Whether a field may change in the middle of a run without an effect on what the run computes."""
+    return bool(_FREE.fullmatch(field)) and field not in INITIAL
 
 
 def restore_or_init(config: Config, corpus: Corpus, checkpoints: Checkpoints) -> State:

@@ -16,6 +16,10 @@ from symbert_jax.train.step import Sums
 SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # in a checkpoint: two suffixes of names, and a name
 
 
+class Diverged(UserError):
+    """A loss or another sum of a run is not finite."""
+
+
 class Window:
     """Adds up batches one by one, so that a run that continues from saved sums gets the same bits.
 
@@ -43,7 +47,7 @@ class Window:
         """Returns the average of every sum whose count is not 0, by its name PREFIX/NAME.
 
         Raises:
-          UserError: a sum is not finite at this step.
+          Diverged: a sum is not finite at this step.
         """
         self._read(step)
         return {f"{self.prefix}/{name}": total / count for name, (total, count) in self._sums.items() if count}
@@ -61,7 +65,7 @@ class Window:
         self._pending.clear()
 
     def _read(self, step: int) -> None:
-        """Adds the pending sums, and raises `UserError` if a sum is not finite.
+        """Adds the pending sums, and raises `Diverged` if a sum is not finite.
 
         Every number of a run passes this check before it is written, so a state that is not finite never replaces a
         good checkpoint.
@@ -76,7 +80,7 @@ class Window:
         for name in sorted(self._sums, key=lambda name: name != "loss"):
             if not math.isfinite(total := self._sums[name][0]):
                 hint = "earlier checkpoints are intact; lower optim.learning_rate or lengthen optim.warmup_steps"
-                raise UserError(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)
+                raise Diverged(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)
 
 
 def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, float]], float]:

@@ -1,0 +1,22 @@
+"""python -m symbert_jax study --config=configs/study_gpu.py --workdir=runs/study_gpu
+
+Time: planned for 6 minutes on one H100 with bench/gpu_study.sh; not measured.
+Result: not run yet.
+
+BERT-small (4 layers of 512) with the arms, the corpus and the vocabulary of study_wiki_books.py; the three seeds of an
+arm train side by side. 8 = sqrt(64) is the gain of the paper's pairwise attention with heads of width 64.
+"""
+
+from ml_collections import ConfigDict
+
+from symbert_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.get_config("study_wiki_books")
+    c.base.model.update(layers=4, dim=512, heads=8, mlp_dim=2048, dtype="bfloat16", kernel="xla", unroll=4)
+    c.base.data.update(batch_size=64)
+    c.base.optim.update(warmup_steps=150)
+    c.base.train.update(steps=3_000, log_every=100, validate_every=100, checkpoint_every=3_000)
+    c.arms = tuple(arm.replace("score_gain=5.66", "score_gain=8") for arm in c.arms)
+    return c
