@@ -83,9 +83,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     values = values_by_name(config)
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
-    for name, value, other, wanted in _REQUIREMENTS:
-        if values[name] == value and values[other] != wanted:
-            yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={wanted}")
+    for name, value, other, required in _REQUIREMENTS:
+        if values[name] == value and values[other] != required:
+            yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={required}")
     yield from split_problems(model, config.mesh)
     # At most 10 digits, because `int` refuses very long numbers.
     step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)

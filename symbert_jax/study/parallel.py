@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, UInt32
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
@@ -243,13 +243,13 @@ class Group:
 
 def make_train_step(
     config: Config, may_lack_targets: bool
-) -> Callable[[State, MlmBatch, Int[np.ndarray, " R"], Float[np.ndarray, " R"]], tuple[State, Sums]]:
+) -> Callable[[State, MlmBatch, UInt32[np.ndarray, " R"], Float[np.ndarray, " R"]], tuple[State, Sums]]:
     """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states."""
     objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document)
     update = make_update(objective, config.optim, may_lack_targets)
 
     def step(
-        state: State, batch: MlmBatch, seed: Int[Array, ""], learning_rate: Float[Array, ""]
+        state: State, batch: MlmBatch, seed: UInt32[Array, ""], learning_rate: Float[Array, ""]
     ) -> tuple[State, Sums]:
         return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM), learning_rate)
 
@@ -257,5 +257,5 @@ def make_train_step(
 
 
 def _take(tree: Any, index: int) -> Any:
-    """Returns the part of one run."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+    """Returns the numpy arrays of one run from those of all."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), tree)

@@ -156,7 +156,7 @@ def _format_steps(steps: Mapping[int, int | None]) -> str:
         return ""
     if not reached:
         return "never"
-    mean = average(reached)
+    mean = average(map(float, reached))
     text = f"{mean.mean:,.0f}" + ("" if mean.deviation is None else f" ± {mean.deviation:,.0f}")
     return text if len(reached) == len(steps) else f"{text} ({len(reached)} of {len(steps)})"
 

@@ -39,13 +39,15 @@ class Mean(NamedTuple):
 
     mean: float
     deviation: float | None  # the standard deviation; None with a single seed
-    count: int
+    num_seeds: int
 
     def interval(self) -> tuple[float, float] | None:
         """Returns the confidence interval of the mean by Student's t, None with a single seed."""
         if self.deviation is None:
             return None
-        width = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.count - 1)) * self.deviation / math.sqrt(self.count)
+        width = (
+            float(stats.t.ppf((1 + CONFIDENCE) / 2, self.num_seeds - 1)) * self.deviation / math.sqrt(self.num_seeds)
+        )
         return self.mean - width, self.mean + width
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+from jaxtyping import Float
 
+from symbert_jax.batch import Array as AnyArray
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
 from symbert_jax.data.stream import Stream
@@ -45,7 +47,7 @@ def compute(config: Config, params: bert.Params, batch: MlmBatch) -> Statistics:
     return attention_statistics(config.model, params, batch.tokens, segments=segments, position_ids=position_ids)
 
 
-def to_values(statistics: Statistics) -> Values:
+def to_values(statistics: Mapping[str, Float[AnyArray, " L"]]) -> Values:
     """Returns the metrics of a run by their names."""
     values = {
         f"attention/{name}/layer_{layer}": float(value)

@@ -6,9 +6,12 @@ what it would have written without a stop.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+from jaxtyping import Float
 
+from symbert_jax.batch import Array as AnyArray
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.train.step import Sums
@@ -33,14 +36,14 @@ class Window:
         """
         self.prefix = prefix
         self._sums, self.empty_batches = _from_saved(saved or {})  # an empty batch has no token to predict
-        self._pending = list[Sums]()
+        self._pending = list[Any]()
 
     @property
     def last(self) -> list[Sums]:
         """A list with the sums of the last batch, on the devices; an empty list if the sums have been read."""
         return self._pending[-1:]
 
-    def add(self, sums: Sums) -> None:
+    def add(self, sums: Mapping[str, tuple[Float[AnyArray, ""], Float[AnyArray, ""]]]) -> None:
         self._pending.append(sums)
 
     def averages(self, step: int) -> Values:
