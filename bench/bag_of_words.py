@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.bag_of_words --source=tsv:DIR --tasks=sst2,cola
 
-A baseline for fine-tuned models. The two texts of a pair are joined. Prints one JSON line with each metric on the
-validation set of each task, or on the first of two.
+A baseline for fine-tuned models. The two texts of a pair are joined. Records each metric of each task on its validation
+set, or on the first of its two.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Contenders of a comparison: each is a process that a bench asks for timings, in alternating turns.
 
 Separate processes do not share threads, caches or memory. Contenders that need other packages run in an environment of
-their own (`make peers-env`). The order of turns alternates, so that noise of the machine affects all contenders.
+their own (`make peers-env`). The order of turns alternates, so that noise of the machine affects all contenders alike.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
 
 def in_turns(rounds: int, names: Sequence[str]) -> Iterator[str]:
     """Yields each of `names` once per round, in every other round in reverse order."""
-    for turn in range(rounds):
-        yield from names if turn % 2 == 0 else reversed(names)
+    for i in range(rounds):
+        yield from names if i % 2 == 0 else reversed(names)
 
 
 class Contenders(contextlib.AbstractContextManager):
     """Worker processes `python -m bench.BENCH --worker NAME`; each reads questions and prints one JSON line per answer.
 
-    peers: names of the workers that run in the environment of `make peers-env`.
+    peers: names; those of `names` that are among them run in the environment of `make peers-env`.
     """
 
     def __init__(

@@ -2,10 +2,9 @@
 
     .venv/bin/python -m bench.dropout
 
-Prints one JSON line: for each generator the median time of alternating turns on a device of this machine, in ms, and
-the TPU compiler's cycles and HBM bytes for a v5e. The cycles leave out the instruction that generates rbg's bits, for
-which the compiler has no estimate. The first shape is that of a residual branch, the second that of attention
-probabilities.
+Records for each generator the median time of alternating turns on a device of this machine, in ms, and the TPU
+compiler's cycles and HBM bytes for a v5e. The cycles leave out the instruction that generates rbg's bits, for which the
+compiler has no estimate. The first shape is that of a residual branch, the second that of attention probabilities.
 """
 
 import argparse
@@ -80,14 +79,14 @@ def measure(device: str, shape: tuple[int, ...], rounds: int) -> dict[str, float
     mesh = make_mesh(MeshConfig(), jax.devices(device)[:1])
     with jax.set_mesh(mesh):
         x = jnp.ones(shape, jnp.bfloat16)
-        runs, times = {}, {name: [] for name in GENERATORS}
+        run, times = {}, {name: [] for name in GENERATORS}
         for name, (impl, drop) in GENERATORS.items():
             key, compiled = jax.random.key(0, impl=impl), jax.jit(lambda x, key, drop=drop: gradient(drop, x, key))
-            runs[name] = lambda compiled=compiled, key=key: jax.block_until_ready(compiled(x, key))
-            runs[name]()
-        for name in in_turns(rounds, list(runs)):
+            run[name] = lambda compiled=compiled, key=key: jax.block_until_ready(compiled(x, key))
+            run[name]()
+        for name in in_turns(rounds, list(run)):
             start = time.perf_counter()
-            runs[name]()
+            run[name]()
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: round(statistics.median(values), 2) for name, values in times.items()}
 

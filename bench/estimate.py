@@ -1,11 +1,11 @@
-"""Estimates of a training step per chip by the TPU compiler, for any config, slice and size; needs no TPU.
+"""Estimates of a training step per chip by the TPU compiler, for a config in CONFIGS, any slice and size; needs no TPU.
 
 Cycles are those of one core, in all and by named region. The same source, jax and libtpu give the same cycles. The
 compiler has no estimate for some work:
 
 - splash attention: its cycles are the instruction bundles of its final schedule, which the compiler dumps, times the
   grid steps; waits for memory are not included.
-- gathers, scatters, sorts and collectives: their number is given, and their time is not in the cycles.
+- gathers, scatters, sorts and collectives: their number is given, but their time is not in the cycles.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def compile_step(case: Case) -> dict:
 
 
 def compile_splash(case: Case) -> dict:
-    """Compiles the attention kernels of one layer alone, forward and backward; the compiler dumps their schedules."""
+    """Compiles the attention kernels of one layer alone, forward and backward, for the dumps of `_splash_bundles`."""
     import jax
     import jax.numpy as jnp
 
@@ -132,23 +132,23 @@ def compile_splash(case: Case) -> dict:
         return jnp.sum(kernels.splash(q, k, v, None, interpret=False).astype(jnp.float32))
 
     with jax.set_mesh(mesh):
-        part = jax.ShapeDtypeStruct(shape, model.dtype, sharding=jax.NamedSharding(mesh, spec("BTNH")))
-        jax.jit(jax.grad(sum_of_outputs, (0, 1, 2))).lower(part, part, part).compile()
+        array = jax.ShapeDtypeStruct(shape, model.dtype, sharding=jax.NamedSharding(mesh, spec("BTNH")))
+        jax.jit(jax.grad(sum_of_outputs, (0, 1, 2))).lower(array, array, array).compile()
     return {}
 
 
 def _splash_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
-    # the kernels are the same for all attentions and layers
+    # the kernels are the same for all attentions and layers, so one case of each shape serves all
     bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))
-    blocks = (case.length // kernels.block(case.length)) ** 2
+    blocks = (case.length // kernels.block_size(case.length)) ** 2
     heads = CONFIGS[case.config].get_config().model.heads
     return bundles * case.rows * heads * blocks // case.chip.cores * case.layers
 
 
 @functools.cache
 def _splash_bundles(case: Case) -> int:
-    """Returns the instruction bundles of one grid step of the forward kernel and one of the backward kernel."""
+    """Returns the number of instruction bundles of one grid step, summed over the forward and the backward kernel."""
     with tempfile.TemporaryDirectory() as folder:
         dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         _run_in_process(case, "splash", LIBTPU_INIT_ARGS=dump)

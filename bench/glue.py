@@ -5,7 +5,7 @@
 Each contender trains one epoch on the same sample of a task and predicts its validation set, in a process of its own
 that has warmed up, in alternating turns. The time of a trial is the training time, scaled to all examples and epochs,
 plus the time of the prediction. The Trainer runs twice: as in Hugging Face's run_glue.py, which pads every row to 128
-tokens, and with each batch padded to its longest row. All have the same batch size. Initial weights are random.
+tokens, and with each batch padded to its longest row. All train with the same batch size. Initial weights are random.
 
 The batches of a small sample need more padding than those of the whole task: per example they have 4% (MRPC) and 6%
 (RTE) more tokens with 640 examples, 0% and 2% with 1,280. `--examples=2490` is all of RTE.
@@ -31,23 +31,23 @@ Turn = Callable[[], tuple[float, float]]  # returns the seconds of training and 
 
 
 def sample(lengths: np.ndarray, count: int) -> np.ndarray:
-    """Returns indices of rows that are evenly spread over the lengths, in random order."""
-    chosen = np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
-    return np.random.default_rng(0).permutation(chosen)
+    """Returns the indices of `count` examples that are evenly spread over the lengths, in random order."""
+    indices = np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
+    return np.random.default_rng(0).permutation(indices)
 
 
-def load(name: str, source: str, vocab: str):
+def load(task_name: str, source: str, vocab: str):
     """Returns the task, its training and validation examples, and both of these tokenized."""
     from symbert_jax.data import tokenizer
     from symbert_jax.eval import batches, examples, tasks
 
-    task = tasks.TASKS[name]
+    task = tasks.TASKS[task_name]
     parts = [examples.Source(source).read(task, split, labelled=True) for split in (task.train, task.validation[0])]
     loaded = tokenizer.load(Path(vocab), parse_special=False)
     return task, parts, [batches.tokenize(loaded, part, LENGTH) for part in parts]
 
 
-def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
+def ours(attention: str, flags: argparse.Namespace) -> Turn:
     """Builds a turn of our fine-tuning."""
     import dataclasses
 
@@ -60,35 +60,35 @@ def ours(name: str, flags: argparse.Namespace, attention: str) -> Turn:
     from symbert_jax.progress import Progress
 
     model = our_config(attention, Workload())
-    task, _, (train, validation) = load(name, flags.source, flags.vocab)
-    rows = sample(train.lengths, flags.examples)
+    task, _, (train, validation) = load(flags.task, flags.source, flags.vocab)
+    indices = sample(train.lengths, flags.examples)
     sampled = dataclasses.replace(
         train,
-        tokens=train.tokens[rows],
-        lengths=train.lengths[rows],
-        second_starts=train.second_starts[rows],
-        labels=train.labels[rows],
+        tokens=train.tokens[indices],
+        lengths=train.lengths[indices],
+        second_starts=train.second_starts[indices],
+        labels=train.labels[indices],
     )
     protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=1)
     jax.set_mesh(sharding.make_mesh(config.MeshConfig()))
     encoder = {k: v for k, v in bert.init(model, config.MeshConfig(), jax.random.key(0)).items() if k != "head"}
-    trial = Trial("", "", name, BATCH_SIZE, LEARNING_RATE, 0, "")
+    trial = Trial("", "", task.name, BATCH_SIZE, LEARNING_RATE, 0, "")
 
     def turn() -> tuple[float, float]:
         data = task_data.TaskData(sampled, {"validation": validation}, {})
         run = training.TaskRun(task, data, protocol, model, config.MeshConfig(), encoder)
         start = time.perf_counter()
         _, params = training.train(run, training.TrialGroup([trial], 1), Progress("trials", 1, is_shown=False))
-        trained = time.perf_counter()
+        end_of_training = time.perf_counter()
         training.predict(run, params, data.validation)
-        predicting = time.perf_counter() - trained
-        return trained - start - predicting, predicting  # `train` has also predicted once
+        predicting = time.perf_counter() - end_of_training
+        return end_of_training - start - predicting, predicting  # `train` has also predicted the validation set once
 
     return turn
 
 
 def trainer(name: str, flags: argparse.Namespace) -> Turn:
-    """Builds a turn of Hugging Face's Trainer, which reads its examples as one line of JSON from stdin."""
+    """Builds a turn of Hugging Face's Trainer. Reads its examples as one line of JSON from stdin."""
     import torch
     from transformers import (
         BertForSequenceClassification,
@@ -110,7 +110,7 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
             {key: columns[key][i] for key in columns} | {"labels": int(label)} for i, (_, label) in enumerate(examples)
         ]
 
-    train, validation = tokenize(examples["train"]), tokenize(examples["dev"])
+    train, validation = tokenize(examples["train"]), tokenize(examples["validation"])
     model = BertForSequenceClassification(hf_config(Workload()))
     folder = tempfile.mkdtemp()
 
@@ -134,9 +134,9 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
         run.remove_callback(PrinterCallback)  # the parent reads standard output
         start = time.perf_counter()
         run.train()
-        trained = time.perf_counter()
+        end_of_training = time.perf_counter()
         run.predict(validation)
-        return trained - start, time.perf_counter() - trained
+        return end_of_training - start, time.perf_counter() - end_of_training
 
     return turn
 
@@ -148,7 +148,7 @@ CONTENDERS = ("standard", "symmetric", "pairwise", *PEERS)
 
 def work(name: str, flags: argparse.Namespace) -> None:
     """Runs a contender: a turn to warm up, then one for each line of stdin."""
-    turn = trainer(name, flags) if name in PEERS else ours(flags.task, flags, name)
+    turn = trainer(name, flags) if name in PEERS else ours(name, flags)
     turn()
     print("{}", flush=True)
     for _ in sys.stdin:
@@ -158,16 +158,15 @@ def work(name: str, flags: argparse.Namespace) -> None:
 def compare(task: str, flags: argparse.Namespace) -> dict:
     """Returns the seconds of a trial of each contender, and the peers' as multiples of ours."""
     _, (train, validation), (encoded, _) = load(task, flags.source, flags.vocab)
-    rows = sample(encoded.lengths, flags.examples)
-    texts = {
-        "train": [(train[i].texts, train[i].label) for i in rows],
-        "dev": [(example.texts, example.label) for example in validation],
+    examples = {
+        "train": [(train[i].texts, train[i].label) for i in sample(encoded.lengths, flags.examples)],
+        "validation": [(example.texts, example.label) for example in validation],
     }
     arguments = [f"--source={flags.source}", f"--vocab={flags.vocab}", f"--examples={flags.examples}", f"--task={task}"]
     seconds: dict[str, list[float]] = {name: [] for name in flags.contenders}
     with Contenders("glue", flags.contenders, PEERS, arguments) as contenders:
         for name in flags.contenders:
-            contenders.ask(name, json.dumps(texts) if name in PEERS else None)
+            contenders.ask(name, json.dumps(examples) if name in PEERS else None)
         for name, (training, predicting) in contenders.turns(flags.rounds, ""):
             seconds[name].append(training * EPOCHS * len(train) / flags.examples + predicting)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.input_rate
 
-Writes random rows as `prepare` does, then reads whole batches as training does. Prints one JSON line, with the rows per
-second that a TPU chip of each kind needs for BERT-base.
+Writes random rows as `prepare` does, then reads whole batches as training does. Also records the rows per second that a
+TPU chip of each kind needs for BERT-base.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def main() -> None:
         masking = Masking(VOCABULARY, arguments.length, MASK_RATE, 0)
         stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch), False)
         rates = []
-        for turn in range(arguments.rounds):
-            first_batch = turn * arguments.batches
+        for i in range(arguments.rounds):
+            first_batch = i * arguments.batches
             start = time.perf_counter()
             for _ in stream.batches(first_batch, first_batch + arguments.batches, arguments.threads):
                 pass

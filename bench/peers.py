@@ -10,38 +10,37 @@ multiples of the first contender's. `bench/steps.py` defines a step.
 
 import argparse
 import dataclasses
-import functools
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from bench.contenders import Contenders
 from bench.record import record, versions
 from bench.steps import Step, Workload, hf_flax, hf_torch, keras_hub, ours
 
-part = functools.partial
 BF16 = "bfloat16"
 OURS: dict[str, Callable[[Workload], Step]] = {
-    "standard": part(ours, "standard"),
-    "symmetric": part(ours, "symmetric"),
-    "pairwise": part(ours, "pairwise"),
-    "standard_all_positions": part(ours, "standard", every_position=True),
-    "standard_bf16": part(ours, "standard", dtype=BF16),
-    "symmetric_bf16": part(ours, "symmetric", dtype=BF16),
-    "pairwise_bf16": part(ours, "pairwise", dtype=BF16),
+    "standard": partial(ours, "standard"),
+    "symmetric": partial(ours, "symmetric"),
+    "pairwise": partial(ours, "pairwise"),
+    "standard_all_positions": partial(ours, "standard", every_position=True),
+    "standard_bf16": partial(ours, "standard", dtype=BF16),
+    "symmetric_bf16": partial(ours, "symmetric", dtype=BF16),
+    "pairwise_bf16": partial(ours, "pairwise", dtype=BF16),
 }
 PEERS: dict[str, Callable[[Workload], Step]] = {
     "hf_flax": hf_flax,
-    "hf_flax_bf16": part(hf_flax, dtype=BF16),
-    "hf_torch": part(hf_torch, "eager"),
-    "hf_torch_sdpa": part(hf_torch, "sdpa"),
-    "hf_torch_compile": part(hf_torch, "sdpa", compiled=True),
-    "hf_torch_bf16": part(hf_torch, "sdpa", dtype=BF16),
-    "hf_torch_bf16_compile": part(hf_torch, "sdpa", dtype=BF16, compiled=True),
+    "hf_flax_bf16": partial(hf_flax, dtype=BF16),
+    "hf_torch": partial(hf_torch, "eager"),
+    "hf_torch_sdpa": partial(hf_torch, "sdpa"),
+    "hf_torch_compile": partial(hf_torch, "sdpa", compiled=True),
+    "hf_torch_bf16": partial(hf_torch, "sdpa", dtype=BF16),
+    "hf_torch_bf16_compile": partial(hf_torch, "sdpa", dtype=BF16, compiled=True),
     "keras_hub": keras_hub,
-    "keras_hub_bf16": part(keras_hub, dtype=BF16),
+    "keras_hub_bf16": partial(keras_hub, dtype=BF16),
 }
 CONTENDERS = OURS | PEERS
 DEFAULT = ("standard", "symmetric", "pairwise", "hf_flax", "hf_torch")
@@ -49,7 +48,7 @@ PACKAGES = ("jax", "flax", "optax", "torch", "transformers", "keras", "keras_hub
 
 
 def work(name: str, workload: Workload, warmup: int) -> None:
-    """Runs a contender: prints its versions when it is warm, then times as many steps as each line of stdin says."""
+    """Runs a contender: warms up, prints the versions of its packages, then times as many steps as each line says."""
     step = CONTENDERS[name](workload)
     for _ in range(warmup):
         step()

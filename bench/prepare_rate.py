@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.prepare_rate --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
 
-Prints one JSON line with the medians over the rounds. In each round both run one after the other on the same cores.
-The library also encodes the duplicates, which `prepare` drops.
+Records medians over the rounds. In each round both run one after the other on the same cores. The library also encodes
+the duplicates, which `prepare` drops.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def main() -> None:
         texts = [text for name in names for text in sources.documents(name)]
         tokenizer.write_vocabulary(arguments.vocab, texts, ModelConfig().vocab_size, vocab)
         rounds = []
-        for turn in range(arguments.rounds):
-            data = DataConfig(dir=f"{folder}/{turn}", sources=names, vocab=str(vocab))
+        for i in range(arguments.rounds):
+            data = DataConfig(dir=f"{folder}/{i}", sources=names, vocab=str(vocab))
             library = library_seconds(vocab, texts)
             config = Config(model=ModelConfig(length=arguments.length), data=data)
             rounds.append((library, prepare_seconds(config)))
@@ -56,12 +56,13 @@ def main() -> None:
 
 
 def library_seconds(vocab: Path, texts: list[str]) -> float:
-    """Returns the time of `encode_batch_fast` alone, on batches of similar size, with which it is fastest."""
+    """Returns the time of `encode_batch_fast` alone, on batches of similar size, because these make it fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
     documents = (Document(text, "", "") for text in texts)
-    parts = [[part for document in batch for part in split_text(document.text)] for batch in group_documents(documents)]
+    groups = group_documents(documents)
+    batches = [[part for document in group for part in split_text(document.text)] for group in groups]
     start = time.perf_counter()
-    for batch in parts:
+    for batch in batches:
         encoder.encode_batch_fast(batch, add_special_tokens=False)
     return time.perf_counter() - start
 

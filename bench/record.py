@@ -39,7 +39,10 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Returns the short hash of the commit that runs, with a + if tracked files other than the results have changed."""
+    """Returns the short hash of the commit that runs, with a + if tracked files other than the results have changed.
+
+    Without a repository or git, returns "unknown".
+    """
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!/bench/{RESULTS.name}")
         return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
@@ -52,7 +55,7 @@ def _git(*command: str) -> str:
 
 
 def _cpu() -> str:
-    """Returns the name of the processor, or of its architecture."""
+    """Returns the name of the processor or, if it is unknown, of its architecture."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.slices
 
-Records one line per compilation and prints the table. A program whose report is in `--out=runs/slices` is not compiled
-again, so an interrupted run continues. A row takes two or three CPU minutes, all 36 take one or two hours on 2 cores.
+Records one line per row and prints the table. A row whose report is in `--out=runs/slices` is not compiled again, so an
+interrupted run continues. A row takes two or three CPU minutes, all 36 take one or two hours on 2 cores.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from bench.record import record
 
-# Rows per step: the paper's 256, or 16 per chip on the smallest and the largest v5e slice.
+# Batch sizes: the paper's 256, or 16 per chip on the smallest and the largest v5e slice.
 BATCHES = {"v5e:4x4": 256, "v5e:2x4": 128, "v5e:16x16": 4096, "v5p:2x2x2": 256, "v6e:4x4": 256, "v4:2x2x2": 256}
 CONFIGS = ("base", "large")
 ATTENTIONS = ("standard", "symmetric", "pairwise")
-PAPER_ROWS = 200_000 * 256  # steps times rows per step
+PAPER_SEQUENCES = 200_000 * 256  # steps times batch size
 COLUMNS = {
     "model": lambda r: r["model"],
     "slice": lambda r: r["topology"],
@@ -34,7 +34,7 @@ COLUMNS = {
     "step ms": lambda r: f"{r['train']['seconds'] * 1e3:.0f}",
     "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}",
     "MFU": lambda r: f"{r['mfu']:.1%}",
-    "hours": lambda r: f"{PAPER_ROWS / r['batch_size'] * r['train']['seconds'] / 3600:.1f}",
+    "hours": lambda r: f"{PAPER_SEQUENCES / r['batch_size'] * r['train']['seconds'] / 3600:.1f}",
     "bound by": lambda r: r["bound"],
 }
 
@@ -50,7 +50,7 @@ def main() -> None:
     rows = list(itertools.product(arguments.configs, arguments.topologies, ATTENTIONS))
 
     def report(row: tuple[str, str, str]) -> str | None:
-        """Compiles a row unless its report exists; returns an error or None."""
+        """Compiles a row of the table unless its report exists; returns an error or None."""
         if (file := report_file(arguments.out, *row)).exists():
             return None
         write_report(*row, file)

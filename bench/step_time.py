@@ -2,7 +2,7 @@
 
     .venv/bin/python -m bench.step_time --config=configs/base_fast.py --config.data.batch_size=64 --kernels=xla,cudnn
 
-All contenders run in one process, as a TPU serves only one, in turns of a few steps and in alternating order. The
+All contenders run in turns of a few steps and in alternating order, in one process, because a TPU serves only one. The
 batch consists of full rows of random tokens. Records for each contender the median and the least time of a step in ms,
 sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory in bytes.
 """
@@ -48,9 +48,9 @@ def main() -> None:
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         model, rows = config.model, config.data.batch_size
-        masked = max_predictions(model.length, config.data.mask_rate)
-        tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, masked)
-        batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, masked), np.float32)))
+        num_masked = max_predictions(model.length, config.data.mask_rate)
+        tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, num_masked)
+        batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, num_masked), np.float32)))
         run_steps, peak_memory = {}, {}
         for name, contender in contenders.items():
             run_steps[name], peak_memory[name] = start_contender(contender, batch)
@@ -91,7 +91,7 @@ def start_contender(config: Config, batch: MlmBatch) -> tuple[Callable[[int], li
 
 
 def summarize(config: Config, milliseconds: list[float], memory: int, devices: int, device: str) -> dict:
-    """Returns the numbers of a contender that are recorded."""
+    """Returns the numbers to record of a contender."""
     seconds = statistics.median(milliseconds) / 1e3
     model, rows = config.model, config.data.batch_size
     flops = train_flops(model, rows, max_predictions(model.length, config.data.mask_rate))

@@ -1,7 +1,7 @@
 """One training step of BERT per contender: ours, Hugging Face's in Flax and PyTorch, KerasHub's on JAX.
 
 A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Where the comparison leaves an
-option free, each contender has its fastest, such as a loss of integer labels and fused AdamW; ours unrolls its layers.
+option free, each contender uses its fastest, such as a loss of integer labels or fused AdamW; ours unrolls its layers.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-VOCABULARY = 30522
+VOCAB_SIZE = 30522
 MASK_RATE = 0.15
 MASK_ID, FIRST_TOKEN_ID = 4, 5  # any ids would do
 LEARNING_RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-4, 100, 10_000
@@ -32,10 +32,10 @@ class Workload:
     attention_dropout: float = 0.1
 
 
-def masked_batch(rows: int, length: int, vocabulary: int, num_masked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def masked_batch(rows: int, length: int, vocab_size: int, num_masked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns full rows of random tokens: token ids, masked positions of each row, and the original ids there."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(FIRST_TOKEN_ID, vocabulary, (rows, length), dtype=np.int32)
+    tokens = rng.integers(FIRST_TOKEN_ID, vocab_size, (rows, length), dtype=np.int32)
     order = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (rows, 1)), axis=1)
     positions = np.sort(order[:, :num_masked], axis=1)
     targets = np.take_along_axis(tokens, positions, axis=1)
@@ -45,7 +45,7 @@ def masked_batch(rows: int, length: int, vocabulary: int, num_masked: int) -> tu
 
 def make_batch(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the batch on which all contenders train."""
-    return masked_batch(workload.batch, workload.length, VOCABULARY, round(MASK_RATE * workload.length))
+    return masked_batch(workload.batch, workload.length, VOCAB_SIZE, round(MASK_RATE * workload.length))
 
 
 def make_labelled_batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def our_config(attention: str, workload: Workload, dtype: str = "float32"):
         heads=workload.heads,
         mlp_dim=workload.mlp_dim,
         length=workload.length,
-        vocab_size=VOCABULARY,
+        vocab_size=VOCAB_SIZE,
         dropout=workload.dropout,
         attention_dropout=workload.attention_dropout,
         dtype=dtype,
@@ -78,8 +78,8 @@ def our_config(attention: str, workload: Workload, dtype: str = "float32"):
 def ours(attention: str, workload: Workload, dtype: str = "float32", every_position: bool = False) -> Step:
     """Builds our step.
 
-    every_position: whether the head computes a prediction per position, which costs what the head of Hugging Face
-      costs; those for positions that are not masked have weight 0.
+    every_position: whether the head computes as many predictions as a row has positions, like the head of Hugging Face;
+      those that no masked position needs have weight 0.
     """
     import jax
 
@@ -94,7 +94,7 @@ def ours(attention: str, workload: Workload, dtype: str = "float32", every_posit
     settings = config.Config(model=model, optim=optim, train=config.TrainConfig(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # the peers use one device
     tokens, positions, targets = make_batch(workload)
-    # as in training: the number of predictions is a multiple of 8 and unused ones have weight 0
+    # as in training, the number of predictions is a multiple of 8, and those that are not needed have weight 0
     width = workload.length if every_position else -(-positions.shape[1] // 8) * 8
     unused = ((0, 0), (0, width - positions.shape[1]))
     weights = np.pad(np.ones(positions.shape, np.float32), unused)
@@ -116,7 +116,7 @@ def hf_config(workload: Workload, **options: str):
     from transformers import BertConfig
 
     return BertConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCAB_SIZE,
         hidden_size=workload.dim,
         num_hidden_layers=workload.layers,
         num_attention_heads=workload.heads,
@@ -173,8 +173,9 @@ def hf_flax(workload: Workload, dtype: str = "float32") -> Step:
 def hf_torch(attention: str, workload: Workload, dtype: str = "float32", compiled: bool = False) -> Step:
     """Builds the step of Hugging Face's PyTorch model.
 
-    attention: the model's `attn_implementation`, eager or sdpa. compiled: whether torch.compile compiles the step.
+    attention: the model's `attn_implementation`, eager or sdpa.
     dtype: bfloat16 uses autocast over float32 parameters.
+    compiled: whether torch.compile compiles the model.
     """
     import torch
     from transformers import BertForMaskedLM, get_linear_schedule_with_warmup
@@ -215,7 +216,7 @@ def keras_hub(workload: Workload, dtype: str = "float32") -> Step:
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
     backbone = BertBackbone(
-        vocabulary_size=VOCABULARY,
+        vocabulary_size=VOCAB_SIZE,
         num_layers=workload.layers,
         num_heads=workload.heads,
         hidden_dim=workload.dim,

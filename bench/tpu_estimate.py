@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.tpu_estimate
 
-Records one line per program and prints which numbers differ from the committed ones by more than 1%; `--commit`
-replaces them. A program takes three to ten CPU minutes. `bench/estimate.py` says what the numbers include.
+Records one line per program and prints which numbers differ from the committed ones by more than 1%; `--commit` writes
+the new ones to that file. A program takes three to ten CPU minutes. `bench/estimate.py` says what the numbers include.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 def differences(old: dict, new: dict) -> list[tuple[str, float, float]]:
     """Returns (field, old, new) of every number that changed by more than `TOLERANCE`, and of every new kind of work.
 
-    The change of a region is relative to its old cycles or to 1% of all old cycles, whichever are more.
+    The change of a region is relative to its old cycles or to 1% of all old cycles, whichever is more.
     """
     numbers = [
         (field, old[field], new[field])

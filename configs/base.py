@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     c.data.dir = "data/corpus_512"
     c.train.keep_every = 10_000
     # These make the same computation faster (docs/performance.md): the optimizer's work is split over devices, and the
-    # layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it compiles for one, but
-    # steps are slower.
+    # layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it compiles for one
+    # minute, but steps are slower.
     c.mesh.fsdp = True
     c.model.unroll = 0
     return c

@@ -7,7 +7,7 @@ The paper's recipe on a corpus like BERT's, English Wikipedia and a directory of
 
     python -m symbert_jax prepare --config=configs/wiki_books.py
 
-reads Wikipedia as TFDS prepared it (`tfds build wikipedia/20230601.en`, or a copy in a bucket, by
+This command reads Wikipedia as TFDS prepared it (`tfds build wikipedia/20230601.en`, or a copy in a bucket, by
 `--config.data.sources=tfds:gs://BUCKET/wikipedia/20230601.en/1.0.0,bookcorpus:books`) and the `.txt`, `.txt.gz` or
 `.jsonl.gz` files in `books/`.
 """

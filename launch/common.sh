@@ -2,7 +2,7 @@
 # Shared by the scripts of this folder: verbs, environment variables, and commands that a dry run only prints.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec 3>&1 # `ask` prints dry runs here, as its standard output is the answer
+exec 3>&1 # here `ask` prints the command of a dry run, because its standard output is the answer
 
 COMMAND=${COMMAND:-pretrain} CONFIG=${CONFIG:-} WORKDIR=${WORKDIR:-} DATA=${DATA:-} POLL=${POLL:-30}
 VERB='' DRY_RUN='' FLAGS=()
@@ -76,7 +76,7 @@ pause() {
   call sleep "$POLL"
 }
 
-count_hosts() { # prints the hosts of a TPU slice: chips in TOPOLOGY over chips per host (ct6e-standard-4t has 4)
+count_hosts() { # prints how many hosts a TPU slice has: chips in TOPOLOGY over chips per host (ct6e-standard-4t: 4)
   require MACHINE TOPOLOGY
   [[ $MACHINE =~ -([0-9]+)t$ ]] || user_error MACHINE "'$MACHINE'" "a TPU machine type such as ct6e-standard-4t"
   [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] || user_error TOPOLOGY "'$TOPOLOGY'" "numbers of chips such as 4x4"

@@ -4,7 +4,7 @@
 #
 #   create   creates a workload policy, an instance template and the group; waits until every host runs
 #   install  copies the last commit to every host; installs the packages and copies the corpus from DATA there
-#   run      trains and waits for the end; after Ctrl-C training continues, and `run` waits for it again
+#   run      trains and waits for the end; after Ctrl-C training continues, and another `run` waits for its end
 #   watch    does all of these, and after a preemption does them again from the last checkpoint, until training ends
 #   logs     follows the log of the first host
 #   stop     saves a checkpoint and ends training
@@ -62,7 +62,7 @@ run_in_background() { # COMMAND...: starts a command, which `wait_for_all` waits
   fi
 }
 
-wait_for_all() { # returns 2, a user error, if any job did; else the last status that is not 0, or 0
+wait_for_all() { # returns 2, a user error, if any job returned 2; else the last status that is not 0, or 0
   local job last status=0
   if [[ $DRY_RUN ]]; then echo wait; fi
   for job in $JOBS; do wait "$job" || { last=$? && ((status == 2)) || status=$last; }; done
@@ -119,7 +119,7 @@ delete() { # deletes each resource, also if another one cannot be deleted
 parse "create install run watch logs stop delete" "$@"
 require NAME ZONE PROJECT
 HOSTS=$(count_hosts)
-if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi
+if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi # ends on a user error before anything starts
 SCOPE=("--zone=$ZONE" "--project=$PROJECT")
 LIST=(gcloud compute instance-groups managed list-instances "$NAME" "${SCOPE[@]}" --sort-by=name)
 VMS='' JOBS=''

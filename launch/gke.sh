@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# launch/gke.sh VERB [--dry-run] [-- FLAGS]: a TPU slice (v4, v5e, v5p, v6e) in a GKE cluster, which trains by the
+# launch/gke.sh VERB [--dry-run] [-- FLAGS]: a TPU slice (v4, v5e, v5p, v6e) in a GKE cluster, which trains with the
 # JobSet of launch/jobset.yaml.
 #
 #   create   creates a node pool, which is the slice, and installs JobSet's controller in the cluster

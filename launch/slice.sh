@@ -18,7 +18,7 @@ install_line() { # prints a command for the hosts, which installs the copied cod
 }
 
 start_line() { # prints a command for the hosts, which starts the service or waits for a running one
-  set_training_command python && require_bucket # fails on a user error before anything starts
+  set_training_command python && require_bucket
   local env=(env COMMAND="$COMMAND" CONFIG="$CONFIG" WORKDIR="$WORKDIR" DATA="$DATA"
     JAX_COORDINATOR_PORT="$JAX_COORDINATOR_PORT")
   echo "cd symbert_jax && $(quote "${env[@]}") launch/local.sh start -- $(quote ${FLAGS[@]+"${FLAGS[@]}"})"
@@ -50,7 +50,7 @@ create() {
   done
 }
 
-attempt() { # FUNCTION: ignores a failure, such as a lack of capacity, because the next poll of `watch` tries again
+attempt() { # FUNCTION: runs it; ignores a failure, such as a lack of capacity, because `watch` tries again
   "$@" || echo "watch: $1 failed; continuing" >&2
 }
 

@@ -4,7 +4,7 @@
 #
 #   create   requests the slice and waits until it runs
 #   install  copies the last commit to every host; installs the packages and copies the corpus from DATA there
-#   run      trains and waits for the end; after Ctrl-C training continues, and `run` waits for it again
+#   run      trains and waits for the end; after Ctrl-C training continues, and another `run` waits for its end
 #   watch    does all of these, and after a preemption does them again from the last checkpoint, until training ends
 #   logs     follows the log of host 0
 #   stop     saves a checkpoint and ends training
@@ -45,7 +45,7 @@ state() {
   query ACTIVE gcloud compute tpus queued-resources describe "$NAME" "${SCOPE[@]}" '--format=value(state.state)'
 }
 
-on() { # WORKERS LINE: runs a shell command on these hosts
+on_hosts() { # HOSTS LINE: runs a shell command on these hosts
   call gcloud compute tpus tpu-vm ssh "$NAME" "${SCOPE[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" --worker="$1" \
     --command="$2"
 }
@@ -55,19 +55,19 @@ install() {
   call git archive --format=tar.gz --output="$pack" HEAD &&
     call gcloud compute tpus tpu-vm scp "$pack" "$NAME:symbert_jax.tar.gz" "${SCOPE[@]}" \
       "${SSH_OPTIONS[@]/#/--scp-flag=}" --worker=all &&
-    on all "$(install_line)"
+    on_hosts all "$(install_line)"
 }
 
 run() {
-  on all "$(start_line)"
+  on_hosts all "$(start_line)"
 }
 
 logs() {
-  on 0 "cd symbert_jax && launch/local.sh logs"
+  on_hosts 0 "cd symbert_jax && launch/local.sh logs"
 }
 
 stop() {
-  on all "cd symbert_jax && launch/local.sh stop"
+  on_hosts all "cd symbert_jax && launch/local.sh stop"
 }
 
 delete() {
@@ -77,6 +77,6 @@ delete() {
 parse "create install run watch logs stop delete" "$@"
 require NAME ZONE PROJECT
 if [[ $VERB == create || $VERB == watch ]]; then RUNTIME=${RUNTIME:-$(default_runtime)}; fi
-if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi
+if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi # ends on a user error before anything starts
 SCOPE=("--zone=$ZONE" "--project=$PROJECT")
 "$VERB"

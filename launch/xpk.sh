@@ -23,7 +23,7 @@ source "$(dirname "$0")/common.sh"
 # shellcheck source=launch/jobset.sh
 source launch/jobset.sh
 
-corpus_path() { # replaces the function of common.sh: each host reads the corpus from the bucket
+corpus_path() { # replaces the function of common.sh: the command itself reads DATA from the bucket
   echo "$DATA"
 }
 

@@ -3,7 +3,7 @@
 To use a checkpoint that `pretrain` or `import` wrote:
 
     model = symbert_jax.load("runs/mini/pairwise")
-    model.fill_mask("The capital of [MASK] is Paris.")  # a list of (token, probability) per [MASK]
+    model.fill_mask("The capital of [MASK] is Paris.")  # a list of (token, probability) for each [MASK]
     model.embed(["A sentence.", "Another one."])        # float32[2, D]
     params, config = model                              # a nested dict of numpy arrays, and the frozen config
 
@@ -53,7 +53,7 @@ _MODULES = {  # the module that defines each public name
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name on first use: importing the package alone must not start JAX."""
+    """Imports a public name on first use: importing the package alone must not import JAX."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The entry point of the command line: `python -m symbert_jax COMMAND`, or `symbert COMMAND` where it is installed."""
+"""The entry point of the command line: `python -m symbert_jax COMMAND`, or, once installed, `symbert COMMAND`."""
 
 import sys
 from typing import NoReturn
@@ -8,7 +8,7 @@ from symbert_jax.cli.commands import COMMANDS
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command; returns its exit code, see `process.run_command`."""
+    """Runs one command, or prints help; returns the exit code, see `process.run_command`."""
     process.protect_streams()
     return process.run_command(lambda: _run(argv))
 

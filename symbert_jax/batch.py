@@ -19,10 +19,10 @@ class MlmBatch(NamedTuple):
 
 
 class GlueBatch(NamedTuple):
-    """Labelled sentences, or pairs of sentences."""
+    """Sentences, or pairs of sentences."""
 
     tokens: Int[Array, "B T"]  # [CLS] first [SEP] or [CLS] first [SEP] second [SEP], then padding
     lengths: Int[Array, " B"]  # the number of tokens in each row, without padding
     second_starts: Int[Array, " B"]  # the position of the second sentence; the length if there is none
-    labels: Float[Array, " B"]  # the class, or the value of a regression
+    labels: Float[Array, " B"]  # the class, or the value of a regression; 0 if unlabelled
     weights: Float[Array, " B"]  # 1, or 0 for a row that pads the batch

@@ -12,7 +12,7 @@ class Tpu:
     peak: float  # dense bf16 FLOP/s
     hbm: float  # bytes that programs may use, as libtpu reports them when it rejects a program
     bandwidth: float  # bytes/s of HBM
-    clock: float  # Hz of a core, whose cycles the compiler estimates
+    clock: float  # cycles/s of a core; the compiler estimates cycles
     link: float  # bytes/s over one link, in one direction
     ring: int  # an axis of at least this many chips is a ring, on which each chip has two links
 
@@ -27,8 +27,8 @@ GIB = 2**30
 # https://jax-ml.github.io/scaling-book/tpus (an axis of v5e or v6e is a ring from 16 chips, one of v4 or v5p from 4;
 # a v4 or v5p slice smaller than a 4x4x4 cube has no rings, so `network` is too high there).
 # clock: peak / (FLOPs a cycle) = peak / (2 x the chip's multipliers): 2 cores x 4 units of 128 x 128 (v4, v5p), 1 x 4
-# of 128 x 128 (v5e), 4 x 256 x 256 (v6e). libtpu's own cycles of a product of two 16,384 x 16,384 matrices
-# reach 94%, 94%, 92% and 78% of the peak.
+# of 128 x 128 (v5e), 4 x 256 x 256 (v6e). By libtpu's own cycles, a product of two 16,384 x 16,384 matrices reaches 94%
+# of the peak on v4 and v5p, 92% on v5e and 78% on v6e.
 TPUS = {
     "v4": Tpu(2, 3, 275e12, 30.75 * GIB, 1228e9, 1.05e9, 45e9, 4),
     "v5e": Tpu(1, 2, 197e12, 15.75 * GIB, 819e9, 1.5e9, 50e9, 16),
@@ -57,7 +57,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the peak dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then there is no MFU."""
+    """Returns the peak dense bf16 FLOP/s of one device; None if unknown, as for a CPU: then no MFU is shown."""
     if device_kind in KINDS:
         return TPUS[KINDS[device_kind]].peak
     return GPU_PEAKS.get(device_kind)

@@ -26,17 +26,17 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 class Classifier:
     """A model that `finetune` saved; `load_classifier` returns it.
 
-    It tokenizes and truncates texts as fine-tuning did, so its predictions for the validation split have the saved
-    score. For a task of single sentences, its methods take a list of sentences; for a task of pairs, a list of tuples,
+    It tokenizes and truncates texts as fine-tuning did, so its predictions for the validation splits have the saved
+    score. For a task of single sentences, the methods take a list of sentences; for a task of pairs, a list of tuples,
     whose sentences have the order of the columns in GLUE's files, such as (premise, hypothesis).
     """
 
     folder: epath.Path
     task: Task  # the GLUE task: its name, classes and metrics
     score: float  # 100 times the mean of the task's metrics over its validation splits
-    length: int  # in tokens; a longer text is cut, and in a pair the longer sentence first
+    length: int  # tokens; a longer text is truncated, in a pair the longer sentence first
     model: ModelConfig = dataclasses.field(repr=False)
-    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays, with the classifier under `head`
+    params: Params = dataclasses.field(repr=False)  # a nested dict of numpy arrays; `head` is the classification head
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -61,17 +61,17 @@ class Classifier:
         return [self.task.classes[i] for i in predictions] if self.task.classes else predictions
 
     def probabilities(self, pairs: Iterable[str | tuple[str, str]]) -> Float[np.ndarray, "B C"]:
-        """Returns the probability of each class, in the order of `task.classes`.
+        """Returns for each example the probability of each class, in the order of `task.classes`.
 
         Raises:
           UserError: as in `predict`, or the task is a regression.
         """
         if not self.task.classes:
-            raise UserError("probabilities", f"{self.task.name}, a regression", "a task with classes", "see predict")
+            raise UserError("probabilities", f"{self.task.name}, a regression", "a task with classes", "call predict")
         return softmax(self.logits(pairs))
 
     def logits(self, pairs: Iterable[str | tuple[str, str]]) -> Float[np.ndarray, "B C"]:
-        """Returns the logits of the classes, or the value of a regression, with C = 1.
+        """Returns for each example the logits of the classes, or the value of a regression, with C = 1.
 
         Raises:
           UserError: as in `predict`.
@@ -80,13 +80,13 @@ class Classifier:
         logits = np.empty((len(examples), self.task.num_outputs), np.float32)
         if not examples:
             return logits
-        rows = tokenize(self.tokenizer, examples, self.length)
+        split = tokenize(self.tokenizer, examples, self.length)
         with jax.set_mesh(one_device()):
-            for planned in prediction_plan(rows, min(round_up(len(rows)), MAX_BATCH)):
-                batch = rows.batch(planned)
+            for planned in prediction_plan(split, min(round_up(len(split)), MAX_BATCH)):
+                batch = split.batch(planned)
                 batch_logits = np.asarray(_logits(self.model, self.task.num_outputs, self._device_params, batch, None))
-                is_real = planned.rows != PADDING_ROW
-                logits[planned.rows[is_real]] = batch_logits[is_real]
+                is_real = planned.indices != PADDING_ROW
+                logits[planned.indices[is_real]] = batch_logits[is_real]
         return logits
 
     def _examples(self, pairs: Iterable[str | tuple[str, str]]) -> list[Example]:
@@ -121,14 +121,13 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
     with bucket_errors_as_user_errors("checkpoint", path, "a bucket that can be read"):
         if not saved.is_saved(path):
             wanted = "a folder that finetune saved: WORKDIR/models/HASH/TASK-HASH"
-            raise UserError(
-                "checkpoint", f"no {path / saved.DESCRIPTION}", wanted, "--config.save_models=True saves them"
-            )
+            hint = "finetune saves one with --config.save_models=True"
+            raise UserError("checkpoint", f"no {path / saved.DESCRIPTION}", wanted, hint)
         description = saved.read_description(path)
         length = min(description.length, description.model.length)
         task = TASKS[description.task]
         return Classifier(path, task, description.score, length, description.model, saved.read_params(path))
 
 
-# Its last argument is the dropout key; None: no dropout.
+# The last argument of `steps.logits` is the dropout key; `Classifier` passes None: no dropout.
 _logits = jax.jit(steps.logits, static_argnums=(0, 1))

@@ -20,7 +20,7 @@ class Advice(UserError):
 
 
 class UserErrors(UserError):
-    """Several errors, one line each. The exit code is the highest of theirs."""
+    """Several errors, one line each. The exit code is the highest of their exit codes."""
 
     def __init__(self, errors: Sequence[UserError]):
         Exception.__init__(self, "\n".join(map(str, errors)))
@@ -32,7 +32,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def spelling_hint(name: str, known: Iterable[str]) -> str:
     """Returns a hint for a misspelled name: the closest known name, or an empty string if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
@@ -40,4 +40,4 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a hint for a misspelled name: the closest known name, or all known names if none is close."""
-    return closest(name, known) or f"known are {', '.join(known)}"
+    return spelling_hint(name, known) or f"known are {', '.join(known)}"

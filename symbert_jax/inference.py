@@ -25,7 +25,7 @@ from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 
 MAX_BATCH = 32  # the most texts in a forward pass
-MIN_LENGTH = 16  # tokens; shorter texts are padded to this length, or to that of the model if it is smaller
+MIN_LENGTH = 16  # shorter texts are padded to this many tokens, but not beyond the length of the model
 POOLINGS = ("mean", "cls")
 
 
@@ -152,7 +152,7 @@ class Model:
         Returns float32[B, M, V]; V is `config.model.vocab_size`, which may exceed the vocabulary.
 
         Raises:
-          UserError: an array has another shape or type, or a value is out of range.
+          UserError: an array has a wrong shape or type, or a value is out of range.
         """
         model = self.config.model
         ids = _to_int_rows("ids", ids, model.vocab_size)
@@ -224,7 +224,7 @@ def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int) 
     """Prints each text, and below it a line with the `top` most probable tokens for each [MASK].
 
     Raises:
-      UserError: there is no such checkpoint, or `Model.fill_mask` raises it.
+      UserError: there is no such checkpoint, or as in `Model.fill_mask`.
     """
     model = load(workdir, step)
     for text in texts:
@@ -243,7 +243,7 @@ def to_device(params: Params) -> Params:
 
 
 def named_texts(texts: str | Iterable[str]) -> dict[str, str]:
-    """Returns the texts by their names in errors: "text" for a single one, else "texts[0]", "texts[1]", …
+    """Returns the texts by their names in errors: "text" for a single text, else "texts[0]", "texts[1]", …
 
     Raises:
       UserError: one of them is not text in UTF-8.

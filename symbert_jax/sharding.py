@@ -21,7 +21,7 @@ from symbert_jax.errors import UserError
 AXES = ("data", "model")
 MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # the dimensions of other letters are not sharded
 FSDP_AXES = {"D": "data"}  # additional axes of parameters with `mesh.fsdp`
-PREFETCH = 2  # batches that are transferred to the devices before they are needed
+PREFETCH = 2  # transfers to the devices that have started when a batch is needed, its own included
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -96,7 +96,7 @@ def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " l
 def put_batch(batch: Any, dims: str = "B") -> Any:
     """Returns global device arrays, sharded along B over the current mesh, from `batch`.
 
-    batch: the rows that this process holds, those with its `local_row_indices`.
+    batch: the rows of this process, at its `local_row_indices`.
     dims: letters of the leading dimensions, the last of them B.
     """
     sharding = NamedSharding(jax.sharding.get_mesh(), spec(dims))
@@ -104,7 +104,7 @@ def put_batch(batch: Any, dims: str = "B") -> Any:
 
 
 def put_batches(batches: Iterator[Any], dims: str = "B") -> Iterator[Any]:
-    """Yields each batch as `put_batch` returns it; the transfers of the next PREFETCH ones have started."""
+    """Yields each batch as `put_batch` returns it. PREFETCH transfers have started by then, its own included."""
     queue = collections.deque(put_batch(batch, dims) for batch in itertools.islice(batches, PREFETCH))
     while queue:
         yield queue.popleft()

@@ -138,7 +138,7 @@ def check_make_target(command: Command) -> int:
 
 
 def check_packages(command: Command) -> int:
-    """Checks that the project has the packages: a file of requirements, or extras with their pinned versions."""
+    """Checks that a file of requirements exists, and that a package is in the extras and has its pinned version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {package for extra in project["optional-dependencies"].values() for package in extra}
     pins = re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
@@ -172,6 +172,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,
     rf"make demo: {SYMBERT} .*": parse,
+    r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
     rf"make bench: {SYMBERT} .*": parse,
     rf"README.md: {SYMBERT} (compare|finetune) .*runs/python_docs/.*": parse,
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
@@ -198,6 +199,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
+    r".*: flags --reference=.*": partial(parse_flags, "compare --out=x x"),
     r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
     r"README.md: (flags --config\.section\.field=value|kill -9)": skip,
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(

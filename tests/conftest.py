@@ -83,7 +83,7 @@ def init_params_numpy(model: ModelConfig) -> bert.Params:
 
 
 def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBatch:
-    """Returns random rows with 4 masked positions each. In every other row, the last of them has weight 0."""
+    """Returns random rows with 4 positions to predict in each. In every other row, the last one has weight 0."""
     rng = np.random.default_rng(seed)
     rows = rows or config.data.batch_size
     tokens = rng.integers(0, config.model.vocab_size, (rows, config.model.length), dtype=np.int32)
@@ -113,7 +113,7 @@ def write_corpus(
         writers[split].add(tokens)
         writers[split].close()
     write_info(folder, length, [writer.info() for writer in writers.values()])
-    splits = {split: {"rows": writer.rows} for split, writer in writers.items()}
+    splits = {split: {"rows": writer.row_count} for split, writer in writers.items()}
     write_manifest(folder, {"length": length, "splits": splits})
     return folder
 

@@ -64,7 +64,7 @@ expect_output() { # compares its input with file 9; documents omit the path of t
 }
 trap 'echo "FAILED $PAGE:$LINENO: $BASH_COMMAND" >&2' ERR
 """
-# Commands that run before those of the documents, and make the corpora and the first phase of a recipe that these need.
+# Commands that run first. They make what the documents need: the corpora, and the first phase of a recipe.
 SETUP = """
 for config in tiny wiki_books; do python -m symbert_jax prepare --config=configs/$config.py; done
 python -m symbert_jax prepare --config=configs/base.py --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'

@@ -30,7 +30,7 @@ def scripts() -> dict[str, str]:
     """Returns the bash script of each document that contains commands, by its path from the root.
 
     Raises:
-      AssertionError: a document contains a command in a place from which it does not get into the script.
+      AssertionError: a document contains a command that its script does not.
     """
     found = {f"make {target}": recipe(target) for target in RECIPES}
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -119,4 +119,4 @@ def _finish(prose: str, script: list[str], name: str) -> str:
     for where, lines in (("the prose", prose.splitlines()), ("a comment", comments)):
         stray = [f"{name}:{number}: {line}" for number, line in enumerate(lines, 1) if _STRAY.search(line)]
         assert not stray, f"a command in {where}, where nothing runs it:\n" + "\n".join(stray)
-    return "\n".join(script).replace(" && ", "; ")  # bash does not trap what fails before an &&
+    return "\n".join(script).replace(" && ", "; ")  # bash does not trap a failure before an &&

@@ -61,7 +61,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
 
 
 def write(folder: Path) -> None:
-    """Fills `folder`. The caller has set TFDS_DATA_DIR to its `tfds`."""
+    """Fills `folder`. The caller has set TFDS_DATA_DIR to its subfolder `tfds`."""
     words = ["".join(syllables) for syllables in itertools.product(("ka", "to", "mi", "su"), repeat=4)]
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=50)) for _ in range(80)]

@@ -14,7 +14,7 @@ from tests.conftest import write_corpus
 def test_killed_pretrain_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     """Sends SIGKILL and SIGTERM, each after a checkpoint. Parameters, moments, metrics and validations have equal bits.
 
-    No seed fixes the moments, because the result must not depend on them.
+    No seed fixes the times of the signals, because the result must not depend on them.
     """
     corpus = write_corpus(tmp_path / "corpus", length=32, rows=256)
     run = Run(References(tmp_path, corpus).pretrain_command(steps=120), tmp_path / "run")

@@ -15,12 +15,12 @@ from symbert_jax.inference import MAX_BATCH, one_device
 from symbert_jax.model import classifier
 from tests.conftest import WORDS, configure, init_params_numpy
 
-MODEL = configure().model
+MODEL = configure().model  # reads 16 tokens
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory):
-    """A function that saves and loads an untrained model of a task."""
+    """A function that saves and loads an untrained model of a task, as if fine-tuned on texts of `length` tokens."""
 
     def load_untrained(task: str, num_outputs: int, length: int = 128) -> Classifier:
         folder = epath.Path(tmp_path_factory.mktemp("saved") / task)
@@ -30,7 +30,8 @@ def load(tmp_path_factory: pytest.TempPathFactory):
             head = jax.tree.map(np.asarray, classifier.init_head(MODEL, num_outputs, jax.random.key(1)))
         head["classifier"]["kernel"] = 100 * head["classifier"]["kernel"]  # so that predictions differ
         params = init_params_numpy(MODEL) | {"head": head}
-        saved.write(folder, saved.SavedModel(70.0, task, MODEL, "trial", length), params, vocab)
+        description = saved.SavedModel(score=70.0, task=task, model=MODEL, trial="trial", length=length)
+        saved.write(folder, description, params, vocab)
         return symbert_jax.load_classifier(folder)
 
     return load_untrained
@@ -50,7 +51,8 @@ def test_regression_predicts_values_in_order(load) -> None:
 
 def test_classes_have_names_and_probabilities(load) -> None:
     model = load("mnli", 3)
-    assert (model.task.name, model.score, model.length) == ("mnli", 70.0, 16)
+    assert (model.task.name, model.score) == ("mnli", 70.0)
+    assert model.length == MODEL.length, "the model reads fewer than the 128 tokens of fine-tuning"
     pairs = [("w1 w2", "w3"), ("w4", "w1 [SEP] w2 " * 9)]
     found = model.probabilities(pairs)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
@@ -64,13 +66,13 @@ def test_classifier_cuts_texts_as_fine_tuning_did(load) -> None:
 
 
 def test_classifier_refuses_wrong_examples(load) -> None:
-    pair, sentence = load("rte", 2), load("sst2", 2)
+    rte, sst2 = load("rte", 2), load("sst2", 2)
     for model, examples, message in (
-        (pair, ["w1"], r"pairs\[0\]: found 'w1', wanted a tuple of two sentences, as rte has"),
-        (sentence, ["w1", ("w1", "w2")], r"pairs\[1\]: found \('w1', 'w2'\), wanted a sentence, as sst2 has"),
-        (sentence, "w1", "pairs: found 'w1', wanted a list, each item a sentence"),
-        (sentence, iter(["w1", float("nan")]), r"pairs\[1\]: found nan, wanted text"),
-        (pair, [("w1", "\udcff")], r"pairs\[0\]: found '\\udcff', wanted text in UTF-8"),
+        (rte, ["w1"], r"pairs\[0\]: found 'w1', wanted a tuple of two sentences, as rte has"),
+        (sst2, ["w1", ("w1", "w2")], r"pairs\[1\]: found \('w1', 'w2'\), wanted a sentence, as sst2 has"),
+        (sst2, "w1", "pairs: found 'w1', wanted a list, each item a sentence"),
+        (sst2, iter(["w1", float("nan")]), r"pairs\[1\]: found nan, wanted text"),
+        (rte, [("w1", "\udcff")], r"pairs\[0\]: found '\\udcff', wanted text in UTF-8"),
     ):
         with pytest.raises(UserError, match=message):
             model.predict(examples)

@@ -1,4 +1,4 @@
-"""Each config field has a comment and is read by the code, and errors name the wrong field."""
+"""Configs are read and checked: errors name the wrong field, and the code reads each field."""
 
 import ast
 import dataclasses
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(**changes: object) -> Config:
-    """Returns the checked default config with `section__field=value` changed, from mappings as in a checkpoint."""
+    """Returns the default config with `section__field=value` changed, made from mappings and checked."""
     tree = configs.default().to_dict()
     for path, value in changes.items():
         *sections, name = path.split("__")

@@ -30,7 +30,7 @@ def test_fuzzed_input_ends_in_success_or_a_user_error(name: str) -> None:
     assert outcome.result == "success", outcome
 
     @settings(
-        max_examples=KINDS[name].examples,
+        max_examples=KINDS[name].suite_attempts,
         derandomize=True,
         deadline=None,
         database=None,

@@ -96,6 +96,10 @@ for start, stop in ((0, 2), (1, 3)):  # a start, and one that resumes from a che
     metrics.write(stop, {"validation/loss": 0.5})
     metrics.close()
 
+import wandb
+
+wandb.teardown()  # its process may write the files after `finish` has returned; this waits for it
+
 from wandb.proto.wandb_internal_pb2 import Record  # which the offline files hold, in the format of LevelDB's log
 
 def records(data):
@@ -122,7 +126,7 @@ print("found", json.dumps(found))
 
 
 def test_wandb_gets_all_metrics_and_a_restart_resumes_its_run(tmp_path) -> None:
-    """This runs the library itself, in its offline mode and in a separate process, as it leaves threads behind."""
+    """Runs the library itself in its offline mode, and in a separate process, because it leaves threads behind."""
     (tmp_path / "run").mkdir()
     environment = os.environ | {"WANDB_MODE": "offline", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WANDB, str(tmp_path / "run")]

@@ -100,13 +100,13 @@ def test_lock_removes_its_folder_only_if_it_is_empty(tmp_path: Path) -> None:
 
 
 def test_lock_of_a_moved_folder_does_not_lock_its_old_path(tmp_path: Path) -> None:
-    """A second run that opened the lock file just before the first moved its folder does not hold the lock yet."""
-    first, second = tmp_path / "work", tmp_path / "done"
-    with lock(first, "data.dir"):
-        first.rename(second)
-        with lock(first, "data.dir"):
-            assert (first / LOCK).exists() and (second / LOCK).exists()
-    assert not first.exists()
+    """Another run takes the lock of the old path while the first run still holds that of the moved folder."""
+    old, new = tmp_path / "work", tmp_path / "done"
+    with lock(old, "data.dir"):
+        old.rename(new)
+        with lock(old, "data.dir"):
+            assert (old / LOCK).exists() and (new / LOCK).exists()
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("path", ["file/run", "file"])

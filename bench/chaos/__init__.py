@@ -6,6 +6,6 @@ terminal sends them.
 
 Read the modules in this order: `commands`, which commands are killed and which files they must write, with
 `comparisons`; `starts`, the processes of one start of a command; `runs`, several starts until a command is done;
-`references`, uninterrupted runs, with their `inputs`; `stages`, as many runs as make a number of kills; `disks`, file
-systems that fail; `report`, tables of both; `__main__`, all stages.
+`references`, uninterrupted runs, with their `inputs`; `stages`, runs until a number of kills is reached; `disks`, file
+systems that fail; `report`, tables of kills and of faults of disks; `__main__`, all stages.
 """

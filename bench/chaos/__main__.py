@@ -9,10 +9,11 @@ changes: pretrain that continues with another number of processes or another mes
   have the same losses within 1e-3.
 prepare: all files must be the same byte for byte, except for the time in the manifest.
 finetune: results, predictions, files for the GLUE server and saved models must be the same.
-disk: a full disk and a read-only folder, before the start of each command and at a random moment. The command must end
-  with one line of error, and continue once the disk works again. This mounts file systems and is left out without root.
+disk: a full disk and a read-only folder, before the start of each command and at a random moment. The command must
+  succeed or end with one line of error, and continue once the disk works again. This mounts file systems and is left
+  out if the user may not mount.
 
-Prints a line for each run and a Markdown table. Exits with 1 if anything is lost or different, or if a process prints a
+Prints a line for each run and Markdown tables. Exits with 1 if anything is lost or different, or if a process prints a
 traceback, returns a wrong exit code, hangs or leaves processes running; the folder of such a run stays.
 """
 
@@ -46,24 +47,25 @@ def main() -> int:
     restore_signals()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process reads checkpoints with jax
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns where an item is read without its checkpoint
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns if an item is read without its checkpoint
     began, chosen = time.monotonic(), flags.only or STAGES
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"seed {flags.seed}, in {folder}", flush=True)
     references = References(folder)
-    stages = {
+    runs_by_stage = {
         name: run_stage(name, references, flags, began + 60 * flags.minutes)
         for name in STAGES
         if name in chosen and name != "disk"
     }
     disk_runs = run_on_failing_disks(references, flags.seed) if "disk" in chosen else []
-    if stages:
-        print_stages(stages)
+    if runs_by_stage:
+        print_stages(runs_by_stage)
     if disk_runs:
         print_disk_runs(disk_runs)
-    runs = [run for stage in stages.values() for run in stage] + [disk_run.run for disk_run in disk_runs]
-    findings = sum(len(run.findings) for run in runs)
-    counts = {name: count(stage) for name, stage in stages.items()} | ({"disk": len(disk_runs)} if disk_runs else {})
+    all_runs = [run for runs in runs_by_stage.values() for run in runs] + [disk_run.run for disk_run in disk_runs]
+    findings = sum(len(run.findings) for run in all_runs)
+    counts = {name: count(runs) for name, runs in runs_by_stage.items()}
+    counts |= {"disk": len(disk_runs)} if disk_runs else {}
     minutes = round((time.monotonic() - began) / 60, 1)
     record("chaos", seed=flags.seed, minutes=minutes, **counts, findings=findings)
     if findings:
@@ -84,7 +86,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--finetune", type=int, default=20, help="kills of finetune")
     parser.add_argument("--only", choices=STAGES, action="append", help="a stage; may be repeated")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="by default a random one")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="start no further kill after this time")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="plan no further kills after this time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     return parser.parse_args()
 

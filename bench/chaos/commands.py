@@ -52,11 +52,11 @@ class Command(abc.ABC):
 
     @abc.abstractmethod
     def saved_progress(self, folder: Path) -> object:
-        """Returns the progress that the next start must find. Call it while no process is running."""
+        """Returns the progress that is saved so far, which the next start must find."""
 
     @abc.abstractmethod
     def describe_lost_progress(self, saved: object, folder: Path, output: str) -> str:
-        """Describes which part of `saved` was lost by a start with this output; empty if none was."""
+        """Describes which part of `saved` a start with this output has lost; empty if it lost none."""
 
     @abc.abstractmethod
     def find_differences(self, folder: Path) -> list[str]:
@@ -69,7 +69,7 @@ class Pretrain(Command):
 
     corpus: Path = Path()
     steps: int = 200
-    log_every: int = 3  # neither checkpoints nor validations fall on its multiples
+    log_every: int = 3  # most checkpoints and validations lie between two log points
     keep: str = "keep_latest=2"  # a field of config.train and its value
     exact: bool = True  # whether results are compared bit for bit, or only losses within TOLERANCE
     saves_at_signals = True
@@ -93,7 +93,7 @@ class Pretrain(Command):
     def phase(self, folder: Path, output: str) -> str:
         if f"\nstep {self.steps}/" in output or "nothing to do" in output:
             return AFTER_STEPS
-        # "step 20 validation loss" may come before the first step, for a checkpoint that a signal left unvalidated
+        # not "step 20 validation loss": it may precede the first step, for a checkpoint that a signal left unvalidated
         return IN_STEPS if re.search(r"\nstep \d+/", output) else BEFORE_STEPS
 
     def saved_progress(self, folder: Path) -> int:
@@ -125,8 +125,9 @@ class Pretrain(Command):
         differing = []
         for line, other in zip(*lines, strict=True):
             for name, value in other.items():
-                close = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
-                if not (line[name] == value if self.exact else close):
+                # with `exact`, all values are compared, otherwise only losses
+                is_near = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
+                if not (line[name] == value if self.exact else is_near):
                     differing.append(f"{name} of step {line['step']} is {line[name]}, not {value}")
         if differing:
             yield f"metrics.jsonl: {len(differing)} values differ, the first: {differing[0]}"
@@ -213,7 +214,7 @@ class Finetune(Command):
         return IN_STEPS if " trials, " in output else BEFORE_STEPS
 
     def saved_progress(self, folder: Path) -> set[str]:
-        """Returns the whole lines of trials.jsonl."""
+        """Returns the complete lines of trials.jsonl."""
         file = folder / "run" / "trials.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return {line for line in lines if line.endswith("\n")}

@@ -1,4 +1,4 @@
-"""Reads and compares the files of two runs: arrays bit for bit, whatever the meshes, other files byte for byte."""
+"""Reads and compares the files of two runs: arrays bit for bit, whatever their sharding; other files byte for byte."""
 
 import filecmp
 import functools
@@ -17,13 +17,13 @@ def saved_steps(workdir: Path) -> set[int]:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """Returns the lines of metrics.jsonl without speeds; raises `ValueError` where one is not JSON."""
+    """Returns the lines of metrics.jsonl without speeds; raises `ValueError` if one is not JSON."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
 
 
 def read_checkpoint(workdir: Path, step: int) -> Arrays:
-    """Returns every parameter and moment; raises many kinds of errors where the checkpoint is damaged."""
+    """Returns every parameter and moment; raises one of many kinds of errors if the checkpoint is damaged."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -37,11 +37,11 @@ def read_checkpoint(workdir: Path, step: int) -> Arrays:
     return _by_path({"params": params, "optimizer": moments})
 
 
-read_reference_checkpoint = functools.cache(read_checkpoint)  # every run is compared with it
+read_reference_checkpoint = functools.cache(read_checkpoint)  # one reference is compared with many runs
 
 
 def read_params(folder: Path) -> Arrays:
-    """Returns the parameters that `finetune` saved; raises `UserError` where they are damaged."""
+    """Returns the parameters that `finetune` saved; raises `UserError` if they are damaged."""
     from etils import epath
 
     from symbert_jax import checkpoint
@@ -66,7 +66,7 @@ def _bits(array: np.ndarray | None) -> tuple | None:
 
 
 def differing_files(actual: Path, expected: Path, ignored: tuple[str, ...]) -> list[str]:
-    """Describes the paths that are below one of two folders alone, and the files whose bytes differ.
+    """Describes the paths that only one of two folders has, and the files whose bytes differ.
 
     ignored: ends of the names of files and folders that are left out.
     """
@@ -74,7 +74,7 @@ def differing_files(actual: Path, expected: Path, ignored: tuple[str, ...]) -> l
     for folder in (actual, expected):
         below = {path.relative_to(folder) for path in folder.rglob("*")}
         names.append({name for name in below if not any(part.endswith(ignored) for part in name.parts)})
-    found = [f"{name} is in {'this' if name in names[0] else 'the other'} run alone" for name in names[0] ^ names[1]]
+    found = [f"{name} is in {'this' if name in names[0] else 'the other'} run only" for name in names[0] ^ names[1]]
     found += [f"{name} differs" for name in names[0] & names[1] if _differ(actual / name, expected / name)]
     return sorted(found)
 

@@ -1,4 +1,4 @@
-"""Disks that fail under a command: it succeeds or ends with one line of error, and continues once the disk works."""
+"""Disks that fail under a command: it must succeed or end with one line of error, and continue once the disk works."""
 
 import contextlib
 import random
@@ -32,7 +32,8 @@ def run_on_failing_disk(
 ) -> DiskRun:
     """Runs a command below `folder` on a disk that fails, and again when the disk works.
 
-    fault: `full` or `read_only`, which is active before the start or from a random time after the first step.
+    fault: `full` or `read_only`.
+    before_start: whether the fault begins before the start; if not, at a random time after the first step.
     """
     name = f"disk-{command.name}-{fault.__name__}-{'before' if before_start else 'during'}"
     run, rng = Run(command, folder / name), random.Random(f"{seed} {name}")
@@ -56,7 +57,7 @@ def run_on_failing_disk(
             run.unexpected.append(f"{traceback}exit code {code}, the last line is {start.last_line()!r}")
         run.start(ONE_PROCESS)
         run.compare()
-        if run.findings:  # its files are lost when it is unmounted, so keep a copy
+        if run.findings:  # unmounting loses the files, so they are copied
             shutil.copytree(run.folder, folder / f"{name}.copy")
     run.report(f"{name}, exit code {code}, {errors[0][:100] if errors else 'no error'!r}")
     when = "before the start" if before_start else "at a random moment"
@@ -65,7 +66,7 @@ def run_on_failing_disk(
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """Creates a folder and mounts a file system of 64 MB in memory on it."""
+    """Creates a folder, on which it mounts a file system of 64 MiB in memory."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
     try:
@@ -76,7 +77,7 @@ def mounted(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Fills the file system of a folder with a file that also takes all space that becomes free."""
+    """Fills the file system of a folder with a file, which also grows into all space that becomes free."""
     ballast, done = folder / "ballast", threading.Event()
 
     def fill() -> None:
@@ -101,7 +102,7 @@ def full(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Makes a folder read-only by a bind mount: a file system cannot become so while files are open for writing."""
+    """Makes a folder read-only by a bind mount: a file system cannot become read-only while files are being written."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)

@@ -43,7 +43,7 @@ class References:
     def prepare_command(self, source: str) -> Prepare:
         """Returns a `prepare` with its reference.
 
-        source: `jsonl` or `python-docs`, which `prepare` reads with worker processes.
+        source: `jsonl` or `python-docs`; for the latter, `prepare` starts processes that parse modules.
         """
         spec = f"jsonl:{self.documents}" if source == "jsonl" else "python-docs:stdlib"
         command = Prepare(f"prepare-{source}", source=spec)
@@ -59,7 +59,7 @@ class References:
         return dataclasses.replace(command, reference=reference)
 
     def finetune_command(self) -> Finetune:
-        """Returns a `finetune` of the model of `pretrain` with its reference."""
+        """Returns a `finetune` with its reference; it starts from the model of the reference of `pretrain`."""
         checkpoint = self.pretrain_command().reference.folder / "run"
         command = Finetune("finetune", checkpoint=checkpoint, glue=self.glue)
         # fills the compilation cache, so that the times of the reference do not include compilations
@@ -67,7 +67,7 @@ class References:
         return dataclasses.replace(command, reference=self._reference(command))
 
     def _reference(self, command: Command, layout: Layout = ONE_PROCESS) -> Reference:
-        """Returns the reference of a command, which runs once; raises `RuntimeError` if it fails."""
+        """Returns the reference of a command; runs the command if there is none. Raises `RuntimeError` if it fails."""
         if (command, layout) not in self._made:
             self._made[command, layout] = self._run(command, layout)
         return self._made[command, layout]

@@ -17,14 +17,14 @@ def count(runs: Sequence[Run]) -> dict[str, int]:
     return counts | _count_findings(runs)
 
 
-def print_stages(stages: Mapping[str, Sequence[Run]]) -> None:
+def print_stages(runs_by_stage: Mapping[str, Sequence[Run]]) -> None:
     """Prints a table with a row for each stage and the columns of `count`."""
-    counts = {name: count(runs) for name, runs in stages.items()}
+    counts = {name: count(runs) for name, runs in runs_by_stage.items()}
     _print_table(["command", *count([])], [[name, *found.values()] for name, found in counts.items()])
 
 
 def print_disk_runs(disk_runs: Sequence[DiskRun]) -> None:
-    """Prints a table with a row for each fault of a disk."""
+    """Prints a table with a row for each of the runs."""
     rows = [
         [run.command.arguments(run.folder)[0], fault, code, *_count_findings([run]).values()]
         for fault, code, run in disk_runs

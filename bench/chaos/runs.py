@@ -20,9 +20,8 @@ class Run:
     kills: list[Kill] = dataclasses.field(default_factory=list)
     lost: list[str] = dataclasses.field(default_factory=list)
     different: list[str] = dataclasses.field(default_factory=list)
-    unexpected: list[str] = dataclasses.field(
-        default_factory=list
-    )  # tracebacks, exit codes, processes that hang or are left running
+    # tracebacks, wrong exit codes, and processes that hang or are left running
+    unexpected: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def findings(self) -> list[str]:
@@ -32,7 +31,7 @@ class Run:
     def start(self, layout: Layout, send_kill: Callable[[Start], Kill | None] = lambda start: None) -> bool:
         """Starts the command once and records its kill and its faults; returns whether it ended without a kill.
 
-        send_kill: kills the start at some time, or returns None; by default the start is left alone.
+        send_kill: kills the start at some time and returns the kill, or None if it sent none; by default sends none.
         """
         saved = self.command.saved_progress(self.folder)
         with Start(self.command, self.folder, layout) as start:

@@ -1,4 +1,4 @@
-"""Runs of commands that are killed at random times, as many as it takes for a number of kills."""
+"""Runs of commands that are killed at random times, until a number of kills is reached."""
 
 import concurrent.futures
 import itertools
@@ -35,9 +35,11 @@ class Case(NamedTuple):
 
 
 class Stage:
-    """Runs of commands below a folder, until `kills` are done or the deadline is over; several threads share it.
+    """Runs of commands below a folder, until there were `kills` kills or the deadline is over.
 
-    deadline: by `time.monotonic()`; no further kill is begun after it.
+    Several threads share the object.
+
+    deadline: by `time.monotonic()`; no kill is planned after it.
     """
 
     def __init__(self, name: str, folder: Path, seed: int, kills: int, deadline: float):
@@ -46,7 +48,7 @@ class Stage:
         self._reserved, self._lock, self._indices = 0, threading.Lock(), itertools.count()
 
     def kill_in_turn(self, cases: Sequence[Case], jobs: int) -> None:
-        """Runs the cases in turn, `jobs` at a time."""
+        """Runs the cases in turn, `jobs` runs at a time, and kills each run at random times."""
 
         def work() -> None:
             while self._needs_kills():
@@ -60,10 +62,10 @@ class Stage:
                 for job in [pool.submit(work) for _ in range(jobs)]:
                     job.result()
             finally:
-                self.kills = 0  # after an error in one thread the others stop
+                self.kills = 0  # after an error in one thread, the others need no further kills and stop
 
     def kill_between_layouts(self, command: Command) -> None:
-        """Runs a command that continues in the next of LAYOUTS after each kill."""
+        """Runs a command, which continues in the next of LAYOUTS after each kill."""
         first = random.Random(f"{self.seed} layouts").randrange(len(LAYOUTS))
         layouts = itertools.islice(itertools.cycle(LAYOUTS), first, None)
         while self._needs_kills():
@@ -121,7 +123,7 @@ def kill_at_random(start: Start, rng: random.Random) -> Kill | None:
         start.wait(rng.uniform(0, 0.5))
     else:
         start.wait_for_first_step()
-        # within a third of the time, so that a run that saves at signals is killed several times
+        # a run that saves at signals is killed within a third of the time, so that several kills fit into the run
         start.wait(rng.uniform(0, reference.seconds_after / (3 if start.command.saves_at_signals else 1)))
     return _send_random_signal(start, rng)
 

@@ -15,7 +15,7 @@ from bench.chaos.commands import AFTER_STEPS, BEFORE_STEPS, Command
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 400.0  # seconds after which a running process counts as hanging
-SURVIVORS_TIMEOUT = 60.0  # seconds in which the other processes of a run must end after one was killed
+SURVIVORS_TIMEOUT = 60.0  # seconds within which the other processes of a run must end after one was killed
 SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 2, signal.SIGINT: 1, signal.SIGHUP: 1}  # drawn by these weights
 
 
@@ -120,19 +120,20 @@ class Start:
         self._wait_until(lambda: self.command.saved_progress(self.folder) > saved)
 
     def _wait_until(self, condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
+        """Returns when the condition holds, a process has ended or the time is over."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and len(self.running()) == len(self.processes) and not condition():
             time.sleep(0.005)
 
     def wait_for_end(self, seconds: float = TIMEOUT) -> list[int]:
-        """Waits until all processes have ended; returns the indices of those that have not."""
+        """Waits until all processes have ended or the time is over; returns the indices of those that still run."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.running():
             time.sleep(0.005)
         return self.running()
 
     def kill(self, number: signal.Signals, process: int) -> Kill | None:
-        """Sends a signal to a process, or to its group if a terminal would. Returns None if it has already ended."""
+        """Sends a signal to a process, or to its group if a terminal would. Returns None if the process has ended."""
         kill = Kill(number, self.phase(), process)
         if process not in self.running():
             return None
@@ -149,7 +150,7 @@ class Start:
         """
         seconds, must_end = TIMEOUT, True
         if kill and len(self.processes) > 1:
-            # before the first step the others may still be connecting, and then rightly wait for minutes
+            # before the first step the others may still wait for the killed one to connect, which may take minutes
             must_end = kill.phase != BEFORE_STEPS
             seconds = SURVIVORS_TIMEOUT if must_end else 3
         hanging = self.wait_for_end(seconds)
@@ -162,7 +163,7 @@ class Start:
         return found
 
     def close(self) -> int:
-        """Kills all that still runs; returns how many child processes were alive 5 s after their parents ended."""
+        """Kills all processes; returns how many of their child processes were still alive 5 s after them."""
         for process in self.processes:
             process.kill()
             process.wait()
@@ -175,10 +176,10 @@ class Start:
         return len(left)
 
     def _problems(self, process: int, kill: Kill | None) -> Iterator[str]:
-        """Describes a traceback and a wrong exit code of a process that has ended."""
+        """Describes a traceback or a wrong exit code of a process that has ended."""
         output, code = self.output(process), self.processes[process].returncode
         where = f"{kill or 'no kill'}, process {process} of {len(self.processes)}"
-        # an interrupt before `main` starts makes the interpreter print a traceback, which is not ours
+        # an interrupt before `main` starts makes the interpreter print a traceback, which is no fault of the package
         if "Traceback" in output and ("in main\n" in output or "KeyboardInterrupt" not in output):
             yield f"{where}: a traceback, which ends in {self.last_line(process)!r}"
         saves = self.command.saves_at_signals and kill and kill.number != signal.SIGKILL and kill.phase != BEFORE_STEPS
@@ -198,7 +199,7 @@ def _free_port() -> int:
 
 
 def _living_processes(sessions: set[int]) -> list[int]:
-    """Returns the ids of the living processes of sessions."""
+    """Returns the ids of the processes that are alive in these sessions."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
-"""Looks for inputs that end in a fault, for a number of minutes.
+"""Searches for inputs that cause a fault, for a number of minutes.
 
     .venv/bin/python -m bench.fuzz --minutes=20
     .venv/bin/python -m bench.fuzz --kinds glue-files --seed=0 --only=17
 
-Kinds take turns of equal time. Prints a table and an example of each fault, and exits with 1 if there is one. The
+Kinds take turns of equal time. Prints a table and an example of each fault, and exits with 1 if there is a fault. The
 second command repeats one attempt and prints its outcome.
 """
 

@@ -1,4 +1,4 @@
-"""One attempt: a copy of a valid input is changed, and the code under a command runs on it."""
+"""One attempt: changes a copy of a valid input and runs a command, or a function that a command calls, on the copy."""
 
 import abc
 import contextlib
@@ -30,19 +30,19 @@ class Outcome(NamedTuple):
     result: str  # success | user error | fault
     history: list[str]  # the changes, and the code that ran
     warned: bool = False  # whether a warning was printed
-    fault: str = ""  # identifies a fault: the type of the exception and the innermost line of the package
-    detail: str = ""  # the message of the exception, or the last line of a printed traceback
-    trace: str = ""  # the traceback
+    fault: str = ""  # identifies the fault, see `_identify_fault`
+    detail: str = ""  # the type and message of the exception, or the last line of a printed traceback
+    trace: str = ""  # the traceback of a fault, or all output if the traceback was printed
 
 
 class Fault(Exception):
-    """A fault that raises no exception of its own."""
+    """Raised for a fault that is no exception, such as a wrong exit code."""
 
 
 class Kind(abc.ABC):
     """A kind of input."""
 
-    examples = 25  # attempts in the test suite
+    suite_attempts = 25  # the number of attempts in the test suite
 
     def __init__(self, folder: Path):
         """Writes the valid input to `folder`."""
@@ -63,16 +63,16 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        """Runs the code under the command in the folder, which is the working directory.
+        """Runs a command, or a function that a command calls, in the folder, which is the working directory.
 
-        Adds to the history which code runs, if there is a choice.
+        Adds the command, or the function if there is a choice, to the history.
         """
 
 
 def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
-    """Changes a copy of the valid input and runs the code on it, in a folder and an environment of its own.
+    """Changes a copy of the valid input and calls `kind.run` on it, in a folder and an environment of its own.
 
-    changed: whether the input is changed; else the code runs on the valid input.
+    changed: whether the copy is changed.
     """
     history: list[str] = []
     output, trace = io.StringIO(), ""
@@ -94,9 +94,9 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
                 raise
             except BaseException as error:
                 result, fault, detail = "user error", "", f"{type(error).__name__}: {error}"
-                if not _is_reported(error):
+                if not _is_user_error(error):
                     result, fault, trace = "fault", _identify_fault(error), "".join(traceback.format_exception(error))
-    # Threads of Orbax print this after a failed restore, during any later attempt.
+    # Threads of Orbax print this after a failed restore, often during another attempt, so it is ignored.
     text = re.sub(r"Traceback (?:(?!Traceback)[\s\S])*?RuntimeError: Event loop is closed\n", "", output.getvalue())
     if result != "fault" and "Traceback (most recent call last)" in text:
         start = text.rindex("Traceback (most recent call last)")
@@ -107,7 +107,12 @@ def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
 
 
 def command(*arguments: str, history: list[str]) -> None:
-    """Runs a command as its process would; raises `UserError` where the process would print an error."""
+    """Runs a command as its process would.
+
+    Raises:
+      UserError: the command printed an error and returned the exit code of a user error.
+      Fault: it returned another exit code, or printed no error.
+    """
     history.append(f"python -m symbert_jax {shlex.join(arguments)}"[:2000])
     error = io.StringIO()
     try:
@@ -122,13 +127,16 @@ def command(*arguments: str, history: list[str]) -> None:
         raise UserError("command", last[0], "success")
 
 
-def _is_reported(error: BaseException) -> bool:
-    """Whether the command line reports an exception in one line: a `UserError`, and some kinds of `OSError`."""
+def _is_user_error(error: BaseException) -> bool:
+    """Whether an exception is a user error: the command line reports it in one line, and it is not a lack of memory."""
     return isinstance(error, UserError | OSError) and process.as_user_error(error) is not None
 
 
 def _identify_fault(error: BaseException) -> str:
-    """Returns the type of an exception and the innermost line of the package, or of any code, that it passed."""
+    """Returns the message of a `Fault`; for another exception its type, and a line of its traceback.
+
+    The line is the innermost one in the package or, if the package is not in the traceback, the innermost one.
+    """
     if isinstance(error, Fault):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

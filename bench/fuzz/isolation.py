@@ -1,4 +1,4 @@
-"""Limits of an attempt, and the restoration of the process state that it changes."""
+"""The limits of an attempt, and the restoration of the process state that an attempt changes."""
 
 import contextlib
 import os
@@ -26,9 +26,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def own_process_state(folder: Path) -> Iterator[None]:
-    """Works in the folder. At the end, removes modules that were imported from it and restores the rest.
+    """Works in the folder, with `environment(folder)`; at the end, restores the state of the process.
 
-    The rest is the working directory, environment, import path, signal handlers and the compilation cache's switch.
+    The state is the working directory, the environment variables, the import path, the signal handlers, and whether the
+    compilation cache is on. Modules that were imported from the folder are removed.
     """
     modules, path = set(sys.modules), [*sys.path]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}

@@ -24,15 +24,15 @@ def _logits(model: ModelConfig, params: object, tokens: jax.Array, positions: ja
 
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
-    """Replaces a few functions, in the modules that define them if possible."""
+    """Replaces a few functions and a constant: where they are defined, or in modules that import them by name."""
     with (
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
         mock.patch("jax.distributed.initialize", side_effect=RuntimeError("no such process")),
         mock.patch(
             "symbert_jax.data.sources.python_docs.documents", lambda *, installed: iter(["the cat sat on the mat"])
         ),
-        mock.patch("symbert_jax.model.bert.logits", _logits),  # each number of tokens would compile a program
-        mock.patch("symbert_jax.eval.finetune.Progress", _skip_work),  # `finetune` trains
+        mock.patch("symbert_jax.model.bert.logits", _logits),  # it would compile a program for each number of tokens
+        mock.patch("symbert_jax.eval.finetune.Progress", _skip_work),  # `finetune` creates it just before it trains
         mock.patch("symbert_jax.interop.warm_start.convert", _skip_work),
         mock.patch("symbert_jax.estimate.report.summarize", _skip_work),
     ):

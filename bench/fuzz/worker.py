@@ -1,4 +1,4 @@
-"""The process that makes attempts: a fault may crash it, hang it or take all memory."""
+"""The process that makes attempts; it is a process of its own, as a fault may crash it, hang it or take all memory."""
 
 import contextlib
 import faulthandler
@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds after which a worker is replaced; the alarm of an attempt usually ends it before
-# A worker that holds more is replaced: libraries leave things behind, which would make a later attempt fail.
+TIMEOUT = 60.0  # seconds of one attempt after which the worker is replaced; usually the attempt's alarm ends it before
+# A worker that holds more is replaced: libraries leave threads and files open, which would make a later attempt fail.
 MAX_THREADS, MAX_FILES, MAX_MEMORY = 400, 400, 6 << 30
 
 
@@ -24,7 +24,7 @@ class Worker:
         self._start()
 
     def attempt(self, name: str, seed: int, index: int) -> dict[str, Any]:
-        """Returns the outcome of an attempt (see `attempts.Outcome`), by its fields."""
+        """Makes an attempt; returns its outcome as a dict with the fields of `attempts.Outcome`."""
         self.connection.send((name, seed, index))
         try:
             if not self.connection.poll(TIMEOUT):
@@ -45,7 +45,7 @@ class Worker:
         self.process.join()
 
     def _replace(self, fault: str) -> dict[str, Any]:
-        """Starts a new process; returns the outcome of the attempt that took the old one."""
+        """Starts a new process; returns the outcome of the attempt that ended the old one."""
         self.close()
         detail = " ".join(self.log.read_text(errors="replace")[-1000:].split())
         self._start()
@@ -65,7 +65,8 @@ def _serve(connection: Connection, log: Path) -> None:
     from bench.fuzz.attempts import attempt
     from bench.fuzz.kinds import KINDS, get_kind
 
-    with log.open("ab") as file, open(os.devnull) as nothing:  # libraries write to the file descriptors
+    # Not `sys.stdout` but file descriptors are redirected, because libraries write to these.
+    with log.open("ab") as file, open(os.devnull) as nothing:
         for own, other in ((0, nothing), (1, file), (2, file)):
             os.dup2(other.fileno(), own)
     faulthandler.enable(2, all_threads=False)
@@ -80,7 +81,7 @@ def _serve(connection: Connection, log: Path) -> None:
 
 
 def _has_grown() -> bool:
-    """Whether this process should be replaced."""
+    """Whether this process holds so many threads, files or bytes that it should be replaced."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     threads, files = (len(os.listdir(f"/proc/self/{folder}")) for folder in ("task", "fd"))
     return threads > MAX_THREADS or files > MAX_FILES or memory > MAX_MEMORY

@@ -1,4 +1,4 @@
-"""The index of a checkpoint's files, and the search for damage by comparing the files with it."""
+"""The index of a checkpoint's files, with which the files are compared to find damage."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ ITEMS = ("params", "optimizer")  # a step has a folder for each
 INDEX = "index.json"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's description of a checkpoint
 _NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # the index, and files that Orbax writes or changes after it
-_SMALL = 1 << 20  # bytes; files up to this size are always read
+_SMALL = 1 << 20  # bytes; files on a disk up to this size are always read
 
 
 def check_path(path: epath.Path, field: str) -> None:
@@ -65,7 +65,7 @@ def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") ->
 
 
 def read_index(folder: epath.Path) -> dict[str, Any] | None:
-    """Returns the index of a checkpoint, None if it has none; raises any exception if the index is damaged."""
+    """Returns the index of a checkpoint, None if it has none. A damaged index may raise any exception."""
     if not (folder / INDEX).exists():
         return None
     read = _read_json(folder / INDEX)
@@ -87,7 +87,10 @@ def _json_sha256(value: Any) -> str:
 
 
 def damaged_steps(folder: epath.Path) -> dict[int, str]:
-    """Returns a description of damage for each damaged step, {} for a bucket, where steps are checked when read."""
+    """Returns a description of the damage of each damaged step.
+
+    Returns {} in a bucket, where a step is checked only before it is read.
+    """
     if is_bucket(folder) or not folder.is_dir():
         return {}
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("0|[1-9][0-9]*", path.name)]
@@ -98,7 +101,8 @@ def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Co
     """Returns a description of the first damage found in a checkpoint, "" if the checkpoint is whole.
 
     items: the folders in it that hold arrays; "" is the checkpoint itself.
-    contents: the items of which all files are read; of others, only files up to `_SMALL` are.
+    contents: items whose files are all read and compared with their checksums; of other items, only files up to
+      `_SMALL`. In a bucket, the index has no checksums of files, so none is read for them.
     """
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         try:
@@ -110,6 +114,7 @@ def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Co
 
 
 def _damages(folder: epath.Path, items: Collection[str], contents: Collection[str]) -> Iterator[str]:
+    """Yields descriptions of damage, of which only the first is reliable."""
     sizes = file_sizes(folder)
     if not sizes:
         yield "it is empty"
@@ -134,7 +139,8 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
     metadata = _read_json(folder / METADATA)
     if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
         yield f"{METADATA} has a wrong checksum"
-    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018  raises if Orbax, which reads it for every step, cannot
+    # Orbax reads this time of every step that it finds; this line raises if Orbax could not.
+    ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018
 
 
 def short_message(error: Exception) -> str:

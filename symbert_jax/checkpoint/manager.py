@@ -21,7 +21,7 @@ from symbert_jax.storage import is_bucket
 LOSS = "validation/loss"  # a metric of every step; infinite if it was not measured
 _DELETED = "deleted"  # the subfolder to which steps are moved before their files are removed
 
-# Orbax logs every exception that it raises, with a traceback.
+# Orbax logs every exception that it raises, with a traceback. The callers report these exceptions in one line.
 logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
 )
@@ -69,10 +69,10 @@ class Manager(ocp.CheckpointManager):
         """Opens the steps in a folder.
 
         train: determines which steps are kept; with None, the manager only reads, and changes nothing on disk.
-        losses: validation losses, by step, that were measured after their step was saved; the caller may add more.
+        losses: validation losses by step, used for steps that were saved without one; the caller may add more later.
         damaged: the steps that are ignored.
         before_commit: called in the background on the main process when the files of a step are written, before Orbax
-          renames the folder of the step to its final name.
+          commits the step.
         """
         writes = train is not None
         if writes:
@@ -85,7 +85,7 @@ class Manager(ocp.CheckpointManager):
                 best_mode="min",
                 create=writes,
                 cleanup_tmp_directories=writes,
-                # Saving it waits for all processes, but a reader may be a single process.
+                # To save this metadata, a process waits for all others, but a reader may be a single process.
                 save_root_metadata=writes,
                 step_name_format=_WholeSteps(damaged),
                 todelete_subdir=_DELETED,
@@ -95,7 +95,11 @@ class Manager(ocp.CheckpointManager):
         )
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns False: the loop handles preemption. JAX counts these calls, and Orbax would add its own."""
+        """Returns False: the training loop handles preemption.
+
+        Orbax would ask JAX with the step of the checkpoint, where the loop passes the steps since the process started.
+        JAX chooses the step to stop at from these numbers.
+        """
         return False
 
     def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
@@ -111,7 +115,7 @@ def _remove_deleted(folder: epath.Path) -> None:
 
 
 class _WholeSteps:
-    """Orbax's format of step names, except that damaged steps are not found: Orbax never reads or deletes them."""
+    """Orbax's format of step names, but `find_all` leaves damaged steps out, so Orbax never reads or deletes them."""
 
     def __init__(self, damaged: Collection[int]):
         self._standard, self._damaged = ocp.path.step.standard_name_format(), damaged

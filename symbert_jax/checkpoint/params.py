@@ -7,7 +7,7 @@ from etils import epath
 
 from symbert_jax.checkpoint.index import check_path, find_damage, short_message, write_index
 from symbert_jax.checkpoint.trees import empty_arrays
-from symbert_jax.distributed import is_main_process, same_on_all_processes
+from symbert_jax.distributed import is_main_process, user_errors_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, is_bucket
 
@@ -40,7 +40,7 @@ def read_params(folder: epath.Path) -> Any:
     """
     check_path(folder, "checkpoint")
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
-        with same_on_all_processes():
+        with user_errors_on_all_processes():
             if is_main_process() and (damage := find_damage(folder, ("",), contents=("",))):
                 raise _damage_error(folder, damage)
         try:

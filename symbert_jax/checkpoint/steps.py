@@ -22,31 +22,33 @@ from symbert_jax.checkpoint.index import (
 from symbert_jax.checkpoint.manager import LOSS, Manager
 from symbert_jax.checkpoint.trees import array_shapes, check_same_shapes, empty_arrays
 from symbert_jax.config import Config, TrainConfig, from_dict
-from symbert_jax.distributed import is_main_process, same_on_all_processes
+from symbert_jax.distributed import is_main_process, user_errors_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
-WINDOW = "window/"  # the prefix of metrics of a step that are sums since the last log point
 FOLDER = "checkpoints"  # the folder of the checkpoints in a workdir
+_WINDOW_PREFIX = "window/"  # begins the names of those metrics of a step that `save` received as `window`
 
 
 class Checkpoints:
     """The checkpoints of one workdir.
 
-    Methods that read a step raise `UserError` if it is missing or damaged; only `window` accepts a missing one.
+    Methods that read a step raise `UserError` if it is missing or damaged; only `window` may return {} instead.
     """
 
     def __init__(self, workdir: epath.Path, train: TrainConfig | None = None, corpus: str = ""):
-        """Opens the checkpoints: to write, if `train` says which are kept, or only to read.
+        """Opens the checkpoints, to read and write if `train` is given, else only to read.
 
+        train: determines which steps are kept.
         corpus: the fingerprint of the corpus that the run trains on; empty for none.
 
         Raises:
-          UserError: a reader finds no checkpoints in `workdir`, or the path cannot be used.
+          UserError: `workdir` has no checkpoints to read and `train` is None, or the path cannot be used.
         """
         self.folder, self.corpus = workdir / FOLDER, corpus
         self._saving: int | None = None  # the step whose save is not confirmed yet
-        self.losses: dict[int, float] = {}  # validation losses, by step, measured after the step was saved
+        # Validation losses by step, which the run adds. They are used for steps that were saved without one.
+        self.losses: dict[int, float] = {}
         writes = train is not None
         check_path(workdir, "workdir" if writes else "checkpoint")
         with bucket_errors_as_user_errors("checkpoint", workdir, "a bucket that can be read"):
@@ -80,13 +82,13 @@ class Checkpoints:
         """Copies the arrays off the devices and writes them in the background. All processes must call it.
 
         validation_loss: the loss of these parameters in nats, None if it was not measured.
-        window: the sums since the last log point, which the method `window` returns.
+        window: the sums since the last log point; the method `window` reads them back.
 
         Raises:
           UserError: this checkpoint or the one before it cannot be written.
         """
-        sums = {WINDOW + name: value for name, value in (window or {}).items()}
-        with self._write_errors():
+        sums = {_WINDOW_PREFIX + name: value for name, value in (window or {}).items()}
+        with self._exceptions_as_failed_save():
             self.manager.wait_until_finished()
             self._confirm()
             self._saving = step
@@ -101,8 +103,8 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits until the last step is on disk; raises `UserError` if it cannot be written."""
-        with self._write_errors():
+        """Waits until the last step is saved; raises `UserError` if it cannot be written."""
+        with self._exceptions_as_failed_save():
             self.manager.close()
             self._confirm()
 
@@ -114,11 +116,11 @@ class Checkpoints:
         Raises:
           UserError: the arrays of the step have other names or shapes than the targets.
         """
-        with same_on_all_processes():
+        with user_errors_on_all_processes():
             self.check_content(step, targets)
         self.check_shapes(step, **targets)
         args = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-        with self._read_errors(step):
+        with self._exceptions_as_damage(step):
             return dict(self.manager.restore(step, args=ocp.args.Composite(**args)))
 
     def read(self, step: int | None) -> tuple[Any, Config]:
@@ -127,10 +129,10 @@ class Checkpoints:
         step: None means the latest.
         """
         step = self.check_step(step)
-        with same_on_all_processes():
+        with user_errors_on_all_processes():
             self.check_content(step, ("params",))
         config = self.config(step)
-        with self._read_errors(step):
+        with self._exceptions_as_damage(step):
             target = empty_arrays(self.manager.item_metadata(step)["params"])
             restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
         return restored["params"], config
@@ -138,7 +140,7 @@ class Checkpoints:
     def config(self, step: int) -> Config:
         """Returns the config of the run that saved a step."""
         self.check_step(step)
-        with self._read_errors(step):
+        with self._exceptions_as_damage(step):
             tree = self.manager.metadata(step).custom_metadata
         try:
             if not tree:
@@ -150,16 +152,24 @@ class Checkpoints:
     def corpus_of(self, step: int) -> str:
         """Returns the fingerprint of the corpus that a step was trained on, empty if it is unknown."""
         self.check_step(step)
-        with self._read_errors(step):
+        with self._exceptions_as_damage(step):
             return str((read_index(self.folder / str(step)) or {}).get("corpus", ""))
 
     def window(self, step: int) -> dict[str, float]:
-        """Returns the sums that `save` got as `window`; empty if the step is missing or of an older version."""
+        """Returns the sums that `save` received as `window`.
+
+        Returns {} if the step is missing, was found damaged when these checkpoints were opened, or has no sums, as
+        steps of older versions.
+        """
         if step not in self.manager.all_steps():
             return {}
-        with self._read_errors(step):
+        with self._exceptions_as_damage(step):
             metrics = self.manager.metrics(step) or {}
-        return {name.removeprefix(WINDOW): value for name, value in metrics.items() if name.startswith(WINDOW)}
+        return {
+            name.removeprefix(_WINDOW_PREFIX): value
+            for name, value in metrics.items()
+            if name.startswith(_WINDOW_PREFIX)
+        }
 
     def check_step(self, step: int | None) -> int:
         """Returns the step if it exists and was not found damaged when these checkpoints were opened.
@@ -184,6 +194,8 @@ class Checkpoints:
     def check_content(self, step: int, items: Collection[str] = ITEMS) -> None:
         """Reads all files of these items and compares them with the index, on the main process alone.
 
+        In a bucket, compares only their sizes.
+
         Raises:
           UserError: on the main process, if the step is damaged.
         """
@@ -194,7 +206,7 @@ class Checkpoints:
     def check_shapes(self, step: int, **targets: Any) -> None:
         """Raises `UserError` if the items of a step have other arrays than the targets, which need no shardings."""
         self.check_step(step)
-        with self._read_errors(step):
+        with self._exceptions_as_damage(step):
             saved = self.manager.item_metadata(step)
             shapes = {item: array_shapes(saved[item]) for item in targets}
         for item, target in targets.items():
@@ -214,8 +226,8 @@ class Checkpoints:
         return UserError("checkpoint", f"{folder} damaged: {damage}", "a whole checkpoint", hint)
 
     @contextlib.contextmanager
-    def _read_errors(self, step: int) -> Iterator[None]:
-        """Converts any exception of Orbax to a `UserError` about a damaged step, or about the bucket it is in."""
+    def _exceptions_as_damage(self, step: int) -> Iterator[None]:
+        """Converts any exception to a `UserError`: the step is damaged, or its bucket cannot be read."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be read"):
             try:
                 yield
@@ -225,8 +237,8 @@ class Checkpoints:
                 raise self._damage_error(step, short_message(error)) from error
 
     @contextlib.contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        """Converts exceptions of Orbax to `UserError`, including those of the save in the background."""
+    def _exceptions_as_failed_save(self) -> Iterator[None]:
+        """Converts any exception to a `UserError`, also those of a save in the background, which Orbax raises later."""
         with bucket_errors_as_user_errors("checkpoint", self.folder, "a bucket that can be written"):
             try:
                 yield

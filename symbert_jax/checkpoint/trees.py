@@ -42,8 +42,8 @@ def _describe(name: str, shape: tuple[int, ...] | None) -> str:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Returns the path of a leaf as text, the same for a namedtuple or tuple and the mapping that Orbax restores it as.
+    """Returns the keys, field names and indices in the path of a leaf, joined by dots: `0.mu.head.bias`.
 
-    It joins the bare keys, field names and indices: `0.mu.head.bias`.
+    Orbax restores a tuple or a namedtuple as a mapping, in which the leaf has the same name.
     """
     return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path)

@@ -96,7 +96,8 @@ def run_fill(given: Any) -> None:
 def run_compare(given: Any) -> None:
     from symbert_jax.compare import compare
 
-    compare([absolute(workdir, "WORKDIR") for workdir in given.arguments], given.out, given.fill)
+    workdirs = [absolute(workdir, "WORKDIR") for workdir in given.arguments]
+    compare(workdirs, given.out, given.fill, given.reference)
 
 
 def run_study(given: Any) -> None:
@@ -210,9 +211,19 @@ COMMANDS = {
     ),
     "compare": Command(
         run_compare,
-        "writes a table and a plot of the validation losses of several runs",
+        "reports on one or more runs: report.html with tables and plots, loss.png, and table.md",
         '--out=runs/compared --fill="A [MASK] sentence." runs/standard runs/pairwise',
-        (OUT, Flag("fill", "TEXT", "a text whose [MASK]s every model fills; can be repeated", list, ())),
+        (
+            OUT,
+            Flag("fill", "TEXT", "a text whose [MASK]s every model fills; can be repeated", list, ()),
+            Flag(
+                "reference",
+                "CURVES",
+                "validation losses to draw behind those of the runs: paper, those of BERT-base in the paper, which are "
+                "downloaded once; paper-small, of BERT-small; or FILE.csv with the header step,NAME,NAME… and per line "
+                "a step and a loss in nats for each name, or an empty cell",
+            ),
+        ),
         "WORKDIR",
     ),
     "study": Command(

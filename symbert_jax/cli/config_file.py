@@ -1,5 +1,5 @@
-"""Prepares `--config` and the flags of its fields for ml-collections, and makes `UserError`s of what goes wrong in the
-config file."""
+"""Prepares `--config` and the flags of its fields for ml-collections, and turns exceptions of the config file into
+`UserError`s."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ logging.getLogger("absl").addFilter(lambda record: "get_config() returned None" 
 
 
 class ConfigFile(NamedTuple):
-    """A config file, and the config that it returned with the changes that flags made."""
+    """A config file, and the config that its `get_config` returned, with the values that flags set."""
 
     path: str
     config: Any  # a `ConfigDict`, unless the file returns something else
 
     def to_config(self, freeze: Callable[[ConfigDict], Frozen]) -> Frozen:
-        """Returns the result of `freeze`; raises `UserError` if the config is wrong, or missing."""
+        """Returns `freeze` of the config; raises `UserError` if the config is wrong or missing."""
         if self.config is None:
             raise UserError("config", f"{self.path}: get_config() returns nothing", _WANTED)
         try:
@@ -78,7 +78,7 @@ def _to_tuple(text: str) -> str:
 
 
 def cause_in_file(error: Exception, path: str) -> Exception | None:
-    """Returns the exception that the config file raised, `error` or one that led to it; None if it raised none."""
+    """Returns the exception that the config file raised: `error` or one that led to it; None if there is none."""
     cause: BaseException | None = error
     while isinstance(cause, Exception):
         if _line_of(cause, path):
@@ -88,7 +88,7 @@ def cause_in_file(error: Exception, path: str) -> Exception | None:
 
 
 def as_user_error(error: Exception, path: str) -> UserError:
-    """Returns the error for an exception: with the line if the config file raised it, else about the config."""
+    """Returns the error for an exception; it names the line of the config file if the exception was raised there."""
     line = _line_of(error, path)
     where = f"{path}, line {line}: {type(error).__name__}" if line else path
     return UserError("config", f"{where}: {one_line(error)}", _WANTED)
@@ -100,7 +100,7 @@ def exit_error(path: str, code: object) -> UserError:
 
 
 def _line_of(error: Exception, path: str) -> int:
-    """Returns the line of the config file that raised an error or called what raised it; 0 if there is none."""
+    """Returns the line of the config file that raised an error, or called the code that raised it; 0 if none did."""
     real = os.path.realpath(path)
     if isinstance(error, SyntaxError) and error.filename and os.path.realpath(error.filename) == real:
         return error.lineno or 0

@@ -20,8 +20,8 @@ Any field of a config is a flag:
     --config.model.attention=pairwise
 A field that holds a list takes its parts separated by commas, with double quotes around a part that contains a comma:
     --config.data.sources='jsonl:wiki/*.jsonl.gz,"text:a, b.txt"'
-On several hosts, start the same pretrain or finetune on each. On Cloud TPU, GKE and SLURM they find each other;
-elsewhere give each of them these flags; HOST is where process 0 runs:
+On several hosts, start the same pretrain or finetune on each. On Cloud TPU, GKE and SLURM the processes find each
+other; elsewhere give these flags to each process I from 0 to N - 1, where HOST is the host of process 0:
     --coordinator=HOST:PORT --process=I --processes=N
 """
 _COMMAND = """\
@@ -84,6 +84,6 @@ def _field(field: configs.Field) -> str:
 
 
 def _row(head: str, text: str, column: int) -> str:
-    """Returns a row of two columns: `head`, and the wrapped text from `column` on, or below a head that is too long."""
+    """Returns `head` and the text, wrapped and indented to `column`; a long head has a line of its own."""
     wrapped = textwrap.fill(text, _WIDTH, initial_indent=" " * column, subsequent_indent=" " * column)
     return f"{head}\n{wrapped}" if len(head) > column - 2 else head + wrapped[len(head) :]

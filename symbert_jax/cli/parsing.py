@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from symbert_jax.cli import config_file
 from symbert_jax.cli.commands import COMMANDS, Command
 from symbert_jax.cli.flags import CONFIG, define
-from symbert_jax.errors import UserError, closest, did_you_mean
+from symbert_jax.errors import UserError, did_you_mean, spelling_hint
 from symbert_jax.storage import absolute
 
 
@@ -44,9 +44,9 @@ def help_topic(argv: list[str]) -> str | None:
 
 
 def parse(name: str, argv: list[str]) -> SimpleNamespace:
-    """Returns a namespace: the value of each flag of a command by its name, and the list `arguments`.
+    """Returns a namespace: the value of each flag of a command by its name, and `arguments`, the list of the others.
 
-    Instead of `config`, it has `config_file`, a `ConfigFile`.
+    For the flag --config, the namespace has `config_file`, a `ConfigFile`.
 
     Raises:
       UserError: a flag, a field or an argument is wrong or missing, or the config file fails.
@@ -116,13 +116,13 @@ def _check_fields(name: str, argv: list[str]) -> None:
 
 
 def _raise_unknown_flag(name: str, flag: str) -> NoReturn:
-    """Raises the error for a flag that the command does not have: it belongs to another one, or is misspelled."""
+    """Raises the error for an unknown flag: of another command, misspelled, or a field of a missing --config."""
     command, is_field = COMMANDS[name], bool(re.match(r"(no)?config\.", flag))
     if is_field and command.config:
         _raise_missing(name, "--config", "--config=FILE")
     hint = _owner_hint("config" if is_field else flag, _spellings)
     known = [known_flag.name for known_flag in command.flags]
-    if not hint and name == "fill" and not closest(flag, known):
+    if not hint and name == "fill" and not spelling_hint(flag, known):
         hint = "put -- before a text that begins with -"
     raise UserError("command line", f"--{flag}", f"a flag of {name}", hint or did_you_mean(flag, known))
 
@@ -134,7 +134,7 @@ def _owner_hint(name: str, known: Callable[[Command], Iterable[str]]) -> str:
 
 
 def _spellings(command: Command) -> Iterator[str]:
-    """Yields all names of the flags of a command: with aliases, and with the `no` that negates a bool."""
+    """Yields the names of the flags of a command, their aliases, and the names after `no`, which negates a bool."""
     for flag in command.flags:
         yield from (flag.name, flag.alias or flag.name, f"no{flag.name}")
 

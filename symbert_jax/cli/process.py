@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket
+from symbert_jax.storage import is_bucket, user_cache
 
 OPEN_FILES, MIN_OPEN_FILES = 4096, 256  # the soft limit that a command asks for, and the least that it accepts
 MIN_ADDRESS_SPACE = 8 << 30  # bytes; threads and memory maps reserve far more than they use
@@ -29,9 +29,9 @@ USER_ERRNOS = {
 def run_command(command: Callable[[], None]) -> int:
     """Runs a command, prints each error as a line on stderr, and returns the exit code.
 
-    The exit code is 0 after success and 130 after Ctrl-C. After a mistake that the user can correct, such as a full
-    disk or too little memory, it is the `exit_code` of the `UserError`, in general 2. All other exceptions are faults
-    of the program and are raised.
+    The exit code is 0 after success and 130 after Ctrl-C. After an error that the user can correct, such as a full disk
+    or too little memory, it is the `exit_code` of the `UserError`, in general 2. All other exceptions are faults of the
+    program and are raised.
     """
     try:
         command()
@@ -57,7 +57,8 @@ def as_user_error(error: Exception) -> UserError | None:
         return UserError("file", found, "one that can be used")
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)):
         found = " ".join(str(error).split())[:200] or "not enough"
-        hint = "lower data.batch_size, raise optim.accumulate or model.remat, or take more devices; see compile"
+        change = "lower data.batch_size, raise optim.accumulate, set model.remat=full, or use more devices"
+        hint = f"{change}; for a TPU slice, the command compile reports the memory"
         return UserError("memory", found, "a program that fits", hint)
     return None
 
@@ -104,7 +105,7 @@ class UnbreakableStream:
 def check_limits() -> None:
     """Raises `UserError` if a limit of the shell would make JAX hang or fail far from the cause.
 
-    Before that, it increases the limit of open files as far as the system allows.
+    It first raises the limit of open files to OPEN_FILES, or as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < OPEN_FILES:
@@ -122,18 +123,17 @@ def check_limits() -> None:
 def configure_libraries(workdir: str) -> None:
     """Sets the cache of compiled programs, and turns off needless messages of libraries. Call before JAX is used.
 
-    The cache is in the home directory, or in `workdir` if that is in a bucket: then it outlives the machine.
+    The cache is in the one of the user, or in `workdir` if that is in a bucket: then it outlives the machine.
     Environment variables that the user sets take precedence.
     """
-    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.path.expanduser("~/.cache/symbert_jax/xla")
+    cache = f"{workdir.rstrip('/')}/xla" if is_bucket(workdir) else os.fspath(user_cache("xla"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     # Even the smallest programs are cached: a start compiles dozens of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.filterwarnings(
-        "ignore", message="Error (reading|writing) persistent compilation cache"
-    )  # the warning of a full disk
-    importlib.import_module("jax")  # it looks for TPU chips, and sets TPU_SKIP_MDS_QUERY if there are none
+    # A full disk causes this warning.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    importlib.import_module("jax")  # JAX looks for TPU chips, and sets TPU_SKIP_MDS_QUERY if there are none
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # libtpu would warn that these variables of a TPU host are missing
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -1,7 +1,7 @@
 """Compiler flags by name of a chip, for `--xla_preset`. Flags that the user sets take precedence.
 
 Most of the flags are undocumented. The others are described in the JAX documentation ("XLA compiler flags") and in
-NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). Their effect on this program is not measured.
+NVIDIA's JAX-Toolbox ("Tips for High-Performance LLMs with JAX and XLA"). The effect of the flags is not measured here.
 """
 
 import os
@@ -21,14 +21,14 @@ _OVERLAP = (
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",  # a transfer may overlap several fusions
     "--xla_tpu_overlap_compute_collective_tc=true",  # computation and transfers overlap on the same TensorCore
 )
-# Source: the same files. These flags only matter for a run on several slices.
+# Source: the same files. These flags matter only for a run on several slices.
 _SLICES = (
     "--xla_tpu_enable_data_parallel_all_reduce_opt=true",  # all-reduces between slices overlap the backward pass
     "--xla_tpu_data_parallel_opt_different_sized_ops=true",  # also those of operands of different sizes; takes memory
 )
 
 PRESETS: dict[str, Preset] = {
-    # Source: AXLearn, axlearn/common/compiler_options.py, which says that they are on by default only since v5
+    # Source: AXLearn, axlearn/common/compiler_options.py. By its comment, these flags are on by default since v5.
     "v4": (
         "LIBTPU_INIT_ARGS",
         (
@@ -62,8 +62,9 @@ PRESETS: dict[str, Preset] = {
         (
             "--xla_gpu_enable_latency_hiding_scheduler=true",  # schedules transfers so that they overlap kernels
             "--xla_gpu_enable_triton_gemm=false",  # uses cuBLAS for matrix products
-            "--xla_gpu_enable_pipelined_all_gather=true",  # overlaps transfers of one layer with another layer, …
-            "--xla_gpu_enable_pipelined_reduce_scatter=true",  # … for each kind of transfer
+            # These overlap the transfers of one layer with the computation of another, each for one kind of transfer.
+            "--xla_gpu_enable_pipelined_all_gather=true",
+            "--xla_gpu_enable_pipelined_reduce_scatter=true",
             "--xla_gpu_enable_pipelined_all_reduce=true",
         ),
     ),

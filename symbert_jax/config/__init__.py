@@ -1,14 +1,14 @@
 """The configuration: files and flags change an ml-collections `ConfigDict`, the program reads frozen dataclasses.
 
-A config file defines a function `get_config()`, which takes one of these and changes the fields that differ:
-`default()` (the paper's BERT-base recipe), `config.get_config(NAME)` (a documented config), `default_finetune()`,
-`default_study()`. Flags override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and
+A config file defines a function `get_config()`. It starts from `default()` (the paper's BERT-base recipe),
+`config.get_config(NAME)` (the config of a file in configs/), `default_finetune()` or `default_study()`, and changes the
+fields that differ. Flags override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and
 returns the immutable, hashable `Config` that every other module reads; `freeze_finetune` and `freeze_study` do the same
 for a `FinetuneConfig` and a `StudyConfig`.
 
 Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
 with their comments; `arms`, the arms of a study; `checks`, the rules between fields; `convert`, to and from
-`ConfigDict`, mappings and JSON; `files`, the documented config files.
+`ConfigDict`, mappings and JSON; `files`, the config files in configs/.
 """
 
 from symbert_jax.config.arms import parse_arms

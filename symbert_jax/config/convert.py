@@ -44,12 +44,12 @@ def freeze(config: ConfigDict) -> Config:
 
 
 def freeze_unchecked(config: ConfigDict) -> Config:
-    """Returns the immutable config without checking its `problems`; raises `UserError` as `from_dict`."""
+    """Returns the immutable config without checking its `problems`; raises the same `UserError`s as `from_dict`."""
     return from_dict(config.to_dict())
 
 
 def freeze_finetune(config: ConfigDict) -> FinetuneConfig:
-    """Returns the config of `finetune`, checked and immutable; raises as `freeze`."""
+    """Returns the config of `finetune`, checked and immutable; raises the same errors as `freeze`."""
     frozen: FinetuneConfig = _build(FinetuneConfig, config.to_dict(), "config")
     check(frozen)
     return frozen
@@ -88,14 +88,14 @@ def from_json(text: str, where: str = "config.json") -> Config:
 
 
 def read(workdir: epath.Path) -> Config:
-    """Returns the config of the run in `workdir`; raises as `from_json`, or if there is no config."""
+    """Returns the config of the run in `workdir`; raises `UserError` as `from_json` does, or if there is no config."""
     file = workdir / "config.json"
     config: Config = _build(Config, read_json(file, "checkpoint"), f"{file}: config")
     return config
 
 
 def split_list(text: str) -> list[str]:
-    """Splits a list as the command line writes it: `a,b`, with double quotes around a part that contains a comma.
+    """Splits a list in the form of the command line: `a,b`, with double quotes around a part that contains a comma.
 
     A Python tuple or list of strings and numbers is accepted too. Empty parts are left out. Raises `UserError` if
     double quotes are unbalanced or the text has several lines.
@@ -128,23 +128,23 @@ def _build(kind: type, value: Any, path: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
-    """Returns the value of a field of type `kind`, a section, a list or a scalar; `path` names the field in errors."""
+    """Returns the value as `kind`, the type of a field: a dataclass, a tuple or a scalar; `path` names it in errors."""
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, path)
     if typing.get_origin(kind) is tuple:
         items = split_list(value) if isinstance(value, str) else value
         if not isinstance(items, tuple | list):
             raise UserError(path, repr(value), "a list")
-        return tuple(_scalar(typing.get_args(kind)[0], item, path) for item in items)
+        return tuple(_convert_scalar(typing.get_args(kind)[0], item, path) for item in items)
     if kind is float and type(value) is int:
-        return _scalar(float, value, path)
+        return _convert_scalar(float, value, path)
     if type(value) is not kind:
         raise UserError(path, repr(value), f"a value of type {kind.__name__}")
     return value
 
 
-def _scalar(kind: Any, value: Any, path: str) -> Any:
-    """Converts text or a number to `kind`, but no float to int. Text comes from lists on the command line."""
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
+    """Converts text or a number to `kind`, but not a float to int. Text comes from lists on the command line."""
     try:
         if type(value) not in (str, int, float) or (kind is int and type(value) is float):
             raise ValueError

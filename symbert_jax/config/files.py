@@ -1,4 +1,4 @@
-"""Finds the documented config files: in configs/ of a checkout, or in symbert_jax/configs of an installed package."""
+"""Finds the documented config files, which are in configs/ of a checkout or symbert_jax/configs of an installation."""
 
 import os
 import runpy
@@ -21,16 +21,16 @@ def find(name: str) -> str:
     Raises:
       UserError: there is no such file.
     """
-    return name if os.path.isfile(name) else _documented(name.removeprefix("configs/").removesuffix(".py"), name)
+    return name if os.path.isfile(name) else _find_documented(name.removeprefix("configs/").removesuffix(".py"), name)
 
 
 def get_config(name: str) -> ConfigDict:
-    """Returns the config of a documented file, for another config file to change: `c = config.get_config("base")`."""
-    config: ConfigDict = runpy.run_path(_documented(name, name))["get_config"]()
+    """Returns the config of a documented file. Other config files start from it: `c = config.get_config("base")`."""
+    config: ConfigDict = runpy.run_path(_find_documented(name, name))["get_config"]()
     return config
 
 
-def _documented(stem: str, name: str) -> str:
+def _find_documented(stem: str, name: str) -> str:
     """Returns the path of the documented file `stem`.py; errors show `name`, as the user wrote it."""
     known = {path.stem: str(path) for path in sorted(_FOLDER.glob("*.py"))}
     if stem not in known:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from symbert_jax.errors import UserError, closest
+from symbert_jax.errors import UserError, spelling_hint
 
 
 class Limit(Protocol):
@@ -14,12 +14,14 @@ class Limit(Protocol):
 
 
 class Choice(NamedTuple):
-    """The value is one of the `known` strings. An empty string among them is allowed, but not listed in errors."""
+    """The value is one of the `known` strings. Errors and help do not list an empty string among them."""
 
     known: tuple[str, ...]
 
     def problem(self, field: str, value: str) -> UserError | None:
-        return None if value in self.known else UserError(field, repr(value), str(self), closest(value, self.known))
+        if value in self.known:
+            return None
+        return UserError(field, repr(value), str(self), spelling_hint(value, self.known))
 
     def __str__(self) -> str:
         return f"one of {', '.join(filter(None, self.known))}"

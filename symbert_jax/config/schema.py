@@ -23,10 +23,11 @@ class ModelConfig:
     # logits are as large as those of standard attention, N(0, 1/H) in the form full; identity: the same scores as
     # symmetric, as always in the form low_rank
     pairwise_init: Annotated[str, Choice(("normal", "unit", "identity"))] = "normal"
-    # standard deviation of the first logits, as a multiple of that of standard attention with N(0, 0.02), reached by
-    # scaling Wk or P, or else Wq; 0: the variant's own initial values
+    initializer_range: PositiveAmount = 0.02  # standard deviation of the initial weights, except for P
+    # standard deviation of the first logits, as a multiple of that of standard attention with this initializer_range,
+    # reached by scaling Wk or P, or else Wq; 0: the variant's own initial values
     score_gain: Amount = 0.0
-    # initial Wk in standard attention; normal: N(0, 0.02); query: equal to Wq, so that the first scores are symmetric
+    # initial Wk in standard attention; normal: drawn; query: equal to Wq, so that the first scores are symmetric
     key_init: Annotated[str, Choice(("normal", "query"))] = "normal"
     # Wq in standard attention; identity: not a parameter, the query of a head is its part of the layer's input
     query: Annotated[str, Choice(("learned", "identity"))] = "learned"
@@ -51,7 +52,8 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
-    sources: tuple[str, ...] = ()  # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib]
+    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib[+PACKAGE…]]
+    sources: tuple[str, ...] = ()
     # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
     vocab: str = "hf:google-bert/bert-base-uncased"
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text

@@ -12,16 +12,15 @@ from symbert_jax.errors import UserError
 
 
 def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
-    """Returns the batches that `pretrain` trains on with a config, from step `start` to `config.train.steps`.
+    """Returns the batches that `pretrain` trains on with a config, from step `start` until `config.train.steps`.
 
         from configs.tiny import get_config
 
         for batch in symbert_jax.batches(get_config()):
             batch.tokens  # int32[B, T]; see `symbert_jax.batch.MlmBatch`
 
-    Batch i, which takes state i to state i + 1, is a function of the corpus, `config.seed` and i. Batches are numpy
-    arrays with all B rows, whatever the number of processes; `config.data.reader_threads` threads prepare them ahead of
-    time.
+    Batch i, which takes state i to state i + 1, is a function of the config, the corpus and i. Batches are numpy arrays
+    with all B rows, whatever the number of processes; `config.data.reader_threads` threads prepare them ahead of time.
 
     config: the config of a `Model`, or a result of `get_config` in a config file, with any field changed.
 

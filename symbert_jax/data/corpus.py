@@ -25,7 +25,7 @@ from symbert_jax.data.rows import DAMAGE_HINT, Rows, Split, read_tokens
 from symbert_jax.data.tokenizer import WordPiece
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
-from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder, user_cache
 
 SAMPLED_ROWS = 256  # the fingerprint reads at most this many rows of each split
 
@@ -65,7 +65,7 @@ class Corpus:
         return self._splits[name]
 
     def _open_split(self, name: str) -> Split:
-        folder, count = self.folder, self.manifest.rows[name]
+        folder, count = self.folder, self.manifest.row_counts[name]
         if not count:
             hint = f"raise data.validation_fraction, name another data.dir and {PREPARE_HINT}"
             raise UserError("data.dir", f"no {name} rows in {folder}", "at least one", hint)
@@ -95,12 +95,12 @@ class Corpus:
             yield UserError("model.vocab_size", str(model.vocab_size), wanted)
 
     def check_row_files(self) -> None:
-        """Reads all rows and raises `UserError` if a file does not have the checksum in the manifest."""
+        """Reads all files and raises `UserError` if one does not have the checksum in the manifest."""
         check_files(self.folder, read_rows=True)
 
 
 def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
-    """Returns a SHA-256 of the vocabulary and, for each split, its length and a sample of its rows, spread evenly."""
+    """Returns a SHA-256 of the vocabulary and, for each split, of the number of rows and an even sample of them."""
     digest = hashlib.sha256("\n".join(vocabulary).encode())
     for split in splits:
         sampled = np.unique(np.linspace(0, len(split) - 1, SAMPLED_ROWS).astype(int))
@@ -112,7 +112,7 @@ def local_copy(location: str) -> Path:
     """Returns the folder of the corpus on a local disk.
 
     A corpus in a bucket is copied to the disk once, because random access to a bucket is slow. A local folder is
-    returned unchecked; it may not exist.
+    returned unchecked, even if it does not exist.
 
     Raises:
       UserError: the path cannot be used, the bucket cannot be read, or it holds no finished corpus or a damaged one.
@@ -127,7 +127,7 @@ def local_copy(location: str) -> Path:
     parse_manifest(manifest.decode(errors="replace"), source)
     # The name depends on the manifest, too: another corpus may later be written to the same location.
     name = hashlib.sha256(f"{location}\n".encode() + manifest).hexdigest()[:16]
-    copy = Path("~/.cache/symbert_jax/corpora").expanduser() / name
+    copy = user_cache("corpora") / name
     if not is_finished(copy):
         wanted = f"a bucket that can be read, and room in {copy.parent}"
         with bucket_errors_as_user_errors("data.dir", location, wanted):

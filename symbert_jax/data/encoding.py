@@ -10,7 +10,7 @@ import numpy as np
 from symbert_jax.data.documents import Document
 from symbert_jax.data.tokenizer import Tokenizer
 
-_BATCH = 1 << 20  # characters that complete a batch: the documents that one call of the library encodes, on all cores
+_BATCH = 1 << 20  # characters that complete a batch of documents, which one call of the library encodes on all cores
 _PIECE = 1 << 12  # characters after which a document is cut at the next line end; one core encodes one piece
 
 Encoded = list[tuple[Document, np.ndarray]]  # each document with its token ids, uint16[n], the last of which is [SEP]
@@ -20,7 +20,7 @@ def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Itera
     """Yields batches of documents with their token ids, in order. Documents without tokens are left out.
 
     One batch is encoded in the background while the caller uses the previous one. More threads would not help: the
-    library spreads a batch over all cores, and two batches at once compete for them.
+    library spreads a batch over all cores, and two batches at once would compete for them.
 
     sep: the id of [SEP].
     """
@@ -48,7 +48,10 @@ def group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def split_text(text: str) -> Iterator[str]:
-    """Yields pieces of similar length, so that all cores are equally busy, cut at line ends, which no token crosses."""
+    """Yields the pieces of a text, each cut at the first line end after _PIECE characters.
+
+    Pieces of similar length keep all cores busy. No token crosses a line end, so the cuts change no token.
+    """
     start = 0
     while (end := text.find("\n", start + _PIECE)) >= 0:
         yield text[start:end]

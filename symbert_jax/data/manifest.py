@@ -1,4 +1,4 @@
-"""The manifest of a corpus: what `prepare` recorded about its rows and files, and the check of the files against it."""
+"""The manifest of a corpus: what `prepare` recorded about its rows and files. The files are checked against it."""
 
 import hashlib
 import json
@@ -32,11 +32,11 @@ class Manifest(NamedTuple):
     """The manifest of a corpus. A field that an older manifest lacks has the default given here."""
 
     length: int  # T
-    rows: dict[str, int]  # by split
+    row_counts: dict[str, int]  # by split
     unknown: dict[str, float]  # by split, the fraction of its tokens that are [UNK]; 0 by default
     most_maskable: dict[str, int]  # by split, the largest number of tokens in a row that are not special; T by default
     fewest_maskable: dict[str, int]  # by split, the smallest such number; 0 by default
-    vocab: str  # what made it: hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
+    vocab: str  # the vocabulary: hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
     files: dict[str, File]  # by name, all files but the manifest; in older manifests only the vocabulary, or none
     content: dict[str, Any]  # the whole JSON object without its checksum
 
@@ -55,7 +55,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the manifest of the corpus in `folder`, with the sizes and checksums of the files and one of itself.
+    """Writes the manifest of the corpus in `folder`, with the sizes and checksums of the files and its own checksum.
 
     facts: the entries that `parse_manifest` reads, and others that only people read.
     """
@@ -94,7 +94,7 @@ def parse_manifest(text: str, folder: Path | epath.Path) -> Manifest:
         splits, length = {split: content["splits"][split] for split in SPLITS}, int(content["length"])
         return Manifest(
             length=length,
-            rows={split: int(splits[split]["rows"]) for split in SPLITS},
+            row_counts={split: int(splits[split]["rows"]) for split in SPLITS},
             unknown={split: float(splits[split].get("unk_share", 0)) for split in SPLITS},
             most_maskable={split: int(splits[split].get("most_maskable", length)) for split in SPLITS},
             fewest_maskable={split: int(splits[split].get("fewest_maskable", 0)) for split in SPLITS},
@@ -112,19 +112,20 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = None) -> None:
-    """Compares the files of the corpus in `folder` with its manifest.
+    """Compares the sizes and checksums of the files of the corpus in `folder` with its manifest.
 
-    read_rows: whether to compare the checksums of the row files, too. The sizes of all files,
-      where the manifest has them, and the checksums of all other files are always compared.
+    Sizes that an older manifest lacks are not compared.
+
+    read_rows: whether to read the row files, too; if not, their checksums are not compared.
     source: the folder of which `folder` is a copy, if any; errors name it instead of the copy.
 
     Raises:
       UserError: there is no finished corpus in `folder`, or a file is missing or differs; the error names the file.
     """
-    shown = source or folder
+    shown, files = source or folder, read_manifest(folder).files
 
-    def check(item: tuple[str, File]) -> None:
-        (name, file), path = item, folder / item[0]
+    def check(name: str, file: File) -> None:
+        path = folder / name
         try:
             if (size := path.stat().st_size) != file.bytes and file.bytes is not None:
                 raise UserError("data.dir", f"{shown / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
@@ -134,4 +135,4 @@ def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = No
             raise UserError("data.dir", f"{shown / name}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(check, read_manifest(folder).files.items()))
+        list(pool.map(check, files.keys(), files.values()))

@@ -46,12 +46,12 @@ class Masking:
         return np.array([token in SPECIAL for token in self.vocabulary])
 
     def __call__(
-        self, tokens: UInt16[np.ndarray, "B T"], rows: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
+        self, tokens: UInt16[np.ndarray, "B T"], row_indices: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
     ) -> MlmBatch:
         """Returns the batch of `tokens` with masks.
 
-        rows: the index in its split of each row of `tokens`.
-        epochs: the epoch of each row. The seed, the index and the epoch determine its masks.
+        row_indices: for each row of `tokens`, its index in the split.
+        epochs: the epoch of each row. The seed, the index and the epoch of a row determine its masks.
 
         Raises:
           UserError: a token is not in the vocabulary.
@@ -60,12 +60,13 @@ class Masking:
             wanted = f"tokens below {len(self.vocabulary)}, the size of the vocabulary"
             raise UserError("data.dir", f"token {largest} in a row", wanted, "the corpus is damaged: prepare it again")
         # One key, and so one stream of random numbers, for each (seed, row, epoch).
-        keys = _mix(_mix(_mix(np.array([self.seed], np.uint64)) + rows.astype(np.uint64)) + epochs.astype(np.uint64))
+        seed, indices = np.array([self.seed], np.uint64), row_indices.astype(np.uint64)
+        keys = _mix(_mix(_mix(seed) + indices) + epochs.astype(np.uint64))
         positions, is_used = self._choose_positions(keys, self._is_special[tokens])
         targets = np.take_along_axis(tokens, positions, axis=1).astype(np.int32)
         masked = tokens.astype(np.int32)
-        i, slot = np.nonzero(is_used)
-        masked[i, positions[i, slot]] = self._choose_replacements(keys, targets)[i, slot]
+        row, slot = np.nonzero(is_used)
+        masked[row, positions[row, slot]] = self._choose_replacements(keys, targets)[row, slot]
         return MlmBatch(masked, positions, np.where(is_used, targets, 0), is_used.astype(np.float32))
 
     def _choose_positions(
@@ -94,7 +95,7 @@ class Masking:
 
 
 def _random_bits(keys: UInt64[np.ndarray, " B"], start: int, count: int) -> UInt64[np.ndarray, "B count"]:
-    """Returns `count` numbers, from number `start`, of the SplitMix64 stream of each key."""
+    """Returns `count` numbers of the SplitMix64 stream of each key, after its first `start` + 1."""
     counters = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _mix(keys[:, None] + counters)
 

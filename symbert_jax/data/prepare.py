@@ -1,7 +1,7 @@
 """The `prepare` command turns documents into rows of token ids, which training reads by random access.
 
-The stream of a split is document, [SEP], document, [SEP], …; every T - 2 tokens of it become a row [CLS] … [SEP]. No
-text can forge a [SEP], so the tokens of each document can be recovered from the rows.
+The stream of a split is document, [SEP], document, [SEP], …; every T - 2 tokens of it become a row [CLS] … [SEP], and a
+shorter rest at its end is dropped. No text can forge a [SEP], so the rows show where each document ends.
 """
 
 import contextlib
@@ -40,8 +40,9 @@ def prepare(config: Config) -> None:
     All files are written to `DIR.incomplete`, which is renamed to `DIR` at the end (see `storage.new_folder`).
 
     Raises:
-      UserError: a source, the vocabulary or the folder cannot be used, the folder holds another or a damaged corpus,
-        another run writes it, or there is too little text for a row.
+      UserError: a source, the vocabulary or the folder cannot be used; the folder holds other files, or a corpus that
+        is damaged or has another recipe (see `_recipe`); another run writes to it; or there is too little text for a
+        row.
     """
     if is_bucket(config.data.dir):
         hint = "prepare the corpus in a local folder and copy it to the bucket: training can read it there"
@@ -108,8 +109,8 @@ def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise `SystemExit`, so that workers end and unfinished files are removed. A second one kills."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+    """Makes SIGTERM raise `SystemExit`: workers end, unfinished files are removed. A second SIGTERM kills."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
 
@@ -152,19 +153,20 @@ def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
 
 
 def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
-    """Tokenises all documents with the vocabulary in `folder` and writes the dataset of their rows there.
+    """Tokenises all documents with the tokenizer in `folder` and writes the dataset of their rows there.
 
     Returns:
       Counts for the manifest. The tokens of a split are counted without [CLS] and [SEP].
 
     Raises:
-      UserError: a text is damaged, or there is too little text for a row of each split.
+      UserError: a text is damaged, or there is too little text for a row of training or, if the config asks for a
+        validation split, for a row of validation.
     """
     encoder = tokenizer.load(folder / VOCAB, parse_special=False)
     special = tokenizer.special_ids(encoder)
     cls, sep, unk = (special[token] for token in (CLS, SEP, UNK))
     writers = {split: rows.Writer(folder, split, config.model.length, cls, sep, unk) for split in SPLITS}
-    documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # by split
+    documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # numbers, by split
     used, duplicates = Counter[str](), Counter[str]()  # numbers of documents, by source
     distinct = distinct_documents(config.data, folder / "digests.sqlite", duplicates)
     start = time.monotonic()
@@ -183,21 +185,21 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
             speed = f"{documents.total() / seconds:,.0f} documents/s, {tokens.total() / seconds:,.0f} tokens/s"
             progress.show(speed, f"{progress.status}, {speed}")
     dropped = {split: writer.close() for split, writer in writers.items()}
-    if not writers["train"].rows:
+    if not writers["train"].row_count:
         found = f"{tokens['train']} tokens of training text"
         raise UserError("data.sources", found, f"enough for a row of model.length={config.model.length}")
-    if config.data.validation_fraction and not writers["validation"].rows:
+    if config.data.validation_fraction and not writers["validation"].row_count:
         chosen = f"{documents['validation']} of {documents.total()} documents"
         found = f"{config.data.validation_fraction}, which chose {chosen}"
         raise UserError("data.validation_fraction", found, "enough for a row")
-    rows.write_info(folder, config.model.length, [writer.info() for writer in writers.values() if writer.rows])
+    rows.write_info(folder, config.model.length, [writer.info() for writer in writers.values() if writer.row_count])
     return {
         "documents": {source: used[source] for source in config.data.sources},
         "duplicates": {source: duplicates[source] for source in config.data.sources},
         "splits": {
             split: {
                 "documents": documents[split],
-                "rows": writer.rows,
+                "rows": writer.row_count,
                 "tokens": tokens[split],
                 "tail_tokens_dropped": dropped[split],
                 "unk_tokens": unknown[split],

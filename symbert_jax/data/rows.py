@@ -51,12 +51,16 @@ class Split:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
-        """Reads several rows; raises `UserError` with the file and the index of a row that cannot be read."""
+        """Reads several rows.
+
+        Raises:
+          UserError: a row cannot be read; the error names its file and its index in the split.
+        """
         try:
             rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
             return rows
-        except Exception as error:  # of any type for a damaged file, without its name
-            if len(indices) > 1:  # reads the rows one by one, to find the damaged one
+        except Exception as error:  # of any type for a damaged file, whose name it does not give
+            if len(indices) > 1:  # read the rows one by one, to find the damaged one
                 return [self[index] for index in indices]
             file = self._files[np.searchsorted(self._ends, indices[0], "right")]
             hint = f"if the file is damaged, {DAMAGE_HINT}"
@@ -71,8 +75,8 @@ class Writer:
 
     def __init__(self, folder: Path, split: str, length: int, cls: int, sep: int, unk: int):
         """length: T. cls, sep, unk: the ids of [CLS], [SEP] and [UNK]."""
-        self.file_rows: list[int] = []  # the number of rows of each file
-        self.most_maskable, self.fewest_maskable = 0, length  # tokens of a row that are not special
+        self.rows_per_file: list[int] = []
+        self.most_maskable, self.fewest_maskable = 0, length  # the most and fewest tokens of a row that are not special
         self._unmaskable = np.array([unk, sep], np.uint16)
         self._length, self._frame = length, (cls, sep)
         self._remainder = np.empty(0, np.uint16)  # tokens that do not fill a row yet
@@ -82,17 +86,17 @@ class Writer:
             dataset_name=DATASET,
             split=split,
             filetype_suffix=_FORMAT.file_suffix,
-            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",  # the number of files is not known yet
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",  # no -of-N: N is not known until the end
         )
-        # All rows have the same size, so TFDS puts the same bytes before the tokens of each. Its serializer, called for
-        # every row, would take a fifth of the tokenizer's time.
+        # All rows have the same size, so TFDS puts the same bytes before the tokens of each. They are computed once:
+        # TFDS's serializer, called for every row, would take a fifth of the tokenizer's time.
         empty = np.zeros(length, np.uint16)
         self._header = _features(length).serialize_example({"tokens": empty}).removesuffix(empty.tobytes())
 
     @property
-    def rows(self) -> int:
+    def row_count(self) -> int:
         """The number of rows so far."""
-        return sum(self.file_rows)
+        return sum(self.rows_per_file)
 
     def add(self, tokens: UInt16[np.ndarray, " n"]) -> None:
         """Appends tokens to the stream."""
@@ -105,14 +109,14 @@ class Writer:
         maskable = (~np.isin(rows[:, 1:-1], self._unmaskable)).sum(axis=1)
         self.most_maskable = max(self.most_maskable, int(maskable.max(initial=0)))
         self.fewest_maskable = min(self.fewest_maskable, int(maskable.min(initial=self._length)))
-        with self._write_errors():
+        with self._writer_errors_as_user_errors():
             for row in rows:
                 self._write(self._header + row.tobytes())
 
     def close(self) -> int:
         """Finishes the current file, if any; returns the number of tokens so far that do not fill a row."""
         if self._file:
-            with self._write_errors():
+            with self._writer_errors_as_user_errors():
                 self._file.close()
         return len(self._remainder)
 
@@ -120,25 +124,25 @@ class Writer:
         """Returns the description of the split for `write_info`."""
         return tfds.core.SplitInfo(
             name=self._template.split,
-            shard_lengths=self.file_rows,
-            num_bytes=self.rows * (len(self._header) + 2 * self._length),
+            shard_lengths=self.rows_per_file,
+            num_bytes=self.row_count * (len(self._header) + 2 * self._length),
             filename_template=self._template,
         )
 
     def _write(self, record: bytes) -> None:
-        if not self._file or self.file_rows[-1] * len(record) >= _FILE_BYTES:
+        if not self._file or self.rows_per_file[-1] * len(record) >= _FILE_BYTES:
             self.close()
-            path = self._template.sharded_filepath(shard_index=len(self.file_rows), num_shards=None)
+            path = self._template.sharded_filepath(shard_index=len(self.rows_per_file), num_shards=None)
             # Groups of one row suit random access. Compression would save nothing on a single row, and make writing
             # take five times as long.
             self._file = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
-            self.file_rows.append(0)
+            self.rows_per_file.append(0)
         self._file.write(record)
-        self.file_rows[-1] += 1
+        self.rows_per_file[-1] += 1
 
     @contextlib.contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        """Converts ArrayRecord's exceptions to `UserError`."""
+    def _writer_errors_as_user_errors(self) -> Iterator[None]:
+        """Converts the exceptions of ArrayRecord's writer to `UserError`."""
         try:
             yield
         except RuntimeError as error:  # its message names the file

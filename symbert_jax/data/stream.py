@@ -1,4 +1,4 @@
-"""The stream of batches: for a corpus, a batch depends on (seed, step) alone, not on processes or restarts."""
+"""The stream of batches: for a config and a corpus, a batch depends on its step alone, not on processes or restarts."""
 
 import dataclasses
 import functools
@@ -19,18 +19,21 @@ VALIDATION_SEED = 0  # the same validation masks for every run, so that losses c
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """The batches of a run. Each process reads only the rows of a batch that it holds."""
+    """The batches of a run. A process reads only those rows of a batch that it holds."""
 
     train: Rows
     validation: Rows
     masking: Masking
     batch_size: int  # B, over all processes
-    local_rows: Int[np.ndarray, " local"]  # the indices in a batch of the rows that this process holds
+    local_row_indices: Int[np.ndarray, " local"]  # the indices in a batch of the rows that this process holds
     may_lack_targets: bool  # whether a training batch may have no token to predict
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
-        """Maps each index of the endless stream to a row; every epoch has its own permutation, which is not stored."""
+        """Maps each index of the endless stream of rows to the index of a row in the split.
+
+        Every epoch has its own permutation, which is not stored.
+        """
         return grain.MapDataset.range(len(self.train)).seed(self.masking.seed).shuffle().repeat()
 
     def batch(self, step: int) -> MlmBatch:
@@ -38,12 +41,12 @@ class Stream:
 
         Every epoch visits every row once, with its own order and its own masks.
         """
-        indices = step * self.batch_size + self.local_rows
-        rows = np.array([self.order[index] for index in indices.tolist()])
-        return self.masking(read_tokens(self.train, rows), rows, indices // len(self.train))
+        indices = step * self.batch_size + self.local_row_indices  # in the stream
+        row_indices = np.array([self.order[index] for index in indices.tolist()])
+        return self.masking(read_tokens(self.train, row_indices), row_indices, indices // len(self.train))
 
     def batches(self, start: int, stop: int, threads: int) -> Iterator[MlmBatch]:
-        """Yields the batches of steps `start` to `stop` - 1; `threads` threads prepare them ahead of time."""
+        """Yields `batch(step)` for steps `start` to `stop` - 1; `threads` threads prepare them ahead of time."""
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
         return iter(grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(options))
 
@@ -57,16 +60,16 @@ class Stream:
         total = len(self.validation)
         count = min(total, limit * self.batch_size) if limit else total
         for start in range(0, count, self.batch_size):
-            indices = start + self.local_rows
-            rows = np.minimum(indices, count - 1) * total // count
-            batch = masking(read_tokens(self.validation, rows), rows, np.zeros_like(rows))
+            indices = start + self.local_row_indices  # in the sample of `count` rows
+            row_indices = np.minimum(indices, count - 1) * total // count
+            batch = masking(read_tokens(self.validation, row_indices), row_indices, np.zeros_like(row_indices))
             yield batch._replace(weights=batch.weights * (indices < count)[:, None].astype(np.float32))
 
 
-def open_stream(config: Config, corpus: Corpus, local_rows: Int[np.ndarray, " local"]) -> Stream:
+def open_stream(config: Config, corpus: Corpus, local_row_indices: Int[np.ndarray, " local"]) -> Stream:
     """Opens the stream of a corpus.
 
-    local_rows: the indices in a batch of the rows that this process holds.
+    local_row_indices: the indices in a batch of the rows that this process holds.
 
     Raises:
       UserError: the corpus is missing or damaged, or does not fit the model.
@@ -77,4 +80,4 @@ def open_stream(config: Config, corpus: Corpus, local_rows: Int[np.ndarray, " lo
     fewest = corpus.manifest.fewest_maskable["train"]
     may_lack_targets = round(config.data.mask_rate * fewest) < 1  # as `Masking` rounds
     train, validation = corpus.split("train"), corpus.split("validation")
-    return Stream(train, validation, masking, config.data.batch_size, local_rows, may_lack_targets)
+    return Stream(train, validation, masking, config.data.batch_size, local_row_indices, may_lack_targets)

@@ -1,4 +1,4 @@
-"""A `vocab.txt`: one token on each line; the line number, from 0, is its id."""
+"""A `vocab.txt`: one token on each line; the id of a token is the number of its line, from 0."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LIMIT = 1 << 16  # the number of ids that a row can store as uint16
+LIMIT = 1 << 16  # ids must be smaller, because rows store them as uint16
 
 
 def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
     """Returns the tokens of a vocab.txt in the order of their ids.
 
-    Lines may end as on Unix, Windows or old Macs. Empty lines at the end are ignored. The id of any other empty line
-    gets a token that no text contains.
+    Lines may end as on Unix, Windows or old Macs. Empty lines at the end are ignored. For any other empty line, the
+    result has a token that the tokenizer finds in no text.
 
     field: names the vocabulary in errors.
 
@@ -33,7 +33,7 @@ def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
 
 
 def from_ids(ids: Mapping[str, int], path: Path | epath.Path, field: str) -> list[str]:
-    """Returns the tokens in the order of their ids. An id without a token gets one that no text contains.
+    """Returns the tokens in the order of their ids. An id without a token gets one that is found in no text.
 
     path, field: name the vocabulary in errors.
 
@@ -68,5 +68,5 @@ def _check_tokens(tokens: list[str], path: Path | epath.Path, field: str) -> Non
 
 
 def _unused_token(i: int) -> str:
-    """Returns a token for an id that has none. Texts are split at its brackets, so no text contains it."""
+    """Returns a token for an id that has none. The tokenizer splits texts at brackets, so never finds this token."""
     return f"[unused-hole-{i}]"

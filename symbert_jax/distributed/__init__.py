@@ -11,6 +11,7 @@ from symbert_jax.distributed.agreement import (
     connect_devices,
     is_main_process,
     same_on_all_processes,
+    user_errors_on_all_processes,
     wait_for_all,
     workdir_lock,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "join",
     "leave",
     "same_on_all_processes",
+    "user_errors_on_all_processes",
     "wait_for_all",
     "workdir_lock",
 ]

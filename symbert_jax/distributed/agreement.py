@@ -26,18 +26,11 @@ def is_main_process() -> bool:
 
 
 @contextlib.contextmanager
-def same_on_all_processes() -> Iterator[dict[str, Any]]:
-    """Yields a dict; on exit, raises on all processes if its values differ between them.
-
-    The keys are the fields that the values come from, the same keys on all processes.
-
-    Raises:
-      UserError: on every process, if one of them raises a `UserError` inside of the context or a value differs.
-    """
-    facts: dict[str, Any] = {}
+def user_errors_on_all_processes() -> Iterator[None]:
+    """If a `UserError` is raised inside of the context on one process, raises a `UserError` on every process."""
     own_error = None
     try:
-        yield facts
+        yield
     except UserError as error:
         own_error = error
     failed = multihost_utils.process_allgather(np.array(own_error is not None)).reshape(-1)
@@ -45,8 +38,20 @@ def same_on_all_processes() -> Iterator[dict[str, Any]]:
         raise own_error
     if failed.any():
         raise UserError(f"process {failed.argmax()}", "an error", "none", "see its output")
-    if not facts:
-        return
+
+
+@contextlib.contextmanager
+def same_on_all_processes() -> Iterator[dict[str, Any]]:
+    """Yields a dict to fill; on exit, compares its values between the processes.
+
+    The keys are the fields that the values come from, the same keys on all processes.
+
+    Raises:
+      UserError: on every process, if a value differs or one of them raises a `UserError` inside of the context.
+    """
+    facts: dict[str, Any] = {}
+    with user_errors_on_all_processes():
+        yield facts
     digests = np.stack(
         [np.frombuffer(hashlib.sha256(repr(fact).encode()).digest(), np.uint8) for fact in facts.values()]
     )
@@ -62,21 +67,21 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of `workdir` while the context lasts; the main process holds the lock.
 
     Raises:
-      UserError: on every process, if another run holds it.
+      UserError: on every process, if another run holds it or the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with same_on_all_processes():
+        with user_errors_on_all_processes():
             if is_main_process():
-                stack.enter_context(lock(workdir, "workdir"))
                 shutdown.before_exit.callback(stack.close)  # an exit that does not unwind the stack releases it, too
+                stack.enter_context(lock(workdir, "workdir"))
         yield
 
 
 def connect_devices() -> None:
     """Connects the devices along every axis of the current mesh by a small exchange.
 
-    The first exchange of a group of CPUs fails if a process is 30 s late. Call this while the processes are in step:
-    later, one may compile for longer than another.
+    The first exchange of a group of CPUs fails if a process is 30 s late. Call this before the processes compile large
+    programs, because one may take much longer than another.
     """
     if jax.process_count() > 1:
         axes = jax.sharding.get_mesh().shape
@@ -90,7 +95,7 @@ def broadcast_from_main(value: bool) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process has called it with this name. Files that one wrote before are then visible to all."""
+    """Waits until every process has called it with this name. Each then sees the files that others wrote before."""
     multihost_utils.sync_global_devices(name)
 
 

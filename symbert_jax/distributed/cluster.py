@@ -13,7 +13,7 @@ from symbert_jax.errors import UserError
 
 
 class JoinError(UserError):
-    """The processes did not connect. They still may, so the exit code asks a launcher to start this one again."""
+    """The processes did not connect. A later start may succeed, so the exit code asks a launcher for one."""
 
     exit_code = 1
 
@@ -47,7 +47,7 @@ def join(
     errors: list[Exception] = []
 
     def initialize() -> None:
-        try:  # JAX gets more time than the caller, because it aborts the process when its own time is over
+        try:  # JAX gets more time than `timeout`, because it aborts the process when its time is over
             jax.distributed.initialize(
                 coordinator,
                 processes,
@@ -74,7 +74,7 @@ def join(
     if errors:
         hint = "" if _on_tpu() else "or --processes=1 for a single process"  # a host of a TPU slice needs the others
         found = " ".join(f"{type(errors[0]).__name__}: {errors[0]}".split())
-        # JAX raises ValueError for wrong settings; any other error may not recur at the next start
+        # JAX raises ValueError for wrong settings; after any other error, the next start may succeed
         kind = UserError if isinstance(errors[0], ValueError) else JoinError
         raise kind("processes", found, f"an address of process 0 from {', '.join(flags)}", hint)
     watch_peers()
@@ -84,8 +84,8 @@ def join(
 def _has_launcher() -> bool:
     """Whether a launcher says that this process is one of several.
 
-    JAX looks for the others only then, because elsewhere it would warn about Kubernetes, or connect to servers that do
-    not exist.
+    Only then does `join` let JAX look for the others: elsewhere, JAX would warn about Kubernetes, or connect to servers
+    that do not exist.
     """
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # the numbers of processes in SLURM and Open MPI
     return (

@@ -1,7 +1,7 @@
 """How the processes of a run end together: if one is lost or fails alone, the others print one line and exit.
 
-JAX ends them too, but it prints pages of C++ messages, and if the devices do not notice a lost process, it takes
-`--lost_after` seconds. Here processes write keys to the store that process 0 serves for JAX:
+JAX ends them too, but it prints pages of C++ messages, and it takes `--lost_after` seconds if the devices do not notice
+that a process is lost. Here processes write keys to the store that process 0 serves for JAX:
 
   notice/I        Tells process I which other process ends, and why. Empty: process I itself exits in the ordinary way.
   acknowledged/I  Process I knows that the run ends, and will exit too.
@@ -31,7 +31,7 @@ from symbert_jax.errors import UserError
 
 NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
 PATIENCE = 5.0  # seconds within which a running process acknowledges a notice
-DAY = 86_400_000  # in milliseconds; a wait for a notice starts again after it
+DAY = 86_400_000  # milliseconds after which a wait for a notice starts again
 AFTER_ERROR = "ended with an error; see its output"
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,7 +42,7 @@ before_exit = contextlib.ExitStack()  # closed before a process exits without un
 _exiting = threading.Lock()  # acquired, and never released, by the thread that ends this process
 _watching = False
 _own_error: UserError | None = None  # the error for which this process unwinds its stack
-_filter: subprocess.Popen | None = None  # keeps a reference, without which Python warns that it still runs
+_filter: subprocess.Popen | None = None  # without this reference, Python would warn that the filter still runs
 
 
 def watch_peers() -> None:
@@ -52,9 +52,9 @@ def watch_peers() -> None:
     listener = threading.Thread(target=_listen, daemon=True)
     listener.start()
     atexit.register(_stop_listening, listener)
-    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. The C
-    # function `_exit` as the handler exits instead, with the signal number, 6, as exit code. A Python handler would run
-    # too late.
+    # If JAX notices a lost process first, it aborts this one, which would dump the whole memory to the disk. So the
+    # handler of SIGABRT is the C function `_exit`, which exits with the number of the signal, 6, as exit code. A Python
+    # handler would run too late.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc._exit)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # 0 asks for all messages of XLA
@@ -63,11 +63,12 @@ def watch_peers() -> None:
 
 @contextlib.contextmanager
 def exit_on_lost_peer() -> Iterator[None]:
-    """Exits after an error of JAX inside of the context, unless devices ran out of memory.
+    """Handles errors inside of the context if this process is one of several.
 
-    The error may come from a lost process, and unwinding the stack could wait for that process. After a `UserError` of
-    this process alone, unwinding could wait until the others fail as a consequence. So this process first tells them of
-    its error, so that all end with its exit code.
+    After an error of JAX, exits, unless the devices ran out of memory: the error may come from a lost process, and
+    unwinding the stack could wait for that process.
+    After a `UserError`, first records that this process failed. Unwinding may last until the others fail as a
+    consequence; they then find the record, and end with the exit code of this process.
     """
     global _own_error
     try:

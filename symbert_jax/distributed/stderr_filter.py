@@ -1,7 +1,8 @@
-"""Copies stdin, the stderr of one of several processes, to stderr; XLA's page about a lost process becomes one line.
+"""Copies stdin to stderr without XLA's messages about the other processes of a run.
 
-It is a separate program, because XLA ends the process that wrote the page. It imports nothing of this package, so
-that it starts fast.
+When a process is lost, XLA writes a page of them. One line replaces the page, unless a line of this project has already
+reported the loss. Stdin is the stderr of one process. This is a separate program, because XLA ends that process after
+the page, and it imports nothing of this package, so that it starts fast.
 """
 
 import os
@@ -10,19 +11,19 @@ import sys
 
 # How a message of XLA starts: F1127 00:22:47.208396   21830 client.h:80] Terminating process because …
 ENTRY = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")
-COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # files whose messages are dropped
+COORDINATION = re.compile(rb"coordination_|preemption_|distributed|client\.(h|cc)$")  # source files of dropped messages
 CONTINUED = re.compile(rb"Additional GRPC|:UNKNOWN:|[\d, ]+$|The (following )?tasks ")  # further lines of a message
-OWN = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")  # lines of this project and of Python
+OWN = re.compile(rb"(error|warning|SIG[A-Z]+): |Traceback ")  # lines of this project and of Python, which end a message
 HINT = b"; start the same command again"
 
 
 def main() -> None:
     dropped, reported = b"", False
-    severity = b""  # the letter of the dropped message that the next lines may continue; empty for none
+    severity = b""  # the letter of the message that is being dropped: I, W, E or F; empty if none is
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
             severity = entry[1] if COORDINATION.search(entry[2]) else b""
-        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # after F, all lines belong to it
+        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # after F, only OWN ends the message
             severity = b""
         if severity:
             dropped += line
@@ -43,7 +44,10 @@ def lost_processes(messages: bytes) -> bytes:
 
 
 def write(line: bytes) -> None:
-    """Writes to stderr. Ignores that stderr is closed: if the filter ended, so would the process that writes to it."""
+    """Writes to stderr, if it is still open.
+
+    If it is closed, the filter must go on reading: its end would end the process that writes to it.
+    """
     try:
         while line:
             line = line[os.write(2, line) :]

@@ -1,4 +1,4 @@
-"""Finds the collectives of an HLO instruction: the instruction itself, such as an all-reduce, or those in a fusion."""
+"""Finds the collectives of an HLO instruction: the instruction itself, if it is one, or those inside a fusion."""
 
 import math
 import re
@@ -16,14 +16,14 @@ class Exchange(NamedTuple):
     channel: str  # the channel id, or the name of an instruction without one
     kind: str  # one of COLLECTIVES
     group: int  # the number of devices in each group
-    bytes: float  # the size of a group's whole array; all-to-all and collective-permute: of one device's array
+    bytes: float  # of the whole array of a group; all-to-all and collective-permute: of the array of one device
 
 
 def exchanges(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Iterator[Exchange]:
     """Yields the collectives of an instruction. A collective spans all `devices` unless it names groups.
 
-    A TPU program may spread one collective over several fusions, each of which yields it with the same `channel`:
-    callers count a channel once. A fusion of an all-reduce and a slice of its result is a reduce-scatter.
+    A TPU program may spread one collective over several fusions. Each of them yields it with the same `channel`, so
+    callers must count each channel once. A fusion of an all-reduce and a slice of its result yields a reduce-scatter.
     """
     kind = instruction.op.removesuffix("-done")
     if fused := module.computations.get(instruction.called("calls")):

@@ -1,6 +1,6 @@
 """The cost of a compiled program on one device, from the text of its optimized HLO.
 
-XLA's own totals count the body of a loop once; these count it once per iteration.
+XLA's own totals count the body of a loop once; this cost counts it once per iteration.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ from symbert_jax.estimate.traffic import hbm_bytes
 
 PALLAS = "Pallas kernel"
 
-# Operations that count as work if the compiler gives no estimate. All others without one take next to no time.
+# `Cost.unestimated` lists these operations if the compiler estimates no cycles for them. All others without an estimate
+# take next to no time.
 _WORK = ("fusion", "custom-call", "sort", "gather", "scatter", "convolution", "rng-bit-generator")
 
 
@@ -25,7 +26,7 @@ class Collective:
 
     kind: str
     group: int
-    count: int
+    count: int  # executions
     bytes: float
 
 
@@ -34,7 +35,7 @@ class Unestimated:
     """All work of one kind without a cycle estimate, for example gathers, sorts or Pallas kernels."""
 
     kind: str
-    count: int
+    count: int  # executions
     flops: float
     bytes: float
 
@@ -48,17 +49,18 @@ class Cost:
 
     cycles: int  # sum of the compiler's estimates
     regions: dict[str, int]  # cycles by named region of the source, "other" for the rest
-    flops: float  # FLOPs of matrix products, and of kernels that state them
+    flops: float  # of matrix products, and of kernels that state their FLOPs
     bytes: float  # read from and written to HBM
     collectives: tuple[Collective, ...]
     unestimated: tuple[Unestimated, ...]  # work that is not in `cycles`
-    unknown_loops: int  # the number of loops of unknown trip count; their bodies count once
+    unknown_loops: int  # the number of loops of unknown trip count, whose bodies count once
 
 
 def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
     """Returns the cost of the program `text`. A collective spans all `devices` unless it names groups.
 
-    regions: names of `jax.named_scope`. A fusion counts in the region of the operation that XLA names as its source.
+    regions: names of `jax.named_scope`. An instruction counts in the innermost of them around its source; for a fusion,
+      XLA names one operation as the source.
     """
     module = Module(text)
     cycles_by_region = dict.fromkeys((*regions, "other"), 0)
@@ -90,13 +92,13 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
     )
 
 
-def _totals(parts: Iterable[Part], key_fields: int) -> tuple[Part, ...]:
-    """Merges parts whose first `key_fields` fields are equal by summing the other fields; returns the sums sorted."""
+def _totals(parts: Iterable[Part], num_keys: int) -> tuple[Part, ...]:
+    """Sums all but the first `num_keys` fields of parts in which these are equal; returns the sums, sorted."""
     totals: dict[tuple, list[float]] = {}
     for part in parts:
         values = dataclasses.astuple(part)
-        total = totals.setdefault(values[:key_fields], [0] * (len(values) - key_fields))
-        totals[values[:key_fields]] = [sum(pair) for pair in zip(total, values[key_fields:], strict=True)]
+        total = totals.setdefault(values[:num_keys], [0] * (len(values) - num_keys))
+        totals[values[:num_keys]] = [sum(pair) for pair in zip(total, values[num_keys:], strict=True)]
         cls = type(part)
     return tuple(cls(*key, *total) for key, total in sorted(totals.items()))
 
@@ -110,7 +112,7 @@ def _region(instruction: Instruction, regions: Sequence[str]) -> str:
 
 def _kind_of_work(instruction: Instruction) -> str:
     """Returns the kind of work of an instruction without an estimate; empty if it takes no time."""
-    if instruction.op not in _WORK or instruction.is_free_call:
+    if instruction.op not in _WORK or instruction.is_noop_call:
         return ""
     if instruction.op == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.text)

@@ -12,18 +12,18 @@ _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\(
 # bf16[8,128]{1,0:T(8,128)S(1)}: type, dimensions, layout
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 # targets of custom calls that execute nothing
-_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
+_NOOP_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction. `shape` is the text of the shape of an array or of a tuple."""
+    """One instruction: `%name = shape op(%operand, ...), attributes`."""
 
     name: str
-    shape: str
+    shape: str  # of an array or of a tuple of arrays
     op: str
-    operands: tuple[str, ...]
-    text: str  # everything after the name of the operation
+    operands: tuple[str, ...]  # names of instructions
+    text: str  # everything after `op(`
 
     def called(self, attribute: str) -> str:
         """Returns the name of the computation in an attribute such as `body=` or `calls=`; empty if it is missing."""
@@ -31,16 +31,16 @@ class Instruction:
         return match[1] if match else ""
 
     @property
-    def is_free_call(self) -> bool:
+    def is_noop_call(self) -> bool:
         """Whether this is a custom call that executes nothing."""
-        return self.op == "custom-call" and any(f'"{name}"' in self.text for name in _FREE_CALLS)
+        return self.op == "custom-call" and any(f'"{name}"' in self.text for name in _NOOP_CALLS)
 
 
 Computation = dict[str, Instruction]  # instructions by name, in order; the last one is the root
 
 
 class Module:
-    """The program of one device."""
+    """An HLO module: the program of one device."""
 
     def __init__(self, text: str):
         self.computations: dict[str, Computation] = {}
@@ -62,15 +62,15 @@ class Module:
             elif name and _INSTRUCTION.match(line):
                 finish_instruction()
                 lines.append(line)
-            elif lines:  # the config of a Pallas kernel spans several lines, and some of them are "}"
+            elif lines:  # the config of a Pallas kernel has several lines; "}" may be one, so it does not end anything
                 lines.append(line)
         finish_instruction()
 
     def executed(self, name: str = "", count: int = 1) -> Iterator[tuple[Computation, Instruction, int]]:
         """Yields each executed instruction, with the computation that contains it and how often it is executed.
 
-        The body of a loop counts once per iteration, and once if the trip count is unknown. Every branch of a
-        conditional counts, so the counts are an upper bound.
+        A fusion is one instruction; those inside it are not yielded. The body of a loop is executed once per iteration,
+        or once if the trip count is unknown. Every branch of a conditional counts as executed.
 
         name: the computation to start with, by default the entry.
         count: how often that computation is executed.
@@ -96,8 +96,8 @@ class Module:
     def trip_count(self, loop: Instruction) -> int | None:
         """Returns the number of iterations of a loop, None if unknown.
 
-        XLA states the number, or the condition compares the counter, which starts at 0, with it. A comparison inside a
-        fusion is taken as "less than".
+        If XLA does not state the number, the loop is assumed to count from 0 up to the only integer constant of its
+        condition. A comparison other than "less than" makes the number unknown, but is not noticed inside a fusion.
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
             return int(known[1])
@@ -123,7 +123,7 @@ def dimensions(array_shape: str) -> list[int]:
 def num_bytes(shape: str, hbm_only: bool = False) -> float:
     """Returns the bytes of an array or of all arrays of a tuple.
 
-    hbm_only: whether to leave out arrays in other memories, which their layout names: S(1) is VMEM, S(6) is SMEM.
+    hbm_only: whether to leave out arrays whose layout names another memory: S(1) is VMEM, S(6) is SMEM.
     """
     total = 0.0
     for dtype, extents, layout in _ARRAY.findall(shape):

@@ -10,12 +10,12 @@ from symbert_jax.estimate.slices import Slice
 
 
 def with_largest_batch(config: Config, target: Slice) -> Config:
-    """Returns the config with the largest `data.batch_size` that fits; the smallest one that it tries if none fits.
+    """Returns the config with the largest batch size that fits, of those that `find_largest` tries.
 
-    Prints a line for each size that it compiles.
+    If none of them fits, returns the config with the smallest. Prints a line for each size that it compiles.
     """
     mesh = make_slice_mesh(config, target)
-    # `rows` below are those of a micro-batch on each part of the `data` axis
+    # `rows` below counts the rows of one micro-batch on one shard of the `data` axis
     row_multiple = mesh.shape["data"] * config.optim.accumulate
 
     def resized(rows: int) -> Config:
@@ -23,17 +23,17 @@ def with_largest_batch(config: Config, target: Slice) -> Config:
 
     def fits(rows: int) -> bool:
         try:
-            memory, refusal = compile_train(resized(rows), target).memory, ""
+            memory, does_fit = compile_train(resized(rows), target).memory, True
         except DoesNotFit as error:
-            memory, refusal = error.needed, ", does not fit"
-        usage = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB"
-        print(f"{batch_text(rows * row_multiple, mesh.size)}: {usage}{refusal}", flush=True)
-        return not refusal
+            memory, does_fit = error.needed, False
+        usage = f"{memory / GIB:.2f} of {target.chip.hbm / GIB:.2f} GiB" + ("" if does_fit else ", does not fit")
+        print(f"{batch_text(rows * row_multiple, mesh.size)}: {usage}", flush=True)
+        return does_fit
 
-    return resized(largest(fits) or 1)
+    return resized(find_largest(fits) or 1)
 
 
-def largest(fits: Callable[[int], bool]) -> int:
+def find_largest(fits: Callable[[int], bool]) -> int:
     """Returns the largest of 1, 2, 4, 8, 16, 24, 32, ... that fits, or 0 if none does.
 
     fits: if it is true for a number, it must be true for every smaller one.

@@ -1,4 +1,4 @@
-"""The training and the validation step, compiled for a TPU slice without any TPU, with an estimate of their time.
+"""Compiles the training and the validation step for a TPU slice, on a machine without TPUs, and estimates their time.
 
 They are the steps that `pretrain` runs, lowered with shapes instead of arrays. The compiler refuses a program that does
 not fit in HBM.
@@ -25,7 +25,7 @@ from symbert_jax.train import state as states
 from symbert_jax.train.step import make_train_step
 from symbert_jax.train.validate import make_validation_step
 
-# Bytes that each of n chips sends for a collective around a ring, as a multiple of the bytes of the array.
+# Bytes that each of n chips sends for a collective around a ring, as a multiple of `Exchange.bytes`.
 RING_TRAFFIC = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
@@ -38,7 +38,7 @@ REGIONS = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "op
 
 
 class DoesNotFit(Exception):
-    """A program needs more HBM than a chip has. Both numbers are bytes per chip."""
+    """A program needs more HBM than a chip has. `needed` and `available` are bytes per chip."""
 
     def __init__(self, needed: float, available: float):
         super().__init__(f"{needed:.0f} of {available:.0f} bytes")
@@ -52,17 +52,17 @@ class Program:
     memory: float  # peak bytes of HBM, arguments included
     cost: Cost
     cycle_seconds: float  # the time of the cycles that the compiler estimates
-    roofline_seconds: float  # the time of the work without an estimate, by the roofline
-    network_seconds: float
+    roofline_seconds: float  # the time of work without an estimate: for each kind, the longer of compute and memory
+    network_seconds: float  # the time of the collectives
     seconds: float  # the sum of the three above, as if nothing overlapped
-    least_seconds: dict[str, float]  # seconds of compute, memory and network, each alone and at its peak
+    least_seconds: dict[str, float]  # by resource (compute, memory, network): its time at its peak
 
 
-@functools.cache  # the search for a batch size ends with a program that the report needs again
+@functools.cache  # the report needs a program that the search for a batch size has compiled
 def compile_train(config: Config, target: Slice) -> Program:
     """Compiles the training step; raises `DoesNotFit`, or `UserError` if it cannot run on the slice."""
     # The backward pass costs as much as two forward passes. No remat policy keeps the output of an attention kernel, so
-    # with remat its forward pass runs again.
+    # with remat the forward pass of the kernel runs again.
     passes = 3 if config.model.remat == "none" else 4
     return _compile(config, target, make_train_step(config), lambda state: state, passes)
 
@@ -77,9 +77,9 @@ def _compile(
 ) -> Program:
     """Compiles a jitted step and estimates its time.
 
-    step_argument: returns the first argument of the step; the second is a batch.
-    kernel_passes: the FLOPs of the attention kernels in the step, which the program does not state, as a multiple of
-      those of a forward pass.
+    step_argument: returns the first argument of the step, given the state; the second is a batch.
+    kernel_passes: the FLOPs of all attention kernels in the step, as a multiple of those of a forward pass. The program
+      does not state the FLOPs of these kernels.
     """
     mesh = make_slice_mesh(config, target)
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
@@ -130,12 +130,13 @@ def _does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
 
 
 def _abstract_batch(config: Config) -> MlmBatch:
-    """Returns shapes, types and shardings of a batch on the current mesh, as `put_batch` makes it."""
+    """Returns a batch as `put_batch` makes it, with the shape, type and sharding of each array instead of the array."""
     sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
 
-    def rows(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    def array(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
 
-    length, masked = config.model.length, max_predictions(config.model.length, config.data.mask_rate)
-    batch = rows(length, jnp.int32), rows(masked, jnp.int32), rows(masked, jnp.int32), rows(masked, jnp.float32)
-    return MlmBatch(*batch)  # type: ignore[arg-type]
+    length, predictions = config.model.length, max_predictions(config.model.length, config.data.mask_rate)
+    tokens, positions, targets = (array(columns, jnp.int32) for columns in (length, predictions, predictions))
+    weights = array(predictions, jnp.float32)
+    return MlmBatch(tokens, positions, targets, weights)  # type: ignore[arg-type]

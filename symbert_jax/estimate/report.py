@@ -17,12 +17,14 @@ from symbert_jax.storage import check_writable, write_whole
 
 
 def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
-    """Prints the report of a config on a slice, and writes its numbers to `out` as JSON.
+    """Prints the report of a config on a slice.
 
     find_batch: whether to replace `data.batch_size` by the largest that fits.
+    out: the file for the numbers as JSON, with `fits` false if the program does not fit; None: no file.
 
     Raises:
-      UserError: libtpu is not installed, no slice has that topology, or the program does not fit.
+      UserError: libtpu is not installed, no slice has that topology, the step cannot run on it or does not fit, or
+        `out` cannot be written.
     """
     jax.config.update("jax_platforms", "cpu")  # so that JAX does not use the TPU or GPU of this machine
     jax.config.update("jax_enable_compilation_cache", False)  # the cache cannot read back programs for other machines
@@ -35,8 +37,8 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
         summary = summarize(config, target)
     except DoesNotFit as refusal:
         if out:
-            facts = {"topology": topology, "fits": False} | vars(refusal)
-            write_whole(out, json.dumps(facts, indent=2) + "\n")
+            numbers = {"topology": topology, "fits": False} | vars(refusal)
+            write_whole(out, json.dumps(numbers, indent=2) + "\n")
         raise UserError(
             "data.batch_size",
             f"{config.data.batch_size}, which needs {refusal.needed / GIB:.2f} GiB per chip of {topology}, "
@@ -56,9 +58,9 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
     collectives = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
     unestimated = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
     peak_times = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
-    validations = f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
+    scope = f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
     if not config.train.validate_batches:
-        validations = "not counting validation, which reads the whole split"
+        scope = "not counting validation, which reads the whole split"
     lines = [
         ("model", f"{summary.attention} BERT, {summary.parameters:,} parameters; {summary.source}"),
         (
@@ -91,7 +93,7 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ),
         ("validation", f"{validation.seconds * 1e3:.1f} ms per batch"),
         ("throughput", f"{summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%}"),
-        ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {validations}"),
+        ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {scope}"),
         ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
     if cost.unknown_loops:

@@ -1,4 +1,4 @@
-"""Finds a TPU slice by the name of its topology, with devices to compile for, on a machine without TPUs."""
+"""Finds a TPU slice by the name of its topology, with devices to compile for; needs no TPU."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ def find_slice(topology: str) -> Slice:
     if math.prod(axes) == 1:
         options["chips_per_host_bounds"] = [1, 1, 1]
     compiler_version()  # raises if libtpu is not installed
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling needs no chip, so no lock either
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # without libtpu's lock on the chips: compiling uses none
     try:
         devices = topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:

@@ -17,7 +17,7 @@ from symbert_jax.train import state as states
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Estimates for a config on a slice, in bytes and seconds; for one chip unless the comment says otherwise."""
+    """Estimates for a config on a slice. Memory is in bytes per chip."""
 
     source: str  # says that the numbers are estimates, and by which version of libtpu
     topology: str
@@ -36,9 +36,9 @@ class Summary:
     validation: Program
     tokens_per_second: float  # over all chips
     mfu: float  # `model_flops` per second as a fraction of the peak of all chips
-    hours: float  # the duration of the run, validations included
+    hours: float  # the duration of the run, with validation unless `validate_batches` is 0
     bound: str  # compute | memory | network: the largest of `train.least_seconds`
-    fits: bool = True
+    fits: bool = True  # `report` writes False, without a summary, for a program that does not fit
 
 
 def summarize(config: Config, target: Slice) -> Summary:
@@ -57,7 +57,7 @@ def summarize(config: Config, target: Slice) -> Summary:
         config.model, config.data.batch_size, max_predictions(config.model.length, config.data.mask_rate)
     )
     steps = config.train.steps
-    validations = -(-steps // config.train.validate_every) * config.train.validate_batches
+    validation_batches = -(-steps // config.train.validate_every) * config.train.validate_batches
     return Summary(
         source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
         topology=target.name,
@@ -76,7 +76,7 @@ def summarize(config: Config, target: Slice) -> Summary:
         validation=validation,
         tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
         mfu=flops / train.seconds / (target.chip.peak * mesh.size),
-        hours=(steps * train.seconds + validations * validation.seconds) / 3600,
+        hours=(steps * train.seconds + validation_batches * validation.seconds) / 3600,
         bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
     )
 

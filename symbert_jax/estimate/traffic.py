@@ -4,23 +4,25 @@ import math
 
 from symbert_jax.estimate.hlo import Computation, Instruction, Module, array_shapes, num_bytes
 
-# Operations without traffic: names for memory, bookkeeping, and control flow, whose bodies count separately.
-_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
-_FREE |= {"after-all", "partition-id", "replica-id", "iota", "broadcast", "opt-barrier"}
+# Operations for which no bytes are counted.
+_NO_TRAFFIC = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast"}  # they only name memory
+_NO_TRAFFIC |= {"after-all", "partition-id", "replica-id", "opt-barrier"}  # they move no arrays
+_NO_TRAFFIC |= {"while", "conditional", "call"}  # the instructions of their bodies count separately
+_NO_TRAFFIC |= {"iota", "broadcast"}  # what they write is neglected
 
 
 def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:
     """Returns the bytes of HBM that an instruction reads and writes.
 
-    If a fusion takes only a slice of an array, only the slice counts.
+    Only the slice counts if an array is sliced, and only the update if an array is updated in place.
     """
     op = instruction.op
-    if op in _FREE or op.endswith("-start") or instruction.is_free_call:
+    if op in _NO_TRAFFIC or op.endswith("-start") or instruction.is_noop_call:
         return 0.0
-    if op.endswith("-done"):  # an asynchronous copy reads the source and writes the result, each if it is in HBM
+    if op.endswith("-done"):  # every asynchronous operation counts here, as a copy of as many bytes as its result has
         source = computation[computation[instruction.operands[0]].operands[0]]
-        in_hbm = (num_bytes(source.shape, hbm_only=True) > 0) + (num_bytes(instruction.shape, hbm_only=True) > 0)
-        return in_hbm * num_bytes(instruction.shape)
+        arrays_in_hbm = sum(num_bytes(shape, hbm_only=True) > 0 for shape in (source.shape, instruction.shape))
+        return arrays_in_hbm * num_bytes(instruction.shape)
     if op == "fusion":
         fused = module.fused(instruction)
         read = sum(
@@ -28,7 +30,7 @@ def hbm_bytes(module: Module, computation: Computation, instruction: Instruction
             for index, name in enumerate(instruction.operands)
         )
         return read + _result_bytes(module, fused, instruction.shape)
-    if op == "dynamic-update-slice":  # updates its operand in place
+    if op == "dynamic-update-slice":  # reads the update and writes it in place
         return 2 * num_bytes(computation[instruction.operands[1]].shape, hbm_only=True)
     if op in ("dynamic-slice", "slice", "gather"):
         return 2 * num_bytes(instruction.shape, hbm_only=True)
@@ -46,7 +48,7 @@ def _parameter_bytes(module: Module, fused: Computation, index: int, size: float
 
 
 def _used_bytes(module: Module, fused: Computation, name: str, size: float) -> float:
-    """Returns the bytes of an array that a fusion uses: those of the slices that it takes, or all `size` bytes."""
+    """Returns the bytes of array `name` that a fusion uses: those of the slices that it takes, or all `size` bytes."""
     total = 0.0
     for user in fused.values():
         for index in (i for i, operand in enumerate(user.operands) if operand == name):

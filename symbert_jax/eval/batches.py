@@ -1,4 +1,4 @@
-"""Tokenizes examples once, and batches them by length, so that short ones are not padded to the longest."""
+"""Tokenizes examples, and batches them by length, so that short ones are not padded to the length of the longest."""
 
 import dataclasses
 import functools
@@ -14,29 +14,29 @@ from symbert_jax.data.tokenizer import Tokenizer
 from symbert_jax.data.vocabulary import PAD
 from symbert_jax.eval.examples import Example
 
-# The lengths of the buckets. A length costs a compilation; a large distance between two lengths costs padding. The
-# distances are small where tasks of one sentence have most of their examples.
+# A bucket holds the examples that are padded to one of these lengths. Each length costs a compilation, and a large
+# distance between two lengths costs padding. The distances are small where tasks of one sentence have most examples.
 LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)
 MIN_BATCHES = 4  # a training bucket with fewer batches joins the next longer one, which saves a compilation
 ORDER_SEED = 0  # shuffles the batches of an epoch, in the same way for all trials
-PADDING_ROW = -1  # stands in `PlannedBatch.rows` for a row with weight 0
+PADDING_ROW = -1  # the index of a row that pads a batch: a copy of the last example, with weight 0
 
 
 class PlannedBatch(NamedTuple):
     """The examples of one batch."""
 
     length: int  # T
-    rows: Int[np.ndarray, " B"]  # indices of examples in their split, or PADDING_ROW
+    indices: Int[np.ndarray, " B"]  # of examples in their split, or PADDING_ROW
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedSplit:
-    """All examples of a split, padded to one length T: the length of the bucket that holds the longest."""
+    """All examples of a split, padded to one length T, which `tokenize` chooses."""
 
     tokens: Int[np.ndarray, "rows T"]
     lengths: Int[np.ndarray, " rows"]
     second_starts: Int[np.ndarray, " rows"]  # where the second sentence starts, as in `GlueBatch`
-    labels: Float[np.ndarray, " rows"]  # 0 in an unlabelled split
+    labels: Float[np.ndarray, " rows"]  # as in `GlueBatch`; 0 in an unlabelled split
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -48,18 +48,18 @@ class TokenizedSplit:
 
     def batch(self, planned: PlannedBatch) -> GlueBatch:
         """Returns the arrays of a planned batch."""
-        rows = planned.rows
+        indices = planned.indices
         return GlueBatch(
-            tokens=self.tokens[rows, : planned.length],
-            lengths=self.lengths[rows],
-            second_starts=self.second_starts[rows],
-            labels=self.labels[rows],
-            weights=(rows != PADDING_ROW).astype(np.float32),
+            tokens=self.tokens[indices, : planned.length],
+            lengths=self.lengths[indices],
+            second_starts=self.second_starts[indices],
+            labels=self.labels[indices],
+            weights=(indices != PADDING_ROW).astype(np.float32),
         )
 
     def count_tokens(self, planned: PlannedBatch) -> int:
         """Returns the number of tokens of a planned batch without padding."""
-        return int(self.lengths[planned.rows[planned.rows != PADDING_ROW]].sum())
+        return int(self.lengths[planned.indices[planned.indices != PADDING_ROW]].sum())
 
     @functools.cached_property  # every trial needs it
     def fingerprint(self) -> str:
@@ -71,7 +71,10 @@ class TokenizedSplit:
 
 
 def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> TokenizedSplit:
-    """Tokenizes examples, each to at most `length` tokens; the longer sentence of a pair is truncated first."""
+    """Tokenizes examples, each to at most `length` tokens; the longer sentence of a pair is truncated first.
+
+    T is the length of the bucket that holds the longest example, or `length` if that is smaller.
+    """
     tokenizer.enable_truncation(length, strategy="longest_first")
     encodings = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
@@ -91,7 +94,7 @@ def training_plan(
 
     The seed shuffles examples within a length bucket; the sequence of batch lengths is the same for all seeds, so that
     trials of different seeds can be trained in parallel. Examples that do not fill a batch move to the next longer
-    bucket, so at most one batch has fewer examples; it may be anywhere in the epoch. All batches are padded to the same
+    bucket, so at most one batch is not full; it may be anywhere in the epoch. All batches are padded to the same
     number of rows, a multiple of `row_multiple`. A `batch_size` above the number of examples is reduced to that number.
     """
     batch_size = min(batch_size, len(split))
@@ -101,7 +104,7 @@ def training_plan(
     for length, members in _buckets(split, MIN_BATCHES * batch_size):
         members = np.concatenate([rest, rng.permutation(members)])
         num_full = len(members) // batch_size * batch_size  # the examples that fill batches
-        batches += [PlannedBatch(length, _pad(rows, num_rows)) for rows in members[:num_full].reshape(-1, batch_size)]
+        batches += [PlannedBatch(length, _pad(batch, num_rows)) for batch in members[:num_full].reshape(-1, batch_size)]
         rest = members[num_full:]
     if len(rest):
         batches.append(PlannedBatch(length, _pad(rest, num_rows)))
@@ -124,7 +127,7 @@ def prediction_plan(split: TokenizedSplit, batch_size: int) -> list[PlannedBatch
 def _buckets(split: TokenizedSplit, min_members: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:
     """Returns the length of each bucket and the indices of its examples, the shortest bucket first.
 
-    Examples of a bucket with fewer than `min_members` join the next longer bucket. The longest may have fewer.
+    Examples of a bucket with fewer than `min_members` join the next longer bucket. The longest bucket may have fewer.
     """
     longest = split.tokens.shape[1]
     lengths = [length for length in LENGTHS if length < longest] + [longest]
@@ -139,6 +142,6 @@ def _buckets(split: TokenizedSplit, min_members: int) -> list[tuple[int, Int[np.
     return buckets
 
 
-def _pad(rows: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:
-    """Appends PADDING_ROW until the number of rows is a multiple of `multiple`."""
-    return np.pad(rows, (0, -len(rows) % multiple), constant_values=PADDING_ROW)
+def _pad(indices: Int[np.ndarray, " rows"], multiple: int) -> Int[np.ndarray, " B"]:
+    """Appends PADDING_ROW until the number of indices is a multiple of `multiple`."""
+    return np.pad(indices, (0, -len(indices) % multiple), constant_values=PADDING_ROW)

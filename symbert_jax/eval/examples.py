@@ -24,13 +24,13 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The folder that holds the data of all tasks, named as in the config: `tsv:DIR` or `tfds:DIR`."""
+    """The folder that holds the data of all tasks, as TSV files or TFDS datasets."""
 
-    name: str
+    name: str  # tsv:DIR or tfds:DIR, as in the config
 
     def has(self, task: Task, split: Split) -> bool:
         """Whether the split exists."""
-        kind, folder = self._open()
+        kind, folder = self._locate()
         with bucket_errors_as_user_errors("glue.source", folder, "a bucket that can be read"):
             if kind == "tfds":
                 return any(split.name in _open_dataset(path).info.splits for path in _find_datasets(folder, task))
@@ -43,17 +43,21 @@ class Source:
         identifies them: the row of a TSV file, the field `idx` in TFDS.
 
         Raises:
-          UserError: the split is missing or damaged, or a label is missing or unknown; names file and line.
+          UserError: the split is missing or damaged, or a label is missing or unknown; the error says where.
         """
-        kind, folder = self._open()
+        kind, folder = self._locate()
         with bucket_errors_as_user_errors("glue.source", folder, "a bucket that can be read"):
             examples = list((_read_tfds if kind == "tfds" else _read_tsv)(folder, task, split, labelled))
         if not examples:
             raise UserError("glue.source", f"no example of {task.name} {split.name} in {folder}", "at least one")
         return examples
 
-    def _open(self) -> tuple[str, epath.Path]:
-        """Returns the kind of the source, `tsv` or `tfds`, and its folder; raises `UserError` if it does not exist."""
+    def _locate(self) -> tuple[str, epath.Path]:
+        """Returns the kind of the source, `tsv` or `tfds`, and its folder.
+
+        Raises:
+          UserError: the name of the source is invalid, or the folder does not exist.
+        """
         kind, _, folder = self.name.partition(":")
         if kind not in ("tsv", "tfds") or not folder:
             raise UserError("glue.source", repr(self.name), "tsv:DIR or tfds:DIR")
@@ -84,7 +88,7 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
         where = f"{path}, line {number}"
         if len(fields) != len(header):
             if task.has_short_rows and labelled and len(fields) < len(header):
-                continue  # labelled rows only: the server identifies the prediction of an unlabelled row by its number
+                continue  # an unlabelled row is not skipped: the GLUE server identifies a prediction by its row number
             wanted = f"{len(header)} columns: {_shorten(', '.join(header))}"
             raise UserError("glue.source", f"{where}: {len(fields)} columns", wanted)
         label = _parse_label(task, fields[columns[task.label]], where) if labelled else None
@@ -92,7 +96,7 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
 
 
 def _read_lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yields line number (from 1) and fields of each line that is not empty. A quote is an ordinary character."""
+    """Yields the number (from 1) and the fields of each line that is not empty. A quote is an ordinary character."""
     text = _read_text(path)
     line_end = "\n" if "\n" in text else "\r"  # classic Mac OS ended lines with \r alone
     for number, line in enumerate(text.split(line_end), start=1):
@@ -101,13 +105,13 @@ def _read_lines(path: epath.Path) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _read_text(path: epath.Path) -> str:
-    """Returns the text of a file, which fits in memory: the largest, MNLI's train.tsv, has a few hundred megabytes.
+    """Returns the text of a file. It fits in memory: the largest file, MNLI's train.tsv, has a few hundred megabytes.
 
     Raises:
       UserError: the file is damaged, is not Unicode text, or has another format, which the error names.
     """
     text = "".join(files.decode(path, "glue.source", _READABLE))
-    check_format(text[:HEAD].encode(), MARKUP, path, "glue.source", _READABLE)
+    check_format(text[:HEAD].encode(), path, "glue.source", _READABLE, refused=MARKUP)
     if (zero := text.find("\0")) >= 0:
         where = f"{path}, line {text.count(chr(10), 0, zero) + 1}"
         raise UserError("glue.source", f"{where}: a zero byte", "text", "copy or convert the file again")
@@ -198,8 +202,8 @@ def _open_dataset(folder: epath.Path) -> tfds.core.DatasetBuilder:
 def _read_rows(builder: tfds.core.DatasetBuilder, split: Split, fields: list[str], where: str) -> list[dict[str, Any]]:
     """Returns the `fields` of every row, with text as str."""
     try:
-        source = builder.as_data_source(split.name)
-        rows = (source[number] for number in range(len(source)))
+        records = builder.as_data_source(split.name)
+        rows = (records[number] for number in range(len(records)))
         return [{name: _to_python(row[name]) for name in fields} for row in rows]
     except Exception as error:  # the exceptions of ArrayRecord have no type in common
         raise _damage_error(where, error) from error

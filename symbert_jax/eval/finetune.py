@@ -1,7 +1,7 @@
 """The order of events of a fine-tuning run: checkpoints, tasks, groups of trials, report.
 
-Every trial starts from a checkpoint with a new head, and ends as a result in `trials.jsonl`. The same command, started
-again, trains the trials that are missing and writes the same report.
+Every trial starts from the encoder of a checkpoint or of a fine-tuned model, with a new head, and ends as a result in
+`trials.jsonl`. The same command, started again, trains the trials that are missing and writes the same report.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ from symbert_jax.train.memory import max_parallel_runs
 
 
 class PretrainedEncoder(NamedTuple):
-    """The encoder of a checkpoint, with the SHA-256 of its parameters."""
+    """The encoder of a checkpoint."""
 
     workdir: epath.Path
     params: Params
     model: ModelConfig
-    sha256: str
+    sha256: str  # of `params`
 
 
 class FinetuneRun(NamedTuple):
@@ -54,9 +54,9 @@ class FinetuneRun(NamedTuple):
 
     def saves_model(self, task: Task) -> bool:
         """Whether the best model of a task is saved, for the user or because another task starts from it."""
-        return self.config.save_models or any(self.starts_from(other) == task for other in self.tasks)
+        return self.config.save_models or any(self.initial_task(other) == task for other in self.tasks)
 
-    def starts_from(self, task: Task) -> Task | None:
+    def initial_task(self, task: Task) -> Task | None:
         """Returns the task whose best model this task starts from, or None if it starts from the checkpoint."""
         return TASKS[task.init_from] if self.config.from_mnli and task.init_from else None
 
@@ -75,7 +75,7 @@ def finetune(config: FinetuneConfig, workdir: epath.Path) -> None:
             if config.from_mnli:
                 _check_initial_models(config, tasks)
             if config.from_mnli or config.save_models:
-                check_path(workdir, "workdir")
+                check_path(workdir, "workdir")  # Orbax writes the models, and cannot read them back from every path
         with workdir_lock(workdir):
             _train_and_report(config, protocol, tasks, workdir)
 
@@ -92,52 +92,53 @@ def _check_initial_models(config: FinetuneConfig, tasks: Sequence[Task]) -> None
 def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequence[Task], path: epath.Path) -> None:
     with same_on_all_processes() as facts:
         mesh = make_mesh(config.mesh)
-        checkpoints, models = _find_checkpoints(config, mesh)
+        checkpoints, model_configs = _find_checkpoints(config, mesh)
         # All data and the configs of all checkpoints are read now: an error must not come after hours of training.
-        data = read_task_data(config, protocol, tasks, models)
+        data = read_task_data(config, protocol, tasks, model_configs)
         workdir = Workdir(path)
         facts["checkpoint"] = [step for _, step in checkpoints]
-        facts["glue.source"] = [part.fingerprint() for folder, _ in checkpoints for part in data[folder].values()]
+        facts["glue.source"] = [each.fingerprint() for folder, _ in checkpoints for each in data[folder].values()]
         facts["workdir"] = [trial.key for trial in workdir.log.results]
     check_shared(path)
     trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    token_counts = [part.train.num_tokens for folder, _ in checkpoints for part in data[folder].values()]
-    work = trials_per_task * protocol.epochs * sum(token_counts)
+    token_counts = [each.train.num_tokens for folder, _ in checkpoints for each in data[folder].values()]
+    work = trials_per_task * protocol.epochs * sum(token_counts)  # in tokens
     num_trials = trials_per_task * len(token_counts)
     progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
-    # a task that may start from another task's model comes after that task
-    trained = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
+    # Tasks without `init_from` come first, because the others may start from their models.
+    trainable_tasks = sorted((task for task in tasks if not task.predicted_by), key=lambda task: task.init_from)
     scored = []
     with jax.set_mesh(mesh), progress:
         connect_devices()
         for (folder, step), name in checkpoints.items():
             pretrained = read_encoder(folder, step, protocol)
-            by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trained}
-            results = {task: by_task[task] for task in tasks if task in by_task}  # in the order of the report
+            results_by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trainable_tasks}
+            # the report has the order of `tasks`
+            results = {task: results_by_task[task] for task in tasks if task in results_by_task}
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
-        workdir.write_submission(scored[-1].results, data[folder])  # only for the last checkpoint
+        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint
 
 
 def _find_checkpoints(
     config: FinetuneConfig, mesh: jax.sharding.Mesh
 ) -> tuple[dict[tuple[epath.Path, int], str], dict[epath.Path, ModelConfig]]:
-    """Returns the checkpoints, (workdir, step) -> the name of the workdir in the config, and the model of each workdir.
+    """Returns the checkpoints, (workdir, step) -> the workdir as the config names it, and the model config by workdir.
 
     Raises:
       UserError: a checkpoint does not exist, or its model cannot be sharded over the mesh.
     """
     names: dict[tuple[epath.Path, int], str] = {}
-    models = {}
+    model_configs = {}
     for name in config.checkpoint:
         folder = absolute(name, "checkpoint")
         for requested_step in config.checkpoint_steps or (None,):
-            step, models[folder] = _read_model_config(folder, requested_step)
+            step, model_configs[folder] = _read_model_config(folder, requested_step)
             names.setdefault((folder, step), printable(name))
-        check_split(models[folder], config.mesh, mesh)
-    return names, models
+        check_split(model_configs[folder], config.mesh, mesh)  # of the parameters over the mesh
+    return names, model_configs
 
 
 def _read_model_config(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
@@ -152,13 +153,11 @@ def _read_model_config(workdir: epath.Path, step: int | None) -> tuple[int, Mode
 
 
 def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> PretrainedEncoder:
-    """Returns the encoder of a checkpoint, with the protocol's dropout.
-
-    Every batch length costs a compilation. On an accelerator the layers are a loop, which compiles several times
-    faster. On a CPU all layers are unrolled, which compiles as fast and runs a little faster.
-    """
+    """Returns the encoder of a checkpoint, with the protocol's dropout."""
     params, config = load(workdir, step)
-    unroll = 0 if jax.default_backend() == "cpu" else 1  # 0 unrolls all layers
+    # Every batch length costs a compilation. On an accelerator, the layers are a loop (1), which compiles several times
+    # faster. On a CPU, all layers are unrolled (0), which compiles as fast and runs a little faster.
+    unroll = 0 if jax.default_backend() == "cpu" else 1
     dropout = protocol.dropout
     model = dataclasses.replace(config.model, unroll=unroll, dropout=dropout, attention_dropout=dropout)
     encoder = _without_head(params)
@@ -174,18 +173,19 @@ def _train_task(
 ) -> list[TrialResult]:
     """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
-    if other := run.starts_from(task):
+    if other := run.initial_task(task):
         other_trial = _base_trial(run, pretrained, other, data)
         encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, other_trial)))
-        base_trial = dataclasses.replace(base_trial, checkpoint=digest(encoder))
+        sha256 = digest(encoder)
+        base_trial = dataclasses.replace(base_trial, checkpoint=sha256)
     folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None
     files = TaskFiles(run.workdir, data[task], folder)
     task_run = TaskRun(task, data[task], run.protocol, pretrained.model, run.config.mesh, encoder)
     groups = _plan_groups(task_run, base_trial, run.config)
-    unfinished = _unfinished(groups, files)
+    unfinished = _unfinished_groups(groups, files)
     trials = [trial for group in groups for trial in group.trials]
-    finished = len(trials) - sum(len(group.trials) for group in unfinished)
-    run.progress.skip(finished, finished * run.protocol.epochs * data[task].train.num_tokens)
+    num_finished = len(trials) - sum(len(group.trials) for group in unfinished)
+    run.progress.skip(num_finished, num_finished * run.protocol.epochs * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
         files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)
@@ -230,13 +230,13 @@ def max_parallel_trials(
 ) -> int:
     """Returns the largest number of trials to train in parallel.
 
-    It is `config.together` if that is set, otherwise as many as `train.memory` estimates to fit.
+    It is `config.together`, or if that is 0, as many as `train.memory` estimates to fit.
     """
     return config.together or max_parallel_runs(model, num_params, batch_size, length)
 
 
-def _unfinished(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGroup]:
-    """Returns the groups without their finished trials, and without the groups that then are empty."""
+def _unfinished_groups(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGroup]:
+    """Returns the groups that have unfinished trials, without their finished trials."""
     with same_on_all_processes() as facts:  # each process reads the files, and all must train the same trials
         unfinished = [
             TrialGroup([trial for trial in group.trials if not files.is_finished(trial)], group.size)
@@ -249,20 +249,21 @@ def _unfinished(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGro
 
 @contextlib.contextmanager
 def _exit_at_signals() -> Iterator[None]:
-    """Prints one line and exits at SIGTERM, SIGHUP or Ctrl-C. A truncated last line of trials.jsonl is ignored later.
+    """Prints one line and exits at SIGTERM, SIGHUP or Ctrl-C.
 
-    The process exits at once, as at SIGKILL: an ordinary exit would wait for the other processes of the run.
+    The process exits at once, as at SIGKILL: an ordinary exit would wait for the other processes of the run. This may
+    truncate the last line of trials.jsonl, which the next start ignores.
     """
 
     def exit_now(number: int, _: object) -> None:
-        with contextlib.suppress(OSError):  # `print` is not reentrant, and the signal may have interrupted one
-            line = f"\n{signal.Signals(number).name}: start the same command again to train the missing trials\n"
-            os.write(2, line.encode())
+        line = f"\n{signal.Signals(number).name}: start the same command again to train the missing trials\n"
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())  # not `print`, which the signal may have interrupted: it is not reentrant
         os._exit(128 + number)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in signals}
-    # nohup sets SIGHUP to be ignored, which must stay so
+    # nohup lets the command ignore SIGHUP, which must stay ignored
     handled = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in handled:
         signal.signal(number, exit_now)

@@ -10,16 +10,20 @@ from symbert_jax.errors import UserError, did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a task is trained. Every combination of learning rate, batch size and seed is a trial."""
+    """How a task is trained.
+
+    A setting is a learning rate with a batch size. Every combination of setting and seed is a trial. The report has,
+    for each task, the setting with the best mean score over the seeds.
+    """
 
     epochs: int
-    learning_rates: tuple[float, ...]  # form a grid with the batch sizes; the best setting of each task is reported
+    learning_rates: tuple[float, ...]
     batch_sizes: tuple[int, ...]
     warmup: float  # fraction of the steps
-    optim: OptimConfig  # `optim_config` adds the learning rate and warmup steps of a trial
-    seeds: int  # the number of seeds per setting
-    select: str = "last"  # last | best: which epoch is kept; `best` has the highest validation score
-    length: int = 128  # tokens
+    optim: OptimConfig  # `optim_config` sets the learning rate and the warmup steps of a trial
+    seeds: int  # the number of seeds
+    select: str = "last"  # last | best: the epoch that is kept; `best` is the one with the highest validation score
+    length: int = 128  # tokens to which examples are truncated
     dropout: float = 0.1  # of hidden layers and attention probabilities
 
     @property
@@ -28,14 +32,14 @@ class Protocol:
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, learning_rates=(), batch_sizes=(), seeds=0)))
 
     def optim_config(self, learning_rate: float, steps: int) -> OptimConfig:
-        """Returns the config of the optimizer and the schedule of a trial."""
+        """Returns the config of the optimizer and the schedule of a trial, which takes `steps` steps in all."""
         warmup = min(round(self.warmup * steps), steps - 1)
         return dataclasses.replace(self.optim, learning_rate=learning_rate, warmup_steps=warmup)
 
 
 PROTOCOLS = {
     # Courtois et al. (2024), section 4: 5 epochs at 1e-5, 10% warmup, batches of 16, 5 seeds, the last checkpoint.
-    # Its scripts call Hugging Face's Trainer, whose defaults are the other values: no weight decay, clipping at 1.
+    # The other values are defaults of Hugging Face's Trainer, which its scripts call: no weight decay, clipping at 1.
     "paper": Protocol(
         epochs=5,
         learning_rates=(1e-5,),
@@ -55,7 +59,7 @@ PROTOCOLS = {
         seeds=1,
     ),
     # Liu et al. (2019), section 5.1 and table 10: a grid of learning rates and batch sizes, 10 epochs, the best epoch
-    # (early stopping), decay 0.1, 6% warmup, 5 seeds. It reports the median of the seeds; results.md has it too.
+    # (early stopping), decay 0.1, 6% warmup, 5 seeds. They report the median of the seeds, which is in results.md, too.
     # 512 tokens, betas and epsilon: fairseq's examples/roberta.
     "roberta": Protocol(
         epochs=10,

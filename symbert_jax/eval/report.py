@@ -17,7 +17,7 @@ from symbert_jax.eval.tasks import Task
 from symbert_jax.eval.trials import TrialResult
 from symbert_jax.storage import write_whole
 
-CROSSING = 75.0  # sweep.png marks the step that reaches this mean score, as the paper's last figure does
+CROSSING = 75.0  # sweep.png marks where the mean score reaches this value, as the paper's last figure does
 
 MeanScores = dict[tuple[Task, str], float]  # the mean over seeds, 0 to 100, by task and validation split
 
@@ -37,12 +37,12 @@ class ScoredCheckpoint(NamedTuple):
 
 
 class BestSetting(NamedTuple):
-    """The learning rate and batch size of a task with the best mean score, and their trials."""
+    """The learning rate and batch size that give a task its best mean score, and the results of their trials."""
 
     learning_rate: float
     batch_size: int
-    results: list[TrialResult]  # by seed
-    scores: dict[str, list[float]]  # 0 to 100, by split and in the order of `results`
+    results: list[TrialResult]  # one for each seed
+    scores: dict[str, list[float]]  # by split; 0 to 100, in the order of `results`
 
     @property
     def num_collapsed(self) -> int:
@@ -135,13 +135,16 @@ def format_trial(result: TrialResult) -> str:
 
 
 def format_submission(task: Task, predictions: Predictions) -> str:
-    """Returns a file for the GLUE server: classes named as in the task's files, regressions clipped to 0 to 5."""
+    """Returns the content of a file for the GLUE server.
+
+    It names classes as the task's files do, and clips the values of a regression to the range of STS-B, 0 to 5.
+    """
     labels = [task.classes[int(value)] if task.classes else f"{min(max(value, 0), 5):.3f}" for value in predictions]
     return "index\tprediction\n" + "".join(f"{index}\t{label}\n" for index, label in enumerate(labels))
 
 
 def plot_tasks(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> None:
-    """Plots the mean score of each task as a bar per checkpoint, and the score of each seed as a dot."""
+    """Plots the mean score of each validation split as a bar per checkpoint, and the score of each seed as a dot."""
     names = list(dict.fromkeys(_score_name(*key) for checkpoint in checkpoints for key in _seed_scores(checkpoint)))
     figure, axes = plt.subplots(figsize=(1.5 + 0.9 * len(names), 4.5), layout="constrained")
     width = 0.8 / len(checkpoints)
@@ -159,7 +162,7 @@ def plot_tasks(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> Non
 
 
 def plot_sweep(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> None:
-    """Plots the mean score over pretraining steps, a line per workdir, and the step at which it reaches CROSSING."""
+    """Plots the mean score over pretraining steps, a line per workdir, and marks where a line reaches CROSSING."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name in dict.fromkeys(checkpoint.name for checkpoint in checkpoints):
         means = {each.step: _main_mean(_mean_scores(each))[1] for each in checkpoints if each.name == name}
@@ -176,7 +179,10 @@ def plot_sweep(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> Non
 
 
 def find_crossing(means: Mapping[int, float]) -> float | None:
-    """Returns the step at which the mean score, interpolated linearly, reaches CROSSING; None if it never does."""
+    """Returns the step at which the mean score reaches CROSSING, interpolated linearly; None if it never does.
+
+    means: the mean score by step. If the first of them has reached CROSSING, its step is returned.
+    """
     previous: tuple[int, float] | None = None
     for step, value in sorted(means.items()):
         if value >= CROSSING:
@@ -243,8 +249,8 @@ def _named_means(scores: MeanScores) -> dict[str, float]:
     means = compute_means(scores)
     if not means:
         return {}
-    covers_glue = "glue" in means  # all its tasks: then the paper's mean is GLUE's
-    name = "GLUE" if covers_glue else f"mean of {sum(task.in_paper_mean for task, _ in scores)}"
+    is_complete = "glue" in means  # it has all scores of the paper's mean
+    name = "GLUE" if is_complete else f"mean of {sum(task.in_paper_mean for task, _ in scores)}"
     named = {name: means["mean"]}
     if "mean_with_wnli" in means:
         named[f"mean of {len(scores)} with WNLI"] = means["mean_with_wnli"]
@@ -252,8 +258,7 @@ def _named_means(scores: MeanScores) -> dict[str, float]:
 
 
 def _main_mean(scores: MeanScores) -> tuple[str, float]:
-    """Returns the name and the value of the mean to plot: of the paper's scores, or WNLI's score, which has no mean,
-    if it is alone."""
+    """Returns the name and the value of the mean to plot, or of the score of WNLI if there is no other score."""
     (name, value), *_ = (_named_means(scores) or {_score_name(*key): score for key, score in scores.items()}).items()
     return name, value
 

@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk: `params`, `vocab.txt`, and `model.json`, which describes it and is written last."""
+"""A fine-tuned model on disk: `params`, `vocab.txt`, and a description, `model.json`, which is written last."""
 
 import dataclasses
 import json
@@ -22,11 +22,11 @@ PARAMS, DESCRIPTION = "params", "model.json"
 class SavedModel(NamedTuple):
     """The content of `model.json`."""
 
-    score: float  # the mean over the validation splits, 0 to 100
+    score: float  # `TrialResult.score`
     task: str
     model: ModelConfig
     trial: str  # `Trial.key`
-    length: int = 128  # tokens to which texts are truncated; earlier versions do not record it
+    length: int = 128  # tokens to which texts are truncated; earlier versions did not write it
 
 
 def is_saved(folder: epath.Path) -> bool:
@@ -79,7 +79,7 @@ def write(folder: epath.Path, description: SavedModel, params: Params, vocabular
     is_main = is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
     if is_main:
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # it describes the old parameters
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # first: a kill must not leave it with other parameters
     checkpoint.write_params(folder / PARAMS, params)
     if is_main:
         tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)

@@ -29,7 +29,7 @@ def compute_metrics(task: Task, predictions: Predictions, labels: Predictions) -
 def is_collapsed(task: Task, predictions: Predictions, labels: Predictions) -> bool:
     """Whether a model is no better than a constant prediction (Mosbach et al., 2021, section 4).
 
-    A classifier is compared with its most frequent class; a regression must correlate positively with the labels.
+    The constant is the most frequent label. A regression is better if it correlates positively with the labels.
     """
     if not task.classes:
         return not _correlation(stats.pearsonr)(labels, predictions) > 0
@@ -43,7 +43,7 @@ def compute_score(metrics: Mapping[str, float]) -> float:
 
 
 def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
-    """Returns the means of the scores, by name; an empty dict if only WNLI has a score.
+    """Returns the means of the scores, by name; an empty dict if no task but WNLI has a score.
 
     `mean` is over those of the paper's nine scores that are given. If all nine are given, `glue` is the same mean.
     If WNLI is given, `mean_with_wnli` is over all scores.

@@ -1,7 +1,7 @@
 """The compiled steps of fine-tuning: R trials of a task in parallel, each with its own parameters.
 
-One compilation per batch length serves all seeds, learning rates and tasks with the same number of outputs: seeds,
-learning rates and parameters are arguments with a leading dimension R.
+One compilation per batch length serves all seeds, learning rates and tasks with the same number of outputs, because
+seeds, learning rates and parameters are arguments, with a leading dimension R.
 """
 
 import functools
@@ -37,7 +37,7 @@ def make_init(
 ) -> Callable[[Params, Seeds], State]:
     """Returns the compiled function (encoder, seeds) -> states before the first update. Each seed draws a head.
 
-    mesh: the current mesh, an argument because it is part of the cache key. num_trials: R.
+    mesh: the current mesh, an argument so that it is part of the cache key. num_trials: R.
     """
     init_optimizer = jax.vmap(make_optimizer(optim).init)
 
@@ -85,7 +85,7 @@ def make_prediction_step(model: ModelConfig, num_outputs: int) -> Callable[[Para
 
 
 def objective(model: ModelConfig, num_outputs: int, params: Params, batch: GlueBatch, key: PRNGKeyArray | None) -> Sums:
-    """Returns the loss as (sum over rows, number of rows).
+    """Returns the loss: the sum over the rows of weight 1, and their number.
 
     The loss of a row is the cross entropy in nats, or for a regression (one output) the squared error.
     """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from etils import epath
 
 from symbert_jax.config import FinetuneConfig, ModelConfig
-from symbert_jax.data import tokenizer
+from symbert_jax.data.tokenizer import Tokenizer, WordPiece, read_for_model
 from symbert_jax.errors import UserError
 from symbert_jax.eval.batches import TokenizedSplit, tokenize
 from symbert_jax.eval.examples import Source
@@ -20,7 +20,8 @@ class TaskData(NamedTuple):
 
     train: TokenizedSplit
     validation: dict[str, TokenizedSplit]  # by the name of the split
-    # By the name of the file for the GLUE server. Includes the splits of tasks that this task's model predicts.
+    # By the name of the file for the GLUE server: the test splits of the tasks that this task's model predicts, and its
+    # own if `config.predictions` is set.
     test: dict[str, TokenizedSplit]
 
     def fingerprint(self) -> str:
@@ -37,37 +38,37 @@ def _sha256(splits: Iterable[TokenizedSplit]) -> str:
 
 
 def read_task_data(
-    config: FinetuneConfig, protocol: Protocol, tasks: Sequence[Task], models: Mapping[epath.Path, ModelConfig]
+    config: FinetuneConfig, protocol: Protocol, tasks: Sequence[Task], model_configs: Mapping[epath.Path, ModelConfig]
 ) -> dict[epath.Path, dict[Task, TaskData]]:
-    """Returns the data of each task that is trained, for every pretraining workdir.
+    """Returns, for every pretraining workdir, the data of each task that has training data.
 
-    models: the model config of each workdir.
+    model_configs: the model config of each workdir.
 
     Raises:
       UserError: the data of a task is missing or damaged, or a workdir has no vocabulary that fits its model.
     """
-    source, trained = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
-    _check_complete(source, trained)
+    source, trainable_tasks = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
+    _check_complete(source, trainable_tasks)
 
-    def read(task: Task, loaded: tokenizer.Tokenizer, length: int) -> TaskData:
+    def read(task: Task, tokenizer: Tokenizer, length: int) -> TaskData:
         def read_split(task: Task, split: Split, labelled: bool) -> TokenizedSplit:
-            return tokenize(loaded, source.read(task, split, labelled=labelled), length)
+            return tokenize(tokenizer, source.read(task, split, labelled=labelled), length)
 
-        predicted = [task] * config.predictions + [other for other in tasks if other.predicted_by == task.name]
+        tested_tasks = [task] * config.predictions + [other for other in tasks if other.predicted_by == task.name]
         return TaskData(
             read_split(task, task.train, labelled=True),
             {split.name: read_split(task, split, labelled=True) for split in task.validation},
-            {split.submission: read_split(each, split, labelled=False) for each in predicted for split in each.test},
+            {split.submission: read_split(each, split, labelled=False) for each in tested_tasks for split in each.test},
         )
 
     # workdirs with the same tokenizer and length share their data
-    shared: dict[tuple[tokenizer.WordPiece, int], dict[Task, TaskData]] = {}
+    shared: dict[tuple[WordPiece, int], dict[Task, TaskData]] = {}
     data = {}
-    for workdir, model in models.items():
-        wordpiece, length = tokenizer.read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
+    for workdir, model in model_configs.items():
+        wordpiece, length = read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
         if (wordpiece, length) not in shared:
-            loaded = wordpiece.build(parse_special=False)
-            shared[wordpiece, length] = {task: read(task, loaded, length) for task in trained}
+            tokenizer = wordpiece.build(parse_special=False)
+            shared[wordpiece, length] = {task: read(task, tokenizer, length) for task in trainable_tasks}
         data[workdir] = shared[wordpiece, length]
     return data
 

@@ -1,7 +1,6 @@
 """The tasks of GLUE (Wang et al., 2018): their files, their fields, their classes and their metrics.
 
-Nothing else in the package depends on a single task. Each pair in `texts` is the name of
-a field in the standard TSV files, then in the TFDS dataset `glue`. File names are those of the standard folders.
+The names of files, folders and fields are those of GLUE's published TSV files, unless a comment names TFDS.
 """
 
 import dataclasses
@@ -16,25 +15,25 @@ class Split:
 
     name: str  # as in TFDS
     files: tuple[str, ...]  # in the task's folder; the first that exists is read
-    title: str = ""  # distinguishes it from the task's other splits of the same kind
-    submission: str = ""  # the file that the GLUE server expects for it; empty for labelled splits
+    title: str = ""  # distinguishes it where a task has several validation or test splits
+    submission: str = ""  # the name of the file that the GLUE server expects for a test split
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     name: str
     folders: tuple[str, ...]  # names that its folder may have; reports use the first
-    texts: tuple[tuple[str, str], ...]  # one sentence or two, each with its field in TSV and in TFDS
-    label: str  # the field of the label in TSV; in TFDS it is always "label"
+    texts: tuple[tuple[str, str], ...]  # the fields of one sentence or two, each as (in TSV, in TFDS)
+    label: str  # the field of the label in TSV; in TFDS the field is always "label"
     classes: tuple[str, ...]  # as in the TSV files, in the order of their ids; empty for a regression
     metrics: tuple[str, ...]  # names in eval/scores.py; the score of a split is the mean of its metrics
     validation: tuple[Split, ...] = (Split("validation", ("dev.tsv",)),)
     test: tuple[Split, ...] = ()
     train: Split = Split("train", ("train.tsv",))
-    header: tuple[str, ...] = ()  # the fields of labelled files, where these have no header line
+    header: tuple[str, ...] = ()  # the fields of labelled files, if these have no header line
     has_short_rows: bool = False  # labelled files contain rows with too few columns, which are skipped
-    predicted_by: str = ""  # the task whose model predicts this one, which has no training data
-    init_from: str = ""  # the task whose model this one starts from if `from_mnli` is set
+    predicted_by: str = ""  # the task whose model predicts this one; empty if this one has training data
+    init_from: str = ""  # the task whose model this one starts from if `config.from_mnli` is set
     in_paper_mean: bool = True  # whether its scores count in the paper's mean
 
     @property
@@ -80,7 +79,7 @@ TASKS = {
             label="Quality",
             classes=("0", "1"),
             metrics=("accuracy", "f1"),
-            # Microsoft's own files have a labelled test set and no dev set.
+            # Microsoft's own files have no dev set; their test set is labelled and stands in for it.
             train=Split("train", ("train.tsv", "msr_paraphrase_train.txt")),
             validation=(Split("validation", ("dev.tsv", "msr_paraphrase_test.txt")),),
             test=(Split("test", ("test.tsv", "msr_paraphrase_test.txt"), submission="MRPC.tsv"),),
@@ -171,7 +170,7 @@ def find_tasks(names: Iterable[str]) -> list[Task]:
     """Returns the tasks with these names in the order of the table, each once. `SST-2` and `sst_2` mean `sst2`.
 
     Raises:
-      UserError: a name is unknown, there are no names, or a task comes without the task whose model predicts it.
+      UserError: a name is unknown, there are no names, or a task is named without the task whose model predicts it.
     """
     normalized = {name.lower().replace("-", "").replace("_", "") for name in names}
     for name in sorted(normalized - TASKS.keys()):

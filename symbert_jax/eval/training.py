@@ -34,7 +34,7 @@ from symbert_jax.train.state import State
 PREDICTION_ROWS = 64  # the fewest rows of a batch for prediction
 STEPS_AHEAD = 8  # the host dispatches this many steps before it waits for the devices
 
-Logits = dict[str, Float[np.ndarray, "rows C"]]  # by the name of a split
+Logits = dict[str, Float[np.ndarray, "rows C"]]  # by the keys of `TaskData.validation` and `TaskData.test`
 
 
 class TaskRun(NamedTuple):
@@ -52,7 +52,7 @@ class TrialGroup(NamedTuple):
     """Trials of one batch size that are trained in parallel, as one compiled program."""
 
     trials: Sequence[Trial]
-    size: int  # R, the number of trials that the program trains
+    size: int  # R, the number of trials that the program trains, padding included
 
     @property
     def padded(self) -> list[Trial]:
@@ -68,9 +68,9 @@ class TrialOutcome(NamedTuple):
 
 
 def train(run: TaskRun, group: TrialGroup, progress: Progress) -> tuple[list[TrialOutcome], Params]:
-    """Trains the trials of a group, each with its own head on the encoder, and predicts validation and test splits.
+    """Trains the trials of a group, each with its own copy of the encoder and its own head.
 
-    Returns the outcomes of the trials, and their parameters at the selected epochs, with a leading dimension R.
+    Returns the outcomes of the trials, and the parameters of all R trials, padding included, at the selected epochs.
     """
     start = time.perf_counter()
     trials, last_epoch = group.padded, run.protocol.epochs
@@ -86,33 +86,33 @@ def train(run: TaskRun, group: TrialGroup, progress: Progress) -> tuple[list[Tri
         selected = [outcomes[i] if improved[i] else selected[i] for i in range(len(trials))]
         if epoch == last_epoch and improved.all():
             params = state.params
-        else:  # a copy, because the next step consumes its state
+        else:  # a copy, because the next step consumes the state
             params = _merge(improved, state.params, params or state.params)
     if run.data.test:
         for outcome, logits in zip(selected, predict(run, params, run.data.test), strict=True):
             outcome.logits.update(logits)
     seconds = round((time.perf_counter() - start) / len(group.trials), 1)
-    timed = [each._replace(result=dataclasses.replace(each.result, seconds=seconds)) for each in selected]
-    return timed[: len(group.trials)], params
+    selected = [each._replace(result=dataclasses.replace(each.result, seconds=seconds)) for each in selected]
+    return selected[: len(group.trials)], params
 
 
 def predict(run: TaskRun, params: Params, splits: Mapping[str, TokenizedSplit]) -> list[Logits]:
-    """Returns the logits of every trial for every example, on every process.
+    """Returns the logits of each of R trials for every example, on every process.
 
-    params: with a leading dimension R.
+    params: the parameters of the trials, with a leading dimension R.
     """
     step, row_multiple = steps.make_prediction_step(run.model, run.task.num_outputs), _row_multiple()
     num_trials = jax.tree.leaves(params)[0].shape[0]
-    found: list[Logits] = [{} for _ in range(num_trials)]
+    all_logits: list[Logits] = [{} for _ in range(num_trials)]
     for name, split in splits.items():
         logits = np.empty((num_trials, len(split), run.task.num_outputs), np.float32)
         for planned in prediction_plan(split, -(-PREDICTION_ROWS // row_multiple) * row_multiple):
-            batch_logits = np.asarray(step(params, put_batch(split.batch(_local_rows(planned)))))
-            is_example = planned.rows != PADDING_ROW
-            logits[:, planned.rows[is_example]] = batch_logits[:, is_example]
-        for trial, trial_logits in enumerate(logits):
-            found[trial][name] = trial_logits
-    return found
+            batch_logits = np.asarray(step(params, put_batch(split.batch(_local_part(planned)))))
+            is_example = planned.indices != PADDING_ROW
+            logits[:, planned.indices[is_example]] = batch_logits[:, is_example]
+        for i, trial_logits in enumerate(logits):
+            all_logits[i][name] = trial_logits
+    return all_logits
 
 
 def _learning_rates(run: TaskRun, trials: Sequence[Trial]) -> Float[np.ndarray, "steps R"]:
@@ -141,22 +141,23 @@ def _train_epoch(
     train_step, seeds = steps.make_train_step(run.model, run.task.num_outputs, run.protocol.optim), _seeds(trials)
     plans = [training_plan(split, trial.batch_size, _row_multiple(), trial.seed, epoch) for trial in trials]
     progress.start_window()
-    for step, planned in enumerate(zip(*plans, strict=True), start=(epoch - 1) * len(plans[0])):
-        rows = [split.batch(_local_rows(each)) for each in planned]
-        batch = put_batch(jax.tree.map(lambda *arrays: np.stack(arrays), *rows), "RB")
-        tokens = sum(split.count_tokens(each) for each in planned[: len(group.trials)])
-        with progress.step((train_step, batch.tokens.shape), tokens):
+    for step, planned_batches in enumerate(zip(*plans, strict=True), start=(epoch - 1) * len(plans[0])):
+        local_batches = [split.batch(_local_part(planned)) for planned in planned_batches]
+        batch = put_batch(jax.tree.map(lambda *arrays: np.stack(arrays), *local_batches), "RB")
+        tokens = sum(split.count_tokens(planned) for planned in planned_batches[: len(group.trials)])
+        program = train_step, batch.tokens.shape  # JAX compiles the step once for each shape
+        with progress.step(program, tokens):
             state, sums = train_step(state, batch, seeds, learning_rates[step])
         if (step + 1) % STEPS_AHEAD == 0:
             jax.block_until_ready(sums)
-            progress.end_window()
+            progress.end_window()  # also starts the next window
     return state
 
 
 def _evaluate(run: TaskRun, trials: Sequence[Trial], params: Params, epoch: int) -> list[TrialOutcome]:
     """Returns the outcomes of the trials after an epoch, without the time that they took."""
     logits = predict(run, params, run.data.validation)
-    return [_score_trial(run, trial, found, epoch) for trial, found in zip(trials, logits, strict=True)]
+    return [_score_trial(run, trial, trial_logits, epoch) for trial, trial_logits in zip(trials, logits, strict=True)]
 
 
 def _score_trial(run: TaskRun, trial: Trial, logits: Logits, epoch: int) -> TrialOutcome:
@@ -186,10 +187,11 @@ def _seeds(trials: Sequence[Trial]) -> steps.Seeds:
 
 
 def _row_multiple() -> int:
-    """Returns the number of devices that share the rows of a batch, whose number must be a multiple of it."""
+    """Returns the size of the mesh axis `data`. The number of rows in a batch must be a multiple of it."""
     return jax.sharding.get_mesh().shape["data"]
 
 
-def _local_rows(planned: PlannedBatch) -> PlannedBatch:
-    """Returns the rows of a batch that this process feeds to its devices."""
-    return planned._replace(rows=planned.rows[local_row_indices(len(planned.rows), jax.sharding.get_mesh())])
+def _local_part(planned: PlannedBatch) -> PlannedBatch:
+    """Returns the part of a batch that this process feeds to its devices."""
+    rows = local_row_indices(len(planned.indices), jax.sharding.get_mesh())
+    return planned._replace(indices=planned.indices[rows])

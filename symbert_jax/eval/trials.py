@@ -1,7 +1,7 @@
 """Trials, their results, and the file of the results.
 
-A finished trial is never repeated: `trials.jsonl` in the workdir records it with everything that decides its result, so
-a changed protocol, checkpoint or dataset makes it a different trial. The results of trials that were trained in
+A finished trial is never repeated: `trials.jsonl` in the workdir records its result with everything that decides it, so
+that a trial with another protocol, checkpoint or dataset is a different one. The results of trials that were trained in
 parallel are one line: after a kill the file contains all of them or none.
 """
 
@@ -25,7 +25,7 @@ FILE = "trials.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One task, batch size, learning rate and seed on the parameters of one checkpoint: all that decides a result."""
+    """Everything that decides the result of a trial."""
 
     checkpoint: str  # SHA-256 of the parameters that training starts from
     data: str  # SHA-256 of the tokenized training and validation examples
@@ -44,29 +44,29 @@ class Trial:
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
     trial: Trial
-    scores: dict[str, dict[str, float]]  # metrics, as fractions, by the name of the validation split
+    scores: dict[str, dict[str, float]]  # metrics, as fractions, by validation split and name
     collapsed: bool  # no better than a constant prediction, on the first validation split
     epoch: int  # the selected one, from 1
-    seconds: float  # wall time of the group divided by its number of trials
+    seconds: float  # wall time of the trials that were trained in parallel, divided by their number
 
     @property
     def score(self) -> float:
-        """The mean over the validation splits, 0 to 100."""
+        """The mean of the scores of the validation splits, 0 to 100."""
         return sum(map(compute_score, self.scores.values())) / len(self.scores)
 
 
 class TrialLog:
     """The results in the workdir. One process writes, the others read.
 
-    A result has a checksum, unless an earlier version wrote it. A damaged line stays in the file, but its
-    results are ignored and its trials are trained again.
+    A result has a checksum, unless an earlier version wrote it. A damaged line stays in the file, but its results are
+    ignored and its trials are trained again. A line that a kill truncated is removed.
     """
 
     def __init__(self, workdir: epath.Path, *, is_writer: bool):
         self.file, self.is_writer = workdir / FILE, is_writer
         self.results: dict[Trial, TrialResult] = {}
         *lines, rest = self.file.read_bytes().split(b"\n") if self.file.exists() else [b""]
-        if rest and is_writer:  # a kill truncated the last line
+        if rest and is_writer:  # the last line was truncated
             write_whole(self.file, b"".join(line + b"\n" for line in lines))
         for number, line in enumerate(lines, start=1):
             try:
@@ -89,7 +89,7 @@ def _parse(line: bytes) -> Iterator[TrialResult]:
     """Yields the results in a line.
 
     Raises:
-      ValueError: the line is not one that `TrialLog.add` writes.
+      ValueError, RecursionError: the line is not one that `TrialLog.add` writes.
     """
     content = json.loads(line)
     _check(isinstance(content, list), "not a list of results")
@@ -111,7 +111,11 @@ def _parse(line: bytes) -> Iterator[TrialResult]:
 
 
 def _build(kind: type, fields: Any) -> Any:
-    """Returns an instance of a dataclass of scalars and dicts, from a mapping that has exactly its fields."""
+    """Returns an instance of the dataclass `kind`.
+
+    Raises:
+      ValueError: `fields` is not a dict of exactly its fields, or a value has another type or is not finite.
+    """
     types = typing.get_type_hints(kind)
     _check(isinstance(fields, dict) and set(fields) == set(types), f"fields that are not exactly {', '.join(types)}")
     for name, value in fields.items():

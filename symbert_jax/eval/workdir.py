@@ -34,19 +34,20 @@ class Workdir:
         self.path, self.is_writer = path, is_main_process()
         self.log = TrialLog(path, is_writer=self.is_writer)
 
-    def model_folder(self, checkpoint: str, base_trial: Trial) -> epath.Path:
-        """Returns the folder of a task's best model. A change of the protocol or the data changes the folder.
+    def model_folder(self, pretrained_sha256: str, base_trial: Trial) -> epath.Path:
+        """Returns the folder of a task's best model. Another protocol or other data lead to another folder.
 
-        checkpoint: SHA-256 of the pretrained encoder.
+        pretrained_sha256: of the parameters of the pretrained encoder.
+        base_trial: has the fields that all trials of the task share.
         """
-        return self.path / "models" / checkpoint[:8] / f"{base_trial.task}-{base_trial.key[:8]}"
+        return self.path / "models" / pretrained_sha256[:8] / f"{base_trial.task}-{base_trial.key[:8]}"
 
     def predictions_file(self, trial: Trial, data: TaskData) -> epath.Path:
         """Returns the file of a trial's logits on the test splits."""
         return self.path / "predictions" / f"{trial.task}-{trial.key}-{data.test_fingerprint()[:8]}.npz"
 
     def write_predictions(self, outcomes: Sequence[TrialOutcome], data: TaskData) -> None:
-        """Writes the logits of the test splits, a file for each trial."""
+        """Writes the logits of the test splits, if there are any, to a file for each trial."""
         if not (data.test and self.is_writer):
             return
         for result, logits in outcomes:
@@ -73,9 +74,9 @@ class Workdir:
         """Writes the files for the GLUE server, from the best trial of each task.
 
         Raises:
-          UserError: predictions that this run has written or found are missing or damaged.
+          UserError: the predictions of a best trial are missing or damaged.
         """
-        task_of = {split.submission: task for task in TASKS.values() for split in task.test}
+        tasks_by_file = {split.submission: task for task in TASKS.values() for split in task.test}
         for task, task_results in results.items():
             if not data[task].test:
                 continue
@@ -88,8 +89,8 @@ class Workdir:
             folder = self.path / "submission"
             folder.mkdir(exist_ok=True)
             for name, split_logits in logits.items():
-                predictions = scores.to_predictions(task_of[name], split_logits)
-                write_whole(folder / name, report.format_submission(task_of[name], predictions))
+                predictions = scores.to_predictions(tasks_by_file[name], split_logits)
+                write_whole(folder / name, report.format_submission(tasks_by_file[name], predictions))
 
 
 class TaskFiles:
@@ -135,7 +136,7 @@ class TaskFiles:
 
 
 def _read_saved_score(folder: epath.Path) -> float:
-    """Returns the score of a saved model, or minus infinity if it is missing or damaged, equal on all processes."""
+    """Returns the score of a saved model, the same on all processes; minus infinity if it is missing or damaged."""
     score = -math.inf
     try:
         with same_on_all_processes() as facts:

@@ -9,7 +9,7 @@ from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.model.layers import LayerNorm
 from symbert_jax.model.parameters import TOKEN_TYPES
 
-AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # the paper's name by our name
+AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # the paper's names by ours
 HUGGING_FACE, PLPI = "bert", "plpi/bert"  # values of `model_type`
 
 # Fields of `config.json` by fields of `ModelConfig`.
@@ -37,7 +37,7 @@ _CONSTANT: dict[str, Any] = {  # fields of `config.json` for which our model sup
 
 
 def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
-    """Returns the model that a parsed `config.json` describes, with float32 activations.
+    """Returns the config of the model that a parsed `config.json` describes, with float32 activations.
 
     where: names the file in errors.
 
@@ -61,28 +61,28 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
     fields |= {ours: _to_fraction(config, name, where) for ours, name in _RATES.items()}
     model = ModelConfig(attention=attentions[affinity], dtype="float32", **fields)
     for problem in problems(Config(model=model)):
-        name, wanted = problem.what, problem.wanted
-        for ours, field in _FIELDS.items():
-            name, wanted = name.replace(f"model.{ours}", field), wanted.replace(f"model.{ours}=", f"{field}=")
-        raise UserError(where, f"{name} {problem.found}", wanted, problem.hint)
+        what, wanted = problem.what, problem.wanted
+        for ours, name in _FIELDS.items():  # the user knows the fields of config.json, not ours
+            what, wanted = what.replace(f"model.{ours}", name), wanted.replace(f"model.{ours}=", f"{name}=")
+        raise UserError(where, f"{what} {problem.found}", wanted, problem.hint)
     return model
 
 
 def _model_type(config: Mapping[str, Any], where: str) -> str:
-    """Returns the `model_type`, or what it must be if the file lacks it.
+    """Returns the `model_type` of a config, which old files lack.
 
-    A file with the paper's `plpi_affinity_function` is the paper's. Other old files only name the class of the model,
-    or not even that.
+    Without it, a config with `plpi_affinity_function` is the paper's; any other is Hugging Face's, unless
+    `architectures` names a class that is not BERT's.
     """
     model_type = config.get("model_type")
     if model_type is None and config.get("plpi_affinity_function") is not None:
         return PLPI
     if model_type is None:
-        names = config.get("architectures")
-        names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-        if all(name.startswith("Bert") for name in names):
+        classes = config.get("architectures")
+        classes = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+        if all(name.startswith("Bert") for name in classes):
             return HUGGING_FACE
-        raise UserError(where, f"no model_type, and architectures {reprlib.repr(names)}", "an architecture of BERT")
+        raise UserError(where, f"no model_type, and architectures {reprlib.repr(classes)}", "an architecture of BERT")
     if model_type not in (HUGGING_FACE, PLPI):
         raise UserError(where, f"model_type {reprlib.repr(model_type)}", f"{HUGGING_FACE} or {PLPI}")
     return str(model_type)
@@ -121,7 +121,7 @@ def to_config(
         "model_type": model_type,
         **{name: getattr(model, ours) for ours, name in _FIELDS.items()},
         **_CONSTANT,
-        "initializer_range": 0.02,
+        "initializer_range": model.initializer_range,
         "pad_token_id": pad_id,
         "torch_dtype": dtype,
     }

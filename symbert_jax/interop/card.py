@@ -8,18 +8,18 @@ from symbert_jax.model.attention import find_variant
 _PAPER = (
     "[Symmetric Dot-Product Attention for Efficient Training of BERT Language Models](https://arxiv.org/abs/2406.06366)"
 )
-_FOLDED = "The scores are the same, so every program that loads BERT runs it without custom code."
+_FOLDED = "The scores are unchanged, so every program that loads BERT runs this model without custom code."
 _KEPT = "The folder is in the format of the paper's own code (`plpi/bert`) and keeps this attention."
 
 
-def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: bool, command: str) -> str:
+def card(model: ModelConfig, facts: Mapping[str, str], is_folded: bool, is_masked_lm: bool, command: str) -> str:
     """Returns a model card in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
       model: the model as it was trained.
       facts: more rows of the table: values by titles.
-      folded: whether the attention was made standard.
-      masked: whether the model predicts masked tokens; if not, it is a classifier.
+      is_folded: whether the attention was made standard.
+      is_masked_lm: whether the model predicts masked tokens; if not, it is a classifier or a regression.
       command: the command that wrote the folder.
     """
     sizes = (
@@ -27,10 +27,10 @@ def card(model: ModelConfig, facts: Mapping[str, str], folded: bool, masked: boo
         f"{model.length} tokens per row, {model.vocab_size:,} token ids"
     )
     rows = {"attention it was trained with": model.attention, "size": sizes, **facts}
-    task = "fill-mask" if masked else "text-classification"
+    task = "fill-mask" if is_masked_lm else "text-classification"
     variant = find_variant(model)
     attention = f"Its attention is {variant.description}"
-    if folded:
+    if is_folded:
         padding = ", and shorter queries and keys are padded with zeros" if model.key_dim else ""
         attention += f"; {variant.folding}{padding}. {_FOLDED}"
     else:

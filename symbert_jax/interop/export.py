@@ -24,7 +24,7 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import check_new, new_folder
 
-FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}  # values of `model_type` in config.json, by the format
+FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}  # the `model_type` in config.json, by the value of --format
 DTYPES = ("float32", "bfloat16")
 # Tolerances of a logit, by the type of the weights: (absolute, relative to the largest logit). bfloat16 needs a
 # relative tolerance, because it rounds weights to 8 significant bits.
@@ -36,7 +36,7 @@ class LoadedModel(NamedTuple):
 
     model: ModelConfig
     params: Params
-    classes: Sequence[str] | None  # names; empty for a regression; None for a masked-language model
+    classes: Sequence[str] | None  # names of classes; empty for a regression; None for a masked-language model
     facts: dict[str, str]  # rows of the model card, by their titles
 
 
@@ -50,22 +50,22 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     command: the command line, for the model card.
 
     Raises:
-      UserError: an argument is wrong, there is no such model, `out` is not empty, or the model in `out` computes other
-        logits.
+      UserError: an argument is wrong; there is no such model; `out` is not empty or lies inside `source`; or the model
+        in `out` computes other logits.
     """
     for field, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise UserError(field, repr(value), f"one of {', '.join(known)}")
-    folded = format == "huggingface"
+    is_folded = format == "huggingface"
     check_new(out, "out")
     if out == source or source in out.parents:
         raise UserError("out", f"{out}, inside --checkpoint", "a folder elsewhere")
     trained = read(source, step)
-    model, params = (fold if folded else to_papers_form)(trained.model, trained.params)
+    model, params = (fold if is_folded else to_papers_form)(trained.model, trained.params)
     wordpiece = tokenizer.read_for_model(source, model.vocab_size)
     config = to_config(model, FORMATS[format], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
-    model_card = card(trained.model, trained.facts, folded, trained.classes is None, command)
+    model_card = card(trained.model, trained.facts, is_folded, trained.classes is None, command)
     with new_folder(out, "out") as new:
         folder.write(new, config, weights, wordpiece, model_card)
         difference = verify(trained, new, dtype)
@@ -99,7 +99,8 @@ def read(source: epath.Path, step: int | None) -> LoadedModel:
 def verify(trained: LoadedModel, written: epath.Path, dtype: str) -> float:
     """Returns the largest difference between the logits of the trained model and those of the model in `written`.
 
-    dtype: the type of the weights in `written`, which determines the tolerance.
+    written: the exported folder.
+    dtype: the type of its weights, which determines the tolerance.
 
     Raises:
       UserError: the difference is too large.
@@ -126,18 +127,18 @@ def verify(trained: LoadedModel, written: epath.Path, dtype: str) -> float:
 
 
 def _compute_logits(loaded: LoadedModel) -> np.ndarray:
-    """Returns the logits of two random rows, one of which is padded, in float32."""
+    """Returns the logits of two random rows, of which one is padded, computed in float32."""
     model = dataclasses.replace(loaded.model, dtype="float32")
     rng, length = np.random.default_rng(0), min(model.length, 64)
     tokens = rng.integers(0, model.vocab_size, (2, length), dtype=np.int32)
     mask = np.arange(length) < np.array([[length], [length // 2]])
-    types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
+    token_types = np.asarray(np.arange(length) >= length // 4, np.int32) * mask
     if loaded.classes is None:
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
         compute = jax.jit(bert.logits, static_argnums=0)
         segments = mask.astype(np.int32)
-        logits = compute(model, loaded.params, tokens, positions, token_types=types, segments=segments)
+        logits = compute(model, loaded.params, tokens, positions, token_types=token_types, segments=segments)
         return np.asarray(logits)[mask]
     compute = jax.jit(classifier.logits, static_argnums=(0, 1))
     num_outputs = len(loaded.classes) or 1  # a regression has no classes and one output
-    return np.asarray(compute(model, num_outputs, loaded.params, tokens, token_types=types, mask=mask))
+    return np.asarray(compute(model, num_outputs, loaded.params, tokens, token_types=token_types, mask=mask))

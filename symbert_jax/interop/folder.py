@@ -14,13 +14,14 @@ from etils import epath
 from jax import numpy as jnp
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, WordPiece
+from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS_FILE, TOKENIZER, WordPiece
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop.tensors import Tensors
 from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json, write_whole
 
-CONFIG, SAFE, INDEX, PICKLED = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+CONFIG, PICKLED = "config.json", "pytorch_model.bin"
+SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _DTYPES = {  # numpy types by their names in a safetensors file
     "F64": np.float64,
@@ -31,7 +32,7 @@ _DTYPES = {  # numpy types by their names in a safetensors file
     "F8_E5M2": jnp.float8_e5m2,
     "BOOL": np.bool_,
 } | {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}".lower()) for sign in "IU" for bits in (8, 16, 32, 64)}
-# Files of adapters, and of weights in formats that are not read.
+# Files that are not read: weights in other formats, and adapters.
 _UNSUPPORTED = (
     "tf_model.h5",
     "flax_model.msgpack",
@@ -51,18 +52,19 @@ class Folder(NamedTuple):
 
 
 def read(folder: epath.Path) -> Folder:
-    """Reads the config and the tensors of a folder, and changes nothing in them.
+    """Reads the config and the tensors of a folder. Pickled floating-point tensors are converted to float32.
 
     Raises:
       UserError: a file is missing or damaged, or the weights are pickled and torch is not installed.
     """
+    wanted = "the folder of a BERT model, in the format of Hugging Face or of plpi/bert"
     if not folder.exists():
-        hint = "a model of the hub is downloaded first: hf download OWNER/NAME --local-dir DIR"
-        raise UserError("source", f"no folder {folder}", "the folder of a BERT of Hugging Face or plpi/bert", hint)
+        hint = "download a model of the hub first: hf download OWNER/NAME --local-dir DIR"
+        raise UserError("source", f"no folder {folder}", wanted, hint)
     if not folder.is_dir():
-        raise UserError("source", f"{folder}, a file", "the folder that holds it, with its config.json")
+        raise UserError("source", f"{folder}, a file", "the folder that holds it and a config.json")
     if not (folder / CONFIG).exists():
-        raise UserError("source", f"no {folder / CONFIG}", "the folder of a BERT of Hugging Face or plpi/bert")
+        raise UserError("source", f"no {folder / CONFIG}", wanted)
     return Folder(read_json(folder / CONFIG, "source"), _read_tensors(folder))
 
 
@@ -73,35 +75,35 @@ def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, wordp
       OSError: a file cannot be written; the error names it.
     """
     settings = tokenizer.to_settings(wordpiece, config["max_position_embeddings"])
-    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS, ROLES)):
+    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS_FILE, ROLES)):
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
     tokenizer.write(wordpiece, folder / VOCAB)
     write_whole(folder / TOKENIZER, wordpiece.build(parse_special=True).to_str(pretty=True))
     write_whole(folder / "README.md", card)
-    write_whole(folder / SAFE, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+    write_whole(folder / SAFETENSORS, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def _read_tensors(folder: epath.Path) -> Tensors:
-    if (folder / SAFE).exists():
-        return _read_safe(folder / SAFE)
+    if (folder / SAFETENSORS).exists():
+        return _read_safetensors(folder / SAFETENSORS)
     if (index := folder / INDEX).exists():
-        return {name: tensor for file in _indexed_files(index) for name, tensor in _read_safe(file).items()}
+        return {name: tensor for file in _indexed_files(index) for name, tensor in _read_safetensors(file).items()}
     if (folder / PICKLED).exists():
         return _read_pickled(folder / PICKLED)
-    wanted = f"{SAFE}, {INDEX} or {PICKLED}"
+    wanted = f"{SAFETENSORS}, {INDEX} or {PICKLED}"
     if unsupported := [name for name in _UNSUPPORTED if (folder / name).exists()]:
-        hint = f"convert it with transformers: from_pretrained, then save_pretrained, which writes {SAFE}"
+        hint = f"convert it with transformers: from_pretrained, then save_pretrained, which writes {SAFETENSORS}"
         raise UserError("source", f"only {unsupported[0]} in {folder}", wanted, hint)
     raise UserError("source", f"no weights in {folder}", wanted)
 
 
 def _indexed_files(index: epath.Path) -> list[epath.Path]:
-    """Returns the files that an index of weights names. They are in the folder of the index.
+    """Returns the files that an index of weights names, all of them in the folder of the index.
 
     Raises:
       UserError: the index is damaged, or names a file that is elsewhere or missing.
     """
-    files = read_json(index, "source").get("weight_map")  # the name of the file of each tensor, by its name
+    files = read_json(index, "source").get("weight_map")  # names of files, by the names of tensors
     if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
         raise UserError("source", f"no usable weight_map in {index}", "the name of a file for each tensor")
     names = sorted(set(files.values()))
@@ -114,23 +116,23 @@ def _indexed_files(index: epath.Path) -> list[epath.Path]:
 
 
 def _read_bytes(file: epath.Path) -> bytes:
-    """Reads a file; raises `UserError` if it cannot be read, or is what a failed download leaves."""
+    """Reads a file; raises `UserError` if it cannot be read, or is a Git LFS pointer, HTML or XML instead."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UserError("source", f"{file}: {error.strerror or error}", "a readable file") from None
-    check_format(data[:HEAD], (LFS_POINTER, *MARKUP), file, "source", "the file itself")
+    check_format(data[:HEAD], file, "source", "the file itself", refused=(LFS_POINTER, *MARKUP))
     return data
 
 
-def _read_safe(file: epath.Path) -> Tensors:
+def _read_safetensors(file: epath.Path) -> Tensors:
     try:
         entries = safetensors.deserialize(_read_bytes(file))
     except safetensors.SafetensorError as error:
         raise UserError("source", f"{file}: {error}", "a whole safetensors file") from None
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
-            raise UserError("source", f"{name} of type {entry['dtype']} in {file}", "floating-point numbers")
+            raise UserError("source", f"{name} of type {entry['dtype']} in {file}", f"one of {', '.join(_DTYPES)}")
     return {
         name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries
     }
@@ -142,7 +144,7 @@ def _read_pickled(file: epath.Path) -> Tensors:
         torch = importlib.import_module("torch")
     except ImportError:
         hint = "pip install torch, or convert the file to safetensors on a machine that has torch"
-        raise UserError("source", f"{file}, which only torch can read", SAFE, hint) from None
+        raise UserError("source", f"{file}, which only torch can read", SAFETENSORS, hint) from None
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return {

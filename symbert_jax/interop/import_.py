@@ -1,4 +1,4 @@
-"""`import`: makes a workdir from the folder of a BERT of Hugging Face or of the paper's code."""
+"""`import`: makes a workdir from the folder of a BERT model, in the format of Hugging Face or of the paper's code."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,8 @@ from symbert_jax.storage import check_new, new_folder, write_whole
 from symbert_jax.train import state as states
 from symbert_jax.train.step import mlm_objective
 
-# The shape of the text for a warm start, which is fitted to the first half of the rows and evaluated on the second.
+# The number of rows of text for a warm start, and their length unless that of the model is smaller. The attention is
+# fitted on the first half of the rows and evaluated on the second.
 ROWS, LENGTH = 64, 128
 
 
@@ -43,9 +44,10 @@ class Source(NamedTuple):
 def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attention: str | None, text: str) -> None:
     """Writes a workdir with the parameters of `source` and a new optimizer state as checkpoint 0.
 
-    vocab: the tokenizer, written like `config.data.vocab`; None: that of the source.
-    attention: None keeps the attention of the source; another attention is fitted to a standard source (`warm_start`).
-    text: the documents to which that attention is fitted, written like an item of `config.data.sources`.
+    vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the source.
+    attention: the attention of the new model, which `warm_start` fits to that of a standard source; None: keep that of
+      the source.
+    text: the documents on which the attention is fitted, in the syntax of an item of `config.data.sources`.
 
     Raises:
       UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; an argument is wrong; or
@@ -62,7 +64,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
         with _errors_name_text():
-            sources.documents(text)  # raises if there is no such source, before anything is written
+            sources.documents(text)  # raises an error about a wrong `text` here, before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
     if contents.left_out:
         print(f"{source}: left out {', '.join(contents.left_out)}, which do not predict masked tokens")
@@ -85,7 +87,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
 def read(source: epath.Path, vocab: str | None) -> Source:
     """Reads the model, the parameters and the tokenizer of a folder.
 
-    vocab: the tokenizer, written like `config.data.vocab`; None: that of the folder.
+    vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the folder.
 
     Raises:
       UserError: `source` is not a BERT that our model supports, or is damaged or incomplete.
@@ -95,7 +97,7 @@ def read(source: epath.Path, vocab: str | None) -> Source:
     model = to_model(found.config, str(source / folder.CONFIG))
     wordpiece = _read_tokenizer(source, vocab)
     if (count := len(wordpiece.tokens)) > model.vocab_size:
-        raise UserError("source", f"a vocabulary of {count} tokens", f"at most {model.vocab_size}, its vocab_size")
+        raise UserError("source", f"a vocabulary of {count} tokens", f"at most {model.vocab_size}, the vocab_size")
     weights, left_out = tensors.canonical(found.tensors, where)
     tensors.check_sizes(weights, model, where)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
@@ -110,20 +112,22 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
     if vocab is not None:
         return tokenizer.read(tokenizer.find(vocab, "vocab"), "vocab")
     if not any((source / name).exists() for name in (VOCAB, TOKENIZER)):
-        raise UserError("source", f"no {VOCAB} or {TOKENIZER} in {source}", "one of them", "--vocab=FILE names another")
+        found, hint = f"no {VOCAB} or {TOKENIZER} in {source}", "--vocab=FILE names a tokenizer elsewhere"
+        raise UserError("source", found, "one of them", hint)
     return tokenizer.read(source, "source")
 
 
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
     """Returns the parameters with another attention.
 
-    Prints how much each head changed, and the losses of both models on the rows that are not fitted.
+    Prints how much each head changed, and the losses of both models on the second half of the rows.
     """
     rows = _read_rows(text, wordpiece, min(LENGTH, model.length))
     target = dataclasses.replace(model, attention=attention)
     converted, distances = warm_start.convert(model, params, target, rows.astype(np.int32))
-    for layer, heads in enumerate(distances):
-        print(f"layer {layer:2}: share of attention that moved, by head: " + " ".join(f"{head:.3f}" for head in heads))
+    for layer, shares in enumerate(distances):
+        by_head = " ".join(f"{share:.3f}" for share in shares)
+        print(f"layer {layer:2}: share of attention that moved, by head: {by_head}")
     held_out = rows[ROWS // 2 :]
     masking = Masking(wordpiece.tokens, held_out.shape[1], rate=0.15, seed=0)
     batch = masking(held_out, np.arange(len(held_out)), np.zeros(len(held_out), np.int64))
@@ -138,7 +142,7 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
 
 @contextlib.contextmanager
 def _errors_name_text() -> Iterator[None]:
-    """Makes errors about a missing or damaged source of text name the flag `text`."""
+    """Names the flag `text` in errors about the source of documents."""
     try:
         yield
     except UserError as error:
@@ -146,17 +150,18 @@ def _errors_name_text() -> Iterator[None]:
 
 
 def _read_rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
-    """Returns the first `ROWS` rows of a source of text, with [CLS] and [SEP] around each as in a corpus.
+    """Returns the first `ROWS` rows of a source of documents, with [CLS] and [SEP] around each as in a corpus.
 
     Raises:
-      UserError: the text is too short for them.
+      UserError: the source is damaged, or too short for these rows.
     """
-    encoder, inner = wordpiece.build(parse_special=False), length - 2
+    encoder, inner_length = wordpiece.build(parse_special=False), length - 2
     cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
     with _errors_name_text():
-        documents = (encoder.encode(document, add_special_tokens=False).ids for document in sources.documents(text))
-        stream = itertools.chain.from_iterable((*ids, sep) for ids in documents)
-        tokens = np.fromiter(itertools.islice(stream, ROWS * inner), np.uint16)
-    if len(tokens) < ROWS * inner:
-        raise UserError("text", f"{len(tokens)} tokens in {text}", f"at least {ROWS * inner}, {ROWS} rows of {length}")
-    return np.pad(tokens.reshape(ROWS, inner), ((0, 0), (1, 1)), constant_values=((0, 0), (cls, sep)))
+        encoded = (encoder.encode(document, add_special_tokens=False).ids for document in sources.documents(text))
+        stream = itertools.chain.from_iterable((*ids, sep) for ids in encoded)
+        tokens = np.fromiter(itertools.islice(stream, ROWS * inner_length), np.uint16)
+    if len(tokens) < ROWS * inner_length:
+        wanted = f"at least {ROWS * inner_length}, {ROWS} rows of {inner_length} without [CLS] and [SEP]"
+        raise UserError("text", f"{len(tokens)} tokens in {text}", wanted)
+    return np.pad(tokens.reshape(ROWS, inner_length), ((0, 0), (1, 1)), constant_values=((0, 0), (cls, sep)))

@@ -1,6 +1,7 @@
 """Converts parameters between our tree and the names and layout of PyTorch's BERT.
 
-In PyTorch's BERT, the weight of a linear layer is [out, in], each layer has its own tensors, and heads are merged.
+In PyTorch's BERT, the weight of a linear map is [out, in], each encoder layer has tensors of its own, and heads are
+merged.
 The tensors of the paper's code (`plpi/bert`) differ from those of Hugging Face by `pairwise_factors` alone.
 """
 
@@ -46,18 +47,17 @@ _TIED = {  # the names of tensors that some checkpoints hold twice, by the name 
     "cls.predictions.decoder.weight": _PARAMETERS["embeddings.word"],
     "cls.predictions.decoder.bias": _PARAMETERS["head.bias"],
 }
-# Tensors of an encoder that a masked-language model does not use: the buffers of this torch module, and the pooler.
-_BUFFERS = "bert.embeddings"
-_UNUSED = (f"{_BUFFERS}.position_ids", f"{_BUFFERS}.token_type_ids", "bert.pooler.")
+_BUFFER_MODULE = "bert.embeddings"  # the torch module that has buffers
+# Tensors of an encoder that a masked-language model does not use: buffers, and the pooler.
+_UNUSED = (f"{_BUFFER_MODULE}.position_ids", f"{_BUFFER_MODULE}.token_type_ids", "bert.pooler.")
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
-_TABLE = "embeddings.word_embeddings.weight"  # what comes before it in a checkpoint is the prefix
-# Prefixes of names in checkpoints in which BERT is a submodule, for example of DataParallel, torch.compile or
-# Lightning.
+_TABLE = "embeddings.word_embeddings.weight"  # whatever precedes it in a checkpoint is the prefix of the encoder
+# The parts that this prefix may have. BERT may be a submodule, for example of DataParallel, torch.compile or Lightning.
 _WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
 
 
 def to_torch(params: Params) -> Tensors:
-    """Returns every parameter by its PyTorch name, bit for bit."""
+    """Returns every parameter in PyTorch's layout by its PyTorch name. Its values do not change by a bit."""
     tensors = {}
     for path, leaf in _leaves(params):
         weights = np.asarray(leaf) if _is_stacked(path) else np.asarray(leaf)[None]
@@ -85,7 +85,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, where: str) ->
         )
         raise UserError(where, found, "the tensors that its config.json implies, no more and no fewer")
 
-    def read(path: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def convert(path: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
         tensor = tensors[name].T if _is_transposed(path) else tensors[name]
         if tensor.shape != (merged := _merge_heads(path, shape)):
             wanted = list(reversed(merged) if _is_transposed(path) else merged)
@@ -95,16 +95,19 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, where: str) ->
     leaves = []
     for path, leaf in _leaves(shapes):
         shape = leaf.shape[1:] if _is_stacked(path) else leaf.shape
-        parts = [read(path, name, shape) for name in _torch_names(path, leaf)]
+        parts = [convert(path, name, shape) for name in _torch_names(path, leaf)]
         leaves.append(np.stack(parts) if _is_stacked(path) else parts[0])
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, list[str]]:
-    """Returns the tensors of the masked-language model, in float32 by their current names, and the modules left out.
+    """Returns the tensors of the masked-language model, and the names of the modules that are left out.
 
-    Old checkpoints use the names `gamma` and `beta`, plain encoders omit the prefix `bert.`, wrappers of models add
-    other prefixes, and some checkpoints hold tied parameters twice. Other heads, the pooler and buffers are left out.
+    The tensors are in float32 and have their current names: old checkpoints use the names `gamma` and `beta`, plain
+    encoders omit the prefix `bert.`, wrappers of models add other prefixes, and some checkpoints hold tied parameters
+    twice. Other heads, the pooler and buffers are left out; the names do not include the module of the buffers.
+
+    where: names the source in errors.
 
     Raises:
       UserError: there is no encoder of BERT; a tensor occurs twice, is not floating-point or is not finite; or two
@@ -115,7 +118,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
     left_out = set()
     for name, tensor in tensors.items():
         rest = name.removeprefix(encoder)
-        # Without the prefix `bert.` both prefixes are equal: then the part of the model tells encoder from heads.
+        # Without `bert.` both prefixes are equal: then the next part of the name tells the encoder from the heads.
         is_encoder = name.startswith(encoder) and (encoder != outer or rest.startswith(_ENCODER_PARTS))
         current = f"bert.{rest}" if is_encoder else name.removeprefix(outer)
         current = current.replace(".gamma", ".weight").replace(".beta", ".bias")
@@ -130,12 +133,14 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
             continue
         found.setdefault(name, found[copy])  # some checkpoints have only the copy
         if not np.array_equal(found[copy], found[name]):
-            raise UserError(where, f"{copy} that differs from {name}", "tied ones: in BERT, they are one parameter")
-    return {name: tensor for name, tensor in found.items() if name not in _TIED}, sorted(left_out - {_BUFFERS})
+            raise UserError(where, f"{copy} that differs from {name}", "equal tensors: in BERT, they are one parameter")
+    return {name: tensor for name, tensor in found.items() if name not in _TIED}, sorted(left_out - {_BUFFER_MODULE})
 
 
 def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: str) -> None:
-    """Checks that canonical tensors have the sizes of a model. Call before anything of these sizes is allocated.
+    """Checks the sizes of the embedding tables and the number of layers of canonical tensors.
+
+    Call before anything of the model's sizes is allocated: those of a wrong config may be huge.
 
     Raises:
       UserError: a table has the wrong shape, or the encoder the wrong number of layers.
@@ -153,7 +158,7 @@ def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: st
 
 
 def _prefixes(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, str]:
-    """Returns two prefixes of names: that of the tensors of the encoder, and that of the tensors of the heads."""
+    """Returns the prefix of the names of the encoder's tensors, and that of the heads' tensors."""
     prefixes = [name.removesuffix(_TABLE) for name in tensors if f".{name}".endswith(f".{_TABLE}")]
     if len(prefixes) != 1:
         found = f"{len(prefixes)} tables {_TABLE}" if prefixes else f"no table {_TABLE}"
@@ -187,7 +192,7 @@ def _leaves(params: Params) -> Iterator[tuple[str, Any]]:
 
 
 def _torch_names(path: str, leaf: Any) -> list[str]:
-    """Returns the PyTorch name of a parameter or, if it stacks all layers, the name for each layer."""
+    """Returns the PyTorch name of a parameter or, if it stacks all layers, one name for each layer."""
     module, _, last = path.rpartition(".")
     name = _PARAMETERS[path] if path in _PARAMETERS else f"{_MODULES[module]}.{_WEIGHTS[last]}"
     return [name.format(i) for i in range(leaf.shape[0])] if _is_stacked(path) else [name]

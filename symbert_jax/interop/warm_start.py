@@ -1,9 +1,9 @@
 """Converts a trained standard model to symmetric or pairwise attention, so that each head attends almost as before.
 
-In general, there is no exact conversion: per head, the bilinear form Wq Wk^T of a standard score has two column spaces,
-and W P W^T has one. The initial weights are the W and P with the least squared error of scores over the tokens of a
-text. Adam then fits the attention probabilities themselves, layer by layer, on the inputs that each layer has in the
-standard model.
+In general, there is no exact conversion: per head, the matrix Wq Wk^T of a standard score has different column and row
+spaces, and those of W P W^T are the same. The initial weights are the W and P with the least squared error of scores
+over the tokens of a text. Adam then fits the attention probabilities themselves, layer by layer, on the inputs that
+each layer has in the standard model.
 """
 
 import functools
@@ -32,10 +32,10 @@ def convert(
 ) -> tuple[Params, Float[np.ndarray, "L N"]]:
     """Converts the parameters of `model`, a standard one, to those of `target`, which differs only in its attention.
 
-    Runs under `jax.set_mesh`, on one device.
+    Call under `jax.set_mesh` with a mesh of one device.
 
     Args:
-      tokens: rows of real text without padding. The weights are fitted to the first half and evaluated on the second.
+      tokens: rows of real text without padding. The weights are fitted on the first half and evaluated on the second.
 
     Returns:
       The parameters, and how much the attention of each layer and head changed: the total variation distance of its
@@ -61,7 +61,7 @@ def convert(
 
 
 def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray, "R D"]) -> Params:
-    """Returns, for each head, the W and P whose W P W^T is nearest to Wq Wk^T over pairs of tokens.
+    """Returns, for each head, the W and P whose W P W^T is nearest to Wq Wk^T over pairs of tokens, and the bias.
 
     x: the inputs of the layer, one row per token. Their mean is subtracted, because softmax ignores what the scores of
       a query for all keys have in common.
@@ -70,17 +70,17 @@ def _initial_weights(target: ModelConfig, standard: Params, x: Float[np.ndarray,
     assert issubclass(variant, TiedAttention)
     mean = x.mean(0)
     centred = x - mean
-    root = _root(centred.T @ centred / len(x))
+    root = _root(centred.T @ centred / len(x))  # |root F root|^2 is the mean square of x_t^T F x_s, for any F
     kernels, pairs, biases = [], [], []
     standard = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), standard)
     for head in range(target.heads):
         query, key = standard["query"]["kernel"][:, head], standard["key"]["kernel"][:, head]
         columns = np.concatenate([query, key], axis=1)  # the columns of the best W are linear combinations of these
-        basis = np.linalg.qr(root @ columns, mode="r")
-        query_basis, key_basis = np.split(basis, 2, axis=1)
-        subspace, pair = variant.fit(query_basis @ key_basis.T, query.shape[1])
-        kernel = columns @ np.linalg.lstsq(basis, subspace, rcond=None)[0]
-        # The bias is such that the query of the mean token has the same scores for all keys as before.
+        coordinates = np.linalg.qr(root @ columns, mode="r")  # of root @ columns, in an orthonormal basis of its range
+        query_coordinates, key_coordinates = np.split(coordinates, 2, axis=1)
+        kernel_coordinates, pair = variant.fit(query_coordinates @ key_coordinates.T, query.shape[1])
+        kernel = columns @ np.linalg.lstsq(coordinates, kernel_coordinates, rcond=None)[0]
+        # The bias gives the query of the mean token, as nearly as possible, the same scores as before.
         mean_scores = root @ key @ (mean @ query + standard["query"]["bias"][head])
         mean_query = np.linalg.lstsq(root @ kernel @ pair.T, mean_scores, rcond=None)[0]
         if variant.has_pair:  # W gets the norm of the query kernel that it replaces; P compensates
@@ -118,7 +118,10 @@ def _objective(
     batch: tuple[Params, Float[Array, "B T D"]],
     _: Array,
 ) -> Sums:
-    """Returns the cross entropy of the converted attention against the standard one, over heads and queries."""
+    """Returns the cross entropy of the converted against the standard attention.
+
+    It is a sum over rows, heads and queries, with their number.
+    """
     standard, x = batch
     wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, score_weights), x)
     total = -jnp.sum(wanted * jnp.log(found + 1e-9))
@@ -129,9 +132,9 @@ def _objective(
 def _distance(
     model: ModelConfig, target: ModelConfig, standard: Params, score_weights: Params, x: Float[Array, "B T D"]
 ) -> Float[Array, " N"]:
-    """Returns the total variation distance of the converted attention from the standard one, by head.
+    """Returns, by head, the total variation distance of the converted from the standard attention.
 
-    It is the mean over rows and queries.
+    The distance is a mean over rows and queries.
     """
     wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, score_weights), x)
     return jnp.abs(wanted - found).sum(-1).mean((0, 2)) / 2

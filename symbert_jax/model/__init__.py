@@ -1,4 +1,4 @@
-"""BERT as Flax NNX modules and, for other packages, as pure functions of nested dicts of arrays: `bert`, `classifier`.
+"""BERT as Flax NNX modules; `bert` and `classifier` offer it to other packages as functions of nested dicts of arrays.
 
 Reading order: `parameters` and `layers`; `attention`, with all its variants, and the `kernels` that compute it;
 `encoder`; `bert` and `classifier`, which add a head. Beside them, `tree` turns modules into nested dicts and back,

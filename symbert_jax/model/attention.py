@@ -35,7 +35,7 @@ from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import kernels, tpu_layouts
 from symbert_jax.model.layers import Dense
-from symbert_jax.model.parameters import STD, Init, gathered, ones, parameter, sizes, zeros
+from symbert_jax.model.parameters import Init, gathered, ones, parameter, sizes, zeros
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import spec
 
@@ -59,9 +59,10 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
         if self.has_query:  # comes first, because the order of the parameters determines their random keys
-            self.query = Dense("D->NQ", sizes(config), rngs, STD * self.query_factor(config))
-        self.value = Dense("D->NH", sizes(config), rngs)
-        self.output = Dense("NH->D", sizes(config), rngs)
+            std = config.initializer_range * self.query_factor(config)
+            self.query = Dense("D->NQ", sizes(config), rngs, std)
+        self.value = Dense("D->NH", sizes(config), rngs, config.initializer_range)
+        self.output = Dense("NH->D", sizes(config), rngs, config.initializer_range)
 
     @classmethod
     def initial_gain(cls, config: ModelConfig) -> float:
@@ -158,7 +159,8 @@ class Standard(SelfAttention):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        self.key = Dense("D->NQ", sizes(config), rngs, STD * self.key_factor(config))
+        std = config.initializer_range * self.key_factor(config)
+        self.key = Dense("D->NQ", sizes(config), rngs, std)
         if config.key_init == "query":
             self.key.kernel[...] = self.query.kernel[...]
 
@@ -194,8 +196,8 @@ class IdentityQuery(Standard):
 
     @classmethod
     def initial_gain(cls, config: ModelConfig) -> float:
-        """LayerNorm gives x a standard deviation of 1, where x Wq would have 0.02 sqrt(D)."""
-        return 1 / (STD * math.sqrt(config.dim))
+        """LayerNorm gives x a standard deviation of 1, where x Wq would have that of Wq times sqrt(D)."""
+        return 1 / (config.initializer_range * math.sqrt(config.dim))
 
     def query_key(
         self, x: Float[Array, "B S D"], num_queries: int | None = None

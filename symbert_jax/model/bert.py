@@ -1,6 +1,7 @@
 """BERT for masked-language modelling: the encoder and a head tied to the word table.
 
-The functions below the classes take or return parameters as nested dicts of arrays. They run under `jax.set_mesh`.
+In the functions below the classes, parameters are nested dicts of arrays. `init`, `abstract` and `logits` need the mesh
+of `jax.set_mesh`.
 """
 
 import jax
@@ -22,7 +23,7 @@ class MlmHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the tied word table and a bias per token of the vocabulary."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.dense = Dense("D->E", sizes(config), rngs)
+        self.dense = Dense("D->E", sizes(config), rngs, config.initializer_range)
         self.norm = LayerNorm(sizes(config), rngs)
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 
@@ -88,7 +89,7 @@ def logits(
     """Returns the float32 logits over the vocabulary at `positions`.
 
     Args:
-      tokens: ids; T may be shorter than `config.length`.
+      tokens: ids; T may be less than `config.length`.
       token_types: sentence 0 or 1; None: all are 0.
       segments: a token sees the tokens with its own number, from 1; no token sees padding, which has 0. None: each
         token sees all.

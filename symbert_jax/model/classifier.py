@@ -19,8 +19,8 @@ class ClassificationHead(nnx.Module):
     def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
         head_sizes = {**sizes(config), "C": num_outputs}
         self.dropout = config.dropout
-        self.pooler = Dense("D->E", head_sizes, rngs)
-        self.classifier = Dense("D->C", head_sizes, rngs)
+        self.pooler = Dense("D->E", head_sizes, rngs, config.initializer_range)
+        self.classifier = Dense("D->C", head_sizes, rngs, config.initializer_range)
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
         pooled = dropout(jnp.tanh(self.pooler(x, batch_dims="B")), self.dropout, key)
@@ -56,10 +56,10 @@ def logits(
     mask: Bool[AnyArray, "B T"],
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B C"]:
-    """Returns the float32 logits of the classes, or for a regression the predicted value as the only output.
+    """Returns the float32 logits of the classes; C is 1 in a regression, and the only output is the predicted value.
 
     Args:
-      tokens: ids, [CLS] first; T may be shorter than `config.length`.
+      tokens: ids, [CLS] first; T may be less than `config.length`.
       token_types: sentence 0 or 1.
       mask: whether a token is real, not padding.
       key: draws every dropout of the pass; None: dropout is off.

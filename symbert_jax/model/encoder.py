@@ -27,9 +27,9 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dropout, self.dtype = config.dropout, jnp.dtype(config.dtype)
-        self.word = parameter(normal, "VD", sizes(config), rngs)
-        self.position = parameter(normal, "TD", sizes(config), rngs)
-        self.token_type = parameter(normal, "KD", sizes(config), rngs)
+        self.word = parameter(normal(config.initializer_range), "VD", sizes(config), rngs)
+        self.position = parameter(normal(config.initializer_range), "TD", sizes(config), rngs)
+        self.token_type = parameter(normal(config.initializer_range), "KD", sizes(config), rngs)
         self.norm = LayerNorm(sizes(config), rngs)
 
     def table(self) -> Float[Array, "V D"]:
@@ -51,7 +51,8 @@ class Embeddings(nnx.Module):
           token_types: sentence 0 or 1; None: all are 0.
           position_ids: the position of each token in its document; None: its position in the row.
           key: draws dropout (None: off).
-          table: `self.table()`, if the caller uses it too, so that the gradients of both uses are reduced once.
+          table: the result of `self.table()` if the caller uses it too: then the gradients of both uses are reduced
+            together. None: this call makes its own.
         """
         table = self.table() if table is None else table
         position, types = gathered(self.position, self.dtype), gathered(self.token_type, self.dtype)
@@ -69,8 +70,8 @@ class Mlp(nnx.Module):
     """The feed-forward block of a layer: dense, GELU, dense."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.up = Dense("D->F", sizes(config), rngs)
-        self.down = Dense("F->D", sizes(config), rngs)
+        self.up = Dense("D->F", sizes(config), rngs, config.initializer_range)
+        self.down = Dense("F->D", sizes(config), rngs, config.initializer_range)
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -94,7 +95,7 @@ class Layer(nnx.Module):
         key: PRNGKeyArray | None = None,
         num_queries: int | None = None,
     ) -> Float[Array, "B T D"]:
-        """Returns the first T = `num_queries` tokens (None: all)."""
+        """Returns the activations of the first T = `num_queries` tokens (None: all)."""
         scores_key, attention_key, mlp_key = split_key(key, 3)
         attended = dropout(self.attention(x, segments, scores_key, num_queries), self.dropout, attention_key)
         x = self.attention_norm(x[:, :num_queries] + attended)
@@ -118,7 +119,7 @@ class Encoder(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Runs all layers on embedded tokens.
 
-        Returns the first T = `num_queries` tokens (None: all); the last layer computes only these.
+        Returns the activations of the first T = `num_queries` tokens (None: all); the last layer computes only these.
         """
         structure, weights = nnx.split(self.layers)
         layers = weights, None if key is None else jax.random.split(key, self.num_layers)
@@ -128,7 +129,8 @@ class Encoder(nnx.Module):
             return nnx.merge(structure, weights)(x, segments, key, num_queries), None
 
         if self.remat != "none":
-            # Outside a loop the compiler would merge the recomputation with the first computation, and so undo it.
+            # Outside a loop, the compiler would merge the recomputation with the first computation, so nothing would be
+            # recomputed. `prevent_cse` forbids it.
             all_in_loop = self.unroll < self.num_layers and num_queries is None
             run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not all_in_loop, static_argnums=0)
         if num_queries is None:
@@ -139,15 +141,15 @@ class Encoder(nnx.Module):
 
 
 def scan_layers(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
-    """Runs `layers` in a loop of `unroll` layers per iteration, or of 1 if `unroll` does not divide their number.
+    """Runs `layers` in a loop with `unroll` layers per iteration, or with one if `unroll` does not divide their number.
 
-    If `unroll` is not less than their number, there is no loop.
+    If `unroll` is at least the number of layers, there is no loop.
     """
     count = jax.tree.leaves(layers)[0].shape[0]
     if unroll >= count:
         return jax.lax.scan(run, x, layers, unroll=True)[0]
     if unroll == 1 or count % unroll:
         return jax.lax.scan(run, x, layers)[0]
-    # Nested scans, because `scan(unroll=…)` on weights that are `reduced` (jax 0.10.2) raises unless it unrolls all.
+    # Nested scans, because `scan(unroll=…)` of jax 0.10.2 raises for `reduced` weights unless it unrolls all layers.
     groups = jax.tree.map(lambda leaf: leaf.reshape(count // unroll, unroll, *leaf.shape[1:]), layers)
     return jax.lax.scan(lambda x, group: jax.lax.scan(run, x, group, unroll=True), x, groups)[0]

@@ -6,7 +6,7 @@ from symbert_jax.model.parameters import sizes
 
 
 def train_flops(model: ModelConfig, batch_size: int, max_predictions: int) -> float:
-    """Returns the FLOPs of forward and backward pass of `batch_size` rows with `max_predictions` positions each.
+    """Returns the FLOPs of forward and backward pass of `batch_size` rows with `max_predictions` predictions each.
 
     Counts matrix products with 2 FLOPs per multiply-add, the backward pass as twice the forward pass, and nothing
     that is recomputed. Attention is counted between all tokens of a row, even where documents do not see each other.

@@ -2,10 +2,10 @@
 
     xla     plain JAX, on every platform; the only one with attention dropout; keeps the probabilities in memory
     splash  splash attention of JAX's Pallas, on TPUs
-    cudnn   flash attention of NVIDIA's cuDNN
+    cudnn   flash attention of cuDNN, on NVIDIA GPUs
 
 `segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
-1, and no token sees it. None stands for a single segment.
+1, and no token sees it. `segments=None` means that every token sees all tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN",
 
 
 def attend(model: ModelConfig, q: Queries, k: Keys, v: Values, segments: Segments, key: PRNGKeyArray | None) -> Mixed:
-    """Mixes `v` with the kernel that `choose` finds for the current mesh; `key` draws attention dropout (None: off)."""
+    """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "splash":
             return splash(q, k, v, segments, interpret=device().platform != "tpu")
@@ -61,7 +61,7 @@ def choose(model: ModelConfig, device: AbstractDevice, num_queries: int, num_key
 
 
 def check(model: ModelConfig, device: AbstractDevice) -> None:
-    """Raises the first of the `problems` of `model.kernel` on `device`."""
+    """Raises the first of the `problems` of `model.kernel` on `device`, if there is one."""
     for problem in problems(model.kernel, model, device, model.length):
         raise problem
 
@@ -123,18 +123,18 @@ def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B 
     return jnp.maximum(segments[:, :num_queries, None], 1) == segments[:, None, :]
 
 
-def block(length: int) -> int:
+def block_size(length: int) -> int:
     """Returns the largest block size of splash that divides `length`."""
     sizes = range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK)
     return max(size for size in sizes if length % size == 0)
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
-    """Computes splash attention; T is a multiple of 128. `interpret` runs the kernel without a TPU, slowly."""
+    """Computes splash attention; T = S is a multiple of 128. `interpret` runs the kernel without a TPU, slowly."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes half a second; few programs need it
 
     length, width = q.shape[1], q.shape[-1]
-    size = block(length)
+    size = block_size(length)
     blocks = pallas.BlockSizes(
         block_q=size,
         block_kv=size,
@@ -157,7 +157,7 @@ def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret:
 
 
 def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
-    """Computes flash attention of cuDNN, on NVIDIA GPUs alone."""
+    """Computes attention with cuDNN, which runs only on NVIDIA GPUs."""
 
     def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
         mask = None if segments is None else visible(segments, q.shape[1])[:, None]

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from symbert_jax.model import tpu_layouts
 from symbert_jax.model.parameters import (
-    STD,
     Sizes,
     gathered,
     gathered_with_deferred_psum,
+    normal,
     ones,
     parameter,
     zeros,
@@ -28,11 +28,11 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Dense(nnx.Module):
-    """y = x W + b, initially W ~ N(0, `std`) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
+    """y = x W + b, initially W ~ N(0, `std`²) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
 
-    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs, std: float = STD):
+    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs, std: float):
         self.inputs, self.outputs = dims.split("->")
-        self.kernel = parameter(jax.nn.initializers.normal(std), self.inputs + self.outputs, sizes, rngs)
+        self.kernel = parameter(normal(std), self.inputs + self.outputs, sizes, rngs)
         self.bias = parameter(zeros, self.outputs, sizes, rngs)
 
     def __call__(self, x: Array, batch_dims: str = "BT") -> Array:
@@ -67,7 +67,7 @@ class LayerNorm(nnx.Module):
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). Without key or rate, returns x itself."""
+    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). If `key` is None or `rate` 0, returns x."""
     return x if key is None or rate == 0 else _dropout(x, rate, key)
 
 
@@ -88,9 +88,9 @@ _dropout.defvjp(
 def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
     """Returns 32 random bits for each element of `like`, sharded like it; they are the same on every mesh.
 
-    SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma) with the finalizer
-    of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still draw
-    keys and initial parameters, which need their quality.
+    SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma), where mix is the
+    finalizer of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still
+    draw keys and initial parameters, which need better random numbers.
     """
     seed, gamma = jax.random.key_data(key)
     gamma |= 1
@@ -134,7 +134,7 @@ def _normal_cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def stack(make: Callable[[nnx.Rngs], Module], count: int, rngs: nnx.Rngs) -> Module:
-    """Creates `count` layers with independent initial values as one module whose parameters have a leading L."""
+    """Creates `count` layers with independent initial values, as one module whose parameters have a leading axis L."""
     keys = jax.random.split(rngs(), count)
     states = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(keys)
     return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0)))), states)

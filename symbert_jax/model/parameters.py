@@ -18,15 +18,13 @@ Sizes = Mapping[str, int]
 
 TOKEN_TYPES = 2
 
-# The standard deviation is that of BERT (2018). As in the paper's code, the distribution is not truncated.
-STD = 0.02
-normal = jax.nn.initializers.normal(STD)
+normal = jax.nn.initializers.normal  # as in the paper's code, the distribution is not truncated
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
 
 
 def sizes(config: ModelConfig) -> Sizes:
-    """Returns the size of the dimension of each letter.
+    """Returns the size of each dimension, by its letter.
 
     E is D again and G is Q again, so that no array has the same letter twice. K is the number of token types, and J the
     rank of P in pairwise attention.
@@ -60,7 +58,7 @@ def gathered(weight: nnx.Param, dtype: DTypeLike) -> Array:
 
 
 def gathered_with_deferred_psum(weight: AnyArray, dims: str) -> Array:
-    """Like `gathered`, for operands of matrix products and look-ups, already cast.
+    """Like `gathered`, for an array that is already cast, and only for operands of matrix products and look-ups.
 
     Each device accumulates the gradients of all uses locally; they are reduced over `data` once, to where the
     parameter is stored (with FSDP by a reduce-scatter).

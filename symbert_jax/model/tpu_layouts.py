@@ -1,8 +1,8 @@
 """Products and sums in the forms that a TPU computes fastest; each has the result of its plain form.
 
-The choice is made when the program is traced: for merged heads by `should_merge_heads`, which `Dense` asks, in the
-other functions by the platform. The numbers are the TPU compiler's estimates for a training step of BERT-base, 512
-tokens a row, in cycles of a v5e core without the splash kernel; docs/performance.md says how they were made.
+The form is chosen when the program is traced: `Dense` merges heads if `should_merge_heads` says so; the other functions
+choose by the platform. The numbers of cycles are the TPU compiler's estimates for a training step of BERT-base with 512
+tokens a row, on a v5e core and without the splash kernel; docs/performance.md says how they were made.
 """
 
 import functools
@@ -29,11 +29,11 @@ def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
 
     The matrix unit of a v5e or v6e is 128 wide or more, and a head of BERT has 64. A contraction over one head at a
     time, or a kernel gradient computed per head, half-fills it: 80,000 cycles instead of 45,000. On 16 chips, merging
-    takes a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M with 16. In a model of four
-    layers it gains 1% with 24 rows. With 32 rows, where activations no longer fit the on-chip memory, the transposes
-    before merged products cost more than these gain: 119.8 M become 123.1 M. The limit ignores the number of chips,
-    although on 4 chips merging costs 4% with 16 rows (four layers). The compilers for v4 and v5p merge heads
-    themselves; on these chips, merging here costs 5%.
+    shortens a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M with 16. In a model of
+    four layers it gains 1% with 24 rows. With 32 rows, where activations no longer fit the on-chip memory, the
+    transposes before merged products cost more than these gain: 119.8 M become 123.1 M. The limit ignores the number
+    of chips, although on 4 chips merging costs 4% with 16 rows a chip (four layers). The compilers for v4 and v5p merge
+    heads themselves; on these chips, merging here costs 5%.
     """
     has_heads = len(dims) > 2
     if not has_heads or KINDS.get(device().device_kind) not in MERGE_HEADS_ON:
@@ -61,11 +61,11 @@ class Product(NamedTuple):
     batch_dims: str
     inputs: str
     outputs: str
-    sizes: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
 
     def per_head(self, x: Array, matrix: Array) -> Array:
         kernel_dims = self.inputs + self.outputs
-        kernel = matrix.reshape(self.sizes, out_sharding=PartitionSpec(*spec(kernel_dims), reduced={"data"}))
+        kernel = matrix.reshape(self.kernel_shape, out_sharding=PartitionSpec(*spec(kernel_dims), reduced={"data"}))
         x_dims, y_dims = self.batch_dims + self.inputs, self.batch_dims + self.outputs
         return jnp.einsum(f"{x_dims},{kernel_dims}->{y_dims}", x, kernel, out_sharding=spec(y_dims))
 
@@ -73,8 +73,8 @@ class Product(NamedTuple):
         batch_dims = self.batch_dims
         x = _merge(x, range(len(batch_dims) + 1))
         y = jnp.einsum(f"{batch_dims}i,io->{batch_dims}o", x, matrix, out_sharding=spec(batch_dims + self.outputs[0]))
-        sizes = (*y.shape[:-1], *self.sizes[len(self.inputs) :])
-        return y.reshape(sizes, out_sharding=spec(batch_dims + self.outputs))
+        shape = (*y.shape[:-1], *self.kernel_shape[len(self.inputs) :])
+        return y.reshape(shape, out_sharding=spec(batch_dims + self.outputs))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -96,8 +96,8 @@ _multiply.defvjp(lambda product, x, matrix: (_multiply(product, x, matrix), (x, 
 def _merge(x: AnyArray, starts: Sequence[int]) -> Array:
     """Merges the dimensions from each of `starts` up to the next into one, sharded like the first of them."""
     axes = jax.typeof(x).sharding.spec
-    sizes = [math.prod(x.shape[start:end]) for start, end in zip(starts, [*starts[1:], x.ndim], strict=True)]
-    return jnp.reshape(x, sizes, out_sharding=PartitionSpec(*(axes[start] for start in starts)))
+    shape = [math.prod(x.shape[start:end]) for start, end in zip(starts, [*starts[1:], x.ndim], strict=True)]
+    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*(axes[start] for start in starts)))
 
 
 def multiply_by_pair(q: Float[Array, "B S N G"], pair: Float[Array, "N Q G"]) -> Float[Array, "B S N Q"]:
@@ -119,8 +119,8 @@ def multiply_by_pair(q: Float[Array, "B S N G"], pair: Float[Array, "N Q G"]) ->
 def add_bias(y: Array, bias: Array) -> Array:
     """Returns y + bias. On a TPU the gradient of the bias is a matrix product of dy with ones.
 
-    The matrix units sum over rows faster than the vector units: together with one-pass LayerNorm moments this took
-    a step from 33.1 M to 27.6 M cycles (16 chips, 8 rows a chip). A CPU sums faster directly.
+    The matrix units sum over rows faster than the vector units: together with one-pass LayerNorm moments this
+    shortens a step from 33.1 M to 27.6 M cycles (16 chips, 8 rows a chip). A CPU is faster with a plain sum.
     """
     return _add_bias(y, bias) if device().platform == "tpu" else y + bias
 

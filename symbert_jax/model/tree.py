@@ -1,6 +1,6 @@
 """From Flax NNX modules to nested dicts of arrays and back: outside `model/`, parameters are nested dicts.
 
-A module is given by its class and the arguments of its constructor, all hashable, except `rngs`.
+A module is given by its class and the arguments of its constructor without `rngs`; all of these are hashable.
 """
 
 import functools

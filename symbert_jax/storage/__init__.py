@@ -1,8 +1,8 @@
 """Access to file systems: disks and buckets (gs://…).
 
-Reading order: `paths` makes paths of users absolute; `buckets` converts exceptions of cloud storage to `UserError`;
-`locks` lets only one run at a time write to a folder; `formats` recognises files of an unexpected format; `files`
-writes files and folders whole or not at all.
+Reading order: `paths` makes paths of users absolute and finds their cache; `buckets` converts exceptions of cloud
+storage to `UserError`; `locks` lets only one run at a time write to a folder; `formats` recognises files in an
+unexpected format; `files` writes files and folders whole or not at all.
 """
 
 from symbert_jax.storage.buckets import UnreachableBucket, bucket_errors_as_user_errors, check_writable_bucket
@@ -21,7 +21,7 @@ from symbert_jax.storage.files import (
 )
 from symbert_jax.storage.formats import BINARY, HEAD, LFS_POINTER, MARKUP, check_format
 from symbert_jax.storage.locks import LOCK, lock
-from symbert_jax.storage.paths import absolute, is_bucket
+from symbert_jax.storage.paths import absolute, is_bucket, user_cache
 
 __all__ = [
     "BINARY",
@@ -46,5 +46,6 @@ __all__ = [
     "read_json",
     "read_text",
     "sha256",
+    "user_cache",
     "write_whole",
 ]

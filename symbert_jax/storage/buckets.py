@@ -20,7 +20,7 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs every except
 
 
 class UnreachableBucket(UserError):
-    """A bucket could not be reached. It may be later, so the exit code asks a launcher to start the command again."""
+    """A bucket could not be reached. A later start may succeed, so the exit code asks a launcher for one."""
 
     exit_code = 1
 
@@ -54,7 +54,7 @@ def check_google_bucket(folder: epath.Path, field: str) -> None:
 
 
 def check_writable_bucket(workdir: epath.Path) -> None:
-    """Reads the metadata of the bucket of a workdir, and writes and removes an object. The workdir may not exist yet.
+    """Reads the metadata of the bucket of a workdir, and writes and removes an object. The workdir need not exist.
 
     Raises:
       UserError: the workdir is not in gs://, or a request fails.
@@ -63,7 +63,7 @@ def check_writable_bucket(workdir: epath.Path) -> None:
     with bucket_errors_as_user_errors("workdir", workdir, "a bucket that can be read and written"):
         from google.cloud import storage  # TensorBoard's writer and Orbax need it
 
-        # Orbax makes this request, too. No role for objects allows it.
+        # Orbax makes this request, too. It needs a role for the bucket; roles for objects do not allow it.
         storage.Client().get_bucket(os.fspath(workdir).split("/")[2])
         probe = workdir / f".symbert_jax_{uuid.uuid4().hex}"
         probe.write_text("")

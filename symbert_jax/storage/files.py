@@ -74,7 +74,7 @@ def read_text(file: epath.Path | Path, field: str) -> str:
     """
     try:
         data = file.read_bytes()
-        check_format(data[:HEAD], (LFS_POINTER, *MARKUP), file, field, "the file itself")
+        check_format(data[:HEAD], file, field, "the file itself", refused=(LFS_POINTER, *MARKUP))
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(field, f"{file}: byte {error.start} is not UTF-8", "UTF-8 text") from None
@@ -90,7 +90,7 @@ def read_json(file: epath.Path | Path, field: str) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
     Raises:
-      UserError: `read_text` raises it, or the file does not hold a JSON object.
+      UserError: as in `read_text`, or the file does not hold a JSON object.
     """
     return parse_json_object(read_text(file, field), f"{file}", field)
 
@@ -103,7 +103,7 @@ def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # thousands of digits; deep nesting
+    except (ValueError, RecursionError) as error:  # also thousands of digits; deep nesting
         raise UserError(field, f"{where}: {error}", "a JSON object") from None
     if not isinstance(value, dict):
         raise UserError(field, f"{where}: a JSON {type(value).__name__}", "a JSON object")

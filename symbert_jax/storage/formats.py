@@ -1,4 +1,4 @@
-"""Recognises the format of a file by its first bytes, for errors about files of an unexpected format."""
+"""Recognises the format of a file by its first bytes, for errors about files in an unexpected format."""
 
 import os
 import re
@@ -25,7 +25,7 @@ LFS_POINTER = _format(
     "a Git LFS pointer instead of the file",
     "fetch the file: git lfs pull, in its folder",
 )
-# A corpus may hold HTML or XML. In place of JSON, weights or a table, it is the error page of a server.
+# HTML and XML may be in a corpus. In place of JSON, weights or a table, they are the error page of a server.
 MARKUP = (
     _format(rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype|html))", "an HTML page", "download it again"),
     _format(rb"(\xef\xbb\xbf)?\s*<\?xml", "an XML file", "download it again"),
@@ -38,7 +38,7 @@ BINARY = (
     _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),  # the magic is in the first header
     _format(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or rar archive", "unpack it"),
     _format(rb"PAR1", "Parquet", f"{_ROWS_HINT}, such as with pandas: to_json(orient='records', lines=True)"),
-    _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),  # a file, a stream
+    _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),  # of a file, of a stream
     _format(rb"%PDF-", "PDF", "extract its text: pdftotext FILE"),
     _format(rb"\xd0\xcf\x11\xe0|\{\\rtf", "a document of a word processor", "save it as text"),  # .doc, .rtf
     _format(rb"SQLite format 3\0", "an SQLite database", _ROWS_HINT),
@@ -46,8 +46,8 @@ BINARY = (
 HEAD = 512  # bytes at the beginning of a file that suffice to recognise any of these formats
 
 
-def check_format(head: bytes, refused: Iterable[Format], path: epath.PathLike, field: str, wanted: str) -> None:
-    """Raises `UserError` if a file that begins with `head` has one of the formats `refused`.
+def check_format(head: bytes, path: epath.PathLike, field: str, wanted: str, *, refused: Iterable[Format]) -> None:
+    """Raises `UserError` if a file that begins with `head` has one of the `refused` formats.
 
     path, field: name the file in errors.
     wanted: what errors say was expected instead.

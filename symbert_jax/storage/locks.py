@@ -28,18 +28,18 @@ LEASE = 60.0  # seconds without a renewal after which a lock in a bucket may be 
 def lock(folder: epath.PathLike, field: str, *, wait: bool = False) -> Iterator[None]:
     """Keeps all other runs out of a folder while the context lasts. Creates the folder if it does not exist.
 
-    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when its process ends, even by `kill -9`, so
-    a lock is never stale. On NFS it works between hosts since Linux 2.6.12, on Lustre with the mount option `flock`. On
-    a file system without `flock`, a warning replaces the lock.
+    On a disk, the lock is `flock` on FOLDER/.lock. The kernel releases it when the process that holds it ends, even by
+    `kill -9`, so a lock is never stale. `flock` works between hosts on NFS since Linux 2.6.12, and on Lustre with the
+    mount option `flock`. On a file system without `flock`, a warning replaces the lock.
     In a bucket, FOLDER/.lock is an object that is created only if it does not exist, and renewed every 20 s. A lock
     that has not changed for 60 s, or whose process on this host has ended, is taken over.
 
     field: names the folder in errors.
-    wait: whether to wait until the other run ends, instead of raising an error; only on a disk.
+    wait: whether to wait until the other run releases the lock, instead of raising an error; only on a disk.
 
     Raises:
-      UserError: another run holds the lock, or the folder cannot be written. For a lock, the error names the host and
-        the process of its holder, and the time when it was taken.
+      UserError: another run holds the lock, or the folder cannot be written. The error about a held lock names the
+        process that holds it, its host, and since when.
     """
     with (_bucket_lock if is_bucket(folder) else _disk_lock)(epath.Path(folder), field, wait):
         yield
@@ -62,20 +62,20 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            holder = os.read(file, 1 << 12).decode(errors="replace")
+            content = os.read(file, 1 << 12).decode(errors="replace")
             os.close(file)
-            _raise_held(folder, field, holder)
+            _raise_held(folder, field, content)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
             print(f"warning: {folder} is on a file system without locks: let only one run use it", file=sys.stderr)
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
-        os.close(file)  # the run that held the lock removed or moved the file before it released it
+        os.close(file)  # the run that held the lock has removed or moved this file
     try:
         with contextlib.suppress(OSError):  # a full disk: the content of the file is only for messages
             os.ftruncate(file, 0)
-            os.write(file, _holder().encode())
+            os.write(file, _lock_content().encode())
         yield
     finally:
         with contextlib.suppress(OSError):  # the file was removed or moved with its folder
@@ -94,7 +94,7 @@ def _bucket_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
         import fsspec
 
         system, path = fsspec.core.url_to_fs(os.fspath(folder / LOCK))
-        own_lock = {"token": uuid.uuid4().hex, "count": 0} | json.loads(_holder())
+        own_lock = {"token": uuid.uuid4().hex, "count": 0} | json.loads(_lock_content())
         while True:
             try:
                 system.pipe_file(path, json.dumps(own_lock).encode(), mode="create")
@@ -134,16 +134,16 @@ def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) ->
     """Returns as soon as the lock in a bucket is stale or gone; raises `UserError` if its holder renews it."""
     try:
         old = system.cat_file(path)
-        content = json.loads(old)
+        holder = json.loads(old)
     except FileNotFoundError:
         return
     except ValueError:
-        content = {}
-    process, on_this_host = content.get("process"), content.get("host") == _host()
+        holder = {}
+    process, on_this_host = holder.get("process"), holder.get("host") == _host()
     if on_this_host and (process == os.getpid() or not Path(f"/proc/{process}").exists()):
         return
-    holder = _describe(old.decode(errors="replace"))
-    print(f"{folder} is locked by {holder}: waiting {LEASE:.0f} s for a renewal of the lock")
+    described = _describe_holder(old.decode(errors="replace"))
+    print(f"{folder} is locked by {described}: waiting {LEASE:.0f} s for a renewal of the lock")
     end = time.monotonic() + LEASE
     while time.monotonic() < end:
         time.sleep(LEASE / 60)
@@ -155,13 +155,15 @@ def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) ->
             _raise_held(folder, field, new.decode(errors="replace"))
 
 
-def _raise_held(folder: epath.Path, field: str, holder: str) -> NoReturn:
+def _raise_held(folder: epath.Path, field: str, content: str) -> NoReturn:
+    """Raises the error about a lock that another run holds, from the content of the lock file."""
     hint = "wait until it ends, stop it, or name another folder"
-    raise UserError(field, f"{folder}, in use by {_describe(holder)}", "a folder that no other run writes", hint)
+    found = f"{folder}, in use by {_describe_holder(content)}"
+    raise UserError(field, found, "a folder that no other run writes", hint)
 
 
-def _holder() -> str:
-    """Returns the JSON line that identifies this process in a lock."""
+def _lock_content() -> str:
+    """Returns the content of a lock file that this process holds: a line of JSON that identifies the process."""
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return json.dumps({"host": _host(), "process": os.getpid(), "since": since}) + "\n"
 
@@ -174,10 +176,10 @@ def _host() -> str:
         return socket.gethostname()
 
 
-def _describe(holder: str) -> str:
-    """Describes the holder of a lock from the content of its file, for messages."""
+def _describe_holder(content: str) -> str:
+    """Describes, for messages, the process that holds a lock, from the content of the lock file."""
     try:
-        found = json.loads(holder)
-        return f"process {found['process']} on {found['host'].split()[0]} since {found['since']}"
+        holder = json.loads(content)
+        return f"process {holder['process']} on {holder['host'].split()[0]} since {holder['since']}"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         return "another run"

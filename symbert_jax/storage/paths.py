@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths as users write them, and the cache in their home directory."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,11 @@ from symbert_jax.errors import UserError
 def is_bucket(path: epath.PathLike) -> bool:
     """Whether a path has a scheme (gs://…), and so is in a bucket rather than on a disk."""
     return "://" in os.fspath(path)
+
+
+def user_cache(name: str) -> Path:
+    """Returns a folder of this package in the user's cache, which is $XDG_CACHE_HOME or else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "symbert_jax", name).expanduser()
 
 
 def absolute(path: epath.PathLike, field: str = "path") -> epath.Path:

@@ -32,7 +32,7 @@ from symbert_jax.train import state as states
 
 # BERT (2018) trained for 40 epochs. Beyond that, more text or a smaller model helps more than further epochs.
 MAX_EPOCHS = 40
-# Wider than the peaks that papers use: from 1e-4 for BERT-base up to a few 1e-3 for LAMB with large batches.
+# Wider than the range of papers, whose peaks are from 1e-4 for BERT-base to a few 1e-3 for LAMB with large batches.
 LEARNING_RATES = (1e-6, 1e-2)
 
 Check = Callable[[Config, Corpus, epath.Path], Iterator[UserError]]
@@ -57,7 +57,10 @@ def check(config: Config, corpus: Corpus, workdir: epath.Path, *, thorough: bool
 def problems(
     config: Config, corpus: Corpus, workdir: epath.Path, checks: Sequence[Check] | None = None
 ) -> list[UserError]:
-    """Returns all problems of a pretraining run, each of them once."""
+    """Returns all problems of a pretraining run, each of them once.
+
+    checks: None means CHECKS.
+    """
     found: dict[str, UserError] = {}  # by message, so that each is returned once
     for find_problems in checks or CHECKS:
         try:
@@ -83,7 +86,7 @@ def _packages_problems(config: Config, *_: object) -> Iterator[UserError]:
 
 
 def _hosts_problems(*_: object) -> Iterator[UserError]:
-    """Yields an error if not all hosts of all TPU slices have joined: each host would train a model of its own."""
+    """Yields an error if some hosts of the TPU slices have not joined: each host would then train alone."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     wanted = len(hosts) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
     if jax.default_backend() == "tpu" and jax.process_count() < wanted:
@@ -114,7 +117,7 @@ def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Itera
 
 def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
     batch, steps, mask_rate = config.data.batch_size, config.train.steps, config.data.mask_rate
-    rows = corpus.manifest.rows["train"]
+    rows = corpus.manifest.row_counts["train"]
     if batch > rows:
         hint = "a batch would hold the same row twice: prepare more text"
         yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", hint)
@@ -168,11 +171,10 @@ def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[U
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         state = states.abstract(dataclasses.replace(config, mesh=MeshConfig()))
     size, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
-    kept = (
-        train.keep_latest + 1 + (train.steps // train.keep_every if train.keep_every else 0)
-    )  # 1: the best checkpoint
-    written = -(-train.steps // train.checkpoint_every)
-    count = min(kept + 1, written)  # a new checkpoint is written before an old one is removed
+    multiples = train.steps // train.keep_every if train.keep_every else 0
+    num_kept = train.keep_latest + multiples + 1  # 1: the best checkpoint
+    num_written = -(-train.steps // train.checkpoint_every)
+    count = min(num_kept + 1, num_written)  # a new checkpoint is written before an old one is removed
     free = shutil.disk_usage(_nearest_existing(workdir)).free
     free += sum(file_sizes(workdir / FOLDER).values())  # earlier checkpoints of this run make room for new ones
     if free < count * size:
@@ -180,7 +182,7 @@ def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[U
             "workdir",
             f"{free / 1e6:,.1f} MB free for {workdir}",
             f"{count} x {size / 1e6:,.1f} MB for checkpoints",
-            "take another disk or lower train.keep_latest" + ", or raise train.keep_every" * (train.keep_every > 0),
+            "use another disk or lower train.keep_latest" + ", or raise train.keep_every" * (train.keep_every > 0),
         )
 
 
@@ -197,7 +199,7 @@ CHECKS = (
 
 
 def _check_sizes(config: Config) -> None:
-    """Raises the first problem of a field with which the calling check would divide or make shapes."""
+    """Raises the first problem of the fields that a check would divide by or take as sizes of arrays."""
     for problem in configs.problems(config):
         if problem.what.startswith(("model.", "mesh.", "train.", "optim.accumulate")):
             raise problem

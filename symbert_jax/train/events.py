@@ -78,7 +78,8 @@ class Events:
         with self.clock.pause(self.window.last):
             window = Window("validation")
             for batch in put_batches(self.stream.validation_batches(self.config.train.validate_batches)):
-                window.add(self.validation_step(state.params, batch))
+                with self.progress.step("validation", work=0):  # says that it compiles
+                    window.add(self.validation_step(state.params, batch))
             values = window.averages(step)
             self.metrics.write(step, values | self.diagnose(state.params))
             self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}")

@@ -30,7 +30,7 @@ def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
     It consists of clipping (unless `optim.clip` is 0), Adam's scaling, decoupled weight decay and, for LAMB, the trust
     ratio. The last two leave out biases and the parameters of LayerNorm.
 
-    The caller multiplies the update by the learning rate and subtracts it.
+    The caller subtracts the product of the update and the learning rate.
     """
     if optim.name == "adamw":
         rescale = optax.identity()

@@ -19,16 +19,16 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
-INITIAL = ("model.pairwise_init", "model.score_gain", "model.key_init")  # these determine initial parameters alone
+# Fields that determine the initial parameters alone.
+INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain", "model.key_init")
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
 _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
-# Fields that may change without a message: they do not affect what a run computes once it has started, or are checked
-# elsewhere.
+# Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
-    r"|model\.(kernel|remat|unroll|pairwise_init|score_gain|key_init)"
+    r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
 
@@ -71,8 +71,8 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
-    An `Advice` names a harmless change since the latest checkpoint, or a damaged checkpoint that is ignored. The latest
-    checkpoint is read, but nothing is put on a device, so any mesh will do.
+    An `Advice` is about a harmless change since the latest checkpoint, or about a damaged checkpoint that is ignored.
+    The checkpoint to start from is read, but nothing is put on a device, so the current mesh may be any.
 
     Raises:
       UserError: a reason that prevents further checks.
@@ -95,7 +95,7 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
 def _changes(
     config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints
 ) -> Iterator[UserError]:
-    """Yields the fields, the vocabulary and the corpus that differ from those of the run so far."""
+    """Yields a problem for each field, the vocabulary and the corpus, if it differs from that of the run so far."""
     new, old = (
         {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
         for each in (config, checkpoints.config(step))
@@ -128,7 +128,7 @@ def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iter
 
 @contextlib.contextmanager
 def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, bert.Params]]:
-    """Yields the checkpoints that `config.init_from` names, the step, and the shapes of the parameters.
+    """Yields the checkpoints and the step that `config.init_from` names, and the abstract parameters of that step.
 
     `init_from` is WORKDIR@STEP, or WORKDIR for its latest step; the name of a WORKDIR may itself end in @STEP.
 

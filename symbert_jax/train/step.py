@@ -1,7 +1,7 @@
 """One optimizer step: the objective of a batch, its gradient, the update.
 
 An objective returns, by name, sums and the number of items in each. Training minimizes the mean of "loss" and reports
-the other means. All code that reads these sums treats every name alike, so a new objective changes only this file.
+all means. Other modules rely on no name but "loss", so an objective may return further names.
 """
 
 import functools
@@ -20,7 +20,7 @@ from symbert_jax.model.documents import find_documents
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
-DROPOUT_STREAM = 2**32 - 1  # folded into the keys of dropout, so that they differ from those of the initial parameters
+DROPOUT_STREAM = 2**32 - 1  # folded into the keys of dropout, which thus differ from those of initial parameters
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # name -> (sum, number of items in it)
 Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # (params, batch, dropout key) -> sums
 
@@ -78,15 +78,15 @@ def make_update(
 
     def update(state: State, batch: Any, key: PRNGKeyArray, learning_rate: Array) -> tuple[State, Sums]:
         key = jax.random.fold_in(key, state.step)
-        # Without micro-batches the loss is divided by the count: dividing the gradients would be a pass over them all.
-        gradient = accumulate if optim.accumulate > 1 else jax.grad(mean_loss, has_aux=True)
-        gradients, sums = gradient(state.params, batch, key)
+        # Without micro-batches, the loss is divided by the count, which saves a pass over all gradients.
+        compute_gradients = accumulate if optim.accumulate > 1 else jax.grad(mean_loss, has_aux=True)
+        gradients, sums = compute_gradients(state.params, batch, key)
         is_empty = sums["loss"][1] == 0
         with jax.named_scope("optimizer"):
             updates, moments = optimizer.update(gradients, state.optimizer, state.params)
             sums["grad_norm"] = (optax.tree.norm(gradients), jnp.where(is_empty, 0.0, 1.0))
             params = jax.tree.map(lambda weight, change: weight - learning_rate * change, state.params, updates)
-            if may_be_empty:  # only then, because this costs 6% of a step by the TPU compiler's estimate
+            if may_be_empty:  # not always, because this costs 6% of a step by the TPU compiler's estimate
                 old, new = (state.params, state.optimizer), (params, moments)
                 params, moments = jax.tree.map(functools.partial(jnp.where, is_empty), old, new)
         return State(state.step + 1, params, moments), sums
@@ -99,7 +99,7 @@ def mlm_objective(
 ) -> Sums:
     """Returns sums over the weighted positions: cross entropy in nats ("loss"), correct predictions ("accuracy").
 
-    cross_document: whether a token sees all documents of its row, instead of its own alone.
+    cross_document: whether a token attends to all documents of its row, or only to its own.
     """
     segments, position_ids = (None, None) if cross_document else find_documents(batch.tokens)
     logits = bert.logits(

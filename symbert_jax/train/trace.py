@@ -9,9 +9,10 @@ from etils import epath
 
 
 class Trace(contextlib.AbstractContextManager["Trace"]):
-    """Traces the steps FIRST:LAST (inclusive; empty: none); every process writes the trace of its own devices."""
+    """Traces some steps; every process writes the trace of its own devices."""
 
     def __init__(self, workdir: epath.Path, steps: str):
+        """steps: FIRST:LAST, both included; empty for none."""
         first, last = map(int, steps.split(":")) if steps else (0, -1)
         self.folder, self.steps, self.is_running = workdir / "profile", range(first, last + 1), False
 

@@ -24,8 +24,8 @@ def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Su
 
 
 def check_targets(config: Config, stream: Stream) -> None:
-    """Raises `UserError` if no validation batch has a token to predict. Stops reading at the first that has."""
-    all_rows = dataclasses.replace(stream, local_rows=np.arange(stream.batch_size))  # the rows of all processes
+    """Raises `UserError` if no validation batch has a token to predict. Reads up to the first batch that has one."""
+    all_rows = dataclasses.replace(stream, local_row_indices=np.arange(stream.batch_size))  # the rows of all processes
     if not any(batch.weights.any() for batch in all_rows.validation_batches(config.train.validate_batches)):
         found = f"no token to predict in the validation rows of {config.data.dir}"
         hint = "prepare it again with a vocabulary that fits its text, and rows longer than 1 / data.mask_rate"

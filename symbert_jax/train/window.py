@@ -47,7 +47,7 @@ class Window:
         self._pending.append(sums)
 
     def averages(self, step: int) -> Values:
-        """Returns the average of every sum whose count is not 0, by its name PREFIX/NAME.
+        """Returns the average, sum / count, of every sum whose count is not 0, by the name PREFIX/NAME.
 
         Raises:
           Diverged: a sum is not finite at this step.
@@ -56,7 +56,7 @@ class Window:
         return {f"{self.prefix}/{name}": total / count for name, (total, count) in self._sums.items() if count}
 
     def to_save(self, step: int) -> dict[str, float]:
-        """Returns the sums in the form of a checkpoint. Raises the same error as `averages`."""
+        """Returns the sums in the form that a checkpoint stores. Raises the same error as `averages`."""
         self._read(step)
         saved = {EMPTY: self.empty_batches}
         for name, (total, count) in self._sums.items():
@@ -70,8 +70,8 @@ class Window:
     def _read(self, step: int) -> None:
         """Adds the pending sums, and raises `Diverged` if a sum is not finite.
 
-        Every number of a run passes this check before it is written, so a state that is not finite never replaces a
-        good checkpoint.
+        Every sum passes this check before it is written, and before a checkpoint is. So a run whose loss or gradient is
+        not finite does not replace good checkpoints.
         """
         for sums in jax.device_get(self._pending):
             self.empty_batches += float(sums["loss"][1] == 0)
@@ -89,10 +89,10 @@ class Window:
 def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, float]], float]:
     """Returns the sums with their counts, by name, and the number of empty batches."""
     if "correct" in saved:  # earlier versions saved these three sums under other names
-        trained = saved["steps"] - saved[EMPTY]
+        num_updates = saved["steps"] - saved[EMPTY]
         return {
             "accuracy": (saved["correct"], saved["count"]),
-            "grad_norm": (saved["grad_norm"], trained),
+            "grad_norm": (saved["grad_norm"], num_updates),
             "loss": (saved["loss"], saved["count"]),
         }, saved[EMPTY]
     names = [key.removesuffix(SUM) for key in saved if key.endswith(SUM)]

@@ -17,9 +17,9 @@ from symbert_jax.errors import UserError
 from tests.checkpoint.conftest import restore_and_compare, save, tree
 
 
-def test_changed_byte_is_harmless_or_an_error_with_the_step(two_steps, monkeypatch, capfd) -> None:
+def test_damaged_file_is_harmless_or_an_error_with_the_step(two_steps, monkeypatch, capfd) -> None:
     files = sorted(path for path in Path(two_steps).rglob("*") if path.is_file())
-    rng, damaged = np.random.default_rng(0), 0
+    rng, num_errors = np.random.default_rng(0), 0
     for _ in range(200):
         file = files[rng.integers(len(files))]
         before = file.read_bytes()
@@ -30,13 +30,13 @@ def test_changed_byte_is_harmless_or_an_error_with_the_step(two_steps, monkeypat
         try:
             assert restore_and_compare(two_steps, None if step == 20 else step) == step
         except UserError as error:
-            damaged += 1
+            num_errors += 1
             assert str(error).startswith(f"checkpoint: found {two_steps}/checkpoints/{step} damaged: ")
             assert f"; the latest whole step is {30 - step}: take it with --step={30 - step} " in str(error)
             assert "\n" not in str(error)
         finally:
             file.write_bytes(before)
-    assert 150 < damaged < 200, "a change of commit_success.txt, which nothing reads, is harmless"
+    assert 150 < num_errors < 200, "damage of commit_success.txt, which nothing reads, is harmless"
     assert restore_and_compare(two_steps, None) == 20 and capfd.readouterr().err == ""
 
 

@@ -1,4 +1,4 @@
-"""Help is made from the tables of commands and flags and from the config, so nothing is missing."""
+"""The texts of help name every command, flag and field of the configs."""
 
 import pytest
 

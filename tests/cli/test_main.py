@@ -107,7 +107,7 @@ HELP = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[str], str, Result]]:
-    """Returns (command, a part of its message or an empty string for help, result) for each case."""
+    """Returns (command, message, result) for each case; the message is a part of the error, and empty for help."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "beside_it.py").write_text("def wrong():\n    raise ValueError('wrong')")
     cases = [(command, "") for commands in HELP.values() for command in commands] + MISTAKES

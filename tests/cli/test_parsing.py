@@ -1,4 +1,4 @@
-"""`parse` reads arguments in every form that absl and ml-collections know."""
+"""`parse` reads flags and fields of the config in every form that absl and ml-collections know."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def get_config(dim="32"):
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
-    """A config file whose get_config() takes an argument."""
+    """Returns the path of a config file whose get_config() takes an argument."""
     (tmp_path / "mine.py").write_text(CONFIG)
     return str(tmp_path / "mine.py")
 
@@ -64,24 +64,26 @@ def test_parse_reads_all_forms_of_fields(arguments: list[str], form: list[str], 
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny.py", "configs/tiny", "configs/tiny.py"])
-def test_parse_finds_documented_configs_from_any_folder(
+def test_parse_finds_a_documented_config_unless_a_file_has_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse("prepare", [f"--config={name}"]).config_file.to_config(configs.freeze).data.dir == "data/tiny"
+    # now a file in the working directory has this name
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_text(CONFIG.replace("c.model", "c.data.dir = 'mine'; c.model"))
     assert parse("prepare", [f"--config={name}"]).config_file.to_config(configs.freeze).data.dir == "mine"
 
 
-def test_parse_keeps_arguments_after_dashes_and_fills_in_defaults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parse_keeps_texts_after_dashes_and_returns_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = parse("fill", ["a [MASK]", "--checkpoint=x", "--step", "3", "--", "--top=9", "-b [MASK]"])
     assert given == SimpleNamespace(
         arguments=["a [MASK]", "--top=9", "-b [MASK]"], checkpoint=tmp_path / "x", step=3, top=5
     )
+
+
+def test_parse_returns_a_list_for_a_flag_that_can_be_repeated() -> None:
     assert parse("compare", ["--fill=a", "--out=x", "--fill=b", "y"]).fill == ["a", "b"]
     assert parse("compare", ["--out=x", "y"]).fill == []
 

@@ -1,4 +1,4 @@
-"""The process of a command: limits of the shell, lost streams, the environment of JAX, and exit codes."""
+"""The process of a command: limits of the shell, output streams that fail, the environment of JAX, and exit codes."""
 
 import errno
 import os

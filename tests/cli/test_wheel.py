@@ -1,4 +1,4 @@
-"""The wheel contains everything, and works in its own environment and an empty folder."""
+"""The wheel contains all modules and configs, and works in an environment of its own and in an empty folder."""
 
 import json
 import os
@@ -68,9 +68,8 @@ def test_installed_wheel_prepares_pretrains_and_fills(wheel: Path, tmp_path: Pat
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     run(pip, tmp_path, environment)
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(
-        sysconfig.get_path("purelib")
-    )  # shares the dependencies of this environment
+    # makes the packages of this environment, on which the wheel depends, importable in the new one
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
 
     folder = tmp_path / "empty"
     folder.mkdir()

@@ -31,8 +31,8 @@ def read(folder: Path) -> list[Any]:
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
-    """Flips a bit of `content`, mostly of a byte that is not 0, or makes it shorter or longer by a byte."""
-    kind = rng.randrange(10)  # 0 and 1 cut, 2 appends, 3 to 9 flip
+    """Cuts `content` at a random length, appends a byte or flips a bit, mostly of a byte that is not 0."""
+    kind = rng.randrange(10)  # 0 and 1 cut, 2 appends, 3 to 8 flip a bit of a byte that is not 0, 9 of any byte
     if kind < 2:
         return content[: rng.randrange(len(content))]
     if kind == 2:
@@ -62,7 +62,7 @@ def test_random_damage_is_noticed_and_names_the_file(intact: Path) -> None:
             check_files(intact, read_rows=True)
         except UserError as error:
             assert file.name in str(error)
-        else:  # no checksum covers the white space in the manifest and the key of its checksum
+        else:  # no checksum covers the white space in the manifest and the name of the entry with its checksum
             assert file.name == MANIFEST and found == whole
         file.write_bytes(content)
     assert unnoticed < 20 and read(intact) == whole
@@ -90,7 +90,7 @@ def test_damaged_row_is_an_error_of_the_batch(intact: Path) -> None:
 
 
 def age_manifest(folder: Path, **changes: Any) -> None:
-    """Makes the manifest one of an older version, without checksums, with these `changes`; None removes a key."""
+    """Rewrites the manifest as one of an older version, without checksums and with `changes`; None removes a key."""
     content = json.loads((folder / MANIFEST).read_text()) | {"files": None, "sha256": None} | changes
     content = {name: value for name, value in content.items() if value is not None}
     (folder / MANIFEST).write_text(json.dumps(content))

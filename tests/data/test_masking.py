@@ -25,8 +25,8 @@ def random_rows(count: int, length: int, seed: int = 0) -> np.ndarray:
 
 
 def mask(tokens: np.ndarray, rate: float = 0.15, seed: int = 0, epoch: int = 0):
-    rows = np.arange(len(tokens))
-    return Masking(VOCABULARY, tokens.shape[1], rate, seed)(tokens, rows, np.full_like(rows, epoch))
+    row_indices = np.arange(len(tokens))
+    return Masking(VOCABULARY, tokens.shape[1], rate, seed)(tokens, row_indices, np.full_like(row_indices, epoch))
 
 
 @settings(max_examples=50, deadline=None)

@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
     """For a corpus ten times as large, no more documents are in memory at once."""
 
     def most_held(count: int) -> int:
-        """Returns the largest number of `count` documents that were read and not yet written."""
+        """Prepares `count` documents; returns the most of them that at one time were read and not yet written."""
         read, written, most = 0, 0, 0
 
         class Writer(rows.Writer):

@@ -87,7 +87,7 @@ def test_two_runs_at_once_prepare_the_same_as_one(
         other.result()
     assert contents(tmp_path / "corpus") == contents(tmp_path / "alone")
 
-    # For this run's first look, the corpus is not finished, as if the other run finished it just afterwards.
+    # The first answer of `is_finished` is False, as if the other run finished the corpus just afterwards.
     answers = [False]
     monkeypatch.setattr(prepare, "is_finished", lambda folder: answers.pop() if answers else is_finished(folder))
     capsys.readouterr()
@@ -126,8 +126,8 @@ def processes_of(session: int) -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, _, owner, *_ = stat.read_text().rsplit(")", 1)[1].split()
-            if int(owner) == session and state != "Z":
+            state, _, _, its_session, *_ = stat.read_text().rsplit(")", 1)[1].split()
+            if int(its_session) == session and state != "Z":
                 found.append(int(stat.parent.name))
     return found
 
@@ -135,7 +135,7 @@ def processes_of(session: int) -> list[int]:
 READ_PYTHON_DOCS = """
 from symbert_jax.data.sources import python_docs
 try:
-    list(python_docs.documents(installed=False))
+    list(python_docs.documents([]))
 except KeyboardInterrupt:
     print("interrupted")
 """

@@ -1,4 +1,4 @@
-"""A batch is a function of (seed, step): not of the number of processes, nor of restarts."""
+"""A batch depends on the seed and the step, not on the number of processes or on restarts."""
 
 import dataclasses
 
@@ -15,8 +15,8 @@ from tests.data.fake_rows import LENGTH, VOCABULARY, FakeRows
 
 
 def make_stream(process: int = 0, processes: int = 1, seed: int = 0, rows: int = 50) -> Stream:
-    masking, local_rows = Masking(VOCABULARY, LENGTH, 0.15, seed), np.split(np.arange(8), processes)[process]
-    return Stream(FakeRows(rows), FakeRows(21), masking, 8, local_rows, False)
+    masking, local_row_indices = Masking(VOCABULARY, LENGTH, 0.15, seed), np.split(np.arange(8), processes)[process]
+    return Stream(FakeRows(rows), FakeRows(21), masking, 8, local_row_indices, False)
 
 
 def is_equal(a, b) -> bool:
@@ -36,7 +36,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(processes: int) -> Non
 
 
 def test_process_may_hold_rows_that_are_not_adjacent() -> None:
-    stream = dataclasses.replace(make_stream(), local_rows=np.array([1, 2, 7]))
+    stream = dataclasses.replace(make_stream(), local_row_indices=np.array([1, 2, 7]))
     for part, whole in (
         (stream.batch(3), make_stream().batch(3)),
         *zip(stream.validation_batches(0), make_stream().validation_batches(0), strict=True),
@@ -51,21 +51,21 @@ def test_restarted_stream_continues_with_the_same_batches() -> None:
     assert all(is_equal(a, b) for a, b in zip(whole[13:], rest, strict=True))
 
 
-def visited_rows(stream: Stream, start: int, stop: int) -> list[int]:
+def visited_row_indices(stream: Stream, start: int, stop: int) -> list[int]:
     return [stream.order[index] for index in range(start, stop)]
 
 
 def test_every_epoch_visits_every_row_once_in_its_own_order() -> None:
-    first, second = visited_rows(make_stream(), 0, 50), visited_rows(make_stream(), 50, 100)
+    first, second = visited_row_indices(make_stream(), 0, 50), visited_row_indices(make_stream(), 50, 100)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
-    assert visited_rows(make_stream(seed=1), 0, 50) != first
+    assert visited_row_indices(make_stream(seed=1), 0, 50) != first
 
 
 def test_every_epoch_masks_a_row_differently() -> None:
     stream = make_stream(rows=8)
     by_row = [
-        dict(zip(visited_rows(stream, 8 * epoch, 8 * epoch + 8), stream.batch(epoch).tokens, strict=True))
+        dict(zip(visited_row_indices(stream, 8 * epoch, 8 * epoch + 8), stream.batch(epoch).tokens, strict=True))
         for epoch in range(2)
     ]
     assert sum((by_row[0][row] != by_row[1][row]).any() for row in range(8)) >= 7
@@ -94,18 +94,18 @@ def test_open_stream_checks_corpus_model_and_tokens(corpus) -> None:
     from configs.tiny import get_config
 
     config = freeze(get_config())
-    opened, local_rows = Corpus(str(corpus)), np.arange(64)
-    stream = open_stream(config, opened, local_rows)
+    opened, local_row_indices = Corpus(str(corpus)), np.arange(64)
+    stream = open_stream(config, opened, local_row_indices)
     rows = [row["tokens"] for row in stream.train.__getitems__(range(len(stream.train)))]
     fewest = int((np.stack(rows) >= len(SPECIAL)).sum(axis=1).min())
     assert stream.may_lack_targets == (round(config.data.mask_rate * fewest) < 1)
     # At this rate, the row with the fewest ordinary tokens has round(0.4) = 0 tokens to predict.
     rare = dataclasses.replace(config, data=dataclasses.replace(config.data, mask_rate=0.4 / max(fewest, 1)))
-    assert open_stream(rare, opened, local_rows).may_lack_targets
+    assert open_stream(rare, opened, local_row_indices).may_lack_targets
     assert stream.batch(0).tokens.shape == (64, 32)
     small = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):
-        open_stream(small, opened, local_rows)
+        open_stream(small, opened, local_row_indices)
     masking = dataclasses.replace(stream.masking, vocabulary=stream.masking.vocabulary[:100])
     with pytest.raises(UserError, match=r"data.dir: found token \d+ in a row, wanted tokens below 100"):
         dataclasses.replace(stream, masking=masking).batch(0)

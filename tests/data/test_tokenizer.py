@@ -41,7 +41,7 @@ def write_tokens(path: Path, tokens: list[str]) -> Path:
     return path
 
 
-# Samples of the settings that a tokenizer can have.
+# Some of the normalizations that a tokenizer can have.
 NORMALIZATIONS = (
     Normalization(),
     CASED,
@@ -179,7 +179,7 @@ def test_settings_beside_vocabulary_set_normalization(vocab: Path, tmp_path: Pat
         ({"do_lower_case": True, "tokenize_chinese_chars": False}, Normalization(handle_chinese_chars=False)),
         ({"do_lower_case": True}, Normalization()),
     ):
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"strip_accents": None} | settings))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"strip_accents": None} | settings))
         found = tokenizer.read(path)
         assert found.normalization == wanted and tokenizer.read(tmp_path) == found
         (tmp_path / "copy").mkdir(exist_ok=True)
@@ -192,7 +192,7 @@ def test_settings_beside_vocabulary_set_normalization(vocab: Path, tmp_path: Pat
 
 
 def set_in(*path: str, value: object) -> Callable[[dict], object]:
-    """Sets a value deep in a parsed JSON file."""
+    """Returns a function that sets a value deep in a parsed JSON file."""
 
     def change(parsed: dict) -> None:
         for key in path[:-1]:
@@ -202,7 +202,8 @@ def set_in(*path: str, value: object) -> Callable[[dict], object]:
     return change
 
 
-def add(**token: object) -> Callable[[dict], object]:
+def add_token(**token: object) -> Callable[[dict], object]:
+    """Returns a function that appends a token to the added tokens of a parsed tokenizer.json."""
     return lambda parsed: parsed["added_tokens"].append(parsed["added_tokens"][0] | token)
 
 
@@ -227,14 +228,14 @@ def add(**token: object) -> Callable[[dict], object]:
             set_in("post_processor", value=None),
             r"post_processor none in .*, wanted one that frames texts as \[CLS\] A",
         ),
-        (add(id=30, content="<e1>"), "added token '<e1>' in .*, wanted no other than"),
-        (add(id=5, content="the"), "added token 'the' in .*, wanted no other than"),
-        (set_in("added_tokens", value=[]), ""),
+        (add_token(id=30, content="<e1>"), "added token '<e1>' in .*, wanted no other than"),
+        (add_token(id=5, content="the"), "added token 'the' in .*, wanted no other than"),
+        (set_in("added_tokens", value=[]), ""),  # accepted
         (lambda parsed: parsed["added_tokens"][4].update(single_word=True), r"which encodes 'the \[MASK\] o\[MASK\]f"),
         (lambda parsed: parsed["added_tokens"][4].update(normalized=True), r"which encodes 'the \[MASK\] o\[MASK\]f"),
     ],
 )
-def test_tokenizer_with_other_ids_is_refused(change: Callable, message: str, tmp_path: Path) -> None:
+def test_tokenizer_json_of_another_tokenizer_is_refused(change: Callable, message: str, tmp_path: Path) -> None:
     whole = WordPiece((*SPECIAL, *WORDS.replace("The ", "").split(" ")), Normalization())
     parsed = json.loads(whole.build(parse_special=True).to_str())
     change(parsed)

@@ -45,7 +45,7 @@ def read_stream(folder: Path, split: str) -> list[int]:
 
 
 def expected_stream(folder: Path, texts: list[str]) -> list[int]:
-    """Returns the token stream of the distinct `texts`; rows hold all of it except a rest that fills no row."""
+    """Returns the token stream of the distinct `texts`; rows hold all of it but a few tokens at the end."""
     encoder = tokenizer.load(folder / "vocab.txt", parse_special=False)
     ids = (encoder.encode(text, add_special_tokens=False).ids for text in dict.fromkeys(texts))
     return [token for document in ids if document for token in [*document, SEP]]

@@ -81,7 +81,7 @@ is_equal = all((shard.data == rows[shard.index]).all() for shard in batch.addres
 print(local_row_indices(8, mesh), batch.shape, is_equal, flush=True)
 if me == 1:
     raise UserError("disk", "none", "one")
-wait_for_all("who has failed")
+wait_for_all("the end")
 """
 
 
@@ -97,7 +97,7 @@ def test_processes_on_slurm_join_compare_and_end_together() -> None:
         outputs = wait(processes)
     assert [process.returncode for process in processes] == [1, 1], outputs
     is_connected = ["is connected to 3 peer ranks" in output for output in outputs]
-    assert all(is_connected), "before anything is compiled for all devices"
+    assert all(is_connected), "connect_devices connects all four devices"
     zero, one = map(own_lines, outputs)
     differ = "data.dir: found 'corpus {}' on process {}, wanted the same everywhere; processes 0 and 1 differ"
     assert zero == [

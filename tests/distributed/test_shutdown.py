@@ -51,9 +51,10 @@ def store(monkeypatch) -> Store:
     return store
 
 
-def exit_code(end, *arguments) -> int:
+def exit_code(function, *arguments) -> int:
+    """Calls a function that must exit; returns the exit code."""
     with pytest.raises(Exit) as exit_:
-        end(*arguments)
+        function(*arguments)
     return exit_.value.args[0]
 
 
@@ -82,7 +83,7 @@ def test_error_of_one_process_is_the_error_of_the_run(store: Store, capsys) -> N
     assert capsys.readouterr().err == "error: disk: found none, wanted one\n"
 
 
-def test_jax_error_without_another_is_a_broken_connection(store: Store, capsys) -> None:
+def test_connection_error_without_a_failed_process_is_reported(store: Store, capsys) -> None:
     store.become(0)
     store[f"{shutdown.ACKNOWLEDGED}1"] = store[f"{shutdown.DONE}1"] = "-"
     with pytest.raises(Exit) as exit_, shutdown.exit_on_lost_peer():

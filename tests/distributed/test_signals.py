@@ -11,13 +11,14 @@ from symbert_jax.distributed import Stop, signals
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The calls that would end this process: its exit code, its line, and the reason that other processes print."""
+    """Records calls of `notify_and_exit`: the exit code, the line on stderr, the reason that other processes print."""
     calls: list[tuple] = []
     monkeypatch.setattr(signals, "notify_and_exit", lambda *call: calls.append(call))
     return calls
 
 
 def send(stop: Stop, number: signal.Signals) -> None:
+    """Sends a signal to this process, and waits until `stop` has counted it."""
     before = stop.count
     os.kill(os.getpid(), number)
     until = time.monotonic() + 10

@@ -1,8 +1,8 @@
 """The cost of a program from its text.
 
 `fixtures/scan_v5e.hlo` is the program that the TPU compiler made for a v5e:2x2, 4 chips, of the gradient by w of
-sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16. The file keeps only the estimated cycles of
-XLA's metadata.
+sum(scan(x -> tanh(x w_i))) with w[3, 1024, 1024] and x[4096, 1024] in bf16. Of XLA's metadata, the file keeps only the
+estimated cycles.
 """
 
 from pathlib import Path

@@ -13,7 +13,7 @@ from tests.estimate.test_programs import small
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 8, 15, 16, 27, 40, 64, 300])
-def test_largest_finds_the_limit_in_few_attempts(limit: int) -> None:
+def test_find_largest_finds_the_limit_in_few_attempts(limit: int) -> None:
     tried: list[int] = []
 
     def fits(rows: int) -> bool:
@@ -21,7 +21,7 @@ def test_largest_finds_the_limit_in_few_attempts(limit: int) -> None:
         return rows <= limit
 
     allowed = [0, 1, 2, 4, *range(8, 400, 8)]
-    assert largest_batch.largest(fits) == max(rows for rows in allowed if rows <= limit)
+    assert largest_batch.find_largest(fits) == max(rows for rows in allowed if rows <= limit)
     assert len(tried) == len(set(tried)) <= 12
 
 

@@ -14,12 +14,12 @@ from symbert_jax.model import bert
 from symbert_jax.model.flops import attention_flops, train_flops
 
 DIAGONAL = {"attention": "pairwise", "pairwise_form": "diagonal"}
-# Compiles fast, in a loop over layers without dropout, and is wide enough for matrix products to dominate.
+# A model that compiles fast, with a loop over layers and no dropout, and in which matrix products dominate.
 SMALL = {"layers": 8, "dropout": 0.0, "attention_dropout": 0.0, "dtype": "bfloat16", "dim": 128, "mlp_dim": 256}
 
 
 def small(**model: object) -> Config:
-    """Returns the config of tests: `configs/tiny.py` with SMALL and with changed fields of the model."""
+    """Returns `configs/tiny.py` with a batch of 16 rows, with SMALL, and with these fields of the model."""
     config = tiny()
     config.data.batch_size = 16
     config.model.update(SMALL | model)
@@ -47,7 +47,7 @@ def test_gradients_are_reduced_once_in_bfloat16(standard) -> None:
     assert (reduction.kind, reduction.group) == ("all-reduce", 4)
     parameters = bert.size(small().model)
     assert 2 * parameters <= reduction.bytes <= 4 * parameters
-    assert reduction.count > small().model.layers and not standard.cost.unknown_loops  # every iteration reduces its own
+    assert reduction.count > small().model.layers and not standard.cost.unknown_loops  # one per iteration
     assert standard.network_seconds == pytest.approx(2 * 3 / 4 * reduction.bytes / (2 * TPUS["v5e"].link))
 
 

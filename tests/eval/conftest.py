@@ -21,8 +21,8 @@ from tests.conftest import configure
 
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "poor")
 FILLERS = [f"w{i}" for i in range(40)]
-# Every length costs a compilation. Single sentences fit in 8 tokens; pairs fit in 24, where the longest are truncated.
-SINGLE, PAIR = (2, 4), (8, 10)  # even numbers of words to choose from; a sentence has one more
+# Every length costs a compilation. Single sentences fit in 8 tokens; the longest pairs are truncated to 24.
+SINGLE, PAIR = (2, 4), (8, 10)  # the arguments of `write_glue`
 CONFIG = configure(model={"attention": "pairwise", "layers": 1, "length": 24}, data={"batch_size": 16})
 
 
@@ -41,10 +41,10 @@ def write_pretrained(folder: Path, config: Config) -> Path:
 
 
 def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> GlueConfig:
-    """Writes tasks whose labels depend on GOOD and BAD words: in the sentence (SST-2, CoLA), in the second sentence of
-    a pair (RTE), or in both (STS-B, MNLI).
+    """Writes tasks whose labels depend on the GOOD and BAD words in the sentence (SST-2, CoLA), in the second sentence
+    (RTE), or in both sentences (STS-B, MNLI).
 
-    single, pair: the choices for the number of words of a sentence, less one, in tasks of one sentence and of pairs.
+    single, pair: even numbers of words to choose from, for sentences alone and in pairs; a sentence has one more.
     """
     rng = np.random.default_rng(0)
 

@@ -19,7 +19,7 @@ from symbert_jax.__main__ import main
 from symbert_jax.eval import trials
 from tests.processes import free_port
 
-KILLS = {1: signal.SIGTERM, 2: signal.SIGKILL}  # by the number of complete lines in trials.jsonl
+KILLS = {1: signal.SIGTERM, 2: signal.SIGKILL}  # signals, by the number of complete lines in trials.jsonl
 
 
 def start(arguments: list[str], output: Path, devices: int = 1, *, killed: bool = False) -> int:
@@ -45,7 +45,7 @@ def wait(child: int, output: Path) -> tuple[int, str]:
 
 
 def kill_in_second_write() -> None:
-    """Lets a signal of KILLS, if it has one for the lines in trials.jsonl, interrupt the second write to this file."""
+    """Interrupts the second write to trials.jsonl by a signal, if KILLS has one for the number of lines in the file."""
     append_json, writes = trials.append_json, []
 
     def append_or_die(file, value) -> None:

@@ -1,4 +1,4 @@
-"""Batches of GLUE: every example once, short ones in short batches, in an order that depends on the seed."""
+"""Batches of GLUE: every example once, short ones in short batches, which have the same lengths for all seeds."""
 
 from pathlib import Path
 
@@ -61,16 +61,17 @@ def test_text_cannot_forge_separator(wordpiece) -> None:
 def test_training_plan_contains_every_example_once(count) -> None:
     split = make_split(count)
     plan = training_plan(split, 16, 1, seed=3, epoch=1)
-    rows = np.concatenate([planned.rows for planned in plan])
-    assert sorted(rows[rows != PADDING_ROW]) == list(range(count)) and len(plan) == steps_per_epoch(split, 16)
-    assert all(split.lengths[planned.rows].max() <= planned.length for planned in plan)
-    assert {len(planned.rows) for planned in plan} == {min(count, 16)}  # batch_size is at most the number of examples
+    indices = np.concatenate([planned.indices for planned in plan])
+    assert sorted(indices[indices != PADDING_ROW]) == list(range(count)) and len(plan) == steps_per_epoch(split, 16)
+    assert all(split.lengths[planned.indices].max() <= planned.length for planned in plan)
+    # A batch size above the number of examples is reduced to that number.
+    assert {len(planned.indices) for planned in plan} == {min(count, 16)}
 
 
 def test_training_plan_pads_little() -> None:
     split = make_split(2000)
     plan = training_plan(split, 16, 1, 0, 1)
-    assert sum(planned.length * len(planned.rows) for planned in plan) < 1.25 * split.lengths.sum()
+    assert sum(planned.length * len(planned.indices) for planned in plan) < 1.25 * split.lengths.sum()
     assert {planned.length for planned in plan} <= {*LENGTHS, 100}
 
 
@@ -80,26 +81,27 @@ def test_seeds_change_examples_but_not_lengths_of_batches() -> None:
         training_plan(split, 16, 1, seed, epoch) for seed, epoch in ((0, 1), (1, 1), (0, 2))
     )
     assert [planned.length for planned in plan] == [planned.length for planned in other_seed]
-    assert [len(planned.rows) for planned in plan] == [len(planned.rows) for planned in other_seed]
+    assert [len(planned.indices) for planned in plan] == [len(planned.indices) for planned in other_seed]
     for other in (other_seed, other_epoch):
-        assert any(a.rows.tolist() != b.rows.tolist() for a, b in zip(plan, other, strict=True))
+        assert any(a.indices.tolist() != b.indices.tolist() for a, b in zip(plan, other, strict=True))
     again = training_plan(split, 16, 1, 0, 1)
-    assert all(a.rows.tolist() == b.rows.tolist() for a, b in zip(plan, again, strict=True))
+    assert all(a.indices.tolist() == b.indices.tolist() for a, b in zip(plan, again, strict=True))
 
 
 def test_padding_rows_fill_batches_with_weight_zero() -> None:
     split = make_split(21)
     plan = training_plan(split, 6, 4, 0, 1)
-    assert all(len(planned.rows) % 4 == 0 for planned in plan)
+    assert all(len(planned.indices) % 4 == 0 for planned in plan)
     weights = np.concatenate([split.batch(planned).weights for planned in plan])
     assert weights.sum() == 21
-    assert sum((planned.rows == PADDING_ROW).sum() for planned in plan) == len(weights) - 21
+    assert sum((planned.indices == PADDING_ROW).sum() for planned in plan) == len(weights) - 21
 
 
 def test_prediction_plan_contains_every_example_once() -> None:
     plan = prediction_plan(make_split(201), 16)
-    rows = np.concatenate([planned.rows for planned in plan])
-    assert sorted(rows[rows != PADDING_ROW]) == list(range(201)) and {len(planned.rows) for planned in plan} == {16}
+    indices = np.concatenate([planned.indices for planned in plan])
+    assert sorted(indices[indices != PADDING_ROW]) == list(range(201))
+    assert {len(planned.indices) for planned in plan} == {16}
 
 
 def test_fingerprint_depends_on_labels_and_tokens() -> None:

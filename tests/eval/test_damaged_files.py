@@ -29,7 +29,7 @@ PIECES = [b"\0", b"\n", b"\r", b"\t", b'"', b"\xff", b"\xef\xbb\xbf", b"\xed\xa0
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Damages a file once or several times: inserts, deletes, flips or compresses bytes."""
+    """Returns `content` with damage, once or several times: inserts, deletes, flips or compresses bytes."""
     for _ in range(rng.choice([1, 1, 2, 5])):
         position, size = rng.randrange(len(content) + 1), rng.randrange(1, 20)
         head, tail = content[:position], content[position:]

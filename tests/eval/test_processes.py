@@ -1,4 +1,4 @@
-"""Fine-tuning in processes that are killed, and in several processes, has the results of one process."""
+"""Fine-tuning has the same results after kills and in several processes as in one process without a kill."""
 
 import dataclasses
 import json

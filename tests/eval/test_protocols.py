@@ -1,4 +1,4 @@
-"""Protocols have the published values; a config changes the fields that it sets."""
+"""Protocols have the published values; a config changes only the values that it sets."""
 
 import dataclasses
 

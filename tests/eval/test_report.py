@@ -106,10 +106,10 @@ def test_trial_log_keeps_results_and_drops_truncated_line(tmp_path) -> None:
     assert len(TrialLog(tmp_path, is_writer=False).results) == 3
 
 
-def change(facts: dict, **changes: object) -> str:
+def change(fields: dict, **changes: object) -> str:
     """Returns a line of trials.jsonl with changed fields and a matching checksum."""
-    facts |= changes
-    return json.dumps([facts | {"checksum": trials._checksum(facts)}])
+    fields |= changes
+    return json.dumps([fields | {"checksum": trials._checksum(fields)}])
 
 
 # functions of the line and its fields, without the checksum, that return the damaged line
@@ -118,18 +118,18 @@ DAMAGE = {
     "a flipped key": lambda line, _: line.replace("checksum", "checksun"),
     "not JSON": lambda line, _: line[: len(line) // 2],
     "not UTF-8": lambda line, _: line.replace("rte", "r\udcffe"),
-    "not a list": lambda _, facts: json.dumps(facts),
+    "not a list": lambda _, fields: json.dumps(fields),
     "a number for a result": lambda *_: "[1]",
     "too deep": lambda *_: "[" * 100_000,
-    "other fields": lambda _, facts: change(facts, more=1),
-    "a string for a number": lambda _, facts: change(facts, seconds="1.5"),
-    "a list for an object": lambda _, facts: change(facts, scores=[0.625]),
-    "NaN": lambda _, facts: change(facts, seconds=float("nan")),
-    "a score above 1": lambda _, facts: change(facts, scores={"validation": {"accuracy": 1.5}}),
-    "a score without metric": lambda _, facts: change(facts, scores={"validation": 0.5}),
-    "another split": lambda _, facts: change(facts, scores={"test": {"accuracy": 0.5}}),
-    "another task": lambda _, facts: change(facts, trial=facts["trial"] | {"task": "rtf"}),
-    "no trial": lambda _, facts: change(facts, trial=None),
+    "other fields": lambda _, fields: change(fields, more=1),
+    "a string for a number": lambda _, fields: change(fields, seconds="1.5"),
+    "a list for an object": lambda _, fields: change(fields, scores=[0.625]),
+    "NaN": lambda _, fields: change(fields, seconds=float("nan")),
+    "a score above 1": lambda _, fields: change(fields, scores={"validation": {"accuracy": 1.5}}),
+    "a score without metric": lambda _, fields: change(fields, scores={"validation": 0.5}),
+    "another split": lambda _, fields: change(fields, scores={"test": {"accuracy": 0.5}}),
+    "another task": lambda _, fields: change(fields, trial=fields["trial"] | {"task": "rtf"}),
+    "no trial": lambda _, fields: change(fields, trial=None),
 }
 
 
@@ -139,9 +139,9 @@ def test_trial_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> Non
     for seed, accuracy in ((0, 0.5), (1, 0.625), (2, 0.75)):
         TrialLog(epath.Path(tmp_path), is_writer=True).add([make_result("rte", seed, accuracy=accuracy)])
     first, damaged, last = file.read_text().splitlines()
-    (facts,) = json.loads(damaged)
-    del facts["checksum"]
-    damaged = DAMAGE[name](damaged, facts)
+    (fields,) = json.loads(damaged)
+    del fields["checksum"]
+    damaged = DAMAGE[name](damaged, fields)
     content = "\n".join([first, damaged, last, ""]).encode(errors="surrogateescape")
     file.write_bytes(content)
     log = TrialLog(epath.Path(tmp_path), is_writer=True)
@@ -154,7 +154,7 @@ def test_trial_log_accepts_result_without_checksum(tmp_path) -> None:
     """Earlier versions wrote no checksum."""
     result = make_result("rte", 0, accuracy=0.5)
     TrialLog(epath.Path(tmp_path), is_writer=True).add([result])
-    (facts,) = json.loads((tmp_path / "trials.jsonl").read_text())
-    del facts["checksum"]
-    (tmp_path / "trials.jsonl").write_text(json.dumps([facts]) + "\n")
+    (fields,) = json.loads((tmp_path / "trials.jsonl").read_text())
+    del fields["checksum"]
+    (tmp_path / "trials.jsonl").write_text(json.dumps([fields]) + "\n")
     assert list(TrialLog(epath.Path(tmp_path), is_writer=False).results.values()) == [result]

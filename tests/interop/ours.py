@@ -105,7 +105,7 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
     export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
     model = symbert_jax.load(workdir)
     config = dataclasses.replace(model.config.model, dtype="float32")
-    tokens, types = (inputs[each].astype(np.int32) for each in ("tokens", "types"))
+    tokens, types = (inputs[array].astype(np.int32) for array in ("tokens", "types"))
     mask = inputs["mask"] == 1
     with jax.set_mesh(one_device()):
         logits = jax.jit(bert.logits, static_argnums=0)(  # both kinds of rows are in one batch, which compiles once
@@ -116,18 +116,18 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
             token_types=np.concatenate([np.zeros_like(types), types]),
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
-    guesses = [guess for masks in model.fill_mask(PROMPTS, TOP) for guess in masks]  # the best tokens of each [MASK]
+    guesses = [best for by_mask in model.fill_mask(PROMPTS, TOP) for best in by_mask]  # the best tokens of each [MASK]
     return {
         f"{name}/logits/whole": np.asarray(logits[:4]),
         f"{name}/logits/padded": np.asarray(logits[4:])[mask],
-        f"{name}/fill": np.array([[model.tokenizer.token_to_id(token) for token, _ in each] for each in guesses]),
+        f"{name}/fill": np.array([[model.tokenizer.token_to_id(token) for token, _ in best] for best in guesses]),
     }
 
 
 def run_classifier(
     name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Exports a classifier with the same encoder and a random head, saved as `finetune` does. Returns its logits."""
+    """Exports a classifier with the encoder of a workdir and a random head; returns its logits."""
     params, config = symbert_jax.load(workdir)
     with jax.set_mesh(one_device()):
         head = jax.tree.map(np.asarray, classifier.init_head(config.model, NUM_CLASSES, jax.random.key(1)))
@@ -148,7 +148,7 @@ def run_classifier(
 
 
 def run_sgd(model: ModelConfig, params: Params, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the losses of `STEPS` steps of plain gradient descent without dropout."""
+    """Returns the losses of `STEPS` steps of gradient descent without momentum and dropout."""
     losses = []
 
     def mean_loss(params: Params, batch: MlmBatch) -> jax.Array:

@@ -36,7 +36,7 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
     monkeypatch.setattr(loop, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))  # compiles faster
     source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
     source.mkdir()
-    model = configure().model  # has a shape that other tests compile, too
+    model = configure().model  # with sizes that other tests compile, too
     folder.write(
         source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(init_params_numpy(model)), WORDPIECE, ""
     )

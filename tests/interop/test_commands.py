@@ -36,6 +36,6 @@ def test_commands_read_what_other_commands_wrote(tmp_path: Path) -> None:
     table = (tmp_path / "comparison/table.md").read_text()
     assert table in compared.stdout and "| run | " in table and "| other | " in table
     assert table.count("- run: ") == table.count("- other: ") == 1
-    assert (tmp_path / "comparison/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert TEXTS[0] in (tmp_path / "comparison/report.html").read_text()
     assert refused.returncode == 2 and not refused.stdout and not (tmp_path / "nothing").exists()
     assert refused.stderr.startswith(f"error: {tmp_path}/imported: found no validation loss, wanted the workdir of a ")

@@ -37,7 +37,7 @@ def test_pretrain_trains_a_diagonal_pair(workdir) -> None:
 
 @pytest.mark.parametrize(("form", "attention"), [("huggingface", "standard"), ("plpi", "pairwise")])
 def test_diagonal_model_survives_export_and_import(form, attention, workdir, tmp_path, capsys) -> None:
-    """`export` itself compares the logits of the folder with those of the model."""
+    """`export` prints by how much the logits of the folder differ from those of the model."""
     out, again = epath.Path(tmp_path / "out"), epath.Path(tmp_path / "again")
     export(workdir, out, None, form, "float32", "")
     assert float(capsys.readouterr().out.split("at most ")[1]) < 1e-5
@@ -45,12 +45,12 @@ def test_diagonal_model_survives_export_and_import(form, attention, workdir, tmp
     params, config = load(again)
     assert (config.model.attention, config.model.pairwise_form) == (attention, "full")
     weights, trained = params["layers"]["attention"], load(workdir)[0]["layers"]["attention"]
-    card, facts = (out / "README.md").read_text(), json.loads((out / "config.json").read_text())
+    card, exported = (out / "README.md").read_text(), json.loads((out / "config.json").read_text())
     assert "Its attention is pairwise, score qᵀPq with a diagonal P" in card
     if form == "huggingface":
-        assert facts["model_type"] == "bert" and "Wk = Wq P and bk = P bq" in card
+        assert exported["model_type"] == "bert" and "Wk = Wq P and bk = P bq" in card
         wanted = trained["query"]["bias"] * trained["pair"]
         np.testing.assert_allclose(weights["key"]["bias"], wanted, rtol=1e-6)
     else:
-        assert facts["plpi_affinity_function"] == "pairwise"
+        assert exported["plpi_affinity_function"] == "pairwise"
         np.testing.assert_array_equal(weights["pair"], trained["pair"][..., None] * np.eye(8))

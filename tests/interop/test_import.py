@@ -63,7 +63,7 @@ def without_prefix(tensors: dict) -> dict:
     return {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if not name.startswith("cls.")}
 
 
-# Functions that rename or add tensors without changing the model, by the result.
+# Functions that write the tensors of the same model in another form, by this form.
 VARIANTS = {
     "current names": lambda tensors: tensors,
     "gamma and beta": lambda tensors: {
@@ -194,7 +194,7 @@ def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
         ({}, {"cls.predictions.bias": np.full(120, 1e300)}, "found cls.predictions.bias with NaN, infinite or too l"),
         ({}, {"cls.predictions.bias": np.zeros(120, np.int32)}, "cls.predictions.bias of type int32, wanted floating"),
         ({}, {"cls.predictions.bias": np.zeros(120, np.complex64)}, "cls.predictions.bias of type C64"),
-        ({}, {"cls.predictions.decoder.weight": np.zeros((120, 32), np.float32)}, "wanted tied ones"),
+        ({}, {"cls.predictions.decoder.weight": np.zeros((120, 32), np.float32)}, "wanted equal tensors"),
         ({}, {"b.embeddings.word_embeddings.weight": np.zeros((9, 9), np.float32)}, "found 2 tables embeddings.word"),
     ],
 )
@@ -271,7 +271,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (lambda source: (shutil.rmtree(source), source.touch()), "source, a file, wanted the folder that holds"),
     "no folder": (
         shutil.rmtree,
-        "no folder .*source.*; a model of the hub is downloaded first: hf download OWNER/NAME",
+        "no folder .*source.*; download a model of the hub first: hf download OWNER/NAME",
     ),
 }
 
@@ -327,8 +327,8 @@ def mutate(generator: random.Random, file: Path) -> None:
         del data[generator.randrange(len(data)) :]
     else:
         for _ in range(3):
-            at = min(generator.randrange(len(data)), generator.randrange(4000))  # mostly in the header of safetensors
-            data[at] = generator.randrange(256)
+            index = min(generator.randrange(len(data)), generator.randrange(4000))  # of safetensors, mostly the header
+            data[index] = generator.randrange(256)
     file.write_bytes(data)
 
 

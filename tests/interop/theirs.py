@@ -1,8 +1,10 @@
-"""Compares transformers with `ours.py` on the folders it wrote: `python theirs.py OUT [RECORD]`, see `make interop`.
+"""Compares transformers with this package on the folders that `ours.py` wrote (`make interop`).
 
-This needs torch and transformers, so it runs in the environment of `make peers-env` and imports nothing of ours. It
-prints the table of docs/interop.md, and exits with 1 if a difference is too large. It writes what transformers computes
-for the tiny models to the file RECORD, with which the tests, which have no torch, compare.
+    python theirs.py OUT [RECORD]
+
+This needs torch and transformers, so it runs in the environment of `make peers-env` and imports nothing of ours.
+It prints the table of docs/interop.md, and exits with 1 if a check fails. It writes what transformers computes for the
+tiny models to the file RECORD; the tests, which run without torch, compare with that file.
 """
 
 import json
@@ -53,7 +55,7 @@ def main(out: Path, record: Path | None) -> int:
         guesses = [each for prompt in settings["prompts"] for each in by_mask(fill(prompt))]
         theirs[f"{name}/logits/whole"], theirs[f"{name}/logits/padded"] = whole, padded
         theirs[f"{name}/fill"] = np.array([[guess["token"] for guess in each] for each in guesses])
-        keys = sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        wrong_keys = sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         differences = [difference(ours, theirs, f"{name}/logits/{kind}") for kind in ("whole", "padded")]
         same = np.array_equal(ours[f"{name}/fill"], theirs[f"{name}/fill"])
         classes = "-"
@@ -61,14 +63,14 @@ def main(out: Path, record: Path | None) -> int:
             folder = out / f"{name}.classifier"
             with logged:
                 classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-            keys += sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+            wrong_keys += sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
             with torch.no_grad():
                 logits = theirs[f"{name}/classes"] = run(classifier, tensors).numpy()
             agree = (logits.argmax(-1) == ours[f"{name}/classes"].argmax(-1)).all()
             assert classifier.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
             classes = "same" if agree else "DIFFER"
-        failed |= bool(keys) or max(differences) > TOLERANCE or not same or classes == "DIFFER"
-        rows.append((name, keys, *(f"{each:.1e}" for each in differences), "same" if same else "DIFFER", classes))
+        failed |= bool(wrong_keys) or max(differences) > TOLERANCE or not same or classes == "DIFFER"
+        rows.append((name, wrong_keys, *(f"{each:.1e}" for each in differences), "same" if same else "DIFFER", classes))
     theirs["sgd/losses"] = run_sgd(out / "standard", inputs, settings["learning_rate"])
     encode = AutoTokenizer.from_pretrained(out / "standard")
     ids = [encode(text).input_ids for text in settings["texts"]]
@@ -96,7 +98,7 @@ def run(model, tensors):
 
 
 def run_sgd(folder: Path, inputs, learning_rate: float) -> np.ndarray:
-    """Returns the losses of plain gradient descent without dropout."""
+    """Returns the losses of gradient descent without momentum and dropout."""
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()  # without dropout; gradients are still computed
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=learning_rate), []
     for tokens, labels in zip(inputs["steps/tokens"], inputs["steps/labels"], strict=True):
@@ -109,12 +111,12 @@ def run_sgd(folder: Path, inputs, learning_rate: float) -> np.ndarray:
 
 
 def difference(ours, theirs, name: str) -> float:
-    """Returns the largest absolute difference between our array and that of transformers of this name."""
+    """Returns the largest absolute difference between the arrays `name` of ours and theirs."""
     return float(np.abs(ours[name] - theirs[name]).max())
 
 
 def by_mask(guesses: list) -> list:
-    """Returns a list of guesses for each [MASK]; for a text with one [MASK] the pipeline returns only its guesses."""
+    """Returns a list of guesses for each [MASK]. For a text with one [MASK], the pipeline returns this list alone."""
     return guesses if isinstance(guesses[0], list) else [guesses]
 
 

@@ -1,4 +1,4 @@
-"""Runs the launch scripts with `fake` in place of every other program; `fake` records its calls."""
+"""Runs the launch scripts with `fake` in place of PROGRAMS and Python; `fake` records its calls."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ Calls = list[list[str]]
 
 
 class Project:
-    """A copy of launch/, with `fake` as every program. By default all slices are active and no service is running."""
+    """A copy of launch/ and its fake programs. By default all slices are active and no service is running."""
 
     def __init__(self, folder: Path):
         self.root, self.fakes, self.answers = folder / "project", folder / "bin", folder / "answers"
@@ -67,11 +67,11 @@ class Project:
         return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, timeout=60)
 
     def calls(self) -> Calls:
-        """Returns the calls of fakes during the last `run`."""
+        """Returns the calls of fake programs during the last `run`, each as a list of words."""
         return [call.split("\x1f")[:-1] for call in self.record.read_text().split("\x1e")[:-1]]
 
     def steps(self) -> list[str]:
-        """Returns one word for each call of the last `run`."""
+        """Returns a word for each call of the last `run`: the first of `words` that the call contains."""
         words = ("create", "delete", "list-instances", "describe", "archive", "scp", "install", "start", "sleep")
         return [next(word for word in words if word in " ".join(call)) for call in self.calls()]
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.launch.conftest import FLAG, QUOTED, ROOT, TRAIN, Calls, Project, launch
 
-VM = "--zone=us-east5-b --project=p"
+SCOPE = "--zone=us-east5-b --project=p"
 SSH_OPTIONS = "--ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=30"
 SCP_OPTIONS = SSH_OPTIONS.replace("ssh", "scp")
 TPU, GROUP = "gcloud compute tpus", "gcloud compute instance-groups managed"
-UNPACK = (
+INSTALL = (
     "systemctl is-active --quiet symbert_jax || { mkdir -p symbert_jax && tar -xzf symbert_jax.tar.gz -C symbert_jax"
     " && cd symbert_jax && env JAX=tpu DATA=gs://b/corpus launch/local.sh install; }"
 )
@@ -23,40 +23,42 @@ START = (
     " JAX_COORDINATOR_PORT=8476 launch/local.sh start -- "
 )
 ON_HOST = "cd symbert_jax && launch/local.sh "
-LIST = f"{GROUP} list-instances bert {VM} --sort-by=name"
+LIST = f"{GROUP} list-instances bert {SCOPE} --sort-by=name"
 POOL = "--cluster=c --location=us-east5 --project=p"
 KUBECTL = "kubectl --context=gke_p_us-east5_c"
-XPK = f"--cluster=c {VM}"
+XPK = f"--cluster=c {SCOPE}"
 JOBSET = "https://github.com/kubernetes-sigs/jobset/releases/download/v0.8.0/manifests.yaml"
 POD = f"exec launch/restart.sh python {TRAIN.replace('data/corpus', 'gs://b/corpus')} {QUOTED}"
-ME = f"--user={getpass.getuser()} --name=bert"
+MY_JOB = f"--user={getpass.getuser()} --name=bert"
 
 
 def tpu_command(workers: str, line: str) -> str:
-    return f"{TPU} tpu-vm ssh bert {VM} {SSH_OPTIONS} --worker={workers} {shlex.quote('--command=' + line)}"
+    return f"{TPU} tpu-vm ssh bert {SCOPE} {SSH_OPTIONS} --worker={workers} {shlex.quote('--command=' + line)}"
 
 
 def group_commands(*lines: str) -> list[str]:
-    """Returns the commands for one line per host, or for the same line on all hosts."""
+    """Returns the commands that run `lines` on the four hosts: one line on each, or the same line on all."""
     hosts = enumerate(lines * (4 // len(lines)))
-    return [f"gcloud compute ssh bert-{i} {VM} {SSH_OPTIONS} {shlex.quote('--command=' + line)}" for i, line in hosts]
+    return [
+        f"gcloud compute ssh bert-{i} {SCOPE} {SSH_OPTIONS} {shlex.quote('--command=' + line)}" for i, line in hosts
+    ]
 
 
 EXPECTED = {
     "tpu_vm create": [
-        f"{TPU} queued-resources create bert --node-id=bert {VM} --accelerator-type=v6e-16"
+        f"{TPU} queued-resources create bert --node-id=bert {SCOPE} --accelerator-type=v6e-16"
         " --runtime-version=v2-alpha-tpuv6e --spot",
-        f"{TPU} queued-resources describe bert {VM} '--format=value(state.state)'",
+        f"{TPU} queued-resources describe bert {SCOPE} '--format=value(state.state)'",
     ],
     "tpu_vm install": [
         "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
-        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {VM} {SCP_OPTIONS} --worker=all",
-        tpu_command("all", UNPACK),
+        f"{TPU} tpu-vm scp /tmp/bert.tar.gz bert:symbert_jax.tar.gz {SCOPE} {SCP_OPTIONS} --worker=all",
+        tpu_command("all", INSTALL),
     ],
     "tpu_vm run": [tpu_command("all", START + QUOTED)],
     "tpu_vm logs": [tpu_command("0", ON_HOST + "logs")],
     "tpu_vm stop": [tpu_command("all", ON_HOST + "stop")],
-    "tpu_vm delete": [f"{TPU} queued-resources delete bert {VM} --force --quiet"],
+    "tpu_vm delete": [f"{TPU} queued-resources delete bert {SCOPE} --force --quiet"],
     "gce create": [
         "gcloud compute resource-policies create workload-policy bert --region=us-east5 --project=p"
         " --type=HIGH_THROUGHPUT --accelerator-topology=4x4",
@@ -64,7 +66,7 @@ EXPECTED = {
         " --image-project=ubuntu-os-accelerator-images --image-family=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
         " --boot-disk-size=200GB --scopes=cloud-platform --maintenance-policy=TERMINATE"
         " --provisioning-model=SPOT --instance-termination-action=STOP",
-        f"{GROUP} create bert {VM} --template=bert --size=4 --target-size-policy-mode=bulk"
+        f"{GROUP} create bert {SCOPE} --template=bert --size=4 --target-size-policy-mode=bulk"
         " --default-action-on-vm-failure=do-nothing"
         " --workload-policy=projects/p/regions/us-east5/resourcePolicies/bert",
         f"{LIST} '--format=value(instanceStatus)'",
@@ -73,10 +75,10 @@ EXPECTED = {
         f"{LIST} '--format=value(name)'",
         "git archive --format=tar.gz --output=/tmp/bert.tar.gz HEAD",
         *(
-            f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {VM} {SCP_OPTIONS}"
+            f"gcloud compute scp /tmp/bert.tar.gz bert-{host}:symbert_jax.tar.gz {SCOPE} {SCP_OPTIONS}"
             for host in range(4)
         ),
-        *group_commands(UNPACK),
+        *group_commands(INSTALL),
     ],
     "gce run": [
         f"{LIST} '--format=value(name)'",
@@ -87,7 +89,7 @@ EXPECTED = {
     "gce logs": [f"{LIST} '--format=value(name)'", *group_commands(ON_HOST + "logs")[:1]],
     "gce stop": [f"{LIST} '--format=value(name)'", *group_commands(ON_HOST + "stop")],
     "gce delete": [
-        f"{GROUP} delete bert {VM} --quiet",
+        f"{GROUP} delete bert {SCOPE} --quiet",
         "gcloud compute instance-templates delete bert --project=p --quiet",
         "gcloud compute resource-policies delete bert --region=us-east5 --project=p --quiet",
     ],
@@ -134,8 +136,8 @@ EXPECTED = {
     ],
     "slurm logs": ["tail -n 100 -F runs/bert.log"],
     "slurm stop": [
-        f"scancel {ME} --state=PENDING",
-        f"squeue {ME} --noheader --format=%A",
+        f"scancel {MY_JOB} --state=PENDING",
+        f"squeue {MY_JOB} --noheader --format=%A",
         "scontrol update JobId=JOBID Requeue=0",
         "scancel --signal=TERM JOBID",
     ],
@@ -177,9 +179,8 @@ def test_verb_runs_its_commands_and_a_dry_run_prints_them(case: str, project: Pr
     assert result.returncode == 0, result.stderr
     real = in_order(script, project.calls())
     expected = [shlex.split(line.replace("ROOT", str(project.root))) for line in EXPECTED[case]]
-    texts = [
-        call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")
-    ]  # tests of their own check these inputs
+    # other tests check the inputs of these programs
+    inputs = [call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")]
     assert [*real] == in_order(script, [[w for w in c if w not in ("JOBSET", "SCRIPT")] for c in expected])
 
     printed = launch(project, script, verb, "--dry-run")
@@ -188,7 +189,7 @@ def test_verb_runs_its_commands_and_a_dry_run_prints_them(case: str, project: Pr
     pasted = project.run("bash", "-c", printed.stdout)
     assert pasted.returncode == 0, pasted.stderr
     again = in_order(script, project.calls())
-    assert [call.pop() for call in again if verb == "run" and call[0] in ("sbatch", "kubectl")] == texts
+    assert [call.pop() for call in again if verb == "run" and call[0] in ("sbatch", "kubectl")] == inputs
     assert again == real
 
 

@@ -35,8 +35,8 @@ def scores(mesh):
         layer["attention"]["query"]["kernel"] = jax.random.normal(jax.random.key(5), (32, 4, 8)) / 6
         layer["attention"]["query"]["bias"] = jax.random.normal(jax.random.key(6), (4, 8)) / 6
         layer["attention"] |= weights
-        attend = bert.module(config, params | {"layers": layer}).layers.attention
-        q, k = attend.query_key(jax.random.normal(jax.random.key(7), (2, 16, 32)))
+        module = bert.module(config, params | {"layers": layer}).layers.attention
+        q, k = module.query_key(jax.random.normal(jax.random.key(7), (2, 16, 32)))
         return np.asarray(jnp.einsum("BTNH,BSNH->BNTS", q, k)), layer["attention"]
 
     return score
@@ -91,8 +91,8 @@ def test_pairwise_is_q_P_q_with_query_on_the_left(scores, platform, monkeypatch)
     np.testing.assert_allclose(found, np.einsum("BTN,BSN->BNTS", q[..., 0], q[..., 1]), atol=1e-5)
 
 
-def test_variants_are_known_in_one_place():
-    """Other modules contain only the names of variants, as values of fields of our configs and of the paper's."""
+def test_only_attention_knows_the_variants():
+    """Besides `attention.py`, only modules that list the values of config fields, ours and the paper's, name them."""
     package = pathlib.Path(symbert_jax.__file__).parent
     files = {
         str(path.relative_to(package))
@@ -107,7 +107,7 @@ def test_variants_are_known_in_one_place():
 def test_symmetric_and_pairwise_have_no_key_projection(mesh):
     """A standard layer has four D x D matrix products, the others have three."""
 
-    def projections(attention):
+    def count_projections(attention):
         config = configure(model={"attention": attention}).model
         tokens = jnp.zeros((3, 16), jnp.int32)
         params = init_params_numpy(config)
@@ -120,7 +120,7 @@ def test_symmetric_and_pairwise_have_no_key_projection(mesh):
         ]
         return sum(shape == [32 * 32, 3 * 16 * 32] for shape in shapes)
 
-    assert [projections(attention) for attention in ATTENTIONS] == [4, 3, 3]
+    assert [count_projections(attention) for attention in ATTENTIONS] == [4, 3, 3]
 
 
 def make_attention(**fields):

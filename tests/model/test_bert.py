@@ -21,8 +21,8 @@ from tests.conftest import configure, init_params_numpy, make_batch
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
 
 
-def plpi(attention):
-    """Returns config, parameters and recorded outputs of a tiny model of the paper's code, as `import` reads them."""
+def load_plpi(attention):
+    """Returns config and parameters of a tiny model of the paper's code, read as by `import`, and recorded outputs."""
     source = epath.Path(FIXTURES / AFFINITY[attention])
     found = folder.read(source)
     config = to_model(found.config, str(source))
@@ -47,7 +47,7 @@ def all_logits(config, params, expected):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
-    config, params, expected = plpi(attention)
+    config, params, expected = load_plpi(attention)
     labels = jnp.asarray(expected["labels"])
 
     def loss(params):
@@ -86,7 +86,7 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_probabilities_equal_the_papers_code(attention, mesh):
-    config, params, expected = plpi(attention)
+    config, params, expected = load_plpi(attention)
     model = bert.module(config, params)
     first = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
     x = model.embeddings(jnp.asarray(expected["input_ids"]), jnp.asarray(expected["token_type_ids"]))
@@ -119,7 +119,7 @@ BASE, SMALL = ModelConfig(), ModelConfig(layers=4, dim=512, heads=8, mlp_dim=204
 
 
 @pytest.mark.parametrize(
-    ("shape", "attention", "form", "wanted"),
+    ("model", "attention", "form", "wanted"),
     [
         (BASE, "standard", "full", 109_514_298),
         (BASE, "symmetric", "full", 102_427_194),
@@ -130,8 +130,8 @@ BASE, SMALL = ModelConfig(), ModelConfig(layers=4, dim=512, heads=8, mlp_dim=204
         (SMALL, "pairwise", "full", 27_875_642),
     ],
 )
-def test_parameter_counts_are_exact(shape, attention, form, wanted):
-    assert bert.size(dataclasses.replace(shape, attention=attention, pairwise_form=form)) == wanted
+def test_parameter_counts_are_exact(model, attention, form, wanted):
+    assert bert.size(dataclasses.replace(model, attention=attention, pairwise_form=form)) == wanted
 
 
 @pytest.fixture(scope="module")
@@ -221,12 +221,16 @@ def test_bfloat16_stays_near_float32(mesh, tokens):
 
 def test_initial_parameters_are_the_papers():
     config = configure(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
+    wider = configure(model=dataclasses.asdict(config.model) | {"initializer_range": 0.06})
     with jax.set_mesh(make_mesh(MeshConfig())):
         params = bert.init(config.model, MeshConfig(), jax.random.key(0))
-    kernels = [params["embeddings"]["word"], params["layers"]["mlp"]["up"]["kernel"]]
-    for kernel in kernels:
+        wider_params = bert.init(wider.model, MeshConfig(), jax.random.key(0))
+    for path in (("embeddings", "word"), ("layers", "mlp", "up", "kernel"), ("layers", "attention", "query", "kernel")):
+        kernel, wider_kernel = (functools.reduce(dict.__getitem__, path, tree) for tree in (params, wider_params))
         assert np.std(kernel) == pytest.approx(0.02, rel=0.02)
         assert np.abs(kernel).max() > 0.06, "a truncated normal ends at 0.04"
+        np.testing.assert_allclose(wider_kernel, 3 * kernel, rtol=1e-5)
+    np.testing.assert_array_equal(wider_params["layers"]["attention"]["pair"], params["layers"]["attention"]["pair"])
     pair = np.asarray(params["layers"]["attention"]["pair"])
     assert pair.mean() == pytest.approx(0, abs=0.02) and np.std(pair) == pytest.approx(1, rel=0.02)
     assert np.abs(pair[0] - pair[1]).max() > 1, "layers have different initial values"

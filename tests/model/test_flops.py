@@ -14,7 +14,7 @@ from tests.forms import FORMS
 
 
 def dot_flops(jaxpr) -> float:
-    """Returns 2 x the multiply-adds of all matrix products of a program; those of a scan count once per iteration."""
+    """Returns 2 x the multiply-adds of all matrix products of a program; one in a scan counts once per iteration."""
     total = 0.0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":

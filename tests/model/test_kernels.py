@@ -61,7 +61,7 @@ def assert_near(found, wanted, atol: float) -> None:
     ids=["whole", "documents", "documents and padding"],
 )
 def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax, monkeypatch) -> None:
-    """Rows have several blocks, and `vmap` runs the kernels as in fine-tuning."""
+    """Each row has several blocks, and the kernels run under `vmap`, as in fine-tuning."""
     monkeypatch.setattr(kernels, "LARGEST_BLOCK", 128)
     rng = np.random.default_rng(0)
     qkv = jax.device_put(
@@ -84,7 +84,7 @@ def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax
 
 
 def packed() -> MlmBatch:
-    """Returns rows of two documents, of 78 and 50 tokens; in the last row of 78 and 49, and a [SEP] by itself."""
+    """Returns rows of two documents: of 78 and 50, of 50 and 78, and of 78 and 49 tokens before a lone [SEP]."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 128, (3, 128)).astype(np.int32)
     tokens[:, 0], tokens[:, -1] = 2, SEP
@@ -95,7 +95,10 @@ def packed() -> MlmBatch:
 
 
 def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> MlmBatch:
-    """Returns the `documents` (row, start) of `packed` of one length, each as its own row."""
+    """Returns some documents of a packed batch, which have `length` tokens, each in a row of its own.
+
+    documents: the row and the start of each.
+    """
     row, start = (np.array(numbers) for numbers in zip(*documents, strict=True))
     positions = batch.positions[row] - start[:, None]
     own = (positions >= 0) & (positions < length) & (batch.weights[row] == 1)
@@ -221,7 +224,7 @@ def test_kernel_is_chosen_by_mesh_not_by_host(device, wanted) -> None:
 
 
 def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
-    """Lowering needs no cuDNN but its version, which the test makes up; nothing is compiled or run."""
+    """Lowering needs only the version of cuDNN, which the test makes up; nothing is compiled or run."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(kernels, "choose", lambda *_: "cudnn")
     model = dataclasses.replace(TINY, dtype="bfloat16")

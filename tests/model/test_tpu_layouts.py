@@ -23,7 +23,7 @@ def test_dense_and_its_gradients_equal_a_matrix_product(dims, model, kind, monke
     monkeypatch.setattr(tpu_layouts, "device", lambda: device)
     inputs, outputs = dims.split("->")
     with jax.set_mesh(make_mesh(MeshConfig(model=model), jax.devices()[: 2 * model])):
-        structure, _ = nnx.split(Dense(dims, SIZES, nnx.Rngs(0)))
+        structure, _ = nnx.split(Dense(dims, SIZES, nnx.Rngs(0), std=0.02))
         rng = np.random.default_rng(0)
         shapes = ("BT" + inputs, inputs + outputs, outputs)
         arguments = tuple(rng.normal(size=[SIZES[dim] for dim in dims]).astype(np.float32) for dims in shapes)

@@ -55,7 +55,7 @@ def started(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Pat
     return workdir
 
 
-def found(config: Config, workdir: epath.PathLike) -> list[str]:
+def list_problems(config: Config, workdir: epath.PathLike) -> list[str]:
     return [str(problem) for problem in doctor.problems(config, Corpus(config.data.dir), epath.Path(workdir))]
 
 
@@ -65,12 +65,12 @@ def check(config: Config, workdir: epath.PathLike, **options: bool) -> None:
 
 def test_missing_wandb_is_found_if_the_config_names_a_project(good: Config, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    (finding,) = found(changed(good, train={"wandb": "mine"}), tmp_path / "new")
+    (finding,) = list_problems(changed(good, train={"wandb": "mine"}), tmp_path / "new")
     assert finding.startswith("train.wandb: found 'mine', wanted the package wandb; pip install wandb")
 
 
 def test_good_run_has_no_problems_and_no_new_files(good: Config, started: epath.Path, tmp_path: Path, capsys) -> None:
-    assert found(good, tmp_path / "new") == []
+    assert list_problems(good, tmp_path / "new") == []
     assert not list(tmp_path.iterdir())
     before = sorted(Path(started).rglob("*"))
     check(good, started)
@@ -104,13 +104,13 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
         ({"train": {"steps": 164}}, "train.steps: found 164, 41 epochs, wanted at most 40 epochs"),
         (
             {"model": HUGE},
-            r"workdir: found .* MB free for .*, wanted 1 x 158,537,379.0 MB for checkpoints; take another disk",
+            r"workdir: found .* MB free for .*, wanted 1 x 158,537,379.0 MB for checkpoints; use another disk",
         ),
         ({"init_from": "nowhere"}, "checkpoint: found no .*nowhere/checkpoints, wanted the workdir of a pretrain run"),
     ],
 )
 def test_each_problem_is_found_alone(good: Config, changes: dict, message: str, tmp_path: Path) -> None:
-    (finding,) = found(changed(good, **changes), tmp_path)
+    (finding,) = list_problems(changed(good, **changes), tmp_path)
     assert re.match(message, finding) and "\n" not in finding
 
 
@@ -118,19 +118,19 @@ def test_vocabulary_that_differs_from_that_of_the_corpus_is_found(good: Config, 
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join([*WORDS[:-1], "other"]))
     config = changed(good, data={"vocab": str(vocab)})
-    (finding,) = found(config, tmp_path)
+    (finding,) = list_problems(config, tmp_path)
     assert finding.startswith(
         f"data.vocab: found {vocab}, a different vocabulary, wanted the vocabulary of {good.data.dir}"
     )
     vocab.write_text("\n".join(WORDS))
-    assert not found(config, tmp_path)
+    assert not list_problems(config, tmp_path)
 
 
 def test_thorough_check_finds_changed_file(good: Config, tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus")
     file, config = folder / "corpus-validation.array_record-00000", changed(good, data={"dir": str(folder)})
     file.write_bytes(file.read_bytes()[:-1] + b"?")  # same size, outside of the rows
-    assert not found(config, tmp_path / "run")
+    assert not list_problems(config, tmp_path / "run")
     with pytest.raises(UserErrors, match=f"data.dir: found {file}, changed, wanted the checksum in manifest.json; rem"):
         check(config, tmp_path / "run", thorough=True)
 
@@ -154,7 +154,7 @@ def test_corpus_with_unusable_tokens_is_found(
     content = read_manifest(folder).content
     content["splits"]["train"] |= {"unk_share": unknown, "most_maskable": maskable}
     write_manifest(folder, content)
-    findings = found(changed(good, data={"dir": str(folder)}), tmp_path / "run")
+    findings = list_problems(changed(good, data={"dir": str(folder)}), tmp_path / "run")
     assert len(findings) == (message is not None)
     assert all(finding.startswith(message.format(folder)) for finding in findings)
 
@@ -173,7 +173,7 @@ def test_corpus_with_the_vocabulary_of_another_repository_is_found(
 ) -> None:
     folder = write_corpus(tmp_path / "corpus")
     write_manifest(folder, read_manifest(folder).content | {"vocab": made})
-    findings = found(changed(good, data={"dir": str(folder), "vocab": named}), tmp_path / "run")
+    findings = list_problems(changed(good, data={"dir": str(folder), "vocab": named}), tmp_path / "run")
     start = f"data.vocab: found {named}, wanted {made}, the vocabulary of {folder}; name the vocabulary that"
     assert len(findings) == wrong and all(finding.startswith(start) for finding in findings)
 
@@ -189,14 +189,14 @@ def test_corpus_with_the_vocabulary_of_another_repository_is_found(
     ],
 )
 def test_checkpoint_of_another_run_is_found(good: Config, started: epath.Path, changes: dict, message: str) -> None:
-    (finding,) = found(changed(good, **changes), started)
+    (finding,) = list_problems(changed(good, **changes), started)
     assert re.match(message, finding)
 
 
 def test_checkpoint_with_another_vocabulary_is_found(started: epath.Path, tmp_path: Path) -> None:
     words = [*WORDS[:-1], "other"]
     config = changed(TINY, data={"dir": str(write_corpus(tmp_path / "other", words=words))})
-    (finding,) = found(config, started)
+    (finding,) = list_problems(config, started)
     assert finding.startswith(
         f"data.dir: found a different vocabulary in {config.data.dir}, wanted the vocabulary of {started}"
     )
@@ -204,7 +204,7 @@ def test_checkpoint_with_another_vocabulary_is_found(started: epath.Path, tmp_pa
 
 def test_workdir_that_cannot_be_written_is_found(good: Config, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (finding,) = found(good, tmp_path / "file" / "run")
+    (finding,) = list_problems(good, tmp_path / "file" / "run")
     wanted = "a folder that can be written; change its permissions or name another --workdir"
     assert finding == f"workdir: found {tmp_path}/file: Not a directory, wanted {wanted}"
 
@@ -223,19 +223,19 @@ def test_unusable_workdir_is_one_problem(good: Config, tmp_path: Path) -> None:
         ("[x]", r"/\[x\], with \[ in it, wanted a path that checkpoints can be read back from"),
         ("a\\b", r", with \\ in it, wanted a path that"),
     ):
-        (finding,) = found(good, tmp_path / name)
+        (finding,) = list_problems(good, tmp_path / name)
         assert re.match(f"workdir: found {tmp_path}.*{message}", finding), finding
 
 
 def test_missing_packages_for_buckets_are_named(good: Config, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "google.cloud", None)
-    (finding,) = found(good, epath.Path("gs://bucket/run"))
+    (finding,) = list_problems(good, epath.Path("gs://bucket/run"))
     wanted = "wanted the packages for buckets; pip install gcsfs google-cloud-storage"
     assert finding.startswith("workdir: found gs://bucket/run: ModuleNotFoundError: ") and finding.endswith(wanted)
 
 
 def test_bucket_of_another_cloud_is_refused(good: Config) -> None:
-    (finding,) = found(good, epath.Path("s3://bucket/run"))
+    (finding,) = list_problems(good, epath.Path("s3://bucket/run"))
     assert finding == "workdir: found s3://bucket/run, wanted a folder on a disk or gs://BUCKET/FOLDER"
 
 
@@ -245,9 +245,9 @@ def test_hosts_of_a_slice_that_have_not_joined_are_counted(
 ) -> None:
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", slices)
-    assert not found(good, tmp_path)  # not on a TPU
+    assert not list_problems(good, tmp_path)  # not on a TPU
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    (finding,) = found(good, tmp_path)
+    (finding,) = list_problems(good, tmp_path)
     assert finding.startswith(f"hosts: found 1, wanted {wanted}, by TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES")
 
 
@@ -266,10 +266,10 @@ def test_disk_must_have_room_for_the_checkpoints_that_are_kept(
     need = count * (3 * 4 * bert.size(config.model) + 8)  # parameters, two moments, step and Adam's count
     free = {"bytes": need}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free["bytes"]))
-    assert not any("MB free" in finding for finding in found(config, tmp_path))
+    assert not any("MB free" in finding for finding in list_problems(config, tmp_path))
     free["bytes"] -= 1
-    assert any(f"wanted {count} x 0.3 MB" in finding for finding in found(config, tmp_path))
-    assert not any("MB free" in finding for finding in found(config, started))  # old checkpoints make room
+    assert any(f"wanted {count} x 0.3 MB" in finding for finding in list_problems(config, tmp_path))
+    assert not any("MB free" in finding for finding in list_problems(config, started))  # old checkpoints make room
 
 
 def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) -> None:
@@ -279,9 +279,9 @@ def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) ->
         for name, kind in typing.get_type_hints(type(getattr(good, section))).items():
             for value in {int: (-2, 0), float: (-1.0, float("nan"))}.get(kind, ()):
                 tried += 1
-                findings = found(changed(good, **{section: {name: value}}), tmp_path)
-                fine = value == 0 and name in ("unroll", "warmup_steps", "validate_batches", "keep_every")
-                assert bool(findings) != fine, (section, name, value)
+                findings = list_problems(changed(good, **{section: {name: value}}), tmp_path)
+                is_valid = value == 0 and name in ("unroll", "warmup_steps", "validate_batches", "keep_every")
+                assert bool(findings) != is_valid, (section, name, value)
     assert tried > 50
 
 

@@ -1,5 +1,6 @@
 """Pretraining runs in their own processes: they learn, and after any interruption they resume with the same bits."""
 
+import contextlib
 import functools
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -45,6 +47,24 @@ def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) ->
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def finish_on_terminal(workdir: Path, corpus: Path) -> str:
+    """Runs `pretrain` on a terminal of 80 columns, and returns what it writes there."""
+    controller, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (25, 80))
+    command = [sys.executable, "-m", "symbert_jax", *arguments(workdir, corpus)]
+    with os.fdopen(controller, "rb", buffering=0) as reader:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | variables(corpus), stdout=terminal, stderr=terminal
+        )
+        os.close(terminal)
+        output = bytearray()
+        with contextlib.suppress(OSError):  # EIO: the process has closed the terminal
+            while part := reader.read(1 << 16):
+                output += part
+    assert process.wait(timeout=200) == 0, output.decode()
+    return output.decode()
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -158,6 +178,19 @@ def test_run_resumes_bitwise_after_a_kill_at_any_moment(whole: Path, corpus: Pat
     check_same_run(tmp_path, whole)
 
 
+def check_bar(output: str) -> None:
+    """Checks what a run writes to a terminal of 80 columns: no lines of log points, but a bar that fits."""
+    states = [state.rstrip() for state in re.split("[\r\n]+", output)]
+    bars = [state for state in states if re.match(r" *\d+%\|", state)]
+    assert max(map(len, bars)) <= 80
+    for program in ("training", "validation"):
+        eta = "" if program == "training" else r", eta \d+m\d\ds"
+        assert any(re.fullmatch(rf".*\| \d+/400 steps, compiling …{eta}", bar) for bar in bars), program
+    assert re.fullmatch(r"100%\|█+\| 400/400 steps, loss \S+  [\d,]+ tokens/s, eta 0m00s", bars[-1]), bars[-1]
+    assert any(re.fullmatch(r"step 100 validation loss \d\.\d{4}", state) for state in states)
+    assert not [state for state in states if re.match("step .* lr ", state)]
+
+
 def test_run_resumes_bitwise_after_a_signal(whole: Path, corpus: Path, tmp_path: Path) -> None:
     process = start(tmp_path, corpus)
     while "step 42/" not in (line := process.stdout.readline()):
@@ -169,18 +202,21 @@ def test_run_resumes_bitwise_after_a_signal(whole: Path, corpus: Path, tmp_path:
     (saved,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert f"SIGHUP: saved step {saved}" in output and 42 <= saved < 100 and "Traceback" not in output
     assert output.count("SIGINT: the run is saving already; a third signal ends it at once\n") == 1
-    output = finish(start(tmp_path, corpus))
+    output = finish_on_terminal(tmp_path, corpus)
     assert f"from step {saved}" in output
+    check_bar(output)
     check_same_run(tmp_path, whole)
 
 
 def test_signal_before_the_first_step_prints_one_line(corpus: Path, tmp_path: Path) -> None:
     process = start(tmp_path / "run", corpus)
-    wait_for(tmp_path / "run" / ".lock", process)
+    wait_for(tmp_path / "run" / "config.json", process)  # written after the lock was taken and before the step compiles
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM
-    assert output == "error: ended by SIGTERM before the first step; nothing is lost\n"
+    *lines, error = output.splitlines()
+    assert error == "error: ended by SIGTERM before the first step; nothing is lost"
+    assert [line.split()[0] for line in lines] == ["pairwise", "compiling"][: len(lines)], output
     assert not (tmp_path / "run" / ".lock").exists()
 
 

@@ -62,7 +62,7 @@ def test_adamw_follows_pytorch_for_ten_steps() -> None:
     for name, shape in shapes.items():
         scale = sizes.reshape(-1, *[1] * len(shape))
         gradients[name] = (rng.normal(size=(10, *shape)) * scale).astype(np.float32)
-    gradients["kernel"][:, 0, 0] *= 1e-9  # an eps above 1e-12 would hide it
+    gradients["kernel"][:, 0, 0] *= 1e-9  # an eps above 1e-12 would hide these
     decayed, others = ({"params": [params[name]], "weight_decay": decay} for name, decay in …)  # 0.1 and 0.0
     optimizer = torch.optim.AdamW([decayed, others], lr=1e-2, betas=(0.9, 0.999), eps=1e-12)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(i / 3, (10 - i) / 7))
@@ -113,7 +113,7 @@ def test_lamb_scales_each_layer_but_no_biases() -> None:
 
 
 def test_clipping_bounds_the_global_norm() -> None:
-    """With eps far above the gradient, Adam is linear in it, so that the update shows its size."""
+    """With eps far above the gradient, Adam's update is proportional to the gradient, and shows its norm."""
     unclipped = OptimConfig(weight_decay=0.0, eps=1e3, clip=0.0)
     free = update(unclipped, gradient=10.0, weight=0.0)["kernel"]
     clipped = update(OptimConfig(**{**vars(unclipped), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]

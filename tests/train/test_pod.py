@@ -1,4 +1,4 @@
-"""A run of several processes computes what one process does, resumes on any pod, and stops as one."""
+"""A run of several processes computes what one process does, resumes with other processes, and stops as one."""
 
 import re
 import shutil
@@ -45,12 +45,13 @@ def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPa
     workdir = tmp_path_factory.mktemp("stopped")
     with run_processes(4, 2, pretrain(workdir, corpus, "--config.mesh.fsdp=True"), **cache) as processes:
         output = read_until(processes[0], f"step 5/{STEPS}")
-        # JAX's notice takes a second to reach all processes. If all of them ran on, the run would end before that.
+        # JAX's notice of a signal takes a second to reach all processes. Process 3 is paused, so that the run does not
+        # end before.
         processes[3].send_signal(signal.SIGSTOP)
         processes[2].send_signal(signal.SIGHUP)
         time.sleep(2)
         processes[2].send_signal(signal.SIGTERM)
-        # Before process 3 goes on: Gloo writes when it does, and may break a line that is written at the same time.
+        # Read before process 3 continues, because Gloo then writes lines, which may break others.
         stopped_output = read_until(processes[2], "third signal")
         processes[3].send_signal(signal.SIGCONT)
         outputs = wait_all_ok(processes)

@@ -117,7 +117,7 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
     check_refused(config, message, tmp_path)
 
 
-def found(config: Config, workdir: Path | epath.Path) -> list[UserError]:
+def list_problems(config: Config, workdir: Path | epath.Path) -> list[UserError]:
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         return list(problems(config, Corpus(config.data.dir), epath.Path(workdir)))
 
@@ -132,7 +132,7 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
         train=dataclasses.replace(config.train, steps=300, validate_every=5, log_every=7, keep_latest=2, wandb="x"),
         mesh=MeshConfig(data=2),
     )
-    reported = found(other, workdir)
+    reported = list_problems(other, workdir)
     assert all(isinstance(each, Advice) for each in reported)
     assert [each.what for each in reported] == [
         *("model.dropout", "model.dtype", "data.cross_document", "optim.schedule", "optim.weight_decay"),
@@ -140,7 +140,7 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
     ]
     wanted = f"linear, with which {workdir} reached step 6; the run continues with the new value"
     assert str(reported[3]) == f"optim.schedule: found cosine, wanted {wanted}"
-    assert not found(config, workdir)
+    assert not list_problems(config, workdir)
 
 
 def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
@@ -153,12 +153,12 @@ def test_problems_refuse_another_corpus_but_not_a_moved_one(source, tmp_path: Pa
     workdir, _, config = source
     for rows, same in ((64, True), (63, False)):
         data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
-        reported = [str(each) for each in found(dataclasses.replace(config, data=data), workdir)]
+        reported = [str(each) for each in list_problems(dataclasses.replace(config, data=data), workdir)]
         assert same == (reported == [])
     hint = f"name that corpus, or start a new run from here: a new --workdir and --config.init_from={workdir}@6"
     wanted = f"the corpus with which {workdir} reached step 6; {hint}"
     assert reported == [f"data.dir: found a different corpus in {data.dir}, wanted {wanted}"]
-    assert not found(dataclasses.replace(config, data=data, init_from=f"{workdir}@6"), tmp_path / "new")
+    assert not list_problems(dataclasses.replace(config, data=data, init_from=f"{workdir}@6"), tmp_path / "new")
 
 
 def test_problems_report_damage_before_other_problems(source, tmp_path: Path, monkeypatch) -> None:
@@ -166,13 +166,13 @@ def test_problems_report_damage_before_other_problems(source, tmp_path: Path, mo
     copy = Path(shutil.copytree(workdir, tmp_path / "run"))
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
     (copy / "checkpoints" / "3" / "optimizer").mkdir(parents=True)
-    (reported,) = found(config, copy)
+    (reported,) = list_problems(config, copy)
     wanted = "damaged: it is empty, wanted a whole checkpoint; it is ignored; remove it"
     assert isinstance(reported, Advice) and str(reported) == f"checkpoint: found {copy}/checkpoints/3 {wanted}"
     (copy / "checkpoints" / "7").mkdir()
     damaged = f"checkpoint: found {copy}/checkpoints/7 damaged: it is empty, wanted a whole .* whole step is 6: "
     with pytest.raises(UserError, match=damaged):
-        found(other, copy)
+        list_problems(other, copy)
     (copy / "checkpoints" / "7").rmdir()
     for file in (copy / "checkpoints" / "6" / "params" / "d").iterdir():
         file.write_bytes(file.read_bytes()[::-1])
@@ -180,8 +180,8 @@ def test_problems_report_damage_before_other_problems(source, tmp_path: Path, mo
     monkeypatch.setattr(index, "_SMALL", 0)  # the files of real checkpoints are large
     after, corpus = dataclasses.replace(config, init_from=str(copy)), Corpus(config.data.dir)
     for read in (
-        lambda: found(other, copy),
-        lambda: found(after, tmp_path / "new"),
+        lambda: list_problems(other, copy),
+        lambda: list_problems(after, tmp_path / "new"),
         lambda: init_from_run(after, corpus),
     ):
         with pytest.raises(UserError, match=damaged):

@@ -1,4 +1,4 @@
-"""Kinds of input. Each writes a valid input, changes a copy of it, and runs the code under a command on the copy.
+"""Kinds of input. Each writes a valid input, changes a copy of it, and runs a command or a part of one on the copy.
 
 Read first `inputs`, the valid inputs that several kinds share, then in any order `command_line`, `config_files`,
 `sources`, `glue`, `tokenizers`, `workdirs`.
@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.fuzz.attempts import Kind
 from bench.fuzz.kinds import command_line, config_files, glue, sources, tokenizers, workdirs
 
-# By the words of the class name: `GlueFiles` is `glue-files`.
+# The keys are the names of the classes in words: `GlueFiles` is `glue-files`.
 KINDS: dict[str, type[Kind]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
     for kind in (
@@ -21,12 +21,13 @@ KINDS: dict[str, type[Kind]] = {
         *(sources.JsonLines, sources.TextFiles, sources.Books, sources.ArrayRecords, sources.TfRecords),
         *(tokenizers.Vocabularies, glue.GlueFiles, glue.GlueDatasets),
         *(tokenizers.HuggingFaceFolders, tokenizers.Safetensors),
-        *(workdirs.Workdirs, workdirs.Trials, workdirs.CheckpointFiles, workdirs.CorpusFiles, command_line.Bytes),
+        *(workdirs.Workdirs, workdirs.ReferenceCurves, workdirs.Trials, workdirs.CheckpointFiles),
+        *(workdirs.CorpusFiles, command_line.Bytes),
     )
 }
 
 
 @functools.cache
 def get_kind(name: str) -> Kind:
-    """Returns the kind of that name with its valid input, which is written once per process."""
+    """Returns the kind of this name; its valid input is written once per process."""
     return KINDS[name](Path(tempfile.mkdtemp(prefix="fuzz_valid_")))

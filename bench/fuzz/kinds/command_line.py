@@ -17,8 +17,8 @@ from symbert_jax.estimate import slices
 class Fields(Kind):
     """Fields of the config of `pretrain`, given as flags to `doctor` and `prepare`."""
 
-    tree: Config | FinetuneConfig = Config()
-    examples = 30
+    config: Config | FinetuneConfig = Config()
+    suite_attempts = 30
 
     def make(self, folder: Path) -> None:
         write_corpus(folder)
@@ -27,7 +27,7 @@ class Fields(Kind):
         self.flags: list[str] = []
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        fields = configs.values_by_name(self.tree)
+        fields = configs.values_by_name(self.config)
         for name in random.sample([*fields], random.choice((1, 1, 1, 2, 3))):
             flag = f"--config.{name}={any_text(random, fields[name])}"
             self.flags.append(random.choice((flag,) * 9 + (f"--noconfig.{name}", f"--config.{name}")))
@@ -43,8 +43,8 @@ class Fields(Kind):
 class FinetuneFields(Fields):
     """Fields of the config of `finetune`; a stand-in replaces its training."""
 
-    examples = 15
-    tree = FinetuneConfig()
+    suite_attempts = 15
+    config = FinetuneConfig()
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
@@ -57,7 +57,7 @@ class FinetuneFields(Fields):
 class Arguments(Kind):
     """Flags and arguments of every command."""
 
-    examples = 20
+    suite_attempts = 20
     COMMANDS = """\
         doctor --config=tiny.py --workdir=new
         prepare --config=tiny.py
@@ -122,7 +122,7 @@ class Arguments(Kind):
 class Topologies(Kind):
     """Names of TPU slices."""
 
-    examples = 15
+    suite_attempts = 15
     PARTS = (*split("v5e v5p v4 v6e v9 V5E : x 2 4 0 1 -1 16 999 2x2 2x2x1 9999999999999999999999"), "", " ")
 
     def reset(self) -> None:
@@ -143,7 +143,7 @@ class Topologies(Kind):
 class FillTexts(Kind):
     """Texts of `fill`."""
 
-    examples = 8
+    suite_attempts = 8
     PARTS = (
         *split("[MASK] [mask] [MASK [CLS] [SEP] [PAD] the \u00e9 \u4e2d \udcff - -- --top=1 = . ##s"),
         *(" ", "\n", "\0", "\x1b", "\u200b", "\u2028", "\ufeff", "\U0001f44d", "a" * 200, "[MASK] " * 20),
@@ -166,9 +166,9 @@ class FillTexts(Kind):
 
 
 class Bytes(Kind):
-    """Random bytes in place of the file that a flag names."""
+    """A file with changed or arbitrary bytes, named by a flag or an argument that expects something else."""
 
-    examples = 10
+    suite_attempts = 10
     COMMANDS = """\
         doctor --config=any --workdir=new
         doctor --config=tiny.py --workdir=any

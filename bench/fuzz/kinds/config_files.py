@@ -10,9 +10,9 @@ from bench.fuzz.mutations.texts import PATHS
 
 
 class ConfigFiles(Kind):
-    """Files that `--config` names: Python code that raises, or returns something other than a config."""
+    """A config file with a random statement, first line, signature and name, or with changed content."""
 
-    examples = 40
+    suite_attempts = 40
     BODIES = """\
         pass
         return

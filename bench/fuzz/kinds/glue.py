@@ -15,9 +15,9 @@ from symbert_jax.eval.tasks import TASKS
 
 
 class GlueFiles(Kind):
-    """The TSV files of a task of GLUE."""
+    """The TSV files of GLUE, of which those of one task are changed and read."""
 
-    examples = 15
+    suite_attempts = 15
 
     def make(self, folder: Path) -> None:
         for task in TASKS.values():
@@ -26,7 +26,7 @@ class GlueFiles(Kind):
             for split in (task.train, *task.validation, *task.test):
                 header = task.header or ("index", *texts, task.label)
                 if split in task.test:
-                    # the test set of MRPC has labels, as its other file, msr_paraphrase_test.txt, has them
+                    # the test set of MRPC has labels: it may come from msr_paraphrase_test.txt, which has them
                     header = ("index", *texts, *[task.label] * ("msr" in split.files[-1]))
                 fields = {name: f"the {name} cat" for name in header} | {"index": "0"} | {task.label: label}
                 lines = [header] * (not task.header or split in task.test) + [[fields[name] for name in header]] * 4
@@ -55,7 +55,7 @@ class GlueFiles(Kind):
 class GlueDatasets(Kind):
     """A task of GLUE that TFDS prepared as ArrayRecord."""
 
-    examples = 8
+    suite_attempts = 8
 
     def make(self, folder: Path) -> None:
         data = folder / "glue" / "rte" / "2.0.0"

@@ -14,7 +14,7 @@ from bench.fuzz.attempts import command
 FIXTURES = Path(__file__).parents[3] / "tests" / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
 PRETRAINED = FIXTURES / "checkpoint" / "workdir"  # 2 layers of width 16, rows of 16 tokens, step 40
-RARELY = 50  # slow code runs in one of RARELY attempts
+SLOW_ODDS = 50  # slow code runs in one of SLOW_ODDS attempts
 TINY = """\
 from symbert_jax import config
 
@@ -52,7 +52,7 @@ def write_texts(folder: Path, count: int = 8) -> None:
 
 
 def write_glue(folder: Path) -> None:
-    """Writes the config GLUE as glue.py, and the files of its task."""
+    """Writes the config file GLUE as glue.py, and the files of its task."""
     (folder / "glue.py").write_text(GLUE)
     (folder / "glue" / "SST-2").mkdir(parents=True)
     for name in ("train", "dev"):
@@ -60,7 +60,7 @@ def write_glue(folder: Path) -> None:
 
 
 def write_corpus(folder: Path) -> None:
-    """Writes the config TINY as tiny.py, its texts, the vocabulary of PRETRAINED, and the prepared corpus."""
+    """Writes the config file TINY as tiny.py, its texts, the vocabulary of PRETRAINED, and the prepared corpus."""
     shutil.copytree(prepared_corpus(), folder, dirs_exist_ok=True)
 
 

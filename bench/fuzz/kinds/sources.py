@@ -13,14 +13,14 @@ import tensorflow_datasets as tfds
 from tensorboardX.record_writer import RecordWriter
 
 from bench.fuzz.attempts import Kind, command
-from bench.fuzz.kinds.inputs import RARELY, TINY, VOCAB, make_texts, write_texts
+from bench.fuzz.kinds.inputs import SLOW_ODDS, TINY, VOCAB, make_texts, write_texts
 from bench.fuzz.mutations.files import change_folder
 from symbert_jax.data import sources
 from symbert_jax.data.sources import bookcorpus
 
 
 class Source(Kind):
-    """A source that `data.sources` names: all documents are read, and rarely a corpus is prepared."""
+    """A source that `data.sources` names; all its documents are read or, rarely, a corpus is prepared."""
 
     source: str
 
@@ -29,7 +29,7 @@ class Source(Kind):
         (folder / "tiny.py").write_text(TINY)
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if random.randrange(RARELY):
+        if random.randrange(SLOW_ODDS):
             for _ in sources.documents(self.source):
                 pass
         else:
@@ -82,7 +82,7 @@ class TextFiles(JsonLines):
 
 
 class Folder(Source):
-    """A folder whose files are changed."""
+    """A source in the folder `data`, whose files are changed."""
 
     def change(self, folder: Path, random: Random) -> list[str]:
         return change_folder(random, folder / "data")
@@ -91,7 +91,7 @@ class Folder(Source):
 class Books(Folder):
     """Books as plain text and as JSON lines."""
 
-    examples = 8
+    suite_attempts = 8
     source = "bookcorpus:./data"
 
     def make(self, folder: Path) -> None:

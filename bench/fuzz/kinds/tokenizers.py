@@ -9,7 +9,7 @@ import safetensors.numpy
 from etils import epath
 
 from bench.fuzz.attempts import Kind, command
-from bench.fuzz.kinds.inputs import FIXTURES, RARELY, TINY, VOCAB, write_texts
+from bench.fuzz.kinds.inputs import FIXTURES, SLOW_ODDS, TINY, VOCAB, write_texts
 from bench.fuzz.mutations.files import change_folder
 from symbert_jax.data import tokenizer
 from symbert_jax.interop import import_
@@ -27,7 +27,7 @@ class Vocabularies(Kind):
         return change_folder(random, folder, [folder / "vocab.txt"])
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if random.randrange(RARELY):
+        if random.randrange(SLOW_ODDS):
             loaded = tokenizer.load(Path("vocab.txt"), parse_special=random.random() < 0.5)
             loaded.encode("the cat [MASK] Caf\u00e9 \u4e2d\u6587")
             tokenizer.special_ids(loaded)
@@ -36,10 +36,10 @@ class Vocabularies(Kind):
 
 
 class HuggingFaceFolders(Kind):
-    """A folder of Hugging Face's BERT or of the paper's code: config, vocabulary, tokenizer."""
+    """The config, vocabulary and tokenizer of a BERT in the format of Hugging Face or of the paper's code."""
 
-    examples = 30
-    changes_weights = False  # whether files with weights are changed, or all others
+    suite_attempts = 30
+    changes_weights = False  # whether the files with weights are changed, or all others
 
     def make(self, folder: Path) -> None:
         weights = safetensors.numpy.load_file(FIXTURES / "plpi" / "vanilla" / "model.safetensors")
@@ -76,14 +76,14 @@ class HuggingFaceFolders(Kind):
         return [self.source, *change_folder(random, folder, files)]
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
-        if random.randrange(RARELY):
+        if random.randrange(SLOW_ODDS):
             import_.read(epath.Path(folder) / self.source, None)
         else:
             command("import", f"--source={self.source}", "--workdir=out", history=history)
 
 
 class Safetensors(HuggingFaceFolders):
-    """The weights in a folder of a BERT."""
+    """The weights of a BERT in one of these formats."""
 
-    examples = 20
+    suite_attempts = 20
     changes_weights = True

@@ -15,9 +15,13 @@ from etils import epath
 from bench.fuzz.attempts import Kind, command
 from bench.fuzz.kinds.inputs import PRETRAINED, write_corpus, write_glue
 from bench.fuzz.mutations.files import change_folder
-from symbert_jax import compare, metrics
 from symbert_jax import config as configs
+from symbert_jax import metrics
 from symbert_jax.checkpoint import Checkpoints, load, write_params
+from symbert_jax.compare import plots
+from symbert_jax.compare.reference import read_reference
+from symbert_jax.compare.runs import read_run
+from symbert_jax.compare.table import table_cells
 from symbert_jax.config import MeshConfig, TrainConfig
 from symbert_jax.data import stream
 from symbert_jax.data.corpus import Corpus
@@ -30,7 +34,7 @@ from symbert_jax.train import start
 class Workdirs(Kind):
     """config.json, vocab.txt and metrics.jsonl of a run."""
 
-    examples = 12
+    suite_attempts = 12
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
@@ -59,15 +63,32 @@ class Workdirs(Kind):
                 history.append("export.read")
                 export.read(workdir, None)
             case _:
-                history.append("compare.read_run and compare.format_table")
-                run = compare.read_run(workdir, "run")
-                compare.format_table([run, run])
+                history.append("compare: read_run and table_cells")
+                run = read_run(workdir, "run")
+                table_cells([run, run])
+
+
+class ReferenceCurves(Kind):
+    """The curves that `--reference` of `compare` names, with a run of another length."""
+
+    examples = 15
+
+    def make(self, folder: Path) -> None:
+        shutil.copytree(PRETRAINED, folder / "run")
+        (folder / "curves.csv").write_text("step,standard,ours\n10,6.5,\n20,6,5.5\n400,5,4.5\n")
+
+    def change(self, folder: Path, random: Random) -> list[str]:
+        return change_folder(random, folder, [folder / "curves.csv"])
+
+    def run(self, folder: Path, random: Random, history: list[str]) -> None:
+        history.append("compare: read_reference and plot_losses")
+        plots.plot_losses([read_run(epath.Path(folder) / "run", "run")], read_reference("curves.csv"))
 
 
 class Trials(Kind):
-    """trials.jsonl and models of a workdir of `finetune`."""
+    """The trials.jsonl and a model of a workdir of `finetune`; one of them is changed."""
 
-    examples = 20
+    suite_attempts = 20
 
     def make(self, folder: Path) -> None:
         trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
@@ -76,10 +97,10 @@ class Trials(Kind):
             seeded = dataclasses.replace(trial, seed=seed)
             log.add([trials.TrialResult(seeded, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
         config = configs.read(epath.Path(PRETRAINED))
-        facts = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
+        description = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"
         model.mkdir()
-        (model / saved.DESCRIPTION).write_text(json.dumps(facts))
+        (model / saved.DESCRIPTION).write_text(json.dumps(description))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
         write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
 
@@ -103,37 +124,37 @@ class Trials(Kind):
 
 
 class CheckpointFiles(Kind):
-    """The files of a checkpoint, as `fill` and a run that continues read them."""
+    """The files of a checkpoint, which `fill` and a run that continues read."""
 
-    examples = 10
+    suite_attempts = 10
 
     def reset(self) -> None:
-        self.step: list[str] = []
+        self.step_flag: list[str] = []  # empty: none
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
         shutil.copytree(folder / "run" / "checkpoints" / "40", folder / "run" / "checkpoints" / "20")
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        self.step = random.choice(([], [], ["--step=40"], ["--step=20"], ["--step=50"]))
-        step = folder / "run" / "checkpoints" / random.choice(("20", "40", "40"))
+        self.step_flag = random.choice(([], [], ["--step=40"], ["--step=20"], ["--step=50"]))
+        checkpoint = folder / "run" / "checkpoints" / random.choice(("20", "40", "40"))
         match random.randrange(8):
             case 0:
-                gone = random.choice([path for path in sorted(step.rglob("*")) if path.is_dir()])
-                shutil.rmtree(gone)
-                return [f"{gone.relative_to(folder)} removed"]
+                removed = random.choice([path for path in sorted(checkpoint.rglob("*")) if path.is_dir()])
+                shutil.rmtree(removed)
+                return [f"{removed.relative_to(folder)} removed"]
             case 1:
                 name = random.choice(("50", "x", "40.orbax-checkpoint-tmp-1", "-1", "007", "9" * 30, "\u0663", "40 "))
-                (step.parent / name).mkdir()
+                (checkpoint.parent / name).mkdir()
                 return [f"an empty folder {name}"]
             case 2:
-                (step.parent / random.choice(("50", "x"))).write_text("x")
-                return ["a file among the steps"]
-        return change_folder(random, step)
+                (checkpoint.parent / random.choice(("50", "x"))).write_text("x")
+                return ["a file among the checkpoints"]
+        return change_folder(random, checkpoint)
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if random.random() < 0.6:
-            command("fill", "--checkpoint=run", *self.step, "the [MASK]", history=history)
+            command("fill", "--checkpoint=run", *self.step_flag, "the [MASK]", history=history)
             return
         history.append("start.restore")
         config = configs.read(epath.Path(PRETRAINED))
@@ -143,9 +164,9 @@ class CheckpointFiles(Kind):
 
 
 class CorpusFiles(Kind):
-    """The files of a corpus, as `doctor` and the training stream read them."""
+    """The files of a corpus, which `doctor` and the training stream read."""
 
-    examples = 12
+    suite_attempts = 12
 
     def make(self, folder: Path) -> None:
         write_corpus(folder)

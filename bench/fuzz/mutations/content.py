@@ -105,7 +105,7 @@ _BYTES = {_flip: 4, _truncate: 3, _delete: 2, _duplicate: 2, _insert: 4, _encode
 
 
 def change_lines(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Deletes, duplicates, swaps or replaces a line or a tab-separated field of a line."""
+    """Changes a line or the tab-separated fields of a line, swaps two lines, or deletes all lines after one."""
     lines = content.split(b"\n")
     i, j = random.randrange(len(lines)), random.randrange(len(lines))
     fields = lines[i].split(b"\t")
@@ -147,7 +147,7 @@ def change_lines(random: Random, content: bytes) -> tuple[bytes, str]:
 
 def dump(value: Any) -> str:
     """Returns JSON text, in which the texts of _RAW replace their names."""
-    return re.sub(r'"\\u0001(\w+)"', lambda name: _RAW["\x01" + name[1]], json.dumps(value))
+    return re.sub(r'"\\u0001(\w+)"', lambda match: _RAW["\x01" + match[1]], json.dumps(value))
 
 
 def change_json(random: Random, value: Any) -> tuple[Any, str]:
@@ -196,7 +196,7 @@ def _short(value: Any) -> str:
 
 
 def change_json_text(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Changes a JSON document, or bytes that are not JSON."""
+    """Changes a part of a JSON document or, if the content is not JSON, some bytes."""
     try:
         value, description = change_json(random, json.loads(content))
     except ValueError:

@@ -44,7 +44,7 @@ _BY_NAME = {  # by patterns of file names, without suffixes such as .gz
 
 
 def change_folder(random: Random, folder: Path, files: list[Path] | None = None) -> list[str]:
-    """Changes one file, rarely two or three, of `files` or by default of all files below the folder."""
+    """Changes one to three of `files`, by default of all files below the folder."""
     descriptions = []
     for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         found = sorted(path for path in files or folder.rglob("*") if path.is_file() and not path.is_symlink())
@@ -54,7 +54,7 @@ def change_folder(random: Random, folder: Path, files: list[Path] | None = None)
 
 
 def change_file(random: Random, path: Path) -> str:
-    """Changes the content of a file as its name suggests or as bytes, or replaces the file."""
+    """Changes the content of a file, in the format that its name suggests or as bytes, or replaces the file."""
     actions = {_replace: 3, _rewrite: 3}  # with weights
     name = "".join(part for part in path.suffixes if part not in _COMPRESSIONS) or path.name
     change = next((change for pattern, change in _BY_NAME.items() if re.search(pattern, name)), None)
@@ -64,7 +64,7 @@ def change_file(random: Random, path: Path) -> str:
 
 
 def _rewrite(random: Random, path: Path, change: Callable = change_bytes) -> str:
-    """Changes the content of a file. That of a compressed file is changed before or after compression."""
+    """Changes the content of a file; a compressed file is changed as it is, or decompressed and compressed again."""
     compression = _COMPRESSIONS.get(path.suffix)
     content = path.read_bytes()
     try:

@@ -18,9 +18,10 @@ from symbert_jax.storage import absolute, is_bucket
 def documents(source: str) -> Iterator[str]:
     """Returns an iterator of the documents of `source` that are not blank, in an order that is always the same.
 
-    source: `tfds:NAME`, `tfds:DIRECTORY`, `bookcorpus:DIRECTORY`, `jsonl:GLOB`, `text:GLOB`, `python-docs` or
-      `python-docs:stdlib`. GLOB is a file, a directory (all files below it with a matching ending) or a pattern. A path
-      that exists is never a pattern, whatever characters it has. `files.read_text` divides a text file into documents.
+    source: `tfds:NAME`, `tfds:DIRECTORY`, `bookcorpus:DIRECTORY`, `jsonl:GLOB`, `text:GLOB`, `python-docs`,
+      `python-docs:stdlib` or `python-docs:stdlib+PACKAGE+…`. GLOB is a file, a directory (all files below it with a
+      matching ending) or a pattern. A path that exists is never a pattern, whatever characters it has.
+      `files.read_text` divides a text file into documents.
 
     Raises:
       UserError: in the call, if there is no such source; in the iteration, if a text is damaged or all are blank.
@@ -41,8 +42,10 @@ def documents(source: str) -> Iterator[str]:
             from symbert_jax.data.sources import bookcorpus, tfds_text
 
             return _skip_blank(source, tfds_text.documents(bookcorpus.build(_directory(location))))
-        case "python-docs" if location in ("", "stdlib"):
-            return _skip_blank(source, python_docs.documents(installed=not location))
+        case "python-docs" if not location:
+            return _skip_blank(source, python_docs.documents())
+        case "python-docs" if (names := location.split("+"))[0] == "stdlib":
+            return _skip_blank(source, python_docs.documents(names[1:]))
         case _:
             known = ("tfds:NAME", "bookcorpus:DIR", "jsonl:GLOB", "text:GLOB", "python-docs", "python-docs:stdlib")
             raise UserError("data.sources", repr(source), "a kind of source", did_you_mean(source, known))

@@ -12,7 +12,7 @@ from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
 from symbert_jax.storage import is_bucket, name_os_errors, new_folder
 
-# Increase the version if the division of books into documents changes: datasets outlive the code that wrote them.
+# Increase the version if the division of books into documents changes, so that no older dataset is used.
 _NAME, _VERSION = "bookcorpus", "1.1.0"
 _ENDINGS = (".txt", ".jsonl")
 _FILE_DOCUMENTS = 1 << 12  # documents per file of the dataset
@@ -22,7 +22,7 @@ _BATCH = 1 << 22  # characters after which the documents read so far are written
 def build(directory: Path) -> epath.Path:
     """Returns the folder of the TFDS dataset of the books in `directory`.
 
-    Builds the dataset if there is none for the paths, sizes and modification times of the books.
+    Writes the dataset unless there is one for books of the same paths, sizes and modification times.
 
     The field `text` of an example is a document of a `.txt` file, as `files.read_text` divides it, or the field `text`
     of an object in a `.jsonl` file. Examples are in the order of the files.
@@ -34,10 +34,10 @@ def build(directory: Path) -> epath.Path:
     for path in files.find_files(directory, _ENDINGS):
         status = path.stat()
         listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    datasets = tfds_text.data_dir()
-    if is_bucket(datasets):
-        raise UserError("TFDS_DATA_DIR", os.fspath(datasets), "a folder on a disk, for the dataset of books")
-    folder = datasets / _NAME / listing.hexdigest()[:16] / _VERSION
+    data_dir = tfds_text.data_dir()
+    if is_bucket(data_dir):
+        raise UserError("TFDS_DATA_DIR", os.fspath(data_dir), "a folder on a disk, for the dataset of books")
+    folder = data_dir / _NAME / listing.hexdigest()[:16] / _VERSION
     if not tfds_text.is_dataset(folder):
         with new_folder(folder, "TFDS_DATA_DIR", wait=True, remove_failed=True) as work:
             if not tfds_text.is_dataset(folder):  # another run may have finished it while this one waited
@@ -64,7 +64,7 @@ def _write(directory: Path, folder: epath.Path) -> None:
             for text in _documents(directory):
                 batch.append({"text": text})
                 size += len(text)
-                if size >= _BATCH:  # not each document alone: a call also writes the description of the dataset
+                if size >= _BATCH:  # each call also writes the description of the dataset, so calls are few
                     writer.add_examples({"train": batch})
                     batch, size = [], 0
             writer.add_examples({"train": batch})

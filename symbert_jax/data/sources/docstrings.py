@@ -1,4 +1,4 @@
-"""A program that writes the docstrings of the given Python modules to stdout, as a JSON list.
+"""A program that writes a JSON list to stdout: for each Python file in its arguments, the text of its docstrings.
 
 It imports only the standard library, so that it starts fast.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def docstrings(path: str) -> str:
-    """Returns the docstrings of a module and of the classes and functions in it, with blank lines between them."""
+    """Returns the docstrings of a Python file, joined with blank lines, or "" if the file cannot be parsed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about escape sequences in the modules
         try:
@@ -21,11 +21,11 @@ def docstrings(path: str) -> str:
         except (OSError, SyntaxError, ValueError, RecursionError):  # dangling links, templates, code for other versions
             return ""
     text = "\n\n".join(_docstrings_in(tree))
-    return text.encode(errors="replace").decode()  # an escape such as \ud800 can be half a surrogate pair
+    return text.encode(errors="replace").decode()  # replaces half a surrogate pair, as from \ud800, by ?
 
 
 def _docstrings_in(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """Yields the docstring of `node` and those of the definitions in its body, except in an `if` or `try`."""
+    """Yields the docstring of `node`, then those of the definitions in its body, but not within an `if` or `try`."""
     if text := ast.get_docstring(node):
         yield text
     for child in node.body:
@@ -34,6 +34,8 @@ def _docstrings_in(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Async
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # supervisors send it to all processes; this one ends soon
+    # Supervisors send SIGTERM to all processes. If this one died of it, the parent could report an error instead of
+    # ending as usual. This process ends soon in any case.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends this process when it writes to a parent that has ended
     json.dump([docstrings(path) for path in sys.argv[1:]], sys.stdout)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from symbert_jax.data.sources import docstrings
@@ -16,22 +16,27 @@ _CHUNK = 64  # modules that one process parses, in a fraction of a second
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
-def documents(*, installed: bool) -> Iterator[str]:
+def documents(packages: Sequence[str] | None = None) -> Iterator[str]:
     """Yields the topics, then one document for each module with docstrings, in the order of their paths.
 
-    The modules are parsed on all cores, and not imported.
+    The modules are parsed on all cores, and not imported. The tests of the standard library are always left out.
 
-    installed: whether to add the packages in site-packages, after the standard library. The tests of the standard
-      library are always left out.
+    packages: the installed packages to add after the standard library, by the names under which they are imported;
+      None: all.
+
+    Raises:
+      UserError: in the iteration, if a package is not installed.
     """
     from pydoc_data.topics import topics  # imported here: half a megabyte that nothing else needs
 
-    yield from (topics[name] for name in sorted(topics))
     paths = sysconfig.get_paths()
+    folders = sorted({paths["purelib"], paths["platlib"]})
+    if packages is not None:
+        folders = [_package_folder(name, folders) for name in packages]
+    yield from (topics[name] for name in sorted(topics))
     modules = _modules(paths["stdlib"], without=_NOT_LIBRARY)
-    if installed:
-        for folder in sorted({paths["purelib"], paths["platlib"]}):
-            modules += _modules(folder, without={"__pycache__"})
+    for folder in folders:
+        modules += _modules(folder, without={"__pycache__"})
     chunks = [modules[start : start + _CHUNK] for start in range(0, len(modules), _CHUNK)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -55,6 +60,13 @@ def _parse(paths: list[str]) -> list[str]:
         raise UserError("data.sources", found, "exit code 0", "the process may have been killed because memory ran out")
     texts: list[str] = json.loads(process.stdout)
     return texts
+
+
+def _package_folder(name: str, folders: list[str]) -> str:
+    for folder in folders:
+        if os.path.isfile(os.path.join(folder, name, "__init__.py")):
+            return os.path.join(folder, name)
+    raise UserError("data.sources", f"no package {name!r}", "a package that is installed", f"pip install {name}")
 
 
 def _modules(root: str, without: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Texts from a prepared TFDS dataset, TFRecord or ArrayRecord, on a disk or in a bucket, without TensorFlow."""
+"""Reads texts from a prepared TFDS dataset without TensorFlow: TFRecord or ArrayRecord, on a disk or in a bucket."""
 
 import gzip
 import os
@@ -20,7 +20,7 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucke
 
 _MAX_RECORD = 1 << 30  # bytes; a longer record is taken for damage
 _BATCH = 64  # records of an ArrayRecord file that are read at a time
-# The exceptions of readers and decoders for damaged files. Others, as for an outage of a bucket, are not damage.
+# The exceptions of readers and decoders for damaged files. `documents` converts others, as for an outage of a bucket.
 _DAMAGE = (OSError, ValueError, EOFError, zlib.error, RuntimeError, LookupError, AttributeError, DecodeError)
 
 
@@ -30,7 +30,7 @@ def data_dir() -> epath.Path:
 
 
 def find(name: str, field: str = "data.sources") -> epath.Path:
-    """Returns the folder of a prepared dataset, of its newest version if `name` has none.
+    """Returns the folder of a prepared dataset; if `name` gives no version, that of the newest version.
 
     name: `wikipedia/20230601.en[:VERSION]`, looked up in `data_dir()` and then as a path; or a path that begins
       with /, . or ~; or a bucket URL.
@@ -85,7 +85,7 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         files = {
             name: list(zip(split.filepaths, split.shard_lengths, strict=True)) for name, split in info.splits.items()
         }
-    except Exception as error:  # TFDS raises any exception for a damaged description
+    except Exception as error:  # TFDS can raise an exception of any type for a damaged description
         found = f"{folder}: {type(error).__name__}: {error}"
         raise UserError("data.sources", found, "the intact description of a TFDS dataset") from error
     if "train" not in files:
@@ -95,9 +95,9 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         raise UserError("data.sources", f"fields {sorted(fields)} in {folder}", "a text field named text")
     match info.file_format:
         case tfds.core.FileFormat.TFRECORD:
-            read = _tf_records
+            read = _read_tf_records
         case tfds.core.FileFormat.ARRAY_RECORD:
-            read = _array_records
+            read = _read_array_records
         case other:
             raise UserError("data.sources", f"{other.value} files in {folder}", "tfrecord or array_record")
     only_text = tfds.features.FeaturesDict({"text": fields["text"]})
@@ -105,15 +105,15 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         count = 0
         try:
             for record in read(path):
-                count += 1
                 yield only_text.deserialize_example_np(record)["text"].decode()
+                count += 1
         except _DAMAGE as error:
             raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
         if count != length:
             raise UserError("data.sources", f"{count} records in {path}", f"{length}, as its dataset says")
 
 
-def _array_records(path: epath.Path) -> Iterator[bytes]:
+def _read_array_records(path: epath.Path) -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         local = os.fspath(path)
         if is_bucket(local):  # the reader opens only local files
@@ -127,7 +127,7 @@ def _array_records(path: epath.Path) -> Iterator[bytes]:
         reader.close()
 
 
-def _tf_records(path: epath.Path) -> Iterator[bytes]:
+def _read_tf_records(path: epath.Path) -> Iterator[bytes]:
     """Yields the records of a TFRecord file, plain or gzip.
 
     The frame of a record is its length (8 bytes), the checksum of the length (4), the record, and its checksum (4).
@@ -135,7 +135,8 @@ def _tf_records(path: epath.Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         header = file.read(12)
         file.seek(0)
-        # The length of the first record may begin with the bytes that gzip begins with; then its checksum is right.
+        # In a plain file, the length of the first record may begin like gzip, but then the checksum of the length is
+        # right.
         if header.startswith(b"\x1f\x8b") and header[8:] != _checksum(header[:8]):
             with gzip.open(file) as unpacked:
                 yield from _unframe(unpacked.read)

@@ -7,14 +7,14 @@ Reading order: `wordpiece`, the tokenizer and how the library runs it; `training
 from tokenizers import Tokenizer
 
 from symbert_jax.data.tokenizer.files import find, load, read, read_for_model, write, write_vocabulary
-from symbert_jax.data.tokenizer.hugging_face import ROLES, SETTINGS, SPECIAL_TOKENS, TOKENIZER, to_settings
+from symbert_jax.data.tokenizer.hugging_face import ROLES, SETTINGS, SPECIAL_TOKENS_FILE, TOKENIZER, to_settings
 from symbert_jax.data.tokenizer.training import train
 from symbert_jax.data.tokenizer.wordpiece import Normalization, WordPiece, special_ids
 
 __all__ = [
     "ROLES",
     "SETTINGS",
-    "SPECIAL_TOKENS",
+    "SPECIAL_TOKENS_FILE",
     "TOKENIZER",
     "Normalization",
     "Tokenizer",

@@ -15,7 +15,7 @@ from symbert_jax.data import vocabulary
 from symbert_jax.data.tokenizer.hugging_face import (
     ADDED_TOKENS,
     SETTINGS,
-    SPECIAL_TOKENS,
+    SPECIAL_TOKENS_FILE,
     TOKENIZER,
     check_class,
     read_settings,
@@ -32,7 +32,7 @@ _CONFLICT_HINT = "make the two files agree, or name the tokenizer.json itself as
 
 
 def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
-    """Returns the tokenizer of the corpus or workdir that holds `vocab`, as an object of the library.
+    """Returns the tokenizer of the corpus or workdir that holds `vocab`, as an object of the tokenizers library.
 
     parse_special: see `WordPiece.build`.
 
@@ -45,9 +45,9 @@ def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
 def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
     """Returns the tokenizer of a vocab.txt, of a tokenizer.json, or of a folder that holds one or both.
 
-    A tokenizer.json, or a vocabulary with a name other than vocab.txt, is read alone. A vocab.txt or a folder is read
-    with the files of Hugging Face in the same folder: the tokenizer follows their settings, and they must not
-    contradict each other.
+    For a folder, or a vocab.txt in it, all files of Hugging Face in the folder are read: the tokenizer has their
+    settings, and they must not contradict each other. A tokenizer.json, or a vocabulary with a name other than
+    vocab.txt, is read alone.
 
     field: names the tokenizer in errors.
 
@@ -79,19 +79,21 @@ def read_for_model(workdir: epath.Path, vocab_size: int) -> WordPiece:
 def write(wordpiece: WordPiece, vocab: Path | epath.Path) -> None:
     """Writes the vocab.txt of a corpus or a workdir, and a tokenizer.json beside it if the vocab.txt does not suffice.
 
-    The vocab.txt suffices for a tokenizer with the default normalization whose tokens have no capitals.
+    The vocab.txt suffices for a tokenizer with the default normalization whose tokens have no capitals. Then a
+    tokenizer.json beside it is removed.
     """
-    description = epath.Path(vocab).parent / TOKENIZER
+    tokenizer_json = epath.Path(vocab).parent / TOKENIZER
     if wordpiece.normalization != UNCASED or tokens_with_capitals(wordpiece.tokens):
-        write_whole(description, wordpiece.build(parse_special=True).to_str(pretty=True))
+        write_whole(tokenizer_json, wordpiece.build(parse_special=True).to_str(pretty=True))
     else:
-        description.unlink(missing_ok=True)
+        tokenizer_json.unlink(missing_ok=True)
     write_whole(epath.Path(vocab), vocabulary.to_text(wordpiece.tokens))
 
 
 def write_vocabulary(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
-    """Writes the tokenizer that `vocab` names (see `find`), or a trained one for "train", to the vocab.txt `path`.
+    """Writes the tokenizer that `vocab` names to the vocab.txt `path`, as `write` does.
 
+    vocab: "train", for a tokenizer trained on `texts`, or a name for `find`.
     texts: read once to train a vocabulary, otherwise not read.
     size: the largest number of tokens, which is also the number that training aims for.
 
@@ -123,7 +125,7 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
     from huggingface_hub import snapshot_download  # imported here: it takes a second, and local files do not need it
 
     try:
-        files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS]
+        files = [VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS_FILE, ADDED_TOKENS]
         return epath.Path(snapshot_download(vocab.removeprefix("hf:"), allow_patterns=files))
     except (OSError, ValueError) as error:  # every error of the hub is of one of these types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -132,29 +134,32 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
 
 
 def _read_folder(folder: Path | epath.Path, field: str) -> WordPiece:
-    vocab, description = folder / VOCAB, folder / TOKENIZER
+    vocab, tokenizer_json = folder / VOCAB, folder / TOKENIZER
     settings = read_settings(folder, field)
-    if not description.exists():
+    if not tokenizer_json.exists():
         if not vocab.exists():
             raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "at least one of the two")
         check_class(settings, folder, field)
         return _read_vocabulary(vocab, settings.normalization, field)
-    wordpiece = read_tokenizer_json(description, field)
+    wordpiece = read_tokenizer_json(tokenizer_json, field)
     merged = to_normalization(wordpiece.normalization._asdict() | settings.normalization)
-    for name, found, value in zip(Normalization._fields, merged, wordpiece.normalization, strict=True):
-        if found != value:
-            wanted = f"{value}, as in {description}"
+    for name, found, expected in zip(Normalization._fields, merged, wordpiece.normalization, strict=True):
+        if found != expected:
+            wanted = f"{expected}, as in {tokenizer_json}"
             raise UserError(field, f"{name} {found} in {folder / SETTINGS}", wanted, _CONFLICT_HINT)
     if vocab.exists() and (tokens := tuple(vocabulary.read(vocab, field))) != wordpiece.tokens:
         pairs = zip((*tokens, None), (*wordpiece.tokens, None), strict=False)
-        i, (token, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        wanted = f"{other!r}, as in {description}"
+        i, (token, expected_token) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        wanted = f"{expected_token!r}, as in {tokenizer_json}"
         raise UserError(field, f"token {i} is {token!r} in {vocab}", wanted, _CONFLICT_HINT)
     return wordpiece
 
 
 def _read_vocabulary(vocab: Path | epath.Path, normalization: Mapping[str, bool | None], field: str) -> WordPiece:
-    """Returns the tokenizer of a vocab.txt; `normalization` holds the fields that are set in the files beside it."""
+    """Returns the tokenizer of a vocab.txt.
+
+    normalization: the fields that the files beside the vocab.txt set.
+    """
     wordpiece = WordPiece(tuple(vocabulary.read(vocab, field)), to_normalization(normalization))
     if "lowercase" not in normalization and (capitals := tokens_with_capitals(wordpiece.tokens)):
         hint = f'put the file, as {VOCAB}, in a folder with a {SETTINGS} of {{"do_lower_case": false}} (or true)'

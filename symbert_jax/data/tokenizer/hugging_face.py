@@ -23,7 +23,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import parse_json_object, read_json, read_text
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+SPECIAL_TOKENS_FILE, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 # The special tokens by their names in these files.
 ROLES = {"unk_token": UNK, "sep_token": SEP, "pad_token": PAD, "cls_token": CLS, "mask_token": MASK}
 
@@ -34,8 +34,8 @@ _NORMALIZATION = {  # the fields of `Normalization` by their names in a tokenize
     "tokenize_chinese_chars": "handle_chinese_chars",
     "clean_text": "clean_text",
 }
-# Texts that tokenizers encode differently: accents as part of a letter and after it, scripts, case, control characters,
-# long words, brackets.
+# Texts that different tokenizers encode differently: accents as part of a letter and after it, scripts, case, control
+# characters, long words, brackets.
 _PROBES = (
     "The cat, UNWANTED: running! don't ... $3.12 -- a1",
     "caf\u00e9 cafe\u0301 \u00c9 \u00df \u0130i \ufb01 \u03a3\u0391\u03a3 \u0419 \u1e9e \u01c5",
@@ -58,11 +58,11 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
     """Reads special_tokens_map.json, tokenizer_config.json and added_tokens.json of a folder; each may be missing.
 
     Raises:
-      UserError: a file is damaged, or has a setting that this tokenizer does not support.
+      UserError: a file is damaged, or has a setting that BERT's tokenizer does not have.
     """
     normalization: dict[str, bool | None] = {}
     settings: dict[str, Any] = {}
-    for file in (folder / SPECIAL_TOKENS, folder / SETTINGS):  # SETTINGS last: it names the class
+    for file in (folder / SPECIAL_TOKENS_FILE, folder / SETTINGS):  # SETTINGS last: its class is returned below
         settings = read_json(file, field) if file.exists() else {}
         for role, token in ROLES.items():
             found = settings.get(role, token)
@@ -86,7 +86,10 @@ def read_settings(folder: Path | epath.Path, field: str) -> Settings:
 
 
 def to_normalization(fields: Mapping[str, bool | None]) -> Normalization:
-    """Returns a normalization with these fields; those that are missing or None have their defaults."""
+    """Returns a normalization with these fields; one that is missing or None has its default.
+
+    The default of strip_accents is the value of lowercase.
+    """
     known = {name: value for name, value in fields.items() if value is not None}
     return Normalization(**{"strip_accents": known.get("lowercase", True)} | known)
 
@@ -124,7 +127,7 @@ def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
 
     Raises:
       UserError: the file is damaged, or the tokenizer in it is not WordPiece as BERT does it: its settings differ from
-        BERT's, or it gives other ids to one of a few sample texts.
+        BERT's, or it gives one of a few sample texts other ids than BERT's tokenizer does.
     """
     text = read_text(file, field)
     parse_json_object(text, f"{file}", field)  # its errors are clearer than those of the library
@@ -162,7 +165,11 @@ def read_tokenizer_json(file: Path | epath.Path, field: str) -> WordPiece:
 
 
 def _check_same_ids(source: Tokenizer, wordpiece: WordPiece, file: Path | epath.Path, field: str) -> None:
-    """Raises `UserError` if the tokenizer of a file and the `wordpiece` read from it give a text different ids."""
+    """Raises `UserError` if the tokenizer of a file and the `wordpiece` read from it give a sample text different ids.
+
+    Differences that are allowed are first removed from `source`: truncation, padding, the form of the post-processor,
+    and special tokens that the file does not list as added tokens.
+    """
     source.no_truncation()
     source.no_padding()
     source.post_processor = post_processors(wordpiece.tokens.index(CLS), wordpiece.tokens.index(SEP))[0]

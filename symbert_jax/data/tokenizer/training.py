@@ -38,7 +38,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
     # Each character may need two tokens, a and ##a. Characters take at most a quarter of the vocabulary.
     alphabet = set(ranked[: min(1000, size // 8)])
-    continuing = alphabet.intersection(*[set().union(*(word[1:] for word in words))])
+    continuing = alphabet & set[str]().union(*(word[1:] for word in words))
     # The trainer numbers characters in the order of a hash map that changes from run to run, and breaks ties between
     # merges by number. Characters that are declared as special tokens are numbered in the order given here.
     known = [*SPECIAL, *sorted(alphabet), *(PREFIX + character for character in sorted(continuing))]
@@ -52,7 +52,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         continuing_subword_prefix=PREFIX,
         show_progress=False,
     )
-    # The trainer counts words itself, so a word is repeated, in texts of bounded length.
+    # The trainer counts words itself, so each word is given as often as it occurs, in texts of at most 4096 words.
     repeated = (f"{word} " * count for word, total in words.items() for count in _split_count(total, 4096))
     tokenizer.train_from_iterator(repeated, trainer)
     ids = tokenizer.get_vocab()

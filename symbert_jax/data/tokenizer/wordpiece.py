@@ -34,8 +34,8 @@ class WordPiece(NamedTuple):
     def build(self, *, parse_special: bool) -> Tokenizer:
         """Returns the tokenizer as an object of the library.
 
-        parse_special: whether "[MASK]" in a text is the special token, as in a person's prompt, or ordinary text, as in
-          a corpus, where no text may forge a document boundary.
+        parse_special: whether special tokens are recognised in a text, such as "[MASK]" in a prompt. If not, they are
+          split like ordinary text, as in a corpus, where no text may forge the [SEP] that ends a document.
         """
         ids = {token: i for i, token in enumerate(self.tokens)}
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=MAX_WORD_LENGTH))
@@ -48,7 +48,7 @@ class WordPiece(NamedTuple):
         return tokenizer
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256; with the default normalization, it is the SHA-256 of the vocab.txt."""
+        """Returns a SHA-256 of the tokens and the normalization; for the default one, it is that of the vocab.txt."""
         rest = "" if self.normalization == UNCASED else f"{self.normalization}"
         return hashlib.sha256(f"{vocabulary.to_text(self.tokens)}{rest}".encode()).hexdigest()
 
@@ -74,8 +74,8 @@ def special_token(token: str) -> AddedToken:
 
 
 def tokens_with_capitals(tokens: Iterable[str]) -> list[str]:
-    """Returns the tokens, except those in brackets such as [MASK], that no lower-cased text contains."""
-    lower = normalizers.Lowercase()  # differs from Python for some letters; the library encodes the texts
+    """Returns the tokens that no lower-cased text contains, except those in brackets, such as [MASK]."""
+    lower = normalizers.Lowercase()  # lower-cases texts when they are encoded; differs from Python for some letters
     found = [token for token in tokens if token.lower() != token and not (token[0] == "[" and token[-1] == "]")]
     return [token for token in found if lower.normalize_str(token) != token]
 

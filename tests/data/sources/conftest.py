@@ -1,4 +1,4 @@
-"""Writes small sources of each kind, all with the documents TEXTS, and reads them."""
+"""Writes small sources of JSON lines and TFRecord, and reads sources."""
 
 import gzip
 import json
@@ -28,8 +28,11 @@ def write_json_lines(path: Path, *texts: str) -> None:
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
-def write_tf_records(folder: Path, texts: list[str], counted: int | None = None, split: str = "train") -> Path:
-    """Writes a TFDS dataset of TFRecord files, framed by tensorboardX, whose description claims `counted` records."""
+def write_tf_records(folder: Path, texts: list[str], claimed: int | None = None, split: str = "train") -> Path:
+    """Writes a TFDS dataset of one TFRecord file, with the writer of tensorboardX; returns the path of the file.
+
+    claimed: the number of records according to the description; None: that of `texts`.
+    """
     features = tfds.features.FeaturesDict({"title": tfds.features.Text(), "text": tfds.features.Text()})
     folder.mkdir(parents=True)
     path = folder / f"hand-{split}.tfrecord-00000-of-00001"
@@ -42,7 +45,7 @@ def write_tf_records(folder: Path, texts: list[str], counted: int | None = None,
     )
     info = tfds.core.DatasetInfo(builder=identity, features=features)
     info.set_file_format("tfrecord")
-    lengths = [len(texts) if counted is None else counted]
+    lengths = [len(texts) if claimed is None else claimed]
     info.set_splits(tfds.core.SplitDict([tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=1)]))
     info.write_to_directory(folder)
     return path

@@ -1,4 +1,4 @@
-"""A directory of books is converted once, with few books in memory."""
+"""A directory of books is converted once, with few documents in memory."""
 
 import gzip
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_bookcorpus_is_built_again_if_its_directory_changes(tmp_path: Path, data
     assert len(list(data_dir.glob("bookcorpus/*"))) == 2
 
 
-def test_building_a_dataset_holds_few_books_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_a_dataset_holds_few_documents_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_so_far = written = most = 0
 
     class Writer(tfds.core.SequentialWriter):

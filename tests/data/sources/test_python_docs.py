@@ -1,10 +1,11 @@
-"""The documents of Python itself are its topics, then the docstrings of its modules."""
+"""`python-docs` yields the topics of `pydoc`, then the docstrings of each module."""
 
 from pathlib import Path
 
 import pytest
 
 from symbert_jax.data.sources import python_docs
+from symbert_jax.errors import UserError
 from tests.data.sources.conftest import read
 
 NESTED = '''"""B."""
@@ -29,6 +30,7 @@ def test_python_docs_yield_topics_then_docstrings(tmp_path: Path, monkeypatch: p
         library / "test" / "t.py": '"""a test"""',
         library / "site-packages" / "s.py": '"""elsewhere"""',
         installed / "half.py": '"""half \\ud800"""',
+        installed / "package" / "__init__.py": '"""a package"""',
         installed / "tests" / "p.py": '"""p"""',
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,4 +41,9 @@ def test_python_docs_yield_topics_then_docstrings(tmp_path: Path, monkeypatch: p
     modules = ["h \\d of a", "B.\n\nC\n\nof b.\n\nf of C\n\ng of f"]
     assert standard[-2:] == modules
     assert any("assert" in topic and len(topic) > 500 for topic in standard[:-2])
-    assert everything == [*standard, "half ?", "p"]
+    assert everything == [*standard, "half ?", "a package", "p"]
+    assert read("python-docs:stdlib+package") == [*standard, "a package"], "of the installed packages, only the named"
+    with pytest.raises(
+        UserError, match="found no package 'half', wanted a package that is installed; pip install half"
+    ):
+        read("python-docs:stdlib+package+half")

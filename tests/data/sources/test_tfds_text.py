@@ -1,4 +1,4 @@
-"""Prepared datasets of both formats are found and read; each damage is one error."""
+"""Prepared datasets of TFRecord and ArrayRecord files are found and read; each damage is one error."""
 
 import gzip
 import shutil
@@ -115,7 +115,7 @@ def test_damaged_array_record_or_description_is_named(tmp_path: Path, data_dir: 
 
 
 def test_missing_record_file_or_split_is_named(data_dir: Path) -> None:
-    path = write_tf_records(data_dir / "1.0.0", TEXTS, counted=4)
+    path = write_tf_records(data_dir / "1.0.0", TEXTS, claimed=4)
     with pytest.raises(UserError, match=r"found 3 records in .*tfrecord.*, wanted 4, as its dataset says"):
         read(f"tfds:{data_dir}")
     path.unlink()
