@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from symbert_jax.config.arms import parse_arms
 from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig, StudyConfig
 from symbert_jax.config.walk import values_by_name, walk
-from symbert_jax.errors import UserError, closest
+from symbert_jax.errors import UserError, spelling_hint
 
 # In each pair, the first field must be a multiple of the second.
 _MULTIPLES = (
@@ -62,7 +62,7 @@ def _study_problems(config: StudyConfig) -> Iterator[UserError]:
     arms = parse_arms(config)
     if config.reference not in arms:
         wanted = f"one of the arms {', '.join(arms)}"
-        yield UserError("reference", repr(config.reference), wanted, closest(config.reference, arms))
+        yield UserError("reference", repr(config.reference), wanted, spelling_hint(config.reference, arms))
     for name, arm in arms.items():
         for problem in problems(arm):
             yield UserError(f"arms: {name}: {problem.what}", problem.found, problem.wanted, problem.hint)

@@ -37,7 +37,7 @@ def sample_batch(config: Config, stream: Stream) -> MlmBatch:
     share = min(1.0, (512 / config.model.length) ** 2)
     multiple = mesh.shape["data"]
     rows = min(math.ceil(ROWS * share / multiple) * multiple, config.data.batch_size)
-    sample = dataclasses.replace(stream, batch_size=rows, local_rows=local_row_indices(rows, mesh))
+    sample = dataclasses.replace(stream, batch_size=rows, local_row_indices=local_row_indices(rows, mesh))
     return put_batch(next(sample.validation_batches(1)))
 
 
