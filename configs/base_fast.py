@@ -1,6 +1,6 @@
 """python -m symbert_jax pretrain --config=configs/base_fast.py --workdir=runs/fast --config.model.attention=pairwise
 
-Time: 2.3 hours on 16 TPU v5e, by the TPU compiler's estimate (the report in README.md); not measured.
+Time: 2.3 hours on 16 TPU v5e, by the TPU compiler's estimate (the report in docs/cost.md); not measured.
 Result: unknown; not run at full size.
 
 The paper's recipe for BERT-base, but without dropout of attention probabilities (the paper drops 10% of them). So a
@@ -8,7 +8,7 @@ fused kernel can compute attention: splash on TPUs, cuDNN's on NVIDIA GPUs. It n
 probabilities of a head to memory nor draws a random number for each. Dropout of embeddings and of both residual
 branches stays at 0.1.
 
-The number of rows of 512 tokens that fit a chip without recomputation, by `compile --find-batch
+The number of rows of 512 tokens that fit on a chip without remat, by `compile --find-batch
 --config.model.unroll=1`: v5e 56, v6e 112, v5p 360. 16 rows keep a chip busy, so a batch of 256 rows runs on 16 chips
 without remat or micro-batches.
 """

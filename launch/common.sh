@@ -2,7 +2,7 @@
 # Shared by the scripts of this folder: verbs, environment variables, and commands that a dry run only prints.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec 3>&1 # here `ask` prints the command of a dry run, because its standard output is the answer
+exec 3>&1 # `ask` prints the command of a dry run to 3, because its standard output is the answer
 
 COMMAND=${COMMAND:-pretrain} CONFIG=${CONFIG:-} WORKDIR=${WORKDIR:-} DATA=${DATA:-} POLL=${POLL:-30}
 VERB='' DRY_RUN='' FLAGS=()
@@ -16,7 +16,7 @@ user_error() { # WHAT FOUND WANTED
   exit 2
 }
 
-require() { # VARIABLE...
+require() { # VARIABLE...: a variable that is empty or not set is a user error
   local variable
   for variable; do
     [[ -n ${!variable:-} ]] || user_error "$variable" nothing "a value: $variable=… in the environment"
@@ -80,8 +80,8 @@ count_hosts() { # prints how many hosts a TPU slice has: chips in TOPOLOGY over 
   require MACHINE TOPOLOGY
   [[ $MACHINE =~ -([0-9]+)t$ ]] || user_error MACHINE "'$MACHINE'" "a TPU machine type such as ct6e-standard-4t"
   [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] || user_error TOPOLOGY "'$TOPOLOGY'" "numbers of chips such as 4x4"
-  local chips=${MACHINE##*-}
-  echo $((${TOPOLOGY//x/*} / ${chips%t}))
+  local suffix=${MACHINE##*-} # such as 4t
+  echo $((${TOPOLOGY//x/*} / ${suffix%t}))
 }
 
 corpus_path() { # prints the local path of the copy of DATA

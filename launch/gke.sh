@@ -27,11 +27,11 @@ source launch/jobset.sh
 JOBSET=https://github.com/kubernetes-sigs/jobset/releases/download/v0.8.0/manifests.yaml
 
 create() {
-  local size
+  local hosts
   require ZONE
-  size=$(count_hosts)
+  hosts=$(count_hosts)
   call gcloud container node-pools create "$NAME" --cluster="$CLUSTER" --location="$LOCATION" --project="$PROJECT" \
-    --node-locations="$ZONE" --machine-type="$MACHINE" --tpu-topology="$TOPOLOGY" --num-nodes="$size" \
+    --node-locations="$ZONE" --machine-type="$MACHINE" --tpu-topology="$TOPOLOGY" --num-nodes="$hosts" \
     --scopes=cloud-platform ${SPOT:+--spot}
   call gcloud container clusters get-credentials "$CLUSTER" --location="$LOCATION" --project="$PROJECT"
   call "${KUBECTL[@]}" apply --server-side --filename="$JOBSET"
@@ -53,15 +53,15 @@ yaml_list() { # WORD...: prints the words as a YAML list
   echo "[$list]"
 }
 
-manifest() {
-  require IMAGE DATA
-  local text size accelerator command chips=${MACHINE##*-}
+manifest() { # prints launch/jobset.yaml with its words between @ signs filled in
+  require IMAGE DATA MACHINE
+  local text hosts accelerator command suffix=${MACHINE##*-} # such as 4t: 4 chips per host
   set_training_command python && require_bucket
-  size=$(count_hosts) && accelerator=$(accelerator_name) || return
+  hosts=$(count_hosts) && accelerator=$(accelerator_name) || return
   command=$(yaml_list launch/restart.sh "${TRAINING[@]}")
   text=$(<launch/jobset.yaml)
   text=${text//@NAME@/"$NAME"} text=${text//@IMAGE@/"$IMAGE"} text=${text//@RESTARTS@/"${RESTARTS:-100}"}
-  text=${text//@TOPOLOGY@/"$TOPOLOGY"} text=${text//@HOSTS@/"$size"} text=${text//@CHIPS@/"${chips%t}"}
+  text=${text//@TOPOLOGY@/"$TOPOLOGY"} text=${text//@HOSTS@/"$hosts"} text=${text//@CHIPS@/"${suffix%t}"}
   text=${text//@ACCELERATOR@/"$accelerator"} text=${text//@DATA@/"$DATA"} text=${text//@CORPUS@/"$(corpus_path)"}
   echo "${text//@COMMAND@/"$command"}"
 }

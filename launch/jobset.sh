@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Shared by gke.sh and xpk.sh: builds the image of their JobSet, and follows the log of its container `train`. They set
-# KUBECTL.
+# Shared by gke.sh and xpk.sh, which set KUBECTL: builds the image of their JobSet, and follows the log of its container
+# `train`.
 
 install() {
   require IMAGE

@@ -3,7 +3,7 @@
 #
 #   install  installs Python and the packages in .venv; copies the corpus from DATA to data/
 #   run      trains in the foreground and starts again after a crash; Ctrl-C saves a checkpoint and ends training
-#   start    trains as a systemd service, which outlives the terminal; waits for its end, or that of a running service
+#   start    trains as a systemd service, which outlives the terminal, unless the service is running; waits for its end
 #   logs     follows the log of the service
 #   stop     saves a checkpoint and ends the service
 #

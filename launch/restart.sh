@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# launch/restart.sh COMMAND...: runs COMMAND until it finishes; starts it again after a crash.
+# launch/restart.sh COMMAND...: runs COMMAND until it finishes; starts it again RESTART_AFTER (10) seconds after a
+# crash.
 #
 # SIGTERM and Ctrl-C reach COMMAND as SIGTERM, upon which it saves and ends. Exit codes: 0 finished, 2 a user error,
 # 143 stopped; any other: a crash that no restart followed, because of a signal or after RESTARTS (10) restarts.

@@ -55,8 +55,9 @@ attempt() { # FUNCTION: runs it; ignores a failure, such as a lack of capacity, 
 }
 
 watch() { # trains to the end, through all preemptions
-  # status: of the last run on this slice; 255 before the first one and after a lost connection, as ssh returns it
-  local now polls failed=0 status=255
+  # status: of the last run on this slice; 255 before the first run, and after a lost connection, when ssh returns 255
+  # polls: queries from the one before that run on; failed_installs: on this slice, in a row
+  local now polls failed_installs=0 status=255
   while :; do
     now=$(state)
     case $now in
@@ -64,12 +65,12 @@ watch() { # trains to the end, through all preemptions
         if ((status == 255)); then
           polls=0
           if install; then
-            failed=0
+            failed_installs=0
             run && status=0 || status=$?
-          elif ((++failed < 10)); then # whatever the status: uv returns 2 for a failed download
+          elif ((++failed_installs < 10)); then # whatever the status: uv returns 2 for a failed download
             echo "watch: install failed; continuing" >&2
           else
-            echo "error: install failed $failed times in a row" >&2
+            echo "error: install failed $failed_installs times in a row" >&2
             exit 1
           fi
         fi
@@ -78,7 +79,7 @@ watch() { # trains to the end, through all preemptions
       ABSENT | SUSPENDED | FAILED)
         if [[ $now != ABSENT ]]; then attempt delete; fi
         attempt request
-        failed=0 status=255
+        failed_installs=0 status=255
         ;;
     esac
     pause

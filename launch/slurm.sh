@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# launch/slurm.sh VERB [--dry-run] [-- FLAGS]: GPUs of a SLURM cluster, one process per GPU. Run it on the login node,
-# in a folder that all nodes share; jax.distributed finds its processes by SLURM's variables.
+# launch/slurm.sh VERB [--dry-run] [-- FLAGS]: GPUs of a SLURM cluster, one process per GPU. Run this script on the
+# login node, in a folder that all nodes share; jax.distributed finds its processes by SLURM's variables.
 #
-#   install  installs the packages in .venv (JAX=cuda13); copies the corpus from DATA to data/
+#   install  installs the packages in .venv; copies the corpus from DATA to data/
 #   run      submits the job; before the time limit and at a preemption, it saves and is queued again to continue
 #   logs     follows the log of the job, runs/NAME.log
 #   stop     saves a checkpoint and ends the job; cancels a job that is still pending
 #
 # Environment variables:
-#   NAME  NODES (1)  GPUS per node (8)  CPUS per GPU (8)  TIME (24:00:00)
+#   NAME  NODES (1)  GPUS per node (8)  CPUS per GPU (8)  TIME of the job at most (24:00:00)
+#   JAX      the extra of jax to install (cuda13)
 #   CONFIG   a file in configs/                             WORKDIR  a shared folder or gs://…
 #   COMMAND  pretrain (default) or finetune                 DATA     gs://… of a prepared corpus or of GLUE
 #   SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_QOS, …         sbatch reads these itself

@@ -12,7 +12,7 @@
 #
 # Environment variables:
 #   NAME  ZONE  PROJECT
-#   ACCELERATOR  v4-32, v5litepod-16, v5p-32, v6e-16, …     RUNTIME  image; by default that of the ACCELERATOR
+#   ACCELERATOR  v4-32, v5litepod-16, v5p-32, v6e-16, …     RUNTIME  image; by default the one for ACCELERATOR
 #   SPOT=1       preemptible
 #   CONFIG       a file in configs/                         WORKDIR  gs://…
 #   COMMAND      pretrain (default) or finetune             DATA     gs://… of a prepared corpus or of GLUE
@@ -26,7 +26,6 @@ source "$(dirname "$0")/common.sh"
 source launch/slice.sh
 
 default_runtime() {
-  require ACCELERATOR
   case $ACCELERATOR in
     v6e-*) echo v2-alpha-tpuv6e ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
@@ -76,7 +75,7 @@ delete() {
 
 parse "create install run watch logs stop delete" "$@"
 require NAME ZONE PROJECT
-if [[ $VERB == create || $VERB == watch ]]; then RUNTIME=${RUNTIME:-$(default_runtime)}; fi
+if [[ $VERB == create || $VERB == watch ]]; then require ACCELERATOR && RUNTIME=${RUNTIME:-$(default_runtime)}; fi
 if [[ $VERB == run || $VERB == watch ]]; then start_line >/dev/null; fi # ends on a user error before anything starts
 SCOPE=("--zone=$ZONE" "--project=$PROJECT")
 "$VERB"

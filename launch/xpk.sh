@@ -27,7 +27,7 @@ corpus_path() { # replaces the function of common.sh: the command itself reads D
   echo "$DATA"
 }
 
-check_accelerator() { # ACCELERATOR must be a name that xpk gives a slice
+check_accelerator() { # a value of ACCELERATOR that is not xpk's name of a slice is a user error
   require ACCELERATOR
   [[ $ACCELERATOR == @(v4|v5litepod|v5p|v6e)-* ]] ||
     user_error ACCELERATOR "'$ACCELERATOR'" "v4-…, v5litepod-…, v5p-… or v6e-…"

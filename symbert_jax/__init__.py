@@ -14,7 +14,7 @@ To use a model that `finetune` saved:
 
 To feed a training loop of your own:
 
-    for batch in symbert_jax.batches(config): …  # the same batches as in `pretrain`
+    for batch in symbert_jax.batches(config): ...  # the same batches as in `pretrain`
 
 The models run on one device. All of these functions raise `UserError` if an argument or a file cannot be used.
 """

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> None:
     topic = parsing.help_topic(argv)
-    if topic is not None:
+    if topic is not None:  # empty: help in general
         print(help.describe(topic) if topic else help.overview(), end="")
         return
     name, arguments = parsing.split_command(argv)

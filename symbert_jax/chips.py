@@ -14,26 +14,26 @@ class Tpu:
     bandwidth: float  # bytes/s of HBM
     clock: float  # cycles/s of a core; the compiler estimates cycles
     link: float  # bytes/s over one link, in one direction
-    ring: int  # an axis of at least this many chips is a ring, on which each chip has two links
+    min_ring: int  # an axis of at least this many chips is a ring, on which each chip has two links
 
     def network(self, topology: tuple[int, ...]) -> float:
         """Returns the bytes/s that one chip of a slice can send while the whole slice exchanges an array."""
-        return self.link * sum((size > 1) + (size >= self.ring) for size in topology)
+        return self.link * sum((size > 1) + (size >= self.min_ring) for size in topology)
 
 
 GIB = 2**30
 
-# peak, bandwidth: https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. hbm: libtpu 0.0.42.1. link, ring:
+# peak, bandwidth: https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. hbm: libtpu 0.0.42.1. link, min_ring:
 # https://jax-ml.github.io/scaling-book/tpus (an axis of v5e or v6e is a ring from 16 chips, one of v4 or v5p from 4;
 # a v4 or v5p slice smaller than a 4x4x4 cube has no rings, so `network` is too high there).
 # clock: peak / (FLOPs a cycle) = peak / (2 x the chip's multipliers): 2 cores x 4 units of 128 x 128 (v4, v5p), 1 x 4
-# of 128 x 128 (v5e), 4 x 256 x 256 (v6e). By libtpu's own cycles, a product of two 16,384 x 16,384 matrices reaches 94%
-# of the peak on v4 and v5p, 92% on v5e and 78% on v6e.
+# of 128 x 128 (v5e), 1 x 4 of 256 x 256 (v6e). By libtpu's own cycles, a product of two 16,384 x 16,384 matrices
+# reaches 94% of the peak on v4 and v5p, 92% on v5e and 78% on v6e.
 TPUS = {
-    "v4": Tpu(2, 3, 275e12, 30.75 * GIB, 1228e9, 1.05e9, 45e9, 4),
-    "v5e": Tpu(1, 2, 197e12, 15.75 * GIB, 819e9, 1.5e9, 50e9, 16),
-    "v5p": Tpu(2, 3, 459e12, 95.74 * GIB, 2765e9, 1.75e9, 100e9, 4),
-    "v6e": Tpu(1, 2, 918e12, 31.25 * GIB, 1638e9, 1.75e9, 100e9, 16),
+    "v4": Tpu(cores=2, axes=3, peak=275e12, hbm=30.75 * GIB, bandwidth=1228e9, clock=1.05e9, link=45e9, min_ring=4),
+    "v5e": Tpu(cores=1, axes=2, peak=197e12, hbm=15.75 * GIB, bandwidth=819e9, clock=1.5e9, link=50e9, min_ring=16),
+    "v5p": Tpu(cores=2, axes=3, peak=459e12, hbm=95.74 * GIB, bandwidth=2765e9, clock=1.75e9, link=100e9, min_ring=4),
+    "v6e": Tpu(cores=1, axes=2, peak=918e12, hbm=31.25 * GIB, bandwidth=1638e9, clock=1.75e9, link=100e9, min_ring=16),
 }
 
 # Names in `TPUS` by `jax.Device.device_kind`.

@@ -84,7 +84,9 @@ class Classifier:
         with jax.set_mesh(one_device()):
             for planned in prediction_plan(split, min(round_up(len(split)), MAX_BATCH)):
                 batch = split.batch(planned)
-                batch_logits = np.asarray(_logits(self.model, self.task.num_outputs, self._device_params, batch, None))
+                batch_logits = np.asarray(
+                    _logits(self.model, self.task.num_outputs, self._device_params, batch, key=None)
+                )
                 is_real = planned.indices != PADDING_ROW
                 logits[planned.indices[is_real]] = batch_logits[is_real]
         return logits
@@ -101,7 +103,7 @@ class Classifier:
                 raise UserError(f"pairs[{i}]", reprlib.repr(pair), f"{wanted}, as {self.task.name} has")
             for text in texts:
                 check_text(f"pairs[{i}]", text)
-            examples.append(Example(texts, None))
+            examples.append(Example(texts, label=None))
         return examples
 
     @functools.cached_property
@@ -129,5 +131,4 @@ def load_classifier(folder: epath.PathLike) -> Classifier:
         return Classifier(path, task, description.score, length, description.model, saved.read_params(path))
 
 
-# The last argument of `steps.logits` is the dropout key; `Classifier` passes None: no dropout.
 _logits = jax.jit(steps.logits, static_argnums=(0, 1))

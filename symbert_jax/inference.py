@@ -99,7 +99,7 @@ class Model:
         guesses: list[list[list[Guess]]] = [[] for _ in rows]
         for indices, ids in self._batches(rows):
             chosen = [mask_positions[i] for i in indices]
-            positions = _pad(chosen, 0, len(ids), round_up(max(map(len, chosen))))
+            positions = _pad(chosen, value=0, count=len(ids), width=round_up(max(map(len, chosen))))
             # Not strict: the logits of padding rows come last and are left out.
             for i, logits in zip(indices, self.logits(ids, positions), strict=False):
                 guesses[i] = [self._guesses(mask_logits, top) for mask_logits in logits[: len(mask_positions[i])]]
@@ -117,7 +117,7 @@ class Model:
           UserError: a text is too long, or is not text in UTF-8.
         """
         rows = self._token_ids(named_texts(texts), truncate)
-        ids = _pad(rows, self._special_ids[PAD], len(rows), max(map(len, rows), default=0))
+        ids = _pad(rows, self._special_ids[PAD], count=len(rows), width=max(map(len, rows), default=0))
         return EncodedTexts(ids, ids != self._special_ids[PAD])
 
     def embed(
@@ -155,8 +155,8 @@ class Model:
           UserError: an array has a wrong shape or type, or a value is out of range.
         """
         model = self.config.model
-        ids = _to_int_rows("ids", ids, model.vocab_size)
-        positions = _to_int_rows("positions", positions, ids.shape[1])
+        ids = _to_int_rows("ids", ids, limit=model.vocab_size)
+        positions = _to_int_rows("positions", positions, limit=ids.shape[1])
         if ids.shape[1] > model.length:
             raise UserError("ids", f"{ids.shape[1]} tokens", f"at most {model.length}, the length of the model")
         if len(ids) != len(positions):
@@ -182,7 +182,8 @@ class Model:
         for start in range(0, len(rows), MAX_BATCH):
             indices = order[start : start + MAX_BATCH]
             length = min(round_up(max(len(rows[indices[-1]]), MIN_LENGTH)), self.config.model.length)
-            yield indices, _pad([rows[i] for i in indices], self._special_ids[PAD], round_up(len(indices)), length)
+            batch_rows, count = [rows[i] for i in indices], round_up(len(indices))
+            yield indices, _pad(batch_rows, self._special_ids[PAD], count=count, width=length)
 
     def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
         probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
@@ -304,7 +305,7 @@ def _logits(
     mask: Bool[AnyArray, "B T"],
     positions: Int[AnyArray, "B M"],
 ) -> Float[Array, "B M V"]:
-    segments = mask.astype(jnp.int32)  # of attention: text is segment 1; padding is 0, which nothing attends to
+    segments = mask.astype(jnp.int32)  # 1 for text; 0 for padding, which no token attends to
     return bert.logits(model, params, ids, positions, segments=segments)
 
 
@@ -313,7 +314,7 @@ def _pooled(
     model: ModelConfig, params: Params, ids: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"], pooling: str
 ) -> Float[Array, "B D"]:
     module = bert.module(model, params)
-    x = module.encode(module.embeddings(ids), mask.astype(jnp.int32)).astype(jnp.float32)
+    x = module.encode(module.embeddings(ids), segments=mask.astype(jnp.int32)).astype(jnp.float32)
     if pooling == "cls":
         return x[:, 0]
     # A padding row has no tokens; the maximum avoids 0 / 0.

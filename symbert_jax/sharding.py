@@ -1,6 +1,6 @@
 """The mesh, and one table from the dimensions of arrays to mesh axes.
 
-Dimensions have the letters of the einsums (README, "Letters"). Activations and parameters share the table. With
+Dimensions have the letters of the einsums (docs/how_it_works.md). Activations and parameters share the table. With
 `mesh.fsdp`, matrices and their moments are also sharded along `data` by their width D, and each layer gathers its
 matrices when it runs.
 """
@@ -21,25 +21,25 @@ from symbert_jax.errors import UserError
 AXES = ("data", "model")
 MESH_AXES = {"B": "data", "N": "model", "F": "model", "V": "model"}  # the dimensions of other letters are not sharded
 FSDP_AXES = {"D": "data"}  # additional axes of parameters with `mesh.fsdp`
-PREFETCH = 2  # transfers to the devices that have started when a batch is needed, its own included
+PREFETCH = 2  # batches whose transfers to the devices have started when the first of them is needed
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(mesh_config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Returns a (data, model) mesh with explicit axes over `devices`, by default all devices.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
     devices = devices or jax.devices()
-    data = len(devices) // config.model if config.data == -1 else config.data
-    if data * config.model != len(devices):
+    data = len(devices) // mesh_config.model if mesh_config.data == -1 else mesh_config.data
+    if data * mesh_config.model != len(devices):
         raise UserError(
             "mesh",
-            f"mesh.data={config.data} x mesh.model={config.model}",
+            f"mesh.data={mesh_config.data} x mesh.model={mesh_config.model}",
             f"a product of {len(devices)}, the number of devices",
             "mesh.data=-1 takes all that mesh.model leaves",
         )
-    return jax.make_mesh((data, config.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
+    return jax.make_mesh((data, mesh_config.model), AXES, axis_types=(AxisType.Explicit,) * 2, devices=devices)
 
 
 def device() -> AbstractDevice:
@@ -60,15 +60,18 @@ def problems(config: Config, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     yield from _width_problems(config.model, config.mesh, mesh)
 
 
-def check_split(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> None:
-    """Raises `UserError` if the parameters of `model` cannot be sharded over `mesh`, which `make_mesh(config)` made."""
-    for problem in (*split_problems(model, config), *_width_problems(model, config, mesh)):
+def check_split(model: ModelConfig, mesh_config: MeshConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises `UserError` if the parameters of `model` cannot be sharded over `mesh`.
+
+    mesh_config: the config from which `make_mesh` made `mesh`.
+    """
+    for problem in (*split_problems(model, mesh_config), *_width_problems(model, mesh_config, mesh)):
         raise problem
 
 
-def _width_problems(model: ModelConfig, config: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
+def _width_problems(model: ModelConfig, mesh_config: MeshConfig, mesh: jax.sharding.Mesh) -> Iterator[UserError]:
     size = mesh.shape["data"]
-    if config.fsdp and model.dim % size:
+    if mesh_config.fsdp and model.dim % size:
         wanted = f"a multiple of {size}, the size of the mesh axis data"
         yield UserError("model.dim", str(model.dim), wanted, "mesh.fsdp splits it over this axis")
 
@@ -78,19 +81,20 @@ def spec(dims: str) -> PartitionSpec:
     return PartitionSpec(*(MESH_AXES.get(dim) for dim in dims))
 
 
-def parameter_spec(dims: str, config: MeshConfig) -> PartitionSpec:
+def parameter_spec(dims: str, mesh_config: MeshConfig) -> PartitionSpec:
     """Returns the partition in which a parameter is stored; a layer may gather it to use it."""
-    axes = MESH_AXES | FSDP_AXES if config.fsdp and len(dims.lstrip("L")) > 1 else MESH_AXES
+    is_vector = len(dims.lstrip("L")) <= 1  # in each layer; L is the dimension of the stacked layers
+    axes = MESH_AXES | FSDP_AXES if mesh_config.fsdp and not is_vector else MESH_AXES
     return PartitionSpec(*(axes.get(dim) for dim in dims))
 
 
-def local_row_indices(rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " local_rows"]:
-    """Returns, in order, the indices of those rows of a batch of `rows` that the devices of this process hold.
+def local_row_indices(num_rows: int, mesh: jax.sharding.Mesh) -> Int[np.ndarray, " local_rows"]:
+    """Returns, in order, the indices of those rows of a batch of `num_rows` that the devices of this process hold.
 
     The mesh of a TPU follows its physical links, not the numbers of processes, so these rows need not be adjacent.
     """
-    indices = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((rows,))
-    return np.unique(np.concatenate([np.arange(rows)[index] for index in indices.values()]))
+    indices = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((num_rows,))
+    return np.unique(np.concatenate([np.arange(num_rows)[index] for index in indices.values()]))
 
 
 def put_batch(batch: Any, dims: str = "B") -> Any:
@@ -104,7 +108,7 @@ def put_batch(batch: Any, dims: str = "B") -> Any:
 
 
 def put_batches(batches: Iterator[Any], dims: str = "B") -> Iterator[Any]:
-    """Yields each batch as `put_batch` returns it. PREFETCH transfers have started by then, its own included."""
+    """Yields each batch as `put_batch` returns it, once the transfers of the next PREFETCH - 1 batches have started."""
     queue = collections.deque(put_batch(batch, dims) for batch in itertools.islice(batches, PREFETCH))
     while queue:
         yield queue.popleft()

@@ -7,7 +7,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
-    """A file system in memory that fsspec takes for the one of gs://."""
+    """A file system in memory that fsspec uses for gs://."""
 
     protocol = ("gs", "gcs")
     store: dict = {}  # noqa: RUF012  fsspec shares it between all instances

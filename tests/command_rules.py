@@ -1,7 +1,7 @@
 """How each command of the documents is checked: `RULES` maps patterns of commands to checks.
 
 A new command in a document needs no work if an existing rule fits, in most cases that of `run`. Otherwise add a rule,
-above the others that match. A rule that matches no command is reported as unused. `tests/documented_commands.py` calls
+above all others that match. A rule that matches no command is reported as unused. `tests/documented_commands.py` calls
 the checks, each in a fork of a process that has imported JAX; the exit code of a check is that of the command.
 """
 
@@ -88,6 +88,12 @@ def run_python(command: Command) -> int:
     return 0
 
 
+def compile_python(command: Command) -> int:
+    """Compiles a block of Python from stdin, which needs files that the tests do not make."""
+    compile(sys.stdin.read(), command[-1], "exec")
+    return 0
+
+
 def parse_bench(command: Command) -> int:
     """Runs a bench until it has read its flags."""
     # A document may write `python -m bench.peers` or only `bench.peers`.
@@ -165,57 +171,61 @@ def skip(command: Command) -> int:
 # a regex of the fields that only the config of `finetune` has
 FINETUNE_FIELDS = "|".join(vars(FinetuneConfig()).keys() - vars(Config()).keys())
 COMPILE = "compile --config=configs/base_fast.py --topology=v5e:4x4"
+SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 # Checks by patterns of "DOCUMENT: COMMAND"; the first that matches counts. `flags` and `output` stand before text that
 # is not a whole command, see tests/documents.py.
-SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,
     rf"make demo: {SYMBERT} .*": parse,
     r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
     rf"make bench: {SYMBERT} .*": parse,
-    rf"README.md: {SYMBERT} (compare|finetune) .*runs/python_docs/.*": parse,
+    rf"docs/first_run.md: {SYMBERT} (pretrain|fill|compare .*runs/python_docs/).*": parse,
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
     rf"configs/study_.*: {SYMBERT} study .*": parse,
-    rf"docs/interop.md: {SYMBERT} export --checkpoint=runs/glue/.*": parse,
-    rf"docs/interop.md: {SYMBERT} export .* --(format|step)=.*": parse,
-    rf"docs/interop.md: {SYMBERT} import --source=bert-base-uncased .*": parse,
-    rf"(README.md: {SYMBERT} pretrain (?!--config=configs/mini.py)|configs/.*: {SYMBERT} pretrain ).*": run_doctor,
+    rf"docs/weights.md: {SYMBERT} export --checkpoint=runs/glue/.*": parse,
+    rf"docs/weights.md: {SYMBERT} export .* --(format|step)=.*": parse,
+    rf"docs/.*: {SYMBERT} import --source=(bert-base-uncased|encoder/.*) .*": parse,
+    rf"docs/.*: {SYMBERT} pretrain --config=configs/tiny.py .*": parse,
+    rf"(docs/.*: {SYMBERT} pretrain (?!--config=configs/mini.py)|configs/.*: {SYMBERT} pretrain ).*": run_doctor,
     rf"help .*: {SYMBERT} .*": parse,
+    r".*: (python -m symbert_jax|symbert) COMMAND": skip,
     rf".*: {SYMBERT}( .*)?": run,
     r".*: symbert .*": run_installed,
+    r"docs/glue.md: python - .*": compile_python,
     r".*: python - .*": run_python,
     # parts of commands
-    r"docs/interop.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
-    r"configs/base_fast.py: compile .*": partial(parse_flags, COMPILE),
-    r"(README.md|docs/(performance|slices).md): flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
-    r"docs/interop.md: flags --format=plpi": partial(parse_flags, "export --checkpoint=x --out=x"),
-    r"docs/interop.md: (flags|import) --\w+": parse_import_flag,
+    r"docs/weights.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
+    r"(configs/base_fast.py|docs/faq.md): compile .*": partial(parse_flags, COMPILE),
+    r"docs/(cost|performance).md: flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
+    r"docs/weights.md: flags --format=plpi": partial(parse_flags, "export --checkpoint=x --out=x"),
+    r"docs/weights.md: (flags|import) --\w+": parse_import_flag,
     rf".*: flags --config\.({FINETUNE_FIELDS})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
     ),
-    r"docs/launch.md: flags --(help|dry-run)": check_launch_flags,
+    r"docs/pods.md: flags --(help|dry-run)": check_launch_flags,
     r"bench/glue.py: flags .*": partial(parse_bench_flags, "bench.glue --source=x --vocab=x"),
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
-    r".*: flags --reference=.*": partial(parse_flags, "compare --out=x x"),
-    r"README.md: flags --rounds .*": partial(parse_bench_flags, "bench.peers"),
-    r"README.md: (flags --config\.section\.field=value|kill -9)": skip,
+    r"docs/performance.md: flags --contenders .*": partial(parse_bench_flags, "bench.peers"),
+    r"docs/.*: flags --(config\.section\.field|name)[= ]value": skip,
+    r"docs/configuration.md: flags --config=.*": partial(parse_flags, "prepare"),
     r".*: flags --(config\.|xla_preset|coordinator|join_timeout|lost_after).*": partial(
         parse_flags, "pretrain --config=configs/base.py --workdir=x"
     ),
     # other programs
     r".*: ((\.venv/bin/)?python -m )?bench\..*": parse_bench,
-    r"docs/launch.md: launch/.*": check_launch,
-    r".*: pip install (xprof|xpk|\.)": skip,
+    r"docs/pods.md: launch/.*": check_launch,
+    r".*: pip install (xprof|xpk|\.|.* --target=encoder .*)": skip,
+    r"docs/first_run.md: ls .*": skip,
     r".*: pip install .*": check_packages,
     r".*: make .*": check_make_target,
-    r"README.md: output": check_report_labels,
-    r"docs/launch.md: gcloud storage rsync data/corpus_512 gs://BUCKET/corpus_512 --recursive": skip,
+    r"docs/cost.md: output": check_report_labels,
+    r"docs/pods.md: gcloud storage rsync data/corpus_512 gs://BUCKET/corpus_512 --recursive": skip,
     r"docs/.*: (git archive HEAD|xpk config .*|xprof --logdir .*|ulimit -s unlimited)": skip,
     r"configs/wiki_books.py: tfds build wikipedia/20230601.en": skip,
     r"CONTRIBUTING.md: \.venv/bin/pre-commit install": skip,
-    r"docs/interop.md: hf download OWNER/NAME --local-dir DIR": skip,
-    r"(README.md: \[CLS\] … \[SEP\]|docs/interop.md: (\[PAD\] .*|{do_lower_case: false}))": skip,
+    r"docs/.*: hf download OWNER/NAME --local-dir DIR": skip,
+    r"docs/weights.md: (\[PAD\] .*|{do_lower_case: false})": skip,
 }

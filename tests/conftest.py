@@ -83,7 +83,7 @@ def init_params_numpy(model: ModelConfig) -> bert.Params:
 
 
 def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBatch:
-    """Returns random rows with 4 positions to predict in each. In every other row, the last one has weight 0."""
+    """Returns random rows with 4 positions to predict in each. The last of them has weight 0 in every other row."""
     rng = np.random.default_rng(seed)
     rows = rows or config.data.batch_size
     tokens = rng.integers(0, config.model.vocab_size, (rows, config.model.length), dtype=np.int32)

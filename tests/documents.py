@@ -20,7 +20,8 @@ from symbert_jax.cli.commands import COMMANDS
 ROOT = Path(__file__).parents[1]
 RECIPES = ("demo", "bench")  # targets of the Makefile, whose commands are checked like those of documents
 
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*|\{[^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BASH_CELL = "%%bash"  # the first line of a notebook's cell of shell commands, after its options
 _SPAN = re.compile(r"`([^`]+)`")  # a code span
 # what looks like a command or a flag, such as `python -m` or `--seed`
 _STRAY = re.compile(r"python -m|pip install|(?<!\w)--\w")
@@ -45,18 +46,27 @@ def scripts() -> dict[str, str]:
 
 
 def markdown(text: str, name: str) -> str:
-    """Returns the script of a page: blocks of shell, Python and consoles, and commands among its code spans."""
+    """Returns the script of a page: blocks of shell, Python and consoles, and commands among its code spans.
+
+    Of a notebook it has the cells of shell commands. `make docs` executes all cells.
+    """
     script = [""] * (text.count("\n") + 1)
     for block in _BLOCK.finditer(text):
         first, body = text.count("\n", 0, block.start()), block[2].splitlines()
         last = first + len(body) + 1
-        if block[1] == "sh":
+        if _BASH_CELL in body:
+            start = body.index(_BASH_CELL) + 1
+            script[first + 1 + start : last] = body[start:]
+        elif block[1].startswith("{"):
+            continue  # a directive of Sphinx, or a cell of Python
+        elif block[1] == "sh":
             script[first + 1 : last] = body
         elif block[1] == "python":
             script[first : last + 1] = [f"python - {name}:{first + 1} <<'END'", *body, "END"]
         elif body[0].startswith("$ "):
             end = next(i for i, line in enumerate(body) if not line.endswith("\\"))
-            body[0], body[end] = body[0].removeprefix("$ "), f"{body[end]} 2>&1 | expect_output 9<<'END'"
+            body[0] = body[0].removeprefix("$ ")
+            body[end] += " 2>&1 | expect_output 9<<'END'"
             script[first + 1 : last + 1] = [*body, "END"]
         else:
             script[first : last + 1] = ["output <<'END'", *body, "END"]

@@ -29,12 +29,12 @@ def run_processes(
     devices: the number of CPU devices of each process.
     flags: additional flags, by the index of the process.
     """
-    joins = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
+    join_flags = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
     processes = []
     try:
         for number in range(count):
-            own_flags = [*joins, f"--process={number}"] if joins else []
+            own_flags = [*join_flags, f"--process={number}"] if join_flags else []
             processes.append(
                 subprocess.Popen(
                     [sys.executable, *command, *own_flags, *(flags or {}).get(number, [])],

@@ -45,16 +45,15 @@ def shrink(c: ConfigDict) -> ConfigDict:
         c.seeds, c.learning_rates = 1, ()
         return c
     c.model.update(layers=1, dim=16, heads=2, mlp_dim=16, length=32, vocab_size=512, unroll=1, dtype="float32")
-    c.model.update(
-        dropout=0.0, attention_dropout=0.0
-    )  # so that all configs with the same attention compile to the same program
+    # without dropout, all configs with the same attention compile to the same program
+    c.model.update(dropout=0.0, attention_dropout=0.0)
     c.optim.learning_rate, c.mesh.fsdp = 1e-3, False
     c.data.update(batch_size=4, validation_fraction=0.2)
     if any(source.startswith("python-docs") for source in c.data.sources):
         c.data.sources = ("jsonl:wiki/*.jsonl.gz",)
     if c.data.vocab.startswith("hf:"):
         c.data.vocab = "vocab.txt"
-    if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because README.md shows its output
+    if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because docs/configuration.md shows its output
         c.optim.warmup_steps = 1
         c.train.update(steps=4, log_every=2, validate_every=4, validate_batches=1, checkpoint_every=4)
     return c

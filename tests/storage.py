@@ -60,7 +60,7 @@ class Storage(ThreadingHTTPServer):
         name = unquote(path["name"] or "") if path else ""
         if name and name not in self.objects:
             return _missing(f"No such object: {BUCKET}/{name}")
-        # The second value tells what the request is about: None a bucket, False its objects, True one object.
+        # The second value says what the request is about: None a bucket, False all of its objects, True one object.
         match path and (method, path["objects"] and bool(name), path["to"], query.get("uploadType")):
             case ("GET", None, None, _):
                 return _json({"name": BUCKET})

@@ -31,15 +31,15 @@ def test_batches_are_those_that_pretrain_sees(tmp_path: Path) -> None:
     config = configure(data={"dir": str(write_corpus(tmp_path / "corpus"))}, train={"steps": 6})
     found = list(symbert_jax.batches(config, start=4))
     assert len(found) == 2
-    # two processes that read half of the rows each
-    streams = [open_stream(config, Corpus(config.data.dir), rows) for rows in np.split(np.arange(16), 2)]
+    # two processes that read half of the 16 rows of a batch each
+    streams = [open_stream(config, Corpus(config.data.dir), half) for half in np.split(np.arange(16), 2)]
     for step, batch in zip((4, 5), found, strict=True):
-        parts = [stream.batch(step) for stream in streams]
-        for array, *rows in zip(batch, *parts, strict=True):
-            np.testing.assert_array_equal(array, np.concatenate(rows))
-    (last,) = symbert_jax.batches(ConfigDict(dataclasses.asdict(config)), 5)
+        halves = [stream.batch(step) for stream in streams]
+        for array, *half_arrays in zip(batch, *halves, strict=True):
+            np.testing.assert_array_equal(array, np.concatenate(half_arrays))
+    (last,) = symbert_jax.batches(ConfigDict(dataclasses.asdict(config)), start=5)
     np.testing.assert_array_equal(last.tokens, found[1].tokens)
     with pytest.raises(symbert_jax.UserError, match="start: found -1, wanted a step, from 0"):
-        symbert_jax.batches(config, -1)
+        symbert_jax.batches(config, start=-1)
     with pytest.raises(symbert_jax.UserError, match=r"optim\.warmup_steps: found 5, wanted fewer than train"):
         symbert_jax.batches(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)))

@@ -22,7 +22,7 @@ def test_killed_pretrain_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
 
     def kill_after_save(start: Start, number: signal.Signals) -> Kill | None:
         start.wait_for_save()
-        start.wait(random.uniform(0, start.command.reference.seconds_after / 8))
+        start.wait(random.uniform(0, start.command.reference.seconds_after_first_step / 8))
         return start.kill(number, process=0)
 
     for number in (signal.SIGKILL, signal.SIGTERM):

@@ -20,4 +20,5 @@ def test_every_device_kind_is_a_known_chip() -> None:
     [("v5e", (4, 4), 2), ("v5e", (1, 1), 0), ("v5e", (8, 16), 3), ("v5e", (16, 16), 4), ("v5p", (2, 2, 4), 4)],
 )
 def test_ring_axis_has_two_links_a_chip(chip: str, topology: tuple[int, ...], links: int) -> None:
+    """links: of one chip, along all axes. An axis of one chip has none, a longer one has one, a ring has two."""
     assert TPUS[chip].network(topology) == links * TPUS[chip].link

@@ -38,7 +38,7 @@ def load(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_regression_predicts_values_in_order(load) -> None:
-    model = load("stsb", 1)
+    model = load("stsb", num_outputs=1)
     pairs = [(f"w{i}", " ".join(f"w{j}" for j in range(i % 7))) for i in range(MAX_BATCH + 5)]
     values = model.predict(iter(pairs))
     assert all(isinstance(value, float) for value in values) and np.std(values) > 1e-3
@@ -50,7 +50,7 @@ def test_regression_predicts_values_in_order(load) -> None:
 
 
 def test_classes_have_names_and_probabilities(load) -> None:
-    model = load("mnli", 3)
+    model = load("mnli", num_outputs=3)
     assert (model.task.name, model.score) == ("mnli", 70.0)
     assert model.length == MODEL.length, "the model reads fewer than the 128 tokens of fine-tuning"
     pairs = [("w1 w2", "w3"), ("w4", "w1 [SEP] w2 " * 9)]
@@ -60,13 +60,13 @@ def test_classes_have_names_and_probabilities(load) -> None:
 
 
 def test_classifier_cuts_texts_as_fine_tuning_did(load) -> None:
-    model = load("mnli", 3, length=8)
+    model = load("mnli", num_outputs=3, length=8)
     long, same, other = model.logits([("w1 w2 w3 w4 w5 w6", "w7"), ("w1 w2 w3 w4", "w7"), ("w1 w2 w3", "w7")])
     assert long == pytest.approx(same, abs=1e-6) and long != pytest.approx(other, abs=1e-6)
 
 
 def test_classifier_refuses_wrong_examples(load) -> None:
-    rte, sst2 = load("rte", 2), load("sst2", 2)
+    rte, sst2 = load("rte", num_outputs=2), load("sst2", num_outputs=2)
     for model, examples, message in (
         (rte, ["w1"], r"pairs\[0\]: found 'w1', wanted a tuple of two sentences, as rte has"),
         (sst2, ["w1", ("w1", "w2")], r"pairs\[1\]: found \('w1', 'w2'\), wanted a sentence, as sst2 has"),

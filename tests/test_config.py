@@ -187,6 +187,7 @@ class Tree:
 
 
 def test_walk_yields_values_limits_and_comments_of_all_fields() -> None:
+    """The fields of `Section` have a comment behind them, above them, in both places, or none."""
     found = [(field.name, field.value, field.limits, field.comment) for field in configs.walk(Tree())]
     assert found == [
         ("top", 0.5, (), "of the tree"),

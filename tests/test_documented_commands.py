@@ -35,9 +35,15 @@ another answer
 ```python
 import symbert_jax.no_such_module
 ```
+```{code-cell}
+:tags: [hide-output]
+
+%%bash
+frobnicate once more
+```
 """
 # The numbers of the lines of WRONG that are or begin a command, from 1.
-WRONG_LINES = {*range(2, 13), 14, 15, 19, 22}
+WRONG_LINES = {*range(2, 13), 14, 15, 19, 22, 29}
 
 
 @pytest.fixture(scope="module")

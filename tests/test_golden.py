@@ -32,7 +32,14 @@ def digest(*arrays: np.ndarray) -> str:
 def test_order_of_rows_is_unchanged() -> None:
     """If it changes, a resumed run sees some rows twice in an epoch and others never."""
     rows = MagicMock(spec=Rows, __len__=lambda _: 50)
-    stream = Stream(rows, rows, Masking(WORDS, 16, 0.15, 7), 8, np.arange(8), False)
+    stream = Stream(
+        train=rows,
+        validation=rows,
+        masking=Masking(WORDS, length=16, rate=0.15, seed=7),
+        batch_size=8,
+        local_row_indices=np.arange(8),
+        may_lack_targets=False,
+    )
     assert [stream.order[index] for index in range(8)] == [28, 9, 0, 45, 29, 30, 17, 6]
     assert digest(np.array([stream.order[index] for index in range(120)])) == "b85d1a9928bff802"
 
@@ -40,7 +47,8 @@ def test_order_of_rows_is_unchanged() -> None:
 def test_masks_are_unchanged() -> None:
     """If they change, losses no longer compare with those of earlier runs: validation has the masks of seed 0."""
     tokens = np.random.default_rng(0).integers(5, len(WORDS), (32, 64), dtype=np.uint16)
-    batch = Masking(WORDS, 64, 0.15, 7)(tokens, np.arange(32) * 1000, np.arange(32) % 3)
+    masking = Masking(WORDS, length=64, rate=0.15, seed=7)
+    batch = masking(tokens, row_indices=np.arange(32) * 1000, epochs=np.arange(32) % 3)
     assert batch.positions[0].tolist() == [3, 45, 61, 23, 35, 43, 49, 60, 34, 27, 0, 0, 0, 0, 0, 0]
     assert digest(*batch) == "83af09fed5b181c3"
 

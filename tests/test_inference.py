@@ -30,7 +30,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
         bias[WORDS.index("cat")], bias[WORDS.index("sat")], bias[12] = 9.0, 8.0, 99.0  # 12 is not in the vocabulary
         state.params["head"]["bias"] = jax.device_put(bias, state.params["head"]["bias"].sharding)
         checkpoints = Checkpoints(workdir, TrainConfig())
-        checkpoints.save(30, state.params, state.optimizer, CONFIG, None)
+        checkpoints.save(30, state.params, state.optimizer, CONFIG, validation_loss=None)
         checkpoints.close()
     (workdir / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     (workdir / "config.json").write_text(to_json(CONFIG))
@@ -47,7 +47,7 @@ def test_fill_mask_returns_best_tokens_for_each_mask(model: Model) -> None:
     first, second = model.fill_mask(text, top=2)
     assert [guess.token for guess in first] == [guess.token for guess in second] == ["cat", "sat"]
     assert first[0].probability == pytest.approx(np.e / (np.e + 1), abs=0.05)
-    assert len(model.fill_mask("- \0\n[MASK]", 100)[0]) == len(WORDS)
+    assert len(model.fill_mask("- \0\n[MASK]", top=100)[0]) == len(WORDS)
     with jax.set_mesh(make_mesh(MeshConfig())):  # a mesh of the user
         same, short = model.fill_mask([text, "[MASK]"], top=2)
     assert len(short) == 1 and len(same) == 2
@@ -56,7 +56,7 @@ def test_fill_mask_returns_best_tokens_for_each_mask(model: Model) -> None:
 
 
 def test_fill_prints_each_text_with_its_guesses(workdir: epath.Path, capsys) -> None:
-    fill(workdir, 30, ["the [MASK]", "[MASK] [MASK]"], 1)
+    fill(workdir, step=30, texts=["the [MASK]", "[MASK] [MASK]"], top=1)
     lines = [line.split("%")[0][:7] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["the [MA", "  cat 7", "[MASK] ", "  cat 7", "  cat 7"]
 
@@ -74,7 +74,7 @@ def test_fill_mask_refuses_unusable_texts(model: Model) -> None:
         with pytest.raises(UserError, match=message):
             model.fill_mask(text)
     with pytest.raises(UserError, match="top: found 0, wanted at least 1"):
-        model.fill_mask("[MASK]", 0)
+        model.fill_mask("[MASK]", top=0)
 
 
 def test_model_refuses_vocabulary_larger_than_itself(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 def test_metrics_drops_lines_after_the_resumed_step(tmp_path) -> None:
     workdir = epath.Path(tmp_path)
-    first = Metrics(workdir, 0, "")
+    first = Metrics(workdir, step=0, wandb="")
     for step in (10, 20, 30):
         first.write(step, {"train/loss": step / 3})
     first.close()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "tr')  # killed while writing
-    second = Metrics(workdir, 20, "")
+    second = Metrics(workdir, step=20, wandb="")
     second.write(30, {"train/loss": 1.0})
     second.close()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -67,7 +67,7 @@ def test_metrics_drops_a_copy_that_fails(tmp_path, capsys, monkeypatch) -> None:
     run = types.SimpleNamespace(log=log, finish=lambda: pytest.fail("a failed copy is not used again"))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
     (workdir / "tensorboard").write_text("")
-    metrics = Metrics(workdir, 0, "project")
+    metrics = Metrics(workdir, step=0, wandb="project")
     for step in (1, 2):
         metrics.write(step, {"train/loss": 1.0})
     metrics.close()
@@ -90,7 +90,7 @@ from symbert_jax.metrics import Metrics
 
 workdir = epath.Path(sys.argv[1])
 for start, stop in ((0, 2), (1, 3)):  # a start, and one that resumes from a checkpoint before the last line
-    metrics = Metrics(workdir, start, "project")
+    metrics = Metrics(workdir, start, wandb="project")
     for step in range(start + 1, stop + 1):
         metrics.write(step, {"train/loss": 1 / step})
     metrics.write(stop, {"validation/loss": 0.5})
@@ -100,7 +100,7 @@ import wandb
 
 wandb.teardown()  # its process may write the files after `finish` has returned; this waits for it
 
-from wandb.proto.wandb_internal_pb2 import Record  # which the offline files hold, in the format of LevelDB's log
+from wandb.proto.wandb_internal_pb2 import Record  # the offline files hold such records, in the format of LevelDB's log
 
 def records(data):
     position, record = 7, b""
@@ -142,18 +142,18 @@ def test_wandb_gets_all_metrics_and_a_restart_resumes_its_run(tmp_path) -> None:
 
 
 def test_clock_leaves_pauses_out_and_measures_waits() -> None:
-    clock = Clock(0)
-    assert clock.lap(0).speed(tokens=1000, flops=5.0, peak=None) == {}, "no step, no speed"
+    clock = Clock(step=0)
+    assert clock.lap(step=0).speed(tokens=1000, flops=5.0, peak=None) == {}, "no step, no speed"
     with clock.pause():
         time.sleep(0.5)
     with clock.wait():
         time.sleep(0.1)
-    values = clock.lap(10).speed(tokens=1000, flops=5.0, peak=None)
+    values = clock.lap(step=10).speed(tokens=1000, flops=5.0, peak=None)
     assert values["speed/tokens_per_second"] > 10 * 1000 / 0.4, "half a second of pause does not count"
     assert values["speed/data_wait_fraction"] > 0.2
     assert "speed/mfu" not in values
     time.sleep(0.01)
-    values = clock.lap(20).speed(tokens=1000, flops=5.0, peak=100.0)
+    values = clock.lap(step=20).speed(tokens=1000, flops=5.0, peak=100.0)
     assert values["speed/mfu"] == pytest.approx(values["speed/tokens_per_second"] / 1000 * 5.0 / 100.0)
 
 

@@ -19,11 +19,12 @@ def clock(monkeypatch) -> list[float]:
 
 
 def test_eta_excludes_compilation(clock, capsys) -> None:
-    shown = Progress("trials", 2, work=1000, interval=60)
+    """Two trials of 1000 tokens together. A step has 50 tokens; the first step of a program compiles."""
+    shown = Progress("trials", items=2, work=1000, interval=60)
 
     def window(seconds: float, *programs: str) -> None:
         for program in programs:
-            with shown.step(program, 50):
+            with shown.step(program, work=50):
                 pass
         clock[0] += seconds
         shown.end_window()
@@ -40,9 +41,9 @@ def test_eta_excludes_compilation(clock, capsys) -> None:
     window(60, "short", "short")
     shown.finish()
     assert shown.status == "2/2 trials, eta 6m00s"  # 600 tokens at 100 a minute
-    shown.skip(0, 500)
+    shown.skip(items=0, work=500)
     assert shown.eta == "eta 1m00s"
-    shown.measure(0, 3600.0)
+    shown.measure(work=0, seconds=3600.0)
     assert shown.eta == "eta 31m00s"
 
 
@@ -64,11 +65,11 @@ def test_bar_fits_80_columns(monkeypatch, capsys) -> None:
     termios.tcsetwinsize(terminal, (25, 80))
     with os.fdopen(controller, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr(progress.sys, "stderr", stderr)
-        with Progress("steps", 200_000, 100_000) as shown:
+        with Progress("steps", items=200_000, done=100_000) as shown:
             with shown.step("training"):
                 pass
             shown.finish()
-            shown.measure(1, 3.6)
+            shown.measure(work=1, seconds=3.6)
             shown.show("loss 10.1234  1,234,567 tokens/s", "a line")
             with shown.step("validation", work=0):
                 pass

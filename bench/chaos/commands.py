@@ -23,15 +23,15 @@ from bench.chaos.comparisons import (
 )
 
 PHASES = BEFORE_STEPS, IN_STEPS, AFTER_STEPS = "before the first step", "in between", "after the last step"
-TOLERANCE = 1e-3  # of losses on another mesh
+TOLERANCE = 1e-3  # the most by which losses on different meshes may differ, in nats
 
 
 class Reference(NamedTuple):
     """An uninterrupted run."""
 
     folder: Path
-    seconds_before: float  # from its start to its first step
-    seconds_after: float  # from its first step to its end
+    seconds_to_first_step: float  # from the start of the run to the end of its first step
+    seconds_after_first_step: float  # from the end of the first step to the end of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Command(abc.ABC):
     """A command of the package. Each of its runs writes below one folder only."""
 
     name: str
-    reference: Reference | None = None
+    reference: Reference | None = None  # None until it is made
     saves_at_signals = False  # whether SIGTERM, SIGINT and SIGHUP end it with exit code 0 after its first step
 
     @abc.abstractmethod
@@ -71,7 +71,7 @@ class Pretrain(Command):
     steps: int = 200
     log_every: int = 3  # most checkpoints and validations lie between two log points
     keep: str = "keep_latest=2"  # a field of config.train and its value
-    exact: bool = True  # whether results are compared bit for bit, or only losses within TOLERANCE
+    compares_bits: bool = True  # whether all results are compared bit for bit, or only losses within TOLERANCE
     saves_at_signals = True
 
     def arguments(self, folder: Path) -> list[str]:
@@ -106,37 +106,42 @@ class Pretrain(Command):
 
     def find_differences(self, folder: Path) -> list[str]:
         actual, expected = folder / "run", self.reference.folder / "run"
-        names = [sorted(path.name for path in workdir.iterdir()) for workdir in (actual, expected)]
-        found = [] if names[0] == names[1] else [f"the workdir holds {names[0]}, not {names[1]}"]
+        names, expected_names = (sorted(path.name for path in workdir.iterdir()) for workdir in (actual, expected))
+        found = [] if names == expected_names else [f"the workdir holds {names}, not {expected_names}"]
         return [*found, *self._differing_metrics(actual, expected), *self._differing_checkpoints(actual, expected)]
 
     def _differing_metrics(self, actual: Path, expected: Path) -> Iterator[str]:
         try:
-            lines = [read_metrics(workdir) for workdir in (actual, expected)]
+            lines, expected_lines = (read_metrics(workdir) for workdir in (actual, expected))
         except ValueError as error:
             yield f"metrics.jsonl is damaged: {error}"
             return
-        keys = [[(line["step"], *sorted(line.keys() - {"step"})) for line in run] for run in lines]
-        if keys[0] != keys[1]:
-            counts = [collections.Counter(run) for run in keys]
-            missing, surplus = [str(list((a - b).elements())[:3]) for a, b in (counts[::-1], counts)]
-            yield f"metrics.jsonl: missing {missing}, surplus {surplus}"
+        keys, expected_keys = (
+            [(line["step"], *sorted(line.keys() - {"step"})) for line in run] for run in (lines, expected_lines)
+        )
+        if keys != expected_keys:
+            counts, expected_counts = collections.Counter(keys), collections.Counter(expected_keys)
+            missing, surplus = expected_counts - counts, counts - expected_counts
+            yield f"metrics.jsonl: missing {[*missing.elements()][:3]}, surplus {[*surplus.elements()][:3]}"
             return
         differing = []
-        for line, other in zip(*lines, strict=True):
-            for name, value in other.items():
-                # with `exact`, all values are compared, otherwise only losses
-                is_near = math.isclose(line[name], value, abs_tol=TOLERANCE) or not name.endswith("/loss")
-                if not (line[name] == value if self.exact else is_near):
-                    differing.append(f"{name} of step {line['step']} is {line[name]}, not {value}")
+        for line, expected_line in zip(lines, expected_lines, strict=True):
+            for name, expected_value in expected_line.items():
+                if self.compares_bits:
+                    is_allowed = line[name] == expected_value
+                else:
+                    is_near = math.isclose(line[name], expected_value, abs_tol=TOLERANCE)
+                    is_allowed = is_near or not name.endswith("/loss")
+                if not is_allowed:
+                    differing.append(f"{name} of step {line['step']} is {line[name]}, not {expected_value}")
         if differing:
             yield f"metrics.jsonl: {len(differing)} values differ, the first: {differing[0]}"
 
     def _differing_checkpoints(self, actual: Path, expected: Path) -> Iterator[str]:
         losses = {line["step"]: line["validation/loss"] for line in read_metrics(expected) if "validation/loss" in line}
-        # of equal losses the later step is the best
+        # if two losses are equal, the later step is the best
         best = min(saved_steps(expected), key=lambda step: (losses[step], -step))
-        for step in ({best, self.steps} if self.exact else {self.steps}) - saved_steps(actual):
+        for step in ({best, self.steps} if self.compares_bits else {self.steps}) - saved_steps(actual):
             yield f"checkpoint {step} is not there, only {sorted(saved_steps(actual))}"
         for path in (actual / "checkpoints").iterdir():
             if path.name.isdigit():
@@ -149,7 +154,7 @@ class Pretrain(Command):
             except Exception as error:  # Orbax raises many kinds
                 yield f"checkpoint {step} cannot be read: {' '.join(str(error).split())[:200]}"
                 continue
-            if self.exact and step in saved_steps(expected):
+            if self.compares_bits and step in saved_steps(expected):
                 different = differing_arrays(found, read_reference_checkpoint(expected, step))
                 if different:
                     yield f"checkpoint {step}: {len(different)} arrays differ, the first: {different[0]}"
@@ -166,7 +171,7 @@ class Prepare(Command):
         return ["prepare", "--config=configs/tiny.py", *_flags(fields)]
 
     def phase(self, folder: Path, output: str) -> str:
-        """The first step creates the folder in which the corpus grows, the last one renames it."""
+        """The first step creates the folder in which the corpus grows, the last one renames that folder."""
         if (folder / "corpus" / "manifest.json").exists():
             return AFTER_STEPS
         return IN_STEPS if (folder / "corpus.incomplete").exists() else BEFORE_STEPS
@@ -180,8 +185,8 @@ class Prepare(Command):
     def find_differences(self, folder: Path) -> list[str]:
         found = differing_files(folder, self.reference.folder, ignored=("manifest.json",))
         files = (where / "corpus" / "manifest.json" for where in (folder, self.reference.folder))
-        timed = {"seconds": 0, "sha256": ""}  # `sha256` is the checksum of the manifest, which contains `seconds`
-        actual, expected = (json.loads(file.read_text()) | timed for file in files)
+        not_compared = {"seconds": 0, "sha256": ""}  # a time, and a checksum that depends on it
+        actual, expected = (json.loads(file.read_text()) | not_compared for file in files)
         names = sorted(actual.keys() | expected.keys())
         return found + [f"manifest.json: {name} differs" for name in names if actual.get(name) != expected.get(name)]
 
@@ -208,7 +213,7 @@ class Finetune(Command):
         return ["finetune", "--config=configs/glue.py", f"--workdir={folder / 'run'}", *_flags(fields)]
 
     def phase(self, folder: Path, output: str) -> str:
-        """The first step is the end of the first group of trials, the last one the end of all trials."""
+        """The first step ends with the first group of trials, the last step with all trials."""
         if re.search(r"\((\d+)/\1 trials|Wrote ", output):  # N of N trials that this start has to train
             return AFTER_STEPS
         return IN_STEPS if " trials, " in output else BEFORE_STEPS
@@ -226,18 +231,18 @@ class Finetune(Command):
     def find_differences(self, folder: Path) -> list[str]:
         actual, expected = folder / "run", self.reference.folder / "run"
         files = (workdir / "results.json" for workdir in (actual, expected))
-        one, other = (re.sub(r'"seconds": [\d.e-]+', "", file.read_text()) for file in files)
-        found = [] if one == other else ["results.json differs"]
+        results, expected_results = (re.sub(r'"seconds": [\d.e-]+', "", file.read_text()) for file in files)
+        found = [] if results == expected_results else ["results.json differs"]
         # results.md, the figures and trials.jsonl hold times; arrays are compared below
         ignored = ("results.json", "results.md", "trials.jsonl", ".png", "params", ".npz")
         found += differing_files(actual, expected, ignored)
         for path in sorted([*expected.glob("predictions/*.npz"), *expected.glob("models/*/*/params")]):
-            name = path.relative_to(expected)
+            relative = path.relative_to(expected)
             read = read_params if path.is_dir() else np.load
-            if not (actual / name).exists():
-                found.append(f"there is no {name}")
-            elif different := differing_arrays(dict(read(actual / name)), dict(read(path))):
-                found.append(f"{name}: {len(different)} arrays differ, the first: {different[0]}")
+            if not (actual / relative).exists():
+                found.append(f"there is no {relative}")
+            elif different := differing_arrays(dict(read(actual / relative)), dict(read(path))):
+                found.append(f"{relative}: {len(different)} arrays differ, the first: {different[0]}")
         return found
 
 

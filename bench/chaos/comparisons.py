@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]  # by the path in their tree
 
 
 def saved_steps(workdir: Path) -> set[int]:
@@ -29,7 +29,7 @@ def read_checkpoint(workdir: Path, step: int) -> Arrays:
 
     import symbert_jax
 
-    params, _ = symbert_jax.load(workdir, step)  # as users read it, which verifies checksums
+    params, _ = symbert_jax.load(workdir, step)  # as users do; this verifies checksums
     folder = workdir / "checkpoints" / str(step) / "optimizer"
     with ocp.StandardCheckpointer() as checkpointer:
         shapes = checkpointer.metadata(folder).item_metadata.tree
@@ -56,7 +56,7 @@ def _by_path(tree: Any) -> Arrays:
 
 
 def differing_arrays(actual: Arrays, expected: Arrays) -> list[str]:
-    """Returns the names under which two sets of arrays do not hold the same bits."""
+    """Returns the names of the arrays whose shape, type or bits differ, and of those that only one side has."""
     names = sorted(actual.keys() | expected.keys())
     return [name for name in names if _bits(actual.get(name)) != _bits(expected.get(name))]
 
@@ -70,13 +70,19 @@ def differing_files(actual: Path, expected: Path, ignored: tuple[str, ...]) -> l
 
     ignored: ends of the names of files and folders that are left out.
     """
-    names = []
-    for folder in (actual, expected):
-        below = {path.relative_to(folder) for path in folder.rglob("*")}
-        names.append({name for name in below if not any(part.endswith(ignored) for part in name.parts)})
-    found = [f"{name} is in {'this' if name in names[0] else 'the other'} run only" for name in names[0] ^ names[1]]
-    found += [f"{name} differs" for name in names[0] & names[1] if _differ(actual / name, expected / name)]
+    actual_paths, expected_paths = (_paths_below(folder, ignored) for folder in (actual, expected))
+    found = [
+        f"{path} is in {'this' if path in actual_paths else 'the other'} run only"
+        for path in actual_paths ^ expected_paths
+    ]
+    found += [f"{path} differs" for path in actual_paths & expected_paths if _differ(actual / path, expected / path)]
     return sorted(found)
+
+
+def _paths_below(folder: Path, ignored: tuple[str, ...]) -> set[Path]:
+    """Returns the paths of the files and folders below a folder, relative to it, without ignored ones."""
+    paths = {path.relative_to(folder) for path in folder.rglob("*")}
+    return {path for path in paths if not any(part.endswith(ignored) for part in path.parts)}
 
 
 def _differ(one: Path, other: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Disks that fail under a command: it must succeed or end with one line of error, and continue once the disk works."""
+"""Disks that fail: the command must succeed or end with one line of error, and continue once the disk works again."""
 
 import contextlib
 import random
@@ -18,7 +18,7 @@ from bench.chaos.starts import ONE_PROCESS, Start
 class DiskRun(NamedTuple):
     """A run whose first start met a fault of its disk."""
 
-    fault: str
+    fault: str  # and when it began
     exit_code: int  # of the first start
     run: Run
 
@@ -44,7 +44,7 @@ def run_on_failing_disk(
             start = stack.enter_context(Start(command, run.folder, ONE_PROCESS))
             if not before_start:
                 start.wait_for_first_step()
-                start.wait(rng.uniform(0, command.reference.seconds_after / 2))
+                start.wait(rng.uniform(0, command.reference.seconds_after_first_step / 2))
                 stack.enter_context(fault(run.folder))
             if start.wait_for_end():
                 run.unexpected.append("it does not end")
@@ -66,7 +66,7 @@ def run_on_failing_disk(
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """Creates a folder, on which it mounts a file system of 64 MiB in memory."""
+    """Creates a folder and mounts a file system of 64 MiB in memory on it."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
     try:

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def write_documents(file: Path) -> None:
-    """Writes JSON lines with parts of Python's help, several thousand documents."""
+    """Writes 8,000 documents as JSON lines; each holds three paragraphs of Python's help."""
     from pydoc_data.topics import topics
 
     rng = random.Random(0)
@@ -19,20 +19,25 @@ def write_documents(file: Path) -> None:
 
 
 def write_glue(folder: Path, vocabulary: Sequence[str]) -> None:
-    """Writes CoLA, MNLI and RTE with a few examples of two lengths, from words that are single tokens."""
+    """Writes CoLA, MNLI and RTE with a few examples. Sentences have 5 or 12 words, each of them a single token."""
     rng = np.random.default_rng(0)
     words = np.array([word for word in vocabulary if word.isalpha() and len(word) > 2])
 
-    def write(task: str, file: str, header: str, count: int, texts: int, classes: Sequence[str] = ()) -> None:
-        """Writes `count` examples with `texts` sentences each, without labels if there are no classes.
+    def write(
+        task: str, file: str, *, header: str, examples: int, sentences_each: int, classes: Sequence[str] = ()
+    ) -> None:
+        """Writes a file of examples, without labels if there are no classes.
 
         Each class takes its sentences from its own part of `words`.
+
+        header: the first line; empty: none, and the columns of CoLA: number, label, an empty one, sentence.
+        sentences_each: the sentences of an example.
         """
         lines = []
-        for number in range(count):
+        for number in range(examples):
             label = int(rng.integers(len(classes) or 3))
             own_words = np.array_split(words, len(classes) or 3)[label]
-            sentences = [" ".join(rng.choice(own_words, rng.choice((5, 12)))) for _ in range(texts)]
+            sentences = [" ".join(rng.choice(own_words, rng.choice((5, 12)))) for _ in range(sentences_each)]
             fields = [str(number), *sentences, *classes[label : label + 1]]
             lines.append("\t".join(fields if header else [fields[0], fields[-1], "", *sentences]))
         (folder / task).mkdir(parents=True, exist_ok=True)
@@ -40,11 +45,13 @@ def write_glue(folder: Path, vocabulary: Sequence[str]) -> None:
         (folder / task / f"{file}.tsv").write_text(text)
 
     pair = "index\tsentence1\tsentence2"
-    for part, count in (("train", 96), ("dev", 31)):
-        write("CoLA", part, "", count, 1, ("0", "1"))
-        write("RTE", part, f"{pair}\tlabel", count, 2, ("entailment", "not_entailment"))
+    for part, examples in (("train", 96), ("dev", 31)):
+        write("CoLA", part, header="", examples=examples, sentences_each=1, classes=("0", "1"))
+        classes = ("entailment", "not_entailment")
+        write("RTE", part, header=f"{pair}\tlabel", examples=examples, sentences_each=2, classes=classes)
+        classes = ("entailment", "neutral", "contradiction")
         for file in ("dev_matched", "dev_mismatched") if part == "dev" else (part,):
-            write("MNLI", file, f"{pair}\tgold_label", count, 2, ("entailment", "neutral", "contradiction"))
-    write("CoLA", "test", "index\tsentence", 9, 1)
+            write("MNLI", file, header=f"{pair}\tgold_label", examples=examples, sentences_each=2, classes=classes)
+    write("CoLA", "test", header="index\tsentence", examples=9, sentences_each=1)
     for task, file in (("RTE", "test"), ("MNLI", "test_matched"), ("MNLI", "test_mismatched")):
-        write(task, file, pair, 9, 2)
+        write(task, file, header=pair, examples=9, sentences_each=2)

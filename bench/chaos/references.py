@@ -1,4 +1,4 @@
-"""Uninterrupted runs, and the commands that are compared with them."""
+"""Uninterrupted runs, and the commands whose killed runs are compared with them."""
 
 import dataclasses
 import functools
@@ -52,6 +52,7 @@ class References:
     def pretrain_command(self, layout: Layout = ONE_PROCESS, name: str = "", **fields: object) -> Pretrain:
         """Returns a `pretrain` with its reference, which keeps every checkpoint.
 
+        name: by default pretrain-N for N processes.
         fields: values for other fields of `Pretrain`.
         """
         command = Pretrain(name or f"pretrain-{layout.processes}", corpus=self.corpus, **fields)
@@ -78,7 +79,11 @@ class References:
         started = time.monotonic()
         with Start(command, folder, layout) as start:
             start.wait_for_first_step()
-            stepped = time.monotonic()
-            if problems := start.end(None):
+            first_step_ended = time.monotonic()
+            if problems := start.end(kill=None):
                 raise RuntimeError(f"{command.name} without a kill: {problems}; see {start.logs[0]}")
-        return Reference(folder, stepped - started, time.monotonic() - stepped)
+        return Reference(
+            folder,
+            seconds_to_first_step=first_step_ended - started,
+            seconds_after_first_step=time.monotonic() - first_step_ended,
+        )

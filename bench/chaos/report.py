@@ -8,7 +8,7 @@ from bench.chaos.runs import FINDINGS, Run
 from bench.chaos.starts import SIGNALS
 
 
-def count(runs: Sequence[Run]) -> dict[str, int]:
+def count_stage(runs: Sequence[Run]) -> dict[str, int]:
     """Returns the numbers of runs, kills and findings of a stage, by column of the table."""
     kills = [kill for run in runs for kill in run.kills]
     counts = {"runs": len(runs), "kills": len(kills)}
@@ -18,9 +18,9 @@ def count(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def print_stages(runs_by_stage: Mapping[str, Sequence[Run]]) -> None:
-    """Prints a table with a row for each stage and the columns of `count`."""
-    counts = {name: count(runs) for name, runs in runs_by_stage.items()}
-    _print_table(["command", *count([])], [[name, *found.values()] for name, found in counts.items()])
+    """Prints a table with a row for each stage and the columns of `count_stage`."""
+    rows = [[name, *count_stage(runs).values()] for name, runs in runs_by_stage.items()]
+    _print_table(["command", *count_stage([])], rows)  # the keys are the same without runs
 
 
 def print_disk_runs(disk_runs: Sequence[DiskRun]) -> None:

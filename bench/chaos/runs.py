@@ -18,8 +18,8 @@ class Run:
     command: Command
     folder: Path
     kills: list[Kill] = dataclasses.field(default_factory=list)
-    lost: list[str] = dataclasses.field(default_factory=list)
-    different: list[str] = dataclasses.field(default_factory=list)
+    lost: list[str] = dataclasses.field(default_factory=list)  # saved progress that the next start did not find
+    different: list[str] = dataclasses.field(default_factory=list)  # files that differ from those of the reference
     # tracebacks, wrong exit codes, and processes that hang or are left running
     unexpected: list[str] = dataclasses.field(default_factory=list)
 

@@ -17,12 +17,12 @@ from bench.chaos.starts import ONE_PROCESS, SIGNALS, Kill, Layout, Start
 SHARE_BEFORE_STEPS, SHARE_AFTER_STEPS = 0.3, 0.1
 LAYOUTS = (  # each differs from the next in the number of processes or in the mesh
     ONE_PROCESS,
-    Layout(2, 1),
-    Layout(1, 4, ("--config.mesh.model=2",)),
-    Layout(4, 1, ("--config.mesh.fsdp=True",)),
-    Layout(1, 2, ("--config.mesh.fsdp=True",)),
-    Layout(2, 2, ("--config.mesh.model=2", "--config.mesh.fsdp=True")),
-    Layout(4, 1),
+    Layout(processes=2),
+    Layout(devices=4, flags=("--config.mesh.model=2",)),
+    Layout(processes=4, flags=("--config.mesh.fsdp=True",)),
+    Layout(devices=2, flags=("--config.mesh.fsdp=True",)),
+    Layout(processes=2, devices=2, flags=("--config.mesh.model=2", "--config.mesh.fsdp=True")),
+    Layout(processes=4),
 )
 
 
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
     command: Command
     layout: Layout
-    max_kills: int
+    max_kills_per_run: int
 
 
 class Stage:
@@ -45,7 +45,8 @@ class Stage:
     def __init__(self, name: str, folder: Path, seed: int, kills: int, deadline: float):
         self.name, self.folder, self.seed, self.kills, self.deadline = name, folder, seed, kills, deadline
         self.runs: list[Run] = []
-        self._reserved, self._lock, self._indices = 0, threading.Lock(), itertools.count()
+        self._reserved = 0  # the number of kills that were sent or that a thread is about to send
+        self._lock, self._indices = threading.Lock(), itertools.count()
 
     def kill_in_turn(self, cases: Sequence[Case], jobs: int) -> None:
         """Runs the cases in turn, `jobs` runs at a time, and kills each run at random times."""
@@ -53,9 +54,9 @@ class Stage:
         def work() -> None:
             while self._needs_kills():
                 index = next(self._indices)
-                command, layout, max_kills = cases[index % len(cases)]
-                max_kills = random.Random(f"{self.seed} {self.name} {index}").randint(1, max_kills)
-                self._run(index, command, itertools.repeat(layout), max_kills, kill_at_random)
+                case = cases[index % len(cases)]
+                max_kills = random.Random(f"{self.seed} {self.name} {index}").randint(1, case.max_kills_per_run)
+                self._run(index, case.command, itertools.repeat(case.layout), max_kills, kill_at_random)
 
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             try:
@@ -114,24 +115,25 @@ class Stage:
 
 
 def kill_at_random(start: Start, rng: random.Random) -> Kill | None:
-    """Kills a start before, during or after its steps. Returns None if it ended before the signal."""
+    """Kills a start before, during or after its steps. Returns None if the process to kill had ended."""
     reference = start.command.reference
     if (chance := rng.random()) < SHARE_BEFORE_STEPS:
-        start.wait(rng.uniform(0, reference.seconds_before))
+        start.wait(rng.uniform(0, reference.seconds_to_first_step))
     elif chance < SHARE_BEFORE_STEPS + SHARE_AFTER_STEPS:
         start.wait_for_last_step()
         start.wait(rng.uniform(0, 0.5))
     else:
         start.wait_for_first_step()
         # a run that saves at signals is killed within a third of the time, so that several kills fit into the run
-        start.wait(rng.uniform(0, reference.seconds_after / (3 if start.command.saves_at_signals else 1)))
+        divisor = 3 if start.command.saves_at_signals else 1
+        start.wait(rng.uniform(0, reference.seconds_after_first_step / divisor))
     return _send_random_signal(start, rng)
 
 
 def kill_after_save(start: Start, rng: random.Random) -> Kill | None:
     """Kills a start once it has saved something new: a layout that makes no progress tests nothing."""
     start.wait_for_save()
-    start.wait(rng.uniform(0, start.command.reference.seconds_after / 10))
+    start.wait(rng.uniform(0, start.command.reference.seconds_after_first_step / 10))
     return _send_random_signal(start, rng)
 
 

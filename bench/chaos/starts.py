@@ -49,11 +49,11 @@ class Start:
     """
 
     def __init__(self, command: Command, folder: Path, layout: Layout):
-        logs = folder.with_name(f"{folder.name}.logs")
-        logs.mkdir(exist_ok=True)
-        number = len(list(logs.glob("*-0.txt")))
+        log_folder = folder.with_name(f"{folder.name}.logs")
+        log_folder.mkdir(exist_ok=True)
+        start_index = len(list(log_folder.glob("*-0.txt")))
         self.command, self.folder = command, folder
-        self.logs = [logs / f"{number:02d}-{process}.txt" for process in range(layout.processes)]
+        self.logs = [log_folder / f"{start_index:02d}-{process}.txt" for process in range(layout.processes)]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder.with_name("xla")),
@@ -100,7 +100,7 @@ class Start:
 
     def running(self) -> list[int]:
         """Returns the indices of the processes that have not ended."""
-        return [number for number, process in enumerate(self.processes) if process.poll() is None]
+        return [index for index, process in enumerate(self.processes) if process.poll() is None]
 
     def wait(self, seconds: float) -> None:
         """Returns when the time is over or when a process has ended."""
@@ -144,7 +144,9 @@ class Start:
         return kill
 
     def end(self, kill: Kill | None) -> list[str]:
-        """Waits until all processes have ended; describes hanging processes, tracebacks and wrong exit codes.
+        """Waits until all processes have ended, and kills those that hang.
+
+        Describes processes that hang or are left running, tracebacks and wrong exit codes.
 
         kill: the kill of this start, if there was one.
         """
@@ -182,9 +184,11 @@ class Start:
         # an interrupt before `main` starts makes the interpreter print a traceback, which is no fault of the package
         if "Traceback" in output and ("in main\n" in output or "KeyboardInterrupt" not in output):
             yield f"{where}: a traceback, which ends in {self.last_line(process)!r}"
-        saves = self.command.saves_at_signals and kill and kill.number != signal.SIGKILL and kill.phase != BEFORE_STEPS
+        must_save = (
+            self.command.saves_at_signals and kill and kill.number != signal.SIGKILL and kill.phase != BEFORE_STEPS
+        )
         allowed = {0}
-        if kill and not saves:
+        if kill and not must_save:
             if process != kill.process:
                 return  # the other processes only have to end
             allowed = {0, -kill.number, 128 + kill.number}

@@ -27,9 +27,9 @@ TURN = 3.0  # seconds until the next kind takes its turn
 def main() -> int:
     """Runs a campaign or repeats one attempt; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long to search")
     parser.add_argument("--kinds", nargs="*", default=[], help="names of kinds of input; by default all of them")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same attempts")
     parser.add_argument("--only", type=int, help="the number of one attempt to repeat; its outcome is printed in full")
     flags = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -50,25 +50,25 @@ def main() -> int:
 def campaign(worker: Worker, names: list[str], minutes: float, seed: int) -> int:
     """Makes attempts until the time is over and prints the table; returns 1 if there was a fault."""
     counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in names}
-    faults: dict[tuple[str, str], dict[str, Any]] = {}
+    examples: dict[tuple[str, str], dict[str, Any]] = {}  # the first outcome of each fault, by kind and fault
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         for name in names:
             turn_end = min(end, time.monotonic() + TURN)
             while time.monotonic() < turn_end:
-                index = counts[name]["inputs"]
+                index = counts[name]["inputs"]  # the number of attempts so far
                 outcome = worker.attempt(name, seed, index)
                 counts[name].update(("inputs", outcome["result"], *["warned"] * outcome["warned"]))
                 if outcome["result"] == "fault":
-                    fault = faults.setdefault((name, outcome["fault"]), {"count": 0, "only": index} | outcome)
-                    fault["count"] += 1
+                    example = examples.setdefault((name, outcome["fault"]), {"count": 0, "only": index} | outcome)
+                    example["count"] += 1
         print(f"{sum(count['inputs'] for count in counts.values()):,} inputs", file=sys.stderr, flush=True)
     columns = ("inputs", "success", "user error", "warned", "fault")
     total = sum(counts.values(), collections.Counter[str]())
     print("| kind | " + " | ".join(columns) + " |\n| --- |" + " ---: |" * len(columns))
     for name, count in (*counts.items(), ("all", total)):
         print(f"| {name} | " + " | ".join(f"{count[column]:,}" for column in columns) + " |")
-    for (name, fault), example in sorted(faults.items()):
+    for (name, fault), example in sorted(examples.items()):
         print(f"\n{name}: {example['count']} x {fault}\n  {example['detail']}")
         print(f"  --kinds {name} --seed {seed} --only {example['only']}")
         for line in example["history"]:
@@ -80,10 +80,11 @@ def campaign(worker: Worker, names: list[str], minutes: float, seed: int) -> int
         inputs=total["inputs"],
         kinds={name: dict(count) for name, count in counts.items()},
         faults=[
-            {"kind": name, "fault": fault, "only": example["only"]} for (name, fault), example in sorted(faults.items())
+            {"kind": name, "fault": fault, "only": example["only"]}
+            for (name, fault), example in sorted(examples.items())
         ],
     )
-    return 1 if faults else 0
+    return 1 if examples else 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     result: str  # success | user error | fault
     history: list[str]  # the changes, and the code that ran
     warned: bool = False  # whether a warning was printed
-    fault: str = ""  # identifies the fault, see `_identify_fault`
+    fault: str = ""  # identifies the fault; for an exception see `_identify_fault`
     detail: str = ""  # the type and message of the exception, or the last line of a printed traceback
     trace: str = ""  # the traceback of a fault, or all output if the traceback was printed
 
@@ -70,9 +70,9 @@ class Kind(abc.ABC):
 
 
 def attempt(kind: Kind, random: Random, *, changed: bool = True) -> Outcome:
-    """Changes a copy of the valid input and calls `kind.run` on it, in a folder and an environment of its own.
+    """Copies the valid input, changes the copy and calls `kind.run` on it, in a folder and an environment of its own.
 
-    changed: whether the copy is changed.
+    changed: whether to change the copy.
     """
     history: list[str] = []
     output, trace = io.StringIO(), ""
@@ -110,8 +110,8 @@ def command(*arguments: str, history: list[str]) -> None:
     """Runs a command as its process would.
 
     Raises:
-      UserError: the command printed an error and returned the exit code of a user error.
-      Fault: it returned another exit code, or printed no error.
+      UserError: the command returned 1 or 2, the exit codes of user errors, and its last line on stderr is an error.
+      Fault: it returned another exit code, or its last line is no error.
     """
     history.append(f"python -m symbert_jax {shlex.join(arguments)}"[:2000])
     error = io.StringIO()

@@ -31,20 +31,20 @@ def own_process_state(folder: Path) -> Iterator[None]:
     The state is the working directory, the environment variables, the import path, the signal handlers, and whether the
     compilation cache is on. Modules that were imported from the folder are removed.
     """
-    modules, path = set(sys.modules), [*sys.path]
+    modules, import_path = set(sys.modules), [*sys.path]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    cache = jax.config.jax_enable_compilation_cache
+    is_cache_on = jax.config.jax_enable_compilation_cache
     try:
         with contextlib.chdir(folder), mock.patch.dict(os.environ, environment(folder)):
             yield
     finally:
-        sys.path[:] = path
+        sys.path[:] = import_path
         for module in set(sys.modules) - modules:
             if str(getattr(sys.modules[module], "__file__", "")).startswith(os.fspath(folder)):
                 del sys.modules[module]
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        jax.config.update("jax_enable_compilation_cache", cache)
+        jax.config.update("jax_enable_compilation_cache", is_cache_on)
 
 
 @contextlib.contextmanager

@@ -11,13 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds of one attempt after which the worker is replaced; usually the attempt's alarm ends it before
-# A worker that holds more is replaced: libraries leave threads and files open, which would make a later attempt fail.
+TIMEOUT = 60.0  # seconds after which an attempt counts as hanging; usually its own alarm ends it before
+# A process with more threads, open files or bytes is replaced: what libraries leave behind makes later attempts fail.
 MAX_THREADS, MAX_FILES, MAX_MEMORY = 400, 400, 6 << 30
 
 
 class Worker:
-    """A process that makes attempts one after the other; it is replaced when it dies, hangs, or has grown."""
+    """A process that makes one attempt at a time; it is replaced when it dies, hangs, or has grown."""
 
     def __init__(self, scratch: Path):
         self.log = scratch / "log"
@@ -65,23 +65,23 @@ def _serve(connection: Connection, log: Path) -> None:
     from bench.fuzz.attempts import attempt
     from bench.fuzz.kinds import KINDS, get_kind
 
-    # Not `sys.stdout` but file descriptors are redirected, because libraries write to these.
+    # Redirects file descriptors and not only `sys.stdout`, because libraries write to the descriptors.
     with log.open("ab") as file, open(os.devnull) as nothing:
-        for own, other in ((0, nothing), (1, file), (2, file)):
-            os.dup2(other.fileno(), own)
+        for descriptor, target in ((0, nothing), (1, file), (2, file)):
+            os.dup2(target.fileno(), descriptor)
     faulthandler.enable(2, all_threads=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C
     connection.send([*KINDS])
     with contextlib.suppress(EOFError):  # the parent has closed it
         while True:
             name, seed, index = connection.recv()
-            os.ftruncate(2, 0)
+            os.ftruncate(2, 0)  # the log holds the output of one attempt
             outcome = attempt(get_kind(name), Random(f"{seed}/{name}/{index}"))
             connection.send((outcome._asdict(), _has_grown()))
 
 
 def _has_grown() -> bool:
-    """Whether this process holds so many threads, files or bytes that it should be replaced."""
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    """Whether this process holds so many threads or files, or has held so many bytes, that it should be replaced."""
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     threads, files = (len(os.listdir(f"/proc/self/{folder}")) for folder in ("task", "fd"))
-    return threads > MAX_THREADS or files > MAX_FILES or memory > MAX_MEMORY
+    return threads > MAX_THREADS or files > MAX_FILES or peak_memory > MAX_MEMORY

@@ -4,7 +4,7 @@ Checkpoint s holds the state after s updates, as the items `params` and `optimiz
 `checkpoints/<step>/`; each holds the config of its run, so `load` needs nothing else.
 
 Orbax stores no checksum of array values and takes any folder whose name is a number for a checkpoint. So every
-checkpoint gets an index of its files (name, bytes, SHA-256) before Orbax commits it, on a disk with a rename, and is
+checkpoint gets an index of its files (name, bytes, SHA-256) before Orbax commits it (on a disk, by a rename), and is
 compared with that index before it is used. In a bucket the index holds only sizes: Cloud Storage itself keeps a
 checksum of each object. A checkpoint of an older version has no index and counts as whole if its metadata can be read.
 

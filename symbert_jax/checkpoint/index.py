@@ -43,7 +43,7 @@ def check_path(path: epath.Path, field: str) -> None:
 def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") -> None:
     """Writes the index of a checkpoint. Call it when the items are written and Orbax has not committed them yet.
 
-    items: the folders in it that hold arrays; "" is the checkpoint itself.
+    items: the folders of the checkpoint that hold arrays; "" is the folder of the checkpoint itself.
     corpus: the fingerprint of the corpus that the run trains on.
 
     Raises:
@@ -100,9 +100,10 @@ def damaged_steps(folder: epath.Path) -> dict[int, str]:
 def find_damage(folder: epath.Path, items: Collection[str] = ITEMS, contents: Collection[str] = ()) -> str:
     """Returns a description of the first damage found in a checkpoint, "" if the checkpoint is whole.
 
-    items: the folders in it that hold arrays; "" is the checkpoint itself.
-    contents: items whose files are all read and compared with their checksums; of other items, only files up to
-      `_SMALL`. In a bucket, the index has no checksums of files, so none is read for them.
+    items: the folders of the checkpoint that hold arrays; "" is the folder of the checkpoint itself.
+    contents: items whose files are all read and compared with their checksums. Other files are read only up to a size
+      of `_SMALL`. In a bucket, only their sizes are compared, because the index has no checksums of
+      files.
     """
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         try:
@@ -139,7 +140,7 @@ def _damages(folder: epath.Path, items: Collection[str], contents: Collection[st
     metadata = _read_json(folder / METADATA)
     if index is not None and _json_sha256(metadata.get("custom_metadata")) != index["metadata"]:
         yield f"{METADATA} has a wrong checksum"
-    # Orbax reads this time of every step that it finds; this line raises if Orbax could not.
+    # Orbax reads this time of every step that it finds; this line raises if Orbax could not read it.
     ocp.path.step.Metadata(0, folder).commit_timestamp  # noqa: B018
 
 

@@ -151,8 +151,8 @@ class _Best(policies.PreservationPolicy):
         del context
         stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
         pairs = zip(checkpoints, stored, strict=True)
-        losses = [self.losses.get(c.step, loss) if loss == math.inf else loss for c, loss in pairs]
-        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # the latest of equal ones
+        losses = [self.losses.get(info.step, loss) if loss == math.inf else loss for info, loss in pairs]
+        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal losses, the latest
         return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
 
 

@@ -1,4 +1,4 @@
-"""Parameters without an optimizer or a step: `finetune` keeps those of its best models."""
+"""Parameters without an optimizer or a step: `finetune` keeps the parameters of its best models."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def write_params(folder: epath.Path, params: Any) -> None:
     """
     check_path(folder, "workdir")
     uncommitted = folder if is_bucket(folder) else folder.with_name(folder.name + ocp.utils.TMP_DIR_SUFFIX)
-    options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(uncommitted, ("",)))
+    options = ocp.AsyncOptions(post_finalization_callback=lambda: write_index(uncommitted, items=("",)))
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be written"):
         try:
             with ocp.StandardCheckpointer(async_options=options) as checkpointer:
@@ -41,7 +41,7 @@ def read_params(folder: epath.Path) -> Any:
     check_path(folder, "checkpoint")
     with bucket_errors_as_user_errors("checkpoint", folder, "a bucket that can be read"):
         with user_errors_on_all_processes():
-            if is_main_process() and (damage := find_damage(folder, ("",), contents=("",))):
+            if is_main_process() and (damage := find_damage(folder, items=("",), contents=("",))):
                 raise _damage_error(folder, damage)
         try:
             with ocp.StandardCheckpointer() as checkpointer:

@@ -46,7 +46,7 @@ class Checkpoints:
           UserError: `workdir` has no checkpoints to read and `train` is None, or the path cannot be used.
         """
         self.folder, self.corpus = workdir / FOLDER, corpus
-        self._saving: int | None = None  # the step whose save is not confirmed yet
+        self._saving: int | None = None  # the step that is being saved or that `_check_saved` has not checked yet
         # Validation losses by step, which the run adds. They are used for steps that were saved without one.
         self.losses: dict[int, float] = {}
         writes = train is not None
@@ -90,7 +90,7 @@ class Checkpoints:
         sums = {_WINDOW_PREFIX + name: value for name, value in (window or {}).items()}
         with self._exceptions_as_failed_save():
             self.manager.wait_until_finished()
-            self._confirm()
+            self._check_saved()
             self._saving = step
             self.manager.save(
                 step,
@@ -106,7 +106,7 @@ class Checkpoints:
         """Waits until the last step is saved; raises `UserError` if it cannot be written."""
         with self._exceptions_as_failed_save():
             self.manager.close()
-            self._confirm()
+            self._check_saved()
 
     def restore(self, step: int, **targets: Any) -> dict[str, Any]:
         """Returns the named items (`params=`, `optimizer=`) of a step with the shapes and shardings of their targets.
@@ -204,7 +204,7 @@ class Checkpoints:
             raise self._damage_error(step, damage)
 
     def check_shapes(self, step: int, **targets: Any) -> None:
-        """Raises `UserError` if the items of a step have other arrays than the targets, which need no shardings."""
+        """Raises `UserError` if the items of a step have other arrays than the targets. A target needs no shardings."""
         self.check_step(step)
         with self._exceptions_as_damage(step):
             saved = self.manager.item_metadata(step)
@@ -250,8 +250,8 @@ class Checkpoints:
                 hint = "earlier checkpoints are intact, and the same command continues from the latest of them"
                 raise UserError("checkpoint", found, "a disk with room that can be written", hint) from error
 
-    def _confirm(self) -> None:
-        """Checks the step that Orbax has finished; raises ValueError if it is damaged."""
+    def _check_saved(self) -> None:
+        """Checks the step that Orbax has saved; raises ValueError if it is damaged."""
         saved = self._saving
         if saved is not None and is_main_process() and (damage := find_damage(self.folder / str(saved))):
             raise ValueError(damage)

@@ -18,7 +18,7 @@ Frozen = TypeVar("Frozen", Config, FinetuneConfig, StudyConfig)
 
 _WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config/schema.py"
 
-# `ConfigFile.to_config` reports a config file that returns nothing, so the warning of ml-collections is one too many.
+# `ConfigFile.to_config` reports a config file that returns nothing, so the warning of ml-collections is redundant.
 logging.getLogger("absl").addFilter(lambda record: "get_config() returned None" not in record.getMessage())
 
 

@@ -30,7 +30,7 @@ CHECKPOINT = Flag(
 STEP = Flag("step", "N", "the step of the checkpoint; by default the latest", int, least=0)
 OUT = Flag("out", "DIR", "the folder to write", epath.Path, required=True)
 XLA_PRESET = Flag("xla_preset", "CHIP", "sets compiler flags for a chip: v4, v5e, v5p, v6e or h100")
-# On Cloud TPU, GKE and SLURM the processes of a run find each other; elsewhere each needs the first three of these.
+# On Cloud TPU, GKE and SLURM the processes of a run find each other. Elsewhere each process needs the first three.
 PROCESSES = (
     Flag("coordinator", "HOST:PORT", "the address at which process 0 listens, if no launcher sets it"),
     Flag("process", "I", "the index of this process, from 0", int, least=0),

@@ -1,4 +1,4 @@
-"""The texts of help: one about all commands, and one about each with its flags and the fields of its config."""
+"""The texts of help: an overview of all commands, and for each command its flags and the fields of its config."""
 
 import textwrap
 
@@ -44,7 +44,7 @@ fields of the config, with their defaults
 
 def overview() -> str:
     """Returns the text of `--help`: the commands and what they have in common."""
-    rows = [_row(f"  {name:8}  {_required(command)}", command.summary, 46) for name, command in COMMANDS.items()]
+    rows = [_row(f"  {name:8}  {required(command)}", command.summary, column=46) for name, command in COMMANDS.items()]
     return _OVERVIEW.format(commands="\n".join(rows))
 
 
@@ -52,7 +52,7 @@ def describe(name: str) -> str:
     """Returns the text of `COMMAND --help`."""
     command = COMMANDS[name]
     return _COMMAND.format(
-        usage=f"{name} [FLAGS] {_required(command)}",
+        usage=f"{name} [FLAGS] {required(command)}",
         summary=command.summary,
         flags="\n".join(map(_flag, command.flags)),
         fields=_fields(command.config()) if command.config else "",
@@ -61,7 +61,7 @@ def describe(name: str) -> str:
     )
 
 
-def _required(command: Command) -> str:
+def required(command: Command) -> str:
     """Returns the flags and arguments that a command requires, as a usage line shows them."""
     flags = [f"--{flag.name}={flag.placeholder}" for flag in command.flags if flag.required]
     return " ".join([*flags, *([f"{command.argument_placeholder} ..."] if command.argument_placeholder else [])])
@@ -70,7 +70,7 @@ def _required(command: Command) -> str:
 def _flag(flag: Flag) -> str:
     head = f"  --{flag.name}={flag.placeholder}" if flag.placeholder else f"  --{flag.name}"
     notes = "required" if flag.required else f"by default {flag.default}" if flag.default else ""
-    return _row(head, "; ".join(filter(None, (flag.help, notes))), 28)
+    return _row(head, "; ".join(filter(None, (flag.help, notes))), column=28)
 
 
 def _fields(config: Config | FinetuneConfig | StudyConfig) -> str:
@@ -80,7 +80,7 @@ def _fields(config: Config | FinetuneConfig | StudyConfig) -> str:
 def _field(field: configs.Field) -> str:
     default = ",".join(map(str, field.value)) if isinstance(field.value, tuple) else field.value
     choices = [str(limit) for limit in field.limits if isinstance(limit, Choice)]
-    return _row(f"  --config.{field.name}={default}", "; ".join([field.comment, *choices]), 42)
+    return _row(f"  --config.{field.name}={default}", "; ".join([field.comment, *choices]), column=42)
 
 
 def _row(head: str, text: str, column: int) -> str:

@@ -44,9 +44,9 @@ def help_topic(argv: list[str]) -> str | None:
 
 
 def parse(name: str, argv: list[str]) -> SimpleNamespace:
-    """Returns a namespace: the value of each flag of a command by its name, and `arguments`, the list of the others.
+    """Returns a namespace with the value of each flag by its name.
 
-    For the flag --config, the namespace has `config_file`, a `ConfigFile`.
+    For the flag --config, it has `config_file`, a `ConfigFile`. The list `arguments` holds what is not a flag.
 
     Raises:
       UserError: a flag, a field or an argument is wrong or missing, or the config file fails.
@@ -134,7 +134,7 @@ def _owner_hint(name: str, known: Callable[[Command], Iterable[str]]) -> str:
 
 
 def _spellings(command: Command) -> Iterator[str]:
-    """Yields the names of the flags of a command, their aliases, and the names after `no`, which negates a bool."""
+    """Yields the names of a command's flags, their aliases, and each name after `no`, which negates a bool flag."""
     for flag in command.flags:
         yield from (flag.name, flag.alias or flag.name, f"no{flag.name}")
 

@@ -105,18 +105,18 @@ class UnbreakableStream:
 def check_limits() -> None:
     """Raises `UserError` if a limit of the shell would make JAX hang or fail far from the cause.
 
-    It first raises the limit of open files to OPEN_FILES, or as far as the system allows.
+    A limit of open files below OPEN_FILES is first increased to OPEN_FILES, or as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < OPEN_FILES:
-        raised = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        if raised < MIN_OPEN_FILES:
+        increased = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (increased, hard))
+        if increased < MIN_OPEN_FILES:
             wanted, hint = f"at least {MIN_OPEN_FILES}", f"ulimit -n {OPEN_FILES}"
             raise UserError("ulimit -n", f"{hard} open files", wanted, hint)
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY and space < MIN_ADDRESS_SPACE:
-        found = f"{space / 2**30:.1f} GiB of address space"
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY and address_space < MIN_ADDRESS_SPACE:
+        found = f"{address_space / 2**30:.1f} GiB of address space"
         raise UserError("ulimit -v", found, f"at least {MIN_ADDRESS_SPACE >> 30} GiB", "ulimit -v unlimited")
 
 

@@ -51,7 +51,7 @@ def format_page(
         _legend(runs, reference),
         _table(*table, kind="numbers"),
         "<h2>Loss</h2>",
-        f"<p>Thin lines: {escape(reference.title)}.</p>" if reference else "",
+        f"<p>Curves marked ({escape(reference.name)}): {escape(reference.title)}.</p>" if reference else "",
         _plots(loss_plots(runs, reference)),
         "<h2>Optimization and speed</h2>" if (plots := training_plots(runs)) else "",
         _plots(plots),

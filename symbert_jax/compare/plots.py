@@ -180,7 +180,7 @@ def _draw(axes: Axes, curves: list[Curve]) -> None:
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color=line.color, linestyle=style, linewidth=line.width, marker=marker)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10), integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: format_count(x))
 
 

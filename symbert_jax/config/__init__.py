@@ -42,7 +42,7 @@ from symbert_jax.config.schema import (
     StudyConfig,
     TrainConfig,
 )
-from symbert_jax.config.walk import Field, values_by_name, walk
+from symbert_jax.config.walk import Field, field_comments, values_by_name, walk
 
 __all__ = [
     "ATTENTIONS",
@@ -62,6 +62,7 @@ __all__ = [
     "default",
     "default_finetune",
     "default_study",
+    "field_comments",
     "find",
     "freeze",
     "freeze_finetune",

@@ -26,7 +26,7 @@ def find(name: str) -> str:
 
 def get_config(name: str) -> ConfigDict:
     """Returns the config of a documented file. Other config files start from it: `c = config.get_config("base")`."""
-    config: ConfigDict = runpy.run_path(_find_documented(name, name))["get_config"]()
+    config: ConfigDict = runpy.run_path(_find_documented(stem=name, name=name))["get_config"]()
     return config
 
 

@@ -5,9 +5,11 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 from symbert_jax.errors import UserError, spelling_hint
 
+_INT32_MAX = 2**31 - 1  # JAX counts in int32
+
 
 class Limit(Protocol):
-    """What the value of a field must satisfy, in addition to its type."""
+    """What the value of a field must satisfy, in addition to its type. `str(limit)` says it in words."""
 
     def problem(self, field: str, value: Any) -> UserError | None:
         """Returns an error that names the field if the value is outside the limit, else None."""
@@ -31,7 +33,7 @@ class Range(NamedTuple):
     """The value is an integer from `least` to `most`, both included."""
 
     least: int
-    most: int = 2**31 - 1  # JAX counts in int32
+    most: int = _INT32_MAX
     why: str = ""  # the reason for `most`, the hint in the error about a larger value
 
     def problem(self, field: str, value: int) -> UserError | None:
@@ -43,6 +45,9 @@ class Range(NamedTuple):
             return UserError(field, found, f"at most {self.most}", self.why)
         return None
 
+    def __str__(self) -> str:
+        return f"from {self.least} to {self.most:,}" if self.most < _INT32_MAX else f"at least {self.least}"
+
 
 class Real(NamedTuple):
     """The value is a real number of at least 0 and below `end`; NaN is refused."""
@@ -53,6 +58,9 @@ class Real(NamedTuple):
     def problem(self, field: str, value: float) -> UserError | None:
         return None if 0 <= value < self.end else UserError(field, str(value), self.wanted)
 
+    def __str__(self) -> str:
+        return self.wanted
+
 
 class Not(NamedTuple):
     """The value is any number but `refused`."""
@@ -62,6 +70,9 @@ class Not(NamedTuple):
 
     def problem(self, field: str, value: int | float) -> UserError | None:
         return UserError(field, str(value), self.wanted) if value == self.refused else None
+
+    def __str__(self) -> str:
+        return self.wanted
 
 
 Count = Annotated[int, Range(1)]

@@ -24,7 +24,7 @@ class Field(NamedTuple):
     @property
     def comment(self) -> str:
         """The comment in the source, above the declaration of the field or at the end of its line."""
-        return _comments(self.section)[self.name.rpartition(".")[2]]
+        return field_comments(self.section)[self.name.rpartition(".")[2]]
 
 
 def walk(config: Any, prefix: str = "") -> Iterator[Field]:
@@ -45,8 +45,8 @@ def values_by_name(config: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _comments(section: type) -> dict[str, str]:
-    """Returns the comment of each field of a dataclass by the name of the field, read from the source of its module."""
+def field_comments(section: type) -> dict[str, str]:
+    """Returns the comment of each field of a dataclass or named tuple, by its name, from the source of its module."""
     source = inspect.getsource(sys.modules[section.__module__])
     lines, classes = source.splitlines(), [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     (declaration,) = (node for node in classes if node.name == section.__name__)

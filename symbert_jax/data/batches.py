@@ -32,5 +32,5 @@ def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
     check(config)
     if start < 0:
         raise UserError("start", str(start), "a step, from 0")
-    stream = open_stream(config, Corpus(config.data.dir), np.arange(config.data.batch_size))
+    stream = open_stream(config, Corpus(config.data.dir), local_row_indices=np.arange(config.data.batch_size))
     return stream.batches(start, config.train.steps, config.data.reader_threads)

@@ -83,7 +83,7 @@ class Corpus:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A SHA-256 that identifies the vocabulary and the rows; checkpoints record it."""
-        return fingerprint_rows(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
+        return compute_fingerprint(self.tokenizer.tokens, [self.split(name) for name in SPLITS])
 
     def problems(self, model: ModelConfig) -> Iterator[UserError]:
         """Yields an error if the rows and the model differ in length, and one if the model has too few token ids."""
@@ -95,11 +95,11 @@ class Corpus:
             yield UserError("model.vocab_size", str(model.vocab_size), wanted)
 
     def check_row_files(self) -> None:
-        """Reads all files and raises `UserError` if one does not have the checksum in the manifest."""
+        """Reads all files, row files included; raises `UserError` if one does not have the checksum in the manifest."""
         check_files(self.folder, read_rows=True)
 
 
-def fingerprint_rows(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
+def compute_fingerprint(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:
     """Returns a SHA-256 of the vocabulary and, for each split, of the number of rows and an even sample of them."""
     digest = hashlib.sha256("\n".join(vocabulary).encode())
     for split in splits:

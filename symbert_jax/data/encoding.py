@@ -16,7 +16,7 @@ _PIECE = 1 << 12  # characters after which a document is cut at the next line en
 Encoded = list[tuple[Document, np.ndarray]]  # each document with its token ids, uint16[n], the last of which is [SEP]
 
 
-def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Iterator[Encoded]:
+def encode(tokenizer: Tokenizer, documents: Iterable[Document], sep: int) -> Iterator[Encoded]:
     """Yields batches of documents with their token ids, in order. Documents without tokens are left out.
 
     One batch is encoded in the background while the caller uses the previous one. More threads would not help: the
@@ -27,7 +27,7 @@ def encode(encoder: Tokenizer, documents: Iterable[Document], sep: int) -> Itera
     with ThreadPoolExecutor(max_workers=1) as pool:
         running: deque[Future[Encoded]] = deque()
         for batch in group_documents(documents):
-            running.append(pool.submit(_encode_batch, encoder, batch, sep))
+            running.append(pool.submit(_encode_batch, tokenizer, batch, sep))
             if len(running) > 1:
                 yield running.popleft().result()
         while running:
@@ -59,9 +59,9 @@ def split_text(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _encode_batch(encoder: Tokenizer, batch: list[Document], sep: int) -> Encoded:
+def _encode_batch(tokenizer: Tokenizer, batch: list[Document], sep: int) -> Encoded:
     pieces = [list(split_text(document.text)) for document in batch]
-    encodings = iter(encoder.encode_batch_fast(list(itertools.chain(*pieces)), add_special_tokens=False))
+    encodings = iter(tokenizer.encode_batch_fast(list(itertools.chain(*pieces)), add_special_tokens=False))
     encoded = []
     for document, its_pieces in zip(batch, pieces, strict=True):
         own_encodings = itertools.islice(encodings, len(its_pieces))

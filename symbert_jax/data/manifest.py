@@ -89,8 +89,8 @@ def parse_manifest(text: str, folder: Path | epath.Path) -> Manifest:
         raise UserError("data.dir", f"{folder / MANIFEST} with a wrong checksum", "an intact manifest", DAMAGE_HINT)
     try:
         files = {name: File(int(file["bytes"]), str(file["sha256"])) for name, file in content.get("files", {}).items()}
-        if "vocab_sha256" in content:
-            files.setdefault(VOCAB, File(None, str(content["vocab_sha256"])))
+        if "vocab_sha256" in content:  # in older manifests the only checksum
+            files.setdefault(VOCAB, File(bytes=None, sha256=str(content["vocab_sha256"])))
         splits, length = {split: content["splits"][split] for split in SPLITS}, int(content["length"])
         return Manifest(
             length=length,
@@ -122,17 +122,17 @@ def check_files(folder: Path, *, read_rows: bool, source: epath.Path | None = No
     Raises:
       UserError: there is no finished corpus in `folder`, or a file is missing or differs; the error names the file.
     """
-    shown, files = source or folder, read_manifest(folder).files
+    files = read_manifest(folder).files
 
     def check(name: str, file: File) -> None:
-        path = folder / name
+        path, original = folder / name, (source or folder) / name
         try:
             if (size := path.stat().st_size) != file.bytes and file.bytes is not None:
-                raise UserError("data.dir", f"{shown / name} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
+                raise UserError("data.dir", f"{original} of {size:,} bytes", f"{file.bytes:,} bytes", DAMAGE_HINT)
             if (read_rows or not name.startswith(f"{DATASET}-")) and sha256(path) != file.sha256:
-                raise UserError("data.dir", f"{shown / name}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
+                raise UserError("data.dir", f"{original}, changed", f"the checksum in {MANIFEST}", DAMAGE_HINT)
         except OSError as error:
-            raise UserError("data.dir", f"{shown / name}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
+            raise UserError("data.dir", f"{original}: {error.strerror}", "a readable file", DAMAGE_HINT) from None
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(check, files.keys(), files.values()))

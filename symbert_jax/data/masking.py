@@ -72,10 +72,11 @@ class Masking:
     def _choose_positions(
         self, keys: UInt64[np.ndarray, " B"], is_special: Bool[np.ndarray, "B T"]
     ) -> tuple[Int[np.ndarray, "B M"], Bool[np.ndarray, "B M"]]:
-        """Returns random positions of tokens that are not special, padded with 0, and whether each is not padding."""
+        """Returns random positions of tokens that are not special, padded with 0, and which of them are not padding."""
         # The low 16 bits of a priority are its position. They break ties, so the order does not depend on the sorting
         # algorithm.
-        priority = _random_bits(keys, 0, self.length) & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
+        bits = _random_bits(keys, start=0, count=self.length)
+        priority = bits & ~np.uint64(0xFFFF) | np.arange(self.length, dtype=np.uint64)
         priority[is_special] = np.iinfo(np.uint64).max  # sorted last
         order = priority.argsort(axis=1)[:, : self.max_predictions]
         order = np.pad(order, ((0, 0), (0, self.max_predictions - order.shape[1])))  # T may be less than M
@@ -87,7 +88,8 @@ class Masking:
         self, keys: UInt64[np.ndarray, " B"], targets: Int[np.ndarray, "B M"]
     ) -> Int[np.ndarray, "B M"]:
         """Returns the tokens that replace the targets: [MASK], a random token, or the target itself."""
-        bits = _random_bits(keys, self.length, self.max_predictions)  # after the T numbers that chose the positions
+        # The first T numbers chose the positions.
+        bits = _random_bits(keys, start=self.length, count=self.max_predictions)
         uniform = (bits & np.uint64(0xFFFFFFFF)) / 2**32  # in [0, 1), from the low half of the bits
         ordinary = np.flatnonzero(~self._is_special)
         random_tokens = ordinary[(bits >> np.uint64(32)) % np.uint64(len(ordinary))]  # from the high half
@@ -95,7 +97,7 @@ class Masking:
 
 
 def _random_bits(keys: UInt64[np.ndarray, " B"], start: int, count: int) -> UInt64[np.ndarray, "B count"]:
-    """Returns `count` numbers of the SplitMix64 stream of each key, after its first `start` + 1."""
+    """Returns `count` numbers of the SplitMix64 stream of each key; leaves out the first `start` + 1."""
     counters = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _mix(keys[:, None] + counters)
 

@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int, UInt16
 
 from symbert_jax.errors import UserError
-from symbert_jax.storage import name_os_errors
+from symbert_jax.storage import add_path_to_os_errors
 
 DATASET = "corpus"  # the name of the dataset, with which the names of its row files begin
 DAMAGE_HINT = "remove the folder of the corpus, then prepare or copy it again"
@@ -59,7 +59,7 @@ class Split:
         try:
             rows: Sequence[dict[str, Any]] = self._source.__getitems__(indices)
             return rows
-        except Exception as error:  # of any type for a damaged file, whose name it does not give
+        except Exception as error:  # a damaged file raises an exception of any type, which does not name the file
             if len(indices) > 1:  # read the rows one by one, to find the damaged one
                 return [self[index] for index in indices]
             file = self._files[np.searchsorted(self._ends, indices[0], "right")]
@@ -162,7 +162,7 @@ def write_info(folder: Path, length: int, splits: Iterable[tfds.core.SplitInfo])
     )
     info.set_file_format(_FORMAT)
     info.set_splits(tfds.core.SplitDict(splits))
-    with name_os_errors(folder):
+    with add_path_to_os_errors(folder):
         info.write_to_directory(folder)
 
 

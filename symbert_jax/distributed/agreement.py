@@ -21,7 +21,7 @@ from symbert_jax.storage import lock
 
 
 def is_main_process() -> bool:
-    """Whether this is the main process, which alone prints and writes."""
+    """Whether this is the main process. It alone prints progress and writes files; all write checkpoints and traces."""
     return jax.process_index() == 0
 
 
@@ -47,7 +47,7 @@ def same_on_all_processes() -> Iterator[dict[str, Any]]:
     The keys are the fields that the values come from, the same keys on all processes.
 
     Raises:
-      UserError: on every process, if a value differs or one of them raises a `UserError` inside of the context.
+      UserError: on every process, if a value differs or a process raises a `UserError` inside of the context.
     """
     facts: dict[str, Any] = {}
     with user_errors_on_all_processes():
@@ -72,7 +72,8 @@ def workdir_lock(workdir: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with user_errors_on_all_processes():
             if is_main_process():
-                shutdown.before_exit.callback(stack.close)  # an exit that does not unwind the stack releases it, too
+                # an exit that does not unwind the stack also releases the lock
+                shutdown.before_exit.callback(stack.close)
                 stack.enter_context(lock(workdir, "workdir"))
         yield
 
@@ -100,7 +101,7 @@ def wait_for_all(name: str) -> None:
 
 
 def check_shared(folder: epath.Path) -> None:
-    """Raises `UserError` on every process if one does not see a file that the main process writes to `folder`."""
+    """Raises `UserError` on every process if one of them does not see a file of the main process in `folder`."""
     if jax.process_count() == 1:
         return
     number = multihost_utils.broadcast_one_to_all(np.random.default_rng().integers(2**31, dtype=np.int32))

@@ -87,11 +87,11 @@ def _has_launcher() -> bool:
     Only then does `join` let JAX look for the others: elsewhere, JAX would warn about Kubernetes, or connect to servers
     that do not exist.
     """
-    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # the numbers of processes in SLURM and Open MPI
+    variables = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # hold the number of processes
     return (
         _on_tpu()
         or "JOB_COMPLETION_INDEX" in os.environ  # an indexed job of Kubernetes
-        or any(int(os.environ.get(name, 1)) > 1 for name in counts)
+        or any(int(os.environ.get(name, 1)) > 1 for name in variables)
     )
 
 

@@ -29,10 +29,11 @@ from jax.errors import JaxRuntimeError
 from symbert_jax.distributed import stderr_filter
 from symbert_jax.errors import UserError
 
+# Prefixes of keys; the index of a process follows.
 NOTICE, ACKNOWLEDGED, FAILED, DONE = (f"symbert_jax/{name}/" for name in ("notice", "acknowledged", "failed", "done"))
 PATIENCE = 5.0  # seconds within which a running process acknowledges a notice
 DAY = 86_400_000  # milliseconds after which a wait for a notice starts again
-AFTER_ERROR = "ended with an error; see its output"
+AFTER_ERROR = "ended with an error; see its output"  # a reason in a notice
 HINT = "; start the same command again"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Words in errors of connections between processes.
@@ -40,7 +41,7 @@ CONNECTION = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline",
 
 before_exit = contextlib.ExitStack()  # closed before a process exits without unwinding its stack
 _exiting = threading.Lock()  # acquired, and never released, by the thread that ends this process
-_watching = False
+_watching = False  # whether this process is one of several
 _own_error: UserError | None = None  # the error for which this process unwinds its stack
 _filter: subprocess.Popen | None = None  # without this reference, Python would warn that the filter still runs
 
@@ -150,7 +151,7 @@ def _listen() -> None:
 
 
 def _report(process: int, why: str) -> int:
-    """Prints the error for which this process ends, its own or that of `process`; returns the exit code."""
+    """Prints why this process ends, its own error or the end of `process`; returns the exit code."""
     if _own_error:
         for line in str(_own_error).splitlines():
             _print(f"error: {line}")
@@ -184,20 +185,21 @@ def _store() -> Any:
     return global_state.client
 
 
-def _set(key: str, process: int, value: str = "-") -> None:
+def _set(prefix: str, process: int, value: str = "-") -> None:
+    """Sets a key of a process. `acknowledged` and `done` need no value, so they get the default."""
     with contextlib.suppress(JaxRuntimeError):  # process 0 is lost
-        _store().key_value_set(f"{key}{process}", value, allow_overwrite=True)
+        _store().key_value_set(f"{prefix}{process}", value, allow_overwrite=True)
 
 
-def _processes(key: str) -> set[int]:
-    """Returns the processes for which the key is set."""
-    return {int(name.rsplit("/", 1)[1]) for name, _ in _store().key_value_dir_get(key)}
+def _processes(prefix: str) -> set[int]:
+    """Returns the processes of which the key with this prefix is set."""
+    return {int(key.rsplit("/", 1)[1]) for key, _ in _store().key_value_dir_get(prefix)}
 
 
 def _failed() -> dict[int, int]:
     """Returns the exit codes of the processes that failed by themselves."""
     with contextlib.suppress(JaxRuntimeError):  # process 0 is lost
-        return {int(name.rsplit("/", 1)[1]): int(code) for name, code in _store().key_value_dir_get(FAILED)}
+        return {int(key.rsplit("/", 1)[1]): int(code) for key, code in _store().key_value_dir_get(FAILED)}
     return {}
 
 
@@ -235,8 +237,9 @@ def _print(line: str) -> None:
 
 def _stop_listening(listener: threading.Thread) -> None:
     """Ends the listener at an ordinary exit: Python cannot exit while the listener waits for a notice."""
-    for key, value in ((ACKNOWLEDGED, "-"), (DONE, "-"), (NOTICE, "")):
-        _set(key, global_state.process_id, value)
+    _set(ACKNOWLEDGED, global_state.process_id)
+    _set(DONE, global_state.process_id)
+    _set(NOTICE, global_state.process_id, "")
     listener.join(PATIENCE)
 
 

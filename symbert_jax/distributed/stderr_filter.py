@@ -1,8 +1,8 @@
 """Copies stdin to stderr without XLA's messages about the other processes of a run.
 
 When a process is lost, XLA writes a page of them. One line replaces the page, unless a line of this project has already
-reported the loss. Stdin is the stderr of one process. This is a separate program, because XLA ends that process after
-the page, and it imports nothing of this package, so that it starts fast.
+reported the loss. Stdin is the stderr of one process. The filter is a separate program, because XLA ends that process
+after the page. It imports nothing of this package, so that it starts fast.
 """
 
 import os
@@ -23,7 +23,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         if entry := ENTRY.match(line):
             severity = entry[1] if COORDINATION.search(entry[2]) else b""
-        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # after F, only OWN ends the message
+        elif OWN.match(line) or (severity != b"F" and not CONTINUED.match(line)):  # after F, all lines up to OWN
             severity = b""
         if severity:
             dropped += line

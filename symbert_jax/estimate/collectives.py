@@ -19,8 +19,10 @@ class Exchange(NamedTuple):
     bytes: float  # of the whole array of a group; all-to-all and collective-permute: of the array of one device
 
 
-def exchanges(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Iterator[Exchange]:
-    """Yields the collectives of an instruction. A collective spans all `devices` unless it names groups.
+def exchanges(
+    module: Module, computation: Computation, instruction: Instruction, num_devices: int
+) -> Iterator[Exchange]:
+    """Yields the collectives of an instruction. A collective spans all devices unless it names groups.
 
     A TPU program may spread one collective over several fusions. Each of them yields it with the same `channel`, so
     callers must count each channel once. A fusion of an all-reduce and a slice of its result yields a reduce-scatter.
@@ -29,12 +31,12 @@ def exchanges(module: Module, computation: Computation, instruction: Instruction
     if fused := module.computations.get(instruction.called("calls")):
         ends_in_slice = list(fused.values())[-1].op == "dynamic-slice"
         for part in fused.values():
-            for exchange in exchanges(module, fused, part, devices):
+            for exchange in exchanges(module, fused, part, num_devices):
                 is_scattered = ends_in_slice and exchange.kind == "all-reduce"
                 yield exchange._replace(kind="reduce-scatter") if is_scattered else exchange
     elif kind in COLLECTIVES:
         start = computation[instruction.operands[0]] if instruction.op.endswith("-done") else instruction
-        group = _group_size(start.text) or devices
+        group = _group_size(start.text) or num_devices
         channel = re.search(r"channel_id=(\d+)", start.text)
         size = num_bytes(instruction.shape) * (group if kind == "reduce-scatter" else 1)
         yield Exchange(channel[1] if channel else start.name, kind, group, size)

@@ -16,7 +16,7 @@ from symbert_jax.estimate.traffic import hbm_bytes
 PALLAS = "Pallas kernel"
 
 # `Cost.unestimated` lists these operations if the compiler estimates no cycles for them. All others without an estimate
-# take next to no time.
+# take next to no time, except collectives; `Cost.collectives` lists those.
 _WORK = ("fusion", "custom-call", "sort", "gather", "scatter", "convolution", "rng-bit-generator")
 
 
@@ -56,8 +56,8 @@ class Cost:
     unknown_loops: int  # the number of loops of unknown trip count, whose bodies count once
 
 
-def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
-    """Returns the cost of the program `text`. A collective spans all `devices` unless it names groups.
+def program_cost(text: str, num_devices: int, regions: Sequence[str] = ()) -> Cost:
+    """Returns the cost of the program `text`. A collective spans all devices unless it names groups.
 
     regions: names of `jax.named_scope`. An instruction counts in the innermost of them around its source; for a fusion,
       XLA names one operation as the source.
@@ -70,7 +70,7 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
     unestimated: list[Unestimated] = []
     for computation, instruction, count in module.executed():
         unknown_loops += instruction.op == "while" and module.trip_count(instruction) is None
-        exchanged = list(exchanges(module, computation, instruction, devices))
+        exchanged = list(exchanges(module, computation, instruction, num_devices))
         for exchange in exchanged:
             collectives[exchange.channel] = Collective(exchange.kind, exchange.group, count, count * exchange.bytes)
         flops = count * instruction_flops(module, computation, instruction)
@@ -86,14 +86,14 @@ def program_cost(text: str, devices: int, regions: Sequence[str] = ()) -> Cost:
         regions=cycles_by_region,
         flops=total_flops,
         bytes=total_bytes,
-        collectives=_totals(collectives.values(), 2),
-        unestimated=_totals(unestimated, 1),
+        collectives=_totals(collectives.values(), num_keys=2),
+        unestimated=_totals(unestimated, num_keys=1),
         unknown_loops=unknown_loops,
     )
 
 
 def _totals(parts: Iterable[Part], num_keys: int) -> tuple[Part, ...]:
-    """Sums all but the first `num_keys` fields of parts in which these are equal; returns the sums, sorted."""
+    """Adds up the parts whose first `num_keys` fields are equal; returns the sums, sorted by these fields."""
     totals: dict[tuple, list[float]] = {}
     for part in parts:
         values = dataclasses.astuple(part)
@@ -111,7 +111,7 @@ def _region(instruction: Instruction, regions: Sequence[str]) -> str:
 
 
 def _kind_of_work(instruction: Instruction) -> str:
-    """Returns the kind of work of an instruction without an estimate; empty if it takes no time."""
+    """Returns the kind of work of an instruction without an estimate; empty if it takes next to no time."""
     if instruction.op not in _WORK or instruction.is_noop_call:
         return ""
     if instruction.op == "custom-call":

@@ -22,7 +22,7 @@ def instruction_flops(module: Module, computation: Computation, instruction: Ins
 def _convolution_flops(computation: Computation, instruction: Instruction) -> float:
     """Returns the FLOPs of a convolution: 2 per multiply-add, without those on padding or on the holes of a dilation.
 
-    The TPU compiler turns a batch dimension into a spatial dimension, of which each window holds one element that is
+    The TPU compiler turns a batch dimension into a spatial dimension, in which each window holds one element that is
     not a hole.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)

@@ -62,12 +62,12 @@ class Module:
             elif name and _INSTRUCTION.match(line):
                 finish_instruction()
                 lines.append(line)
-            elif lines:  # the config of a Pallas kernel has several lines; "}" may be one, so it does not end anything
+            elif lines:  # a line of the config of a Pallas kernel, which may be "}": "}" does not end a computation
                 lines.append(line)
         finish_instruction()
 
     def executed(self, name: str = "", count: int = 1) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Yields each executed instruction, with the computation that contains it and how often it is executed.
+        """Yields (computation, instruction, number of executions) for each executed instruction.
 
         A fusion is one instruction; those inside it are not yielded. The body of a loop is executed once per iteration,
         or once if the trip count is unknown. Every branch of a conditional counts as executed.
@@ -128,7 +128,7 @@ def num_bytes(shape: str, hbm_only: bool = False) -> float:
     total = 0.0
     for dtype, extents, layout in _ARRAY.findall(shape):
         if not (hbm_only and re.search(r"S\([1-9]", layout)):
-            # the first number in the name of a type is its bits: 16 in bf16; a token has none
+            # the first number in the name of a type is its bits: 16 in bf16; the type `token` has none
             bits = 8 if dtype == "pred" else int(re.search(r"\d+|$", dtype)[0] or 0)  # type: ignore[index]
             total += math.prod(int(dim) for dim in extents.split(",") if dim) * bits / 8
     return total

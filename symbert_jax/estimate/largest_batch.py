@@ -10,9 +10,10 @@ from symbert_jax.estimate.slices import Slice
 
 
 def with_largest_batch(config: Config, target: Slice) -> Config:
-    """Returns the config with the largest batch size that fits, of those that `find_largest` tries.
+    """Returns the config with the largest batch size that fits and splits evenly into micro-batches and shards.
 
-    If none of them fits, returns the config with the smallest. Prints a line for each size that it compiles.
+    `find_largest` lists the numbers of rows per micro-batch and shard that are tried. If none fits, returns the config
+    with the smallest batch size. Prints a line for each size that it compiles.
     """
     mesh = make_slice_mesh(config, target)
     # `rows` below counts the rows of one micro-batch on one shard of the `data` axis

@@ -38,7 +38,7 @@ REGIONS = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "op
 
 
 class DoesNotFit(Exception):
-    """A program needs more HBM than a chip has. `needed` and `available` are bytes per chip."""
+    """A program needs more HBM than a chip has. `needed` and `available` are in bytes per chip."""
 
     def __init__(self, needed: float, available: float):
         super().__init__(f"{needed:.0f} of {available:.0f} bytes")
@@ -52,10 +52,10 @@ class Program:
     memory: float  # peak bytes of HBM, arguments included
     cost: Cost
     cycle_seconds: float  # the time of the cycles that the compiler estimates
-    roofline_seconds: float  # the time of work without an estimate: for each kind, the longer of compute and memory
+    roofline_seconds: float  # the time of `cost.unestimated`: for each kind, the longer of its compute and memory times
     network_seconds: float  # the time of the collectives
     seconds: float  # the sum of the three above, as if nothing overlapped
-    least_seconds: dict[str, float]  # by resource (compute, memory, network): its time at its peak
+    least_seconds: dict[str, float]  # the time at peak rate of each resource: compute, memory and network
 
 
 @functools.cache  # the report needs a program that the search for a batch size has compiled
@@ -64,12 +64,13 @@ def compile_train(config: Config, target: Slice) -> Program:
     # The backward pass costs as much as two forward passes. No remat policy keeps the output of an attention kernel, so
     # with remat the forward pass of the kernel runs again.
     passes = 3 if config.model.remat == "none" else 4
-    return _compile(config, target, make_train_step(config), lambda state: state, passes)
+    return _compile(config, target, make_train_step(config), step_argument=lambda state: state, kernel_passes=passes)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
     """Compiles the validation step; raises the same errors as `compile_train`."""
-    return _compile(config, target, make_validation_step(config), lambda state: state.params, 1)
+    step = make_validation_step(config)
+    return _compile(config, target, step, step_argument=lambda state: state.params, kernel_passes=1)
 
 
 def _compile(
@@ -90,7 +91,7 @@ def _compile(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise _does_not_fit(error) or error from None
+        raise _as_does_not_fit(error) or error from None
     chip, cost = target.chip, program_cost(compiled.as_text() or "", mesh.size, REGIONS)
     kernel_flops = kernel_passes * attention_flops(config.model, config.data.batch_size) / mesh.size
     unestimated = [(part, kernel_flops if part.kind == PALLAS else part.flops) for part in cost.unestimated]
@@ -119,8 +120,8 @@ def make_slice_mesh(config: Config, target: Slice) -> jax.sharding.Mesh:
     return make_mesh(config.mesh, list(target.devices))
 
 
-def _does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
-    """Returns the error for a program that the compiler finds too large, None for any other error of the compiler."""
+def _as_does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
+    """Converts the compiler's error about a program that does not fit; returns None for any other error."""
     # the error contains: HBM … (17.50G) exceeds available HBM (15.75G)
     match = re.search(r"HBM.*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
     if not match:

@@ -58,9 +58,11 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
     collectives = [f"{c.count} {c.kind} over {c.group} chips, {c.bytes / 1e6:,.0f} MB" for c in cost.collectives]
     unestimated = ", ".join(f"{part.count} {part.kind}" for part in cost.unestimated) or "none"
     peak_times = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in train.least_seconds.items())
-    scope = f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
+    validation_scope = (
+        f"with {config.train.validate_batches} validation batches every {config.train.validate_every:,} steps"
+    )
     if not config.train.validate_batches:
-        scope = "not counting validation, which reads the whole split"
+        validation_scope = "not counting validation, which reads the whole split"
     lines = [
         ("model", f"{summary.attention} BERT, {summary.parameters:,} parameters; {summary.source}"),
         (
@@ -93,7 +95,7 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ),
         ("validation", f"{validation.seconds * 1e3:.1f} ms per batch"),
         ("throughput", f"{summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%}"),
-        ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {scope}"),
+        ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {validation_scope}"),
         ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
     if cost.unknown_loops:

@@ -43,7 +43,7 @@ def find_slice(topology: str) -> Slice:
     if math.prod(axes) == 1:
         options["chips_per_host_bounds"] = [1, 1, 1]
     compiler_version()  # raises if libtpu is not installed
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # without libtpu's lock on the chips: compiling uses none
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # libtpu need not lock any chips: compiling uses none
     try:
         devices = topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:

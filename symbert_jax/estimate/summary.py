@@ -27,18 +27,18 @@ class Summary:
     parameters: int  # the number of parameters of the model
     batch_size: int  # over all chips
     rows_per_chip: float
-    memory_available: float
+    memory_available: float  # the HBM that a program may use
     memory_parameters: float
     memory_optimizer: float
-    memory_temporaries: float  # the rest of the training step's peak
+    memory_temporaries: float  # the rest of `train.memory`, the peak of the training step
     model_flops: float  # FLOPs of a step, over all chips
     train: Program
     validation: Program
     tokens_per_second: float  # over all chips
     mfu: float  # `model_flops` per second as a fraction of the peak of all chips
-    hours: float  # the duration of the run, with validation unless `validate_batches` is 0
-    bound: str  # compute | memory | network: the largest of `train.least_seconds`
-    fits: bool = True  # `report` writes False, without a summary, for a program that does not fit
+    hours: float  # the duration of the run, including validation unless `validate_batches` is 0
+    bound: str  # the resource with the longest time in `train.least_seconds`: compute, memory or network
+    fits: bool = True  # always; for a program that does not fit, `report` writes JSON with `fits` false and no summary
 
 
 def summarize(config: Config, target: Slice) -> Summary:
@@ -52,10 +52,9 @@ def summarize(config: Config, target: Slice) -> Summary:
     mesh = make_slice_mesh(config, target)
     with jax.set_mesh(mesh):
         state = states.abstract(config)
-    parameters, optimizer = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
-    flops = train_flops(
-        config.model, config.data.batch_size, max_predictions(config.model.length, config.data.mask_rate)
-    )
+    parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
+    predictions_per_row = max_predictions(config.model.length, config.data.mask_rate)
+    model_flops = train_flops(config.model, config.data.batch_size, predictions_per_row)
     steps = config.train.steps
     validation_batches = -(-steps // config.train.validate_every) * config.train.validate_batches
     return Summary(
@@ -68,19 +67,20 @@ def summarize(config: Config, target: Slice) -> Summary:
         batch_size=config.data.batch_size,
         rows_per_chip=config.data.batch_size / mesh.size,
         memory_available=target.chip.hbm,
-        memory_parameters=parameters,
-        memory_optimizer=optimizer,
-        memory_temporaries=train.memory - parameters - optimizer,
-        model_flops=flops,
+        memory_parameters=parameter_bytes,
+        memory_optimizer=optimizer_bytes,
+        memory_temporaries=train.memory - parameter_bytes - optimizer_bytes,
+        model_flops=model_flops,
         train=train,
         validation=validation,
         tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
-        mfu=flops / train.seconds / (target.chip.peak * mesh.size),
+        mfu=model_flops / train.seconds / (target.chip.peak * mesh.size),
         hours=(steps * train.seconds + validation_batches * validation.seconds) / 3600,
         bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
     )
 
 
 def _bytes_per_chip(tree: Any) -> float:
+    """Returns the bytes of one chip's shards of all arrays in a tree."""
     leaves = jax.tree.leaves(tree)
     return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))

@@ -19,7 +19,7 @@ def hbm_bytes(module: Module, computation: Computation, instruction: Instruction
     op = instruction.op
     if op in _NO_TRAFFIC or op.endswith("-start") or instruction.is_noop_call:
         return 0.0
-    if op.endswith("-done"):  # every asynchronous operation counts here, as a copy of as many bytes as its result has
+    if op.endswith("-done"):  # every asynchronous operation counts here, as a copy of its result
         source = computation[computation[instruction.operands[0]].operands[0]]
         arrays_in_hbm = sum(num_bytes(shape, hbm_only=True) > 0 for shape in (source.shape, instruction.shape))
         return arrays_in_hbm * num_bytes(instruction.shape)

@@ -76,12 +76,13 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> 
     T is the length of the bucket that holds the longest example, or `length` if that is smaller.
     """
     tokenizer.enable_truncation(length, strategy="longest_first")
-    encodings = tokenizer.encode_batch([texts if len(texts := each.texts) > 1 else texts[0] for each in examples])
+    encodings = tokenizer.encode_batch([each.texts if len(each.texts) > 1 else each.texts[0] for each in examples])
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
     padded_length = min([length, *(bucket for bucket in LENGTHS if bucket >= lengths.max())])
     tokens = np.full((len(encodings), padded_length), tokenizer.token_to_id(PAD), np.int32)
     for row, encoding in zip(tokens, encodings, strict=True):
         row[: len(encoding.ids)] = encoding.ids
+    # The tokens of the second sentence, and only these, have type id 1.
     second_starts = lengths - np.array([sum(encoding.type_ids) for encoding in encodings], np.int32)
     labels = np.array([each.label or 0.0 for each in examples], np.float32)
     return TokenizedSplit(tokens, lengths, second_starts, labels)
@@ -101,7 +102,7 @@ def training_plan(
     rng = np.random.default_rng([seed, epoch])
     num_rows = -(-batch_size // row_multiple) * row_multiple
     batches, rest = [], np.empty(0, np.int64)
-    for length, members in _buckets(split, MIN_BATCHES * batch_size):
+    for length, members in _buckets(split, min_members=MIN_BATCHES * batch_size):
         members = np.concatenate([rest, rng.permutation(members)])
         num_full = len(members) // batch_size * batch_size  # the examples that fill batches
         batches += [PlannedBatch(length, _pad(batch, num_rows)) for batch in members[:num_full].reshape(-1, batch_size)]
@@ -119,7 +120,7 @@ def prediction_plan(split: TokenizedSplit, batch_size: int) -> list[PlannedBatch
     """Returns batches of `batch_size` rows, padding rows included, that contain every example once."""
     return [
         PlannedBatch(length, _pad(members[start : start + batch_size], batch_size))
-        for length, members in _buckets(split, batch_size)
+        for length, members in _buckets(split, min_members=batch_size)
         for start in range(0, len(members), batch_size)
     ]
 

@@ -77,7 +77,7 @@ def _read_tsv(folder: epath.Path, task: Task, split: Split, labelled: bool) -> I
     lines = _read_lines(path)
     header: tuple[str, ...] = task.header
     if not (labelled and header):  # if `task.header` is set, only the unlabelled files have a header line
-        header = next(lines, (1, ()))[1]
+        _, header = next(lines, (1, ()))
     columns = {name: header.index(name) for name in header}
     needed = [name for name, _ in task.texts] + [task.label] * labelled
     if missing := [name for name in needed if name not in columns]:

@@ -119,7 +119,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
             scored.append(report.ScoredCheckpoint(name, step, pretrained.sha256, pretrained.model, results))
     if workdir.is_writer:
         report.write_report(config, protocol, scored, path)
-        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint
+        workdir.write_submission(scored[-1].results, data[folder])  # of the last checkpoint, as is `folder`
 
 
 def _find_checkpoints(
@@ -137,7 +137,7 @@ def _find_checkpoints(
         for requested_step in config.checkpoint_steps or (None,):
             step, model_configs[folder] = _read_model_config(folder, requested_step)
             names.setdefault((folder, step), printable(name))
-        check_split(model_configs[folder], config.mesh, mesh)  # of the parameters over the mesh
+        check_split(model_configs[folder], config.mesh, mesh)
     return names, model_configs
 
 
@@ -173,9 +173,9 @@ def _train_task(
 ) -> list[TrialResult]:
     """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
-    if other := run.initial_task(task):
-        other_trial = _base_trial(run, pretrained, other, data)
-        encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, other_trial)))
+    if initial_task := run.initial_task(task):
+        initial_trial = _base_trial(run, pretrained, initial_task, data)
+        encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, initial_trial)))
         sha256 = digest(encoder)
         base_trial = dataclasses.replace(base_trial, checkpoint=sha256)
     folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None

@@ -79,7 +79,7 @@ def write(folder: epath.Path, description: SavedModel, params: Params, vocabular
     is_main = is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
     if is_main:
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # first: a kill must not leave it with other parameters
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # first: a kill must not leave it beside other parameters
     checkpoint.write_params(folder / PARAMS, params)
     if is_main:
         tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)

@@ -78,8 +78,9 @@ def make_prediction_step(model: ModelConfig, num_outputs: int) -> Callable[[Para
     """Returns the compiled step (parameters, batch) -> logits of every trial, replicated on all devices."""
 
     def predict(params: Params, batch: GlueBatch) -> Float[Array, "R B C"]:
-        sharded = jax.vmap(functools.partial(logits, model, num_outputs), in_axes=(0, None, None))(params, batch, None)
-        return reshard(sharded, PartitionSpec(None, None, None))
+        predict_trial = functools.partial(logits, model, num_outputs, key=None)
+        sharded_logits = jax.vmap(predict_trial, in_axes=(0, None))(params, batch)
+        return reshard(sharded_logits, PartitionSpec(None, None, None))
 
     return jax.jit(predict)
 

@@ -15,7 +15,7 @@ class Split:
 
     name: str  # as in TFDS
     files: tuple[str, ...]  # in the task's folder; the first that exists is read
-    title: str = ""  # distinguishes it where a task has several validation or test splits
+    title: str = ""  # distinguishes the splits of a task that has several validation or test splits
     submission: str = ""  # the name of the file that the GLUE server expects for a test split
 
 
@@ -113,12 +113,12 @@ TASKS = {
             classes=_NLI,
             metrics=("accuracy",),
             validation=(
-                Split("validation_matched", ("dev_matched.tsv",), "matched"),
-                Split("validation_mismatched", ("dev_mismatched.tsv",), "mismatched"),
+                Split("validation_matched", ("dev_matched.tsv",), title="matched"),
+                Split("validation_mismatched", ("dev_mismatched.tsv",), title="mismatched"),
             ),
             test=(
-                Split("test_matched", ("test_matched.tsv",), "matched", "MNLI-m.tsv"),
-                Split("test_mismatched", ("test_mismatched.tsv",), "mismatched", "MNLI-mm.tsv"),
+                Split("test_matched", ("test_matched.tsv",), title="matched", submission="MNLI-m.tsv"),
+                Split("test_mismatched", ("test_mismatched.tsv",), title="mismatched", submission="MNLI-mm.tsv"),
             ),
         ),
         Task(

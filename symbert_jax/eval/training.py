@@ -44,7 +44,7 @@ class TaskRun(NamedTuple):
     data: TaskData
     protocol: Protocol
     model: ModelConfig
-    mesh: MeshConfig
+    mesh_config: MeshConfig
     encoder: Params  # the parameters that every trial starts from, without a head
 
 
@@ -124,7 +124,7 @@ def _learning_rates(run: TaskRun, trials: Sequence[Trial]) -> Float[np.ndarray, 
 
 def _init_state(run: TaskRun, trials: Sequence[Trial]) -> State:
     mesh = jax.sharding.get_mesh()
-    init = steps.make_init(run.model, run.task.num_outputs, run.protocol.optim, run.mesh, mesh, len(trials))
+    init = steps.make_init(run.model, run.task.num_outputs, run.protocol.optim, run.mesh_config, mesh, len(trials))
     return init(run.encoder, _seeds(trials))
 
 
@@ -166,7 +166,7 @@ def _score_trial(run: TaskRun, trial: Trial, logits: Logits, epoch: int) -> Tria
     metrics = {name: scores.compute_metrics(task, predictions[name], split.labels) for name, split in splits.items()}
     first_split = next(iter(splits))
     collapsed = scores.is_collapsed(task, predictions[first_split], splits[first_split].labels)
-    return TrialOutcome(TrialResult(trial, metrics, collapsed, epoch, 0.0), logits)
+    return TrialOutcome(TrialResult(trial, metrics, collapsed, epoch, seconds=0.0), logits)
 
 
 def _improved(new: Sequence[TrialOutcome], old: Sequence[TrialOutcome]) -> Bool[np.ndarray, " R"]:

@@ -9,7 +9,8 @@ from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.model.layers import LayerNorm
 from symbert_jax.model.parameters import TOKEN_TYPES
 
-AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # the paper's names by ours
+# The paper's names of attention, by ours.
+AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}
 HUGGING_FACE, PLPI = "bert", "plpi/bert"  # values of `model_type`
 
 # Fields of `config.json` by fields of `ModelConfig`.
@@ -69,10 +70,10 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _model_type(config: Mapping[str, Any], where: str) -> str:
-    """Returns the `model_type` of a config, which old files lack.
+    """Returns the `model_type` of a config.
 
-    Without it, a config with `plpi_affinity_function` is the paper's; any other is Hugging Face's, unless
-    `architectures` names a class that is not BERT's.
+    Old configs have none: with `plpi_affinity_function`, a config is the paper's; any other is Hugging Face's, and an
+    error if `architectures` names a class that is not BERT's.
     """
     model_type = config.get("model_type")
     if model_type is None and config.get("plpi_affinity_function") is not None:

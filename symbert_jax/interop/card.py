@@ -17,7 +17,7 @@ def card(model: ModelConfig, facts: Mapping[str, str], is_folded: bool, is_maske
 
     Args:
       model: the model as it was trained.
-      facts: more rows of the table: values by titles.
+      facts: more rows of the table in the card: values by titles.
       is_folded: whether the attention was made standard.
       is_masked_lm: whether the model predicts masked tokens; if not, it is a classifier or a regression.
       command: the command that wrote the folder.

@@ -37,7 +37,7 @@ class LoadedModel(NamedTuple):
     model: ModelConfig
     params: Params
     classes: Sequence[str] | None  # names of classes; empty for a regression; None for a masked-language model
-    facts: dict[str, str]  # rows of the model card, by their titles
+    facts: dict[str, str]  # rows of the table in the model card: values by titles
 
 
 def export(source: epath.Path, out: epath.Path, step: int | None, format: str, dtype: str, command: str) -> None:
@@ -65,7 +65,8 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     wordpiece = tokenizer.read_for_model(source, model.vocab_size)
     config = to_config(model, FORMATS[format], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
-    model_card = card(trained.model, trained.facts, is_folded, trained.classes is None, command)
+    is_masked_lm = trained.classes is None
+    model_card = card(trained.model, trained.facts, is_folded=is_folded, is_masked_lm=is_masked_lm, command=command)
     with new_folder(out, "out") as new:
         folder.write(new, config, weights, wordpiece, model_card)
         difference = verify(trained, new, dtype)

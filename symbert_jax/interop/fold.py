@@ -12,7 +12,7 @@ from symbert_jax.model.tree import Params
 
 
 def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """Returns the standard model with the same scores.
+    """Returns the config and the parameters of the standard model with the same scores.
 
     q_t^T P q_s = q_t . (P q_s), so the key is P q: per head, Wk = Wq P^T and bk = P bq. Symmetric attention has P = I.
     """

@@ -27,8 +27,8 @@ from symbert_jax.storage import check_new, new_folder, write_whole
 from symbert_jax.train import state as states
 from symbert_jax.train.step import mlm_objective
 
-# The number of rows of text for a warm start, and their length unless that of the model is smaller. The attention is
-# fitted on the first half of the rows and evaluated on the second.
+# The number of rows of text for a warm start, and their length, or the model's length if that is smaller. The attention
+# is fitted on the first half of the rows and evaluated on the second.
 ROWS, LENGTH = 64, 128
 
 
@@ -45,9 +45,9 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     """Writes a workdir with the parameters of `source` and a new optimizer state as checkpoint 0.
 
     vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the source.
-    attention: the attention of the new model, which `warm_start` fits to that of a standard source; None: keep that of
-      the source.
-    text: the documents on which the attention is fitted, in the syntax of an item of `config.data.sources`.
+    attention: the attention of the new model; None: that of the source. Only a standard source can get another
+      attention, by `warm_start`.
+    text: the documents on which `warm_start` fits the attention, in the syntax of an item of `config.data.sources`.
 
     Raises:
       UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; an argument is wrong; or
@@ -63,7 +63,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
-        with _errors_name_text():
+        with _errors_about_field("text"):
             sources.documents(text)  # raises an error about a wrong `text` here, before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
     if contents.left_out:
@@ -78,7 +78,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
             params = _warm_start(model, params, config.model.attention, text, contents.wordpiece)
         state = states.init_from_params(config, params)
         checkpoints = Checkpoints(new, TrainConfig())
-        checkpoints.save(0, state.params, state.optimizer, config, None)
+        checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
         checkpoints.close()
         write_whole(new / "config.json", to_json(config))
     print(f"{workdir}: {config.model.attention} BERT, {bert.size(config.model):,} parameters, as checkpoint 0")
@@ -90,15 +90,15 @@ def read(source: epath.Path, vocab: str | None) -> Source:
     vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the folder.
 
     Raises:
-      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete.
+      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; or `vocab` is wrong.
     """
     where = str(source)
-    found = folder.read(source)
-    model = to_model(found.config, str(source / folder.CONFIG))
+    contents = folder.read(source)
+    model = to_model(contents.config, str(source / folder.CONFIG))
     wordpiece = _read_tokenizer(source, vocab)
     if (count := len(wordpiece.tokens)) > model.vocab_size:
         raise UserError("source", f"a vocabulary of {count} tokens", f"at most {model.vocab_size}, the vocab_size")
-    weights, left_out = tensors.canonical(found.tensors, where)
+    weights, left_out = tensors.canonical(contents.tensors, where)
     tensors.check_sizes(weights, model, where)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         shapes = bert.abstract(model, MeshConfig())
@@ -120,44 +120,48 @@ def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
 def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
     """Returns the parameters with another attention.
 
-    Prints how much each head changed, and the losses of both models on the second half of the rows.
+    Prints the distance of each head's attention from that of the standard model, as `warm_start.convert` defines it,
+    and the losses of both models on the second half of the rows.
     """
     rows = _read_rows(text, wordpiece, min(LENGTH, model.length))
     target = dataclasses.replace(model, attention=attention)
     converted, distances = warm_start.convert(model, params, target, rows.astype(np.int32))
-    for layer, shares in enumerate(distances):
-        by_head = " ".join(f"{share:.3f}" for share in shares)
-        print(f"layer {layer:2}: share of attention that moved, by head: {by_head}")
+    for layer, distances_by_head in enumerate(distances):
+        values = " ".join(f"{distance:.3f}" for distance in distances_by_head)
+        print(f"layer {layer:2}: distance from standard attention, by head: {values}")
     held_out = rows[ROWS // 2 :]
     masking = Masking(wordpiece.tokens, held_out.shape[1], rate=0.15, seed=0)
-    batch = masking(held_out, np.arange(len(held_out)), np.zeros(len(held_out), np.int64))
+    batch = masking(held_out, row_indices=np.arange(len(held_out)), epochs=np.zeros(len(held_out), np.int64))
     losses = []
-    for name, weights in (("standard", params), (attention, converted)):
+    for variant, weights in (("standard", params), (attention, converted)):
         objective = jax.jit(mlm_objective, static_argnums=0)
-        total, count = objective(dataclasses.replace(model, attention=name), weights, batch, None)["loss"]
-        losses.append(f"{total / count:.4f} {name}")
+        sums = objective(dataclasses.replace(model, attention=variant), weights, batch, key=None)  # without dropout
+        total, count = sums["loss"]
+        losses.append(f"{total / count:.4f} {variant}")
     print(f"masked-language loss on {len(held_out)} rows of {text}: {', '.join(losses)}")
     return converted
 
 
 @contextlib.contextmanager
-def _errors_name_text() -> Iterator[None]:
-    """Names the flag `text` in errors about the source of documents."""
+def _errors_about_field(field: str) -> Iterator[None]:
+    """Makes every `UserError` name `field`, the flag that the user can correct."""
     try:
         yield
     except UserError as error:
-        raise UserError("text", error.found, error.wanted, error.hint) from None
+        raise UserError(field, error.found, error.wanted, error.hint) from None
 
 
 def _read_rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
-    """Returns the first `ROWS` rows of a source of documents, with [CLS] and [SEP] around each as in a corpus.
+    """Returns the first `ROWS` rows of a source of documents, each between [CLS] and [SEP], as in a corpus.
+
+    length: tokens per row, including [CLS] and [SEP].
 
     Raises:
       UserError: the source is damaged, or too short for these rows.
     """
     encoder, inner_length = wordpiece.build(parse_special=False), length - 2
     cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
-    with _errors_name_text():
+    with _errors_about_field("text"):
         encoded = (encoder.encode(document, add_special_tokens=False).ids for document in sources.documents(text))
         stream = itertools.chain.from_iterable((*ids, sep) for ids in encoded)
         tokens = np.fromiter(itertools.islice(stream, ROWS * inner_length), np.uint16)

@@ -1,8 +1,7 @@
 """Converts parameters between our tree and the names and layout of PyTorch's BERT.
 
 In PyTorch's BERT, the weight of a linear map is [out, in], each encoder layer has tensors of its own, and heads are
-merged.
-The tensors of the paper's code (`plpi/bert`) differ from those of Hugging Face by `pairwise_factors` alone.
+merged. The tensors of the paper's code (`plpi/bert`) differ from those of Hugging Face by `pairwise_factors` alone.
 """
 
 import math
@@ -51,13 +50,13 @@ _BUFFER_MODULE = "bert.embeddings"  # the torch module that has buffers
 # Tensors of an encoder that a masked-language model does not use: buffers, and the pooler.
 _UNUSED = (f"{_BUFFER_MODULE}.position_ids", f"{_BUFFER_MODULE}.token_type_ids", "bert.pooler.")
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
-_TABLE = "embeddings.word_embeddings.weight"  # whatever precedes it in a checkpoint is the prefix of the encoder
+_WORD_TABLE = "embeddings.word_embeddings.weight"  # whatever precedes it in a checkpoint is the prefix of the encoder
 # The parts that this prefix may have. BERT may be a submodule, for example of DataParallel, torch.compile or Lightning.
 _WRAPPERS = ("bert", "model", "module", "_orig_mod", "encoder", "auto_model", "0")
 
 
 def to_torch(params: Params) -> Tensors:
-    """Returns every parameter in PyTorch's layout by its PyTorch name. Its values do not change by a bit."""
+    """Returns every parameter in PyTorch's layout by its PyTorch name. The values do not change by a bit."""
     tensors = {}
     for path, leaf in _leaves(params):
         weights = np.asarray(leaf) if _is_stacked(path) else np.asarray(leaf)[None]
@@ -105,7 +104,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
 
     The tensors are in float32 and have their current names: old checkpoints use the names `gamma` and `beta`, plain
     encoders omit the prefix `bert.`, wrappers of models add other prefixes, and some checkpoints hold tied parameters
-    twice. Other heads, the pooler and buffers are left out; the names do not include the module of the buffers.
+    twice. Other heads, the pooler and buffers are left out. The module of the buffers is kept, so it is not named.
 
     where: names the source in errors.
 
@@ -113,14 +112,16 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
       UserError: there is no encoder of BERT; a tensor occurs twice, is not floating-point or is not finite; or two
         copies of a tied parameter differ.
     """
-    encoder, outer = _prefixes(tensors, where)
+    encoder_prefix, head_prefix = _prefixes(tensors, where)
     found: Tensors = {}
     left_out = set()
     for name, tensor in tensors.items():
-        rest = name.removeprefix(encoder)
+        rest = name.removeprefix(encoder_prefix)
         # Without `bert.` both prefixes are equal: then the next part of the name tells the encoder from the heads.
-        is_encoder = name.startswith(encoder) and (encoder != outer or rest.startswith(_ENCODER_PARTS))
-        current = f"bert.{rest}" if is_encoder else name.removeprefix(outer)
+        is_encoder = name.startswith(encoder_prefix) and (
+            encoder_prefix != head_prefix or rest.startswith(_ENCODER_PARTS)
+        )
+        current = f"bert.{rest}" if is_encoder else name.removeprefix(head_prefix)
         current = current.replace(".gamma", ".weight").replace(".beta", ".bias")
         if current.startswith(_UNUSED) or not current.startswith(("bert.", "cls.predictions.")):
             left_out.add(current.rpartition(".")[0] or current)
@@ -140,7 +141,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
 def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: str) -> None:
     """Checks the sizes of the embedding tables and the number of layers of canonical tensors.
 
-    Call before anything of the model's sizes is allocated: those of a wrong config may be huge.
+    Call it before arrays of the model's sizes are allocated: the sizes in a wrong config may be huge.
 
     Raises:
       UserError: a table has the wrong shape, or the encoder the wrong number of layers.
@@ -158,10 +159,10 @@ def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: st
 
 
 def _prefixes(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, str]:
-    """Returns the prefix of the names of the encoder's tensors, and that of the heads' tensors."""
-    prefixes = [name.removesuffix(_TABLE) for name in tensors if f".{name}".endswith(f".{_TABLE}")]
+    """Returns the prefix of the names of the encoder's tensors, and the prefix of the names of the heads' tensors."""
+    prefixes = [name.removesuffix(_WORD_TABLE) for name in tensors if f".{name}".endswith(f".{_WORD_TABLE}")]
     if len(prefixes) != 1:
-        found = f"{len(prefixes)} tables {_TABLE}" if prefixes else f"no table {_TABLE}"
+        found = f"{len(prefixes)} tables {_WORD_TABLE}" if prefixes else f"no table {_WORD_TABLE}"
         raise UserError(where, found, "the tensors of one BERT")
     (prefix,) = prefixes
     if unknown := [part for part in prefix.split(".")[:-1] if part not in _WRAPPERS]:

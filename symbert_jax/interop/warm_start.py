@@ -50,9 +50,10 @@ def convert(
         standard = weights["attention"]
         fitted, held_out = jnp.split(x, 2)
         score_weights = _initial_weights(target, standard, np.asarray(fitted, np.float64).reshape(-1, model.dim))
-        state = State(jnp.int32(0), score_weights, make_optimizer(_OPTIM).init(score_weights))
+        state = State(step=jnp.int32(0), params=score_weights, optimizer=make_optimizer(_OPTIM).init(score_weights))
         for i in range(STEPS):
-            state, _ = step(state, (standard, fitted), jax.random.key(0), schedule(_OPTIM, STEPS)(i))
+            key = jax.random.key(0)  # for dropout; `_objective` ignores it
+            state, _ = step(state, (standard, fitted), key, schedule(_OPTIM, STEPS)(i))
         distances.append(np.asarray(_distance(model, target, standard, state.params, held_out)))
         converted.append(_with_scores(standard, state.params))
         x = run_layer(weights, x)
@@ -108,7 +109,7 @@ def _with_scores(standard: Params, score_weights: Params) -> Params:
 
 def _probabilities(model: ModelConfig, weights: Params, x: Float[Array, "B T D"]) -> Float[Array, "B N T S"]:
     q, k = tree.module(weights, find_variant(model), model).query_key(x)
-    return probabilities(q, k, None)
+    return probabilities(q, k, segments=None)
 
 
 def _objective(
@@ -118,9 +119,9 @@ def _objective(
     batch: tuple[Params, Float[Array, "B T D"]],
     _: Array,
 ) -> Sums:
-    """Returns the cross entropy of the converted against the standard attention.
+    """Returns the cross entropy of the converted against the standard attention, and the number of its summands.
 
-    It is a sum over rows, heads and queries, with their number.
+    The cross entropy is a sum over rows, heads and queries.
     """
     standard, x = batch
     wanted, found = _probabilities(model, standard, x), _probabilities(target, _with_scores(standard, score_weights), x)

@@ -54,21 +54,22 @@ class Bert(Encoder):
         return self.head(jnp.take_along_axis(x, positions[..., None], axis=1), table)
 
 
-def init(config: ModelConfig, mesh: MeshConfig, key: PRNGKeyArray) -> Params:
+def init(config: ModelConfig, mesh_config: MeshConfig, key: PRNGKeyArray) -> Params:
     """Draws parameters, each created with its sharding."""
-    return tree.init(mesh, key, Bert, config)
+    return tree.init(mesh_config, key, Bert, config)
 
 
-def abstract(config: ModelConfig, mesh: MeshConfig) -> Params:
+def abstract(config: ModelConfig, mesh_config: MeshConfig) -> Params:
     """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
-    return tree.abstract(mesh, Bert, config)
+    return tree.abstract(mesh_config, Bert, config)
 
 
-def lengthen(params: Params, length: int) -> Params:
-    """Returns the same model for rows of up to `length` tokens, which must not be fewer than before.
+def change_length(params: Params, length: int) -> Params:
+    """Returns the same model for rows of up to `length` tokens.
 
-    The learned position embeddings are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then
-    finds near neighbours everywhere but at the seams. With new embeddings, it would have to learn to find them.
+    For shorter rows, the position embeddings of their tokens are kept. For longer rows, the learned position embeddings
+    are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then finds near neighbours everywhere
+    but at the seams. With new embeddings, it would have to learn to find them.
     """
     position = params["embeddings"]["position"]
     repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]

@@ -41,9 +41,9 @@ def init_head(config: ModelConfig, num_outputs: int, key: PRNGKeyArray) -> Param
     return tree.make(key, ClassificationHead, config, num_outputs)
 
 
-def abstract(config: ModelConfig, num_outputs: int, mesh: MeshConfig) -> Params:
+def abstract(config: ModelConfig, num_outputs: int, mesh_config: MeshConfig) -> Params:
     """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
-    return tree.abstract(mesh, Classifier, config, num_outputs)
+    return tree.abstract(mesh_config, Classifier, config, num_outputs)
 
 
 def logits(

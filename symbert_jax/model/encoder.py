@@ -122,7 +122,8 @@ class Encoder(nnx.Module):
         Returns the activations of the first T = `num_queries` tokens (None: all); the last layer computes only these.
         """
         structure, weights = nnx.split(self.layers)
-        layers = weights, None if key is None else jax.random.split(key, self.num_layers)
+        keys = None if key is None else jax.random.split(key, self.num_layers)
+        layers = weights, keys
 
         def run(num_queries: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
             weights, key = layer
@@ -133,10 +134,11 @@ class Encoder(nnx.Module):
             # recomputed. `prevent_cse` forbids it.
             all_in_loop = self.unroll < self.num_layers and num_queries is None
             run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not all_in_loop, static_argnums=0)
+        run_on_all = functools.partial(run, None)  # all tokens are queries
         if num_queries is None:
-            return scan_layers(functools.partial(run, None), x, layers, self.unroll)
+            return scan_layers(run_on_all, x, layers, self.unroll)
         last = jax.tree.map(lambda leaf: leaf[-1], layers)
-        x = scan_layers(functools.partial(run, None), x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
+        x = scan_layers(run_on_all, x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
         return run(num_queries, x, last)[0]
 
 

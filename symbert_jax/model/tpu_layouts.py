@@ -28,12 +28,12 @@ def should_merge_heads(x: Float[Array, "B T *inputs"], dims: str) -> bool:
     """Whether `multiply_with_merged_heads` is faster for x and a kernel whose dimensions are `dims`, such as "DNH".
 
     The matrix unit of a v5e or v6e is 128 wide or more, and a head of BERT has 64. A contraction over one head at a
-    time, or a kernel gradient computed per head, half-fills it: 80,000 cycles instead of 45,000. On 16 chips, merging
-    shortens a step from 27.6 M to 26.1 M cycles with 8 rows a chip, and from 53.8 M to 52.0 M with 16. In a model of
-    four layers it gains 1% with 24 rows. With 32 rows, where activations no longer fit the on-chip memory, the
-    transposes before merged products cost more than these gain: 119.8 M become 123.1 M. The limit ignores the number
-    of chips, although on 4 chips merging costs 4% with 16 rows a chip (four layers). The compilers for v4 and v5p merge
-    heads themselves; on these chips, merging here costs 5%.
+    time, or a kernel gradient computed per head, half-fills the unit: a backward product of q, k or v takes 80,000
+    cycles, with merged heads 45,000. On 16 chips, merging shortens a step from 27.6 M to 26.1 M cycles with 8 rows a
+    chip, and from 53.8 M to 52.0 M with 16. In a model of four layers it gains 1% with 24 rows. With 32 rows, where
+    activations no longer fit the on-chip memory, the transposes before merged products cost more than these gain:
+    119.8 M become 123.1 M. The limit ignores the number of chips, although on 4 chips merging costs 4% with 16 rows a
+    chip (four layers). The compilers for v4 and v5p merge heads themselves; on these chips, merging here costs 5%.
     """
     has_heads = len(dims) > 2
     if not has_heads or KINDS.get(device().device_kind) not in MERGE_HEADS_ON:

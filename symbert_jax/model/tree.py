@@ -19,9 +19,9 @@ Params = dict[str, Any]
 ModuleClass = Callable[..., nnx.Module]
 
 
-def init(mesh: MeshConfig, key: PRNGKeyArray, module_class: ModuleClass, *arguments: Any) -> Params:
+def init(mesh_config: MeshConfig, key: PRNGKeyArray, module_class: ModuleClass, *arguments: Any) -> Params:
     """Draws parameters, each created with its sharding."""
-    shardings = jax.tree.map(lambda shape: shape.sharding, abstract(mesh, module_class, *arguments))
+    shardings = jax.tree.map(lambda shape: shape.sharding, abstract(mesh_config, module_class, *arguments))
     return jax.jit(lambda key: make(key, module_class, *arguments), out_shardings=shardings)(key)
 
 
@@ -30,13 +30,13 @@ def make(key: PRNGKeyArray, module_class: ModuleClass, *arguments: Any) -> Param
     return nnx.to_pure_dict(nnx.state(module_class(*arguments, nnx.Rngs(key))))
 
 
-def abstract(mesh: MeshConfig, module_class: ModuleClass, *arguments: Any) -> Params:
+def abstract(mesh_config: MeshConfig, module_class: ModuleClass, *arguments: Any) -> Params:
     """Returns shape, type and sharding of every parameter on the current mesh, without any array."""
-    current_mesh = jax.sharding.get_mesh()
+    mesh = jax.sharding.get_mesh()
 
     def describe(path: tuple[Any, ...], weight: nnx.Variable) -> jax.ShapeDtypeStruct:
         dims = "L" * (path[0].key == "layers") + weight.dims
-        sharding = jax.NamedSharding(current_mesh, parameter_spec(dims, mesh))
+        sharding = jax.NamedSharding(mesh, parameter_spec(dims, mesh_config))
         return jax.ShapeDtypeStruct(weight.shape, weight.dtype, sharding=sharding)
 
     _, state = _split_abstract(module_class, *arguments)

@@ -7,11 +7,11 @@ unexpected format; `files` writes files and folders whole or not at all.
 
 from symbert_jax.storage.buckets import UnreachableBucket, bucket_errors_as_user_errors, check_writable_bucket
 from symbert_jax.storage.files import (
+    add_path_to_os_errors,
     append_json,
     check_new,
     check_writable,
     file_sizes,
-    name_os_errors,
     new_folder,
     parse_json_object,
     read_json,
@@ -31,6 +31,7 @@ __all__ = [
     "MARKUP",
     "UnreachableBucket",
     "absolute",
+    "add_path_to_os_errors",
     "append_json",
     "bucket_errors_as_user_errors",
     "check_format",
@@ -40,7 +41,6 @@ __all__ = [
     "file_sizes",
     "is_bucket",
     "lock",
-    "name_os_errors",
     "new_folder",
     "parse_json_object",
     "read_json",

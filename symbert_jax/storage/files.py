@@ -23,7 +23,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
         file.write_bytes(data)
         return
     new = file.with_name(file.name + ".new")
-    with name_os_errors(file), new.open("wb") as opened:
+    with add_path_to_os_errors(file), new.open("wb") as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
@@ -49,12 +49,12 @@ def append_json(file: epath.Path, value: Any) -> None:
     if is_bucket(file):  # objects cannot be appended to
         write_whole(file, (file.read_text(encoding="utf-8") if file.exists() else "") + text)
     else:
-        with name_os_errors(file), file.open("a", encoding="utf-8") as opened:
+        with add_path_to_os_errors(file), file.open("a", encoding="utf-8") as opened:
             opened.write(text)
 
 
 @contextlib.contextmanager
-def name_os_errors(path: epath.PathLike) -> Iterator[None]:
+def add_path_to_os_errors(path: epath.PathLike) -> Iterator[None]:
     """Adds `path` to an `OSError` that names no file, such as the one of a write on a full disk."""
     try:
         yield
@@ -103,7 +103,7 @@ def parse_json_object(text: str, where: str, field: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also thousands of digits; deep nesting
+    except (ValueError, RecursionError) as error:  # ValueError: also thousands of digits; RecursionError: deep nesting
         raise UserError(field, f"{where}: {error}", "a JSON object") from None
     if not isinstance(value, dict):
         raise UserError(field, f"{where}: a JSON {type(value).__name__}", "a JSON object")

@@ -73,7 +73,7 @@ def _disk_lock(folder: epath.Path, field: str, wait: bool) -> Iterator[None]:
             break
         os.close(file)  # the run that held the lock has removed or moved this file
     try:
-        with contextlib.suppress(OSError):  # a full disk: the content of the file is only for messages
+        with contextlib.suppress(OSError):  # such as a full disk: the content of the file is only for messages
             os.ftruncate(file, 0)
             os.write(file, _lock_content().encode())
         yield
@@ -140,6 +140,7 @@ def _wait_until_stale(system: Any, path: str, folder: epath.Path, field: str) ->
     except ValueError:
         holder = {}
     process, on_this_host = holder.get("process"), holder.get("host") == _host()
+    # an earlier process may have had the id of this one
     if on_this_host and (process == os.getpid() or not Path(f"/proc/{process}").exists()):
         return
     described = _describe_holder(old.decode(errors="replace"))

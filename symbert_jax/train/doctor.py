@@ -170,18 +170,19 @@ def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[U
     # One device is enough for shapes; `_devices_problems` checks the mesh of the run.
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
         state = states.abstract(dataclasses.replace(config, mesh=MeshConfig()))
-    size, train = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)), config.train
+    checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    train = config.train
     multiples = train.steps // train.keep_every if train.keep_every else 0
     num_kept = train.keep_latest + multiples + 1  # 1: the best checkpoint
     num_written = -(-train.steps // train.checkpoint_every)
     count = min(num_kept + 1, num_written)  # a new checkpoint is written before an old one is removed
-    free = shutil.disk_usage(_nearest_existing(workdir)).free
+    free = shutil.disk_usage(_nearest_existing(workdir)).free  # bytes
     free += sum(file_sizes(workdir / FOLDER).values())  # earlier checkpoints of this run make room for new ones
-    if free < count * size:
+    if free < count * checkpoint_bytes:
         yield UserError(
             "workdir",
             f"{free / 1e6:,.1f} MB free for {workdir}",
-            f"{count} x {size / 1e6:,.1f} MB for checkpoints",
+            f"{count} x {checkpoint_bytes / 1e6:,.1f} MB for checkpoints",
             "use another disk or lower train.keep_latest" + ", or raise train.keep_every" * (train.keep_every > 0),
         )
 

@@ -15,12 +15,13 @@ def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 
     The rate rises from 0 to `optim.learning_rate`, or starts there without warmup, and reaches 0 at `steps`.
     """
-    warmup = optax.schedules.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+    peak, decay_steps = optim.learning_rate, steps - optim.warmup_steps
+    warmup = optax.schedules.linear_schedule(0.0, peak, transition_steps=optim.warmup_steps)
     match optim.schedule:
         case "linear":
-            decay = optax.schedules.linear_schedule(optim.learning_rate, 0.0, steps - optim.warmup_steps)
+            decay = optax.schedules.linear_schedule(peak, 0.0, transition_steps=decay_steps)
         case "cosine":
-            decay = optax.schedules.cosine_decay_schedule(optim.learning_rate, steps - optim.warmup_steps)
+            decay = optax.schedules.cosine_decay_schedule(peak, decay_steps)
     return optax.schedules.join_schedules([warmup, decay], [optim.warmup_steps])
 
 

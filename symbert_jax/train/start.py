@@ -56,7 +56,7 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
 def init_from_run(config: Config, corpus: Corpus) -> State:
     """Returns the state at step 0 with the parameters of the run `config.init_from`, on the current mesh.
 
-    That run may have trained with shorter rows; `bert.lengthen` adds the missing position embeddings.
+    That run may have trained with shorter or longer rows; `bert.change_length` repeats or cuts its position embeddings.
 
     Raises:
       UserError: there is no such checkpoint, or it has a different vocabulary or different arrays.
@@ -64,14 +64,14 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
     with _source(config, corpus) as (checkpoints, step, abstract_params):
         params = checkpoints.restore(step, params=abstract_params)["params"]
     shardings = jax.tree.map(lambda leaf: leaf.sharding, bert.abstract(config.model, config.mesh))
-    lengthen = jax.jit(bert.lengthen, static_argnums=1, out_shardings=shardings)
-    return states.init_from_params(config, lengthen(params, config.model.length))
+    change_length = jax.jit(bert.change_length, static_argnums=1, out_shardings=shardings)
+    return states.init_from_params(config, change_length(params, config.model.length))
 
 
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
-    An `Advice` is about a harmless change since the latest checkpoint, or about a damaged checkpoint that is ignored.
+    An `Advice` is about a permitted change since the latest checkpoint, or about a damaged checkpoint that is ignored.
     The checkpoint to start from is read, but nothing is put on a device, so the current mesh may be any.
 
     Raises:
@@ -86,7 +86,8 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
                 yield from _changes(config, corpus, workdir, step, checkpoints)
                 state = states.abstract(config)
-                return checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+                checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+                return
     if config.init_from:
         with _source(config, corpus):
             pass
@@ -95,7 +96,10 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
 def _changes(
     config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints
 ) -> Iterator[UserError]:
-    """Yields a problem for each field, the vocabulary and the corpus, if it differs from that of the run so far."""
+    """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or the corpus.
+
+    Leaves out the fields in _FREE, and the fields whose changes `check_shapes` finds.
+    """
     new, old = (
         {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
         for each in (config, checkpoints.config(step))
@@ -148,9 +152,6 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
         for problem in _vocabulary_problems(corpus, workdir, hint):
             raise problem
         length = checkpoints.config(found_step).model.length
-        if length > config.model.length:
-            wanted = f"at least {length}, the length of {config.init_from}"
-            raise UserError("model.length", str(config.model.length), wanted)
         abstract_params = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
         checkpoints.check_shapes(found_step, params=abstract_params)
         yield checkpoints, found_step, abstract_params

@@ -18,7 +18,7 @@ def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Su
     """Returns the compiled objective (parameters, batch) -> sums."""
 
     def step(params: bert.Params, batch: MlmBatch) -> Sums:
-        return mlm_objective(config.model, params, batch, None, config.data.cross_document)
+        return mlm_objective(config.model, params, batch, key=None, cross_document=config.data.cross_document)
 
     return jax.jit(step)
 

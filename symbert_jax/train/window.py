@@ -16,7 +16,8 @@ from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.train.step import Sums
 
-SUM, COUNT, EMPTY = "/sum", "/count", "empty"  # in a checkpoint: two suffixes of names, and a name
+# The names in a checkpoint: NAME/sum and NAME/count for each sum, and empty.
+SUM_SUFFIX, COUNT_SUFFIX, EMPTY = "/sum", "/count", "empty"
 
 
 class Diverged(UserError):
@@ -60,7 +61,7 @@ class Window:
         self._read(step)
         saved = {EMPTY: self.empty_batches}
         for name, (total, count) in self._sums.items():
-            saved |= {name + SUM: total, name + COUNT: count}
+            saved |= {name + SUM_SUFFIX: total, name + COUNT_SUFFIX: count}
         return saved
 
     def clear(self) -> None:
@@ -95,5 +96,6 @@ def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, floa
             "grad_norm": (saved["grad_norm"], num_updates),
             "loss": (saved["loss"], saved["count"]),
         }, saved[EMPTY]
-    names = [key.removesuffix(SUM) for key in saved if key.endswith(SUM)]
-    return {name: (saved[name + SUM], saved[name + COUNT]) for name in names}, saved.get(EMPTY, 0.0)
+    names = [key.removesuffix(SUM_SUFFIX) for key in saved if key.endswith(SUM_SUFFIX)]
+    sums = {name: (saved[name + SUM_SUFFIX], saved[name + COUNT_SUFFIX]) for name in names}
+    return sums, saved.get(EMPTY, 0.0)

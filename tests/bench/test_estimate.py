@@ -26,8 +26,9 @@ def test_differences_report_changes_above_one_percent():
     assert differences(OLD, OLD | {"cycles": 1011}) == [("cycles", 1000, 1011)]
 
 
-def test_differences_of_regions_are_relative_to_all_cycles():
-    assert not differences(OLD, OLD | {"regions": {"attention": 900, "norm": 5.05}})
+def test_differences_of_small_regions_are_relative_to_all_cycles():
+    """A region of less than 1% of all cycles, here `norm`, may change by 1% of that 1%."""
+    assert not differences(OLD, OLD | {"regions": {"attention": 900, "norm": 5.09}})
     assert differences(OLD, OLD | {"regions": {"attention": 930, "norm": 5}}) == [("regions attention", 900, 930)]
 
 
@@ -41,8 +42,8 @@ def test_sweep_over_lengths_keeps_the_tokens_per_chip():
 
 
 def test_table_shows_slopes_and_the_bounding_resource():
-    """In these costs twice the rows take four times the cycles, a slope of 2; bytes and collectives are negligible."""
+    """In these costs, twice the rows take four times the cycles, a slope of 2; bytes and collectives are negligible."""
     cost = {"bytes": 1.0, "model_flops": 1e9, "network_seconds": 0.0, "regions": {"splash": 0}}
-    found = {case: cost | {"cycles": 10**6 * rows**2} for rows, case in SWEEPS["rows per chip"]}
-    lines = table(found, ["rows per chip"], [BASE.attention]).splitlines()
+    costs = {case: cost | {"cycles": 10**6 * rows**2} for rows, case in SWEEPS["rows per chip"]}
+    lines = table(costs, sweeps=["rows per chip"], attentions=[BASE.attention]).splitlines()
     assert lines[2:4] == ["| 1 | 0.67 |  | compute | 0% |", "| 2 | 2.67 | 2.00 | compute | 0% |"]

@@ -28,7 +28,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
             checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=2, keep_every=4))
             for step in steps:
                 loss = abs(step - 3.0) if step % 5 else None
-                checkpoints.save(step, state.params, state.optimizer, PAIRWISE, loss)
+                checkpoints.save(step, state.params, state.optimizer, PAIRWISE, validation_loss=loss)
             checkpoints.close()
     return workdir, state
 
@@ -40,16 +40,16 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
 
 
 def tree(step: int) -> dict[str, Any]:
-    """Small arrays to save, different for each step."""
+    """Returns small arrays to save, different for each step."""
     rng = np.random.default_rng(step)
     return {"a": {"b": rng.normal(size=(6, 4)).astype(np.float32)}, "c": rng.normal(size=7).astype(np.float32)}
 
 
-def save(workdir: epath.Path, *steps: int, keep: int = 9) -> epath.Path:
-    """Saves small arrays for each step, those of the optimizer with the seed -step % 100; returns the workdir."""
-    checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=keep))
+def save(workdir: epath.Path, *steps: int, keep_latest: int = 9) -> epath.Path:
+    """Saves small arrays for each step, as optimizer those of `tree(-step % 100)`; returns the workdir."""
+    checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=keep_latest))
     for step in steps:
-        checkpoints.save(step, tree(step), tree(-step % 100), CONFIG, None)
+        checkpoints.save(step, tree(step), tree(-step % 100), CONFIG, validation_loss=None)
     checkpoints.close()
     return workdir
 

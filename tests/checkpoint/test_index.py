@@ -20,19 +20,20 @@ from tests.checkpoint.conftest import restore_and_compare, save, tree
 def test_damaged_file_is_harmless_or_an_error_with_the_step(two_steps, monkeypatch, capfd) -> None:
     files = sorted(path for path in Path(two_steps).rglob("*") if path.is_file())
     rng, num_errors = np.random.default_rng(0), 0
-    for _ in range(200):
+    for _ in range(200):  # changes one byte of a file, or truncates the file before it
         file = files[rng.integers(len(files))]
         before = file.read_bytes()
         i, step = int(rng.integers(len(before))), int(file.relative_to(two_steps).parts[1])
-        flipped = bytes([before[i] ^ int(rng.integers(1, 256))]) + before[i + 1 :]
-        file.write_bytes(before[:i] + (flipped if rng.random() < 0.7 else b""))
+        changed = bytes([before[i] ^ int(rng.integers(1, 256))]) + before[i + 1 :]
+        file.write_bytes(before[:i] + (changed if rng.random() < 0.7 else b""))
         monkeypatch.setattr(index, "_SMALL", rng.choice([0, 1 << 20]))  # 0: as if all files were large
         try:
             assert restore_and_compare(two_steps, None if step == 20 else step) == step
         except UserError as error:
             num_errors += 1
             assert str(error).startswith(f"checkpoint: found {two_steps}/checkpoints/{step} damaged: ")
-            assert f"; the latest whole step is {30 - step}: take it with --step={30 - step} " in str(error)
+            other = 30 - step  # the other one of steps 10 and 20
+            assert f"; the latest whole step is {other}: take it with --step={other} " in str(error)
             assert "\n" not in str(error)
         finally:
             file.write_bytes(before)

@@ -24,12 +24,13 @@ def test_saving_does_not_ask_jax_about_preemption(tmp_path, mesh, monkeypatch) -
     asked: list[int] = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
     checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE)
-    checkpoints.save(1, state.params, state.optimizer, PAIRWISE, None)
+    checkpoints.save(1, state.params, state.optimizer, PAIRWISE, validation_loss=None)
     checkpoints.close()
     assert checkpoints.latest() == 1 and not asked
 
 
 def test_latest_best_and_every_kth_step_are_kept(saved) -> None:
+    """Of steps 1 to 8, the latest are 7 and 8, the best is 3, and the multiples of 4 are 4 and 8."""
     workdir, _ = saved
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [3, 4, 7, 8]
 
@@ -48,6 +49,7 @@ def test_other_files_among_the_steps_are_ignored(two_steps, tmp_path: Path) -> N
 
 
 def test_kill_during_a_deletion_leaves_no_partial_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    """`remove_half` removes only a part of the files of each step, as a deletion that a kill interrupts."""
     workdir = save(epath.Path(tmp_path), 10, 20)
 
     def remove_half(folder: Any, *_: Any, **__: Any) -> None:
@@ -56,7 +58,7 @@ def test_kill_during_a_deletion_leaves_no_partial_checkpoint(tmp_path: Path, mon
 
     remove = shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", remove_half)
-    save(workdir, 30, keep=1)
+    save(workdir, 30, keep_latest=1)
     assert not {path.name for path in (workdir / "checkpoints").iterdir()} & {"10", "20"}
     assert {path.name for path in (workdir / "checkpoints" / "deleted").iterdir()} == {"10", "20"}
     with pytest.raises(UserError, match=r"no step 20 in .*, wanted one of \[30\]"):

@@ -74,6 +74,7 @@ def test_run_continues_after_a_damaged_step_is_moved_away(two_steps, tmp_path: P
 
 
 def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, caplog) -> None:
+    """Orbax saves in the background, so the error about step 20 is raised when step 30 is to be saved."""
     workdir = save(epath.Path(tmp_path), 10)
 
     def write_on_full_disk(*_: Any) -> None:
@@ -91,11 +92,11 @@ def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, c
         monkeypatch.setattr(steps, "write_index", fault)
         monkeypatch.setattr(params, "write_index", fault)
         checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=1))
-        checkpoints.save(20, tree(20), tree(20), CONFIG, None)
+        checkpoints.save(20, tree(20), tree(20), CONFIG, validation_loss=None)
         with pytest.raises(
             UserError, match=f"checkpoint: found step 20 not saved in .*: {message}, wanted a disk with"
         ):
-            checkpoints.save(30, tree(30), tree(30), CONFIG, None)
+            checkpoints.save(30, tree(30), tree(30), CONFIG, validation_loss=None)
         checkpoints.close()
         with pytest.raises(UserError, match=f"/params not saved: {message}, wanted a disk with"):
             write_params(workdir / "params", {"params": tree(0)})
@@ -104,6 +105,7 @@ def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, c
 
 
 def test_old_checkpoint_loads() -> None:
+    """The config of an old checkpoint lacks `init_from`, which takes its default."""
     params, config = symbert_jax.load(FIXTURE / "workdir")
     assert (config.model.attention, config.data.vocab, config.init_from) == ("pairwise", "train", "")
     assert len(read_vocabulary(FIXTURE / "workdir" / "vocab.txt")) == config.model.vocab_size
@@ -117,12 +119,13 @@ def test_run_continues_from_an_old_checkpoint(devices: int) -> None:
     with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:devices])):
         state = restore(config, Checkpoints(epath.Path(FIXTURE / "workdir")))
         assert int(state.step) == 40 and state.params["head"]["bias"].sharding.num_devices == devices
-        adam = state.optimizer[1]
+        adam = state.optimizer[1]  # the second part of the optimizer, after clipping
         assert int(adam.count) == 40 and float(adam.nu["embeddings"]["word"].sum()) > 0
         check_logits(config, state.params)
 
 
 def check_logits(config: Config, params: bert.Params) -> None:
+    """Compares logits with those of the version that wrote the checkpoint in FIXTURE."""
     expected = np.load(FIXTURE / "expected.npz")
     batch = put_batch({name: expected[name] for name in ("tokens", "positions")})
     found = bert.logits(config.model, params, **batch)

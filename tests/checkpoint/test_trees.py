@@ -20,6 +20,7 @@ from tests.conftest import configure
     ],
 )
 def test_restore_refuses_another_model(saved, config: Config, message: str) -> None:
+    """`saved` holds a pairwise model of 2 layers of width 32."""
     workdir, _ = saved
     with jax.set_mesh(make_mesh(MeshConfig())), pytest.raises(UserError, match=message):
         restore(config, Checkpoints(workdir))

@@ -34,6 +34,7 @@ def file(tmp_path: Path) -> str:
         (["--find-batch=true", "--topology=v4:2x2x2", "--topology=v5e:2x2"], True),
         (["--find_batch", "--nofind_batch", "--topology=v5e:2x2"], False),
         (["--flagfile=flags.txt", "--topology=v5e:2x2"], True),
+        # absl ignores an unknown flag that --undefok names
         (["--undefok=other", "--other=1", "--topology=v5e:2x2"], False),
     ],
 )
@@ -57,6 +58,7 @@ def test_parse_reads_all_forms_of_flags(
 )  # fmt: skip
 @pytest.mark.parametrize("form", [["--config={}:64"], ["--config", "{}:64"], ["-config={}:64"]])
 def test_parse_reads_all_forms_of_fields(arguments: list[str], form: list[str], file: str) -> None:
+    """The argument of get_config(), 64, follows the name of the file after a colon."""
     given = parse("prepare", [*(part.format(file) for part in form), *arguments])
     config = given.config_file.to_config(configs.freeze)
     assert (config.model.dim, config.model.heads, config.mesh.fsdp) == (64, 8, True)

@@ -17,24 +17,24 @@ ROOT = Path(__file__).parents[2]
 def test_command_checks_limits_and_survives_lost_streams() -> None:
     """Low limits of open files and address space are errors; a closed, full or abandoned output stream is not."""
     command = f"exec {sys.executable} -m symbert_jax"
-    cases = {
+    cases = {  # exit code and a part of the message, by script
         f"ulimit -n 32; {command} compare --out=x y": (2, "error: ulimit -n: found 32 open files, wanted at least 256"),
         f"ulimit -v 1500000; {command} compare --out=x y": (2, "error: ulimit -v: found 1.4 GiB of address space"),
         f"ulimit -Sn 64; {command} compare --out=x y": (2, "no validation loss"),
         f"{command} --help >/dev/full": (0, ""),
         f"{command} --help >&-": (0, ""),
         f"{command} compare --out=x 2>&-": (2, ""),
-        f"({command[5:]} --help; echo code $? >&2) | true": (0, "code 0"),
+        f"({command.removeprefix('exec ')} --help; echo code $? >&2) | true": (0, "code 0"),
     }
-    for line, (code, message) in cases.items():
-        result = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert (result.returncode, result.stderr.count("\n")) == (code, bool(message)), (line, result)
+    for script, (code, message) in cases.items():
+        result = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert (result.returncode, result.stderr.count("\n")) == (code, bool(message)), (script, result)
         assert message in result.stderr
 
 
 def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
-    """libtpu is installed for `compile`. JAX tries it first if no variable names a platform."""
-    program = "from symbert_jax.cli.process import configure_libraries as c; c(''); "
+    """libtpu is installed for `compile`. JAX tries libtpu first if no environment variable names a platform."""
+    program = "from symbert_jax.cli.process import configure_libraries; configure_libraries(workdir=''); "
     program += "import jax; print(jax.devices()[0].platform)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
     result = subprocess.run(

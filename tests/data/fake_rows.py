@@ -9,7 +9,7 @@ LENGTH = 16
 
 
 class FakeRows:
-    """Random rows; the second token of row i is 5 + i."""
+    """Random rows; the second token of row i is 5 + i, by which a test recognizes the row."""
 
     def __init__(self, count: int):
         # 5 is the first id of an ordinary token, 2 is [CLS], 3 is [SEP].

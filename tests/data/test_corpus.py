@@ -10,7 +10,7 @@ from etils import epath
 from fsspec import AbstractFileSystem
 
 from symbert_jax.config import ModelConfig
-from symbert_jax.data.corpus import Corpus, fingerprint_rows, local_copy
+from symbert_jax.data.corpus import Corpus, compute_fingerprint, local_copy
 from symbert_jax.data.manifest import MANIFEST, is_finished, read_manifest, write_manifest
 from symbert_jax.data.prepare import prepare
 from symbert_jax.data.rows import read_tokens
@@ -25,10 +25,12 @@ def test_corpus_reports_what_does_not_fit_the_model(tmp_path: Path) -> None:
         Corpus(str(tmp_path / "corpus")).split("train")
     prepare(make_config(tmp_path, distinct_texts(30)))
     corpus = Corpus(str(tmp_path / "corpus"))
-    length, size = corpus.problems(ModelConfig(length=512, vocab_size=12))
-    assert str(length).startswith(f"model.length: found 512, wanted 8, the length of the rows in {corpus.folder}; or")
+    length_problem, size_problem = corpus.problems(ModelConfig(length=512, vocab_size=12))
+    assert str(length_problem).startswith(
+        f"model.length: found 512, wanted 8, the length of the rows in {corpus.folder}; or"
+    )
     wanted = f"model.vocab_size: found 12, wanted at least 13, the number of tokens in {corpus.folder}/vocab.txt"
-    assert str(size) == wanted
+    assert str(size_problem) == wanted
     assert not list(corpus.problems(ModelConfig(length=LENGTH, vocab_size=13)))
     with pytest.raises(UserError, match=r"data.dir: found no validation rows in .*; raise data.validation_fraction"):
         corpus.split("validation")
@@ -37,12 +39,12 @@ def test_corpus_reports_what_does_not_fit_the_model(tmp_path: Path) -> None:
 
 def test_fingerprint_differs_between_corpora() -> None:
     changed = FakeRows(50)
-    changed.tokens[25, 3] ^= 1
+    changed.tokens[25, 3] ^= 1  # all 50 rows are in the sample
     corpora = [(VOCABULARY, FakeRows(50)), (VOCABULARY, FakeRows(51)), (VOCABULARY, changed)]
     corpora.append(([*VOCABULARY[:-1], "x"], FakeRows(50)))
-    fingerprints = [fingerprint_rows(vocabulary, [rows, FakeRows(21)]) for vocabulary, rows in corpora]
+    fingerprints = [compute_fingerprint(vocabulary, [rows, FakeRows(21)]) for vocabulary, rows in corpora]
     assert len(set(fingerprints)) == 4
-    assert fingerprint_rows(VOCABULARY, [FakeRows(50), FakeRows(21)]) == fingerprints[0]
+    assert compute_fingerprint(VOCABULARY, [FakeRows(50), FakeRows(21)]) == fingerprints[0]
 
 
 @pytest.fixture
@@ -126,15 +128,15 @@ def test_copy_removes_the_files_of_killed_copies(remote: str) -> None:
     assert names_in_cache(copy) == [copy.name]
 
 
-@pytest.mark.parametrize("broken", ["exists", "copy"])
-def test_error_of_a_bucket_is_a_user_error(remote: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["exists", "copy"])
+def test_error_of_a_bucket_is_a_user_error(remote: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class HttpError(Exception):
         pass
 
     def fail(*_: object) -> None:
         raise HttpError("Anonymous caller\nhas no access")
 
-    monkeypatch.setattr(type(epath.Path(remote)), broken, fail)
+    monkeypatch.setattr(type(epath.Path(remote)), method, fail)
     message = "data.dir: found gs://bucket/tiny: HttpError: Anonymous caller has no access, wanted a bucket that can be"
     with pytest.raises(UserError, match=message):
         local_copy(remote)

@@ -19,6 +19,7 @@ from tests.conftest import TINY, write_corpus
 
 @pytest.fixture
 def intact(tmp_path: Path) -> Path:
+    """An intact corpus of 64 training and 16 validation rows, which the test damages."""
     return write_corpus(tmp_path / "intact")
 
 
@@ -80,13 +81,13 @@ def test_missing_file_is_named(intact: Path) -> None:
 def test_damaged_row_is_an_error_of_the_batch(intact: Path) -> None:
     file, corpus = intact / "corpus-train.array_record-00000", Corpus(str(intact))
     content = bytearray(file.read_bytes())
-    stream = open_stream(TINY, corpus, np.arange(16))
+    stream = open_stream(TINY, corpus, local_row_indices=np.arange(TINY.data.batch_size))
     row = corpus.split("train")[40]["tokens"].tobytes()
     content[content.index(row) + 9] ^= 2  # a bit of one of its tokens
     with file.open("r+b") as opened:
         opened.write(content)
     with pytest.raises(UserError, match=rf"data.dir: found {file}, row 40: Corrupted .*, wanted a readable row"):
-        list(stream.batches(0, 4, threads=2))
+        list(stream.batches(start=0, stop=4, threads=2))  # 4 batches are one epoch
 
 
 def age_manifest(folder: Path, **changes: Any) -> None:

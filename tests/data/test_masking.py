@@ -33,7 +33,7 @@ def mask(tokens: np.ndarray, rate: float = 0.15, seed: int = 0, epoch: int = 0):
 @example(length=11, rate=0.75, seed=0)  # M = 16 is larger than T = 11
 @given(length=st.integers(8, 300), rate=st.floats(0.01, 0.9), seed=st.integers(0, 2**31))
 def test_masking_predicts_the_given_fraction_of_ordinary_tokens(length: int, rate: float, seed: int) -> None:
-    tokens = random_rows(5, length, seed % 1000)
+    tokens = random_rows(count=5, length=length, seed=seed % 1000)
     batch = mask(tokens, rate, seed)
     ordinary = (tokens >= ORDINARY).sum(axis=1)
     np.testing.assert_array_equal(batch.weights.sum(axis=1), np.rint(rate * ordinary))
@@ -49,7 +49,7 @@ def test_masking_predicts_the_given_fraction_of_ordinary_tokens(length: int, rat
 
 
 def test_80_percent_become_mask_10_random_and_10_stay() -> None:
-    tokens = random_rows(2000, 128)
+    tokens = random_rows(count=2000, length=128)
     batch = mask(tokens)
     used = batch.weights == 1
     shown = np.take_along_axis(batch.tokens, batch.positions, axis=1)[used]
@@ -68,17 +68,17 @@ def test_80_percent_become_mask_10_random_and_10_stay() -> None:
 
 
 def test_masks_depend_on_seed_row_and_epoch_alone() -> None:
-    tokens = np.repeat(random_rows(1, 128), 6, axis=0)
-    masking = Masking(VOCABULARY, 128, 0.15, 3)
-    batch = masking(tokens, np.array([7, 7, 8, 7, 8, 8]), np.array([0, 0, 0, 1, 1, 0]))
+    tokens = np.repeat(random_rows(count=1, length=128), 6, axis=0)
+    masking = Masking(VOCABULARY, length=128, rate=0.15, seed=3)
+    batch = masking(tokens, row_indices=np.array([7, 7, 8, 7, 8, 8]), epochs=np.array([0, 0, 0, 1, 1, 0]))
     same = {(i, j) for i in range(6) for j in range(6) if (batch.tokens[i] == batch.tokens[j]).all() and i < j}
     assert same == {(0, 1), (2, 5)}
-    alone = masking(tokens[:1], np.array([8]), np.array([1]))
+    alone = masking(tokens[:1], row_indices=np.array([8]), epochs=np.array([1]))
     np.testing.assert_array_equal(alone.tokens[0], batch.tokens[4])
-    other = dataclasses.replace(masking, seed=4)(tokens[:1], np.array([8]), np.array([1]))
+    other = dataclasses.replace(masking, seed=4)(tokens[:1], row_indices=np.array([8]), epochs=np.array([1]))
     assert (other.tokens != alone.tokens).any()
 
 
 @pytest.mark.parametrize(("length", "max_predictions"), [(512, 80), (128, 24), (32, 8)])
 def test_max_predictions_is_a_multiple_of_8(length: int, max_predictions: int) -> None:
-    assert Masking(VOCABULARY, length, 0.15, 0).max_predictions == max_predictions
+    assert Masking(VOCABULARY, length, rate=0.15, seed=0).max_predictions == max_predictions

@@ -71,6 +71,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The 35 tokens and 4 [SEP] of the distinct documents fill 6 rows of T - 2 = 6, and 3 are left."""
     config = make_config(tmp_path, ["a b", "a b", "c"], ["c x", "b " * 30, "\x01"])
     prepare.prepare(config)
     content = manifest(tmp_path)

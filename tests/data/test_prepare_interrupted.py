@@ -52,7 +52,7 @@ def test_prepare_refuses_a_running_and_replaces_a_killed_run(tmp_path: Path) -> 
     assert list(tmp_path.glob("corpus.incomplete/*array_record*"))
     with pytest.raises(UserError, match="no finished corpus"):
         read_manifest(tmp_path / "corpus")
-    (tmp_path / "corpus.incomplete" / "folder").mkdir()
+    (tmp_path / "corpus.incomplete" / "folder").mkdir()  # is removed like the files
     prepare.prepare(make_config(tmp_path, distinct_texts(200)))
     found = read_stream(tmp_path, "train")
     assert found == expected_stream(tmp_path, distinct_texts(200))[: len(found)]
@@ -67,23 +67,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_two_runs_at_once_prepare_the_same_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, half, refused, read = make_config(tmp_path, distinct_texts(200)), Event(), Event(), sources.documents
+    config, read = make_config(tmp_path, distinct_texts(200)), sources.documents
+    is_half_read, is_refused = Event(), Event()
     prepare.prepare(dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(tmp_path / "alone"))))
 
     def read_slowly(source: str):
         for number, text in enumerate(read(source)):
             if number == 100:
-                half.set()
-                assert refused.wait(60)
+                is_half_read.set()
+                assert is_refused.wait(60)
             yield text
 
     with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
         patch.setattr(sources, "documents", read_slowly)
         other = pool.submit(prepare.prepare, config)
-        assert half.wait(60)
+        assert is_half_read.wait(60)
         with pytest.raises(UserError, match=rf"corpus.incomplete, in use by process {os.getpid()} on "):
             prepare.prepare(config)
-        refused.set()
+        is_refused.set()
         other.result()
     assert contents(tmp_path / "corpus") == contents(tmp_path / "alone")
 
@@ -98,7 +99,7 @@ def test_two_runs_at_once_prepare_the_same_as_one(
 
 
 def test_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullDisk:
+    class WriterToFullDisk:
         def __init__(self, path: str, options: str):
             del options
             Path(path).write_bytes(b"half a row")
@@ -111,7 +112,7 @@ def test_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: 
         raise sqlite3.OperationalError("database or disk is full")
 
     for module, name, fault, message in (
-        (rows, "ArrayRecordWriter", FullDisk, ".* No space left .*array_record-00000, wanted a disk"),
+        (rows, "ArrayRecordWriter", WriterToFullDisk, ".* No space left .*array_record-00000, wanted a disk"),
         (documents.sqlite3, "connect", connect_full, ".*digests.sqlite: database or disk is full, wanted a disk"),
     ):
         with monkeypatch.context() as patch:
@@ -152,6 +153,7 @@ except KeyboardInterrupt:
 def test_signal_ends_the_worker_processes(
     number: int, send: Callable[[int, int], None], code: int, output: str, tmp_path: Path
 ) -> None:
+    """Reading `python-docs` starts worker processes. Of these signals, only SIGINT is sent to the workers, too."""
     command = [sys.executable, "-c", READ_PYTHON_DOCS]
     if number == signal.SIGTERM:  # only `prepare` handles it
         changes = (f"--config.data.dir={tmp_path}/corpus", "--config.data.sources=python-docs:stdlib")

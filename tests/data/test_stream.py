@@ -15,8 +15,15 @@ from tests.data.fake_rows import LENGTH, VOCABULARY, FakeRows
 
 
 def make_stream(process: int = 0, processes: int = 1, seed: int = 0, rows: int = 50) -> Stream:
-    masking, local_row_indices = Masking(VOCABULARY, LENGTH, 0.15, seed), np.split(np.arange(8), processes)[process]
-    return Stream(FakeRows(rows), FakeRows(21), masking, 8, local_row_indices, False)
+    """Returns the stream of one of several processes, which share a batch of 8 rows equally."""
+    return Stream(
+        train=FakeRows(rows),
+        validation=FakeRows(21),
+        masking=Masking(VOCABULARY, LENGTH, rate=0.15, seed=seed),
+        batch_size=8,
+        local_row_indices=np.split(np.arange(8), processes)[process],
+        may_lack_targets=False,
+    )
 
 
 def is_equal(a, b) -> bool:
@@ -24,6 +31,7 @@ def is_equal(a, b) -> bool:
 
 
 def concatenate(parts):
+    """Returns the batch whose rows are those of all `parts`."""
     return type(parts[0])(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
 
@@ -45,8 +53,8 @@ def test_process_may_hold_rows_that_are_not_adjacent() -> None:
 
 
 def test_restarted_stream_continues_with_the_same_batches() -> None:
-    whole = list(make_stream().batches(0, 20, threads=3))
-    rest = list(make_stream().batches(13, 20, threads=1))
+    whole = list(make_stream().batches(start=0, stop=20, threads=3))
+    rest = list(make_stream().batches(start=13, stop=20, threads=1))
     assert len(whole) == 20
     assert all(is_equal(a, b) for a, b in zip(whole[13:], rest, strict=True))
 
@@ -56,10 +64,11 @@ def visited_row_indices(stream: Stream, start: int, stop: int) -> list[int]:
 
 
 def test_every_epoch_visits_every_row_once_in_its_own_order() -> None:
-    first, second = visited_row_indices(make_stream(), 0, 50), visited_row_indices(make_stream(), 50, 100)
+    first = visited_row_indices(make_stream(), start=0, stop=50)
+    second = visited_row_indices(make_stream(), start=50, stop=100)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
-    assert visited_row_indices(make_stream(seed=1), 0, 50) != first
+    assert visited_row_indices(make_stream(seed=1), start=0, stop=50) != first
 
 
 def test_every_epoch_masks_a_row_differently() -> None:
@@ -91,10 +100,11 @@ def test_limited_validation_is_spread_over_the_split() -> None:
 
 
 def test_open_stream_checks_corpus_model_and_tokens(corpus) -> None:
+    """A model with too few token ids is refused when the stream is opened, a token out of range when it is read."""
     from configs.tiny import get_config
 
     config = freeze(get_config())
-    opened, local_row_indices = Corpus(str(corpus)), np.arange(64)
+    opened, local_row_indices = Corpus(str(corpus)), np.arange(config.data.batch_size)
     stream = open_stream(config, opened, local_row_indices)
     rows = [row["tokens"] for row in stream.train.__getitems__(range(len(stream.train)))]
     fewest = int((np.stack(rows) >= len(SPECIAL)).sum(axis=1).min())

@@ -28,6 +28,7 @@ UNUSUAL_WORDS = st.lists(st.sampled_from(PARTS.split(" ")) | st.text(max_size=5)
 
 @pytest.fixture(scope="module")
 def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vocab.txt of an uncased tokenizer."""
     return write_tokens(
         tmp_path_factory.mktemp("vocab") / "vocab.txt", [*SPECIAL, *WORDS.replace("The ", "").split(" ")]
     )
@@ -66,7 +67,7 @@ def tokenizer_pairs(
         )
         theirs.save(str(folder / "tokenizer.json"))
         (folder / "corpus").mkdir()
-        tokenizer.write_vocabulary(f"{folder}/tokenizer.json", [], 100, folder / "corpus" / "vocab.txt")
+        tokenizer.write_vocabulary(f"{folder}/tokenizer.json", texts=[], size=100, path=folder / "corpus" / "vocab.txt")
         found[normalization] = tokenizer.load(folder / "corpus" / "vocab.txt", parse_special=True), theirs
     return found
 
@@ -75,16 +76,16 @@ def tokenizer_pairs(
     normalization=st.sampled_from(NORMALIZATIONS),
     words=UNUSUAL_WORDS,
     separator=st.sampled_from(["", " "]),
-    special=st.booleans(),
+    has_mask=st.booleans(),
 )
 def test_tokenizer_encodes_as_bert_does(
     tokenizer_pairs: dict[Normalization, tuple[Tokenizer, BertWordPieceTokenizer]],
     normalization: Normalization,
     words: list[str],
     separator: str,
-    special: bool,
+    has_mask: bool,
 ) -> None:
-    text = separator.join([*words, "[MASK]", "i"] if special else words)
+    text = separator.join([*words, "[MASK]", "i"] if has_mask else words)
     ours, theirs = tokenizer_pairs[normalization]
     assert ours.encode(text).ids == theirs.encode(text).ids
     assert ours.encode(text, "want").type_ids == theirs.encode(text, "want").type_ids
@@ -104,6 +105,7 @@ def test_special_ids_are_those_of_the_vocabulary(vocab: Path) -> None:
 
 
 def texts(seed: int) -> list[str]:
+    """Returns 20 texts of 50 words each, which are drawn from 200 random words."""
     generator = random.Random(seed)
     words = ["".join(generator.choices("abcdefghé中ς", k=generator.randint(1, 6))) for _ in range(200)]
     return [" ".join(generator.choices(words, k=50)) for _ in range(20)]
@@ -124,7 +126,7 @@ def test_training_prefers_frequent_words() -> None:
 
 def test_trained_vocabulary_encodes_its_texts_without_unk(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
-    tokenizer.write_vocabulary("train", iter(texts(seed=0)), 200, path)
+    tokenizer.write_vocabulary("train", iter(texts(seed=0)), size=200, path=path)
     trained = tokenizer.load(path, parse_special=False)
     assert trained.get_vocab_size() == 200
     assert path.read_text(encoding="utf-8").splitlines()[:5] == list(SPECIAL)
@@ -132,7 +134,7 @@ def test_trained_vocabulary_encodes_its_texts_without_unk(tmp_path: Path) -> Non
 
 
 def test_write_vocabulary_copies_every_byte(vocab: Path, tmp_path: Path) -> None:
-    tokenizer.write_vocabulary(str(vocab), [], 100, tmp_path / "copy.txt")
+    tokenizer.write_vocabulary(str(vocab), texts=[], size=100, path=tmp_path / "copy.txt")
     assert (tmp_path / "copy.txt").read_bytes() == vocab.read_bytes()
     assert tokenizer.read(vocab).fingerprint() == sha256(vocab)
 
@@ -154,6 +156,7 @@ def test_vocabulary_strips_line_ends_and_byte_order_mark(change: Callable, vocab
 
 
 def test_missing_id_shifts_no_other_token(tmp_path: Path) -> None:
+    """Id 6 has an empty line in the vocab.txt and no token in the tokenizer.json."""
     tokens = [*SPECIAL, "a", "", "b", "c"]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens))
     whole = WordPiece((*SPECIAL, "a", "x", "b", "c"), CASED).build(parse_special=True)
@@ -293,7 +296,7 @@ def test_vocabulary_of_another_tokenizer_class_is_refused(vocab: Path, tmp_path:
 def test_vocabulary_is_downloaded_from_the_hub(vocab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(vocab.parent))
-    tokenizer.write_vocabulary("hf:some/bert", [], 100, tmp_path / "vocab.txt")
+    tokenizer.write_vocabulary("hf:some/bert", texts=[], size=100, path=tmp_path / "vocab.txt")
     assert asked == ["some/bert"]
     assert (tmp_path / "vocab.txt").read_bytes() == vocab.read_bytes()
 
@@ -305,7 +308,7 @@ def test_error_of_the_hub_is_a_user_error(error: str, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=r"data.vocab: found hf:some/bert \(no connection\), wanted"):
-        tokenizer.write_vocabulary("hf:some/bert", [], 100, tmp_path / "vocab.txt")
+        tokenizer.write_vocabulary("hf:some/bert", texts=[], size=100, path=tmp_path / "vocab.txt")
 
 
 @pytest.mark.parametrize(
@@ -329,12 +332,12 @@ def test_unusable_vocabulary_is_refused(content: bytes, message: str, tmp_path: 
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"^data.vocab: found .*{message}"):
-        tokenizer.write_vocabulary(str(path), [], 6, tmp_path / "copy.txt")
+        tokenizer.write_vocabulary(str(path), texts=[], size=6, path=tmp_path / "copy.txt")
 
 
 def test_missing_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt, wanted a vocab.txt, a tokenizer.json"):
-        tokenizer.write_vocabulary(str(tmp_path / "none.txt"), [], 6, tmp_path / "copy.txt")
+        tokenizer.write_vocabulary(str(tmp_path / "none.txt"), texts=[], size=6, path=tmp_path / "copy.txt")
     with pytest.raises(UserError, match=r"data.vocab: found no file .*none.txt"):
         tokenizer.load(tmp_path / "none.txt", parse_special=True)
 
@@ -345,6 +348,8 @@ def test_training_ignores_words_above_the_length_limit() -> None:
     # Training on a word of a million letters would take minutes.
     huge = ["".join(rng.choice(letters, size)) for size in (1_000_000, 101)]
     texts = ["the quick brown fox, " * 50, "over the lazy dog " * 50]
-    assert tokenizer.train([*texts, *huge, f"the {huge[1]} the"], 60) == tokenizer.train([*texts, "the the"], 60)
+    assert tokenizer.train([*texts, *huge, f"the {huge[1]} the"], size=60) == tokenizer.train(
+        [*texts, "the the"], size=60
+    )
     longest = "z" * 100
-    assert longest in tokenizer.train([f"{longest} " * 9, f"{'q' * 101} " * 9], 60 + 2 * len(longest))
+    assert longest in tokenizer.train([f"{longest} " * 9, f"{'q' * 101} " * 9], size=60 + 2 * len(longest))

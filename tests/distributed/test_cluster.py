@@ -25,7 +25,8 @@ def test_process_alone_exits_after_the_join_timeout(corpus: Path, tmp_path: Path
                 "--processes=2",
                 f"--coordinator=localhost:{free_port()}",
             ]
-            processes += stack.enter_context(run_processes(1, 1, pretrain(tmp_path, corpus, *flags)))
+            command = pretrain(tmp_path, corpus, *flags)
+            processes += stack.enter_context(run_processes(count=1, devices=1, command=command))
         for process, output in zip(processes, wait(processes), strict=True):
             (line,) = output.splitlines()
             assert process.returncode == 1
@@ -44,7 +45,7 @@ def test_join_exit_code_depends_on_the_error(error: Exception, code: int, monkey
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(UserError, match=f"{type(error).__name__}: {error}") as raised:
-        join("localhost:1", 0, 2, 100, 100, saves=True)
+        join(coordinator="localhost:1", process=0, processes=2, timeout=100, lost_after=100, saves=True)
     assert raised.value.exit_code == code
 
 
@@ -55,7 +56,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.distributed import connect_devices, join, same_on_all_processes, wait_for_all
 from symbert_jax.sharding import AXES, local_row_indices, put_batch
 
-join(None, None, None, 100, 100, saves=False)
+join(coordinator=None, process=None, processes=None, timeout=100, lost_after=100, saves=False)
 me, devices = jax.process_index(), jax.devices()
 
 def compare(corpus, fails):
@@ -68,9 +69,9 @@ def compare(corpus, fails):
     except UserError as error:
         print(error)
 
-compare("corpus", False)
-compare(f"corpus {me}", False)
-compare("corpus", me == 1)
+compare("corpus", fails=False)
+compare(f"corpus {me}", fails=False)
+compare("corpus", fails=me == 1)
 grid = [[devices[0]], [devices[2]], [devices[3]], [devices[1]]]  # process 0 has the first rows and the last
 mesh = jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 2)
 rows = np.arange(8, dtype=np.int32)
@@ -93,7 +94,8 @@ def test_processes_on_slurm_join_compare_and_end_together() -> None:
     with contextlib.ExitStack() as stack:
         for number in ("0", "1"):
             own = {"SLURM_PROCID": number, "SLURM_LOCALID": number}
-            processes += stack.enter_context(run_processes(1, 2, ["-c", AGREEMENTS], **slurm, **own))
+            command = ["-c", AGREEMENTS]
+            processes += stack.enter_context(run_processes(count=1, devices=2, command=command, **slurm, **own))
         outputs = wait(processes)
     assert [process.returncode for process in processes] == [1, 1], outputs
     is_connected = ["is connected to 3 peer ranks" in output for output in outputs]
@@ -112,12 +114,13 @@ def test_processes_on_slurm_join_compare_and_end_together() -> None:
 
 
 def test_another_corpus_on_one_process_ends_the_run(corpus: Path, tmp_path: Path) -> None:
+    """The last two tokens of the vocabulary are swapped on process 1."""
     other = Path(shutil.copytree(corpus, tmp_path / "other", ignore=shutil.ignore_patterns("xla")))
     tokens = (other / "vocab.txt").read_text().splitlines()
     (other / "vocab.txt").write_text("\n".join([*tokens[:-2], *reversed(tokens[-2:])]))
-    write_manifest(other, read_manifest(other).content)
+    write_manifest(other, read_manifest(other).content)  # with the checksum of the new vocabulary
     flags = {1: [f"--config.data.dir={other}"]}
-    with run_processes(2, 1, pretrain(tmp_path / "run", corpus), flags) as processes:
+    with run_processes(count=2, devices=1, command=pretrain(tmp_path / "run", corpus), flags=flags) as processes:
         outputs = wait(processes)
     assert [process.returncode for process in processes] == [2, 2]
     for number, output in enumerate(outputs):

@@ -14,10 +14,12 @@ SEE_OUTPUT = "error: process 1 ended with an error; see its output"
 
 
 class Exit(BaseException):
-    pass
+    """Raised in place of an exit, with the exit code."""
 
 
 class Store(dict):
+    """The keys that processes write to each other, see `shutdown`; with the methods of JAX's store."""
+
     def key_value_set(self, key: str, value: str, allow_overwrite: bool) -> None:
         self[key] = value
 
@@ -30,7 +32,10 @@ class Store(dict):
 
 @pytest.fixture
 def store(monkeypatch) -> Store:
-    """The store of a run of two processes; `store.become(I)` makes this process number I."""
+    """The store of a run of two processes, which the test plays in turn.
+
+    `store.become(I)` makes this process number I, newly started: it has no error of its own and is not exiting.
+    """
 
     def exit_(code: int) -> None:
         raise Exit(code)
@@ -69,21 +74,25 @@ def test_all_processes_end_with_the_exit_code_of_one(code: int, hint: str, store
 
 
 def test_error_of_one_process_is_the_error_of_the_run(store: Store, capsys) -> None:
-    """Process 1 unwinds its stack while process 0 fails as a consequence."""
+    """Process 1 unwinds its stack while process 0 fails as a consequence.
+
+    Process 1 then reads the notice of process 0, still with its own error.
+    """
     store.become(1)
     with pytest.raises(UserError), shutdown.exit_on_lost_peer():
         raise UserError("disk", "none", "one")
-    own_error = shutdown._own_error
+    own_error = shutdown._own_error  # the `UserError`
     store.become(0)
     assert exit_code(shutdown._exit_after_jax_error, JaxRuntimeError("Gloo: connection closed")) == 2
     assert capsys.readouterr().err == f"{SEE_OUTPUT}\n"
     store.become(1)
-    shutdown._own_error = own_error
+    shutdown._own_error = own_error  # which `become` has reset
     assert exit_code(shutdown._listen) == 2
     assert capsys.readouterr().err == "error: disk: found none, wanted one\n"
 
 
 def test_connection_error_without_a_failed_process_is_reported(store: Store, capsys) -> None:
+    """Process 1 answers the notice and exits in the ordinary way, so it is neither lost nor failed."""
     store.become(0)
     store[f"{shutdown.ACKNOWLEDGED}1"] = store[f"{shutdown.DONE}1"] = "-"
     with pytest.raises(Exit) as exit_, shutdown.exit_on_lost_peer():

@@ -1,3 +1,5 @@
+"""A TPU slice to compile for."""
+
 from collections.abc import Iterator
 
 import jax

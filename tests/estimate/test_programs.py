@@ -34,11 +34,12 @@ def expected_flops(config: Config) -> float:
     model, rows = config.model, config.data.batch_size
     projections = {"standard": 4, "symmetric": 3, "pairwise": 3}[model.attention]
     biases = (projections + 1) * model.dim + model.mlp_dim  # of one layer
-    return (train_flops(model, rows, 8) + 2.0 * 8 * rows * model.length * model.layers * biases) / 4
+    return (train_flops(model, rows, max_predictions=8) + 2.0 * 8 * rows * model.length * model.layers * biases) / 4
 
 
 @pytest.fixture(scope="module")
 def standard(target: Slice) -> programs.Program:
+    """The training step of the small model with standard attention."""
     return programs.compile_train(small(), target)
 
 
@@ -46,9 +47,10 @@ def test_gradients_are_reduced_once_in_bfloat16(standard) -> None:
     (reduction,) = standard.cost.collectives
     assert (reduction.kind, reduction.group) == ("all-reduce", 4)
     parameters = bert.size(small().model)
-    assert 2 * parameters <= reduction.bytes <= 4 * parameters
+    assert 2 * parameters <= reduction.bytes <= 4 * parameters  # bfloat16 takes 2 bytes, float32 4
     assert reduction.count > small().model.layers and not standard.cost.unknown_loops  # one per iteration
-    assert standard.network_seconds == pytest.approx(2 * 3 / 4 * reduction.bytes / (2 * TPUS["v5e"].link))
+    sent = 2 * 3 / 4 * reduction.bytes  # by each of 4 chips around a ring
+    assert standard.network_seconds == pytest.approx(sent / (2 * TPUS["v5e"].link))  # one link along each axis
 
 
 def test_cycles_of_a_scanned_model_grow_with_its_layers(standard, target) -> None:
@@ -75,6 +77,7 @@ def test_splash_flops_count_as_compute(target) -> None:
     program = programs.compile_train(config, target)
     (kernel,) = (part for part in program.cost.unestimated if part.kind == PALLAS)
     assert kernel.count == 2  # forward and backward
+    # on each of 4 chips; the backward pass costs as much as two forward passes
     attention = 3 * attention_flops(config.model, config.data.batch_size) / 4
     assert program.least_seconds["compute"] == (program.cost.flops + attention) / TPUS["v5e"].peak
 

@@ -15,7 +15,7 @@ from tests.estimate.test_programs import small
 
 def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -> None:
     out = epath.Path(tmp_path / "reports" / "small.json")
-    report.report(small(), "v5e:2x2", False, out)
+    report.report(small(), "v5e:2x2", find_batch=False, out=out)
     numbers, output = json.loads(out.read_text()), capfd.readouterr()
     assert not output.err
     assert "the TPU compiler's estimate, not a measurement" in output.out
@@ -24,22 +24,23 @@ def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -
     config, train, chip = small(), numbers["train"], TPUS["v5e"]
     assert (numbers["chips"], numbers["mesh"], numbers["rows_per_chip"]) == (4, {"data": 4, "model": 1}, 4)
     assert numbers["memory_parameters"] == 4 * numbers["parameters"]
-    assert numbers["memory_optimizer"] == pytest.approx(2 * numbers["memory_parameters"], rel=1e-3)  # two moments
-    parts = numbers["memory_parameters"] + numbers["memory_optimizer"] + numbers["memory_temporaries"]
-    assert parts == train["memory"] < chip.hbm and numbers["memory_temporaries"] > 0
+    # two moments of each parameter
+    assert numbers["memory_optimizer"] == pytest.approx(2 * numbers["memory_parameters"], rel=1e-3)
+    total = numbers["memory_parameters"] + numbers["memory_optimizer"] + numbers["memory_temporaries"]
+    assert total == train["memory"] < chip.hbm and numbers["memory_temporaries"] > 0
     assert train["cycle_seconds"] == train["cost"]["cycles"] / chip.clock > 0
     assert train["seconds"] == train["cycle_seconds"] + train["roofline_seconds"] + train["network_seconds"]
     assert 0 < numbers["validation"]["seconds"] < train["seconds"]
-    assert numbers["tokens_per_second"] == pytest.approx(16 * 32 / train["seconds"])
-    assert numbers["model_flops"] == train_flops(config.model, 16, 8)
+    assert numbers["tokens_per_second"] == pytest.approx(16 * 32 / train["seconds"])  # 16 rows of 32 tokens
+    assert numbers["model_flops"] == train_flops(config.model, batch_size=16, max_predictions=8)
     assert numbers["mfu"] == pytest.approx(numbers["model_flops"] / train["seconds"] / (4 * chip.peak))
-    assert numbers["hours"] == pytest.approx(400 * train["seconds"] / 3600)
+    assert numbers["hours"] == pytest.approx(400 * train["seconds"] / 3600)  # 400 steps, validation not counted
     assert numbers["bound"] == max(train["least_seconds"], key=train["least_seconds"].get)
 
 
 def test_compile_reports_bytes_of_a_program_that_does_not_fit(target, tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
-        raise DoesNotFit(20.5 * GIB, 15.75 * GIB)
+        raise DoesNotFit(needed=20.5 * GIB, available=15.75 * GIB)
 
     monkeypatch.setattr(report, "summarize", refuse)
     monkeypatch.setattr(report.jax.config, "update", lambda *_: None)
@@ -48,7 +49,7 @@ def test_compile_reports_bytes_of_a_program_that_does_not_fit(target, tmp_path, 
         UserError,
         match=r"^data.batch_size: found 16, which needs 20.50 GiB .* 4.75 GiB too much, wanted at most 15.75 GiB",
     ):
-        report.report(small(), "v5e:2x2", False, out)
+        report.report(small(), "v5e:2x2", find_batch=False, out=out)
     assert json.loads(out.read_text()) == {
         "topology": "v5e:2x2", "fits": False, "needed": 20.5 * GIB, "available": 15.75 * GIB,
     }  # fmt: skip

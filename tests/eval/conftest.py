@@ -21,20 +21,21 @@ from tests.conftest import configure
 
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "poor")
 FILLERS = [f"w{i}" for i in range(40)]
-# Every length costs a compilation. Single sentences fit in 8 tokens; the longest pairs are truncated to 24.
-SINGLE, PAIR = (2, 4), (8, 10)  # the arguments of `write_glue`
+# The arguments `single` and `pair` of `write_glue`. Every length costs a compilation. Single sentences fit in 8 tokens;
+# the longest pairs are truncated to 24.
+SINGLE, PAIR = (2, 4), (8, 10)
 CONFIG = configure(model={"attention": "pairwise", "layers": 1, "length": 24}, data={"batch_size": 16})
 
 
 def write_pretrained(folder: Path, config: Config) -> Path:
-    """Writes a workdir with checkpoints 10 and 20, as `pretrain` does."""
+    """Writes a workdir with checkpoints 10 and 20, as `pretrain` does. Their parameters differ."""
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *GOOD, *BAD, *FILLERS]))
     (folder / "config.json").write_text(to_json(config))
     checkpoints = Checkpoints(epath.Path(folder), config.train)
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.devices()[:1])):
         state = states.init(config)
         for step in (10, 20):
-            checkpoints.save(step, state.params, state.optimizer, config, 5.0)
+            checkpoints.save(step, state.params, state.optimizer, config, validation_loss=5.0)
             state = state._replace(params=jax.tree.map(lambda leaf: leaf * 1.01, state.params))
     checkpoints.close()
     return folder
@@ -68,21 +69,21 @@ def write_glue(folder: Path, single: Sequence[int], pair: Sequence[int]) -> Glue
         return lines
 
     nli = ("entailment", "neutral", "contradiction")
-    for part, count in (("train", 200), ("dev", 61)):
-        write(f"SST-2/{part}.tsv", "sentence\tlabel", singles(count))
+    for split, count in (("train", 200), ("dev", 61)):
+        write(f"SST-2/{split}.tsv", "sentence\tlabel", singles(count))
         write(
-            f"RTE/{part}.tsv",
+            f"RTE/{split}.tsv",
             "index\tsentence1\tsentence2\tlabel",
             pairs(count, lambda a, b: "entailment" if b else "not_entailment"),
         )
-        write(f"STS-B/{part}.tsv", "index\tsentence1\tsentence2\tscore", pairs(count, lambda a, b: f"{a + 2 * b}.0"))
-        for file in ("train",) if part == "train" else ("dev_matched", "dev_mismatched"):
+        write(f"STS-B/{split}.tsv", "index\tsentence1\tsentence2\tscore", pairs(count, lambda a, b: f"{a + 2 * b}.0"))
+        for file in ("train",) if split == "train" else ("dev_matched", "dev_mismatched"):
             lines = pairs(count, lambda a, b: nli[a + b])
             write(f"MNLI/{file}.tsv", "index\tsentence1\tsentence2\tgold_label", lines)
-    for part, count in (("train", 200), ("dev", 61)):
+    for split, count in (("train", 200), ("dev", 61)):
         fields = [line.split("\t") for line in singles(count)]
         first, *rest = [f"source\t{label}\t\t{text}" for text, label in fields]
-        write(f"CoLA/{part}.tsv", first, rest)  # its first example stands in for the header, which CoLA lacks
+        write(f"CoLA/{split}.tsv", first, rest)  # its first example stands in for the header, which CoLA lacks
     write("SST-2/test.tsv", "index\tsentence", [f"{i}\t{line.split(chr(9))[0]}" for i, line in enumerate(singles(7))])
     for name in ("diagnostic/diagnostic", "STS-B/test"):
         unlabelled = [line.rpartition("\t")[0] for line in pairs(5, lambda a, b: "")]

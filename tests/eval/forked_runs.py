@@ -1,7 +1,7 @@
 """Runs of `finetune` in forks of a process that has imported everything, so that no run repeats the imports.
 
 `python -m tests.eval.forked_runs ARGUMENTS` takes the arguments of two runs as JSON, and prints exit codes and outputs
-of their processes as JSON. The runs are `killed` and `two`, as are their workdirs in the current directory.
+of their processes as JSON. The runs, and their workdirs in the current directory, have the names `killed` and `two`.
 `killed` is started three times; a signal kills the first two processes in the middle of their second write to
 trials.jsonl. `two` runs as two processes.
 """
@@ -22,10 +22,10 @@ from tests.processes import free_port
 KILLS = {1: signal.SIGTERM, 2: signal.SIGKILL}  # signals, by the number of complete lines in trials.jsonl
 
 
-def start(arguments: list[str], output: Path, devices: int = 1, *, killed: bool = False) -> int:
+def start(arguments: list[str], output: Path, devices: int = 1, *, is_killed: bool = False) -> int:
     """Starts `symbert_jax` in a fork that writes its output to a file; returns the process id.
 
-    killed: whether a signal of KILLS ends the process in its second write to trials.jsonl.
+    is_killed: whether a signal of KILLS ends the process in its second write to trials.jsonl.
     """
     if child := os.fork():
         return child
@@ -33,7 +33,7 @@ def start(arguments: list[str], output: Path, devices: int = 1, *, killed: bool 
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     jax.config.update("jax_num_cpu_devices", devices)
-    if killed:
+    if is_killed:
         kill_in_second_write()
     sys.argv = ["symbert_jax", *arguments]
     sys.exit(main(arguments))
@@ -61,13 +61,14 @@ def kill_in_second_write() -> None:
 
 
 def run(arguments: dict[str, list[str]]) -> None:
-    killed, output = [], Path("output")
+    """Runs `killed` and then `two`, each with its `arguments`; prints the results as JSON."""
+    killed_results, output = [], Path("output")
     for _ in range(3):
-        killed.append(wait(start([*arguments["killed"], "--workdir=killed"], output, killed=True), output))
+        killed_results.append(wait(start([*arguments["killed"], "--workdir=killed"], output, is_killed=True), output))
     flags = [*arguments["two"], "--workdir=two", f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     outputs = [Path(f"output{i}") for i in range(2)]
     children = [start([*flags, f"--process={i}"], outputs[i], devices=2) for i in range(2)]
-    print(json.dumps({"killed": killed, "two": list(map(wait, children, outputs))}))
+    print(json.dumps({"killed": killed_results, "two": list(map(wait, children, outputs))}))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from symbert_jax.eval.workdir import Workdir
 from tests.eval.conftest import CONFIG
 
 MUTANTS = 100  # of each file
-TRIAL = Trial("c", "d", "sst2", 16, 1e-5, 0, "{}")
-RESULT = TrialResult(TRIAL, {"validation": {"accuracy": 0.625}}, False, 3, 1.5)
+TRIAL = Trial("c", "d", task="sst2", batch_size=16, learning_rate=1e-5, seed=0, protocol="{}")
+SCORES = {"validation": {"accuracy": 0.625}}
+RESULT = TrialResult(TRIAL, SCORES, collapsed=False, epoch=3, seconds=1.5)
 PIECES = [b"\0", b"\n", b"\r", b"\t", b'"', b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"NaN", b"1e999", b"[[", b"null"]
 
 
@@ -68,15 +69,17 @@ def write_trials(folder: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def write_description(folder: Path) -> tuple[Path, Callable[[], object]]:
-    description = saved.SavedModel(50.0, "sst2", CONFIG.model, "key")
+    description = saved.SavedModel(score=50.0, task="sst2", model=CONFIG.model, trial="key")
     content = description._asdict() | {"model": dataclasses.asdict(CONFIG.model)}
     (folder / "model.json").write_text(json.dumps(content))
     return folder / "model.json", lambda: saved.read_description(epath.Path(folder))
 
 
 def write_predictions(folder: Path) -> tuple[Path, Callable[[], object]]:
-    split = TokenizedSplit(np.zeros((7, 4), np.int32), *np.ones((2, 7), np.int32), np.zeros(7, np.float32))
-    data, logits = TaskData(split, {}, {"SST-2.tsv": split}), np.arange(14, dtype=np.float32).reshape(7, 2)
+    ones, labels = np.ones(7, np.int32), np.zeros(7, np.float32)
+    split = TokenizedSplit(np.zeros((7, 4), np.int32), lengths=ones, second_starts=ones, labels=labels)
+    data = TaskData(train=split, validation={}, test={"SST-2.tsv": split})
+    logits = np.arange(14, dtype=np.float32).reshape(7, 2)
     workdir = Workdir(epath.Path(folder))
     file = workdir.predictions_file(TRIAL, data)
     file.parent.mkdir()

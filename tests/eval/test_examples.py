@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from symbert_jax.errors import UserError
-from symbert_jax.eval import examples as module
+from symbert_jax.eval import examples as examples_module
 from symbert_jax.eval.examples import Source
 from symbert_jax.eval.tasks import TASKS, find_tasks
 
@@ -241,7 +241,7 @@ def test_tfds_array_record_is_read_or_refused(tmp_path, monkeypatch) -> None:
         ({"sentence1": "a", "sentence2": "b", "label": "x"}, "train 0: label x, wanted 0 to 1"),
     ):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
-            patch.setattr(module, "_read_rows", lambda *_, row=row: [row])
+            patch.setattr(examples_module, "_read_rows", lambda *_, row=row: [row])
             source.read(task, task.train, labelled=True)
     for name, content in (
         ("rte-train.array_record-00000-of-00001", b""),

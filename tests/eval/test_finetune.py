@@ -56,6 +56,7 @@ def record_training(monkeypatch) -> list[tuple[training.TaskRun, list[training.T
 
 
 def test_finetune_learns_and_reports(finished_run) -> None:
+    """The run trains one seed for three epochs, from checkpoint 20."""
     checkpoint = read_results(finished_run)["checkpoints"][0]
     task = checkpoint["tasks"]["sst2"]
     (trial,) = task["trials"]
@@ -186,18 +187,18 @@ def test_finetune_writes_to_bucket(base_config, finished_run, bucket) -> None:
 
 def test_select_best_keeps_best_epoch(run, no_dropout, monkeypatch) -> None:
     """Each of two parallel trials of a regression keeps the parameters, predictions and score of its best epoch."""
-    epoch_scores = [(0.5, 0.8), (0.9, 0.6), (0.7, 0.7)]
+    epoch_scores = [(0.5, 0.8), (0.9, 0.6), (0.7, 0.7)]  # by epoch, then by trial
     values, predicted = iter(np.ravel(epoch_scores).tolist()), []
 
     def compute_metrics(*arguments):
-        return dict.fromkeys(measured(*arguments), next(values))
+        return dict.fromkeys(real_compute_metrics(*arguments), next(values))
 
     def predict(task_run, params, splits):
-        logits = training_predict(task_run, params, splits)
+        logits = real_predict(task_run, params, splits)
         predicted.append((jax.tree.map(np.array, params), logits))
         return logits
 
-    measured, training_predict = scores.compute_metrics, training.predict
+    real_compute_metrics, real_predict = scores.compute_metrics, training.predict
     monkeypatch.setattr(scores, "compute_metrics", compute_metrics)
     monkeypatch.setattr(training, "predict", predict)
     recorded = record_training(monkeypatch)
@@ -210,8 +211,8 @@ def test_select_best_keeps_best_epoch(run, no_dropout, monkeypatch) -> None:
     *epochs, (test_params, test_logits) = predicted
     (model,) = workdir.glob("models/*/stsb-*")
     kept = [params, test_params]
-    for number, (outcome, epoch) in enumerate(zip(outcomes, (1, 0), strict=True)):
-        best_params, best_logits = epochs[epoch]
+    for number, (outcome, best_epoch) in enumerate(zip(outcomes, (1, 0), strict=True)):  # epochs from 0
+        best_params, best_logits = epochs[best_epoch]
         for each in kept:
             jax.tree.map(lambda a, b, i=number: np.testing.assert_array_equal(a[i], b[i]), each, best_params)
         np.testing.assert_array_equal(outcome.logits["validation"], best_logits[number]["validation"])
@@ -351,7 +352,7 @@ def test_max_parallel_trials_grows_with_memory(monkeypatch) -> None:
 
     def find_limit(config: FinetuneConfig) -> int:
         with jax.set_mesh(sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])):
-            return finetune_module.max_parallel_trials(config, CONFIG.model, 1000, 16, 32)
+            return finetune_module.max_parallel_trials(config, CONFIG.model, num_params=1000, batch_size=16, length=32)
 
     assert find_limit(FinetuneConfig(together=3)) == 3
     assert find_limit(FinetuneConfig()) == 1, "more than one on a CPU"

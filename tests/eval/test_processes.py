@@ -67,7 +67,7 @@ def test_killed_finetune_has_results_of_uninterrupted_run(runs, tmp_path) -> Non
     (code, output), (second_code, _), (last_code, last_output) = runs.outputs["killed"]
     assert (code, second_code, last_code) == (143, -9, 0), runs.outputs["killed"]
     assert output.endswith("\nSIGTERM: start the same command again to train the missing trials\n")
-    assert "2/4 trials" in last_output  # the first two starts finished four of the eight trials
+    assert "2/4 trials" in last_output  # the last start has four trials left of the eight
     lines = (runs.folder / "killed/trials.jsonl").read_text().splitlines()
     assert [len(json.loads(line)) for line in lines] == [2, 2, 2, 2]  # each of the eight trials once
     whole = finetune_on(runs.configs["killed"], tmp_path / "whole")

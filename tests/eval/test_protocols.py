@@ -11,7 +11,7 @@ from symbert_jax.train.optimizer import schedule
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs", "rates", "sizes", "warmup", "seeds", "select", "length", "decay", "clip"),
+    ("name", "epochs", "learning_rates", "batch_sizes", "warmup", "seeds", "select", "length", "weight_decay", "clip"),
     [
         ("paper", 5, (1e-5,), (16,), 0.1, 5, "last", 128, 0.0, 1.0),
         ("bert", 3, (5e-5, 4e-5, 3e-5, 2e-5), (32,), 0.1, 1, "last", 128, 0.01, 1.0),
@@ -20,16 +20,16 @@ from symbert_jax.train.optimizer import schedule
     ],
 )
 def test_protocols_have_published_values(
-    name, epochs, rates, sizes, warmup, seeds, select, length, decay, clip
+    name, epochs, learning_rates, batch_sizes, warmup, seeds, select, length, weight_decay, clip
 ) -> None:
     """The sources are named in protocols.py; a value here changes only if it was misread."""
     found = resolve(FinetuneConfig(protocol=name))
-    assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, rates, sizes)
+    assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, learning_rates, batch_sizes)
     assert (found.warmup, found.seeds, found.select, found.length) == (warmup, seeds, select, length)
-    assert (found.optim.weight_decay, found.optim.clip, found.dropout) == (decay, clip, 0.1)
+    assert (found.optim.weight_decay, found.optim.clip, found.dropout) == (weight_decay, clip, 0.1)
 
 
-def test_resolve_changes_only_fields_of_config() -> None:
+def test_fields_that_config_sets_replace_values_of_protocol() -> None:
     found = resolve(FinetuneConfig(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=GlueConfig("tsv:x")))
     assert found == dataclasses.replace(PROTOCOLS["roberta"], seeds=2, learning_rates=(1e-4,))
 
@@ -37,17 +37,18 @@ def test_resolve_changes_only_fields_of_config() -> None:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_learning_rate_warms_up_and_decays_to_zero(name) -> None:
     protocol = PROTOCOLS[name]
-    learning_rate = schedule(protocol.optim_config(1e-5, 1000), 1000)
+    learning_rate = schedule(protocol.optim_config(learning_rate=1e-5, steps=1000), steps=1000)
     warmup = round(1000 * protocol.warmup)
     assert float(learning_rate(0)) == 0 and float(learning_rate(warmup)) == pytest.approx(1e-5)
     assert float(learning_rate(1000)) == pytest.approx(0, abs=1e-12)
 
 
 def test_trial_of_one_step_has_no_warmup() -> None:
-    assert PROTOCOLS["paper"].optim_config(1e-5, 1).warmup_steps == 0
+    assert PROTOCOLS["paper"].optim_config(learning_rate=1e-5, steps=1).warmup_steps == 0
 
 
 def test_fingerprint_ignores_grid_and_seeds() -> None:
+    """The grid is the combinations of learning rates and batch sizes."""
     assert (
         resolve(FinetuneConfig(seeds=2)).fingerprint == resolve(FinetuneConfig(seeds=5, batch_sizes=(32,))).fingerprint
     )

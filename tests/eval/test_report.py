@@ -13,16 +13,17 @@ from tests.eval.conftest import CONFIG
 
 
 def make_result(task: str, seed: int, learning_rate: float = 1e-5, **metrics: float) -> TrialResult:
-    trial = Trial("c", "d", task, 16, learning_rate, seed, "{}")
+    """Returns the result of a trial; the trial of seed 2 has collapsed. All validation splits have these metrics."""
+    trial = Trial("c", "d", task, batch_size=16, learning_rate=learning_rate, seed=seed, protocol="{}")
     scores = {split.name: metrics for split in TASKS[task].validation}
-    return TrialResult(trial, scores, seed == 2, 5, 1.5)
+    return TrialResult(trial, scores, collapsed=seed == 2, epoch=5, seconds=1.5)
 
 
-def score_checkpoint(step: int = 10, name: str = "runs/a", tasks=("mrpc", "mnli", "wnli")) -> report.ScoredCheckpoint:
+def make_checkpoint(step: int = 10, name: str = "runs/a", tasks=("mrpc", "mnli", "wnli")) -> report.ScoredCheckpoint:
     results = {
         "mrpc": [make_result("mrpc", seed, accuracy=0.7 + seed / 10, f1=0.8) for seed in range(3)],
         "mnli": [make_result("mnli", seed, accuracy=0.5 + seed / 10) for seed in range(3)],
-        "wnli": [make_result("wnli", 0, accuracy=0.25)],
+        "wnli": [make_result("wnli", seed=0, accuracy=0.25)],
     }
     return report.ScoredCheckpoint(name, step, "f" * 64, CONFIG.model, {TASKS[task]: results[task] for task in tasks})
 
@@ -36,18 +37,18 @@ def score_checkpoint(step: int = 10, name: str = "runs/a", tasks=("mrpc", "mnli"
     ],
 )
 def test_table_names_means_by_their_scores(tasks, head, row) -> None:
-    table = report.format_scores([score_checkpoint(tasks=tasks)])
+    table = report.format_scores([make_checkpoint(tasks=tasks)])
     assert table.splitlines()[::2] == [f"| checkpoint | {head} |", f"| runs/a @ 10 | {row} |"]
 
 
 def test_details_have_deviation_median_and_collapsed_trials() -> None:
-    text = report.format_details(score_checkpoint())
+    text = report.format_details(make_checkpoint())
     assert "| MRPC | accuracy | 80.0 ± 10.0 | 80.0 | 1 of 3 | 1e-05 | 16 |" in text
     assert "| WNLI | accuracy | 25.0 | 25.0 | 0 of 1 | 1e-05 | 16 |" in text
 
 
 def test_best_setting_has_best_mean() -> None:
-    results = [make_result("rte", seed, rate, accuracy=value) for rate, seed, value in
+    results = [make_result("rte", seed, learning_rate, accuracy=value) for learning_rate, seed, value in
               ((1e-5, 0, 0.9), (1e-5, 1, 0.5), (2e-5, 0, 0.8), (2e-5, 1, 0.7))]  # fmt: skip
     best = report.find_best_setting(results)
     assert best.learning_rate == 2e-5 and best.scores["validation"] == pytest.approx([80, 70])
@@ -61,27 +62,28 @@ def test_submission_has_class_names_and_clipped_values() -> None:
 
 
 def test_crossing_is_interpolated() -> None:
+    """CROSSING is 75."""
     assert report.find_crossing({10: 70.0, 20: 80.0, 30: 85.0}) == 15
     assert report.find_crossing({10: 76.0, 20: 80.0}) == 10
     assert report.find_crossing({10: 70.0, 20: 74.9}) is None
 
 
 def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
-    plots, subplots = [], report.plt.subplots
+    all_axes, subplots = [], report.plt.subplots
 
     def recording_subplots(**arguments):
         figure, axes = subplots(**arguments)
-        plots.append(axes)
+        all_axes.append(axes)
         return figure, axes
 
     monkeypatch.setattr(report.plt, "subplots", recording_subplots)
     tmp_path = epath.Path(tmp_path)
-    several = [score_checkpoint(step, name) for name in ("runs/$a", "_runs/b$") for step in (10, 20)]
+    several = [make_checkpoint(step, name) for name in ("runs/$a", "_runs/b$") for step in (10, 20)]
     report.plot_sweep(several, tmp_path / "sweep.png")
-    report.plot_sweep([score_checkpoint(tasks=("wnli",))], tmp_path / "wnli.png")
+    report.plot_sweep([make_checkpoint(tasks=("wnli",))], tmp_path / "wnli.png")
     report.plot_tasks(several, tmp_path / "scores.png")
-    assert [axes.get_ylabel() for axes in plots[:2]] == ["mean of 3", "WNLI"]
-    assert [label.get_text() for label in plots[0].get_legend().get_texts()] == [
+    assert [axes.get_ylabel() for axes in all_axes[:2]] == ["mean of 3", "WNLI"]
+    assert [label.get_text() for label in all_axes[0].get_legend().get_texts()] == [
         " runs/$a: below 75",
         " _runs/b$: below 75",
     ]
@@ -89,9 +91,9 @@ def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
 
 
 def test_format_trial_has_settings_and_scores() -> None:
-    line = report.format_trial(make_result("rte", 0, accuracy=0.5))
+    line = report.format_trial(make_result("rte", seed=0, accuracy=0.5))
     assert line == "rte  lr 1e-05  batch 16  seed 0  accuracy 50.0  2 s"
-    line = report.format_trial(make_result("mnli", 2, accuracy=0.5))
+    line = report.format_trial(make_result("mnli", seed=2, accuracy=0.5))
     assert line.endswith("seed 2  matched accuracy 50.0  mismatched accuracy 50.0  collapsed  2 s")
 
 
@@ -102,7 +104,7 @@ def test_trial_log_keeps_results_and_drops_truncated_line(tmp_path) -> None:
         file.write('[{"trial"')
     log = TrialLog(tmp_path, is_writer=True)
     assert [result.trial.seed for result in log.results.values()] == [0, 1]
-    log.add([make_result("rte", 2, accuracy=0.7)])
+    log.add([make_result("rte", seed=2, accuracy=0.7)])
     assert len(TrialLog(tmp_path, is_writer=False).results) == 3
 
 
@@ -152,7 +154,7 @@ def test_trial_log_ignores_and_keeps_damaged_line(tmp_path, capsys, name) -> Non
 
 def test_trial_log_accepts_result_without_checksum(tmp_path) -> None:
     """Earlier versions wrote no checksum."""
-    result = make_result("rte", 0, accuracy=0.5)
+    result = make_result("rte", seed=0, accuracy=0.5)
     TrialLog(epath.Path(tmp_path), is_writer=True).add([result])
     (fields,) = json.loads((tmp_path / "trials.jsonl").read_text())
     del fields["checksum"]

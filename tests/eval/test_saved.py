@@ -16,7 +16,7 @@ def test_model_counts_as_missing_while_it_is_replaced(pretrained, tmp_path, monk
     """Otherwise a kill could leave the old score without parameters, and the trials would not be trained again."""
 
     def write(score: float) -> None:
-        description = saved.SavedModel(score, "sst2", CONFIG.model, "key")
+        description = saved.SavedModel(score, task="sst2", model=CONFIG.model, trial="key")
         saved.write(epath.Path(tmp_path), description, {"a": np.ones(2)}, epath.Path(pretrained) / "vocab.txt")
 
     write(50.0)
@@ -49,7 +49,8 @@ def test_model_counts_as_missing_while_it_is_replaced(pretrained, tmp_path, monk
 def test_read_description_refuses_damaged_model_json(tmp_path, changes, message) -> None:
     content = {"score": 50.0, "task": "sst2", "model": {}, "trial": "key"}
     (tmp_path / "model.json").write_text(json.dumps(content))
-    assert saved.read_description(epath.Path(tmp_path)) == (50.0, "sst2", ModelConfig(), "key", 128)
+    whole = saved.SavedModel(score=50.0, task="sst2", model=ModelConfig(), trial="key", length=128)
+    assert saved.read_description(epath.Path(tmp_path)) == whole, "without a length, it is 128"
     (tmp_path / "model.json").write_text(json.dumps(content | changes))
     with pytest.raises(UserError, match=f"checkpoint: found {tmp_path}/model.json: .*{message}"):
         saved.read_description(epath.Path(tmp_path))

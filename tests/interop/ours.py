@@ -29,7 +29,11 @@ from symbert_jax.train.step import mlm_objective
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
-NUM_CLASSES, STEPS, LEARNING_RATE, TOP = 3, 10, 0.1, 5
+NUM_CLASSES = 3  # of the classifiers
+STEPS, LEARNING_RATE = 10, 0.1  # of gradient descent
+# Arguments of `export`: the latest step, for transformers, with all bits.
+EXPORT_OPTIONS = {"step": None, "format": "huggingface", "dtype": "float32", "command": "tests"}
+TOP = 5  # the number of tokens to predict for each [MASK]
 PROMPTS = ("the [MASK] sat on the mat.", "a [MASK] of [MASK], wanted!")
 TEXTS = (
     "",
@@ -49,7 +53,7 @@ def import_models(folder: Path) -> dict[str, epath.Path]:
     """Imports the three tiny models of the paper's code; returns their workdirs by attention."""
     workdirs = {attention: epath.Path(folder / f"{attention}.workdir") for attention in ATTENTIONS}
     for attention, workdir in workdirs.items():
-        import_(epath.Path(FIXTURES / "plpi" / AFFINITY[attention]), workdir, str(VOCAB), None, "")
+        import_(epath.Path(FIXTURES / "plpi" / AFFINITY[attention]), workdir, vocab=str(VOCAB), attention=None, text="")
     return workdirs
 
 
@@ -67,8 +71,8 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
         ours |= run_masked(attention, workdir, out, inputs) | run_classifier(attention, workdir, out, inputs)
     params, config = symbert_jax.load(imported["standard"])
     ours["sgd/losses"] = run_sgd(config.model, params, inputs)
-    names = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in trained}
-    for name, workdir in names.items():
+    trained_by_name = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in trained}
+    for name, workdir in trained_by_name.items():
         ours |= run_masked(name, workdir, out, inputs)
     encode = tokenizer.load(VOCAB, parse_special=True).encode_batch
     ours["tokenizer/ids"] = pad([encoding.ids for encoding in encode(list(TEXTS))])
@@ -76,7 +80,7 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
     np.savez(out / "ours.npz", **ours)
     settings = {
         "attentions": ATTENTIONS,
-        "trained": [*names],
+        "trained": [*trained_by_name],
         "texts": TEXTS,
         "prompts": PROMPTS,
         "learning_rate": LEARNING_RATE,
@@ -87,9 +91,14 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
 
 
 def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Returns 4 random rows, their masks (of different lengths) and token types, and the batches of `run_sgd`.
+
+    A label of -100 marks a position whose token is not predicted.
+    """
     rng = np.random.default_rng(0)
     lengths = np.array([length, length // 2, 5, 1])
     mask = np.arange(length) < lengths[:, None]
+    # ids below 5 are special tokens
     labels = rng.integers(5, vocab_size, (STEPS, 4, length))
     return {
         "tokens": rng.integers(5, vocab_size, (4, length)),
@@ -102,17 +111,18 @@ def make_inputs(length: int, vocab_size: int) -> dict[str, np.ndarray]:
 
 def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Exports a masked-language model; returns its logits for whole and padded rows, and the best ids for [MASK]."""
-    export(epath.Path(workdir), epath.Path(out / name), None, "huggingface", "float32", "tests")
+    export(epath.Path(workdir), epath.Path(out / name), **EXPORT_OPTIONS)
     model = symbert_jax.load(workdir)
     config = dataclasses.replace(model.config.model, dtype="float32")
-    tokens, types = (inputs[array].astype(np.int32) for array in ("tokens", "types"))
+    tokens, types = (inputs[key].astype(np.int32) for key in ("tokens", "types"))
     mask = inputs["mask"] == 1
+    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), (8, tokens.shape[1]))
     with jax.set_mesh(one_device()):
         logits = jax.jit(bert.logits, static_argnums=0)(  # both kinds of rows are in one batch, which compiles once
             config,
             model.params,
             np.concatenate([tokens, tokens]),
-            np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), (8, tokens.shape[1])),
+            positions,
             token_types=np.concatenate([np.zeros_like(types), types]),
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
@@ -142,8 +152,9 @@ def run_classifier(
             mask=inputs["mask"] == 1,
         )
     folder = epath.Path(out / f"{name}.mnli")
-    saved.write(folder, saved.SavedModel(0.0, "mnli", config.model, "none"), finetuned, epath.Path(VOCAB))
-    export(folder, epath.Path(out / f"{name}.classifier"), None, "huggingface", "float32", "tests")
+    description = saved.SavedModel(score=0.0, task="mnli", model=config.model, trial="none")
+    saved.write(folder, description, finetuned, epath.Path(VOCAB))
+    export(folder, epath.Path(out / f"{name}.classifier"), **EXPORT_OPTIONS)
     return {f"{name}/classes": np.asarray(logits)}
 
 

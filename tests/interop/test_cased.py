@@ -26,6 +26,7 @@ from symbert_jax.model import classifier
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import loop, start
 from tests.conftest import configure, init_params_numpy
+from tests.interop.ours import EXPORT_OPTIONS
 
 TOKENS = (*SPECIAL, "The", "the", "Dog", "dog", "e", "\u00e9", *(f"w{i}" for i in range(89)))
 WORDPIECE = WordPiece(TOKENS, Normalization(lowercase=False, strip_accents=False))
@@ -36,11 +37,10 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
     monkeypatch.setattr(loop, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))  # compiles faster
     source, workdir = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "workdir")
     source.mkdir()
-    model = configure().model  # with sizes that other tests compile, too
-    folder.write(
-        source, to_config(model, "bert", None, 0, "float32"), tensors.to_torch(init_params_numpy(model)), WORDPIECE, ""
-    )
-    import_(source, workdir, None, None, "")
+    model = configure().model  # other tests compile programs of these sizes, too
+    source_config = to_config(model, "bert", classes=None, pad_id=0, dtype="float32")
+    folder.write(source, source_config, tensors.to_torch(init_params_numpy(model)), WORDPIECE, card="")
+    import_(source, workdir, vocab=None, attention=None, text="")
 
     lines = [json.dumps({"text": f"{SENTENCE} [SEP] w{i} w1 w2 " * 20}) for i in range(80)]
     (tmp_path / "text.jsonl").write_text("\n".join(lines))
@@ -51,38 +51,43 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
     rows = Corpus(config.data.dir).split("train")
     ids = np.stack([row["tokens"] for row in rows.__getitems__(range(len(rows)))])
     tokens = set(np.array(TOKENS)[ids[:, 1:-1]].ravel())
+    # the text "[SEP]" becomes [UNK]: only the ends of a document and of the row are [SEP]
     assert {*SENTENCE.split()} < tokens and "[UNK]" in tokens and (ids == TOKENS.index("[SEP]")).sum(1).max() <= 2
 
     loop.pretrain(config, workdir)
-    (tmp_path / "same").mkdir()
-    (tmp_path / "same" / "vocab.txt").write_bytes((workdir / "vocab.txt").read_bytes())
-    (tmp_path / "same" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    # a corpus whose tokenizer has the same vocabulary but lower-cases texts is refused
+    (tmp_path / "same_vocabulary").mkdir()
+    (tmp_path / "same_vocabulary" / "vocab.txt").write_bytes((workdir / "vocab.txt").read_bytes())
+    (tmp_path / "same_vocabulary" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     lowered = configure(
-        data=data | {"dir": f"{tmp_path}/lowered", "vocab": f"{tmp_path}/same"}, optim={"warmup_steps": 1}, train=train
+        data=data | {"dir": f"{tmp_path}/lowered", "vocab": f"{tmp_path}/same_vocabulary"},
+        optim={"warmup_steps": 1},
+        train=train,
     )
     prepare(lowered)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        found = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
-    assert "a different vocabulary" in found[0]
+        problems = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
+    assert "a different vocabulary" in problems[0]
 
     loaded = load(workdir)
     assert loaded.tokenizer.encode(f"{SENTENCE} [MASK]").tokens[1:-1] == [*SENTENCE.split(), "[MASK]"]
-    assert len(loaded.fill_mask("The [MASK]", 1)) == 1
+    assert len(loaded.fill_mask("The [MASK]", top=1)) == 1
 
     (tmp_path / "SST-2").mkdir()
     for split in ("train", "dev"):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text(f"sentence\tlabel\n{SENTENCE}\t1\n")
-    settings = FinetuneConfig((str(workdir),), tasks=("sst2",), glue=GlueConfig(f"tsv:{tmp_path}"))
-    read = task_data.read_task_data(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
-    tokens = read[workdir][TASKS["sst2"]].train.tokens[0]
-    assert [TOKENS[i] for i in tokens][1:5] == SENTENCE.split()
+    settings = FinetuneConfig(checkpoint=(str(workdir),), tasks=("sst2",), glue=GlueConfig(f"tsv:{tmp_path}"))
+    data_by_workdir = task_data.read_task_data(settings, PROTOCOLS["paper"], [TASKS["sst2"]], {workdir: model})
+    sentence_ids = data_by_workdir[workdir][TASKS["sst2"]].train.tokens[0]
+    assert [TOKENS[i] for i in sentence_ids][1:5] == SENTENCE.split()
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        head = jax.tree.map(np.asarray, classifier.init_head(model, 2, jax.random.key(0)))
-    finetuned, description = epath.Path(tmp_path / "finetuned"), saved.SavedModel(0.0, "sst2", model, "none")
+        head = jax.tree.map(np.asarray, classifier.init_head(model, num_outputs=2, key=jax.random.key(0)))
+    finetuned = epath.Path(tmp_path / "finetuned")
+    description = saved.SavedModel(score=0.0, task="sst2", model=model, trial="none")
     saved.write(finetuned, description, init_params_numpy(model) | {"head": head}, workdir / "vocab.txt")
 
     for checkpoint in (workdir, finetuned):
         out = epath.Path(f"{checkpoint}.out")
-        export(checkpoint, out, None, "huggingface", "float32", "")
+        export(checkpoint, out, **EXPORT_OPTIONS)
         assert tokenizer.read(out) == tokenizer.read(checkpoint) == WORDPIECE
         assert json.loads((out / "tokenizer_config.json").read_text())["do_lower_case"] is False

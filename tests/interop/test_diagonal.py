@@ -11,6 +11,7 @@ from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
 from symbert_jax.train import loop
 from tests.conftest import configure, init_params_numpy, write_corpus
+from tests.interop.ours import EXPORT_OPTIONS
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +31,18 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
 
 def test_pretrain_trains_a_diagonal_pair(workdir) -> None:
     params, config = load(workdir)
-    pair, initial = (each["layers"]["attention"]["pair"] for each in (params, init_params_numpy(config.model)))
-    assert config.model.pairwise_form == "diagonal" and pair.shape == (2, 4, 8)
-    assert 1e-3 < np.abs(pair - initial).max() < 0.1
+    pair, initial_pair = (each["layers"]["attention"]["pair"] for each in (params, init_params_numpy(config.model)))
+    assert config.model.pairwise_form == "diagonal" and pair.shape == (2, 4, 8)  # layers, heads, head width
+    assert 1e-3 < np.abs(pair - initial_pair).max() < 0.1
 
 
 @pytest.mark.parametrize(("form", "attention"), [("huggingface", "standard"), ("plpi", "pairwise")])
 def test_diagonal_model_survives_export_and_import(form, attention, workdir, tmp_path, capsys) -> None:
-    """`export` prints by how much the logits of the folder differ from those of the model."""
+    """`export` prints how much the folder's logits differ from the model's; importing the folder makes P full."""
     out, again = epath.Path(tmp_path / "out"), epath.Path(tmp_path / "again")
-    export(workdir, out, None, form, "float32", "")
+    export(workdir, out, **EXPORT_OPTIONS | {"format": form})
     assert float(capsys.readouterr().out.split("at most ")[1]) < 1e-5
-    import_(out, again, None, None, "")
+    import_(out, again, vocab=None, attention=None, text="")
     params, config = load(again)
     assert (config.model.attention, config.model.pairwise_form) == (attention, "full")
     weights, trained = params["layers"]["attention"], load(workdir)[0]["layers"]["attention"]

@@ -23,7 +23,7 @@ from symbert_jax.sharding import make_mesh
 from symbert_jax.train.start import restore
 from tests.interop.ours import FIXTURES, VOCAB
 
-SOURCE = FIXTURES / "plpi" / "vanilla"
+SOURCE = FIXTURES / "plpi" / "vanilla"  # standard attention, 2 layers of width 32, 120 token ids
 TENSORS = safetensors.numpy.load_file(SOURCE / "model.safetensors")
 CONFIG = json.loads((SOURCE / "config.json").read_text())
 
@@ -60,6 +60,7 @@ def source_params():
 
 
 def without_prefix(tensors: dict) -> dict:
+    """Returns the tensors of the encoder, named as in a checkpoint of a plain encoder."""
     return {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if not name.startswith("cls.")}
 
 
@@ -104,7 +105,7 @@ def test_import_gives_plain_encoder_a_new_head(source_params, tmp_path, capsys) 
     assert lines[0].endswith("left out bert.pooler.dense, qa_outputs, which do not predict masked tokens")
     assert lines[1].endswith("is a plain encoder: its masked-language head is newly initialized")
     jax.tree.map(np.testing.assert_array_equal, params["layers"], source_params["layers"])
-    assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
+    assert params["head"]["dense"]["kernel"].std() == pytest.approx(0.02, rel=0.1)  # as newly initialized
 
 
 def test_import_widens_narrow_types(tmp_path) -> None:
@@ -130,6 +131,7 @@ OLD = {"model_type": None, "plpi_affinity_function": None}  # like files from be
 )
 def test_import_completes_config_with_missing_fields(changes, source_params, tmp_path) -> None:
     source = write_source(tmp_path, TENSORS, changes)
+    # a byte order mark, too, is accepted
     (source / "config.json").write_bytes(b"\xef\xbb\xbf" + (source / "config.json").read_bytes())
     found = read_source(source)
     assert found.model.layers == 2 and type(found.model.layers) is int
@@ -304,7 +306,7 @@ def test_import_refuses_wrong_flags_and_writes_nothing(tmp_path) -> None:
         import_and_load(FIXTURES / "plpi" / "pairwise", tmp_path, vocab=str(VOCAB), attention="symmetric")
     for name, message in (("full", "not empty"), ("full/mine", "a file")):
         with pytest.raises(UserError, match=f"workdir: found .* which is {message}, wanted a new folder"):
-            import_(epath.Path(source), epath.Path(tmp_path / name), None, None, "")
+            import_(epath.Path(source), epath.Path(tmp_path / name), vocab=None, attention=None, text="")
     assert not (tmp_path / "workdir").exists()
 
 

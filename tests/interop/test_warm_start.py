@@ -15,7 +15,7 @@ from symbert_jax.interop.fold import fold
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import bert
 from tests.conftest import configure, init_params_numpy
-from tests.interop.ours import FIXTURES, VOCAB
+from tests.interop.ours import EXPORT_OPTIONS, FIXTURES, VOCAB
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (16, 16), dtype=np.int32)
 
@@ -40,8 +40,8 @@ def test_initial_weights_are_exact_if_exact_weights_exist(attention, form, mesh,
     converted, distances = warm_start.convert(standard, params, model, TOKENS)
     assert distances.shape == (2, 4) and distances.max() < 1e-3
     assert jax.tree.map(np.shape, converted) == jax.tree.map(np.shape, wanted)
-    position_ids = np.broadcast_to(np.arange(16, dtype=np.int32), TOKENS.shape)
-    logits = [np.asarray(bert.logits(model, each, TOKENS, position_ids)) for each in (converted, wanted)]
+    positions = np.broadcast_to(np.arange(16, dtype=np.int32), TOKENS.shape)  # of the logits: all
+    logits = [np.asarray(bert.logits(model, each, TOKENS, positions)) for each in (converted, wanted)]
     np.testing.assert_allclose(*logits, atol=1e-3)
 
 
@@ -65,11 +65,12 @@ def test_import_converts_and_reports_heads_and_loss(tmp_path, monkeypatch, capsy
     source, workdir = epath.Path(FIXTURES / "plpi" / "vanilla"), epath.Path(tmp_path / "pairwise")
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 400)
-    import_(source, workdir, str(VOCAB), "pairwise", f"text:{text}")
+    import_(source, workdir, vocab=str(VOCAB), attention="pairwise", text=f"text:{text}")
     output = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in output[:2]] == [["layer", "0:"], ["layer", "1:"]]
     assert all(len(line.rpartition("head: ")[2].split()) == 4 for line in output[:2])
+    # half of the 64 rows of a warm start
     assert re.search(r"masked-language loss on 32 rows of text:.*: \d\.\d+ standard, \d\.\d+ pairwise", output[2])
     params, config = load(workdir)
     assert config.model.attention == "pairwise" and params["layers"]["attention"]["pair"].shape == (2, 4, 8, 8)
-    export(workdir, epath.Path(tmp_path / "out"), None, "huggingface", "float32", "")
+    export(workdir, epath.Path(tmp_path / "out"), **EXPORT_OPTIONS)

@@ -3,7 +3,7 @@
     python theirs.py OUT [RECORD]
 
 This needs torch and transformers, so it runs in the environment of `make peers-env` and imports nothing of ours.
-It prints the table of docs/interop.md, and exits with 1 if a check fails. It writes what transformers computes for the
+It prints the table of docs/weights.md, and exits with 1 if a check fails. It writes what transformers computes for the
 tiny models to the file RECORD; the tests, which run without torch, compare with that file.
 """
 
@@ -39,6 +39,7 @@ class Warnings(logging.Handler):
 
 
 def main(out: Path, record: Path | None) -> int:
+    """Prints the table, writes the file RECORD unless `record` is None, and returns the exit code."""
     inputs, settings = np.load(out / "inputs.npz"), json.loads((out / "inputs.json").read_text())
     ours, theirs, rows, failed = np.load(out / "ours.npz"), {}, [], False
     logged = Warnings()
@@ -51,14 +52,14 @@ def main(out: Path, record: Path | None) -> int:
         with torch.no_grad():
             whole = model(tensors["tokens"]).logits.numpy()
             padded = run(model, tensors).numpy()[inputs["mask"] == 1]
-        fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=settings["top"], device="cpu")
-        guesses = [each for prompt in settings["prompts"] for each in by_mask(fill(prompt))]
+        fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=settings["top"], device="cpu")
+        guesses = [each for prompt in settings["prompts"] for each in by_mask(fill_mask(prompt))]
         theirs[f"{name}/logits/whole"], theirs[f"{name}/logits/padded"] = whole, padded
         theirs[f"{name}/fill"] = np.array([[guess["token"] for guess in each] for each in guesses])
         wrong_keys = sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         differences = [difference(ours, theirs, f"{name}/logits/{kind}") for kind in ("whole", "padded")]
-        same = np.array_equal(ours[f"{name}/fill"], theirs[f"{name}/fill"])
-        classes = "-"
+        same_tokens = np.array_equal(ours[f"{name}/fill"], theirs[f"{name}/fill"])
+        classes = "-"  # only the models in `attentions` are exported as classifiers, too
         if name in settings["attentions"]:
             folder = out / f"{name}.classifier"
             with logged:
@@ -66,23 +67,24 @@ def main(out: Path, record: Path | None) -> int:
             wrong_keys += sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
             with torch.no_grad():
                 logits = theirs[f"{name}/classes"] = run(classifier, tensors).numpy()
-            agree = (logits.argmax(-1) == ours[f"{name}/classes"].argmax(-1)).all()
+            same_classes = (logits.argmax(-1) == ours[f"{name}/classes"].argmax(-1)).all()
             assert classifier.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
-            classes = "same" if agree else "DIFFER"
-        failed |= bool(wrong_keys) or max(differences) > TOLERANCE or not same or classes == "DIFFER"
-        rows.append((name, wrong_keys, *(f"{each:.1e}" for each in differences), "same" if same else "DIFFER", classes))
+            classes = "same" if same_classes else "DIFFER"
+        failed |= bool(wrong_keys) or max(differences) > TOLERANCE or not same_tokens or classes == "DIFFER"
+        fill = "same" if same_tokens else "DIFFER"
+        rows.append((name, wrong_keys, *(f"{each:.1e}" for each in differences), fill, classes))
     theirs["sgd/losses"] = run_sgd(out / "standard", inputs, settings["learning_rate"])
     encode = AutoTokenizer.from_pretrained(out / "standard")
     ids = [encode(text).input_ids for text in settings["texts"]]
     theirs["tokenizer/ids"] = np.array([row + [-1] * (max(map(len, ids)) - len(row)) for row in ids])
-    sgd = difference(ours, theirs, "sgd/losses")
+    sgd_difference = difference(ours, theirs, "sgd/losses")
     same_ids = np.array_equal(ours["tokenizer/ids"], theirs["tokenizer/ids"])
-    failed |= sgd > TOLERANCE or not same_ids or bool(logged.messages)
+    failed |= sgd_difference > TOLERANCE or not same_ids or bool(logged.messages)
     print("| model | missing or unexpected keys | logits, whole | logits, padded | best five words | classes |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |")
-    print(f"\nten steps of SGD: losses differ by {sgd:.1e} at most")
+    print(f"\nten steps of SGD: losses differ by {sgd_difference:.1e} at most")
     print(f"{len(ids)} odd texts: token ids {'same' if same_ids else 'DIFFER'}; warnings: {logged.messages or 'none'}")
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     if record:

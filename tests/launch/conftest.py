@@ -51,9 +51,9 @@ class Project:
         self.answer("*ExecMainStatus*", "0 0")
 
     def answer(self, pattern: str, *lines: str) -> None:
-        """Sets the exit codes and outputs of the calls that match `pattern`, one line per call.
+        """Sets the answers to the calls that match `pattern`, one line per call; further calls get the last line.
 
-        Further calls get the last line.
+        A line is an exit code, and a text to print; one that begins with ERROR goes to stderr.
         """
         (self.answers / pattern).write_text("".join(f"{line}\n" for line in lines))
 
@@ -85,6 +85,6 @@ TRAIN = "-m symbert_jax pretrain --config=configs/base.py --workdir=gs://b/run -
 
 
 def launch(project: Project, script: str, verb: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    """Runs a verb of a launch script with FLAG."""
+    """Runs a verb of a launch script with FLAG, for a preemptible slice."""
     image = "registry/image" if script in ("gke", "xpk") else ""
     return project.run(f"launch/{script}.sh", verb, *arguments, "--", FLAG, **{"SPOT": "1", "IMAGE": image} | variables)

@@ -9,12 +9,14 @@ from tests.launch.conftest import FLAG, QUOTED, TRAIN, Project, launch
 
 
 def test_user_error_of_one_host_is_the_exit_code_of_all(project: Project) -> None:
+    """Host 1 ends with 2, a user error, and the other hosts with 1."""
     project.answer("*--process=1*", "2")
     project.answer("*local.sh start*", "1")
     assert launch(project, "gce", "run").returncode == 2
 
 
 def test_start_waits_for_a_service_and_returns_its_status(project: Project) -> None:
+    """The service runs already when `start` is called, and ends with exit code 2."""
     project.answer("systemctl is-active*", "0 active", "0 active", "3 deactivating", "3 failed")
     project.answer("*ExecMainStatus*", "0 2")
     assert launch(project, "local", "start").returncode == 2
@@ -37,11 +39,12 @@ def test_start_resets_a_failed_service(project: Project) -> None:
 
 @pytest.mark.parametrize(("script", "flags"), [("tpu_vm", []), ("gce", ["--coordinator=bert-0:8476"])])
 def test_hosts_get_flags_and_variables_unchanged(script: str, flags: list[str], project: Project) -> None:
+    """Runs the command line that a host gets, as ssh would: without the variables of the launch script."""
     (project.root.parent / "symbert_jax").symlink_to(project.root)  # the folder of the code on a host
     for verb, word in (("install", "jax[tpu]"), ("run", FLAG)):
         launch(project, script, verb)
-        line = project.calls()[-1][-1].removeprefix("--command=")
-        project.run("bash", "-c", f"cd .. && {line}", CONFIG="", WORKDIR="", DATA="")
+        command_line = project.calls()[-1][-1].removeprefix("--command=")
+        project.run("bash", "-c", f"cd .. && {command_line}", CONFIG="", WORKDIR="", DATA="")
         assert any(word in call for call in project.calls())
     (service,) = (call for call in project.calls() if call[0] == "sudo")
     train = shlex.split(TRAIN) + flags
@@ -60,6 +63,7 @@ def test_hosts_use_an_open_coordinator_port(script: str, prefix: str, port: str,
 
 @pytest.mark.parametrize(("status", "requeued"), [("143", True), ("0", False), ("2", False), ("1", False)])
 def test_stopped_slurm_job_is_queued_again(status: str, requeued: bool, project: Project) -> None:
+    """`srun` ends with the exit code of restart.sh, which is 143 after SIGTERM."""
     launch(project, "slurm", "run")
     script = project.calls()[-1][-1]
     project.answer("srun*", status)
@@ -84,7 +88,7 @@ def test_jobset_requests_the_slice_and_runs_the_command(project: Project) -> Non
         "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
         "cloud.google.com/gke-tpu-topology": "4x4",
     }
-    assert pod["hostNetwork"]  # so buckets are accessed by the node pool's service account, as docs/launch.md says
+    assert pod["hostNetwork"]  # so buckets are accessed by the node pool's service account, as docs/pods.md says
     (train,), (data,) = pod["containers"], pod["initContainers"]
     assert train["image"] == "registry/image" and train["resources"] == {"limits": {"google.com/tpu": 4}}
     assert train["command"] == ["launch/restart.sh", "python", *shlex.split(TRAIN), FLAG]
@@ -99,7 +103,7 @@ def test_jobset_requests_the_slice_and_runs_the_command(project: Project) -> Non
 def test_pod_of_xpk_runs_the_command_once_and_returns_its_status(status: int, project: Project) -> None:
     launch(project, "xpk", "run")
     flags = dict(word.split("=", 1) for word in project.calls()[0] if word.startswith("--"))
-    (project.fakes / "python").symlink_to(project.fakes / "xpk")
+    (project.fakes / "python").symlink_to(project.fakes / "xpk")  # one more link to `fake`
     project.answer("python*", str(status))
     name, value = flags["--env"].split("=")
     pod = project.run("bash", "-c", f"({flags['--command']}) & wait $!", **{name: value})  # as xpk runs it

@@ -18,6 +18,7 @@ from tests.launch.conftest import ROOT, Project, launch
 def test_run_restarts_after_crashes_and_not_after_user_errors(
     answers: list[str], restarts: str, calls: int, status: int, project: Project
 ) -> None:
+    """answers: the exit codes of the program, start by start; further starts get the last one. calls: the starts."""
     project.answer("python*", *answers)
     assert launch(project, "local", "run", RESTARTS=restarts).returncode == status
     assert sum(call[0] == "python" for call in project.calls()) == calls
@@ -53,6 +54,7 @@ def test_signal_while_waiting_for_restart_ends_without_restart() -> None:
 
 
 def test_user_error_of_the_real_program_is_not_repeated(project: Project) -> None:
+    """The config has no field of the name in FLAG."""
     python = project.root / ".venv" / "bin" / "python"
     python.unlink()
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')

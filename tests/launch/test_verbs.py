@@ -44,6 +44,7 @@ def group_commands(*lines: str) -> list[str]:
     ]
 
 
+# The calls of each verb. As last words, JOBSET and SCRIPT stand for a program's input. ROOT is the project's folder.
 EXPECTED = {
     "tpu_vm create": [
         f"{TPU} queued-resources create bert --node-id=bert {SCOPE} --accelerator-type=v6e-16"
@@ -179,7 +180,7 @@ def test_verb_runs_its_commands_and_a_dry_run_prints_them(case: str, project: Pr
     assert result.returncode == 0, result.stderr
     real = in_order(script, project.calls())
     expected = [shlex.split(line.replace("ROOT", str(project.root))) for line in EXPECTED[case]]
-    # other tests check the inputs of these programs
+    # the last word is the input, which other tests check
     inputs = [call.pop() for call in real if verb == "run" and call[0] in ("sbatch", "kubectl")]
     assert [*real] == in_order(script, [[w for w in c if w not in ("JOBSET", "SCRIPT")] for c in expected])
 
@@ -188,12 +189,13 @@ def test_verb_runs_its_commands_and_a_dry_run_prints_them(case: str, project: Pr
     assert not project.calls()
     pasted = project.run("bash", "-c", printed.stdout)
     assert pasted.returncode == 0, pasted.stderr
-    again = in_order(script, project.calls())
-    assert [call.pop() for call in again if verb == "run" and call[0] in ("sbatch", "kubectl")] == inputs
-    assert again == real
+    pasted_calls = in_order(script, project.calls())
+    assert [call.pop() for call in pasted_calls if verb == "run" and call[0] in ("sbatch", "kubectl")] == inputs
+    assert pasted_calls == real
 
 
 def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
+    """The first of the three resources does not exist."""
     project.answer("*managed delete*", "1 not found")
     assert launch(project, "gce", "delete").returncode == 1
     assert len(project.calls()) == 3
@@ -208,6 +210,7 @@ def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
         ("local", "start", {"CONFIG": ""}, "CONFIG: found nothing"),
         ("tpu_vm", "watch", {"CONFIG": ""}, "CONFIG: found nothing"),
         ("tpu_vm", "create", {"ACCELERATOR": ""}, "ACCELERATOR: found nothing"),
+        ("tpu_vm", "create", {"ACCELERATOR": "", "RUNTIME": "x"}, "ACCELERATOR: found nothing"),
         ("tpu_vm", "watch", {"ACCELERATOR": "v9-8"}, "ACCELERATOR: found 'v9-8', wanted v4-…"),
         ("tpu_vm", "run", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
         ("gce", "watch", {"WORKDIR": "runs/x"}, "WORKDIR: found 'runs/x', wanted gs://"),
@@ -215,6 +218,7 @@ def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
         ("gce", "create", {"MACHINE": "n2-standard"}, "MACHINE: found 'n2-standard'"),
         ("gce", "create", {"TOPOLOGY": "16"}, "TOPOLOGY: found '16'"),
         ("gke", "create", {"ZONE": ""}, "ZONE: found nothing"),
+        ("gke", "run", {"MACHINE": ""}, "MACHINE: found nothing"),
         ("gke", "run", {"MACHINE": "ct9-x-4t"}, "MACHINE: found 'ct9-x-4t', wanted ct4p"),
         ("gke", "run", {"DATA": ""}, "DATA: found nothing"),
         ("gke", "install", {"IMAGE": ""}, "IMAGE: found nothing"),

@@ -34,6 +34,7 @@ def load_plpi(attention):
 
 
 def all_logits(config, params, expected):
+    """Returns the logits at all positions of the recorded inputs."""
     tokens = jnp.asarray(expected["input_ids"])
     return bert.logits(
         config,
@@ -56,8 +57,8 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
         return -jnp.sum(jnp.where(targets, jax.nn.log_softmax(logits), 0)) / jnp.sum(labels >= 0), logits
 
     (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    real = expected["attention_mask"] == 1  # the logits of padding are undefined
-    np.testing.assert_allclose(np.asarray(logits)[real], expected["logits"][real], atol=1e-5)
+    is_real = expected["attention_mask"] == 1  # the logits of padding are undefined
+    np.testing.assert_allclose(np.asarray(logits)[is_real], expected["logits"][is_real], atol=1e-5)
     np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
     wanted = {name.removeprefix("grad/"): expected[name] for name in expected.files if name.startswith("grad/")}
     found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients["layers"]["attention"])
@@ -88,9 +89,9 @@ def test_logits_loss_and_gradients_equal_the_papers_code(attention, mesh):
 def test_attention_probabilities_equal_the_papers_code(attention, mesh):
     config, params, expected = load_plpi(attention)
     model = bert.module(config, params)
-    first = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
+    first_layer = bert.module(config, params | {"layers": jax.tree.map(lambda leaf: leaf[0], params["layers"])}).layers
     x = model.embeddings(jnp.asarray(expected["input_ids"]), jnp.asarray(expected["token_type_ids"]))
-    found = probabilities(*first.attention.query_key(x), jnp.asarray(expected["attention_mask"]))
+    found = probabilities(*first_layer.attention.query_key(x), jnp.asarray(expected["attention_mask"]))
     np.testing.assert_allclose(found, expected["attention_0"], atol=1e-6)
 
 
@@ -141,7 +142,8 @@ def tokens():
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(config, params, tokens, key=None):
-    return bert.logits(config.model, params, tokens, tokens[:, :5] % tokens.shape[1], key=key)
+    positions = tokens[:, :5] % tokens.shape[1]  # any positions do
+    return bert.logits(config.model, params, tokens, positions, key=key)
 
 
 def test_scan_and_remat_change_nothing(mesh, tokens):
@@ -183,13 +185,13 @@ def test_padding_never_leaks(mesh, tokens, attention):
     """The gradient of the logits of real tokens with respect to padded positions is exactly 0."""
     config = configure(model={"attention": attention})
     params = init_params_numpy(config.model)
-    padded = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)
+    segments = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)  # 11 real tokens, 5 of padding
 
     def real_logits(x):
         model = bert.module(config.model, params)
         for i in range(config.model.layers):
             weights = jax.tree.map(lambda leaf: leaf[i], params["layers"])  # noqa: B023
-            x = bert.module(config.model, params | {"layers": weights}).layers(x, padded)
+            x = bert.module(config.model, params | {"layers": weights}).layers(x, segments)
         return model.predict(x, jnp.broadcast_to(jnp.arange(11), (3, 11)), model.embeddings.table()).sum()
 
     x = bert.module(config.model, params).embeddings(tokens)

@@ -12,10 +12,13 @@ from symbert_jax.model import bert, classifier
 from symbert_jax.sharding import make_mesh
 from tests.conftest import configure, init_params_numpy
 
+NUM_OUTPUTS = 3
+
 
 def make_model(attention: str = "standard"):
+    """Returns the config and the parameters of a classifier."""
     config = configure(model={"attention": attention}).model
-    head = jax.tree.map(np.asarray, classifier.init_head(config, 3, jax.random.key(1)))
+    head = jax.tree.map(np.asarray, classifier.init_head(config, NUM_OUTPUTS, jax.random.key(1)))
     return config, {**init_params_numpy(config), "head": head}
 
 
@@ -24,7 +27,8 @@ jitted = jax.jit(classifier.logits, static_argnums=(0, 1))
 
 def logits(config, params, tokens, lengths, key=None):
     mask = np.arange(tokens.shape[1]) < lengths[:, None]
-    return np.asarray(jitted(config, 3, params, tokens, token_types=np.zeros_like(tokens), mask=mask, key=key))
+    token_types = np.zeros_like(tokens)
+    return np.asarray(jitted(config, NUM_OUTPUTS, params, tokens, token_types=token_types, mask=mask, key=key))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -68,5 +72,5 @@ def test_logits_are_finer_than_bfloat16_activations(mesh) -> None:
 def test_sharded_head_has_the_shapes_of_its_letters() -> None:
     config, _ = make_model()
     with jax.set_mesh(make_mesh(MeshConfig(model=2))):
-        head = classifier.abstract(config, 3, MeshConfig(model=2))["head"]
-    assert head["pooler"]["kernel"].shape == (32, 32) and head["classifier"]["kernel"].shape == (32, 3)
+        head = classifier.abstract(config, NUM_OUTPUTS, MeshConfig(model=2))["head"]
+    assert head["pooler"]["kernel"].shape == (32, 32) and head["classifier"]["kernel"].shape == (32, NUM_OUTPUTS)

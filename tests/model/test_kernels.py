@@ -28,7 +28,7 @@ LENGTHS = np.array([[256], [200], [3], [1]])  # the numbers of tokens in four pa
 
 
 @pytest.fixture
-def mesh4():
+def mesh_4x2():
     """Four devices along the batch and two along the heads."""
     mesh = make_mesh(MeshConfig(data=4, model=2))
     with jax.set_mesh(mesh):
@@ -60,13 +60,13 @@ def assert_near(found, wanted, atol: float) -> None:
     ],
     ids=["whole", "documents", "documents and padding"],
 )
-def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax, monkeypatch) -> None:
+def test_kernels_equal_xla_in_output_and_gradients(segments, mesh_4x2, cudnn_by_jax, monkeypatch) -> None:
     """Each row has several blocks, and the kernels run under `vmap`, as in fine-tuning."""
     monkeypatch.setattr(kernels, "LARGEST_BLOCK", 128)
     rng = np.random.default_rng(0)
     qkv = jax.device_put(
         [rng.normal(size=(2, 4, 256, 2, 8)).astype(np.float32) for _ in range(3)],
-        jax.NamedSharding(mesh4, spec("RBTNH")),
+        jax.NamedSharding(mesh_4x2, spec("RBTNH")),
     )
     segments = None if segments is None else np.broadcast_to(segments, (4, 256)).astype(np.int32)
     weights = jnp.sin(jnp.arange(256.0))[:, None, None]
@@ -78,9 +78,9 @@ def test_kernels_equal_xla_in_output_and_gradients(segments, mesh4, cudnn_by_jax
 
         return jax.jit(jax.vmap(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)))(*qkv)
 
-    wanted = results(lambda *arrays: kernels.xla(*arrays, 0.0, None))
-    assert_near(results(functools.partial(kernels.splash, interpret=True)), wanted, 2e-5)
-    assert_near(results(kernels.cudnn), wanted, 2e-5)
+    wanted = results(lambda *arrays: kernels.xla(*arrays, dropout_rate=0.0, key=None))
+    assert_near(results(functools.partial(kernels.splash, interpret=True)), wanted, atol=2e-5)
+    assert_near(results(kernels.cudnn), wanted, atol=2e-5)
 
 
 def packed() -> MlmBatch:
@@ -112,27 +112,27 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     model = dataclasses.replace(TINY, attention=attention)
     params, batch = init_params_numpy(model), packed()
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
+    @functools.partial(jax.jit, static_argnames=("kernel", "cross_document"))
     def run(kernel, cross_document, batch):
         monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
 
         def loss(params):
-            sums = mlm_objective(model, params, batch, None, cross_document)
+            sums = mlm_objective(model, params, batch, key=None, cross_document=cross_document)
             return sums["loss"][0], sums
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     parts = (
-        run("xla", True, unpack(batch, 78, [(0, 0), (1, 50), (2, 0)])),
-        run("xla", True, unpack(batch, 50, [(0, 78), (1, 0)])),
+        run("xla", cross_document=True, batch=unpack(batch, length=78, documents=[(0, 0), (1, 50), (2, 0)])),
+        run("xla", cross_document=True, batch=unpack(batch, length=50, documents=[(0, 78), (1, 0)])),
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
     assert wanted[0][1]["loss"][1] == batch.weights.sum()
     # one attention is enough for the other kernels, which have the output and the gradients of xla for any q, k and v
     for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
-        assert_near(run(kernel, False, batch), wanted, 2e-5)
-    cross_document = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, None)["loss"][0]
-    assert abs(cross_document - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
+        assert_near(run(kernel, cross_document=False, batch=batch), wanted, atol=2e-5)
+    cross_document_loss = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, key=None)["loss"][0]
+    assert abs(cross_document_loss - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
 
 
 NO_DROPOUT, WITH_DROPOUT = ModelConfig(attention_dropout=0.0), ModelConfig()
@@ -143,7 +143,7 @@ def change(**fields) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("model", "device", "tokens", "wanted"),
+    ("model", "device", "counts", "wanted"),  # counts of queries and of keys
     [
         (NO_DROPOUT, TPU, (512, 512), "splash"),
         (NO_DROPOUT, H100, (512, 512), "cudnn"),
@@ -167,8 +167,9 @@ def change(**fields) -> ModelConfig:
     ],
     ids=str,
 )
-def test_choose_returns_fastest_possible_kernel(model, device, tokens, wanted) -> None:
-    assert kernels.choose(model, device, *tokens) == wanted
+def test_choose_returns_fastest_possible_kernel(model, device, counts, wanted) -> None:
+    num_queries, num_keys = counts
+    assert kernels.choose(model, device, num_queries, num_keys) == wanted
 
 
 @pytest.mark.parametrize(
@@ -223,26 +224,26 @@ def test_kernel_is_chosen_by_mesh_not_by_host(device, wanted) -> None:
     assert ("tpu_custom_call" in program) == wanted
 
 
-def test_cudnn_lowers_for_gpus(mesh4, monkeypatch) -> None:
+def test_cudnn_lowers_for_gpus(mesh_4x2, monkeypatch) -> None:
     """Lowering needs only the version of cuDNN, which the test makes up; nothing is compiled or run."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(kernels, "choose", lambda *_: "cudnn")
     model = dataclasses.replace(TINY, dtype="bfloat16")
-    tokens = jax.ShapeDtypeStruct((4, 128), jnp.int32, sharding=jax.NamedSharding(mesh4, spec("BT")))
+    tokens = jax.ShapeDtypeStruct((4, 128), jnp.int32, sharding=jax.NamedSharding(mesh_4x2, spec("BT")))
     program = gradients(model).trace(init_params_numpy(model), tokens).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaScaleBiasSoftmax(" in program and "__cudnn$fmhaScaleBiasSoftmaxBackward(" in program
 
 
 def test_classifier_computes_its_last_layer_with_xla() -> None:
     """The only query of the last layer is [CLS], for which there is no fused kernel."""
-    model = dataclasses.replace(TINY, layers=2)
+    model, num_outputs = dataclasses.replace(TINY, layers=2), 3
     params = {
         **init_params_numpy(model),
-        "head": jax.eval_shape(lambda: classifier.init_head(model, 3, jax.random.key(0))),
+        "head": jax.eval_shape(lambda: classifier.init_head(model, num_outputs, jax.random.key(0))),
     }
 
     def run(params, tokens):
-        return classifier.logits(model, 3, params, tokens, token_types=tokens, mask=tokens > 0)
+        return classifier.logits(model, num_outputs, params, tokens, token_types=tokens, mask=tokens > 0)
 
     with jax.sharding.use_abstract_mesh(abstract_mesh(TPU)):
         program = str(jax.make_jaxpr(run)(params, TOKENS))

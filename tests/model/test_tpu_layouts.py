@@ -16,13 +16,13 @@ SIZES = {"B": 4, "T": 5, "D": 6, "N": 2, "H": 3, "F": 8}
 
 
 @pytest.mark.parametrize("kind", ["cpu", "TPU v5", "TPU v5 lite"])  # each with other forms of the products
-@pytest.mark.parametrize("model", [1, 2])  # devices that share the heads
+@pytest.mark.parametrize("model_axis", [1, 2])  # devices that share the heads
 @pytest.mark.parametrize("dims", ["D->NH", "NH->D", "D->F"])
-def test_dense_and_its_gradients_equal_a_matrix_product(dims, model, kind, monkeypatch):
+def test_dense_and_its_gradients_equal_a_matrix_product(dims, model_axis, kind, monkeypatch):
     device = AbstractDevice(device_kind=kind, num_cores=None, platform="tpu" if "TPU" in kind else "cpu")
     monkeypatch.setattr(tpu_layouts, "device", lambda: device)
     inputs, outputs = dims.split("->")
-    with jax.set_mesh(make_mesh(MeshConfig(model=model), jax.devices()[: 2 * model])):
+    with jax.set_mesh(make_mesh(MeshConfig(model=model_axis), jax.devices()[: 2 * model_axis])):
         structure, _ = nnx.split(Dense(dims, SIZES, nnx.Rngs(0), std=0.02))
         rng = np.random.default_rng(0)
         shapes = ("BT" + inputs, inputs + outputs, outputs)

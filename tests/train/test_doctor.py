@@ -50,7 +50,7 @@ def started(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Pat
     shutil.copy(Path(good.data.dir) / "vocab.txt", workdir)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         state, checkpoints = states.init(good), Checkpoints(workdir, TrainConfig())
-        checkpoints.save(7, state.params, state.optimizer, good, None)
+        checkpoints.save(step=7, params=state.params, optimizer=state.optimizer, config=good, validation_loss=None)
         checkpoints.close()
     return workdir
 
@@ -65,8 +65,8 @@ def check(config: Config, workdir: epath.PathLike, **options: bool) -> None:
 
 def test_missing_wandb_is_found_if_the_config_names_a_project(good: Config, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    (finding,) = list_problems(changed(good, train={"wandb": "mine"}), tmp_path / "new")
-    assert finding.startswith("train.wandb: found 'mine', wanted the package wandb; pip install wandb")
+    (problem,) = list_problems(changed(good, train={"wandb": "mine"}), tmp_path / "new")
+    assert problem.startswith("train.wandb: found 'mine', wanted the package wandb; pip install wandb")
 
 
 def test_good_run_has_no_problems_and_no_new_files(good: Config, started: epath.Path, tmp_path: Path, capsys) -> None:
@@ -110,16 +110,16 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
     ],
 )
 def test_each_problem_is_found_alone(good: Config, changes: dict, message: str, tmp_path: Path) -> None:
-    (finding,) = list_problems(changed(good, **changes), tmp_path)
-    assert re.match(message, finding) and "\n" not in finding
+    (problem,) = list_problems(changed(good, **changes), tmp_path)
+    assert re.match(message, problem) and "\n" not in problem
 
 
 def test_vocabulary_that_differs_from_that_of_the_corpus_is_found(good: Config, tmp_path: Path) -> None:
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join([*WORDS[:-1], "other"]))
     config = changed(good, data={"vocab": str(vocab)})
-    (finding,) = list_problems(config, tmp_path)
-    assert finding.startswith(
+    (problem,) = list_problems(config, tmp_path)
+    assert problem.startswith(
         f"data.vocab: found {vocab}, a different vocabulary, wanted the vocabulary of {good.data.dir}"
     )
     vocab.write_text("\n".join(WORDS))
@@ -150,13 +150,14 @@ def test_thorough_check_finds_changed_file(good: Config, tmp_path: Path) -> None
 def test_corpus_with_unusable_tokens_is_found(
     good: Config, unknown: float, maskable: int, message: str | None, tmp_path: Path
 ) -> None:
+    """The manifest gets `unknown`, the fraction of [UNK], and `maskable`, the most maskable tokens of a row."""
     folder = write_corpus(tmp_path / "corpus")
     content = read_manifest(folder).content
     content["splits"]["train"] |= {"unk_share": unknown, "most_maskable": maskable}
     write_manifest(folder, content)
-    findings = list_problems(changed(good, data={"dir": str(folder)}), tmp_path / "run")
-    assert len(findings) == (message is not None)
-    assert all(finding.startswith(message.format(folder)) for finding in findings)
+    problems = list_problems(changed(good, data={"dir": str(folder)}), tmp_path / "run")
+    assert len(problems) == (message is not None)
+    assert all(problem.startswith(message.format(folder)) for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +174,9 @@ def test_corpus_with_the_vocabulary_of_another_repository_is_found(
 ) -> None:
     folder = write_corpus(tmp_path / "corpus")
     write_manifest(folder, read_manifest(folder).content | {"vocab": made})
-    findings = list_problems(changed(good, data={"dir": str(folder), "vocab": named}), tmp_path / "run")
+    problems = list_problems(changed(good, data={"dir": str(folder), "vocab": named}), tmp_path / "run")
     start = f"data.vocab: found {named}, wanted {made}, the vocabulary of {folder}; name the vocabulary that"
-    assert len(findings) == wrong and all(finding.startswith(start) for finding in findings)
+    assert len(problems) == wrong and all(problem.startswith(start) for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -189,24 +190,24 @@ def test_corpus_with_the_vocabulary_of_another_repository_is_found(
     ],
 )
 def test_checkpoint_of_another_run_is_found(good: Config, started: epath.Path, changes: dict, message: str) -> None:
-    (finding,) = list_problems(changed(good, **changes), started)
-    assert re.match(message, finding)
+    (problem,) = list_problems(changed(good, **changes), started)
+    assert re.match(message, problem)
 
 
 def test_checkpoint_with_another_vocabulary_is_found(started: epath.Path, tmp_path: Path) -> None:
     words = [*WORDS[:-1], "other"]
     config = changed(TINY, data={"dir": str(write_corpus(tmp_path / "other", words=words))})
-    (finding,) = list_problems(config, started)
-    assert finding.startswith(
+    (problem,) = list_problems(config, started)
+    assert problem.startswith(
         f"data.dir: found a different vocabulary in {config.data.dir}, wanted the vocabulary of {started}"
     )
 
 
 def test_workdir_that_cannot_be_written_is_found(good: Config, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (finding,) = list_problems(good, tmp_path / "file" / "run")
+    (problem,) = list_problems(good, tmp_path / "file" / "run")
     wanted = "a folder that can be written; change its permissions or name another --workdir"
-    assert finding == f"workdir: found {tmp_path}/file: Not a directory, wanted {wanted}"
+    assert problem == f"workdir: found {tmp_path}/file: Not a directory, wanted {wanted}"
 
 
 def test_unusable_workdir_is_one_problem(good: Config, tmp_path: Path) -> None:
@@ -223,32 +224,33 @@ def test_unusable_workdir_is_one_problem(good: Config, tmp_path: Path) -> None:
         ("[x]", r"/\[x\], with \[ in it, wanted a path that checkpoints can be read back from"),
         ("a\\b", r", with \\ in it, wanted a path that"),
     ):
-        (finding,) = list_problems(good, tmp_path / name)
-        assert re.match(f"workdir: found {tmp_path}.*{message}", finding), finding
+        (problem,) = list_problems(good, tmp_path / name)
+        assert re.match(f"workdir: found {tmp_path}.*{message}", problem), problem
 
 
 def test_missing_packages_for_buckets_are_named(good: Config, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "google.cloud", None)
-    (finding,) = list_problems(good, epath.Path("gs://bucket/run"))
+    (problem,) = list_problems(good, epath.Path("gs://bucket/run"))
     wanted = "wanted the packages for buckets; pip install gcsfs google-cloud-storage"
-    assert finding.startswith("workdir: found gs://bucket/run: ModuleNotFoundError: ") and finding.endswith(wanted)
+    assert problem.startswith("workdir: found gs://bucket/run: ModuleNotFoundError: ") and problem.endswith(wanted)
 
 
 def test_bucket_of_another_cloud_is_refused(good: Config) -> None:
-    (finding,) = list_problems(good, epath.Path("s3://bucket/run"))
-    assert finding == "workdir: found s3://bucket/run, wanted a folder on a disk or gs://BUCKET/FOLDER"
+    (problem,) = list_problems(good, epath.Path("s3://bucket/run"))
+    assert problem == "workdir: found s3://bucket/run, wanted a folder on a disk or gs://BUCKET/FOLDER"
 
 
 @pytest.mark.parametrize(("slices", "wanted"), [("", 3), ("2", 6)])
 def test_hosts_of_a_slice_that_have_not_joined_are_counted(
     good: Config, slices: str, wanted: int, tmp_path: Path, monkeypatch
 ) -> None:
+    """A slice has three hosts; one process has joined."""
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", slices)
     assert not list_problems(good, tmp_path)  # not on a TPU
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    (finding,) = list_problems(good, tmp_path)
-    assert finding.startswith(f"hosts: found 1, wanted {wanted}, by TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES")
+    (problem,) = list_problems(good, tmp_path)
+    assert problem.startswith(f"hosts: found 1, wanted {wanted}, by TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES")
 
 
 @pytest.mark.parametrize(
@@ -263,13 +265,13 @@ def test_disk_must_have_room_for_the_checkpoints_that_are_kept(
     good: Config, started: epath.Path, train: dict, count: int, tmp_path: Path, monkeypatch
 ) -> None:
     config = changed(good, train=train | {"checkpoint_every": 100, "validate_every": 100})
-    need = count * (3 * 4 * bert.size(config.model) + 8)  # parameters, two moments, step and Adam's count
-    free = {"bytes": need}
+    needed_bytes = count * (3 * 4 * bert.size(config.model) + 8)  # parameters, two moments, step and Adam's count
+    free = {"bytes": needed_bytes}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free["bytes"]))
-    assert not any("MB free" in finding for finding in list_problems(config, tmp_path))
+    assert not any("MB free" in problem for problem in list_problems(config, tmp_path))
     free["bytes"] -= 1
-    assert any(f"wanted {count} x 0.3 MB" in finding for finding in list_problems(config, tmp_path))
-    assert not any("MB free" in finding for finding in list_problems(config, started))  # old checkpoints make room
+    assert any(f"wanted {count} x 0.3 MB" in problem for problem in list_problems(config, tmp_path))
+    assert not any("MB free" in problem for problem in list_problems(config, started))  # old checkpoints make room
 
 
 def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) -> None:
@@ -279,9 +281,9 @@ def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) ->
         for name, kind in typing.get_type_hints(type(getattr(good, section))).items():
             for value in {int: (-2, 0), float: (-1.0, float("nan"))}.get(kind, ()):
                 tried += 1
-                findings = list_problems(changed(good, **{section: {name: value}}), tmp_path)
+                problems = list_problems(changed(good, **{section: {name: value}}), tmp_path)
                 is_valid = value == 0 and name in ("unroll", "warmup_steps", "validate_batches", "keep_every")
-                assert bool(findings) != is_valid, (section, name, value)
+                assert bool(problems) != is_valid, (section, name, value)
     assert tried > 50
 
 
@@ -296,6 +298,7 @@ def test_check_raises_all_errors_and_prints_advice(good: Config, tmp_path: Path,
 def test_commands_report_problems_and_start_nothing(
     good: Config, started: epath.Path, storage: Storage, tmp_path: Path
 ) -> None:
+    """Checkpoint 9 of `damaged` has no optimizer; the only bucket that exists is gs://bucket."""
     damaged = Path(shutil.copytree(started, tmp_path / "damaged"))
     step = damaged / "checkpoints" / "9"
     shutil.copytree(damaged / "checkpoints" / "7", step)

@@ -31,6 +31,7 @@ LOG_EVERY = 7  # steps; every checkpoint but the last is between two log points
 
 
 def arguments(workdir: Path | str, corpus: Path, *flags: str) -> list[str]:
+    """Returns the command-line arguments of a run with configs/tiny.py."""
     changes = {"data.dir": corpus, "model.attention": "pairwise", "train.keep_latest": 9, "train.log_every": LOG_EVERY}
     fields = [f"--config.{field}={value}" for field, value in changes.items()]
     return ["pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
@@ -42,6 +43,7 @@ def variables(corpus: Path) -> dict[str, str]:
 
 
 def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    """Starts a run in a process; `environment` adds to its variables."""
     command = [sys.executable, "-m", "symbert_jax", *arguments(workdir, corpus, *flags)]
     environment = os.environ | variables(corpus) | environment
     return subprocess.Popen(
@@ -75,6 +77,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Waits until the path exists; fails if the process ends before."""
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
@@ -91,6 +94,7 @@ def arrays(workdir: Path, step: int = STEPS) -> dict[str, np.ndarray]:
 
 
 def flat(tree: object, path: str = ""):
+    """Returns the path and the value of each leaf of a restored tree."""
     if not isinstance(tree, (dict, list, tuple)):
         return [] if tree is None else [(path, tree)]
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
@@ -114,11 +118,13 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(whole: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Result]]:
     """Runs that take no step or few of them, by name: the workdir and the result."""
-    init = [f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")]
-    init += [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2"]
+    init_flags = [
+        f"--config.{name}=1" for name in ("train.validate_every", "train.checkpoint_every", "optim.warmup_steps")
+    ]
+    init_flags += [f"--config.init_from={whole}@{STEPS}", "--config.train.steps=2"]
     runs = {
         "finished": (whole, []),
-        "init_from": (tmp_path_factory.mktemp("init_from"), init),
+        "init_from": (tmp_path_factory.mktemp("init_from"), init_flags),
         "diverges": (
             tmp_path_factory.mktemp("diverges"),
             ["--config.optim.learning_rate=1e30", "--config.optim.clip=0"],
@@ -242,8 +248,8 @@ def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Sto
     assert "from step 100" in output and "copying" not in output
     assert "Warning" not in output and "WARNING" not in output
     storage.copy_to(tmp_path / "run", "run/")
-    check_same_state(tmp_path / "run", whole, 200)
-    assert curve(tmp_path / "run", 200) == curve(whole, 200)
+    check_same_state(tmp_path / "run", whole, step=200)
+    assert curve(tmp_path / "run", last=200) == curve(whole, last=200)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2, "one of each start"
     assert any(name.startswith("xla/") for name in storage.objects)
@@ -268,7 +274,7 @@ def test_run_starts_from_the_parameters_of_another(results, whole: Path) -> None
     losses = [line["validation/loss"] for line in read_metrics(workdir) if "validation/loss" in line]
     assert losses[0] == read_metrics(whole)[-1]["validation/loss"], "the first update has a learning rate of 0"
     assert losses[1] != losses[0]
-    assert arrays(workdir, 1)["optimizer/1/count"] == 1, "the optimizer is fresh"
+    assert arrays(workdir, step=1)["optimizer/1/count"] == 1, "the optimizer is fresh"
 
 
 def test_finished_run_has_nothing_to_do(results) -> None:
@@ -302,7 +308,7 @@ def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypat
     assert found[min(found)] == 4, "the step whose loss is measured only after its checkpoint"
     for name in ("run", "whole"):
         assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == {"4", "8"}
-    check_same_state(tmp_path / "run", tmp_path / "whole", 8)
+    check_same_state(tmp_path / "run", tmp_path / "whole", step=8)
 
 
 def test_run_learns_from_context(whole: Path, corpus: Path) -> None:

@@ -17,13 +17,13 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def test_linear_schedule_rises_and_falls_to_zero() -> None:
-    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000), 200_000)
+    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000), steps=200_000)
     found = [float(learning_rate(step)) for step in (0, 5_000, 10_000, 105_000, 200_000)]
     np.testing.assert_allclose(found, [0, 5e-5, 1e-4, 5e-5, 0], atol=1e-10)
 
 
 def test_cosine_schedule_falls_late() -> None:
-    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000, schedule="cosine"), 210_000)
+    learning_rate = schedule(OptimConfig(learning_rate=1e-4, warmup_steps=10_000, schedule="cosine"), steps=210_000)
     found = [float(learning_rate(step)) for step in (0, 10_000, 60_000, 110_000, 160_000, 210_000)]
     np.testing.assert_allclose(
         found, [0, 1e-4, 0.5e-4 * (1 + 0.5**0.5), 0.5e-4, 0.5e-4 * (1 - 0.5**0.5), 0], atol=1e-10
@@ -42,7 +42,7 @@ def test_decay_excludes_biases_and_layer_norm(attention) -> None:
     assert ("['layers']['attention']['pair']" in decayed) == (attention == "pairwise")
 
 
-def update(optim: OptimConfig, gradient: float, weight: float) -> dict[str, float]:
+def first_update(optim: OptimConfig, gradient: float, weight: float) -> dict[str, float]:
     """Returns the first update of a kernel and a bias of 4 equal numbers at learning rate 1."""
     params = {"kernel": jnp.full(4, weight), "bias": jnp.full(4, weight)}
     optimizer = make_optimizer(optim)
@@ -79,7 +79,7 @@ def test_adamw_follows_pytorch_for_ten_steps() -> None:
         products = jax.tree.map(lambda weight, gradient: jnp.sum(weight * gradient), params, gradients)
         return {"loss": (products["kernel"] + products["bias"], jnp.float32(1))}
 
-    update, learning_rate = jax.jit(make_update(objective, optim)), schedule(optim, 10)
+    update, learning_rate = jax.jit(make_update(objective, optim)), schedule(optim, steps=10)
     state = State(jnp.int32(0), params, make_optimizer(optim).init(params))
     for step in range(10):
         gradients = {name: recorded[f"gradient/{name}"][step] for name in params}
@@ -91,13 +91,13 @@ def test_adamw_follows_pytorch_for_ten_steps() -> None:
 
 def test_first_adamw_update_is_the_sign_of_the_gradient() -> None:
     """Weight decay is added to the sign."""
-    found = update(OptimConfig(weight_decay=0.01), gradient=3.0, weight=2.0)
+    found = first_update(OptimConfig(weight_decay=0.01), gradient=3.0, weight=2.0)
     assert found["kernel"] == pytest.approx(1 + 0.01 * 2, rel=1e-5)
     assert found["bias"] == pytest.approx(1, rel=1e-5)
 
 
 def test_lamb_scales_by_the_norm_of_the_weights() -> None:
-    found = update(OptimConfig(name="lamb", weight_decay=0.0), gradient=3.0, weight=2.0)
+    found = first_update(OptimConfig(name="lamb", weight_decay=0.0), gradient=3.0, weight=2.0)
     assert found["kernel"] == pytest.approx(2, rel=1e-5)  # |w| / |update| = 2 / 1 per element
 
 
@@ -115,6 +115,6 @@ def test_lamb_scales_each_layer_but_no_biases() -> None:
 def test_clipping_bounds_the_global_norm() -> None:
     """With eps far above the gradient, Adam's update is proportional to the gradient, and shows its norm."""
     unclipped = OptimConfig(weight_decay=0.0, eps=1e3, clip=0.0)
-    free = update(unclipped, gradient=10.0, weight=0.0)["kernel"]
-    clipped = update(OptimConfig(**{**vars(unclipped), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]
+    free = first_update(unclipped, gradient=10.0, weight=0.0)["kernel"]
+    clipped = first_update(OptimConfig(**{**vars(unclipped), "clip": 1.0}), gradient=10.0, weight=0.0)["kernel"]
     assert clipped / free == pytest.approx(1 / np.sqrt(8 * 100), rel=0.02)

@@ -21,6 +21,7 @@ def losses(workdir: Path) -> dict[tuple[int, str], float]:
 
 
 def check_same_curve(workdir: Path, whole: Path, last: int = STEPS) -> None:
+    """Checks that a run has the losses of another, `whole`, up to the step `last`."""
     wanted = {key: value for key, value in losses(whole).items() if key[0] <= last}
     assert losses(workdir) == pytest.approx(wanted, abs=1e-3) and len(wanted) >= last
 
@@ -34,7 +35,7 @@ def cache(corpus: Path) -> dict[str, str]:
 def whole(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of an uninterrupted run of one process with 8 devices."""
     workdir = tmp_path_factory.mktemp("whole")
-    with run_processes(1, 8, pretrain(workdir, corpus), **cache) as processes:
+    with run_processes(count=1, devices=8, command=pretrain(workdir, corpus), **cache) as processes:
         wait_all_ok(processes)
     return workdir
 
@@ -43,7 +44,8 @@ def whole(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPath
 def stopped(corpus: Path, cache: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The workdir and the outputs of 4 processes with 2 devices each, of which one got a SIGHUP and a SIGTERM."""
     workdir = tmp_path_factory.mktemp("stopped")
-    with run_processes(4, 2, pretrain(workdir, corpus, "--config.mesh.fsdp=True"), **cache) as processes:
+    command = pretrain(workdir, corpus, "--config.mesh.fsdp=True")
+    with run_processes(count=4, devices=2, command=command, **cache) as processes:
         output = read_until(processes[0], f"step 5/{STEPS}")
         # JAX's notice of a signal takes a second to reach all processes. Process 3 is paused, so that the run does not
         # end before.
@@ -92,7 +94,7 @@ def test_run_of_4_processes_resumes_in_one(
     devices: int, flags: list[str], stopped, whole: Path, corpus: Path, cache: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = Path(shutil.copytree(stopped[0], tmp_path / "run"))
-    with run_processes(1, devices, pretrain(workdir, corpus, *flags), **cache) as processes:
+    with run_processes(count=1, devices=devices, command=pretrain(workdir, corpus, *flags), **cache) as processes:
         (output,) = wait_all_ok(processes)
     assert f"on {devices} cpu" in output and f"from step {saved_step(stopped[0])}" in output
     check_same_curve(workdir, whole)
@@ -105,7 +107,7 @@ def test_run_resumes_in_2_processes_of_which_one_is_killed(
     workdir, step = Path(shutil.copytree(stopped[0], tmp_path / "run")), saved_step(stopped[0])
     command = pretrain(workdir, corpus, "--config.mesh.model=4", "--config.mesh.fsdp=True", "--lost_after=10")
     log = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
-    with run_processes(2, 2, command, **cache, **log) as processes:
+    with run_processes(count=2, devices=2, command=command, **cache, **log) as processes:
         first = read_until(processes[0], f"step {step + 3}/{STEPS}")
         processes[1].kill()
         rest = processes[0].communicate(timeout=60)[0]
@@ -115,7 +117,7 @@ def test_run_resumes_in_2_processes_of_which_one_is_killed(
         assert errors == ["error: process 1 is gone; start the same command again"], rest
     lost = {key: value for key, value in losses(workdir).items() if key[0] > step}
     assert len(lost) >= 3 and saved_step(workdir) == step
-    with run_processes(2, 2, command, **cache, **log) as processes:
+    with run_processes(count=2, devices=2, command=command, **cache, **log) as processes:
         second = wait_all_ok(processes)[0]
     assert f"from step {step}" in second
     assert losses(workdir) | lost == losses(workdir), "the lost steps have the same bits"
@@ -140,8 +142,8 @@ def test_folder_of_one_process_alone_is_an_error_of_all(
     flag: str, message: str, whole: Path, corpus: Path, cache: dict[str, str], tmp_path: Path
 ) -> None:
     workdir, other = tmp_path / "run", tmp_path / "other"
-    command = pretrain(workdir, corpus, f"--config.init_from={whole}")
-    with run_processes(2, 1, command, {1: [flag.format(other)]}, **cache) as processes:
+    command, flags = pretrain(workdir, corpus, f"--config.init_from={whole}"), {1: [flag.format(other)]}
+    with run_processes(count=2, devices=1, command=command, flags=flags, **cache) as processes:
         outputs = wait(processes)
     assert [process.returncode for process in processes] == [2, 2], outputs
     for output in outputs:

@@ -17,7 +17,7 @@ def test_trace_has_the_requested_steps(steps: str, stops_in: int | None, traced:
     square, sums = jax.jit(jnp.square), jnp.ones(4)
     with contextlib.suppress(KeyboardInterrupt), Trace(epath.Path(tmp_path), steps) as trace:
         for number in range(1, 6):
-            with trace.step(number, sums):
+            with trace.step(number, previous=sums):
                 sums = square(sums)
             if number == stops_in:
                 raise KeyboardInterrupt
@@ -28,6 +28,6 @@ def test_trace_has_the_requested_steps(steps: str, stops_in: int | None, traced:
 
 
 def test_no_trace_without_requested_steps(tmp_path: Path) -> None:
-    with Trace(epath.Path(tmp_path), "") as trace, trace.step(1, ()):
+    with Trace(epath.Path(tmp_path), "") as trace, trace.step(1, previous=()):
         pass
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ STEPS = [  # (sum, count) of each metric in four steps; the third has nothing to
 
 
 def filled(window: Window, steps: list[dict[str, tuple[float, float]]]) -> Window:
+    """Adds the sums of these steps to the window, and returns it."""
     for step in steps:
         window.add({name: (jnp.float32(total), jnp.float32(count)) for name, (total, count) in step.items()})
     return window
@@ -45,6 +46,7 @@ def test_window_continues_from_saved_sums_with_the_same_bits() -> None:
 
 def test_window_continues_from_sums_of_earlier_versions() -> None:
     whole, before = filled(Window("train"), STEPS).averages(4), filled(Window("train"), STEPS[:3]).to_save(3)
+    # In the first three of STEPS, 1 + 2 of 4 + 8 predictions are correct.
     earlier = {"loss": before["loss/sum"], "correct": 3.0, "count": 12.0, "steps": 3.0, "empty": 1.0}
     resumed = filled(Window("train", earlier | {"grad_norm": before["grad_norm/sum"]}), STEPS[3:])
     assert resumed.averages(4) == whole and resumed.empty_batches == 1

@@ -15,7 +15,7 @@ from symbert_jax.eval.tasks import TASKS
 
 
 class GlueFiles(Kind):
-    """The TSV files of GLUE, of which those of one task are changed and read."""
+    """The TSV files of GLUE; the files of one task are changed and read."""
 
     suite_attempts = 15
 

@@ -57,7 +57,7 @@ class JsonLines(Source):
         self.source = f"{self.scheme}:{self.name}"
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        """Changes one file and removes the others; may rename it."""
+        """Changes one file, may rename it, and removes the others."""
         files = sorted(folder.glob(f"{self.name}*"))
         kept = files.pop(random.randrange(len(files)))
         for path in files:
@@ -98,7 +98,7 @@ class Books(Folder):
         super().make(folder)
         data = folder / "data"
         data.mkdir()
-        write_texts(data, 3)
+        write_texts(data, count=3)
         (data / "more.jsonl").write_text('{"text": "the cat sat on the mat"}\n{"text": "a cat"}\n')
 
 

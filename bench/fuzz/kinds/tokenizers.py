@@ -57,10 +57,10 @@ class HuggingFaceFolders(Kind):
         names = sorted(weights)
         parts = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
         for file, part in parts.items():
-            safetensors.numpy.save_file({each: weights[each] for each in part}, folder / "sharded" / file)
+            safetensors.numpy.save_file({tensor: weights[tensor] for tensor in part}, folder / "sharded" / file)
         index = {
             "metadata": {"total_size": 1},
-            "weight_map": {each: file for file, part in parts.items() for each in part},
+            "weight_map": {tensor: file for file, part in parts.items() for tensor in part},
         }
         (folder / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
         shutil.copytree(FIXTURES / "plpi" / "pairwise", folder / "paper", dirs_exist_ok=True)
@@ -77,13 +77,13 @@ class HuggingFaceFolders(Kind):
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if random.randrange(SLOW_ODDS):
-            import_.read(epath.Path(folder) / self.source, None)
+            import_.read(epath.Path(folder) / self.source, vocab=None)
         else:
             command("import", f"--source={self.source}", "--workdir=out", history=history)
 
 
 class Safetensors(HuggingFaceFolders):
-    """The weights of a BERT in one of these formats."""
+    """The weights of a BERT in the formats of `HuggingFaceFolders`."""
 
     suite_attempts = 20
     changes_weights = True

@@ -53,7 +53,7 @@ class Workdirs(Kind):
                 command("finetune", "--config=glue.py", "--workdir=out", history=history)
             case 2 | 3:
                 history.append("metrics.Metrics: a run continues")
-                metrics.Metrics(workdir, 20, "").close()
+                metrics.Metrics(workdir, step=20, wandb="").close()
             case 4 | 5:
                 history.append("config.read")
                 configs.read(workdir)
@@ -61,7 +61,7 @@ class Workdirs(Kind):
                 command("fill", "--checkpoint=run", "the [MASK]", history=history)
             case 7:
                 history.append("export.read")
-                export.read(workdir, None)
+                export.read(workdir, step=None)
             case _:
                 history.append("compare: read_run and table_cells")
                 run = read_run(workdir, "run")
@@ -71,7 +71,7 @@ class Workdirs(Kind):
 class ReferenceCurves(Kind):
     """The curves that `--reference` of `compare` names, with a run of another length."""
 
-    examples = 15
+    suite_attempts = 15
 
     def make(self, folder: Path) -> None:
         shutil.copytree(PRETRAINED, folder / "run")
@@ -91,18 +91,27 @@ class Trials(Kind):
     suite_attempts = 20
 
     def make(self, folder: Path) -> None:
-        trial = trials.Trial("0" * 64, "1" * 64, "rte", 16, 1e-5, 0, '{"epochs": 5}')
+        trial = trials.Trial(
+            checkpoint="0" * 64,
+            data="1" * 64,
+            task="rte",
+            batch_size=16,
+            learning_rate=1e-5,
+            seed=0,
+            protocol='{"epochs": 5}',
+        )
         log = trials.TrialLog(epath.Path(folder), is_writer=True)
         for seed in range(4):
             seeded = dataclasses.replace(trial, seed=seed)
-            log.add([trials.TrialResult(seeded, {"validation": {"accuracy": 0.5 + seed / 10}}, False, 2, 1.5)])
+            scores = {"validation": {"accuracy": 0.5 + seed / 10}}
+            log.add([trials.TrialResult(seeded, scores, collapsed=False, epoch=2, seconds=1.5)])
         config = configs.read(epath.Path(PRETRAINED))
         description = {"score": 70.0, "task": "rte", "model": dataclasses.asdict(config.model), "trial": trial.key}
         model = folder / "model"
         model.mkdir()
         (model / saved.DESCRIPTION).write_text(json.dumps(description))
         shutil.copyfile(PRETRAINED / "vocab.txt", model / "vocab.txt")
-        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, 40)[0])
+        write_params(epath.Path(model / saved.PARAMS), load(PRETRAINED, step=40)[0])
 
     def reset(self) -> None:
         self.changes_model = True
@@ -116,7 +125,7 @@ class Trials(Kind):
         if self.changes_model:
             history.append("export.read of a saved model")
             max(saved.read_description(epath.Path(folder) / "model").score, 50.0)  # `finetune` compares scores
-            export.read(epath.Path(folder) / "model", None)
+            export.read(epath.Path(folder) / "model", step=None)
             return
         log = trials.TrialLog(epath.Path(folder), is_writer=random.random() < 0.5)
         max(log.results.values(), key=lambda result: result.score, default=None)

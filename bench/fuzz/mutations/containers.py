@@ -16,7 +16,7 @@ from bench.fuzz.mutations.content import change_bytes, change_json, dump
 
 
 def change_safetensors(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Changes the header of a safetensors file or one number of its data; sometimes states a wrong header length."""
+    """Changes the header or one number of a safetensors file; sometimes also states a wrong header length."""
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     entry = header[random.choice([name for name in header if name != "__metadata__"])]
@@ -50,7 +50,7 @@ def change_safetensors(random: Random, content: bytes) -> tuple[bytes, str]:
 
 
 def change_tf_record(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Changes one record of a TFRecord file; sometimes states a wrong length of this record."""
+    """Changes one record of a TFRecord file; sometimes also states a wrong length of this record."""
     records, start = [], 0
     while start < len(content):
         (length,) = struct.unpack("<Q", content[start : start + 8])

@@ -105,7 +105,7 @@ _BYTES = {_flip: 4, _truncate: 3, _delete: 2, _duplicate: 2, _insert: 4, _encode
 
 
 def change_lines(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Changes a line or the tab-separated fields of a line, swaps two lines, or deletes all lines after one."""
+    """Changes, deletes, inserts or swaps lines, or changes the tab-separated fields of a line."""
     lines = content.split(b"\n")
     i, j = random.randrange(len(lines)), random.randrange(len(lines))
     fields = lines[i].split(b"\t")
@@ -151,7 +151,7 @@ def dump(value: Any) -> str:
 
 
 def change_json(random: Random, value: Any) -> tuple[Any, str]:
-    """Replaces, renames, deletes or duplicates one part of a JSON value, which `dump` then writes."""
+    """Replaces, renames, deletes or duplicates one part of a JSON value. Only `dump` can write the result."""
     path, parent, key, found = [], None, None, value
     while isinstance(found, dict | list) and found and (parent is None or random.random() < 0.75):
         keys = [*found] if isinstance(found, dict) else range(len(found))

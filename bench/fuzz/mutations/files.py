@@ -1,4 +1,4 @@
-"""Changes of a file, by its name, and of a folder."""
+"""Changes of a file, in the format that its name suggests, and of some files of a folder."""
 
 import bz2
 import gzip
@@ -33,7 +33,8 @@ REPLACEMENTS = {
     "a NUL": b"\0",
 }
 _COMPRESSIONS = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
-_BY_NAME = {  # by patterns of file names, without suffixes such as .gz
+# By patterns of the suffixes of a file, joined and without those of compression; of its name if it has no others.
+_CHANGES = {
     r"\.jsonl$": change_json_line,
     r"\.json$|^_METADATA$|_CHECKPOINT_METADATA$|^_sharding$|^metrics$": change_json_text,
     r"\.safetensors$": change_safetensors,
@@ -44,7 +45,10 @@ _BY_NAME = {  # by patterns of file names, without suffixes such as .gz
 
 
 def change_folder(random: Random, folder: Path, files: list[Path] | None = None) -> list[str]:
-    """Changes one to three of `files`, by default of all files below the folder."""
+    """Makes one to three changes, each of one of `files`, by default of all files below the folder.
+
+    A file may be changed more than once.
+    """
     descriptions = []
     for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         found = sorted(path for path in files or folder.rglob("*") if path.is_file() and not path.is_symlink())
@@ -54,17 +58,17 @@ def change_folder(random: Random, folder: Path, files: list[Path] | None = None)
 
 
 def change_file(random: Random, path: Path) -> str:
-    """Changes the content of a file, in the format that its name suggests or as bytes, or replaces the file."""
-    actions = {_replace: 3, _rewrite: 3}  # with weights
-    name = "".join(part for part in path.suffixes if part not in _COMPRESSIONS) or path.name
-    change = next((change for pattern, change in _BY_NAME.items() if re.search(pattern, name)), None)
+    """Changes a file, in the format that its name suggests or as bytes, or replaces or removes it."""
+    actions = {_replace_or_remove: 3, _rewrite: 3}  # with weights
+    suffixes_or_name = "".join(part for part in path.suffixes if part not in _COMPRESSIONS) or path.name
+    change = next((change for pattern, change in _CHANGES.items() if re.search(pattern, suffixes_or_name)), None)
     if change:
         actions[lambda random, path: _rewrite(random, path, change)] = 8
     return f"{path.name}: {choose(random, actions)(random, path)}"
 
 
 def _rewrite(random: Random, path: Path, change: Callable = change_bytes) -> str:
-    """Changes the content of a file; a compressed file is changed as it is, or decompressed and compressed again."""
+    """Changes the content of a file; of a compressed file, either the compressed or the decompressed bytes."""
     compression = _COMPRESSIONS.get(path.suffix)
     content = path.read_bytes()
     try:
@@ -73,13 +77,13 @@ def _rewrite(random: Random, path: Path, change: Callable = change_bytes) -> str
             path.write_bytes(compression.compress(changed))
             return f"inside: {description}"
         changed, description = change(random, content)
-    except Exception:  # after an earlier change the content no longer has that form
+    except Exception:  # an earlier change of the same file has damaged its format
         changed, description = change_bytes(random, content)
     path.write_bytes(changed)
     return description
 
 
-def _replace(random: Random, path: Path) -> str:
+def _replace_or_remove(random: Random, path: Path) -> str:
     siblings = sorted(other for other in path.parent.iterdir() if other.is_file() and other != path)
     match random.randrange(8):
         case 0:

@@ -10,7 +10,7 @@ from etils import epath
 
 from symbert_jax.data.sources import files, tfds_text
 from symbert_jax.errors import UserError
-from symbert_jax.storage import is_bucket, name_os_errors, new_folder
+from symbert_jax.storage import add_path_to_os_errors, is_bucket, new_folder
 
 # Increase the version if the division of books into documents changes, so that no older dataset is used.
 _NAME, _VERSION = "bookcorpus", "1.1.0"
@@ -30,14 +30,14 @@ def build(directory: Path) -> epath.Path:
     Raises:
       UserError: there are no books, one cannot be read, or the dataset cannot be written.
     """
-    listing = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in files.find_files(directory, _ENDINGS):
         status = path.stat()
-        listing.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     data_dir = tfds_text.data_dir()
     if is_bucket(data_dir):
         raise UserError("TFDS_DATA_DIR", os.fspath(data_dir), "a folder on a disk, for the dataset of books")
-    folder = data_dir / _NAME / listing.hexdigest()[:16] / _VERSION
+    folder = data_dir / _NAME / digest.hexdigest()[:16] / _VERSION
     if not tfds_text.is_dataset(folder):
         with new_folder(folder, "TFDS_DATA_DIR", wait=True, remove_failed=True) as work:
             if not tfds_text.is_dataset(folder):  # another run may have finished it while this one waited
@@ -57,7 +57,7 @@ def _write(directory: Path, folder: epath.Path) -> None:
         features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
     )
     try:
-        with name_os_errors(folder):
+        with add_path_to_os_errors(folder):
             writer = tfds.core.SequentialWriter(info, _FILE_DOCUMENTS, file_format=tfds.core.FileFormat.ARRAY_RECORD)
             writer.initialize_splits(["train"])
             batch, size = list[dict[str, str]](), 0

@@ -66,7 +66,7 @@ def find_files(directory: Path, endings: tuple[str, ...]) -> list[Path]:
 def read_text(path: Path) -> Iterator[str]:
     """Yields the documents of a text file.
 
-    A file that looks like BERT's own data, with one sentence per line and blank lines between documents, is divided at
+    A file that begins like BERT's own data, with one sentence per line and blank lines between documents, is divided at
     the blank lines, and a document of more than MAX_DOCUMENT characters is cut into shorter ones. Any other file is one
     document, unless it has more than MAX_DOCUMENT characters: then it is cut into parts of at most MAX_PART, at a blank
     line in the second half of a part if there is one, else at a line end, else at a space, else anywhere.
@@ -81,9 +81,9 @@ def read_text(path: Path) -> Iterator[str]:
             break
     head = "".join(pieces)
     if _has_bert_layout(head):
-        yield from _divide(itertools.chain([head], chunks), 0, MAX_DOCUMENT)
+        yield from _divide(itertools.chain([head], chunks), shortest=0, longest=MAX_DOCUMENT)
     elif size > MAX_DOCUMENT:
-        yield from _divide(itertools.chain([head], chunks), MAX_PART // 2, MAX_PART)
+        yield from _divide(itertools.chain([head], chunks), shortest=MAX_PART // 2, longest=MAX_PART)
     else:
         yield head
 
@@ -114,8 +114,8 @@ def read_json(path: Path) -> Iterator[str]:
 def _has_bert_layout(text: str) -> bool:
     """Whether blank lines divide a text into blocks of two or more lines on average, with a sentence on each line.
 
-    A line that ends in punctuation counts as a sentence. Three quarters of the lines must; in prose with line breaks,
-    about a fifth do. The last line of a block is left out, because it ends a sentence in prose, too.
+    A line that ends in punctuation counts as a sentence. Three quarters of the lines must be sentences; in prose
+    with line breaks, about a fifth are. The last line of a block is left out, because it ends a sentence in prose, too.
     """
     blocks = [block.split("\n") for block in _BLANK_LINES.split(text.strip())]
     inner = [line.rstrip() for block in blocks for line in block[:-1]]
@@ -166,7 +166,7 @@ def _parse_lines(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]
 def _parse_array(path: Path, chunks: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yields `PATH, item N`, for errors, and the value of every item of the JSON array in a file."""
     chunks, decoder, separator = iter(chunks), json.JSONDecoder(), re.compile(r"[\s,]*")
-    text, start, number = next(chunks).lstrip()[1:], 0, 1
+    text, start, number = next(chunks).lstrip()[1:], 0, 1  # the text after the opening bracket
     while True:
         where = f"{path}, item {number}"
         start = separator.match(text, start).end()  # type: ignore[union-attr]  # always a match, maybe empty

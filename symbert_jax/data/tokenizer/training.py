@@ -53,7 +53,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         show_progress=False,
     )
     # The trainer counts words itself, so each word is given as often as it occurs, in texts of at most 4096 words.
-    repeated = (f"{word} " * count for word, total in words.items() for count in _split_count(total, 4096))
+    repeated = (f"{word} " * count for word, total in words.items() for count in _split_count(total, largest=4096))
     tokenizer.train_from_iterator(repeated, trainer)
     ids = tokenizer.get_vocab()
     return sorted(ids, key=ids.__getitem__)

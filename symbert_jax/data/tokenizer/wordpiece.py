@@ -48,7 +48,10 @@ class WordPiece(NamedTuple):
         return tokenizer
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the tokens and the normalization; for the default one, it is that of the vocab.txt."""
+        """Returns a SHA-256 of the tokens and the normalization.
+
+        If the normalization is UNCASED, it is the SHA-256 of the vocab.txt.
+        """
         rest = "" if self.normalization == UNCASED else f"{self.normalization}"
         return hashlib.sha256(f"{vocabulary.to_text(self.tokens)}{rest}".encode()).hexdigest()
 
@@ -75,7 +78,7 @@ def special_token(token: str) -> AddedToken:
 
 def tokens_with_capitals(tokens: Iterable[str]) -> list[str]:
     """Returns the tokens that no lower-cased text contains, except those in brackets, such as [MASK]."""
-    lower = normalizers.Lowercase()  # lower-cases texts when they are encoded; differs from Python for some letters
+    lower = normalizers.Lowercase()  # the lower-casing of texts in encoding, for some letters not that of Python
     found = [token for token in tokens if token.lower() != token and not (token[0] == "[" and token[-1] == "]")]
     return [token for token in found if lower.normalize_str(token) != token]
 

@@ -15,6 +15,7 @@ TEXTS = ["First document,\nof two lines.", "Zweites, mit ümläuten 中", "third
 
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of prepared TFDS datasets; it does not exist yet."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path / "tfds"
 

@@ -28,6 +28,7 @@ def test_bookcorpus_is_built_again_if_its_directory_changes(tmp_path: Path, data
 
 
 def test_building_a_dataset_holds_few_documents_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 1,000 characters holds fewer than 100 of the 1,000 documents."""
     read_so_far = written = most = 0
 
     class Writer(tfds.core.SequentialWriter):

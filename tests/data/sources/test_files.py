@@ -18,7 +18,9 @@ from symbert_jax.data.sources import files
 from symbert_jax.errors import UserError
 
 SENTENCES = "The first one ends.\nSo does the second!\nA third, with ümläuts 中."
+# the layout of BERT's own data: a sentence on each line, blank lines between documents
 BERT = f"{SENTENCES}\n\nAnother document.\nIt has two lines.\n \n\n{SENTENCES}\n"
+# prose with line breaks within sentences and blank lines between paragraphs
 WRAPPED = (
     "It was the best of times, it was\nthe worst of times, it was the age\nof wisdom.\n\nIt was the epoch\nof belief.\n"
 )
@@ -89,7 +91,7 @@ def test_file_that_cannot_be_decoded_is_one_error(content: bytes, message: str, 
 def test_json_without_text_is_one_error(
     content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "2,000" in message:
+    if "2,000" in message:  # a limit that a small file exceeds
         monkeypatch.setattr(files, "_MAX_OBJECT", 2000)
         monkeypatch.setattr(files, "_CHUNK", 1000)
     (tmp_path / "a").write_text(content)
@@ -141,7 +143,7 @@ TEXTS = st.text("abc. \n中", max_size=400) | st.lists(st.sampled_from(["A b.\n"
 @settings(max_examples=100, deadline=None)
 @given(text=TEXTS, document=st.integers(20, 90), chunk=st.integers(8, 60))
 def test_divided_text_is_complete_in_short_parts(text: str, document: int, chunk: int) -> None:
-    parts = read_text(text, document, 16, chunk)
+    parts = read_text(text, document=document, part=16, chunk=chunk)
     assert re.sub(r"\s", "", "".join(parts)) == re.sub(r"\s", "", text)
     assert all(len(part) <= document for part in parts)
 

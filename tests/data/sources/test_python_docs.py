@@ -21,6 +21,7 @@ class C:
 
 
 def test_python_docs_yield_topics_then_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`library` takes the place of the standard library, `installed` that of site-packages."""
     library, installed = tmp_path / "library", tmp_path / "installed"
     for path, text in {
         library / "b.py": NESTED,

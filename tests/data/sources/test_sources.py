@@ -36,6 +36,7 @@ def test_text_files_are_found_by_pattern_folder_or_name(tmp_path: Path) -> None:
 
 
 def test_existing_path_is_not_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with wildcards in it is a pattern only if no path has this name."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my [old] *books*, ünïcode?"

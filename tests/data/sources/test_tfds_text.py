@@ -53,15 +53,18 @@ def test_both_formats_are_read_from_a_bucket(tmp_path: Path, data_dir: Path, buc
 
 
 def cut_record(content: bytes) -> bytes:
+    """Ends the file within its last record."""
     return content[:-10]
 
 
 def cut_header(content: bytes) -> bytes:
+    """Ends the file within the header of its second record. A header has 12 bytes, a checksum after a record 4."""
     (length,) = struct.unpack("<Q", content[:8])
     return content[: 12 + length + 4 + 7]
 
 
 def flip_length(content: bytes) -> bytes:
+    """Flips a bit in the length of the first record."""
     return bytes([content[0] ^ 1]) + content[1:]
 
 
