@@ -101,7 +101,7 @@ def test_only_attention_knows_the_variants():
         if isinstance(node, ast.Constant)
         and node.value in ("symmetric", "pairwise", "uniform", "diagonal", "low_rank", "unit")
     }
-    assert files == {"config/schema.py", "interop/architecture.py", "model/attention.py"}
+    assert files == {"compare/reference.py", "config/schema.py", "interop/architecture.py", "model/attention.py"}
 
 
 def test_symmetric_and_pairwise_have_no_key_projection(mesh):
