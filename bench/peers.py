@@ -26,7 +26,7 @@ OURS: dict[str, Callable[[Workload], Step]] = {
     "standard": partial(ours, "standard"),
     "symmetric": partial(ours, "symmetric"),
     "pairwise": partial(ours, "pairwise"),
-    "standard_all_positions": partial(ours, "standard", every_position=True),
+    "standard_all_positions": partial(ours, "standard", pads_predictions=True),
     "standard_bf16": partial(ours, "standard", dtype=BF16),
     "symmetric_bf16": partial(ours, "symmetric", dtype=BF16),
     "pairwise_bf16": partial(ours, "pairwise", dtype=BF16),

@@ -1,7 +1,8 @@
 """One training step of BERT per contender: ours, Hugging Face's in Flax and PyTorch, KerasHub's on JAX.
 
 A step consists of forward and backward pass with dropout, clipping, AdamW and schedule. Where the comparison leaves an
-option free, each contender uses its fastest, such as a loss of integer labels or fused AdamW; ours unrolls its layers.
+option free, each contender uses its fastest, such as fused AdamW, or a loss that takes integer labels and no one-hot
+vectors; ours unrolls its layers.
 """
 
 import dataclasses
@@ -75,11 +76,11 @@ def our_config(attention: str, workload: Workload, dtype: str = "float32"):
     )
 
 
-def ours(attention: str, workload: Workload, dtype: str = "float32", every_position: bool = False) -> Step:
+def ours(attention: str, workload: Workload, dtype: str = "float32", pads_predictions: bool = False) -> Step:
     """Builds our step.
 
-    every_position: whether the head computes as many predictions as a row has positions, like the head of Hugging Face;
-      those that no masked position needs have weight 0.
+    pads_predictions: whether the predictions of a row, one for each masked position, are padded to the row's length, so
+      that the head computes as many as Hugging Face's. Those that are added are for position 0 and have weight 0.
     """
     import jax
 
@@ -94,11 +95,11 @@ def ours(attention: str, workload: Workload, dtype: str = "float32", every_posit
     settings = config.Config(model=model, optim=optim, train=config.TrainConfig(steps=TOTAL_STEPS))
     jax.set_mesh(sharding.make_mesh(settings.mesh, jax.devices()[:1]))  # the peers use one device
     tokens, positions, targets = make_batch(workload)
-    # as in training, the number of predictions is a multiple of 8, and those that are not needed have weight 0
-    width = workload.length if every_position else -(-positions.shape[1] // 8) * 8
-    unused = ((0, 0), (0, width - positions.shape[1]))
-    weights = np.pad(np.ones(positions.shape, np.float32), unused)
-    batch = sharding.put_batch(MlmBatch(tokens, np.pad(positions, unused), np.pad(targets, unused), weights))
+    # as in training, the predictions are padded at least to a multiple of 8, and the added ones have weight 0
+    width = workload.length if pads_predictions else -(-positions.shape[1] // 8) * 8
+    padding = ((0, 0), (0, width - positions.shape[1]))
+    weights = np.pad(np.ones(positions.shape, np.float32), padding)
+    batch = sharding.put_batch(MlmBatch(tokens, np.pad(positions, padding), np.pad(targets, padding), weights))
     train_step = step.make_train_step(settings)
     current = state.init(settings)
 
@@ -137,19 +138,19 @@ def hf_flax(workload: Workload, dtype: str = "float32") -> Step:
 
     model = FlaxBertForMaskedLM(hf_config(workload), seed=0, input_shape=(1, workload.length), dtype=jnp.dtype(dtype))
     warmup = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP_STEPS)
-    decay = optax.linear_schedule(LEARNING_RATE, 0.0, TOTAL_STEPS - WARMUP_STEPS)
-    schedule = optax.join_schedules([warmup, decay], [WARMUP_STEPS])
-    decayed = jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), model.params)
+    linear_decay = optax.linear_schedule(LEARNING_RATE, 0.0, TOTAL_STEPS - WARMUP_STEPS)
+    schedule = optax.join_schedules([warmup, linear_decay], [WARMUP_STEPS])
+    has_weight_decay = jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), model.params)
     optimizer = optax.chain(
         optax.clip_by_global_norm(CLIP),
-        optax.adamw(schedule, weight_decay=WEIGHT_DECAY, mask=decayed),
+        optax.adamw(schedule, weight_decay=WEIGHT_DECAY, mask=has_weight_decay),
     )
 
     def loss(params, tokens, labels, key):
         logits = model(tokens, params=params, dropout_rng=key, train=True).logits
-        weights = labels >= 0
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(weights, labels, 0))
-        return jnp.sum(losses * weights) / jnp.sum(weights)
+        is_masked = labels >= 0
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(is_masked, labels, 0))
+        return jnp.sum(losses * is_masked) / jnp.sum(is_masked)
 
     def train_step(state, tokens, labels):
         params, moments, count = state
@@ -187,10 +188,10 @@ def hf_torch(attention: str, workload: Workload, dtype: str = "float32", compile
     model = BertForMaskedLM(hf_config(workload, attn_implementation=attention)).train().to(device)
     forward = torch.compile(model) if compiled else model
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
-    decayed, not_decayed = [], []  # matrices; biases and LayerNorm's vectors
+    matrices, vectors = [], []  # vectors, the biases and LayerNorm's parameters, have no weight decay
     for weight in model.parameters():
-        (decayed if weight.ndim > 1 else not_decayed).append(weight)
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": not_decayed, "weight_decay": 0.0}]
+        (matrices if weight.ndim > 1 else vectors).append(weight)
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)  # `fused` as in transformers' Trainer
     schedule = get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, TOTAL_STEPS)
     tokens, labels = (torch.from_numpy(rows).long().to(device) for rows in make_labelled_batch(workload))

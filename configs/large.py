@@ -3,9 +3,9 @@
 Time: 16 hours on 16 TPU v5e, by the TPU compiler's estimate (docs/cost.md); not measured.
 Result: unknown; not run.
 
-BERT-large (24 layers of 1024; Devlin et al., 2018) by the paper's recipe for BERT-base. The backward pass recomputes
-each layer. In a loop over layers (`unroll=1`), recomputation takes less time than storing the activations, and a third
-of the memory (docs/performance.md).
+BERT-large (24 layers of width 1024; Devlin et al., 2018) by the paper's recipe for BERT-base. The backward pass
+recomputes each layer. In a loop over layers (`unroll=1`), recomputation takes less time than storing the activations,
+and a third of the memory (docs/performance.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 Time: a quarter of an hour on 2 cores.
 Result: a validation loss of 6.8: the model has learned word frequencies and a little more.
 
-BERT-mini (4 layers of 256; Turc et al., 2019) on rows of 128 tokens: a first run on real text for a machine without
-an accelerator. Its 1,000 steps of 16 rows are less than one epoch, so it needs no dropout.
+BERT-mini (4 layers of width 256; Turc et al., 2019) on rows of 128 tokens: a first run on real text for a machine
+without an accelerator. Its 1,000 steps of 16 rows are less than one epoch, so it needs no dropout.
 
 Prepare the corpus first, from any JSON lines with a field `text` and any directory of books:
 

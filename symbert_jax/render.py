@@ -51,5 +51,5 @@ def to_svg(figure: plt.Figure, salt: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     plt.close(figure)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("xlink:href", "href")
-    return re.sub(r'<g id="[^"]*">', "<g>", re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg))
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r'<g id="[^"]*">', "<g>", svg)  # nothing refers to groups, which have the same ids in every figure

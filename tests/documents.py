@@ -18,7 +18,8 @@ from symbert_jax.cli import help
 from symbert_jax.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ("demo", "bench")  # targets of the Makefile, whose commands are checked like those of documents
+RECIPES = ("demo", "demo-bert", "bench")  # targets of the Makefile, whose commands are checked like those of documents
+INSTALLED = (".venv/run.stamp", ".venv/dev.stamp", ".venv/encoder", ".venv-peers/run.stamp")  # targets of the Makefile
 
 _BLOCK = re.compile(r"^```(\w*|\{[^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BASH_CELL = "%%bash"  # the first line of a notebook's cell of shell commands, after its options
@@ -91,7 +92,7 @@ def help_text(text: str) -> str:
 
 def recipe(target: str) -> str:
     """Returns the script of a target of the Makefile, as if all of its dependencies were installed."""
-    installed = [f"--old-file={stamp}.stamp" for stamp in (".venv/run", ".venv/dev", ".venv-peers/run")]
+    installed = [f"--old-file={target}" for target in INSTALLED]
     command = ["make", "--dry-run", "--no-print-directory", *installed, target]
     return subprocess.check_output(command, cwd=ROOT, text=True)
 

@@ -51,7 +51,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
     c.data.update(batch_size=4, validation_fraction=0.2)
     if any(source.startswith("python-docs") for source in c.data.sources):
         c.data.sources = ("jsonl:wiki/*.jsonl.gz",)
-    if c.data.vocab.startswith("hf:"):
+    if c.data.vocab.startswith(("hf:", "runs/")):
         c.data.vocab = "vocab.txt"
     if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because docs/configuration.md shows its output
         c.optim.warmup_steps = 1

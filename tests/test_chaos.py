@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.chaos.references import References
 from bench.chaos.runs import Run
-from bench.chaos.starts import ONE_PROCESS, Kill, Start
+from bench.chaos.starts import ONE_PROCESS, Kill, StartedCommand
 from tests.conftest import write_corpus
 
 
@@ -20,10 +20,10 @@ def test_killed_pretrain_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     run = Run(References(tmp_path, corpus).pretrain_command(steps=120), tmp_path / "run")
     run.folder.mkdir()
 
-    def kill_after_save(start: Start, number: signal.Signals) -> Kill | None:
-        start.wait_for_save()
-        start.wait(random.uniform(0, start.command.reference.seconds_after_first_step / 8))
-        return start.kill(number, process=0)
+    def kill_after_save(started: StartedCommand, number: signal.Signals) -> Kill | None:
+        started.wait_for_save()
+        started.wait(random.uniform(0, started.command.reference.seconds_after_first_step / 8))
+        return started.kill(number, process=0)
 
     for number in (signal.SIGKILL, signal.SIGTERM):
         assert not run.start(ONE_PROCESS, partial(kill_after_save, number=number)), "it ended before the kill"

@@ -1,4 +1,4 @@
-"""The mesh, the table of dimensions, and batches on the devices."""
+"""The mesh, the mapping from dimension letters to mesh axes, and batches on the devices. There are 8 devices."""
 
 import jax
 import numpy as np
@@ -18,12 +18,13 @@ def test_spec_maps_dimensions_to_mesh_axes() -> None:
     assert parameter_spec("VD", MeshConfig(fsdp=True)) == PartitionSpec("model", "data")
 
 
-def test_mesh_data_minus_one_takes_the_remaining_devices() -> None:
+def test_data_axis_takes_the_devices_that_model_axis_leaves() -> None:
+    """By default, `data` is -1."""
     assert dict(make_mesh(MeshConfig(model=2)).shape) == {"data": 4, "model": 2}
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=3), MeshConfig(data=8, model=2), MeshConfig(model=3)])
-def test_make_mesh_rejects_another_number_of_devices(mesh: MeshConfig) -> None:
+def test_make_mesh_rejects_axes_whose_product_is_not_the_number_of_devices(mesh: MeshConfig) -> None:
     with pytest.raises(UserError, match="wanted a product of 8"):
         make_mesh(mesh)
 

@@ -117,7 +117,7 @@ def run_stage(name: str, references: References, flags: argparse.Namespace, dead
             command = references.pretrain_command(name=name, log_every=1, compares_bits=False)
             stage.kill_between_layouts(command)
         case "prepare":
-            commands = [references.prepare_command(source) for source in ("jsonl", "python-docs")]
+            commands = [references.prepare_command(kind) for kind in ("jsonl", "python-docs")]
             stage.kill_in_turn([Case(command, ONE_PROCESS, max_kills_per_run=3) for command in commands], flags.jobs)
         case "finetune":
             stage.kill_in_turn([Case(references.finetune_command(), ONE_PROCESS, max_kills_per_run=4)], flags.jobs)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.chaos.commands import Command
 from bench.chaos.runs import Run
-from bench.chaos.starts import ONE_PROCESS, Start
+from bench.chaos.starts import ONE_PROCESS, StartedCommand
 
 
 class DiskRun(NamedTuple):
@@ -41,20 +41,20 @@ def run_on_failing_disk(
         with contextlib.ExitStack() as stack:
             if before_start:
                 stack.enter_context(fault(run.folder))
-            start = stack.enter_context(Start(command, run.folder, ONE_PROCESS))
+            started = stack.enter_context(StartedCommand(command, run.folder, ONE_PROCESS))
             if not before_start:
-                start.wait_for_first_step()
-                start.wait(rng.uniform(0, command.reference.seconds_after_first_step / 2))
+                started.wait_for_first_step()
+                started.wait(rng.uniform(0, command.reference.seconds_after_first_step / 2))
                 stack.enter_context(fault(run.folder))
-            if start.wait_for_end():
+            if started.wait_for_end():
                 run.unexpected.append("it does not end")
-            if left := start.close():
+            if left := started.close():
                 run.unexpected.append(f"{left} further processes were left running")
-        output, code = start.output(), start.processes[0].returncode
+        output, code = started.output(), started.processes[0].returncode
         errors = [line for line in output.splitlines() if line.startswith("error: ")]
         if "Traceback" in output or (code and (code not in (1, 2) or len(errors) != 1)):
             traceback = "a traceback, " if "Traceback" in output else ""
-            run.unexpected.append(f"{traceback}exit code {code}, the last line is {start.last_line()!r}")
+            run.unexpected.append(f"{traceback}exit code {code}, the last line is {started.last_line()!r}")
         run.start(ONE_PROCESS)
         run.compare()
         if run.findings:  # unmounting loses the files, so they are copied

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.chaos.commands import Command
-from bench.chaos.starts import Kill, Layout, Start
+from bench.chaos.starts import Kill, Layout, StartedCommand
 
 FINDINGS = ("lost", "different", "unexpected")  # the fields of `Run` that describe faults
 
@@ -28,16 +28,16 @@ class Run:
         """All faults of the run."""
         return self.lost + self.different + self.unexpected
 
-    def start(self, layout: Layout, send_kill: Callable[[Start], Kill | None] = lambda start: None) -> bool:
+    def start(self, layout: Layout, send_kill: Callable[[StartedCommand], Kill | None] = lambda started: None) -> bool:
         """Starts the command once and records its kill and its faults; returns whether it ended without a kill.
 
-        send_kill: kills the start at some time and returns the kill, or None if it sent none; by default sends none.
+        send_kill: kills the started command at some time; returns the kill, or None if it sent none, as by default.
         """
         saved = self.command.saved_progress(self.folder)
-        with Start(self.command, self.folder, layout) as start:
-            kill = send_kill(start)
-            self.unexpected += start.end(kill)
-        if problem := self.command.describe_lost_progress(saved, self.folder, start.output()):
+        with StartedCommand(self.command, self.folder, layout) as started:
+            kill = send_kill(started)
+            self.unexpected += started.wait_and_check(kill)
+        if problem := self.command.describe_lost_progress(saved, self.folder, started.output()):
             self.lost.append(problem)
         if kill:
             self.kills.append(kill)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bench.chaos.commands import Command
 from bench.chaos.runs import Run
-from bench.chaos.starts import ONE_PROCESS, SIGNALS, Kill, Layout, Start
+from bench.chaos.starts import ONE_PROCESS, SIGNALS, Kill, Layout, StartedCommand
 
 # Fractions of the kills. The others come between the first and the last step.
 SHARE_BEFORE_STEPS, SHARE_AFTER_STEPS = 0.3, 0.1
@@ -78,7 +78,7 @@ class Stage:
         command: Command,
         layouts: Iterator[Layout],
         max_kills: int,
-        kill: Callable[[Start, random.Random], Kill | None],
+        kill: Callable[[StartedCommand, random.Random], Kill | None],
     ) -> None:
         """Runs a command to its end with at most `max_kills` kills; each start takes the next of `layouts`."""
         name = f"{self.name}-{index}"
@@ -88,7 +88,7 @@ class Stage:
         while not is_finished:
             layout = next(layouts)
             if len(run.kills) < max_kills and self._reserve_kill():
-                is_finished = run.start(layout, lambda start: kill(start, rng))
+                is_finished = run.start(layout, lambda started: kill(started, rng))
                 if is_finished:
                     self._return_kill()
             else:
@@ -109,34 +109,34 @@ class Stage:
         return is_needed
 
     def _return_kill(self) -> None:
-        """Gives back a reserved kill that was not sent because the start had ended."""
+        """Gives back a reserved kill that was not sent because the command had ended."""
         with self._lock:
             self._reserved -= 1
 
 
-def kill_at_random(start: Start, rng: random.Random) -> Kill | None:
-    """Kills a start before, during or after its steps. Returns None if the process to kill had ended."""
-    reference = start.command.reference
+def kill_at_random(started: StartedCommand, rng: random.Random) -> Kill | None:
+    """Kills a started command before, during or after its steps. Returns None if the process to kill had ended."""
+    reference = started.command.reference
     if (chance := rng.random()) < SHARE_BEFORE_STEPS:
-        start.wait(rng.uniform(0, reference.seconds_to_first_step))
+        started.wait(rng.uniform(0, reference.seconds_to_first_step))
     elif chance < SHARE_BEFORE_STEPS + SHARE_AFTER_STEPS:
-        start.wait_for_last_step()
-        start.wait(rng.uniform(0, 0.5))
+        started.wait_for_last_step()
+        started.wait(rng.uniform(0, 0.5))
     else:
-        start.wait_for_first_step()
+        started.wait_for_first_step()
         # a run that saves at signals is killed within a third of the time, so that several kills fit into the run
-        divisor = 3 if start.command.saves_at_signals else 1
-        start.wait(rng.uniform(0, reference.seconds_after_first_step / divisor))
-    return _send_random_signal(start, rng)
+        divisor = 3 if started.command.saves_at_signals else 1
+        started.wait(rng.uniform(0, reference.seconds_after_first_step / divisor))
+    return _send_random_signal(started, rng)
 
 
-def kill_after_save(start: Start, rng: random.Random) -> Kill | None:
-    """Kills a start once it has saved something new: a layout that makes no progress tests nothing."""
-    start.wait_for_save()
-    start.wait(rng.uniform(0, start.command.reference.seconds_after_first_step / 10))
-    return _send_random_signal(start, rng)
+def kill_after_save(started: StartedCommand, rng: random.Random) -> Kill | None:
+    """Kills a started command once it has saved something new: a layout that makes no progress tests nothing."""
+    started.wait_for_save()
+    started.wait(rng.uniform(0, started.command.reference.seconds_after_first_step / 10))
+    return _send_random_signal(started, rng)
 
 
-def _send_random_signal(start: Start, rng: random.Random) -> Kill | None:
+def _send_random_signal(started: StartedCommand, rng: random.Random) -> Kill | None:
     (number,) = rng.choices(list(SIGNALS), list(SIGNALS.values()))
-    return start.kill(number, rng.randrange(len(start.processes)))
+    return started.kill(number, rng.randrange(len(started.processes)))

@@ -41,8 +41,8 @@ class Kill(NamedTuple):
         return f"{self.number.name} {self.phase}"
 
 
-class Start:
-    """One start of a command: one process or several, each a session of its own, with its output in a file.
+class StartedCommand:
+    """A command that was started: one process or several, each a session of its own, with its output in a file.
 
     Runs whose folders have the same parent share a compilation cache there. Leaving the context with an exception ends
     the processes.
@@ -79,7 +79,7 @@ class Start:
                     )
                 )
 
-    def __enter__(self) -> "Start":
+    def __enter__(self) -> "StartedCommand":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -107,11 +107,11 @@ class Start:
         self._wait_until(lambda: False, seconds)
 
     def wait_for_first_step(self) -> None:
-        """Returns when the first step is done or when a process has ended."""
+        """Returns when the first step, as `Command.phase` defines it, is done or when a process has ended."""
         self._wait_until(lambda: self.phase() != BEFORE_STEPS)
 
     def wait_for_last_step(self) -> None:
-        """Returns when the last step is done or when a process has ended."""
+        """Returns when the last step, as `Command.phase` defines it, is done or when a process has ended."""
         self._wait_until(lambda: self.phase() == AFTER_STEPS)
 
     def wait_for_save(self) -> None:
@@ -143,12 +143,12 @@ class Start:
             self.processes[process].send_signal(number)
         return kill
 
-    def end(self, kill: Kill | None) -> list[str]:
-        """Waits until all processes have ended, and kills those that hang.
+    def wait_and_check(self, kill: Kill | None) -> list[str]:
+        """Waits until all processes have ended, and kills only those that hang.
 
-        Describes processes that hang or are left running, tracebacks and wrong exit codes.
+        Returns descriptions of processes that hang or are left running, of tracebacks and of wrong exit codes.
 
-        kill: the kill of this start, if there was one.
+        kill: the kill that was sent to one of the processes, if there was one.
         """
         seconds, must_end = TIMEOUT, True
         if kill and len(self.processes) > 1:

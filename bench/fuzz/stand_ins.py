@@ -29,7 +29,7 @@ def stand_ins() -> Iterator[None]:
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
         mock.patch("jax.distributed.initialize", side_effect=RuntimeError("no such process")),
         mock.patch(
-            "symbert_jax.data.sources.python_docs.documents", lambda *, installed: iter(["the cat sat on the mat"])
+            "symbert_jax.data.sources.python_docs.documents", lambda packages=None: iter(["the cat sat on the mat"])
         ),
         mock.patch("symbert_jax.model.bert.logits", _logits),  # it would compile a program for each number of tokens
         mock.patch("symbert_jax.eval.finetune.Progress", _skip_work),  # `finetune` creates it just before it trains

@@ -1,4 +1,7 @@
-"""The process that makes attempts; it is a process of its own, as a fault may crash it, hang it or take all memory."""
+"""Makes attempts in another process, because a bug that an attempt finds may crash it, hang it or fill the memory.
+
+An attempt changes a copy of a valid input and runs a command on the copy; see `attempts`.
+"""
 
 import contextlib
 import faulthandler
@@ -11,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIMEOUT = 60.0  # seconds after which an attempt counts as hanging; usually its own alarm ends it before
+TIMEOUT = 60.0  # seconds after which an attempt hangs; usually the attempt's own SIGALRM timer ends it before
 # A process with more threads, open files or bytes is replaced: what libraries leave behind makes later attempts fail.
 MAX_THREADS, MAX_FILES, MAX_MEMORY = 400, 400, 6 << 30
 
@@ -23,17 +26,21 @@ class Worker:
         self.log = scratch / "log"
         self._start()
 
-    def attempt(self, name: str, seed: int, index: int) -> dict[str, Any]:
-        """Makes an attempt; returns its outcome as a dict with the fields of `attempts.Outcome`."""
-        self.connection.send((name, seed, index))
+    def attempt(self, kind: str, seed: int, index: int) -> dict[str, Any]:
+        """Makes an attempt; returns its outcome as a dict with the fields of `attempts.Outcome`.
+
+        kind: the name of a kind of input.
+        index: the number of the attempt among those of this kind and seed.
+        """
+        self.connection.send((kind, seed, index))
         try:
             if not self.connection.poll(TIMEOUT):
-                return self._replace(f"did not end in {TIMEOUT:.0f} s, nor at its alarm")
-            outcome, grown = self.connection.recv()
+                return self._replace_and_return_outcome(f"did not end in {TIMEOUT:.0f} s, nor by its SIGALRM timer")
+            outcome, has_grown = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return self._replace(f"the process ended with exit code {self.process.exitcode}")
-        if grown:
+            return self._replace_and_return_outcome(f"the process ended with exit code {self.process.exitcode}")
+        if has_grown:
             self.close()
             self._start()
         return outcome
@@ -44,8 +51,8 @@ class Worker:
         self.process.kill()
         self.process.join()
 
-    def _replace(self, fault: str) -> dict[str, Any]:
-        """Starts a new process; returns the outcome of the attempt that ended the old one."""
+    def _replace_and_return_outcome(self, fault: str) -> dict[str, Any]:
+        """Replaces the process; returns the outcome of the attempt that crashed or hung it."""
         self.close()
         detail = " ".join(self.log.read_text(errors="replace")[-1000:].split())
         self._start()
@@ -74,9 +81,9 @@ def _serve(connection: Connection, log: Path) -> None:
     connection.send([*KINDS])
     with contextlib.suppress(EOFError):  # the parent has closed it
         while True:
-            name, seed, index = connection.recv()
+            kind, seed, index = connection.recv()
             os.ftruncate(2, 0)  # the log holds the output of one attempt
-            outcome = attempt(get_kind(name), Random(f"{seed}/{name}/{index}"))
+            outcome = attempt(get_kind(kind), Random(f"{seed}/{kind}/{index}"))
             connection.send((outcome._asdict(), _has_grown()))
 
 

@@ -85,5 +85,7 @@ def _field(field: configs.Field) -> str:
 
 def _row(head: str, text: str, column: int) -> str:
     """Returns `head` and the text, wrapped and indented to `column`; a long head has a line of its own."""
-    wrapped = textwrap.fill(text, _WIDTH, initial_indent=" " * column, subsequent_indent=" " * column)
+    indent = " " * column
+    # Flags and values contain hyphens, too.
+    wrapped = textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
     return f"{head}\n{wrapped}" if len(head) > column - 2 else head + wrapped[len(head) :]

@@ -78,10 +78,12 @@ def plot_losses(runs: Sequence[RunCurve], reference: Reference | None) -> bytes:
     panels = [("Validation loss (nats)", behind + curves)]
     if reference and apart:
         panels.append((f"Validation loss of {shorten(reference.title)}", apart))
+    widths = [6.2] if len(panels) == 1 else [4.4, 3.2]  # inches, without labels; a character of a label takes 0.075
+    width = sum(widths) + 0.075 * sum(max(len(_end_label(curve)) for curve in curves) for _, curves in panels)
     height = max(4.2, 1 + 0.18 * max(len(curves) for _, curves in panels))  # inches; a label takes 0.17
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(7.5 if len(panels) == 1 else 9, height), layout="constrained")
-        all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=[5, 4][: len(panels)])[0]
+        figure = plt.figure(figsize=(width, height), layout="constrained")
+        all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
         for axes, (title, curves) in zip(all_axes, panels, strict=True):
             _draw(axes, curves)
             axes.set(title=title, xlabel="step")
@@ -184,8 +186,13 @@ def _draw(axes: Axes, curves: list[Curve]) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: format_count(x))
 
 
+def _end_label(curve: Curve) -> str:
+    """Returns the name and the last value of a curve."""
+    return f"{shorten(curve.name)}  {curve.points[-1][1]:#.3g}"
+
+
 def _label_ends(axes: Axes, curves: list[Curve]) -> None:
-    """Writes the name and the last value of each curve to the right of the axes, near the end of the curve."""
+    """Writes the label of each curve to the right of the axes, near the end of the curve."""
     size, dpi = plt.rcParams["font.size"], axes.figure.get_dpi()
     low, high = axes.get_ylim()
     line_height = 1.35 * size * dpi / 72 / axes.bbox.height * (high - low)
@@ -194,7 +201,7 @@ def _label_ends(axes: Axes, curves: list[Curve]) -> None:
     for curve, end, y in zip(curves, ends, ys, strict=True):
         leader = {"arrowstyle": "-", "color": curve.line.color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 1}
         axes.annotate(
-            f"{shorten(curve.name)}  {end[1]:#.3g}",
+            _end_label(curve),
             end,
             (1.04, y),
             textcoords=axes.get_yaxis_transform(),

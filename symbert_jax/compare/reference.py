@@ -16,6 +16,7 @@ from typing import NamedTuple
 from etils import epath
 
 from symbert_jax.errors import UserError, printable
+from symbert_jax.interop.architecture import AFFINITY
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, lock, read_text, user_cache, write_whole
 
 Curves = dict[str, dict[int, float]]  # validation losses in nats by step, by the name of the curve
@@ -60,7 +61,6 @@ PAPER = {  # by the value of --reference
 # From the scripts in experiments/acl2024 of that repository, the same for both models.
 PAPER_STEPS_PER_ROW = 250
 PAPER_TOKENS_PER_STEP = 256 * 512
-PAPER_NAMES = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}  # by `model.attention`
 FORMAT = "the header step,NAME,NAME…, then per line a step and a loss for each name"
 TIMEOUT = 30  # seconds
 MAX_BYTES = 1 << 24  # far more than either file has
@@ -121,7 +121,7 @@ def parse_paper_curves(text: str) -> Curves:
     """
     rows = [*csv.DictReader(io.StringIO(text, newline=""))]
     curves = {}
-    for attention, name in PAPER_NAMES.items():
+    for attention, name in AFFINITY.items():
         (column,) = (each for each in rows[0] if re.fullmatch(rf"\w+_{name}_\S+ - eval/loss", each))
         curves[attention] = {PAPER_STEPS_PER_ROW * number: float(row[column]) for number, row in enumerate(rows, 1)}
     return curves

@@ -38,7 +38,7 @@ _MODULES = {  # PyTorch's names of modules, by the path in our tree; `_WEIGHTS` 
     "layers.mlp_norm": f"{_LAYER}.output.LayerNorm",
     "head.dense": "cls.predictions.transform.dense",
     "head.norm": "cls.predictions.transform.LayerNorm",
-    "head.pooler": "bert.pooler.dense",  # this and the next: of fine-tuned models, which are exported only
+    "head.pooler": "bert.pooler.dense",  # it and the next: only in fine-tuned models; `canonical` drops them
     "head.classifier": "classifier",
 }
 _WEIGHTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -104,7 +104,8 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
 
     The tensors are in float32 and have their current names: old checkpoints use the names `gamma` and `beta`, plain
     encoders omit the prefix `bert.`, wrappers of models add other prefixes, and some checkpoints hold tied parameters
-    twice. Other heads, the pooler and buffers are left out. The module of the buffers is kept, so it is not named.
+    twice. Other heads, the pooler and buffers are left out. The names do not include `bert.embeddings`,
+    of which only buffers are left out.
 
     where: names the source in errors.
 
@@ -114,6 +115,7 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
     """
     encoder_prefix, head_prefix = _prefixes(tensors, where)
     found: Tensors = {}
+    original_names: dict[str, str] = {}  # by current name
     left_out = set()
     for name, tensor in tensors.items():
         rest = name.removeprefix(encoder_prefix)
@@ -126,9 +128,10 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
         if current.startswith(_UNUSED) or not current.startswith(("bert.", "cls.predictions.")):
             left_out.add(current.rpartition(".")[0] or current)
         elif current in found:
-            raise UserError(where, f"{current} twice, as {name} too", "every tensor once")
+            raise UserError(where, f"{current} twice, as {original_names[current]} and {name}", "every tensor once")
         else:
             found[current] = _as_float32(name, tensor, where)
+            original_names[current] = name
     for copy, name in _TIED.items():
         if copy not in found:
             continue
@@ -139,12 +142,12 @@ def canonical(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Tensors, l
 
 
 def check_sizes(tensors: Mapping[str, np.ndarray], model: ModelConfig, where: str) -> None:
-    """Checks the sizes of the embedding tables and the number of layers of canonical tensors.
+    """Checks the sizes of the tables of word and position embeddings, and the number of layers, of canonical tensors.
 
     Call it before arrays of the model's sizes are allocated: the sizes in a wrong config may be huge.
 
     Raises:
-      UserError: a table has the wrong shape, or the encoder the wrong number of layers.
+      UserError: one of the two tables has the wrong shape, or the encoder the wrong number of layers.
     """
     for name, wanted in (
         (_PARAMETERS["embeddings.word"], [model.vocab_size, model.dim]),

@@ -14,21 +14,24 @@ from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 from tests.conftest import configure
 
-PAIRWISE = configure(model={"attention": "pairwise"})
+PAIRWISE_CONFIG = configure(model={"attention": "pairwise"})
 CONFIG = configure()
 
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory):
-    """A workdir to which steps 1 to 8 were saved, and their state. Step 3 has the lowest loss, step 5 has none."""
+    """A workdir to which steps 1 to 8 were saved, and the state, which is the same at every step.
+
+    Steps 3, 4, 7 and 8 are kept. Step 3 has the lowest loss, step 5 has none.
+    """
     workdir = epath.Path(tmp_path_factory.mktemp("saved"))
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        state = states.init(PAIRWISE)
+        state = states.init(PAIRWISE_CONFIG)
         for steps in (range(1, 6), range(6, 9)):  # a restart must not forget the losses
             checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=2, keep_every=4))
             for step in steps:
                 loss = abs(step - 3.0) if step % 5 else None
-                checkpoints.save(step, state.params, state.optimizer, PAIRWISE, validation_loss=loss)
+                checkpoints.save(step, state.params, state.optimizer, PAIRWISE_CONFIG, validation_loss=loss)
             checkpoints.close()
     return workdir, state
 
@@ -54,8 +57,8 @@ def save(workdir: epath.Path, *steps: int, keep_latest: int = 9) -> epath.Path:
     return workdir
 
 
-def restore_and_compare(workdir: epath.Path, step: int | None) -> int:
-    """Reads everything of a step, None for the latest, compares it with what was saved, and returns the step."""
+def verified_step(workdir: epath.Path, step: int | None) -> int:
+    """Returns a step, None meaning the latest, after everything of it is read and is equal to what `save` saved."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.check_step(step)
         found = checkpoints.restore(step, params=tree(step), optimizer=tree(step))

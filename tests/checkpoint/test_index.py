@@ -14,7 +14,7 @@ import symbert_jax
 from symbert_jax.checkpoint import Checkpoints, check_step, index, read_params, write_params
 from symbert_jax.config import TrainConfig
 from symbert_jax.errors import UserError
-from tests.checkpoint.conftest import restore_and_compare, save, tree
+from tests.checkpoint.conftest import save, tree, verified_step
 
 
 def test_damaged_file_is_harmless_or_an_error_with_the_step(two_steps, monkeypatch, capfd) -> None:
@@ -28,7 +28,7 @@ def test_damaged_file_is_harmless_or_an_error_with_the_step(two_steps, monkeypat
         file.write_bytes(before[:i] + (changed if rng.random() < 0.7 else b""))
         monkeypatch.setattr(index, "_SMALL", rng.choice([0, 1 << 20]))  # 0: as if all files were large
         try:
-            assert restore_and_compare(two_steps, None if step == 20 else step) == step
+            assert verified_step(two_steps, step=None if step == 20 else step) == step
         except UserError as error:
             num_errors += 1
             assert str(error).startswith(f"checkpoint: found {two_steps}/checkpoints/{step} damaged: ")
@@ -38,7 +38,7 @@ def test_damaged_file_is_harmless_or_an_error_with_the_step(two_steps, monkeypat
         finally:
             file.write_bytes(before)
     assert 150 < num_errors < 200, "damage of commit_success.txt, which nothing reads, is harmless"
-    assert restore_and_compare(two_steps, None) == 20 and capfd.readouterr().err == ""
+    assert verified_step(two_steps, step=None) == 20 and capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_error_about_damage_names_the_latest_whole_step(two_steps, damage, messa
     damage(step)
     hint = rf"the latest whole step is 10: .*--step=10 .*, or move {step} away and run the same command again"
     line = f"checkpoint: found {step} damaged: {message}, wanted a whole checkpoint; {hint}"
-    for read in (restore_and_compare, symbert_jax.load, check_step):
+    for read in (verified_step, symbert_jax.load, check_step):
         for requested in (None, 20):
             with pytest.raises(UserError, match=line):
                 read(workdir, requested)
     with contextlib.closing(Checkpoints(workdir, TrainConfig())) as checkpoints, pytest.raises(UserError, match=line):
         checkpoints.latest()
-    assert restore_and_compare(workdir, 10) == 10
+    assert verified_step(workdir, step=10) == 10
 
 
 def replace(file: Path, old: str, new: str) -> None:
@@ -90,14 +90,14 @@ def test_damage_without_an_index_is_an_error_with_the_step(two_steps, tmp_path: 
     workdir = epath.Path(shutil.copytree(two_steps, tmp_path / "run"))
     step = Path(workdir) / "checkpoints" / "20"
     (step / "index.json").unlink()
-    assert restore_and_compare(workdir, None) == 20
+    assert verified_step(workdir, step=None) == 20
     (step / "metrics" / "metrics").write_text("{")
     with pytest.raises(UserError, match=f"{step} damaged: metrics is not JSON, .* latest whole step is 10"):
-        restore_and_compare(workdir, None)
+        verified_step(workdir, step=None)
     shutil.rmtree(step / "metrics")
     os.truncate(max(step.glob("params/d/*")), 50)
     with pytest.raises(UserError, match=f"{step} damaged: .*params.*, .* latest whole step is 10"):
-        restore_and_compare(workdir, None)
+        verified_step(workdir, step=None)
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*", "a?", "a\\b", "gs:", "\udcff"])
@@ -117,6 +117,6 @@ def test_path_that_orbax_cannot_read_is_refused(two_steps, name: str, tmp_path: 
 @pytest.mark.parametrize("name", ["-a b#%20é: '\"$HOME{x}", "a\nb\t~@2 "])
 def test_path_with_odd_characters_is_saved_and_restored(name: str, tmp_path: Path) -> None:
     workdir = save(epath.Path(tmp_path / name), 1)
-    assert restore_and_compare(workdir, None) == 1
+    assert verified_step(workdir, step=None) == 1
     write_params(workdir / "params", tree(1))
     jax.tree.map(np.testing.assert_array_equal, read_params(workdir / "params"), tree(1))

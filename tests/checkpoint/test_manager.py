@@ -16,15 +16,15 @@ from symbert_jax.checkpoint import Checkpoints, manager
 from symbert_jax.config import TrainConfig
 from symbert_jax.errors import UserError
 from symbert_jax.train import state as states
-from tests.checkpoint.conftest import PAIRWISE, restore_and_compare, save
+from tests.checkpoint.conftest import PAIRWISE_CONFIG, save, verified_step
 
 
 def test_saving_does_not_ask_jax_about_preemption(tmp_path, mesh, monkeypatch) -> None:
     """JAX takes the argument of each call for the step of this process, and chooses from it the step to stop at."""
     asked: list[int] = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
-    checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE)
-    checkpoints.save(1, state.params, state.optimizer, PAIRWISE, validation_loss=None)
+    checkpoints, state = Checkpoints(epath.Path(tmp_path), TrainConfig()), states.init(PAIRWISE_CONFIG)
+    checkpoints.save(1, state.params, state.optimizer, PAIRWISE_CONFIG, validation_loss=None)
     checkpoints.close()
     assert checkpoints.latest() == 1 and not asked
 
@@ -42,9 +42,9 @@ def test_other_files_among_the_steps_are_ignored(two_steps, tmp_path: Path) -> N
         (folder / name).mkdir()
     (folder / "40").write_text("a file")
     (folder / "50").symlink_to("nowhere")
-    assert restore_and_compare(workdir, None) == 20
+    assert verified_step(workdir, step=None) == 20
     save(workdir, 60)
-    assert restore_and_compare(workdir, None) == 60
+    assert verified_step(workdir, step=None) == 60
     assert not (folder / "30.orbax-checkpoint-tmp").exists() and (folder / "notes").exists()
 
 
@@ -62,8 +62,8 @@ def test_kill_during_a_deletion_leaves_no_partial_checkpoint(tmp_path: Path, mon
     assert not {path.name for path in (workdir / "checkpoints").iterdir()} & {"10", "20"}
     assert {path.name for path in (workdir / "checkpoints" / "deleted").iterdir()} == {"10", "20"}
     with pytest.raises(UserError, match=r"no step 20 in .*, wanted one of \[30\]"):
-        restore_and_compare(workdir, 20)
-    assert restore_and_compare(workdir, None) == 30
+        verified_step(workdir, step=20)
+    assert verified_step(workdir, step=None) == 30
     monkeypatch.setattr(shutil, "rmtree", remove)
     Checkpoints(workdir, TrainConfig()).close()
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["30"]

@@ -1,4 +1,4 @@
-"""The steps of a run are saved, restored on any mesh, and loaded; a mistake or a failed save is one error."""
+"""Checkpoints are saved, restored on any mesh, and loaded; a missing one or a failed save raises a `UserError`."""
 
 import dataclasses
 import errno
@@ -14,16 +14,18 @@ import pytest
 from etils import epath
 
 import symbert_jax
-from symbert_jax.checkpoint import Checkpoints, index, params, steps, write_params
+from symbert_jax.checkpoint import Checkpoints, write_params
+from symbert_jax.checkpoint.index import write_index
 from symbert_jax.config import Config, MeshConfig, TrainConfig, from_json
 from symbert_jax.data.vocabulary import read as read_vocabulary
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
-from symbert_jax.train import state as states
 from symbert_jax.train.start import restore
-from tests.checkpoint.conftest import CONFIG, PAIRWISE, restore_and_compare, save, tree
+from symbert_jax.train.state import abstract
+from tests.checkpoint.conftest import CONFIG, PAIRWISE_CONFIG, save, tree, verified_step
 
+# The folder of a workdir that an older version wrote, and of expected.npz, which `check_logits` reads.
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "checkpoint"
 
 
@@ -31,11 +33,12 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "checkpoint"
     "mesh_config", [MeshConfig(data=8), MeshConfig(data=2, model=4), MeshConfig(data=4, model=2, fsdp=True)]
 )
 def test_checkpoint_is_restored_on_another_mesh(saved, mesh_config: MeshConfig) -> None:
+    """`saved` was written on a mesh of one device; its latest step is 8."""
     workdir, state = saved
-    config = dataclasses.replace(PAIRWISE, mesh=mesh_config)
+    config = dataclasses.replace(PAIRWISE_CONFIG, mesh=mesh_config)
     with jax.set_mesh(make_mesh(mesh_config)):
         found = restore(config, Checkpoints(workdir))
-        wanted = states.abstract(config)
+        wanted = abstract(config)
     assert int(found.step) == 8
     for path, leaf in jax.tree.leaves_with_path((found.params, found.optimizer)):
         target = dict(jax.tree.leaves_with_path((wanted.params, wanted.optimizer)))[path]
@@ -45,15 +48,16 @@ def test_checkpoint_is_restored_on_another_mesh(saved, mesh_config: MeshConfig) 
 
 
 def test_load_returns_parameters_and_config(saved, capfd) -> None:
+    """`saved` has the same parameters at every step."""
     workdir, state = saved
     params, config = symbert_jax.load(workdir, step=3)
-    assert config == PAIRWISE
+    assert config == PAIRWISE_CONFIG
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
     assert jax.tree.structure(params) == jax.tree.structure(state.params)
     assert "WARNING" not in capfd.readouterr().err
 
 
-def test_missing_checkpoint_is_one_error(saved, tmp_path) -> None:
+def test_load_of_missing_checkpoint_raises_user_error(saved, tmp_path) -> None:
     with pytest.raises(UserError, match=r"found no step 2 in .*wanted one of \[3, 4, 7, 8\]"):
         symbert_jax.load(saved[0], step=2)
     with pytest.raises(UserError, match="wanted the workdir of a pretrain run"):
@@ -68,29 +72,28 @@ def test_run_continues_after_a_damaged_step_is_moved_away(two_steps, tmp_path: P
     step = Path(workdir) / "checkpoints" / "20"
     shutil.rmtree(step / "params")
     step.rename(tmp_path / "away")
-    assert restore_and_compare(workdir, None) == 10
+    assert verified_step(workdir, step=None) == 10
     save(workdir, 20)
-    assert restore_and_compare(workdir, None) == 20
+    assert verified_step(workdir, step=None) == 20
 
 
-def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, caplog) -> None:
+def test_failed_save_raises_user_error_and_keeps_other_steps(tmp_path, monkeypatch, caplog) -> None:
     """Orbax saves in the background, so the error about step 20 is raised when step 30 is to be saved."""
     workdir = save(epath.Path(tmp_path), 10)
 
-    def write_on_full_disk(*_: Any) -> None:
+    def fail_as_on_full_disk(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def write_after_damage(folder: epath.Path, *more: Any) -> None:
+    def remove_manifest_and_write_index(folder: epath.Path, *more: Any, **options: Any) -> None:
         min(Path(folder).rglob("manifest.ocdbt"), key=lambda path: len(path.parts)).unlink()
-        write_index(folder, *more)
+        write_index(folder, *more, **options)
 
-    write_index = index.write_index
     for fault, message in (
-        (write_on_full_disk, ".*No space left on device"),
-        (write_after_damage, ".*manifest.ocdbt is missing"),
+        (fail_as_on_full_disk, ".*No space left on device"),
+        (remove_manifest_and_write_index, ".*manifest.ocdbt is missing"),
     ):
-        monkeypatch.setattr(steps, "write_index", fault)
-        monkeypatch.setattr(params, "write_index", fault)
+        monkeypatch.setattr("symbert_jax.checkpoint.steps.write_index", fault)
+        monkeypatch.setattr("symbert_jax.checkpoint.params.write_index", fault)
         checkpoints = Checkpoints(workdir, TrainConfig(keep_latest=1))
         checkpoints.save(20, tree(20), tree(20), CONFIG, validation_loss=None)
         with pytest.raises(
@@ -100,7 +103,7 @@ def test_failed_save_is_one_error_and_keeps_other_steps(tmp_path, monkeypatch, c
         checkpoints.close()
         with pytest.raises(UserError, match=f"/params not saved: {message}, wanted a disk with"):
             write_params(workdir / "params", {"params": tree(0)})
-        assert restore_and_compare(workdir, None) == 10
+        assert verified_step(workdir, step=None) == 10
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -115,6 +118,7 @@ def test_old_checkpoint_loads() -> None:
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_run_continues_from_an_old_checkpoint(devices: int) -> None:
+    """The checkpoint is of step 40; Adam's count and moments are restored, too."""
     config = from_json((FIXTURE / "workdir" / "config.json").read_text())
     with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:devices])):
         state = restore(config, Checkpoints(epath.Path(FIXTURE / "workdir")))

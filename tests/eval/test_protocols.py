@@ -22,7 +22,7 @@ from symbert_jax.train.optimizer import schedule
 def test_protocols_have_published_values(
     name, epochs, learning_rates, batch_sizes, warmup, seeds, select, length, weight_decay, clip
 ) -> None:
-    """The sources are named in protocols.py; a value here changes only if it was misread."""
+    """protocols.py names the papers and code of these values; a value here changes only if it was misread there."""
     found = resolve(FinetuneConfig(protocol=name))
     assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, learning_rates, batch_sizes)
     assert (found.warmup, found.seeds, found.select, found.length) == (warmup, seeds, select, length)
@@ -30,7 +30,9 @@ def test_protocols_have_published_values(
 
 
 def test_fields_that_config_sets_replace_values_of_protocol() -> None:
-    found = resolve(FinetuneConfig(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=GlueConfig("tsv:x")))
+    found = resolve(
+        FinetuneConfig(protocol="roberta", seeds=2, learning_rates=(1e-4,), glue=GlueConfig(source="tsv:x"))
+    )
     assert found == dataclasses.replace(PROTOCOLS["roberta"], seeds=2, learning_rates=(1e-4,))
 
 
@@ -38,12 +40,12 @@ def test_fields_that_config_sets_replace_values_of_protocol() -> None:
 def test_learning_rate_warms_up_and_decays_to_zero(name) -> None:
     protocol = PROTOCOLS[name]
     learning_rate = schedule(protocol.optim_config(learning_rate=1e-5, steps=1000), steps=1000)
-    warmup = round(1000 * protocol.warmup)
-    assert float(learning_rate(0)) == 0 and float(learning_rate(warmup)) == pytest.approx(1e-5)
+    warmup_steps = round(1000 * protocol.warmup)  # `warmup` is a fraction of the steps
+    assert float(learning_rate(0)) == 0 and float(learning_rate(warmup_steps)) == pytest.approx(1e-5)
     assert float(learning_rate(1000)) == pytest.approx(0, abs=1e-12)
 
 
-def test_trial_of_one_step_has_no_warmup() -> None:
+def test_optim_config_for_one_step_has_no_warmup() -> None:
     assert PROTOCOLS["paper"].optim_config(learning_rate=1e-5, steps=1).warmup_steps == 0
 
 

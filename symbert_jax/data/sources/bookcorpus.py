@@ -14,7 +14,7 @@ from symbert_jax.storage import add_path_to_os_errors, is_bucket, new_folder
 
 # Increase the version if the division of books into documents changes, so that no older dataset is used.
 _NAME, _VERSION = "bookcorpus", "1.1.0"
-_ENDINGS = (".txt", ".jsonl")
+_ENDINGS = (".txt", ".jsonl")  # `find_files` also finds compressed files, such as .txt.gz
 _FILE_DOCUMENTS = 1 << 12  # documents per file of the dataset
 _BATCH = 1 << 22  # characters after which the documents read so far are written
 
@@ -24,8 +24,8 @@ def build(directory: Path) -> epath.Path:
 
     Writes the dataset unless there is one for books of the same paths, sizes and modification times.
 
-    The field `text` of an example is a document of a `.txt` file, as `files.read_text` divides it, or the field `text`
-    of an object in a `.jsonl` file. Examples are in the order of the files.
+    An example has one field, `text`: a document of a `.txt` file, as `files.read_text` divides it, or the value that an
+    object in a `.jsonl` file has for the key `text`. Examples are in the order of the files.
 
     Raises:
       UserError: there are no books, one cannot be read, or the dataset cannot be written.
@@ -64,7 +64,7 @@ def _write(directory: Path, folder: epath.Path) -> None:
             for text in _documents(directory):
                 batch.append({"text": text})
                 size += len(text)
-                if size >= _BATCH:  # each call also writes the description of the dataset, so calls are few
+                if size >= _BATCH:  # each call also writes dataset_info.json again, so calls are few
                     writer.add_examples({"train": batch})
                     batch, size = [], 0
             writer.add_examples({"train": batch})

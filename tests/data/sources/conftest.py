@@ -15,7 +15,7 @@ TEXTS = ["First document,\nof two lines.", "Zweites, mit ümläuten 中", "third
 
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of prepared TFDS datasets; it does not exist yet."""
+    """The folder where prepared TFDS datasets are looked up; at first, it does not exist."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path / "tfds"
 
@@ -32,17 +32,18 @@ def write_json_lines(path: Path, *texts: str) -> None:
 def write_tf_records(folder: Path, texts: list[str], claimed: int | None = None, split: str = "train") -> Path:
     """Writes a TFDS dataset of one TFRecord file, with the writer of tensorboardX; returns the path of the file.
 
-    claimed: the number of records according to the description; None: that of `texts`.
+    folder: its name is the version of the dataset.
+    claimed: the number of records that dataset_info.json gives; None: that of `texts`.
     """
     features = tfds.features.FeaturesDict({"title": tfds.features.Text(), "text": tfds.features.Text()})
     folder.mkdir(parents=True)
-    path = folder / f"hand-{split}.tfrecord-00000-of-00001"
+    path = folder / f"handmade-{split}.tfrecord-00000-of-00001"
     writer = RecordWriter(str(path))
     for text in texts:
         writer.write(features.serialize_example({"title": "a title", "text": text}))
     writer.close()
     identity = tfds.core.DatasetIdentity(
-        name="hand", version=tfds.core.Version(folder.name), data_dir=str(folder), module_name="hand"
+        name="handmade", version=tfds.core.Version(folder.name), data_dir=str(folder), module_name="handmade"
     )
     info = tfds.core.DatasetInfo(builder=identity, features=features)
     info.set_file_format("tfrecord")

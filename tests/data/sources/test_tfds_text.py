@@ -16,12 +16,12 @@ from tests.data.sources.conftest import TEXTS, read, write_json_lines, write_tf_
 
 
 def test_tf_records_are_found_by_path_and_by_name(data_dir: Path) -> None:
-    write_tf_records(data_dir / "hand" / "config" / "1.9.0", ["an old version"])
-    write_tf_records(data_dir / "hand" / "config" / "1.10.0", TEXTS)
-    assert read(f"tfds:{data_dir}/hand/config/1.10.0") == TEXTS
-    assert read("tfds:hand/config:1.10.0") == TEXTS
-    assert read("tfds:hand/config") == TEXTS  # the newest
-    assert read("tfds:hand/config:1.9.0") == ["an old version"]
+    write_tf_records(data_dir / "handmade" / "config" / "1.9.0", ["an old version"])
+    write_tf_records(data_dir / "handmade" / "config" / "1.10.0", TEXTS)
+    assert read(f"tfds:{data_dir}/handmade/config/1.10.0") == TEXTS
+    assert read("tfds:handmade/config:1.10.0") == TEXTS
+    assert read("tfds:handmade/config") == TEXTS  # the newest
+    assert read("tfds:handmade/config:1.9.0") == ["an old version"]
 
 
 def test_array_records_are_found_by_path(tmp_path: Path, data_dir: Path) -> None:
