@@ -1,7 +1,7 @@
 """The `study` command: prepares the corpus, trains the missing runs, and writes the report.
 
 Killed at any moment and started again, it trains what is missing. Every run depends on its own config alone, so the
-numbers do not depend on the order of the runs.
+numbers do not depend on the order of the runs, and several processes may train different arms at once.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from etils import epath
 
 from symbert_jax.config import StudyConfig
 from symbert_jax.data.manifest import is_finished as is_prepared
+from symbert_jax.data.masking import max_predictions
 from symbert_jax.data.prepare import prepare
-from symbert_jax.distributed import workdir_lock
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import absolute, is_bucket
@@ -33,13 +33,12 @@ def study(config: StudyConfig, workdir: epath.Path, only: Sequence[str] = (), re
     only: the names of the arms to train; empty: all. report: whether to train none.
 
     Raises:
-      UserError: the corpus cannot be prepared, a run cannot be trained or was trained with another config, or another
-        process trains the study.
+      UserError: the corpus cannot be prepared, or a run cannot be trained, was trained with another config, or is
+        trained by another process.
     """
     runs = plan(config, workdir, only)
     if not report:
-        with workdir_lock(workdir):
-            _train(config, runs)
+        _train(config, runs)
     all_runs = plan(config, workdir)
     if report or any(run.is_finished and not run.has_diverged for run in all_runs):
         write_report(config, all_runs, workdir)
@@ -89,6 +88,7 @@ def _limit(config: StudyConfig, run: Run) -> int:
     """Returns the number of runs like `run` that train side by side."""
     if config.parallel:
         return config.parallel
-    model, rows = run.config.model, run.config.data.batch_size // run.config.optim.accumulate
+    model, data = run.config.model, run.config.data
+    rows, predictions = data.batch_size // run.config.optim.accumulate, max_predictions(model.length, data.mask_rate)
     with jax.set_mesh(make_mesh(run.config.mesh)):
-        return max_parallel_runs(model, bert.size(model), rows, model.length)
+        return max_parallel_runs(model, bert.size(model), rows, model.length, predictions)
