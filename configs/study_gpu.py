@@ -1,10 +1,11 @@
 """python -m symbert_jax study --config=configs/study_gpu.py --workdir=runs/study_gpu
 
-Time: planned for 6 minutes on one H100 with bench/gpu_study.sh; not measured.
+Time: about 6 minutes on one H100, estimated; bench/gpu_study.sh runs it there within a limit.
 Result: not run yet.
 
-BERT-small (4 layers of 512) with the arms, the corpus and the vocabulary of study_wiki_books.py; the three seeds of an
-arm train side by side. 8 = sqrt(64) is the gain of the paper's pairwise attention with heads of width 64.
+BERT-small (4 layers of 512) on rows of 128 tokens of Wikipedia and books, with the vocabulary of study_wiki_books.py;
+the three seeds of an arm train side by side. 8 = sqrt(64) is the gain of the paper's pairwise attention with heads of
+width 64. The first arms are those that the others are compared with.
 """
 
 from ml_collections import ConfigDict
@@ -18,5 +19,14 @@ def get_config() -> ConfigDict:
     c.base.data.update(batch_size=64)
     c.base.optim.update(warmup_steps=150)
     c.base.train.update(steps=3_000, log_every=100, validate_every=100, checkpoint_every=3_000)
-    c.arms = tuple(arm.replace("score_gain=5.66", "score_gain=8") for arm in c.arms)
+    c.arms = (
+        "standard",
+        "standard_gain: model.score_gain=8",
+        "symmetric: model.attention=symmetric",
+        "symmetric_gain: model.attention=symmetric model.score_gain=8",
+        "pairwise_normal: model.attention=pairwise",
+        "uniform: model.attention=uniform",
+        "pairwise_unit: model.attention=pairwise model.pairwise_init=unit",
+        "standard_shared_start: model.key_init=query",
+    )
     return c

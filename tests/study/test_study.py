@@ -111,6 +111,9 @@ def test_study_trains_only_what_is_missing(config, finished, tmp_path, monkeypat
     assert not trained and "3 of 4 runs are finished" in capsys.readouterr().out
     study(config, workdir, ["uniform"])
     assert not trained
+    with lock(epath.Path(lost), "workdir"), pytest.raises(UserError, match=r"workdir: found .* in use by"):
+        study(config, workdir)
+    trained.clear()
     study(config, workdir)
     assert trained == [epath.Path(lost)] and curve(lost) == wanted
     assert (workdir / "report.json").read_text() == (finished / "report.json").read_text()
@@ -121,8 +124,6 @@ def test_study_trains_only_what_is_missing(config, finished, tmp_path, monkeypat
         study(other, workdir)
     with pytest.raises(UserError, match="arms: found 'standart', wanted an arm of the study; did you mean 'standard'"):
         study(config, workdir, ["standart"])
-    with lock(workdir, "workdir"), pytest.raises(UserError, match=r"workdir: found .* in use by"):
-        study(config, workdir)
 
 
 def test_run_that_diverges_ends_alone_and_is_not_repeated(config, tmp_path, capsys) -> None:
