@@ -4,18 +4,19 @@
 #   bench/gpu_study.sh CORPUS WHEELS OUT [FLAGS of study ...]
 #
 # CORPUS: the folder of a corpus that `prepare` wrote. WHEELS: a folder with the wheels of the packages that the machine
-# lacks; it may be empty. OUT: the folder for the report, its plots, all metrics and the logs, 8 small files.
+# lacks; it may be empty. OUT: the folder for the report, its plots, all metrics and the log, 7 small files.
 #
 # Variables:
 #   LIMIT   the seconds for training, by default 330; then the report is made of the runs that are finished
-#   GROUPS_OF_ARMS  one process per group trains its arms, separated by commas, one after the other, so that one process
-#           compiles while another trains; by default the arms of the config in two groups
+#   ARMS    groups of arms, separated by commas in a group and by spaces between groups. A process per group trains its
+#           arms one after the other: one process prepares batches or compiles while another trains. By default, the arms
+#           of the config in three groups, the most important first.
 #   WORK    the folder for checkpoints, by default a temporary one; with the WORK of an earlier call, the study continues
 #   PYTHON  the interpreter, by default python3
 set -uo pipefail
 
 if (($# < 3)); then
-  sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 corpus=$(realpath "$1") wheels=$(realpath "$2") out=$3
@@ -26,10 +27,9 @@ work=$(realpath -m "${WORK:-$(mktemp -d)}")
 mkdir -p "$work"
 limit=${LIMIT:-330}
 python=${PYTHON:-python3}
-# Arms of one attention differ only in their initial values and share their compiled programs.
-first=standard,symmetric,uniform,standard_shared_start
-second=pairwise_normal,standard_gain,symmetric_gain,pairwise_unit
-read -ra groups <<<"${GROUPS_OF_ARMS:-$first $second}"
+first=standard,symmetric,pairwise_unit second=standard_gain,uniform,standard_shared_start
+third=pairwise_normal,symmetric_gain
+read -ra groups <<<"${ARMS:-$first $second $third}"
 cd "$(dirname "$0")/.." || exit
 
 shopt -s nullglob
@@ -65,10 +65,9 @@ train() {
 
 deadline=$((SECONDS + limit))
 for i in "${!groups[@]}"; do
-  train "${groups[i]}" >"$out/log_$((i + 1)).txt" 2>&1 &
-done
+  train "${groups[i]}" 2>&1 | sed -u "s/^/[$((i + 1))] /" &
+done >"$out/log.txt"
 wait
-tail -n 3 "$out"/log_*.txt
 JAX_PLATFORMS=cpu "${command[@]}" --report
 code=$?
 mkdir -p "$work/study/runs"

@@ -16,9 +16,9 @@ from symbert_jax import config
 def get_config() -> ConfigDict:
     c = config.get_config("study_wiki_books")
     c.base.model.update(layers=4, dim=512, heads=8, mlp_dim=2048, dtype="bfloat16", kernel="xla", unroll=4)
-    c.base.data.update(batch_size=64)
-    c.base.optim.update(warmup_steps=150)
-    c.base.train.update(steps=3_000, log_every=100, validate_every=100, checkpoint_every=3_000)
+    c.base.model.initializer_range = 0.02
+    c.base.data.update(batch_size=32, mask_rate=0.15)
+    c.base.train.update(steps=4_000, log_every=100, validate_every=100, checkpoint_every=4_000)
     c.arms = (
         "standard",
         "standard_gain: model.score_gain=8",

@@ -40,7 +40,7 @@ def write_report(study: StudyConfig, runs: Sequence[Run], workdir: epath.Path) -
     best = select_best(arms)
     if not best:
         raise UserError("workdir", f"no finished run in {workdir}", "at least one that did not diverge")
-    num_finished = sum(len(arm.results) for arm in arms)
+    num_finished = sum(len(arm.runs) for arm in arms)
     table = format_arms(study, best)
     sections = [
         f"{num_finished} of {len(runs)} runs are finished. {_describe(study)}",
@@ -84,7 +84,7 @@ def format_arms(study: StudyConfig, best: Mapping[str, Arm]) -> str:
                 name,
                 f"{arm.learning_rate:g}",
                 f"{bert.size(configs[name].model):,}",
-                str(len(arm.results)),
+                str(len(arm.runs)),
                 _format(average(arm.final_losses.values())),
                 "" if difference is None else _format_difference(difference),
                 _format_steps(escape_steps(study, best, arm)),

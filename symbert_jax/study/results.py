@@ -8,30 +8,11 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from symbert_jax import metrics
-from symbert_jax.checkpoint import LOSS
+from symbert_jax.compare.runs import RunCurve, read_run
 from symbert_jax.config import StudyConfig
 from symbert_jax.study.plan import Run
 
 CONFIDENCE = 0.95  # of the intervals
-
-Layers = dict[int, list[float]]  # the values of all layers, by step
-
-
-class Result(NamedTuple):
-    """What a finished run measured; there are no losses if it diverged."""
-
-    run: Run
-    losses: dict[int, float]  # validation losses in nats, by step
-    diagnostics: dict[str, Layers]  # the statistics of attention by name; none for an arm without scores
-
-    @property
-    def final_loss(self) -> float:
-        return self.losses[max(self.losses)]
-
-    def first_step_at(self, loss: float) -> int | None:
-        """Returns the first validated step with a loss of at most `loss`, None if there is none."""
-        return next((step for step, found in sorted(self.losses.items()) if found <= loss), None)
 
 
 class Mean(NamedTuple):
@@ -52,29 +33,34 @@ class Mean(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """The finished runs of an arm at one learning rate, by seed."""
+    """The finished runs of an arm at one learning rate."""
 
     name: str
     learning_rate: float
-    results: dict[int, Result]
+    runs: dict[int, RunCurve | None]  # by seed; None: the run diverged
 
     @property
     def num_diverged(self) -> int:
-        return sum(not result.losses for result in self.results.values())
+        return len(self.runs) - len(self.curves)
+
+    @property
+    def curves(self) -> dict[int, RunCurve]:
+        """The runs that did not diverge, by seed."""
+        return {seed: run for seed, run in self.runs.items() if run}
 
     @property
     def final_losses(self) -> dict[int, float]:
-        return {seed: result.final_loss for seed, result in self.results.items() if result.losses}
+        return {seed: run.final_loss for seed, run in self.curves.items()}
 
     @property
-    def curve(self) -> dict[int, Mean]:
+    def mean_losses(self) -> dict[int, Mean]:
         """The mean loss over seeds by step, at the steps at which all seeds were validated."""
-        curves = [result.losses for result in self.results.values() if result.losses]
+        curves = [run.losses for run in self.curves.values()]
         return {step: average([curve[step] for curve in curves]) for step in _common_steps(curves)}
 
     def diagnostics(self, name: str) -> dict[int, list[float]]:
         """Returns the mean over seeds of a statistic of attention: the values of all layers by step."""
-        curves = [result.diagnostics[name] for result in self.results.values() if name in result.diagnostics]
+        curves = [layers for run in self.curves.values() if (layers := read_diagnostics(run).get(name))]
         steps = _common_steps(curves)
         return {
             step: [statistics.mean(layer) for layer in zip(*(curve[step] for curve in curves), strict=True)]
@@ -97,24 +83,17 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     return average(values[seed] - reference[seed] for seed in sorted(seeds)) if seeds else None
 
 
-def read_result(run: Run) -> Result:
-    """Reads a finished run."""
-    if run.has_diverged:
-        return Result(run, {}, {})
-    losses: dict[int, float] = {}
-    diagnostics: dict[str, dict[int, dict[int, float]]] = {}
-    for line in metrics.read(run.workdir, warn=False):
-        if LOSS not in line:
-            continue
-        losses[line["step"]] = line[LOSS]
-        for key, value in line.items():
-            if match := re.fullmatch(r"attention/(\w+)/layer_(\d+)", key):
-                diagnostics.setdefault(match[1], {}).setdefault(line["step"], {})[int(match[2])] = value
-    layers = {
-        name: {step: [found[layer] for layer in sorted(found)] for step, found in steps.items()}
-        for name, steps in diagnostics.items()
+def read_diagnostics(run: RunCurve) -> dict[str, dict[int, list[float]]]:
+    """Returns the statistics of attention by name: the values of all layers by step. An arm without scores has none."""
+    by_layer: dict[str, dict[int, dict[int, float]]] = {}
+    for metric, values in run.metrics.items():
+        if match := re.fullmatch(r"attention/(\w+)/layer_(\d+)", metric):
+            for step, value in values.items():
+                by_layer.setdefault(match[1], {}).setdefault(step, {})[int(match[2])] = value
+    return {
+        name: {step: [found[layer] for layer in sorted(found)] for step, found in sorted(steps.items())}
+        for name, steps in by_layer.items()
     }
-    return Result(run, losses, layers)
 
 
 def collect(runs: Sequence[Run]) -> list[Arm]:
@@ -123,7 +102,7 @@ def collect(runs: Sequence[Run]) -> list[Arm]:
     for run in runs:
         if run.is_finished:
             arm = arms.setdefault((run.arm, run.learning_rate), Arm(run.arm, run.learning_rate, {}))
-            arm.results[run.seed] = read_result(run)
+            arm.runs[run.seed] = None if run.has_diverged else read_run(run.workdir, run.name)
     order = list(dict.fromkeys(run.arm for run in runs))
     return sorted(arms.values(), key=lambda arm: (order.index(arm.name), arm.learning_rate))
 
@@ -156,7 +135,7 @@ def escape_steps(study: StudyConfig, best: Mapping[str, Arm], arm: Arm) -> dict[
     plateau = plateau_loss(study, best)
     if plateau is None:
         return {}
-    return {seed: result.first_step_at(plateau - study.escape_margin) for seed, result in arm.results.items()}
+    return {seed: run.first_step_at(plateau - study.escape_margin) for seed, run in arm.curves.items()}
 
 
 def steps_to_reference(study: StudyConfig, best: Mapping[str, Arm], arm: Arm) -> dict[int, int | None]:
@@ -164,7 +143,7 @@ def steps_to_reference(study: StudyConfig, best: Mapping[str, Arm], arm: Arm) ->
     if study.reference not in best:
         return {}
     reference = best[study.reference].final_losses
-    return {seed: result.first_step_at(reference[seed]) for seed, result in arm.results.items() if seed in reference}
+    return {seed: run.first_step_at(reference[seed]) for seed, run in arm.curves.items() if seed in reference}
 
 
 def to_json(arm: Arm) -> dict[str, Any]:
@@ -175,20 +154,20 @@ def to_json(arm: Arm) -> dict[str, Any]:
         "runs": [
             {
                 "seed": seed,
-                "diverged": not result.losses,
-                "validation_loss": result.losses,
+                "diverged": run is None,
+                "validation_loss": run.losses if run else {},
                 "attention": {
                     name: {step: [float(f"{value:.4g}") for value in layers] for step, layers in steps.items()}
-                    for name, steps in result.diagnostics.items()
+                    for name, steps in (read_diagnostics(run) if run else {}).items()
                 },
             }
-            for seed, result in sorted(arm.results.items())
+            for seed, run in sorted(arm.runs.items())
         ],
     }
 
 
 def _rank(arm: Arm) -> tuple[int, float]:
-    return -len(arm.results), average(arm.final_losses.values()).mean
+    return -len(arm.runs), average(arm.final_losses.values()).mean
 
 
 def _common_steps(curves: Sequence[Mapping[int, Any]]) -> list[int]:

@@ -3,12 +3,13 @@
 import pytest
 from etils import epath
 
+from symbert_jax.checkpoint import LOSS
+from symbert_jax.compare.runs import RunCurve
 from symbert_jax.config import StudyConfig
 from symbert_jax.study import plots, report
 from symbert_jax.study.plan import plan
 from symbert_jax.study.results import (
     Arm,
-    Result,
     average,
     escape_steps,
     paired_difference,
@@ -27,15 +28,11 @@ def make_arm(name: str, learning_rate: float, *losses: tuple[float, ...]) -> Arm
     found = {
         run.seed: run for run in plan(STUDY, epath.Path("/x")) if (run.arm, run.learning_rate) == (name, learning_rate)
     }
-    diagnostics = {"logit_std": {step: [0.1, 0.2] for step in STEPS}} if name != "uniform" else {}
-    return Arm(
-        name,
-        learning_rate,
-        {
-            seed: Result(found[seed], dict(zip(STEPS, each, strict=False)), diagnostics if each else {})
-            for seed, each in enumerate(losses)
-        },
-    )
+    layers = range(2) if name != "uniform" else ()
+    statistics = {f"attention/logit_std/layer_{layer}": dict.fromkeys(STEPS, 0.1) for layer in layers}
+    curves = [{LOSS: dict(zip(STEPS, each, strict=True))} | statistics if each else None for each in losses]
+    runs = [curve and RunCurve(name, found[seed].config, curve) for seed, curve in enumerate(curves)]
+    return Arm(name, learning_rate, dict(enumerate(runs)))
 
 
 ARMS = [
