@@ -1,6 +1,6 @@
 """python -m symbert_jax study --config=configs/study_python_docs.py --workdir=runs/study_python_docs
 
-Time: about 5 hours on 2 cores for 78 runs, estimated from demo.py; two processes with half of --arms each share them.
+Time: about 5 hours on 2 cores for 78 runs, estimated from demo.py.
 Result: not run yet.
 
 Forms of attention and initial values on text that every machine has: the model and the corpus of demo.py, thirteen
