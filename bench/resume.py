@@ -5,7 +5,7 @@
 The other flags go to `pretrain`, whose corpus is prepared first if it does not exist. One run gets SIGKILL when it has
 logged step `--kill-at`, and then the same command again. Records how many lines of metrics.jsonl differ, except for
 speeds, and how many arrays of the last checkpoint, parameters and moments, differ in any bit: none. On a GPU this needs
---xla_gpu_deterministic_ops, which it sets: otherwise atomic additions in no fixed order change the last bits of
+xla_gpu_deterministic_ops, which it sets: otherwise atomic additions in no fixed order change the last bits of
 gradients from run to run.
 """
 
