@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
 from symbert_jax.model import tpu_layouts
 from symbert_jax.model.parameters import (
@@ -73,8 +73,7 @@ def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropout(x: Array, rate: float, key: PRNGKeyArray) -> Array:
-    # The threshold is at most 2**32 - 1, also at a rate so small that (1 - rate) * 2**32 rounds to 2**32.
-    kept = _random_bits(key, x) < np.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
+    kept = is_kept(_random_bits(key, x), rate)
     return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
 
 
@@ -92,13 +91,36 @@ def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
     finalizer of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still
     draw keys and initial parameters, which need better random numbers.
     """
+    seed, gamma = seed_and_gamma(key)
+    return mix(counters(seed, gamma, like.shape, jax.typeof(like).sharding.spec))
+
+
+def is_kept(bits: UInt32[Array, "..."], dropout_rate: float) -> Bool[Array, "..."]:
+    """Returns which elements dropout keeps, by their random bits."""
+    # The threshold is at most 2**32 - 1, also at a rate so small that (1 - rate) * 2**32 rounds to 2**32.
+    return bits < np.uint32(min(round((1 - dropout_rate) * 2**32), 2**32 - 1))
+
+
+def seed_and_gamma(key: PRNGKeyArray) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
+    """Returns the counter of the first element and the step from each element to the next, an odd number."""
     seed, gamma = jax.random.key_data(key)
-    gamma |= 1
+    return seed, gamma | 1
+
+
+def counters(
+    seed: UInt32[Array, ""], step: UInt32[Array, ""], shape: tuple[int, ...], axes: Iterable[str | None]
+) -> UInt32[Array, "..."]:
+    """Returns seed + n step for each element n of an array of this shape, sharded along these mesh axes."""
     state = jnp.broadcast_to(seed, ())
-    for dim, (size, axis) in enumerate(zip(like.shape, jax.typeof(like).sharding.spec, strict=True)):
-        stride = math.prod(like.shape[dim + 1 :]) % 2**32
+    for dim, (size, axis) in enumerate(zip(shape, axes, strict=True)):
+        stride = math.prod(shape[dim + 1 :]) % 2**32
         index = jax.lax.broadcasted_iota(jnp.uint32, (size,), 0, out_sharding=PartitionSpec(axis))
-        state = state[..., None] + index * (gamma * np.uint32(stride))
+        state = state[..., None] + index * (step * np.uint32(stride))
+    return state
+
+
+def mix(state: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Returns random bits from counters, by the finalizer of MurmurHash3."""
     state = (state ^ (state >> 16)) * np.uint32(0x85EBCA6B)
     state = (state ^ (state >> 13)) * np.uint32(0xC2B2AE35)
     return state ^ (state >> 16)
