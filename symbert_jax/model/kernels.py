@@ -1,4 +1,4 @@
-"""The kernels that compute attention, softmax(q . k / sqrt(H)) v, and the choice between them.
+"""The kernels that compute attention, softmax(q . k / sqrt(Q)) v, and the choice between them.
 
     xla     plain JAX, on every platform; keeps the probabilities in memory
     splash  splash attention of JAX's Pallas, on TPUs; without attention dropout
@@ -27,8 +27,10 @@ from symbert_jax.sharding import device, spec
 if TYPE_CHECKING:
     from symbert_jax.model.triton import Tiling
 
-Queries = Float[Array, "B T N H"]
-Keys = Float[Array, "B S N H"]
+Queries = Float[Array, "B T N Q"]
+Keys = Float[Array, "B S N Q"]
+Values = Float[Array, "B S N H"]
+Mixed = Float[Array, "B T N H"]
 Segments = Int[AnyArray, "B S"] | None
 
 FUSED = ("splash", "cudnn", "triton")  # the faster ones of a platform come first
@@ -43,7 +45,7 @@ TRITON_WIDTHS = (32, 64, 128)  # the widths of heads that `triton` is tested wit
 UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
 
 
-def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
+def attend(model: ModelConfig, q: Queries, k: Keys, v: Values, segments: Segments, key: PRNGKeyArray | None) -> Mixed:
     """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "splash":
@@ -84,14 +86,16 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
 
     if kernel not in FUSED:
         return
+    head_width = model.dim // model.heads
     if model.attention_dropout > 0 and kernel != "triton":
         yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
+    if model.key_dim not in (0, head_width):
+        yield problem(f"model.key_dim={model.key_dim}", f"0 or {head_width}: here keys are as wide as a head")
     if kernel == "splash":
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
             yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
-    head_width = model.dim // model.heads
     if kernel in ("cudnn", "triton"):
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")
@@ -111,19 +115,24 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
             yield problem(f"heads of width {head_width}", "32, 64 or 128")
 
 
-def xla(q: Queries, k: Keys, v: Keys, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Queries:
+def xla(q: Queries, k: Keys, v: Values, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Mixed:
     """Computes attention in plain JAX; `key` draws dropout of the probabilities (None: off)."""
     weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
 
 def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N T S"]:
-    """Returns softmax over S of q . k / sqrt(H), in float32."""
-    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
-    scores *= q.shape[-1] ** -0.5
+    """Returns softmax over S of q . k / sqrt(Q), in float32."""
+    logits = scores(q, k)
     if segments is not None:
-        scores = jnp.where(visible(segments, q.shape[1])[:, None], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores, axis=-1)
+        logits = jnp.where(visible(segments, q.shape[1])[:, None], logits, jnp.finfo(logits.dtype).min)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def scores(q: Queries, k: Keys) -> Float[Array, "B N T S"]:
+    """Returns q . k / sqrt(Q), in float32."""
+    products = jnp.einsum("BTNQ,BSNQ->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
+    return products * q.shape[-1] ** -0.5
 
 
 def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B T S"]:
