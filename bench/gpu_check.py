@@ -48,7 +48,7 @@ def kernels(flags: argparse.Namespace) -> list[str]:
 
 def steps(config: str, kernels: str, flags: argparse.Namespace) -> list[str]:
     """Returns the command that times the step of `config` with `kernels`."""
-    command = [*PYTHON, "bench.step_time", f"--config=configs/{config}.py", "--rounds=4", "--steps=5"]
+    command = [*PYTHON, "bench.step_time", f"--config=configs/{config}.py", "--config.model.unroll=1", "--rounds=4"]
     if not flags.tiny:
         return [*command, f"--kernels={kernels}", f"--config.data.batch_size={ROWS}"]
     sizes = [f"--config.model.{field}={value}" for field, value in TINY_MODEL.items()]
@@ -60,7 +60,7 @@ def fast_steps(flags: argparse.Namespace) -> list[str]:
 
 
 def paper_steps(flags: argparse.Namespace) -> list[str]:
-    return steps("base", "xla", flags)
+    return steps("base", "xla,triton", flags)
 
 
 def peers(flags: argparse.Namespace) -> list[str]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the study of configs/study_gpu.py on a machine with a GPU and without a network, within a time limit.
+# Runs a study, by default configs/study_gpu.py, on a machine with a GPU and without a network, within a time limit.
 #
 #   bench/gpu_study.sh CORPUS WHEELS OUT [FLAGS of study ...]
 #
@@ -7,6 +7,7 @@
 # lacks; it may be empty. OUT: the folder for the report, its plots, all metrics and the log, 7 small files.
 #
 # Variables:
+#   CONFIG  the config of the study; ARMS must fit it
 #   LIMIT   the seconds for training, by default 330; then the report is made of the runs that are finished
 #   ARMS    groups of arms, separated by commas in a group and by spaces between groups. A process per group trains its
 #           arms one after the other: one process prepares batches or compiles while another trains. By default, the arms
@@ -16,7 +17,7 @@
 set -uo pipefail
 
 if (($# < 3)); then
-  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 corpus=$(realpath "$1") wheels=$(realpath "$2") out=$3
@@ -41,9 +42,9 @@ fi
 export PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR=$work/xla
 "$python" -c 'import jax; print("jax", jax.__version__, "on", jax.devices())' || exit
 
-command=("$python" -m symbert_jax study --config=configs/study_gpu.py --workdir="$work/study")
+command=("$python" -m symbert_jax study --config="${CONFIG:-configs/study_gpu.py}" --workdir="$work/study")
 command+=(--config.base.data.dir="$corpus" --config.base.data.sources= "$@")
-XLA_PYTHON_CLIENT_MEM_FRACTION=$("$python" -c "print(0.9 / ${#groups[@]})")
+: "${XLA_PYTHON_CLIENT_MEM_FRACTION:=$("$python" -c "print(0.9 / ${#groups[@]})")}"
 export XLA_PYTHON_CLIENT_MEM_FRACTION
 
 # train ARMS: trains arms until the end of the limit; if one fails, the others one by one.
