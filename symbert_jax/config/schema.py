@@ -6,13 +6,13 @@ from typing import Annotated
 from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Size
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")
-KERNELS = ("auto", "xla", "splash", "cudnn")
+KERNELS = ("auto", "xla", "short", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # variant of attention (the paper's section 3)
-    # implementation of attention; splash needs a TPU, cudnn a GPU; auto: the fastest that model and device allow
+    # implementation of attention; short and splash need a TPU, cudnn a GPU; auto: the fastest that can run
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
     # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix
     pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"

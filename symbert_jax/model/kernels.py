@@ -1,8 +1,9 @@
 """The kernels that compute attention, softmax(q . k / sqrt(H)) v, and the choice between them.
 
-    xla     plain JAX, on every platform; the only one with attention dropout; keeps the probabilities in memory
-    splash  splash attention of JAX's Pallas, on TPUs
-    cudnn   flash attention of cuDNN, on NVIDIA GPUs
+    xla     plain JAX, on every platform; keeps the probabilities in memory
+    short   our own Pallas kernel for rows that fit in VMEM, on TPUs; has attention dropout, with the mask of xla
+    splash  splash attention of JAX's Pallas, on TPUs; has no attention dropout
+    cudnn   flash attention of cuDNN, on NVIDIA GPUs; has no attention dropout
 
 `segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
 1, and no token sees it. `segments=None` means that every token sees all tokens.
@@ -25,8 +26,9 @@ Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S N H"]
 Segments = Int[AnyArray, "B S"] | None
 
-FUSED = ("splash", "cudnn")  # each is the fastest on the platform that it runs on
-SMALLEST_BLOCK = 128  # tokens in the smallest block of splash
+FUSED = ("short", "splash", "cudnn")  # the first one that can run is the fastest
+SMALLEST_BLOCK = 128  # tokens in the smallest block of short and of splash
+LONGEST_SHORT = 2048  # tokens of a row for which short holds the logits of a block of queries
 # Tokens in the largest block of splash. Larger blocks are faster: by the TPU compiler's schedule, a head of 1,024
 # tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,
 # and 13 and 10 thousand cycles of a v6e with blocks of 512 and 1,024. Blocks of 2,048 do not fit the memory of a core.
@@ -38,6 +40,10 @@ UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN",
 def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
     """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
+        case "short":
+            from symbert_jax.model import short  # Pallas takes half a second to import; few programs need it
+
+            return short.attend(q, k, v, segments, model.attention_dropout, key, interpret=device().platform != "tpu")
         case "splash":
             return splash(q, k, v, segments, interpret=device().platform != "tpu")
         case "cudnn":
@@ -73,13 +79,15 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
 
     if kernel not in FUSED:
         return
-    if model.attention_dropout > 0:
+    if model.attention_dropout > 0 and kernel != "short":
         yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
-    if kernel == "splash":
+    if kernel in ("short", "splash"):
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
             yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
+    if kernel == "short" and length > LONGEST_SHORT:
+        yield problem(f"{length} tokens", f"at most {LONGEST_SHORT} tokens")
     if kernel == "cudnn":
         head_width = model.dim // model.heads
         if device.platform != "gpu":

@@ -7,12 +7,10 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from symbert_jax.model import tpu_layouts
+from symbert_jax.model import random_bits, tpu_layouts
 from symbert_jax.model.parameters import (
     Sizes,
     gathered,
@@ -67,15 +65,17 @@ class LayerNorm(nnx.Module):
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). If `key` is None or `rate` 0, returns x."""
+    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). If `key` is None or `rate` 0, returns x.
+
+    `rate` is rounded to a multiple of 2^-16.
+    """
     return x if key is None or rate == 0 else _dropout(x, rate, key)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropout(x: Array, rate: float, key: PRNGKeyArray) -> Array:
-    # The threshold is at most 2**32 - 1, also at a rate so small that (1 - rate) * 2**32 rounds to 2**32.
-    kept = _random_bits(key, x) < np.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
-    return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
+    kept = random_bits.keep(key, rate, like=x)
+    return jnp.where(kept, x * (1 / random_bits.kept_fraction(rate)), jnp.zeros_like(x))
 
 
 # The backward pass draws the bits again, which costs less than to keep them.
@@ -83,25 +83,6 @@ _dropout.defvjp(
     lambda x, rate, key: (_dropout(x, rate, key), key),
     lambda rate, key, dy: (_dropout(dy, rate, key), None),
 )
-
-
-def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
-    """Returns 32 random bits for each element of `like`, sharded like it; they are the same on every mesh.
-
-    SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma), where mix is the
-    finalizer of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still
-    draw keys and initial parameters, which need better random numbers.
-    """
-    seed, gamma = jax.random.key_data(key)
-    gamma |= 1
-    state = jnp.broadcast_to(seed, ())
-    for dim, (size, axis) in enumerate(zip(like.shape, jax.typeof(like).sharding.spec, strict=True)):
-        stride = math.prod(like.shape[dim + 1 :]) % 2**32
-        index = jax.lax.broadcasted_iota(jnp.uint32, (size,), 0, out_sharding=PartitionSpec(axis))
-        state = state[..., None] + index * (gamma * np.uint32(stride))
-    state = (state ^ (state >> 16)) * np.uint32(0x85EBCA6B)
-    state = (state ^ (state >> 13)) * np.uint32(0xC2B2AE35)
-    return state ^ (state >> 16)
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> tuple[PRNGKeyArray | None, ...]:

@@ -128,8 +128,8 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
     assert wanted[0][1]["loss"][1] == batch.weights.sum()
-    # one attention is enough for the other kernels, which have the output and the gradients of xla for any q, k and v
-    for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
+    # one attention is enough for these kernels, which have the output and the gradients of xla for any q, k and v
+    for kernel in ("xla", "short", "splash", "cudnn") if attention == "pairwise" else ("xla", "short"):
         assert_near(run(kernel, cross_document=False, batch=batch), wanted, atol=2e-5)
     cross_document_loss = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, key=None)["loss"][0]
     assert abs(cross_document_loss - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
@@ -145,11 +145,13 @@ def change(**fields) -> ModelConfig:
 @pytest.mark.parametrize(
     ("model", "device", "counts", "wanted"),  # counts of queries and of keys
     [
-        (NO_DROPOUT, TPU, (512, 512), "splash"),
+        (NO_DROPOUT, TPU, (512, 512), "short"),
         (NO_DROPOUT, H100, (512, 512), "cudnn"),
         (NO_DROPOUT, CPU, (512, 512), "xla"),
         (NO_DROPOUT, V100, (512, 512), "xla"),
-        (WITH_DROPOUT, TPU, (512, 512), "xla"),
+        (WITH_DROPOUT, TPU, (512, 512), "short"),
+        (NO_DROPOUT, TPU, (4096, 4096), "splash"),
+        (WITH_DROPOUT, TPU, (4096, 4096), "xla"),
         (WITH_DROPOUT, H100, (512, 512), "xla"),
         (NO_DROPOUT, TPU, (1, 512), "xla"),
         (NO_DROPOUT, TPU, (96, 96), "xla"),
@@ -161,6 +163,7 @@ def change(**fields) -> ModelConfig:
         (change(kernel="xla"), TPU, (512, 512), "xla"),
         (change(kernel="splash"), TPU, (512, 512), "splash"),
         (change(kernel="splash"), CPU, (512, 512), "xla"),
+        (change(kernel="short"), CPU, (512, 512), "xla"),
         (change(kernel="cudnn"), TPU, (512, 512), "xla"),
     ],
     ids=str,
@@ -180,6 +183,9 @@ def test_choose_returns_fastest_possible_kernel(model, device, counts, wanted) -
         ),
         (change(kernel="splash"), CPU, "'splash' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", length=192), TPU, "'splash' with 192 tokens, wanted a multiple of 128"),
+        (change(kernel="short", length=192), TPU, "'short' with 192 tokens, wanted a multiple of 128"),
+        (change(kernel="short", length=4096), TPU, "'short' with 4096 tokens, wanted at most 2048"),
+        (change(kernel="short"), CPU, "'short' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
         (change(kernel="cudnn"), V100, "'cudnn' with Tesla V100.*wanted .*Ampere generation or later"),
         (change(kernel="cudnn", dtype="float32"), H100, "'cudnn' with model.dtype=float32, wanted bfloat16"),
@@ -193,7 +199,14 @@ def test_check_names_what_the_kernel_lacks(model, device, message) -> None:
 
 
 def test_check_accepts_possible_kernels() -> None:
-    for kernel, device in (("splash", TPU), ("cudnn", H100), ("xla", CPU), ("auto", CPU), ("auto", V100)):
+    for kernel, device in (
+        ("short", TPU),
+        ("splash", TPU),
+        ("cudnn", H100),
+        ("xla", CPU),
+        ("auto", CPU),
+        ("auto", V100),
+    ):
         kernels.check(change(kernel=kernel), device)
 
 

@@ -1,0 +1,88 @@
+"""The backward kernel: a grid step computes the probabilities of a block of queries again, and all gradients from them.
+
+With the output O = (M P) V / r, where M is the dropout mask and r the fraction kept, and with D = sum over H of O dO,
+the gradient of the logits is P (M (V dO) - r D) / r. The kernel multiplies without the factor 1 / r and scales the
+products, which are smaller.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int, UInt32
+
+from symbert_jax.model import random_bits
+from symbert_jax.model.short import tiles
+from symbert_jax.model.short.plan import Plan
+
+LONGEST_CHUNK = 256  # keys whose probabilities are computed at a time
+
+
+def backward(
+    plan: Plan,
+    generator: UInt32[Array, "1 2"],
+    segments: Int[Array, "B T"] | None,
+    q: Float[Array, "B N Q T"],
+    k: Float[Array, "B N Q T"],
+    v: Float[Array, "B N H T"],
+    output: Float[Array, "B N H T"],
+    log_sum: Float[Array, "B N 1 T"],
+    d_output: Float[Array, "B N H T"],
+) -> tuple[Float[Array, "B N Q T"], Float[Array, "B N Q T"], Float[Array, "B N H T"]]:
+    """Returns the gradients of q, k and v, given what `forward` took and returned, and the gradient of its output."""
+
+    def index(head: Any, block: Any) -> Any:
+        return head * plan.blocks + block
+
+    def kernel(generator, of_tokens, q, k, v, output, log_sum, d_output, dq, dk, dv, dk_sum, dv_sum):  # type: ignore[no-untyped-def]
+        head, block = pl.program_id(0), pl.program_id(1)
+        dropout = tiles.Dropout(plan, generator, head, block)
+        kept_fraction = random_bits.kept_fraction(plan.dropout_rate)
+        products = output[...].astype(jnp.float32) * d_output[...].astype(jnp.float32)
+        offset = products.sum(0, keepdims=True) * kept_fraction
+        dq_sum = jnp.zeros((plan.query_width, plan.block))
+
+        def add(total: Any, keys: slice, product: Array) -> None:
+            total[:, keys] = product + jnp.where(block > 0, total[:, keys], 0.0)
+
+        for keys in plan.chunks(LONGEST_CHUNK):
+            weights = jnp.exp2(tiles.logits(plan, q, k, of_tokens, keys) - log_sum[...])
+            d_weights = tiles.multiply(v[:, keys], d_output[...], 0, 0)
+            masks = dropout.masks(keys)
+            kept = tiles.drop(weights, masks).astype(v.dtype)
+            d_logits = (weights * (tiles.drop(d_weights, masks) - offset)).astype(v.dtype)
+            add(dv_sum, keys, tiles.multiply(d_output[...], kept, 1, 1))
+            add(dk_sum, keys, tiles.multiply(q[...], d_logits, 1, 1))
+            dq_sum += tiles.multiply(k[:, keys], d_logits, 1, 0)
+        dq[...] = (dq_sum * (plan.scale / kept_fraction)).astype(dq.dtype)
+        # the last block of a head writes the gradients that remain
+        dk[...] = (dk_sum[...] * (plan.scale / kept_fraction)).astype(dk.dtype)
+        dv[...] = (dv_sum[...] * (1 / kept_fraction)).astype(dv.dtype)
+
+    of_queries, of_keys = plan.head_spec(plan.query_width, index), plan.head_spec(plan.query_width, index, whole=True)
+    of_values, of_outputs = plan.head_spec(plan.value_width, index, whole=True), plan.head_spec(plan.value_width, index)
+    return pl.pallas_call(
+        kernel,
+        name="short_attention_backward",
+        grid=(plan.rows * plan.heads, plan.blocks),
+        in_specs=[
+            tiles.GENERATOR_SPEC,
+            tiles.segments_specs(plan, index) if segments is not None else None,
+            of_queries,
+            of_keys,
+            of_values,
+            of_outputs,
+            plan.head_spec(1, index),
+            of_outputs,
+        ],
+        out_specs=[of_queries, of_keys, of_values],
+        out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (q, k, v)],
+        scratch_shapes=[
+            pltpu.VMEM((plan.query_width, plan.length), jnp.float32),
+            pltpu.VMEM((plan.value_width, plan.length), jnp.float32),
+        ],
+        compiler_params=tiles.COMPILER_PARAMS,
+        interpret=plan.interpret,
+    )(generator, tiles.segments_of_keys_and_queries(segments), q, k, v, output, log_sum, d_output)

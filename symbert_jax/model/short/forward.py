@@ -1,0 +1,81 @@
+"""The forward kernel.
+
+A grid step computes the logits of one block of queries, which keeps the matrix unit busy, and turns the logits of the
+block before it into probabilities and output, which keeps the vector unit busy. So there is one step more than blocks:
+the output of the first has no meaning and is overwritten by the second, and nothing reads the logits of the last.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int, UInt32
+
+from symbert_jax.model import random_bits
+from symbert_jax.model.short import tiles
+from symbert_jax.model.short.plan import Plan
+
+# Keys whose probabilities are computed at a time. Dropout needs registers, which longer chunks would spill.
+LONGEST_CHUNK, LONGEST_CHUNK_WITH_DROPOUT = 256, 128
+
+
+def forward(
+    plan: Plan,
+    generator: UInt32[Array, "1 2"],
+    segments: Int[Array, "B T"] | None,
+    q: Float[Array, "B N Q T"],
+    k: Float[Array, "B N Q T"],
+    v: Float[Array, "B N H T"],
+) -> tuple[Float[Array, "B N H T"], Float[Array, "B N 1 T"]]:
+    """Returns the output, and for each query the logarithm to base 2 of its sum of exponentials."""
+    steps = plan.rows * plan.heads * plan.blocks // plan.cores  # of one core, without the additional one
+
+    def current(core: Any, step: Any) -> Any:
+        return core * steps + jnp.minimum(step, steps - 1)
+
+    def previous(core: Any, step: Any) -> Any:
+        return core * steps + jnp.maximum(step - 1, 0)
+
+    def kernel(generator, of_tokens, q, k, v, output, log_sum, scores, maximum):  # type: ignore[no-untyped-def]
+        head, block = divmod(previous(pl.program_id(0), pl.program_id(1)), plan.blocks)
+        dropout = tiles.Dropout(plan, generator, head, block)
+        last_maximum, new_maximum = maximum[...], jnp.full((1, plan.block), -jnp.inf)
+        total, mixed = jnp.zeros((1, plan.block)), jnp.zeros((plan.value_width, plan.block))
+        for keys in plan.chunks(LONGEST_CHUNK_WITH_DROPOUT if plan.dropout_rate else LONGEST_CHUNK):
+            weights = jnp.exp2(scores[keys] - last_maximum)
+            total += weights.sum(0, keepdims=True)
+            kept = tiles.drop(weights, dropout.masks(keys)).astype(v.dtype)
+            mixed += tiles.multiply(v[:, keys], kept, 1, 0)
+            new = tiles.logits(plan, q, k, of_tokens, keys)
+            scores[keys] = new
+            new_maximum = jnp.maximum(new_maximum, new.max(0, keepdims=True))
+        output[...] = (mixed / (total * random_bits.kept_fraction(plan.dropout_rate))).astype(output.dtype)
+        log_sum[...] = last_maximum + jnp.log2(total)
+        maximum[...] = new_maximum
+
+    output, log_sum = plan.head_spec(plan.value_width, previous), plan.head_spec(1, previous)
+    return pl.pallas_call(
+        kernel,
+        name="short_attention_forward",
+        grid=(plan.cores, steps + 1),
+        in_specs=[
+            tiles.GENERATOR_SPEC,
+            tiles.segments_specs(plan, current) if segments is not None else None,
+            plan.head_spec(plan.query_width, current),
+            plan.head_spec(plan.query_width, current, whole=True),
+            plan.head_spec(plan.value_width, previous, whole=True),
+        ],
+        out_specs=[output, log_sum],
+        out_shape=[
+            jax.ShapeDtypeStruct(v.shape, v.dtype),
+            jax.ShapeDtypeStruct((plan.rows, plan.heads, 1, plan.length), jnp.float32),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((plan.length, plan.block), jnp.float32),
+            pltpu.VMEM((1, plan.block), jnp.float32),
+        ],
+        compiler_params=tiles.COMPILER_PARAMS,
+        interpret=plan.interpret,
+    )(generator, tiles.segments_of_keys_and_queries(segments), q, k, v)
