@@ -77,8 +77,9 @@ def _attend_forward(
     return output, (generator, segments, q, k, v, output, log_sum)
 
 
-def _attend_backward(plan: Plan, residuals: Any, d_output: Array) -> tuple[Array | None, ...]:
-    return None, None, *backward(plan, *residuals, d_output)
+def _attend_backward(plan: Plan, residuals: tuple[Any, ...], d_output: Array) -> tuple[Array | None, ...]:
+    generator, segments, q, k, v, output, log_sum = residuals
+    return None, None, *backward(plan, generator, segments, q, k, v, output, log_sum, d_output)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
