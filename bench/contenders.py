@@ -13,7 +13,8 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
+# The interpreter of contenders that need other packages; the variable names one that has them already.
+PEERS_PYTHON = pathlib.Path(os.environ.get("PEERS_PYTHON", ROOT / ".venv-peers/bin/python"))
 
 DEVICES = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
@@ -39,7 +40,7 @@ class Contenders(contextlib.AbstractContextManager):
         self, bench: str, names: Sequence[str], peers: Collection[str], flags: Sequence[str], device: str = "cpu"
     ):
         if not PEERS_PYTHON.exists() and not set(names).isdisjoint(peers):
-            sys.exit(f"bench.{bench}: .venv-peers is missing; run: make peers-env")
+            sys.exit(f"bench.{bench}: {PEERS_PYTHON} is missing; run: make peers-env")
         self.bench, self.names = bench, names
         self.processes = {
             name: subprocess.Popen(

@@ -4,8 +4,9 @@
     .venv/bin/python -m bench.peers --contenders standard_bf16 hf_torch_bf16_compile --device=gpu
 
 All contenders train on the same batch, each in a process of its own that has warmed up, in turns of a few steps and in
-alternating order; all get huge pages. Records the median and the least time of a step in ms, and the medians as
-multiples of the first contender's. `bench/steps.py` defines a step.
+alternating order; all get huge pages. One whose name ends in _fast has no dropout of attention probabilities. Records
+the median and the least time of a step in ms, and the medians as multiples of the first contender's. `bench/steps.py`
+defines a step.
 """
 
 import argparse
@@ -42,6 +43,15 @@ PEERS: dict[str, Callable[[Workload], Step]] = {
     "keras_hub": keras_hub,
     "keras_hub_bf16": partial(keras_hub, dtype=BF16),
 }
+
+
+def without_attention_dropout(make: Callable[[Workload], Step], workload: Workload) -> Step:
+    """Builds a step whose attention probabilities have no dropout, as in configs/base_fast.py."""
+    return make(dataclasses.replace(workload, attention_dropout=0.0))
+
+
+OURS |= {f"{name}_fast": partial(without_attention_dropout, make) for name, make in OURS.items()}
+PEERS |= {f"{name}_fast": partial(without_attention_dropout, make) for name, make in PEERS.items()}
 CONTENDERS = OURS | PEERS
 DEFAULT = ("standard", "symmetric", "pairwise", "hf_flax", "hf_torch")
 PACKAGES = ("jax", "flax", "optax", "torch", "transformers", "keras", "keras_hub")

@@ -5,13 +5,14 @@
 All contenders run in turns of a few steps and in alternating order, in one process, because a TPU serves only one
 process. The batch consists of full rows of random tokens. Records for each contender the median and the least time of a
 step in ms, sequences/s, tokens/s, the model's FLOPs, MFU if the device's peak is known, and the program's peak memory
-in bytes.
+in bytes. Of a contender that fails, for example because it needs too much memory, it records the error.
 """
 
 import itertools
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -34,7 +35,7 @@ from symbert_jax.train import state, step
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/base_fast.py")
 ATTENTION = flags.DEFINE_list("attentions", list(ATTENTIONS), "The attentions to compare.")
-KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | short | splash | cudnn | auto, separated by commas.")
+KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | short | splash | cudnn | triton | auto, separated by commas.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns per contender.")
 STEPS = flags.DEFINE_integer("steps", 5, "Steps per turn.")
 
@@ -52,19 +53,22 @@ def main() -> None:
         num_masked = max_predictions(model.length, config.data.mask_rate)
         tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, num_masked)
         batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, num_masked), np.float32)))
-        run_steps, peak_memory = {}, {}
+        run_steps, peak_memory, results = {}, {}, {}
         for name, contender in contenders.items():
-            run_steps[name], peak_memory[name] = start_contender(contender, batch)
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        for name in in_turns(ROUNDS.value, list(contenders)):
+            try:
+                run_steps[name], peak_memory[name] = start_contender(contender, batch)
+            except Exception as error:  # the others still run
+                traceback.print_exc()
+                results[name] = {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
+        times: dict[str, list[float]] = {name: [] for name in run_steps}
+        for name in in_turns(ROUNDS.value, list(run_steps)):
             times[name] += run_steps[name](STEPS.value)
     device = mesh.devices.flat[0].device_kind
-    results = {
-        name: summarize(contender, times[name], peak_memory[name], mesh.size, device)
-        for name, contender in contenders.items()
-    }
+    for name, milliseconds in times.items():
+        results[name] = summarize(contenders[name], milliseconds, peak_memory[name], mesh.size, device)
     shape = {field: getattr(config.model, field) for field in ("layers", "dim", "length", "dtype")}
-    shape |= {"batch_size": config.data.batch_size, "dropout": config.model.dropout}
+    shape |= {"batch_size": config.data.batch_size, "unroll": config.model.unroll}
+    shape |= {"dropout": config.model.dropout, "attention_dropout": config.model.attention_dropout}
     record("step_time", device=device, devices=mesh.size, shape=shape, contenders=results)
 
 

@@ -107,9 +107,9 @@ def put_batch(batch: Any, dims: str = "B") -> Any:
     return jax.tree.map(lambda local: jax.make_array_from_process_local_data(sharding, local), batch)
 
 
-def put_batches(batches: Iterator[Any]) -> Iterator[Any]:
+def put_batches(batches: Iterator[Any], dims: str = "B") -> Iterator[Any]:
     """Yields each batch as `put_batch` returns it, once the transfers of the next PREFETCH - 1 batches have started."""
-    queue = collections.deque(put_batch(batch) for batch in itertools.islice(batches, PREFETCH))
+    queue = collections.deque(put_batch(batch, dims) for batch in itertools.islice(batches, PREFETCH))
     while queue:
         yield queue.popleft()
-        queue.extend(put_batch(batch) for batch in itertools.islice(batches, 1))
+        queue.extend(put_batch(batch, dims) for batch in itertools.islice(batches, 1))

@@ -35,6 +35,7 @@ ENTRY_POINTS = {
     "estimate.report": "report",
     "inference": "fill",
     "compare": "compare",
+    "study.command": "study",
 }
 # the scripts in launch/
 SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
@@ -181,6 +182,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf"make bench: {SYMBERT} .*": parse,
     rf"docs/first_run.md: {SYMBERT} (pretrain|fill|compare .*runs/python_docs/).*": parse,
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
+    rf"configs/study_.*: {SYMBERT} study .*": parse,
     rf"(configs/minilm.py|docs/continue_from_bert.md): {SYMBERT} pretrain --config=configs/minilm.py .*": parse,
     rf"docs/weights.md: {SYMBERT} export --checkpoint=runs/glue/.*": parse,
     rf"docs/weights.md: {SYMBERT} export .* --(format|step)=.*": parse,

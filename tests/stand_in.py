@@ -40,6 +40,10 @@ def shrink(c: ConfigDict) -> ConfigDict:
     if "tasks" in c:
         c.update(tasks=("rte",), seeds=1, epochs=1)
         return c
+    if "arms" in c:
+        shrink(c.base)
+        c.seeds, c.learning_rates = 1, ()
+        return c
     c.model.update(layers=1, dim=16, heads=2, mlp_dim=16, length=32, vocab_size=512, unroll=1, dtype="float32")
     # without dropout, all configs with the same attention compile to the same program
     c.model.update(dropout=0.0, attention_dropout=0.0)

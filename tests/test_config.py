@@ -54,6 +54,8 @@ def test_config_file_is_valid_and_opens_with_command_time_and_result(path: Path)
     if "checkpoint" in config:
         config.checkpoint = ("a workdir",)
         assert configs.freeze_finetune(config)
+    elif "arms" in config:
+        assert configs.freeze_study(config)
     else:
         assert configs.freeze(config)
     command, _, about = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
@@ -105,6 +107,11 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
         ({"data__mask_rate": 0.0}, "data.mask_rate: found 0.0, wanted enough to mask a token of model.length=512"),
         ({"seed": -1}, "seed: found -1, wanted at least 0"),
+        (
+            {"model__key_init": "query", "model__attention": "symmetric"},
+            "model.key_init: found 'query' with model.attention=symmetric, wanted model.attention=standard",
+        ),
+        ({"model__query": "identity", "model__key_dim": 32}, "model.query: found 'identity' with model.key_dim=32"),
         ({"optim__clip": -1.0}, "optim.clip: found -1.0, wanted a finite number of at least 0"),
         ({"optim__learning_rate": float("nan")}, "optim.learning_rate: found nan"),
         ({"optim__b2": 1.0}, "optim.b2: found 1.0, wanted a fraction of at least 0 and below 1"),
@@ -143,7 +150,7 @@ def test_every_field_is_read_outside_of_config() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
-                section = sections.get(path.parent.name) or sections.get(path.stem)
+                section = sections.get(path.relative_to(ROOT / "symbert_jax").parts[0].removesuffix(".py"))
                 read.add((section if section and owner in ("config", "mesh_config") else owner, node.attr))
     fields = {
         (section.name, field.name)
@@ -155,6 +162,8 @@ def test_every_field_is_read_outside_of_config() -> None:
     assert not (fields | {("config", "seed"), ("config", "init_from")}) - read
     finetune_fields = {("config", field.name) for field in dataclasses.fields(configs.FinetuneConfig)}
     assert not (finetune_fields | {("glue", "source")}) - read
+    study_fields = {field.name for field in dataclasses.fields(configs.StudyConfig)} - {"arms"}  # `parse_arms` reads it
+    assert not study_fields - {name for owner, name in read if owner in ("study", "config")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +228,48 @@ def test_freeze_finetune_reads_lists_of_numbers_from_text() -> None:
 def test_check_names_the_wrong_field_of_finetune(changes, message) -> None:
     with pytest.raises(UserError, match=message):
         make_finetune_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("a: model.attention=pairwise", "a")}, "arms: found two arms 'a', wanted a name for each"),
+        ({"arms": ("a/b",)}, "arms: found 'a/b', wanted NAME or NAME: FIELD=VALUE …"),
+        ({"arms": ("a: model.atention=x",)}, "arms: a: model.atention: found no such field.*'model.attention'"),
+        (
+            {"arms": ("a: model.score_gain=big",)},
+            "arms: a: model.score_gain: found 'big', wanted a value of type float",
+        ),
+        ({"arms": ("a: optim.learning_rate=1",)}, "arms: a: found 'optim.learning_rate=1', wanted FIELD=VALUE with"),
+        ({"arms": ("a: seed=1",)}, "arms: a: found 'seed=1', wanted FIELD=VALUE with a field of model or optim"),
+        ({"arms": ("a: model.heads=7",)}, "arms: a: model.dim: found 768, wanted a multiple of model.heads=7"),
+        (
+            {"arms": ("a: model.pairwise_init=zero",)},
+            "arms: a: model.pairwise_init: found 'zero', wanted one of normal",
+        ),
+        ({"arms": ("a",)}, "reference: found 'standard', wanted one of the arms a"),
+        ({"seeds": 0}, "seeds: found 0, wanted at least 1"),
+        ({"base": {"optim": {"warmup_steps": 300_000}}}, "base.optim.warmup_steps: found 300000, wanted fewer than"),
+        ({"base": {"model": {"heads": -1}}}, "base.model.heads: found -1, wanted at least 1"),
+    ],
+)
+def test_check_names_the_wrong_field_of_study(changes, message) -> None:
+    tree = configs.default_study()
+    tree.update(changes if "reference" in message else {"reference": "a"} | changes if "arms" in changes else changes)
+    with pytest.raises(UserError, match=message):
+        configs.freeze_study(tree)
+
+
+def test_arms_are_the_base_with_some_fields_changed() -> None:
+    tree = configs.default_study()
+    tree.arms = ("standard", "x: model.attention=pairwise model.score_gain=2 optim.name=lamb", "y: model.layers=2")
+    study = configs.freeze_study(tree)
+    model = dataclasses.replace(study.base.model, attention="pairwise", score_gain=2.0)
+    assert configs.parse_arms(study) == {
+        "standard": study.base,
+        "x": dataclasses.replace(study.base, model=model, optim=dataclasses.replace(study.base.optim, name="lamb")),
+        "y": dataclasses.replace(study.base, model=dataclasses.replace(study.base.model, layers=2)),
+    }
 
 
 def test_default_refuses_unknown_fields() -> None:

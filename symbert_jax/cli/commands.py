@@ -14,7 +14,7 @@ from etils import epath
 
 from symbert_jax import config as configs
 from symbert_jax.cli.flags import CHECKPOINT, CONFIG, OUT, PROCESSES, STEP, WORKDIR, XLA_PRESET, Flag
-from symbert_jax.config import Config, FinetuneConfig
+from symbert_jax.config import Config, FinetuneConfig, StudyConfig
 from symbert_jax.storage import absolute
 
 
@@ -26,7 +26,9 @@ class Command:
     flags: tuple[Flag, ...]
     # how help names the arguments that are not flags; at least one is required, or none is allowed if this is empty
     argument_placeholder: str = ""
-    config: type[Config] | type[FinetuneConfig] | None = None  # the type of its config, if it takes --config
+    config: type[Config] | type[FinetuneConfig] | type[StudyConfig] | None = (
+        None  # the type of its config, if it takes --config
+    )
 
     @functools.cached_property
     def field_defaults(self) -> dict[str, Any]:
@@ -96,6 +98,13 @@ def run_compare(given: Any) -> None:
 
     workdirs = [absolute(workdir, "WORKDIR") for workdir in given.arguments]
     compare(workdirs, given.out, given.fill, given.reference)
+
+
+def run_study(given: Any) -> None:
+    from symbert_jax.study.command import study
+
+    config = given.config_file.to_config(configs.freeze_study)
+    study(config, given.workdir, configs.split_list(given.arms or ""), given.report)
 
 
 def _join(given: Any, *, saves: bool, timeout: int | None = None) -> None:
@@ -216,5 +225,18 @@ COMMANDS = {
             ),
         ),
         "WORKDIR",
+    ),
+    "study": Command(
+        run_study,
+        "trains every arm of a study with every learning rate and seed, and reports means and paired differences",
+        "--config=configs/study_python_docs.py --workdir=runs/study \\\n      --arms=uniform,standard,pairwise_normal",
+        (
+            CONFIG,
+            WORKDIR,
+            Flag("arms", "NAMES", "trains only these arms, separated by commas; by default all"),
+            Flag("report", "", "writes the report of the runs that are finished, and trains none", bool, False),
+            XLA_PRESET,
+        ),
+        config=StudyConfig,
     ),
 }

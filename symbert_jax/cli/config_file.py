@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 from ml_collections import ConfigDict
 
 from symbert_jax import config as configs
-from symbert_jax.config import Config, FinetuneConfig
+from symbert_jax.config import Config, FinetuneConfig, StudyConfig
 from symbert_jax.errors import UserError
 
-Frozen = TypeVar("Frozen", Config, FinetuneConfig)
+Frozen = TypeVar("Frozen", Config, FinetuneConfig, StudyConfig)
 
 _WANTED = "a file whose get_config() changes known fields of the defaults in symbert_jax/config/schema.py"
 

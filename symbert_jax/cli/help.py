@@ -5,7 +5,7 @@ import textwrap
 from symbert_jax import config as configs
 from symbert_jax.cli.commands import COMMANDS, Command
 from symbert_jax.cli.flags import Flag
-from symbert_jax.config import Config, FinetuneConfig
+from symbert_jax.config import Config, FinetuneConfig, StudyConfig
 from symbert_jax.config.limits import Choice
 
 _WIDTH = 120
@@ -73,7 +73,7 @@ def _flag(flag: Flag) -> str:
     return _row(head, "; ".join(filter(None, (flag.help, notes))), column=28)
 
 
-def _fields(config: Config | FinetuneConfig) -> str:
+def _fields(config: Config | FinetuneConfig | StudyConfig) -> str:
     return _FIELDS.format(doc=config.__doc__, fields="\n".join(map(_field, configs.walk(config))))
 
 

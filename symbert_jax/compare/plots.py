@@ -59,8 +59,14 @@ class Plot(NamedTuple):
 def run_lines(runs: Sequence[RunCurve]) -> list[Line]:
     """Returns the line of each run. Where the runs differ in their attention, its colour is that of the attention."""
     attentions = [run.config.model.attention for run in runs]
-    numbers = map(ATTENTIONS.index, attentions) if _has_attention_colors(runs) else range(len(runs))
-    return _lines([COLORS[number % len(COLORS)] for number in numbers], WIDTH)
+    if _has_attention_colors(runs):
+        return _lines([COLORS[ATTENTIONS.index(attention) % len(COLORS)] for attention in attentions], WIDTH)
+    return distinct_lines(len(runs))
+
+
+def distinct_lines(count: int) -> list[Line]:
+    """Returns lines that differ in colour, or if there are many, in colour or dashes."""
+    return _lines([COLORS[number % len(COLORS)] for number in range(count)], WIDTH)
 
 
 def reference_lines(reference: Reference, runs: Sequence[RunCurve]) -> list[Line]:
@@ -85,11 +91,11 @@ def plot_losses(runs: Sequence[RunCurve], reference: Reference | None) -> bytes:
         figure = plt.figure(figsize=(width, height), layout="constrained")
         all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
         for axes, (title, curves) in zip(all_axes, panels, strict=True):
-            _draw(axes, curves)
+            draw(axes, curves)
             axes.set(title=title, xlabel="step")
         figure.draw_without_rendering()  # fixes the heights of the axes
         for axes, (_, curves) in zip(all_axes, panels, strict=True):
-            _label_ends(axes, curves)
+            label_ends(axes, curves)
         return render.to_png(figure)
 
 
@@ -169,13 +175,14 @@ def _plot(title: str, curves: list[Curve], format_y: Callable[[float], str] | No
         return None
     with plt.rc_context(STYLE | render.PAGE_STYLE):
         figure, axes = plt.subplots(figsize=(5, 2.8), layout="constrained")
-        _draw(axes, curves)
+        draw(axes, curves)
         if format_y:
             axes.yaxis.set_major_formatter(lambda y, _: format_y(y))
         return Plot(title, render.to_svg(figure, title))
 
 
-def _draw(axes: Axes, curves: list[Curve]) -> None:
+def draw(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Draws curves over steps or tokens."""
     for _, line, points in curves:
         style = (0, line.dashes) if line.dashes else "-"
         marker = "o" if len(points) == 1 else None  # a line through one point is invisible
@@ -191,7 +198,7 @@ def _end_label(curve: Curve) -> str:
     return f"{shorten(curve.name)}  {curve.points[-1][1]:#.3g}"
 
 
-def _label_ends(axes: Axes, curves: list[Curve]) -> None:
+def label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
     """Writes the label of each curve to the right of the axes, near the end of the curve."""
     size, dpi = plt.rcParams["font.size"], axes.figure.get_dpi()
     low, high = axes.get_ylim()

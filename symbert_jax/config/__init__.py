@@ -1,22 +1,26 @@
 """The configuration: files and flags change an ml-collections `ConfigDict`, the program reads frozen dataclasses.
 
 A config file defines a function `get_config()`. It starts from `default()` (the paper's BERT-base recipe),
-`config.get_config(NAME)` (the config of a file in configs/) or `default_finetune()`, and changes the fields that
-differ. Flags override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and returns the
-immutable, hashable `Config` that every other module reads; `freeze_finetune` does the same for a `FinetuneConfig`.
+`config.get_config(NAME)` (the config of a file in configs/), `default_finetune()` or `default_study()`, and changes the
+fields that differ. Flags override any field (`--config.model.attention=pairwise`). `freeze` then checks all fields and
+returns the immutable, hashable `Config` that every other module reads; `freeze_finetune` and `freeze_study` do the same
+for a `FinetuneConfig` and a `StudyConfig`.
 
 Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
-with their comments; `checks`, the rules between fields; `convert`, to and from `ConfigDict`, mappings and JSON;
-`files`, the config files in configs/.
+with their comments; `arms`, the arms of a study; `checks`, the rules between fields; `convert`, to and from
+`ConfigDict`, mappings and JSON; `files`, the config files in configs/.
 """
 
+from symbert_jax.config.arms import parse_arms
 from symbert_jax.config.checks import check, problems, split_problems
 from symbert_jax.config.convert import (
     ConfigDict,
     default,
     default_finetune,
+    default_study,
     freeze,
     freeze_finetune,
+    freeze_study,
     freeze_unchecked,
     from_dict,
     from_json,
@@ -35,6 +39,7 @@ from symbert_jax.config.schema import (
     MeshConfig,
     ModelConfig,
     OptimConfig,
+    StudyConfig,
     TrainConfig,
 )
 from symbert_jax.config.walk import Field, field_comments, values_by_name, walk
@@ -51,18 +56,22 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "StudyConfig",
     "TrainConfig",
     "check",
     "default",
     "default_finetune",
+    "default_study",
     "field_comments",
     "find",
     "freeze",
     "freeze_finetune",
+    "freeze_study",
     "freeze_unchecked",
     "from_dict",
     "from_json",
     "get_config",
+    "parse_arms",
     "problems",
     "read",
     "split_list",

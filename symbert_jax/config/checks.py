@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig
+from symbert_jax.config.arms import parse_arms
+from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig, StudyConfig
 from symbert_jax.config.walk import values_by_name, walk
-from symbert_jax.errors import UserError
+from symbert_jax.errors import UserError, spelling_hint
 
 # In each pair, the first field must be a multiple of the second.
 _MULTIPLES = (
@@ -14,17 +15,26 @@ _MULTIPLES = (
     ("data.batch_size", "optim.accumulate"),
     ("train.checkpoint_every", "train.validate_every"),
 )
+# In each row, the first field may have the value only together with the value of the other field.
+_REQUIREMENTS = (
+    ("model.key_init", "query", "model.attention", "standard"),
+    ("model.key_init", "query", "model.query", "learned"),
+    ("model.query", "identity", "model.attention", "standard"),
+    ("model.query", "identity", "model.key_dim", 0),
+)
 _SPLIT_DIMENSIONS = ("heads", "mlp_dim", "vocab_size")  # these are split along the axis `model` of the mesh
 
 
-def check(config: Config | FinetuneConfig) -> None:
+def check(config: Config | FinetuneConfig | StudyConfig) -> None:
     """Raises the first of the `problems`, if there is one."""
     for problem in problems(config):
         raise problem
 
 
-def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
+def problems(config: Config | FinetuneConfig | StudyConfig) -> Iterator[UserError]:
     """Yields an error for every field that is outside its limits or contradicts another.
+
+    For a `StudyConfig`, these are its own fields, those of its base and, if the base has no problem, those of its arms.
 
     For a `FinetuneConfig`, the errors are a missing checkpoint and fields outside their limits. `eval.protocols`,
     `eval.tasks` and `eval.examples` check what these fields name; `sharding.check_split` checks the mesh against the
@@ -39,6 +49,23 @@ def problems(config: Config | FinetuneConfig) -> Iterator[UserError]:
                     yield problem
     if isinstance(config, Config):
         yield from _contradictions(config)
+    if isinstance(config, StudyConfig):
+        yield from _study_problems(config)
+
+
+def _study_problems(config: StudyConfig) -> Iterator[UserError]:
+    """Yields the errors of a study beside fields outside their limits."""
+    if in_base := list(_contradictions(config.base)):
+        for problem in in_base:
+            yield UserError(f"base.{problem.what}", problem.found, problem.wanted, problem.hint)
+        return
+    arms = parse_arms(config)
+    if config.reference not in arms:
+        wanted = f"one of the arms {', '.join(arms)}"
+        yield UserError("reference", repr(config.reference), wanted, spelling_hint(config.reference, arms))
+    for name, arm in arms.items():
+        for problem in problems(arm):
+            yield UserError(f"arms: {name}: {problem.what}", problem.found, problem.wanted, problem.hint)
 
 
 def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:
@@ -56,6 +83,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     values = values_by_name(config)
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
+    for name, value, other, required in _REQUIREMENTS:
+        if values[name] == value and values[other] != required:
+            yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={required}")
     yield from split_problems(model, config.mesh)
     # At most 10 digits, because `int` refuses very long numbers.
     step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)

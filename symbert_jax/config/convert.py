@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from symbert_jax.config.checks import check
-from symbert_jax.config.schema import Config, FinetuneConfig
+from symbert_jax.config.schema import Config, FinetuneConfig, StudyConfig
 from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.storage import parse_json_object, read_json
 
@@ -25,6 +25,11 @@ def default() -> ConfigDict:
 def default_finetune() -> ConfigDict:
     """Returns the paper's protocol on every GLUE task. As in `default`, fields can be changed, but none added."""
     return ConfigDict(dataclasses.asdict(FinetuneConfig())).lock()
+
+
+def default_study() -> ConfigDict:
+    """Returns a study of the paper's three variants. As in `default`, fields can be changed, but none added."""
+    return ConfigDict(dataclasses.asdict(StudyConfig())).lock()
 
 
 def freeze(config: ConfigDict) -> Config:
@@ -46,6 +51,13 @@ def freeze_unchecked(config: ConfigDict) -> Config:
 def freeze_finetune(config: ConfigDict) -> FinetuneConfig:
     """Returns the config of `finetune`, checked and immutable; raises the same errors as `freeze`."""
     frozen: FinetuneConfig = _build(FinetuneConfig, config.to_dict(), "config")
+    check(frozen)
+    return frozen
+
+
+def freeze_study(config: ConfigDict) -> StudyConfig:
+    """Returns the config of `study`, checked and immutable; raises as `freeze`."""
+    frozen: StudyConfig = _build(StudyConfig, config.to_dict(), "config")
     check(frozen)
     return frozen
 

@@ -5,20 +5,33 @@ from typing import Annotated
 
 from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Size
 
-ATTENTIONS = ("standard", "symmetric", "pairwise")
-KERNELS = ("auto", "xla", "short", "splash", "cudnn")
+ATTENTIONS = ("standard", "symmetric", "pairwise")  # the variants of the paper
+KERNELS = ("auto", "xla", "short", "splash", "cudnn", "triton")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    attention: Annotated[str, Choice(ATTENTIONS)] = "standard"  # variant of attention (the paper's section 3)
-    # implementation of attention; short and splash need a TPU, cudnn a GPU; auto: the fastest that can run
+    # variant of attention (the paper's section 3); uniform: every token averages all others, a control
+    attention: Annotated[str, Choice((*ATTENTIONS, "uniform"))] = "standard"
+    # implementation of attention; short and splash need a TPU, cudnn and triton a GPU; auto: the fastest possible one
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
-    # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix
-    pairwise_form: Annotated[str, Choice(("full", "diagonal"))] = "full"
-    # initial P in pairwise attention; normal: P ~ N(0, 1), as in the paper; identity: the same scores as symmetric
-    pairwise_init: Annotated[str, Choice(("normal", "identity"))] = "normal"
+    # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix;
+    # low_rank: I + A B^T, where A and B have model.pairwise_rank columns
+    pairwise_form: Annotated[str, Choice(("full", "diagonal", "low_rank"))] = "full"
+    pairwise_rank: Size = 8  # columns of A and B in the form low_rank
+    # initial P in pairwise attention; normal: P ~ N(0, 1), as in the paper; unit: the same, scaled so that the first
+    # logits are as large as those of standard attention, N(0, 1/H) in the form full; identity: the same scores as
+    # symmetric, as always in the form low_rank
+    pairwise_init: Annotated[str, Choice(("normal", "unit", "identity"))] = "normal"
     initializer_range: PositiveAmount = 0.02  # standard deviation of the initial weights, except for P
+    # standard deviation of the first logits, as a multiple of that of standard attention with this initializer_range,
+    # reached by scaling Wk or P, or else Wq; 0: the variant's own initial values
+    score_gain: Amount = 0.0
+    # initial Wk in standard attention; normal: drawn; query: equal to Wq, so that the first scores are symmetric
+    key_init: Annotated[str, Choice(("normal", "query"))] = "normal"
+    # Wq in standard attention; identity: not a parameter, the query of a head is its part of the layer's input
+    query: Annotated[str, Choice(("learned", "identity"))] = "learned"
+    key_dim: Annotated[int, Range(0, 2**20)] = 0  # width of the queries and keys of a head; 0: the head width H
     layers: Size = 12  # L, transformer layers
     dim: Size = 768  # D, the width of the residual stream
     heads: Size = 12  # N, heads per layer; the head width is H = D / N
@@ -126,3 +139,20 @@ class FinetuneConfig:
     predictions: bool = False  # whether to write the files for the GLUE server to WORKDIR/submission
     glue: GlueConfig = GlueConfig()
     mesh: MeshConfig = MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """Study config: arms that differ in a few fields, each trained with the same learning rates and seeds."""
+
+    base: Config = Config()
+    # NAME, or NAME: FIELD=VALUE …; each arm is the base with some fields of `model` and `optim` changed
+    arms: tuple[str, ...] = ("standard", "symmetric: model.attention=symmetric", "pairwise: model.attention=pairwise")
+    seeds: Annotated[int, Range(1, 10_000)] = 3  # number of seeds of every arm; the seeds are 0 to seeds - 1
+    # peak learning rates of every arm, of which the report compares the best by validation loss; empty: the base's own
+    learning_rates: tuple[PositiveAmount, ...] = ()
+    reference: str = "standard"  # arm with which all others are compared
+    plateau: str = "uniform"  # arm whose final loss is that of the initial plateau
+    # nats below the plateau at which a run has left it
+    escape_margin: PositiveAmount = 0.3
+    parallel: Annotated[int, Range(0, 10_000)] = 0  # runs that train at once; 0: as memory allows, 1 on a CPU

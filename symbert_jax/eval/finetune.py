@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
@@ -32,6 +31,7 @@ from symbert_jax.model.tree import Params
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import check_split, make_mesh
 from symbert_jax.storage import absolute
+from symbert_jax.train.memory import max_parallel_runs
 
 
 class PretrainedEncoder(NamedTuple):
@@ -230,20 +230,9 @@ def max_parallel_trials(
 ) -> int:
     """Returns the largest number of trials to train in parallel.
 
-    It is `config.together` unless that is 0. Otherwise, it is as many as fit into half the memory of a device; 1 if the
-    memory is unknown, and 1 on a CPU, where three trials of a 4-layer model in parallel took as long as one by one.
+    It is `config.together`, or if that is 0, as many as `train.memory` estimates to fit.
     """
-    if config.together:
-        return config.together
-    device = jax.local_devices()[0]
-    memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if not memory:
-        return 1
-    # A parameter takes 16 bytes: itself, its gradient and two moments in float32. The formula of activations is that of
-    # Korthikanti et al. (2022), section 4, for elements of 2 bytes.
-    rows = -(-batch_size // jax.sharding.get_mesh().shape["data"])
-    activations = rows * length * model.layers * (34 * model.dim + 5 * model.heads * length)
-    return max(1, int(memory / 2 / (16 * num_params + activations * np.dtype(model.dtype).itemsize / 2)))
+    return config.together or max_parallel_runs(model, num_params, batch_size, length)
 
 
 def _unfinished_groups(groups: Sequence[TrialGroup], files: TaskFiles) -> list[TrialGroup]:

@@ -31,7 +31,8 @@ def card(model: ModelConfig, facts: Mapping[str, str], is_folded: bool, is_maske
     variant = find_variant(model)
     attention = f"Its attention is {variant.description}"
     if is_folded:
-        attention += f"; {variant.folding}. {_FOLDED}"
+        padding = ", and shorter queries and keys are padded with zeros" if model.key_dim else ""
+        attention += f"; {variant.folding}{padding}. {_FOLDED}"
     else:
         attention += f". {_KEPT}"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

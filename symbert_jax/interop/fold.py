@@ -7,7 +7,7 @@ custom code for it.
 import dataclasses
 
 from symbert_jax.config import ModelConfig
-from symbert_jax.model.attention import find_variant
+from symbert_jax.model.attention import to_papers, to_standard
 from symbert_jax.model.tree import Params
 
 
@@ -16,14 +16,19 @@ def fold(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
 
     q_t^T P q_s = q_t . (P q_s), so the key is P q: per head, Wk = Wq P^T and bk = P bq. Symmetric attention has P = I.
     """
-    weights = find_variant(model).as_standard(params["layers"]["attention"])
-    return dataclasses.replace(model, attention="standard"), _with_attention(params, weights)
+    weights = to_standard(model, params["layers"]["attention"])
+    return _describe(model, "standard"), _with_attention(params, weights)
 
 
 def to_papers_form(model: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """Returns the config and the parameters of the same model in the form of the paper's code: P is a full matrix."""
-    weights = find_variant(model).as_papers(params["layers"]["attention"])
-    return dataclasses.replace(model, pairwise_form="full"), _with_attention(params, weights)
+    """Returns the model with the same scores and the parameters that the paper's code has for it."""
+    attention, weights = to_papers(model, params["layers"]["attention"])
+    return _describe(model, attention), _with_attention(params, weights)
+
+
+def _describe(model: ModelConfig, attention: str) -> ModelConfig:
+    """Returns the model with an attention that has the paper's parameters."""
+    return dataclasses.replace(model, attention=attention, pairwise_form="full", query="learned", key_dim=0)
 
 
 def _with_attention(params: Params, weights: Params) -> Params:

@@ -2,6 +2,7 @@
 
 from symbert_jax.config import ModelConfig
 from symbert_jax.model.attention import find_variant
+from symbert_jax.model.parameters import sizes
 
 
 def train_flops(model: ModelConfig, batch_size: int, max_predictions: int) -> float:
@@ -17,4 +18,5 @@ def train_flops(model: ModelConfig, batch_size: int, max_predictions: int) -> fl
 
 def attention_flops(model: ModelConfig, batch_size: int) -> float:
     """Returns the forward FLOPs of the products of queries with keys and of probabilities with values."""
-    return 4.0 * batch_size * model.layers * model.length**2 * model.dim
+    query_width = model.heads * sizes(model)["Q"]
+    return 2.0 * batch_size * model.layers * model.length**2 * (query_width + model.dim)

@@ -1,53 +1,66 @@
-"""The kernels that compute attention, softmax(q . k / sqrt(H)) v, and the choice between them.
+"""The kernels that compute attention, softmax(q . k / sqrt(Q)) v, and the choice between them.
 
     xla     plain JAX, on every platform; keeps the probabilities in memory
-    short   our own Pallas kernel for rows that fit in VMEM, on TPUs; has attention dropout, with the mask of xla
-    splash  splash attention of JAX's Pallas, on TPUs; has no attention dropout
-    cudnn   flash attention of cuDNN, on NVIDIA GPUs; has no attention dropout
+    short   attention of `short`, on TPUs, for rows that fit in the memory of a core
+    splash  splash attention of JAX's Pallas, on TPUs; without attention dropout
+    cudnn   flash attention of cuDNN, on NVIDIA GPUs; without attention dropout
+    triton  flash attention of `triton.py`, on NVIDIA GPUs
 
 `segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
 1, and no token sees it. `segments=None` means that every token sees all tokens.
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractDevice, reshard
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
+from symbert_jax.model import random_bits
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import device, spec
 
-Queries = Float[Array, "B T N H"]
-Keys = Float[Array, "B S N H"]
+if TYPE_CHECKING:
+    from symbert_jax.model.triton import Tiling
+
+Queries = Float[Array, "B T N Q"]
+Keys = Float[Array, "B S N Q"]
+Values = Float[Array, "B S N H"]
+Mixed = Float[Array, "B T N H"]
 Segments = Int[AnyArray, "B S"] | None
 
-FUSED = ("short", "splash", "cudnn")  # the first one that can run is the fastest
-SMALLEST_BLOCK = 128  # tokens in the smallest block of short and of splash
-LONGEST_SHORT = 2048  # tokens of a row for which short holds the logits of a block of queries
+FUSED = ("short", "splash", "cudnn", "triton")  # the faster ones of a platform come first
+LONGEST_SHORT = 2048  # tokens in the longest row of short
+SMALLEST_BLOCK = 128  # tokens in the smallest block of short and splash
 # Tokens in the largest block of splash. Larger blocks are faster: by the TPU compiler's schedule, a head of 1,024
 # tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,
 # and 13 and 10 thousand cycles of a v6e with blocks of 512 and 1,024. Blocks of 2,048 do not fit the memory of a core.
 LARGEST_BLOCK = 1024
-# Parts of the names of GPUs that cuDNN's attention does not run on.
+TRITON_MULTIPLE = 64  # a row of `triton` has a multiple of this number of tokens
+TRITON_WIDTHS = (32, 64, 128)  # the widths of heads that `triton` is tested with
+# Parts of the names of GPUs that the fused kernels do not run on.
 UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
 
 
-def attend(model: ModelConfig, q: Queries, k: Keys, v: Keys, segments: Segments, key: PRNGKeyArray | None) -> Queries:
+def attend(model: ModelConfig, q: Queries, k: Keys, v: Values, segments: Segments, key: PRNGKeyArray | None) -> Mixed:
     """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "short":
-            from symbert_jax.model import short  # Pallas takes half a second to import; few programs need it
-
-            return short.attend(q, k, v, segments, model.attention_dropout, key, interpret=device().platform != "tpu")
+            interpret = device().platform != "tpu"
+            return short(q, k, v, segments, model.attention_dropout, key, interpret=interpret)
         case "splash":
             return splash(q, k, v, segments, interpret=device().platform != "tpu")
         case "cudnn":
             return cudnn(q, k, v, segments)
+        case "triton":
+            interpret = device().platform != "gpu"
+            return triton(q, k, v, segments, model.attention_dropout, key, interpret=interpret)
         case _:
             return xla(q, k, v, segments, model.attention_dropout, key)
 
@@ -79,42 +92,55 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
 
     if kernel not in FUSED:
         return
-    if model.attention_dropout > 0 and kernel != "short":
+    head_width = model.dim // model.heads
+    if model.attention_dropout > 0 and kernel not in ("short", "triton"):
         yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
+    if model.key_dim not in (0, head_width) and kernel != "short":
+        yield problem(f"model.key_dim={model.key_dim}", f"0 or {head_width}: here keys are as wide as a head")
+    if kernel == "short" and length > LONGEST_SHORT:
+        yield problem(f"{length} tokens", f"at most {LONGEST_SHORT} tokens")
     if kernel in ("short", "splash"):
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
             yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
-    if kernel == "short" and length > LONGEST_SHORT:
-        yield problem(f"{length} tokens", f"at most {LONGEST_SHORT} tokens")
-    if kernel == "cudnn":
-        head_width = model.dim // model.heads
+    if kernel in ("cudnn", "triton"):
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")
         if any(name in device.device_kind for name in UNSUPPORTED_GPUS):
             yield problem(device.device_kind, "an NVIDIA GPU of the Ampere generation or later")
+    if kernel == "cudnn":
         if length % 2:
             yield problem(f"{length} tokens", "an even number of tokens")
         if model.dtype != "bfloat16":
             yield problem(f"model.dtype={model.dtype}", "bfloat16")
         if head_width % 8 or head_width > 128:
             yield problem(f"heads of width {head_width}", "a multiple of 8 up to 128")
+    if kernel == "triton":
+        if length % TRITON_MULTIPLE:
+            yield problem(f"{length} tokens", f"a multiple of {TRITON_MULTIPLE} tokens")
+        if head_width not in TRITON_WIDTHS:
+            yield problem(f"heads of width {head_width}", "32, 64 or 128")
 
 
-def xla(q: Queries, k: Keys, v: Keys, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Queries:
+def xla(q: Queries, k: Keys, v: Values, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Mixed:
     """Computes attention in plain JAX; `key` draws dropout of the probabilities (None: off)."""
     weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
 
 def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N T S"]:
-    """Returns softmax over S of q . k / sqrt(H), in float32."""
-    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
-    scores *= q.shape[-1] ** -0.5
+    """Returns softmax over S of q . k / sqrt(Q), in float32."""
+    logits = scores(q, k)
     if segments is not None:
-        scores = jnp.where(visible(segments, q.shape[1])[:, None], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores, axis=-1)
+        logits = jnp.where(visible(segments, q.shape[1])[:, None], logits, jnp.finfo(logits.dtype).min)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def scores(q: Queries, k: Keys) -> Float[Array, "B N T S"]:
+    """Returns q . k / sqrt(Q), in float32."""
+    products = jnp.einsum("BTNQ,BSNQ->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
+    return products * q.shape[-1] ** -0.5
 
 
 def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B T S"]:
@@ -126,6 +152,32 @@ def block_size(length: int) -> int:
     """Returns the largest block size of splash that divides `length`."""
     sizes = range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK)
     return max(size for size in sizes if length % size == 0)
+
+
+def short(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    segments: Segments,
+    dropout_rate: float,
+    key: PRNGKeyArray | None,
+    *,
+    interpret: bool,
+) -> Mixed:
+    """Computes attention with the kernel of `short`; T = S is a multiple of 128.
+
+    key: draws dropout of the probabilities, with the same mask as in `xla` (None: off).
+    interpret: runs the kernel without a TPU, slowly.
+    """
+    from symbert_jax.model import short as module  # imports Pallas; few programs need it
+
+    cores = device().num_cores or 1
+
+    def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
+        return module.attention(q, k, v, segments, states, dropout_rate, cores, interpret)
+
+    states = None if key is None or dropout_rate == 0 else _dropout_states(key, q.shape)
+    return _on_each_device(run, q, k, v, segments, states)
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
@@ -165,8 +217,51 @@ def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
     return _on_each_device(run, q, k, v, segments)
 
 
-def _on_each_device(run: Callable[..., Array], q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
-    """Runs a kernel on the rows and heads of each device, without communication between devices."""
+def triton(
+    q: Queries,
+    k: Queries,
+    v: Queries,
+    segments: Segments,
+    dropout_rate: float,
+    key: PRNGKeyArray | None,
+    *,
+    interpret: bool,
+    tiling: "Tiling | None" = None,
+) -> Queries:
+    """Computes attention with the kernel of `triton.py`; T = S is a multiple of 64.
+
+    key: draws dropout of the probabilities, with the same mask as in `xla` (None: off).
+    interpret: runs the kernel without a GPU, slowly.
+    tiling: replaces the tiles that are known to be fast.
+    """
+    from symbert_jax.model import triton as module  # imports Pallas; few programs need it
+
+    tiling = tiling or module.choose_tiling(max(q.shape[-1], v.shape[-1]), q.dtype)
+
+    def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
+        return module.attention(q, k, v, segments, states, dropout_rate, tiling, interpret)
+
+    states = None if key is None or dropout_rate == 0 else _dropout_states(key, q.shape)
+    return _on_each_device(run, q, k, v, segments, states)
+
+
+def _dropout_states(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "B N 2"]:
+    """Returns, for each head, the counter of the first state of `random_bits` and the step to the next counter."""
+    batch, length, heads, _ = shape
+    seed, gamma = random_bits.seed_and_gamma(key)
+    states = length * random_bits.states_per_row(length)
+    first = random_bits.counters(seed, gamma * np.uint32(states % 2**32), (batch, heads), spec("BN"))
+    return jnp.stack([first, jnp.broadcast_to(gamma, first.shape, out_sharding=spec("BN"))], axis=-1)
+
+
+def _on_each_device(
+    run: Callable[..., Array], q: Queries, k: Keys, v: Values, segments: Segments, *per_head: Array | None
+) -> Mixed:
+    """Runs a kernel on the rows and heads of each device, without communication between devices.
+
+    per_head: further arguments of the kernel, with leading dimensions B and N.
+    """
     array_spec, segments_spec = spec("BTNH"), spec("BS")
-    sharded = jax.shard_map(run, in_specs=(*[array_spec] * 3, segments_spec), out_specs=array_spec, check_vma=False)
-    return sharded(q, k, v, None if segments is None else reshard(segments, segments_spec))
+    in_specs = (*[array_spec] * 3, segments_spec, *[spec("BN")] * len(per_head))
+    sharded = jax.shard_map(run, in_specs=in_specs, out_specs=array_spec, check_vma=False)
+    return sharded(q, k, v, None if segments is None else reshard(segments, segments_spec), *per_head)

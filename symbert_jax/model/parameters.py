@@ -26,16 +26,20 @@ ones = jax.nn.initializers.ones
 def sizes(config: ModelConfig) -> Sizes:
     """Returns the size of each dimension, by its letter.
 
-    E is D again and G is H again, so that no array has the same letter twice. K is the number of token types.
+    E is D again and G is Q again, so that no array has the same letter twice. K is the number of token types, and J the
+    rank of P in pairwise attention.
     """
     head = config.dim // config.heads
+    query = config.key_dim or head
     return {
         "T": config.length,
         "D": config.dim,
         "E": config.dim,
         "N": config.heads,
         "H": head,
-        "G": head,
+        "Q": query,
+        "G": query,
+        "J": config.pairwise_rank,
         "F": config.mlp_dim,
         "V": config.vocab_size,
         "L": config.layers,

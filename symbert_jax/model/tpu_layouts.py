@@ -100,7 +100,7 @@ def _merge(x: AnyArray, starts: Sequence[int]) -> Array:
     return jnp.reshape(x, shape, out_sharding=PartitionSpec(*(axes[start] for start in starts)))
 
 
-def multiply_by_pair(q: Float[Array, "B S N G"], pair: Float[Array, "N H G"]) -> Float[Array, "B S N H"]:
+def multiply_by_pair(q: Float[Array, "B S N G"], pair: Float[Array, "N Q G"]) -> Float[Array, "B S N Q"]:
     """Returns the keys k = P q of pairwise attention, computed on a TPU with a copy of P for each row.
 
     pair: the matrix P of each head.
@@ -109,11 +109,11 @@ def multiply_by_pair(q: Float[Array, "B S N G"], pair: Float[Array, "N H G"]) ->
     scores need and transposes them: 52.0 M cycles a step with XLA attention and 8 rows a chip, 43.4 M with the copies
     (0.8 MB a layer). With splash attention there is no difference, and a CPU is faster without the copies.
     """
-    dims = "NHG"
+    dims = "NQG"
     if device().platform == "tpu":
-        dims = "BNHG"
+        dims = "BNQG"
         pair = jnp.broadcast_to(pair, (len(q), *pair.shape), out_sharding=spec(dims))
-    return jnp.einsum(f"BSNG,{dims}->BSNH", q, pair, out_sharding=spec("BSNH"))
+    return jnp.einsum(f"BSNG,{dims}->BSNQ", q, pair, out_sharding=spec("BSNQ"))
 
 
 def add_bias(y: Array, bias: Array) -> Array:

@@ -39,6 +39,7 @@ class Events:
     clock: Clock
     train_step: Callable[[State, MlmBatch], tuple[State, Sums]]
     validation_step: Callable[[bert.Params, MlmBatch], Sums]
+    diagnose: Callable[[bert.Params], Values]
 
     def wait_for(self, batches: Iterator[MlmBatch]) -> MlmBatch:
         """Returns the next batch, and measures how long the devices wait for it."""
@@ -73,14 +74,14 @@ class Events:
         self._show(step, values)
 
     def validate(self, step: int, state: State) -> float:
-        """Writes and prints the validation loss, and returns it."""
+        """Writes the metrics of a validation and the statistics of attention; prints and returns the loss."""
         with self.clock.pause(self.window.last):
             window = Window("validation")
             for batch in put_batches(self.stream.validation_batches(self.config.train.validate_batches)):
                 with self.progress.step("validation", work=0):  # says that it compiles
                     window.add(self.validation_step(state.params, batch))
             values = window.averages(step)
-            self.metrics.write(step, values)
+            self.metrics.write(step, values | self.diagnose(state.params))
             self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}")
         return values[LOSS]
 

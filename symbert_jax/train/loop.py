@@ -30,6 +30,7 @@ from symbert_jax.model import bert, kernels
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import local_row_indices, make_mesh, put_batches
 from symbert_jax.storage import write_whole
+from symbert_jax.train.diagnose import make_diagnostics
 from symbert_jax.train.doctor import check
 from symbert_jax.train.events import Events, is_due
 from symbert_jax.train.start import restore_or_init
@@ -125,6 +126,7 @@ def _open_events(
             Clock(start),
             make_train_step(config, stream.may_lack_targets),
             make_validation_step(config),
+            make_diagnostics(config, stream),
         )
 
 

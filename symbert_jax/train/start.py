@@ -19,6 +19,8 @@ from symbert_jax.storage import absolute, bucket_errors_as_user_errors
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
 
+# Fields that determine the initial parameters alone.
+INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain", "model.key_init")
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
@@ -26,9 +28,14 @@ _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.nam
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
-    r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range)"
+    r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
+
+
+def may_change(field: str) -> bool:
+    """Whether a field may change in the middle of a run without an effect on what the run computes."""
+    return bool(_FREE.fullmatch(field)) and field not in INITIAL
 
 
 def restore_or_init(config: Config, corpus: Corpus, checkpoints: Checkpoints) -> State:

@@ -6,15 +6,22 @@ what it would have written without a stop.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+from jaxtyping import Float
 
+from symbert_jax.batch import Array as AnyArray
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.train.step import Sums
 
 # The names in a checkpoint: NAME/sum and NAME/count for each sum, and empty.
 SUM_SUFFIX, COUNT_SUFFIX, EMPTY = "/sum", "/count", "empty"
+
+
+class Diverged(UserError):
+    """A loss or another sum of a run is not finite."""
 
 
 class Window:
@@ -30,21 +37,21 @@ class Window:
         """
         self.prefix = prefix
         self._sums, self.empty_batches = _from_saved(saved or {})  # an empty batch has no token to predict
-        self._pending = list[Sums]()
+        self._pending = list[Any]()
 
     @property
     def last(self) -> list[Sums]:
         """A list with the sums of the last batch, on the devices; an empty list if the sums have been read."""
         return self._pending[-1:]
 
-    def add(self, sums: Sums) -> None:
+    def add(self, sums: Mapping[str, tuple[Float[AnyArray, ""], Float[AnyArray, ""]]]) -> None:
         self._pending.append(sums)
 
     def averages(self, step: int) -> Values:
         """Returns the average, sum / count, of every sum whose count is not 0, by the name PREFIX/NAME.
 
         Raises:
-          UserError: a sum is not finite at this step.
+          Diverged: a sum is not finite at this step.
         """
         self._read(step)
         return {f"{self.prefix}/{name}": total / count for name, (total, count) in self._sums.items() if count}
@@ -62,7 +69,7 @@ class Window:
         self._pending.clear()
 
     def _read(self, step: int) -> None:
-        """Adds the pending sums, and raises `UserError` if a sum is not finite.
+        """Adds the pending sums, and raises `Diverged` if a sum is not finite.
 
         Every sum passes this check before it is written, and before a checkpoint is. So a run whose loss or gradient is
         not finite does not replace good checkpoints.
@@ -77,7 +84,7 @@ class Window:
         for name in sorted(self._sums, key=lambda name: name != "loss"):
             if not math.isfinite(total := self._sums[name][0]):
                 hint = "earlier checkpoints are intact; lower optim.learning_rate or lengthen optim.warmup_steps"
-                raise UserError(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)
+                raise Diverged(f"{self.prefix}/{name}", f"{total} at step {step}", "a finite number", hint)
 
 
 def _from_saved(saved: Mapping[str, float]) -> tuple[dict[str, tuple[float, float]], float]:

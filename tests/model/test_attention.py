@@ -11,10 +11,16 @@ from flax import nnx
 from jax.sharding import AbstractDevice
 
 import symbert_jax
-from symbert_jax.config import ATTENTIONS
-from symbert_jax.model import bert, tpu_layouts
-from symbert_jax.model.attention import find_variant
-from tests.conftest import configure, init_params_numpy
+from symbert_jax.config import ATTENTIONS, MeshConfig
+from symbert_jax.errors import UserError
+from symbert_jax.interop.fold import fold, to_papers_form
+from symbert_jax.model import bert, kernels, tpu_layouts, tree
+from symbert_jax.model.attention import find_variant, symmetry
+from symbert_jax.sharding import make_mesh, put_batch
+from symbert_jax.train import state as states
+from symbert_jax.train.step import make_train_step
+from tests.conftest import configure, init_params_numpy, make_batch
+from tests.forms import FORMS
 
 
 @pytest.fixture
@@ -57,6 +63,16 @@ def test_diagonal_pair_equals_full_diagonal_matrix(scores):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_low_rank_pair_equals_full_matrix(scores):
+    left, right = jax.random.normal(jax.random.key(8), (2, 4, 8, 3))
+    wanted, _ = scores("pairwise", pair=jnp.eye(8) + left @ right.swapaxes(1, 2))
+    found, _ = scores("pairwise", form="low_rank", pair_left=left, pair_right=right)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    start, weights = scores("pairwise", form="low_rank")
+    np.testing.assert_allclose(start, scores("symmetric")[0], atol=1e-6)
+    assert np.abs(weights["pair_left"]).max() > 0.3, "with A = B = 0, both gradients would be 0"
+
+
 def test_standard_with_query_as_key_is_symmetric(scores):
     wanted, weights = scores("symmetric")
     found, _ = scores("standard", key=weights["query"])
@@ -76,15 +92,17 @@ def test_pairwise_is_q_P_q_with_query_on_the_left(scores, platform, monkeypatch)
 
 
 def test_only_attention_knows_the_variants():
-    """Besides `attention.py`, only modules that list the values of config fields, ours and the paper's, name them."""
+    """Besides `attention/`, only modules that list the values of config fields, ours and the paper's, name them."""
     package = pathlib.Path(symbert_jax.__file__).parent
     files = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")
+        if path.parent.name != "attention"
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value in ("symmetric", "pairwise", "diagonal")
+        if isinstance(node, ast.Constant)
+        and node.value in ("symmetric", "pairwise", "uniform", "diagonal", "low_rank", "unit")
     }
-    assert files == {"config/schema.py", "interop/architecture.py", "model/attention.py"}
+    assert files == {"config/schema.py", "interop/architecture.py"}
 
 
 def test_symmetric_and_pairwise_have_no_key_projection(mesh):
@@ -106,14 +124,137 @@ def test_symmetric_and_pairwise_have_no_key_projection(mesh):
     assert [count_projections(attention) for attention in ATTENTIONS] == [4, 3, 3]
 
 
-def test_initial_pair_has_form_and_values_of_config():
-    def pair(form, init):
-        fields = {"attention": "pairwise", "pairwise_form": form, "pairwise_init": init, "dim": 512}
-        config = configure(model=fields).model
-        return np.asarray(find_variant(config)(config, nnx.Rngs(0)).pair[...])
+def make_attention(**fields):
+    """Returns the attention of a layer with heads of width 128, on the current mesh."""
+    config = configure(model={"dim": 512, "vocab_size": 128, **fields}).model
+    return find_variant(config)(config, nnx.Rngs(0))
 
-    np.testing.assert_array_equal(pair("full", "identity"), np.broadcast_to(np.eye(128), (4, 128, 128)))
-    np.testing.assert_array_equal(pair("diagonal", "identity"), np.ones((4, 128)))
-    drawn = pair("diagonal", "normal")
-    assert drawn.shape == (4, 128)
-    assert drawn.mean() == pytest.approx(0, abs=0.15) and drawn.std() == pytest.approx(1, abs=0.1)
+
+@pytest.mark.parametrize(
+    ("form", "init", "wanted"),
+    [
+        ("full", "normal", ("normal", 1)),
+        ("full", "unit", ("normal", 128**-0.5)),
+        ("full", "identity", np.broadcast_to(np.eye(128), (4, 128, 128))),
+        ("diagonal", "normal", ("normal", 1)),
+        ("diagonal", "unit", ("normal", 1)),
+        ("diagonal", "identity", np.ones((4, 128))),
+    ],
+)
+def test_initial_pair_has_form_and_values_of_config(form, init, wanted):
+    pair = np.asarray(make_attention(attention="pairwise", pairwise_form=form, pairwise_init=init).pair[...])
+    if isinstance(wanted, np.ndarray):
+        np.testing.assert_array_equal(pair, wanted)
+        return
+    assert pair.shape == {"full": (4, 128, 128), "diagonal": (4, 128)}[form]
+    assert pair.mean() == pytest.approx(0, abs=0.15 * wanted[1])
+    assert pair.std() == pytest.approx(wanted[1], rel=0.1)
+
+
+@pytest.mark.parametrize("gain", [0, 1, 5])
+@pytest.mark.parametrize(
+    ("fields", "initial_gain"),
+    [
+        ({}, 1),
+        ({"key_init": "query"}, 1),
+        ({"query": "identity"}, 1 / (0.02 * 512**0.5)),
+        ({"key_dim": 64}, 1),
+        ({"attention": "symmetric"}, 1),
+        ({"attention": "pairwise"}, 128**0.5),
+        ({"attention": "pairwise", "key_dim": 64}, 64**0.5),
+        ({"attention": "pairwise", "pairwise_init": "unit"}, 1),
+        ({"attention": "pairwise", "pairwise_init": "identity"}, 1),
+        ({"attention": "pairwise", "pairwise_form": "diagonal"}, 1),
+        ({"attention": "pairwise", "pairwise_form": "diagonal", "pairwise_init": "unit"}, 1),
+        ({"attention": "pairwise", "pairwise_form": "diagonal", "pairwise_init": "identity"}, 1),
+        ({"attention": "pairwise", "pairwise_form": "low_rank"}, 1),
+    ],
+    ids=str,
+)
+def test_first_logits_have_the_standard_deviation_of_score_gain(fields, initial_gain, gain, mesh):
+    """Those of standard attention have 0.02^2 D, and the diagonal is left out: a token correlates with itself."""
+    x = 512**0.5 * np.linalg.qr(np.random.default_rng(0).normal(size=(512, 64)))[0].T  # of orthogonal tokens
+    attention = make_attention(score_gain=float(gain), **fields)
+    logits = kernels.scores(*attention.query_key(jnp.asarray(x[None], jnp.float32)))
+    off_diagonal = np.asarray(logits)[..., ~np.eye(64, dtype=bool)]
+    assert off_diagonal.std() / (0.02**2 * 512) == pytest.approx(gain or initial_gain, rel=0.1)
+
+
+def test_shared_start_has_symmetric_first_scores_and_free_keys():
+    """The initial parameters are separate arrays, so the step, which consumes them, can update each of them."""
+    config = configure(model={"key_init": "query", "layers": 1}, optim={"warmup_steps": 0})
+    with jax.set_mesh(make_mesh(MeshConfig())):
+        state, batch = states.init(config), put_batch(make_batch(config))
+        before = jax.device_get(state.params["layers"]["attention"])
+        after = jax.device_get(make_train_step(config)(state, batch)[0].params["layers"]["attention"])
+    np.testing.assert_array_equal(before["key"]["kernel"], before["query"]["kernel"])
+    assert before["query"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
+    assert np.abs(after["key"]["kernel"] - after["query"]["kernel"]).max() > 1e-3
+
+
+def test_uniform_averages_the_tokens_that_each_token_sees(mesh):
+    attention = make_attention(attention="uniform", dim=32, attention_dropout=0.0)
+    x, segments = jax.random.normal(jax.random.key(0), (1, 6, 32)), jnp.array([[1, 1, 2, 2, 2, 0]])
+    values = np.asarray(attention.value(x))
+    means = np.stack([values[0, rows].mean(0) for rows in (slice(0, 2), slice(2, 5))])[[0, 0, 1, 1, 1, 0]]
+    np.testing.assert_allclose(attention(x, segments, None), attention.output(jnp.asarray(means[None])), atol=1e-6)
+    assert set(nnx.to_pure_dict(nnx.state(attention))) == {"value", "output"}
+
+
+def perturbed(params):
+    """Returns parameters of which each differs from its initial value, which may be a special case."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32), params)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_folded_models_have_the_same_logits(name, mesh):
+    model = configure(model={"layers": 1, **FORMS[name]}).model
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32), init_params_numpy(model)
+    )
+    tokens = np.random.default_rng(0).integers(0, 128, (3, 16), dtype=np.int32)
+
+    def logits(model, params):
+        return np.asarray(bert.logits(model, params, tokens, tokens % 16))
+
+    folds = [fold] if "narrow" in name else [fold, to_papers_form]
+    for convert in folds:
+        folded = convert(model, params)
+        assert (folded[0].attention in ("standard", "pairwise")) and bert.size(folded[0]) == sum(
+            leaf.size for leaf in jax.tree.leaves(folded[1])
+        )
+        np.testing.assert_allclose(logits(*folded), logits(model, params), atol=2e-5)
+
+
+def test_fold_refuses_keys_that_no_bert_has(mesh):
+    for convert, key_dim, wanted in ((fold, 16, "at most 8"), (to_papers_form, 4, "0: the paper's code")):
+        model = configure(model={"layers": 1, "key_dim": key_dim}).model
+        with pytest.raises(UserError, match=f"model.key_dim: found {key_dim}, wanted {wanted}"):
+            convert(model, init_params_numpy(model))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_symmetry_is_that_of_the_matrix_of_the_scores(name):
+    """x_t^T M x_s is the score of two tokens, without biases; M is read off from the scores of unit vectors."""
+    config = configure(model={"layers": 1, **FORMS[name]}).model
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(
+        lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32),
+        init_params_numpy(config)["layers"]["attention"],
+    )
+    weights = {
+        part: leaf | {"bias": 0 * leaf["bias"]} if isinstance(leaf, dict) else leaf for part, leaf in weights.items()
+    }
+    layer = jax.tree.map(lambda leaf: leaf[0], weights)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        attention = tree.module(layer, find_variant(config), config)
+        matrices = np.asarray(kernels.scores(*attention.query_key(jnp.eye(32)[None])))[0].astype(np.float64)
+        found = symmetry(jax.tree.map(jnp.asarray, weights), config) if attention.has_scores else None
+    if found is None:
+        assert not matrices.any()
+        return
+    wanted = [np.sum(((m + m.T) / 2) ** 2) / np.sum(m**2) for m in matrices]
+    np.testing.assert_allclose(found, [wanted], rtol=1e-4)
+    assert (np.array(wanted) > 0.999).all() == (name == "diagonal")

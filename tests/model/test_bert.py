@@ -180,7 +180,7 @@ def test_remat_prevents_merging_where_there_is_no_loop(mesh, tokens, unroll, bar
     assert ("optimization_barrier" in program) == barriers
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", (*ATTENTIONS, "uniform"))
 def test_padding_never_leaks(mesh, tokens, attention):
     """The gradient of the logits of real tokens with respect to padded positions is exactly 0."""
     config = configure(model={"attention": attention})

@@ -10,6 +10,7 @@ from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import bert
 from symbert_jax.model.flops import train_flops
 from tests.conftest import configure, init_params_numpy
+from tests.forms import FORMS
 
 
 def dot_flops(jaxpr) -> float:
@@ -28,8 +29,7 @@ def dot_flops(jaxpr) -> float:
     return total
 
 
-VARIANTS = [{"attention": attention} for attention in ATTENTIONS]
-VARIANTS.append({"attention": "pairwise", "pairwise_form": "diagonal"})
+VARIANTS = [{"attention": attention} for attention in ATTENTIONS] + [*FORMS.values()]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

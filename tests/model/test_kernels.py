@@ -13,6 +13,7 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert, classifier, kernels
+from symbert_jax.model.triton import Tile, Tiling
 from symbert_jax.sharding import make_mesh, spec
 from symbert_jax.train.step import mlm_objective
 from tests.conftest import configure, init_params_numpy
@@ -25,6 +26,7 @@ V100 = AbstractDevice(device_kind="Tesla V100-SXM2-16GB", num_cores=None, platfo
 SEP = 3
 TINY = configure(model={"layers": 1, "length": 128, "attention_dropout": 0.0}).model
 LENGTHS = np.array([[256], [200], [3], [1]])  # the numbers of tokens in four padded rows
+SHORT = np.minimum(LENGTHS // 4 + 1, 64)  # the same for rows of 64 tokens
 
 
 @pytest.fixture
@@ -81,6 +83,59 @@ def test_kernels_equal_xla_in_output_and_gradients(segments, mesh_4x2, cudnn_by_
     wanted = results(lambda *arrays: kernels.xla(*arrays, dropout_rate=0.0, key=None))
     assert_near(results(functools.partial(kernels.splash, interpret=True)), wanted, atol=2e-5)
     assert_near(results(kernels.cudnn), wanted, atol=2e-5)
+
+
+SMALL_TILES = Tiling(Tile(32, 16), keys=Tile(16, 32), queries=Tile(32, 16))  # several in a row of 64 tokens
+
+
+@pytest.mark.parametrize(
+    ("attention", "segments", "dropout_rate"),
+    [
+        ("standard", None, 0.1),
+        ("symmetric", np.where(np.arange(64) < SHORT, 1 + (np.arange(64) > SHORT // 2), 0), 0.5),
+        ("pairwise", np.arange(64) // np.array([[64], [25], [7], [1]]) + 1, 0.0),
+    ],
+    ids=["standard, whole", "symmetric, documents and padding", "pairwise, documents"],
+)
+def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_rate, mesh_4x2) -> None:
+    """With dropout, the mask is the same, although each device draws that of its own rows and heads."""
+    rng = np.random.default_rng(0)
+    arrays = jax.device_put(
+        [rng.normal(size=(2, 4, 64, 2, 32)).astype(np.float32) for _ in range(3)],
+        jax.NamedSharding(mesh_4x2, spec("RBTNH")),
+    )
+    pair = rng.normal(size=(32, 32)).astype(np.float32) / 8
+    segments = None if segments is None else segments.astype(np.int32)
+    weights = jnp.sin(jnp.arange(64.0))[:, None, None]
+
+    def results(kernel):
+        def total(q, other, v, key):
+            k = {"standard": other, "symmetric": q, "pairwise": q @ pair}[attention]
+            mixed = kernel(q, k, v, segments, dropout_rate, key)
+            return jnp.sum(mixed * weights), mixed
+
+        gradients = jax.vmap(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+        return jax.jit(gradients)(*arrays, jax.random.split(jax.random.key(0), 2))
+
+    triton = functools.partial(kernels.triton, tiling=SMALL_TILES, interpret=True)
+    (_, wanted_mixed), wanted_gradients = results(kernels.xla)
+    (_, mixed), gradients = results(triton)
+    np.testing.assert_allclose(mixed, wanted_mixed, atol=1e-5)
+    assert_near(gradients, wanted_gradients, atol=1e-4)
+
+
+def test_triton_drops_the_same_probabilities_as_xla(mesh_4x2) -> None:
+    """With equal scores, whose exponentials overflow, and the identity as values, the output is the mask, scaled."""
+    fives = jnp.full((4, 64, 2, 64), 5.0, out_sharding=spec("BTNH"))
+    identity = jnp.broadcast_to(jnp.eye(64)[:, None], fives.shape, out_sharding=spec("BTNH"))
+
+    def mask(kernel):
+        kernel = functools.partial(kernel, segments=None, dropout_rate=0.1, key=jax.random.key(1))
+        return np.asarray(jax.jit(kernel)(fives, fives, identity) > 0)
+
+    found = mask(functools.partial(kernels.triton, tiling=SMALL_TILES, interpret=True))
+    np.testing.assert_array_equal(found, mask(kernels.xla))
+    assert 0.88 < found.mean() < 0.92
 
 
 def packed() -> MlmBatch:
@@ -152,19 +207,26 @@ def change(**fields) -> ModelConfig:
         (WITH_DROPOUT, TPU, (512, 512), "short"),
         (NO_DROPOUT, TPU, (4096, 4096), "splash"),
         (WITH_DROPOUT, TPU, (4096, 4096), "xla"),
-        (WITH_DROPOUT, H100, (512, 512), "xla"),
+        (WITH_DROPOUT, H100, (512, 512), "triton"),
+        (WITH_DROPOUT, V100, (512, 512), "xla"),
+        (WITH_DROPOUT, H100, (96, 96), "xla"),
         (NO_DROPOUT, TPU, (1, 512), "xla"),
         (NO_DROPOUT, TPU, (96, 96), "xla"),
         (NO_DROPOUT, H100, (96, 96), "cudnn"),
         (NO_DROPOUT, H100, (97, 97), "xla"),
-        (change(dtype="float32"), H100, (512, 512), "xla"),
+        (change(dtype="float32"), H100, (512, 512), "triton"),
         (change(heads=6), H100, (512, 512), "cudnn"),
         (change(heads=4), H100, (512, 512), "xla"),
+        (change(key_dim=32), TPU, (512, 512), "short"),
+        (change(key_dim=32, kernel="splash"), TPU, (512, 512), "xla"),
+        (change(key_dim=64, kernel="splash"), TPU, (512, 512), "splash"),
         (change(kernel="xla"), TPU, (512, 512), "xla"),
         (change(kernel="splash"), TPU, (512, 512), "splash"),
         (change(kernel="splash"), CPU, (512, 512), "xla"),
         (change(kernel="short"), CPU, (512, 512), "xla"),
         (change(kernel="cudnn"), TPU, (512, 512), "xla"),
+        (change(kernel="triton"), H100, (512, 512), "triton"),
+        (change(kernel="triton"), CPU, (512, 512), "xla"),
     ],
     ids=str,
 )
@@ -186,10 +248,15 @@ def test_choose_returns_fastest_possible_kernel(model, device, counts, wanted) -
         (change(kernel="short", length=192), TPU, "'short' with 192 tokens, wanted a multiple of 128"),
         (change(kernel="short", length=4096), TPU, "'short' with 4096 tokens, wanted at most 2048"),
         (change(kernel="short"), CPU, "'short' with a cpu, wanted a TPU; model.kernel=auto"),
+        (change(kernel="splash", key_dim=32), TPU, "'splash' with model.key_dim=32, wanted 0 or 64: here keys"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
         (change(kernel="cudnn"), V100, "'cudnn' with Tesla V100.*wanted .*Ampere generation or later"),
         (change(kernel="cudnn", dtype="float32"), H100, "'cudnn' with model.dtype=float32, wanted bfloat16"),
         (change(kernel="cudnn", heads=4), H100, "'cudnn' with heads of width 192, wanted a multiple of 8 up to 128"),
+        (change(kernel="triton"), CPU, "'triton' with a cpu, wanted an NVIDIA GPU"),
+        (change(kernel="triton"), V100, "'triton' with Tesla V100.*wanted .*Ampere generation or later"),
+        (change(kernel="triton", length=96), H100, "'triton' with 96 tokens, wanted a multiple of 64"),
+        (change(kernel="triton", heads=4), H100, "'triton' with heads of width 192, wanted 32, 64 or 128"),
     ],
     ids=str,
 )
@@ -208,6 +275,7 @@ def test_check_accepts_possible_kernels() -> None:
         ("auto", V100),
     ):
         kernels.check(change(kernel=kernel), device)
+    kernels.check(dataclasses.replace(WITH_DROPOUT, kernel="triton"), H100)
 
 
 def abstract_mesh(device: AbstractDevice) -> AbstractMesh:
@@ -242,6 +310,27 @@ def test_cudnn_lowers_for_gpus(mesh_4x2, monkeypatch) -> None:
     tokens = jax.ShapeDtypeStruct((4, 128), jnp.int32, sharding=jax.NamedSharding(mesh_4x2, spec("BT")))
     program = gradients(model).trace(init_params_numpy(model), tokens).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaScaleBiasSoftmax(" in program and "__cudnn$fmhaScaleBiasSoftmaxBackward(" in program
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("bfloat16", 64), ("float32", 128)])
+def test_triton_lowers_for_gpus(dtype, width) -> None:
+    """Lowering makes the program for Triton, which would compile it; the mesh has an H100 as its abstract device."""
+    model = change(dim=4 * width, heads=4, attention_dropout=0.1, kernel="triton")
+    mesh = abstract_mesh(H100)
+    q = jax.ShapeDtypeStruct((3, 2, 512, 4, width), dtype, sharding=jax.NamedSharding(mesh, spec("RBTNH")))
+    segments = jax.ShapeDtypeStruct((3, 2, 512), jnp.int32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+
+    def gradients(*arrays):
+        def total(q, k, v, segments, key):
+            return kernels.attend(model, q, k, v, segments, key).astype(jnp.float32).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(*arrays)
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(jax.vmap(gradients)).trace(q, q, q, segments, keys)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("custom_call @__gpu$xla.gpu.triton(") == 3
 
 
 def test_classifier_computes_its_last_layer_with_xla() -> None:

@@ -17,6 +17,7 @@ from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, make_train_step, mlm_objective
 from symbert_jax.train.validate import make_validation_step
 from tests.conftest import configure, init_params_numpy, make_batch
+from tests.forms import FORMS
 
 MESHES = [
     MeshConfig(data=1),
@@ -72,6 +73,16 @@ def test_losses_with_dropout_agree_on_every_mesh(runs) -> None:
     assert wanted[0] > wanted[-1]
     for mesh, found in runs.items():
         np.testing.assert_allclose(found.losses, wanted, atol=1e-3, err_msg=str(mesh))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_attention_trains_alike_on_any_mesh(name) -> None:
+    model = FORMS[name] | {"layers": 1, "dropout": 0.0, "attention_dropout": 0.0}
+    losses = [
+        list(map(mean_loss, take_steps(configure(model=model, mesh=mesh), 2)[0]))
+        for mesh in (MeshConfig(data=1), MeshConfig(data=4, model=2, fsdp=True))
+    ]
+    np.testing.assert_allclose(*losses, atol=1e-5)
 
 
 def test_step_compiles_once(runs) -> None:

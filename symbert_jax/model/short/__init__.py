@@ -9,9 +9,9 @@ while O = P V would fill half of each tile with V. Scores are [S, T]: the softma
 more than additions of registers.
 
 Read in this order: `plan` (sizes and blocks), `tiles` (logits and dropout of a tile), `forward`, `backward`, and
-`attention` (gradients and shardings).
+`attention`.
 """
 
-from symbert_jax.model.short.attention import attend
+from symbert_jax.model.short.attention import attention
 
-__all__ = ["attend"]
+__all__ = ["attention"]

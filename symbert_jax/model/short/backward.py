@@ -22,13 +22,13 @@ LONGEST_CHUNK = 256  # keys whose probabilities are computed at a time
 
 def backward(
     plan: Plan,
-    generator: UInt32[Array, "1 2"],
+    states: UInt32[Array, "B N 2"] | None,
     segments: Int[Array, "B T"] | None,
     q: Float[Array, "B N Q T"],
     k: Float[Array, "B N Q T"],
     v: Float[Array, "B N H T"],
     output: Float[Array, "B N H T"],
-    log_sum: Float[Array, "B N 1 T"],
+    log_sums: Float[Array, "B N 1 T"],
     d_output: Float[Array, "B N H T"],
 ) -> tuple[Float[Array, "B N Q T"], Float[Array, "B N Q T"], Float[Array, "B N H T"]]:
     """Returns the gradients of q, k and v, given what `forward` took and returned, and the gradient of its output."""
@@ -36,9 +36,9 @@ def backward(
     def index(head: Any, block: Any) -> Any:
         return head * plan.blocks + block
 
-    def kernel(generator, of_tokens, q, k, v, output, log_sum, d_output, dq, dk, dv, dk_sum, dv_sum):  # type: ignore[no-untyped-def]
-        head, block = pl.program_id(0), pl.program_id(1)
-        dropout = tiles.Dropout(plan, generator, head, block)
+    def kernel(states, of_tokens, q, k, v, output, log_sums, d_output, dq, dk, dv, dk_sum, dv_sum):  # type: ignore[no-untyped-def]
+        block = pl.program_id(1)
+        dropout = tiles.Dropout(plan, states, block)
         kept_fraction = random_bits.kept_fraction(plan.dropout_rate)
         products = output[...].astype(jnp.float32) * d_output[...].astype(jnp.float32)
         offset = products.sum(0, keepdims=True) * kept_fraction
@@ -48,7 +48,7 @@ def backward(
             total[:, keys] = product + jnp.where(block > 0, total[:, keys], 0.0)
 
         for keys in plan.chunks(LONGEST_CHUNK):
-            weights = jnp.exp2(tiles.logits(plan, q, k, of_tokens, keys) - log_sum[...])
+            weights = jnp.exp2(tiles.logits(plan, q, k, of_tokens, keys) - log_sums[...])
             d_weights = tiles.multiply(v[:, keys], d_output[...], 0, 0)
             masks = dropout.masks(keys)
             kept = tiles.drop(weights, masks).astype(v.dtype)
@@ -68,7 +68,7 @@ def backward(
         name="short_attention_backward",
         grid=(plan.rows * plan.heads, plan.blocks),
         in_specs=[
-            tiles.GENERATOR_SPEC,
+            tiles.states_spec(plan, index) if states is not None else None,
             tiles.segments_specs(plan, index) if segments is not None else None,
             of_queries,
             of_keys,
@@ -85,4 +85,4 @@ def backward(
         ],
         compiler_params=tiles.COMPILER_PARAMS,
         interpret=plan.interpret,
-    )(generator, tiles.segments_of_keys_and_queries(segments), q, k, v, output, log_sum, d_output)
+    )(tiles.states_of_heads(states), tiles.segments_of_keys_and_queries(segments), q, k, v, output, log_sums, d_output)

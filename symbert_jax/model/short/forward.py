@@ -23,7 +23,7 @@ LONGEST_CHUNK, LONGEST_CHUNK_WITH_DROPOUT = 256, 128
 
 def forward(
     plan: Plan,
-    generator: UInt32[Array, "1 2"],
+    states: UInt32[Array, "B N 2"] | None,
     segments: Int[Array, "B T"] | None,
     q: Float[Array, "B N Q T"],
     k: Float[Array, "B N Q T"],
@@ -38,9 +38,9 @@ def forward(
     def previous(core: Any, step: Any) -> Any:
         return core * steps + jnp.maximum(step - 1, 0)
 
-    def kernel(generator, of_tokens, q, k, v, output, log_sum, scores, maximum):  # type: ignore[no-untyped-def]
-        head, block = divmod(previous(pl.program_id(0), pl.program_id(1)), plan.blocks)
-        dropout = tiles.Dropout(plan, generator, head, block)
+    def kernel(states, of_tokens, q, k, v, output, log_sums, scores, maximum):  # type: ignore[no-untyped-def]
+        block = previous(pl.program_id(0), pl.program_id(1)) % plan.blocks
+        dropout = tiles.Dropout(plan, states, block)
         last_maximum, new_maximum = maximum[...], jnp.full((1, plan.block), -jnp.inf)
         total, mixed = jnp.zeros((1, plan.block)), jnp.zeros((plan.value_width, plan.block))
         for keys in plan.chunks(LONGEST_CHUNK_WITH_DROPOUT if plan.dropout_rate else LONGEST_CHUNK):
@@ -52,22 +52,23 @@ def forward(
             scores[keys] = new
             new_maximum = jnp.maximum(new_maximum, new.max(0, keepdims=True))
         output[...] = (mixed / (total * random_bits.kept_fraction(plan.dropout_rate))).astype(output.dtype)
-        log_sum[...] = last_maximum + jnp.log2(total)
+        # a query that sees no token, in a row of padding alone, gets the mean of the values and has no gradients
+        log_sums[...] = jnp.where(last_maximum > tiles.MASKED, last_maximum + jnp.log2(total), jnp.inf)
         maximum[...] = new_maximum
 
-    output, log_sum = plan.head_spec(plan.value_width, previous), plan.head_spec(1, previous)
+    output, log_sums = plan.head_spec(plan.value_width, previous), plan.head_spec(1, previous)
     return pl.pallas_call(
         kernel,
         name="short_attention_forward",
         grid=(plan.cores, steps + 1),
         in_specs=[
-            tiles.GENERATOR_SPEC,
+            tiles.states_spec(plan, previous) if states is not None else None,
             tiles.segments_specs(plan, current) if segments is not None else None,
             plan.head_spec(plan.query_width, current),
             plan.head_spec(plan.query_width, current, whole=True),
             plan.head_spec(plan.value_width, previous, whole=True),
         ],
-        out_specs=[output, log_sum],
+        out_specs=[output, log_sums],
         out_shape=[
             jax.ShapeDtypeStruct(v.shape, v.dtype),
             jax.ShapeDtypeStruct((plan.rows, plan.heads, 1, plan.length), jnp.float32),
@@ -78,4 +79,4 @@ def forward(
         ],
         compiler_params=tiles.COMPILER_PARAMS,
         interpret=plan.interpret,
-    )(generator, tiles.segments_of_keys_and_queries(segments), q, k, v)
+    )(tiles.states_of_heads(states), tiles.segments_of_keys_and_queries(segments), q, k, v)

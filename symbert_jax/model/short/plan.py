@@ -19,7 +19,6 @@ class Plan:
     query_width: int
     value_width: int
     length: int
-    all_heads: int  # on all devices
     cores: int  # of the device
     dropout_rate: float
     interpret: bool  # runs the kernels without a TPU, slowly
@@ -44,16 +43,20 @@ class Plan:
         size = largest_divisor(self.length, longest)
         return [slice(start, start + size) for start in range(0, self.length, size)]
 
-    def head_spec(self, size: int, index: Callable[..., Any], whole: bool = False) -> pl.BlockSpec:
+    def locate(self, number: Any) -> tuple[Any, Any, Any]:
+        """Returns the row, the head and the index in its head of a block, given its number among those of all heads."""
+        head, block = divmod(number, self.blocks)
+        return *divmod(head, self.heads), block
+
+    def head_spec(self, size: int, number: Callable[..., Any], whole: bool = False) -> pl.BlockSpec:
         """Returns the part of an array [B, N, `size`, T] that a grid step takes.
 
-        index: returns the number of the block among those of all heads, given the indices of the grid.
+        number: returns the number of the block, as for `locate`, given the indices of the grid.
         whole: whether the step takes all tokens of the head, otherwise those of the block.
         """
 
         def index_map(*indices: Any) -> tuple[Any, ...]:
-            head, block = divmod(index(*indices), self.blocks)
-            row, head = divmod(head, self.heads)
+            row, head, block = self.locate(number(*indices))
             return row, head, 0, 0 if whole else block
 
         return pl.BlockSpec((None, None, size, self.length if whole else self.block), index_map)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from symbert_jax.model import random_bits
 from symbert_jax.model.short.plan import Plan
@@ -17,7 +17,21 @@ from symbert_jax.model.short.plan import Plan
 MASKED = float(np.finfo(np.float32).min)  # the logit of a key that a query does not see
 # The cores of a device share the first dimension of the grid. The limit of VMEM is in bytes.
 COMPILER_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=64 * 2**20)
-GENERATOR_SPEC = pl.BlockSpec((1, 2), lambda *_: (0, 0), memory_space=pltpu.SMEM)
+
+
+def states_of_heads(states: UInt32[Array, "B N 2"] | None) -> UInt32[Array, "B N 1 2"] | None:
+    """Returns the states in the shape that a kernel takes."""
+    return None if states is None else states[:, :, None]
+
+
+def states_spec(plan: Plan, number: Callable[..., Any]) -> pl.BlockSpec:
+    """Returns the part of `states_of_heads` that a grid step takes; `number` as for `Plan.head_spec`."""
+
+    def index_map(*indices: Any) -> tuple[Any, ...]:
+        row, head, _ = plan.locate(number(*indices))
+        return row, head, 0, 0
+
+    return pl.BlockSpec((None, None, 1, 2), index_map, memory_space=pltpu.SMEM)
 
 
 def segments_of_keys_and_queries(segments: Int[Array, "B T"] | None) -> tuple[Array, Array] | None:
@@ -25,16 +39,18 @@ def segments_of_keys_and_queries(segments: Int[Array, "B T"] | None) -> tuple[Ar
     return None if segments is None else (segments[:, :, None], jnp.maximum(segments, 1)[:, None, :])
 
 
-def segments_specs(plan: Plan, index: Callable[..., Any]) -> tuple[pl.BlockSpec, pl.BlockSpec]:
-    """Returns the parts of `segments_of_keys_and_queries` that a grid step takes; `index` as for `Plan.head_spec`."""
+def segments_specs(plan: Plan, number: Callable[..., Any]) -> tuple[pl.BlockSpec, pl.BlockSpec]:
+    """Returns the parts of `segments_of_keys_and_queries` that a grid step takes; `number` as for `Plan.head_spec`."""
 
-    def row(*indices: Any) -> tuple[Any, ...]:
-        return index(*indices) // (plan.blocks * plan.heads), 0, 0
+    def of_keys(*indices: Any) -> tuple[Any, ...]:
+        row, _, _ = plan.locate(number(*indices))
+        return row, 0, 0
 
-    def block(*indices: Any) -> tuple[Any, ...]:
-        return index(*indices) // (plan.blocks * plan.heads), 0, index(*indices) % plan.blocks
+    def of_queries(*indices: Any) -> tuple[Any, ...]:
+        row, _, block = plan.locate(number(*indices))
+        return row, 0, block
 
-    return pl.BlockSpec((None, plan.length, 1), row), pl.BlockSpec((None, 1, plan.block), block)
+    return pl.BlockSpec((None, plan.length, 1), of_keys), pl.BlockSpec((None, 1, plan.block), of_queries)
 
 
 def multiply(a: Array, b: Array, contract_a: int, contract_b: int) -> Float[Array, "rows columns"]:
@@ -57,23 +73,19 @@ def logits(plan: Plan, q: Any, k: Any, segments: Any, keys: slice) -> Float[Arra
 class Dropout:
     """Dropout of the probabilities of a head and a block of queries, as `random_bits.keep` draws it for all heads."""
 
-    def __init__(self, plan: Plan, generator: Any, head: Array, block: Array):
-        """Computes the states of the first key.
+    def __init__(self, plan: Plan, states: Any, block: Array):
+        """Computes the counters of the first key.
 
-        generator: a reference to the state of the first element on this device, and to gamma.
-        head: the index of the head on this device.
+        states: a reference to the counter of the head's first state and to the step to the next counter, or None.
         block: the index of the block of queries.
         """
         self.rate = plan.dropout_rate
-        if self.rate == 0:
-            return
-        self.gamma = generator[0, 1]
-        _, head_stride, query_stride, _ = random_bits.state_strides((1, plan.all_heads, plan.length, plan.length))
-        global_head = head // plan.heads * plan.all_heads + head % plan.heads  # from the first one of this device
-        first = global_head.astype(jnp.uint32) * np.uint32(head_stride)
-        first += block.astype(jnp.uint32) * np.uint32(plan.block * query_stride)
-        queries = jax.lax.broadcasted_iota(jnp.uint32, (1, plan.block), 1) * np.uint32(query_stride)
-        self.first_key = (generator[0, 0] + first * self.gamma) + queries * self.gamma
+        if self.rate:
+            first, self.gamma = states[0, 0], states[0, 1]
+            stride = np.uint32(random_bits.states_per_row(plan.length))
+            queries = jax.lax.broadcasted_iota(jnp.uint32, (1, plan.block), 1) * stride
+            first += block.astype(jnp.uint32) * plan.block * stride * self.gamma
+            self.first_key = first + queries * self.gamma
 
     def masks(self, keys: slice) -> list[Bool[Array, "64 T"]]:
         """Returns for each 64 of some keys which probabilities are kept; without dropout, returns no masks."""

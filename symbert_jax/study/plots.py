@@ -1,0 +1,87 @@
+"""The plots of a study."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from symbert_jax import render
+from symbert_jax.compare.plots import COLORS, STYLE, Curve, distinct_lines, draw, label_ends
+from symbert_jax.study.results import Arm
+
+STATISTICS = {  # the titles of the statistics of attention
+    "logit_std": "standard deviation of logits",
+    "entropy": "entropy of attention (nats)",
+    "symmetry": "symmetry of Wq Wkᵀ",
+}
+MAX_LAYERS = 4  # columns of the plot of diagnostics
+
+
+def plot_losses(arms: Sequence[Arm]) -> bytes:
+    """Returns a PNG of validation loss over steps: the mean over seeds, and a band of one standard deviation."""
+    curves = []
+    for arm, line in zip(arms, distinct_lines(len(arms)), strict=True):
+        curves.append(Curve(arm.name, line, [(step, mean.mean) for step, mean in arm.mean_losses.items()]))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(9, max(5, 1 + 0.18 * len(arms))), layout="constrained")
+        draw(axes, curves)
+        for arm, curve in zip(arms, curves, strict=True):
+            steps, means = map(np.array, zip(*curve.points, strict=True))
+            deviations = np.array([mean.deviation or 0.0 for mean in arm.mean_losses.values()])
+            axes.fill_between(steps, means - deviations, means + deviations, color=curve.line.color, alpha=0.15, lw=0)
+        axes.set(title="Validation loss (nats), mean ± standard deviation over seeds", xlabel="step")
+        figure.draw_without_rendering()  # fixes the heights of the axes
+        label_ends(axes, curves)
+        return render.to_png(figure)
+
+
+def plot_escapes(steps: Mapping[str, Mapping[int, int | None]]) -> bytes | None:
+    """Returns a PNG of the escape step of every arm, a dot per seed; None if no run has one."""
+    reached = {name: [step for step in by_seed.values() if step is not None] for name, by_seed in steps.items()}
+    if not any(reached.values()):
+        return None
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 1.2 + 0.35 * len(steps)), layout="constrained")
+        for row, (name, found) in enumerate(reached.items()):
+            axes.plot(found, [row] * len(found), "o", color=COLORS[0], alpha=0.7)
+            if found:
+                axes.plot([np.mean(found)], [row], "|", color="black", markersize=16)
+            if missing := len(steps[name]) - len(found):
+                axes.text(1.01, row, f"{missing} never", transform=axes.get_yaxis_transform(), va="center")
+        axes.set_yticks(range(len(steps)), list(steps))
+        axes.invert_yaxis()
+        axes.set(title="Escape step, by seed", xlabel="step")
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+        return render.to_png(figure)
+
+
+def plot_diagnostics(arms: Sequence[Arm]) -> bytes | None:
+    """Returns a PNG of the statistics of attention over steps, means over seeds; None if no arm has any.
+
+    A row per statistic and a column per layer, of at most `MAX_LAYERS` layers from the first to the last.
+    """
+    curves = {(arm.name, name): arm.diagnostics(name) for arm in arms for name in STATISTICS}
+    num_layers = max((len(layers) for curve in curves.values() for layers in curve.values()), default=0)
+    if not num_layers:
+        return None
+    shown = np.unique(np.linspace(0, num_layers - 1, min(num_layers, MAX_LAYERS)).round().astype(int))
+    size = (2.8 * len(shown) + 2.5, 2.4 * len(STATISTICS))
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            len(STATISTICS), len(shown), figsize=size, sharex=True, sharey="row", squeeze=False, layout="constrained"
+        )
+        for (statistic, title), row in zip(STATISTICS.items(), grid, strict=True):
+            for layer, axes in zip(shown, row, strict=True):
+                for arm, line in zip(arms, distinct_lines(len(arms)), strict=True):
+                    if curve := curves[arm.name, statistic]:
+                        values = [layers[layer] for layers in curve.values()]
+                        draw(axes, [Curve(arm.name, line, list(zip(curve, values, strict=True)))])
+            row[0].set_ylabel(title)
+        for layer, axes in zip(shown, grid[0], strict=True):
+            axes.set_title(f"layer {layer}")
+        for axes in grid[-1]:
+            axes.set_xlabel("step")
+        names = [arm.name for arm in arms if any(curves[arm.name, statistic] for statistic in STATISTICS)]
+        figure.legend(grid[0][0].lines, names, loc="outside right center")
+        return render.to_png(figure)

@@ -1,0 +1,163 @@
+"""The `study` command trains what is missing, in any order and side by side, and reports means and differences."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from symbert_jax import metrics
+from symbert_jax.checkpoint import load
+from symbert_jax.config import StudyConfig
+from symbert_jax.errors import UserError
+from symbert_jax.storage import lock
+from symbert_jax.study import command
+from symbert_jax.study.command import study
+from symbert_jax.study.plan import plan
+from symbert_jax.train import loop
+from tests.conftest import configure, write_corpus
+
+STATISTICS = {f"attention/{name}/layer_{layer}" for name in ("logit_std", "entropy", "symmetry") for layer in range(1)}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    """A tiny study of two arms and two seeds."""
+    train = {"steps": 6, "log_every": 3, "validate_every": 2, "validate_batches": 1, "checkpoint_every": 2}
+    base = configure(
+        model={"layers": 1, "dim": 16, "mlp_dim": 16},
+        data={"dir": str(write_corpus(tmp_path_factory.mktemp("study") / "corpus")), "batch_size": 8},
+        optim={"warmup_steps": 1},
+        train=train | {"keep_latest": 1},
+    )
+    arms = ("uniform: model.attention=uniform", "standard")
+    return StudyConfig(base=base, arms=arms, seeds=2, learning_rates=(1e-2,), escape_margin=1e-4)
+
+
+@pytest.fixture(scope="module")
+def finished(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of the study, whose runs were trained one by one."""
+    workdir = tmp_path_factory.mktemp("one_by_one")
+    study(config, epath.Path(workdir))
+    return workdir
+
+
+def curve(workdir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
+
+
+def runs(workdir: Path) -> dict[str, Path]:
+    return {str(path.parent.relative_to(workdir)): path.parent for path in workdir.rglob("config.json")}
+
+
+def test_study_trains_every_arm_rate_and_seed_as_pretrain_does(config, finished, tmp_path) -> None:
+    names = {f"runs/{arm}/lr_0.01/seed_{seed}" for arm in ("uniform", "standard") for seed in (0, 1)}
+    assert set(runs(finished)) == names
+    one = next(run for run in plan(config, epath.Path(tmp_path)) if run.name == "standard, learning rate 0.01, seed 1")
+    loop.pretrain(one.config, one.workdir)
+    assert curve(Path(one.workdir)) == curve(finished / "runs/standard/lr_0.01/seed_1")
+    validations = [line for line in curve(Path(one.workdir)) if "validation/loss" in line]
+    assert all(line.keys() >= STATISTICS for line in validations) and len(validations) == 3
+    uniform = curve(finished / "runs/uniform/lr_0.01/seed_0")
+    assert not any(name.startswith("attention/") for line in uniform for name in line)
+
+
+def test_runs_side_by_side_equal_runs_one_by_one(config, finished, tmp_path, monkeypatch, capsys) -> None:
+    """The runs of the arm start together, are stopped, lose the last checkpoint of one, and continue."""
+    parallel = dataclasses.replace(config, parallel=2)
+    monkeypatch.setattr(loop.Stop, "should_stop", lambda self, step: "SIGTERM" * (step == 3))
+    study(parallel, epath.Path(tmp_path), ["standard"])
+    assert "no run is finished yet" in capsys.readouterr().out and not (tmp_path / "report.md").exists()
+    with pytest.raises(UserError, match="workdir: found no finished run in"):
+        study(parallel, epath.Path(tmp_path), report=True)
+    monkeypatch.undo()
+    workdirs = runs(tmp_path)
+    assert len(workdirs) == 2 and {p.name for w in workdirs.values() for p in (w / "checkpoints").iterdir()} == {
+        "2",
+        "3",
+    }
+    shutil.rmtree(workdirs["runs/standard/lr_0.01/seed_1"] / "checkpoints" / "3")
+    study(parallel, epath.Path(tmp_path), ["standard"])
+    for name, workdir in workdirs.items():
+        found, wanted = curve(workdir), curve(finished / name)
+        assert [line.keys() for line in found] == [line.keys() for line in wanted]
+        for line, wanted_line in zip(found, wanted, strict=True):
+            for key in line:
+                assert line[key] == pytest.approx(wanted_line[key], rel=1e-3, abs=1e-5), (name, line["step"], key)
+        params = [load(epath.Path(where))[0] for where in (workdir, finished / name)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), *params)
+
+
+def test_study_trains_only_what_is_missing(config, finished, tmp_path, monkeypatch, capsys) -> None:
+    shutil.copytree(finished, tmp_path / "study")
+    workdir = epath.Path(tmp_path / "study")
+    lost = tmp_path / "study/runs/standard/lr_0.01/seed_0"
+    wanted = curve(lost)
+    shutil.rmtree(lost)
+    trained = []
+
+    def pretrain(config, workdir):
+        trained.append(workdir)
+        loop.pretrain(config, workdir)
+
+    monkeypatch.setattr(command, "pretrain", pretrain)
+    study(config, workdir, report=True)
+    assert not trained and "3 of 4 runs are finished" in capsys.readouterr().out
+    study(config, workdir, ["uniform"])
+    assert not trained
+    with lock(epath.Path(lost), "workdir"), pytest.raises(UserError, match=r"workdir: found .* in use by"):
+        study(config, workdir)
+    trained.clear()
+    study(config, workdir)
+    assert trained == [epath.Path(lost)] and curve(lost) == wanted
+    assert (workdir / "report.json").read_text() == (finished / "report.json").read_text()
+    other = dataclasses.replace(
+        config, base=dataclasses.replace(config.base, data=dataclasses.replace(config.base.data, mask_rate=0.3))
+    )
+    with pytest.raises(UserError, match=r"data.mask_rate: found 0.15 in .*, wanted 0.3; use a new workdir"):
+        study(other, workdir)
+    with pytest.raises(UserError, match="arms: found 'standart', wanted an arm of the study; did you mean 'standard'"):
+        study(config, workdir, ["standart"])
+
+
+def test_run_that_diverges_ends_alone_and_is_not_repeated(config, tmp_path, capsys) -> None:
+    """The high learning rate makes the loss NaN at the second step, in a group and alone."""
+    optim = dataclasses.replace(config.base.optim, clip=0.0)
+    base = dataclasses.replace(config.base, optim=optim)
+    losses = {}
+    for parallel in (1, 2):
+        wild = dataclasses.replace(
+            config, base=base, arms=("standard",), seeds=1, learning_rates=(1e-2, 1e30), parallel=parallel
+        )
+        workdir = epath.Path(tmp_path / str(parallel))
+        study(wild, workdir)
+        output = capsys.readouterr().out
+        assert re.search(r"learning rate 1e\+30, seed 0: \w+/loss: found (nan|inf) at step \d", output), output
+        diverged = workdir / "runs/standard/lr_1e+30/seed_0"
+        assert (diverged / "diverged.txt").exists() and not (diverged / "checkpoints" / "6").exists()
+        losses[parallel] = [
+            line["validation/loss"]
+            for line in metrics.read(workdir / "runs/standard/lr_0.01/seed_0")
+            if "validation/loss" in line
+        ]
+        study(wild, workdir)
+        assert "run " not in capsys.readouterr().out
+        assert "1 diverged" in (workdir / "report.md").read_text()
+    assert losses[1] == pytest.approx(losses[2], rel=1e-5)
+
+
+def test_report_has_tables_plots_and_curves(config, finished) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert [curve["arm"] for curve in report["curves"]] == ["uniform", "standard"]
+    assert all(list(run["validation_loss"]) == ["2", "4", "6"] for curve in report["curves"] for run in curve["runs"])
+    text = (finished / "report.md").read_text()
+    assert "4 of 4 runs are finished" in text and "| arm | lr 0.01 |" in text
+    assert {path.name for path in finished.iterdir()} - {"escape.png"} == {
+        "runs", "report.md", "report.json", "loss.png", "diagnostics.png",
+    }  # fmt: skip
