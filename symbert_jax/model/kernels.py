@@ -20,6 +20,7 @@ from jax.sharding import AbstractDevice, reshard
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from symbert_jax.batch import Array as AnyArray
+from symbert_jax.chips import KINDS
 from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import random_bits
@@ -36,7 +37,8 @@ Mixed = Float[Array, "B T N H"]
 Segments = Int[AnyArray, "B S"] | None
 
 FUSED = ("short", "splash", "cudnn", "triton")  # the faster ones of a platform come first
-LONGEST_SHORT = 2048  # tokens in the longest row of short
+# Tokens in the longest row of short, by chip. A core of a v4 has 16 MiB of VMEM, the others have at least 64.
+LONGEST_SHORT = {"v4": 2048, "v5e": 4096, "v5p": 4096, "v6e": 4096}
 SMALLEST_BLOCK = 128  # tokens in the smallest block of short and splash
 # Tokens in the largest block of splash. Larger blocks are faster: by the TPU compiler's schedule, a head of 1,024
 # tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,
@@ -97,13 +99,14 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
         yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
     if model.key_dim not in (0, head_width) and kernel != "short":
         yield problem(f"model.key_dim={model.key_dim}", f"0 or {head_width}: here keys are as wide as a head")
-    if kernel == "short" and length > LONGEST_SHORT:
-        yield problem(f"{length} tokens", f"at most {LONGEST_SHORT} tokens")
     if kernel in ("short", "splash"):
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
             yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
+        longest = LONGEST_SHORT.get(KINDS.get(device.device_kind, ""), min(LONGEST_SHORT.values()))
+        if kernel == "short" and length > longest:
+            yield problem(f"{length} tokens", f"at most {longest} tokens")
     if kernel in ("cudnn", "triton"):
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")

@@ -20,6 +20,7 @@ from tests.conftest import configure, init_params_numpy
 
 CPU = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
 TPU = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+TPU_V4 = AbstractDevice(device_kind="TPU v4", num_cores=2, platform="tpu")
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
 V100 = AbstractDevice(device_kind="Tesla V100-SXM2-16GB", num_cores=None, platform="gpu")
 
@@ -205,8 +206,9 @@ def change(**fields) -> ModelConfig:
         (NO_DROPOUT, CPU, (512, 512), "xla"),
         (NO_DROPOUT, V100, (512, 512), "xla"),
         (WITH_DROPOUT, TPU, (512, 512), "short"),
-        (NO_DROPOUT, TPU, (4096, 4096), "splash"),
-        (WITH_DROPOUT, TPU, (4096, 4096), "xla"),
+        (WITH_DROPOUT, TPU, (4096, 4096), "short"),
+        (WITH_DROPOUT, TPU_V4, (4096, 4096), "xla"),
+        (NO_DROPOUT, TPU_V4, (4096, 4096), "splash"),
         (WITH_DROPOUT, H100, (512, 512), "triton"),
         (WITH_DROPOUT, V100, (512, 512), "xla"),
         (WITH_DROPOUT, H100, (96, 96), "xla"),
@@ -246,7 +248,7 @@ def test_choose_returns_fastest_possible_kernel(model, device, counts, wanted) -
         (change(kernel="splash"), CPU, "'splash' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", length=192), TPU, "'splash' with 192 tokens, wanted a multiple of 128"),
         (change(kernel="short", length=192), TPU, "'short' with 192 tokens, wanted a multiple of 128"),
-        (change(kernel="short", length=4096), TPU, "'short' with 4096 tokens, wanted at most 2048"),
+        (change(kernel="short", length=8192), TPU, "'short' with 8192 tokens, wanted at most 4096"),
         (change(kernel="short"), CPU, "'short' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", key_dim=32), TPU, "'splash' with model.key_dim=32, wanted 0 or 64: here keys"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
