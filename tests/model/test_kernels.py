@@ -127,8 +127,8 @@ def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_
 
 def test_triton_drops_the_same_probabilities_as_xla(mesh_4x2) -> None:
     """With equal scores, whose exponentials overflow, and the identity as values, the output is the mask, scaled."""
-    fives = jnp.full((4, 64, 2, 64), 5.0, out_sharding=spec("BTNH"))
-    identity = jnp.broadcast_to(jnp.eye(64)[:, None], fives.shape, out_sharding=spec("BTNH"))
+    fives = jnp.full((4, 128, 2, 128), 5.0, out_sharding=spec("BTNH"))
+    identity = jnp.broadcast_to(jnp.eye(128)[:, None], fives.shape, out_sharding=spec("BTNH"))
 
     def mask(kernel):
         kernel = functools.partial(kernel, segments=None, dropout_rate=0.1, key=jax.random.key(1))
