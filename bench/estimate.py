@@ -31,7 +31,7 @@ from symbert_jax.estimate.programs import compile_train
 from symbert_jax.estimate.slices import compiler_version, find_slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
-from symbert_jax.model.short.plan import LONGEST_BLOCK, largest_divisor
+from symbert_jax.model.short.plan import Plan
 
 CONFIGS = {"base": base, "base_fast": base_fast}
 # With these, libtpu loads on a machine without TPUs and asks no metadata server.
@@ -145,12 +145,13 @@ def _kernel_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
     # the kernels are the same for all attentions and layers, so one case of each shape serves all
     name, forward, backward = _kernel_bundles(dataclasses.replace(case, attention="standard", layers=1))
-    heads = case.rows * CONFIGS[case.config].get_config().model.heads // case.chip.cores
+    heads, cores = CONFIGS[case.config].get_config().model.heads, case.chip.cores
     if name == "short":
-        steps = heads * case.length // largest_divisor(case.length, LONGEST_BLOCK)
+        steps = Plan(rows=case.rows, heads=heads, length=case.length, device_cores=cores).steps
         cycles = forward * (steps + 1) + backward * steps
     else:
-        cycles = (forward + backward) * heads * (case.length // kernels.block_size(case.length)) ** 2
+        blocks = (case.length // kernels.block_size(case.length)) ** 2
+        cycles = (forward + backward) * case.rows * heads * blocks // cores
     return cycles * case.layers
 
 

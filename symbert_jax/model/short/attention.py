@@ -35,7 +35,7 @@ def attention(
         query_width=query_width,
         value_width=v.shape[-1],
         length=length,
-        cores=cores if rows * heads % cores == 0 else 1,
+        device_cores=cores,
         dropout_rate=0.0 if states is None else dropout_rate,
         interpret=interpret,
     )

@@ -33,55 +33,61 @@ def backward(
 ) -> tuple[Float[Array, "B N Q T"], Float[Array, "B N Q T"], Float[Array, "B N H T"]]:
     """Returns the gradients of q, k and v, given what `forward` took and returned, and the gradient of its output."""
 
-    def index(head: Any, block: Any) -> Any:
-        return head * plan.blocks + block
+    def number(group: Any, block: Any) -> Any:
+        return group * plan.blocks + block
 
-    def kernel(states, of_tokens, q, k, v, output, log_sums, d_output, dq, dk, dv, dk_sum, dv_sum):  # type: ignore[no-untyped-def]
+    def kernel(states, of_tokens, q, k, v, output, log_sums, d_output, dq, dk, dv, dk_sums, dv_sums):  # type: ignore[no-untyped-def]
         block = pl.program_id(1)
-        dropout = tiles.Dropout(plan, states, block)
+        heads = range(plan.group)
+        dropouts = [tiles.Dropout(plan, states, head, block) for head in heads]
         kept_fraction = random_bits.kept_fraction(plan.dropout_rate)
         products = output[...].astype(jnp.float32) * d_output[...].astype(jnp.float32)
-        offset = products.sum(0, keepdims=True) * kept_fraction
-        dq_sum = jnp.zeros((plan.query_width, plan.block))
+        offsets = products.sum(1, keepdims=True) * kept_fraction
+        dq_sums = [jnp.zeros((plan.query_width, plan.block)) for _ in heads]
 
-        def add(total: Any, keys: slice, product: Array) -> None:
-            total[:, keys] = product + jnp.where(block > 0, total[:, keys], 0.0)
+        def add(sums: Any, head: int, keys: slice, product: Array) -> None:
+            sums[head, :, keys] = product + jnp.where(block > 0, sums[head, :, keys], 0.0)
 
         for keys in plan.chunks(LONGEST_CHUNK):
-            weights = jnp.exp2(tiles.logits(plan, q, k, of_tokens, keys) - log_sums[...])
-            d_weights = tiles.multiply(v[:, keys], d_output[...], 0, 0)
-            masks = dropout.masks(keys)
-            kept = tiles.drop(weights, masks).astype(v.dtype)
-            d_logits = (weights * (tiles.drop(d_weights, masks) - offset)).astype(v.dtype)
-            add(dv_sum, keys, tiles.multiply(d_output[...], kept, 1, 1))
-            add(dk_sum, keys, tiles.multiply(q[...], d_logits, 1, 1))
-            dq_sum += tiles.multiply(k[:, keys], d_logits, 1, 0)
-        dq[...] = (dq_sum * (plan.scale / kept_fraction)).astype(dq.dtype)
+            for head in heads:
+                weights = jnp.exp2(tiles.logits(plan, q.at[head], k.at[head], of_tokens, keys) - log_sums[head])
+                d_weights = tiles.multiply(v[head, :, keys], d_output[head], 0, 0)
+                masks = dropouts[head].masks(keys)
+                kept = tiles.drop(weights, masks).astype(v.dtype)
+                d_logits = (weights * (tiles.drop(d_weights, masks) - offsets[head])).astype(v.dtype)
+                add(dv_sums, head, keys, tiles.multiply(d_output[head], kept, 1, 1))
+                add(dk_sums, head, keys, tiles.multiply(q[head], d_logits, 1, 1))
+                dq_sums[head] += tiles.multiply(k[head, :, keys], d_logits, 1, 0)
+        for head in heads:
+            dq[head] = (dq_sums[head] * (plan.scale / kept_fraction)).astype(dq.dtype)
         # the last block of a head writes the gradients that remain
-        dk[...] = (dk_sum[...] * (plan.scale / kept_fraction)).astype(dk.dtype)
-        dv[...] = (dv_sum[...] * (1 / kept_fraction)).astype(dv.dtype)
+        dk[...] = (dk_sums[...] * (plan.scale / kept_fraction)).astype(dk.dtype)
+        dv[...] = (dv_sums[...] * (1 / kept_fraction)).astype(dv.dtype)
 
-    of_queries, of_keys = plan.head_spec(plan.query_width, index), plan.head_spec(plan.query_width, index, whole=True)
-    of_values, of_outputs = plan.head_spec(plan.value_width, index, whole=True), plan.head_spec(plan.value_width, index)
+    of_queries, of_keys = plan.head_spec(plan.query_width, number), plan.head_spec(plan.query_width, number, whole=True)
+    of_values, of_outputs = (
+        plan.head_spec(plan.value_width, number, whole=True),
+        plan.head_spec(plan.value_width, number),
+    )
     return pl.pallas_call(
         kernel,
         name="short_attention_backward",
-        grid=(plan.rows * plan.heads, plan.blocks),
+        grid=(plan.groups, plan.blocks),
         in_specs=[
-            tiles.states_spec(plan, index) if states is not None else None,
-            tiles.segments_specs(plan, index) if segments is not None else None,
+            tiles.states_spec(plan, number) if states is not None else None,
+            tiles.segments_specs(plan, number) if segments is not None else None,
             of_queries,
             of_keys,
             of_values,
             of_outputs,
-            plan.head_spec(1, index),
+            plan.head_spec(1, number),
             of_outputs,
         ],
         out_specs=[of_queries, of_keys, of_values],
         out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (q, k, v)],
         scratch_shapes=[
-            pltpu.VMEM((plan.query_width, plan.length), jnp.float32),
-            pltpu.VMEM((plan.value_width, plan.length), jnp.float32),
+            pltpu.VMEM((plan.group, plan.query_width, plan.length), jnp.float32),
+            pltpu.VMEM((plan.group, plan.value_width, plan.length), jnp.float32),
         ],
         compiler_params=tiles.COMPILER_PARAMS,
         interpret=plan.interpret,

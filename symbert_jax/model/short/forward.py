@@ -1,8 +1,8 @@
 """The forward kernel.
 
-A grid step computes the logits of one block of queries, which keeps the matrix unit busy, and turns the logits of the
-block before it into probabilities and output, which keeps the vector unit busy. So there is one step more than blocks:
-the output of the first has no meaning and is overwritten by the second, and nothing reads the logits of the last.
+A grid step computes the logits of a block of queries, which keeps the matrix unit busy, and turns those of the step
+before it into probabilities and output, which keeps the vector unit busy. So there is one additional step: the output
+of the first has no meaning and is overwritten by the second, and nothing reads the logits of the last.
 """
 
 from typing import Any
@@ -17,8 +17,7 @@ from symbert_jax.model import random_bits
 from symbert_jax.model.short import tiles
 from symbert_jax.model.short.plan import Plan
 
-# Keys whose probabilities are computed at a time. Dropout needs registers, which longer chunks would spill.
-LONGEST_CHUNK, LONGEST_CHUNK_WITH_DROPOUT = 256, 128
+LONGEST_CHUNK = 128  # keys whose probabilities are computed at a time; longer chunks would spill registers
 
 
 def forward(
@@ -30,7 +29,7 @@ def forward(
     v: Float[Array, "B N H T"],
 ) -> tuple[Float[Array, "B N H T"], Float[Array, "B N 1 T"]]:
     """Returns the output, and for each query the logarithm to base 2 of its sum of exponentials."""
-    steps = plan.rows * plan.heads * plan.blocks // plan.cores  # of one core, without the additional one
+    steps = plan.steps
 
     def current(core: Any, step: Any) -> Any:
         return core * steps + jnp.minimum(step, steps - 1)
@@ -38,23 +37,29 @@ def forward(
     def previous(core: Any, step: Any) -> Any:
         return core * steps + jnp.maximum(step - 1, 0)
 
-    def kernel(states, of_tokens, q, k, v, output, log_sums, scores, maximum):  # type: ignore[no-untyped-def]
+    def kernel(states, of_tokens, q, k, v, output, log_sums, scores, maxima):  # type: ignore[no-untyped-def]
         block = previous(pl.program_id(0), pl.program_id(1)) % plan.blocks
-        dropout = tiles.Dropout(plan, states, block)
-        last_maximum, new_maximum = maximum[...], jnp.full((1, plan.block), -jnp.inf)
-        total, mixed = jnp.zeros((1, plan.block)), jnp.zeros((plan.value_width, plan.block))
-        for keys in plan.chunks(LONGEST_CHUNK_WITH_DROPOUT if plan.dropout_rate else LONGEST_CHUNK):
-            weights = jnp.exp2(scores[keys] - last_maximum)
-            total += weights.sum(0, keepdims=True)
-            kept = tiles.drop(weights, dropout.masks(keys)).astype(v.dtype)
-            mixed += tiles.multiply(v[:, keys], kept, 1, 0)
-            new = tiles.logits(plan, q, k, of_tokens, keys)
-            scores[keys] = new
-            new_maximum = jnp.maximum(new_maximum, new.max(0, keepdims=True))
-        output[...] = (mixed / (total * random_bits.kept_fraction(plan.dropout_rate))).astype(output.dtype)
-        # a query that sees no token, in a row of padding alone, gets the mean of the values and has no gradients
-        log_sums[...] = jnp.where(last_maximum > tiles.MASKED, last_maximum + jnp.log2(total), jnp.inf)
-        maximum[...] = new_maximum
+        heads = range(plan.group)
+        dropouts = [tiles.Dropout(plan, states, head, block) for head in heads]
+        last_maxima, new_maxima = [maxima[head] for head in heads], [jnp.full((1, plan.block), -jnp.inf) for _ in heads]
+        totals = [jnp.zeros((1, plan.block)) for _ in heads]
+        mixed = [jnp.zeros((plan.value_width, plan.block)) for _ in heads]
+        for keys in plan.chunks(LONGEST_CHUNK):
+            for head in heads:
+                weights = jnp.exp2(scores[head, keys] - last_maxima[head])
+                totals[head] += weights.sum(0, keepdims=True)
+                kept = tiles.drop(weights, dropouts[head].masks(keys)).astype(v.dtype)
+                mixed[head] += tiles.multiply(v[head, :, keys], kept, 1, 0)
+                new = tiles.logits(plan, q.at[head], k.at[head], of_tokens, keys)
+                scores[head, keys] = new
+                new_maxima[head] = jnp.maximum(new_maxima[head], new.max(0, keepdims=True))
+        for head in heads:
+            last, total = last_maxima[head], totals[head]
+            kept_total = total * random_bits.kept_fraction(plan.dropout_rate)
+            output[head] = (mixed[head] / kept_total).astype(output.dtype)
+            # a query that sees no token, in a row of padding alone, gets the mean of the values and has no gradients
+            log_sums[head] = jnp.where(last > tiles.MASKED, last + jnp.log2(total), jnp.inf)
+            maxima[head] = new_maxima[head]
 
     output, log_sums = plan.head_spec(plan.value_width, previous), plan.head_spec(1, previous)
     return pl.pallas_call(
@@ -74,8 +79,8 @@ def forward(
             jax.ShapeDtypeStruct((plan.rows, plan.heads, 1, plan.length), jnp.float32),
         ],
         scratch_shapes=[
-            pltpu.VMEM((plan.length, plan.block), jnp.float32),
-            pltpu.VMEM((1, plan.block), jnp.float32),
+            pltpu.VMEM((plan.group, plan.length, plan.block), jnp.float32),
+            pltpu.VMEM((plan.group, 1, plan.block), jnp.float32),
         ],
         compiler_params=tiles.COMPILER_PARAMS,
         interpret=plan.interpret,

@@ -28,10 +28,10 @@ def states_spec(plan: Plan, number: Callable[..., Any]) -> pl.BlockSpec:
     """Returns the part of `states_of_heads` that a grid step takes; `number` as for `Plan.head_spec`."""
 
     def index_map(*indices: Any) -> tuple[Any, ...]:
-        row, head, _ = plan.locate(number(*indices))
-        return row, head, 0, 0
+        row, group, _ = plan.locate(number(*indices))
+        return row, group, 0, 0
 
-    return pl.BlockSpec((None, None, 1, 2), index_map, memory_space=pltpu.SMEM)
+    return pl.BlockSpec((None, plan.group, 1, 2), index_map, memory_space=pltpu.SMEM)
 
 
 def segments_of_keys_and_queries(segments: Int[Array, "B T"] | None) -> tuple[Array, Array] | None:
@@ -73,15 +73,16 @@ def logits(plan: Plan, q: Any, k: Any, segments: Any, keys: slice) -> Float[Arra
 class Dropout:
     """Dropout of the probabilities of a head and a block of queries, as `random_bits.keep` draws it for all heads."""
 
-    def __init__(self, plan: Plan, states: Any, block: Array):
+    def __init__(self, plan: Plan, states: Any, head: int, block: Array):
         """Computes the counters of the first key.
 
-        states: a reference to the counter of the head's first state and to the step to the next counter, or None.
+        states: a reference to the states of the group, or None.
+        head: the index of the head in its group.
         block: the index of the block of queries.
         """
         self.rate = plan.dropout_rate
         if self.rate:
-            first, self.gamma = states[0, 0], states[0, 1]
+            first, self.gamma = states[head, 0, 0], states[head, 0, 1]
             stride = np.uint32(random_bits.states_per_row(plan.length))
             queries = jax.lax.broadcasted_iota(jnp.uint32, (1, plan.block), 1) * stride
             first += block.astype(jnp.uint32) * plan.block * stride * self.gamma
