@@ -27,7 +27,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from symbert_jax.model import random_bits
 
-MASKED = -1e30  # q . k of a token that is not visible; finite, so that no difference is NaN
+# q . k of a token that is not visible; finite, so that no difference is NaN. A power of 2, so that its product with a
+# scale is exact: in a tile in which a query sees no token, a fused multiply-add then gives the 0 of two operations.
+MASKED = -(2.0**100)
 
 Ref = Any  # an array in the memory of the GPU
 Operand = tuple[Any, pl.BlockSpec | None]  # an array, or for an output its shape, and the part that a program gets

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.errors import UserError
-from symbert_jax.model import bert, classifier, kernels
+from symbert_jax.model import bert, classifier, kernels, triton
 from symbert_jax.model.triton import Tile, Tiling
 from symbert_jax.sharding import make_mesh, spec
 from symbert_jax.train.step import mlm_objective
@@ -160,6 +161,13 @@ def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Ml
     own = (positions >= 0) & (positions < length) & (batch.weights[row] == 1)
     tokens = np.stack([batch.tokens[i, first : first + length] for i, first in documents])
     return MlmBatch(tokens, np.where(own, positions, 0), batch.targets[row], own.astype(np.float32))
+
+
+@pytest.mark.parametrize("width", kernels.TRITON_WIDTHS)
+def test_scaled_score_of_invisible_token_is_exact(width) -> None:
+    """A fused multiply-add, which interpret mode does not have, would otherwise make NaN of a tile without keys."""
+    masked, scale = np.float32(triton.MASKED), np.float32(width**-0.5 * math.log2(math.e))
+    assert float(masked) * float(scale) == float(masked * scale)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
