@@ -91,6 +91,8 @@ def test_runs_side_by_side_equal_runs_one_by_one(config, finished, tmp_path, mon
             for key in line:
                 assert line[key] == pytest.approx(wanted_line[key], rel=1e-3, abs=1e-5), (name, line["step"], key)
         params = [load(epath.Path(where))[0] for where in (workdir, finished / name)]
+        for found_params in params:
+            del found_params["layers"]["attention"]["key"]["bias"]  # no gradient but rounding, which AdamW scales up
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), *params)
 
 
