@@ -28,7 +28,7 @@ class MlmHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "B M D"], table: Float[Array, "V D"]) -> Float[Array, "B M V"]:
         x = self.norm(gelu(self.dense(x, batch_dims="BM")))
-        scores = gpu_forms.multiply_by_table(x, table)
+        scores = gpu_forms.einsum_in_float32("BMD,VD->BMV", x, table)
         return scores + gathered(self.bias, jnp.float32)
 
 

@@ -4,12 +4,14 @@ The forms differ from the plain ones only in how they round. XLA's compiler for 
 training step of BERT-base in bfloat16 is the reason for each.
 """
 
+import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from symbert_jax.batch import Array as AnyArray
@@ -41,13 +43,13 @@ def in_row_major_order(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     return with_layout_constraint(x, Layout((0, 1, 2))) if _is_gpu() else x
 
 
-def multiply_by_table(x: Float[Array, "B M D"], table: Float[Array, "V D"]) -> Float[Array, "B M V"]:
-    """Returns the products of x and the rows of `table` in float32.
+def einsum_in_float32(equation: str, x: Array, y: Array) -> Array:
+    """Returns the product of two arrays in float32. The letters of `equation` are those of `sharding.spec`.
 
-    On a GPU, both products of the backward pass round the gradient of the result to the type of x, which a TPU does by
-    itself. Otherwise, they would be products of float32 numbers, at half the speed.
+    On a GPU, the products of the backward pass round the gradient of the result to the type of x and y, as a TPU does
+    anyway. Otherwise, they would be products of float32 numbers, at half the speed or less.
     """
-    return _multiply_by_table(x, table) if _is_gpu() else _table_product(x, table, jnp.float32)
+    return _einsum_rounding_gradient(equation, x, y) if _is_gpu() else _einsum(equation, x, y, jnp.float32)
 
 
 def keeping_arguments(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -63,18 +65,21 @@ def _is_gpu() -> bool:
     return device().platform == "gpu"
 
 
-def _table_product(x: Array, table: Array, dtype: jax.typing.DTypeLike) -> Array:
-    return jnp.einsum("BMD,VD->BMV", x, table, preferred_element_type=dtype, out_sharding=spec("BMV"))
+def _einsum(equation: str, x: Array, y: Array, dtype: DTypeLike) -> Array:
+    outputs = equation.partition("->")[2]
+    return jnp.einsum(equation, x, y, preferred_element_type=dtype, out_sharding=spec(outputs))
 
 
-@jax.custom_vjp
-def _multiply_by_table(x: Array, table: Array) -> Array:
-    return _table_product(x, table, jnp.float32)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _einsum_rounding_gradient(equation: str, x: Array, y: Array) -> Array:
+    return _einsum(equation, x, y, jnp.float32)
 
 
-def _multiply_by_table_backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, _ = factors
-    return jax.vjp(lambda x, table: _table_product(x, table, x.dtype), *factors)[1](gradient.astype(x.dtype))
+def _einsum_backward(equation: str, factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    dtype = factors[0].dtype
+    return jax.vjp(lambda x, y: _einsum(equation, x, y, dtype), *factors)[1](gradient.astype(dtype))
 
 
-_multiply_by_table.defvjp(lambda x, table: (_multiply_by_table(x, table), (x, table)), _multiply_by_table_backward)
+_einsum_rounding_gradient.defvjp(
+    lambda equation, x, y: (_einsum_rounding_gradient(equation, x, y), (x, y)), _einsum_backward
+)
