@@ -3,8 +3,8 @@
 Cycles are those of one core, in all and by named region. The same source, jax and libtpu give the same cycles. The
 compiler has no estimate for some work:
 
-- splash attention: its cycles are the instruction bundles of its final schedule, which the compiler dumps, times the
-  grid steps; waits for memory are not included.
+- the Pallas kernels of attention: their cycles are the instruction bundles of their final schedule, which the compiler
+  dumps, times the grid steps; waits for memory are not included.
 - gathers, scatters, sorts and collectives: their number is given, but their time is not in the cycles.
 """
 
@@ -31,6 +31,7 @@ from symbert_jax.estimate.programs import compile_train
 from symbert_jax.estimate.slices import compiler_version, find_slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
+from symbert_jax.model.short.plan import Plan
 
 CONFIGS = {"base": base, "base_fast": base_fast}
 # With these, libtpu loads on a machine without TPUs and asks no metadata server.
@@ -74,19 +75,19 @@ def estimates(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict]]:
 
 
 def estimate(case: Case) -> dict:
-    """Returns the cost of the step, with the cycles of splash attention."""
+    """Returns the cost of the step, with the cycles of the attention kernel."""
     cost = _run_in_process(case, "step")
-    splash = _splash_cycles(case) if PALLAS in cost["unestimated"] else 0
-    cycles = cost["cycles"] + splash
+    kernel = _kernel_cycles(case) if PALLAS in cost["unestimated"] else 0
+    cycles = cost["cycles"] + kernel
     return cost | {
         "cycles": cycles,
         "mfu": round(cost["model_flops"] * case.chip.clock / cycles / case.chip.peak, 4),
-        "regions": cost["regions"] | {"splash": splash},
+        "regions": cost["regions"] | {"kernel": kernel},
     }
 
 
 def _run_in_process(case: Case, part: str, **environment: str) -> dict:
-    """Runs `compile_step` or `compile_splash` in a new process; returns its result."""
+    """Runs `compile_step` or `compile_kernel` in a new process; returns its result."""
     command = [sys.executable, "-m", "bench.estimate", part, json.dumps(dataclasses.asdict(case))]
     settings = {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     settings |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # the cache cannot read back programs for other machines
@@ -96,7 +97,7 @@ def _run_in_process(case: Case, part: str, **environment: str) -> dict:
 
 
 def compile_step(case: Case) -> dict:
-    """Returns the cost of the whole step; `cycles` are without splash attention."""
+    """Returns the cost of the whole step; `cycles` are without the attention kernel."""
     config, tpu_slice = _make_config(case), find_slice(case.topology)
     start = time.perf_counter()
     program = compile_train(config, tpu_slice)
@@ -117,45 +118,58 @@ def compile_step(case: Case) -> dict:
     }
 
 
-def compile_splash(case: Case) -> dict:
-    """Compiles the attention kernels of one layer alone, forward and backward, for the dumps of `_splash_bundles`."""
+def compile_kernel(case: Case) -> dict:
+    """Compiles the attention of one layer alone, forward and backward, for the dumps of `_kernel_bundles`.
+
+    Returns the name of the kernel.
+    """
     import jax
     import jax.numpy as jnp
 
-    from symbert_jax.sharding import make_mesh, spec
+    from symbert_jax.sharding import device, make_mesh, spec
 
     config = _make_config(case)
     model, mesh = config.model, make_mesh(config.mesh, list(find_slice(case.topology).devices))
     shape = config.data.batch_size, model.length, model.heads, model.dim // model.heads
 
     def sum_of_outputs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.sum(kernels.splash(q, k, v, None, interpret=False).astype(jnp.float32))
+        return jnp.sum(kernels.attend(model, q, k, v, None, jax.random.key(0)).astype(jnp.float32))
 
     with jax.set_mesh(mesh):
         array = jax.ShapeDtypeStruct(shape, model.dtype, sharding=jax.NamedSharding(mesh, spec("BTNH")))
         jax.jit(jax.grad(sum_of_outputs, (0, 1, 2))).lower(array, array, array).compile()
-    return {}
+        return {"kernel": kernels.choose(model, device(), model.length, model.length)}
 
 
-def _splash_cycles(case: Case) -> int:
+def _kernel_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
     # the kernels are the same for all attentions and layers, so one case of each shape serves all
-    bundles = _splash_bundles(dataclasses.replace(case, attention="standard", layers=1))
-    blocks = (case.length // kernels.block_size(case.length)) ** 2
-    heads = CONFIGS[case.config].get_config().model.heads
-    return bundles * case.rows * heads * blocks // case.chip.cores * case.layers
+    name, forward, backward = _kernel_bundles(dataclasses.replace(case, attention="standard", layers=1))
+    heads, cores = CONFIGS[case.config].get_config().model.heads, case.chip.cores
+    if name == "short":
+        steps = Plan(rows=case.rows, heads=heads, length=case.length, device_cores=cores).steps
+        cycles = forward * (steps + 1) + backward * steps
+    else:
+        blocks = (case.length // kernels.block_size(case.length)) ** 2
+        cycles = (forward + backward) * case.rows * heads * blocks // cores
+    return cycles * case.layers
 
 
 @functools.cache
-def _splash_bundles(case: Case) -> int:
-    """Returns the number of instruction bundles of one grid step, summed over the forward and the backward kernel."""
+def _kernel_bundles(case: Case) -> tuple[str, int, int]:
+    """Returns the name of the kernel and the instruction bundles of one grid step, forward and backward."""
     with tempfile.TemporaryDirectory() as folder:
         dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-        _run_in_process(case, "splash", LIBTPU_INIT_ARGS=dump)
-        files = list(pathlib.Path(folder).glob("*splash*schedule-analysis_final_bundles.txt"))
+        name = _run_in_process(case, "kernel", LIBTPU_INIT_ARGS=dump)["kernel"]
+        files = sorted(pathlib.Path(folder).glob(f"*{name}*schedule-analysis_final_bundles.txt"), key=_is_backward)
         bundles = [int(re.search(r"total scheduled bundles:\s+(\d+)", file.read_text())[1]) for file in files]
     assert len(bundles) == 2, f"expected a forward and a backward kernel, found {len(bundles)}"
-    return sum(bundles)
+    return name, *bundles
+
+
+def _is_backward(file: pathlib.Path) -> bool:
+    """Returns whether a dump is of a backward kernel, which splash names after its gradients of keys and values."""
+    return "backward" in file.name or "dkv" in file.name
 
 
 def _make_config(case: Case) -> Config:
@@ -169,10 +183,10 @@ def _make_config(case: Case) -> Config:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.estimate", description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=("step", "splash"))
+    parser.add_argument("part", choices=("step", "kernel"))
     parser.add_argument("case", type=lambda text: Case(**json.loads(text)), help="the fields of a Case as JSON")
     flags = parser.parse_args()
-    print(json.dumps({"step": compile_step, "splash": compile_splash}[flags.part](flags.case)))
+    print(json.dumps({"step": compile_step, "kernel": compile_kernel}[flags.part](flags.case)))
 
 
 if __name__ == "__main__":

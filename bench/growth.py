@@ -74,11 +74,11 @@ def table(costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> 
     """Returns a Markdown table per sweep.
 
     A row holds the milliseconds of each attention, and for the first attention the slope from the row above in a
-    log-log plot, the resource that takes longest alone, and splash's share of the cycles.
+    log-log plot, the resource that takes longest alone, and the share of the cycles that the attention kernel takes.
     """
     lines = []
     for sweep in sweeps:
-        columns = [sweep, *(f"{attention}, ms" for attention in attentions), "slope", "bound by", "splash"]
+        columns = [sweep, *(f"{attention}, ms" for attention in attentions), "slope", "bound by", "kernel"]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         previous = None
         for size, case in SWEEPS[sweep]:
@@ -88,8 +88,8 @@ def table(costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> 
             cost = costs[cases[0]]
             alone = least_seconds(cases[0], cost)
             bound = max(alone, key=lambda name: alone[name])
-            splash = f"{cost['regions']['splash'] / cost['cycles']:.0%}"
-            cells = [f"{size:,}", *(f"{1e3 * time:.2f}" for time in times), slope, bound, splash]
+            kernel = f"{cost['regions']['kernel'] / cost['cycles']:.0%}"
+            cells = [f"{size:,}", *(f"{1e3 * time:.2f}" for time in times), slope, bound, kernel]
             lines.append(f"| {' | '.join(cells)} |")
             previous = size, times[0]
         lines.append("")

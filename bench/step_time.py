@@ -40,7 +40,7 @@ from symbert_jax.train import state, step
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/base_fast.py")
 ATTENTION = flags.DEFINE_list("attentions", list(ATTENTIONS), "The attentions to compare.")
-KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | splash | cudnn | triton | auto, separated by commas.")
+KERNELS = flags.DEFINE_list("kernels", ["auto"], "xla | short | splash | cudnn | triton | auto, separated by commas.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns per contender.")
 STEPS = flags.DEFINE_integer("steps", 5, "Steps per turn.")
 SLOWEST = flags.DEFINE_integer("kernel-times", 0, "The number of slowest kernels to show of each contender.")

@@ -4,8 +4,8 @@ Time: 2.3 hours on 16 TPU v5e, by the TPU compiler's estimate (the report in doc
 Result: unknown; not run at full size.
 
 The paper's recipe for BERT-base, but without dropout of attention probabilities (the paper drops 10% of them). So a
-fused kernel can compute attention: splash on TPUs, cuDNN's on NVIDIA GPUs. It neither writes the 512 x 512
-probabilities of a head to memory nor draws a random number for each. Dropout of embeddings and of both residual
+fused kernel can compute attention on NVIDIA GPUs too, where only plain XLA has this dropout, and the kernel of TPUs
+draws no random number for each of the 512 x 512 probabilities of a head. Dropout of embeddings and of both residual
 branches stays at 0.1.
 
 The number of rows of 512 tokens that fit on a chip without remat, by `compile --find-batch

@@ -184,6 +184,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf"configs/glue.py: {SYMBERT} finetune .*": parse,
     rf"configs/study_.*: {SYMBERT} study .*": parse,
     rf"(configs/minilm.py|docs/continue_from_bert.md): {SYMBERT} pretrain --config=configs/minilm.py .*": parse,
+    rf"docs/continue_from_bert.md: {SYMBERT} fill --checkpoint=runs/minilm/.*": parse,
     rf"docs/weights.md: {SYMBERT} export --checkpoint=runs/glue/.*": parse,
     rf"docs/weights.md: {SYMBERT} export .* --(format|step)=.*": parse,
     rf"docs/.*: {SYMBERT} import --source=(bert-base-uncased|encoder/.*) .*": parse,
@@ -221,6 +222,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     # other programs
     r".*: ((\.venv/bin/)?python -m )?bench\..*": parse_bench,
     r"docs/pods.md: launch/.*": check_launch,
+    r"docs/performance.md: bench/gpu_check.sh .*": skip,  # needs a GPU
     r".*: pip install (xprof|xpk|\.|.* --target=encoder .*)": skip,
     r"docs/first_run.md: ls .*": skip,
     r".*: pip install .*": check_packages,

@@ -146,7 +146,12 @@ def main(folder: Path) -> None:
     os.waitpid(child, 0)
     Path("client.py").write_text(CLIENT)
     Path("prelude.sh").write_text(PRELUDE)
-    for program in (".venv/bin/python", ".venv/bin/pre-commit", *(f"launch/{script}.sh" for script in SCRIPTS)):
+    for program in (
+        ".venv/bin/python",
+        ".venv/bin/pre-commit",
+        "bench/gpu_check.sh",
+        *(f"launch/{script}.sh" for script in SCRIPTS),
+    ):
         Path(program).parent.mkdir(parents=True, exist_ok=True)
         Path(program).write_text(PROGRAM)
         Path(program).chmod(0o755)

@@ -58,18 +58,18 @@ def test_dropout_bits_are_unchanged(devices: int) -> None:
     """If they change, resumed runs and fine-tuning give other numbers of the same quality."""
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        x = sharding.put_batch(np.ones((16, 24), np.float32))
+        x = sharding.put_batch(np.ones((16, 200), np.float32))
         kept = jax.jit(lambda x: dropout(x, 0.1, jax.random.key(7)) > 0)(x)
-    assert digest(np.asarray(kept)) == "661919a4817d2b90"
+    assert digest(np.asarray(kept)) == "12a25523012104a4"
 
 
 @pytest.mark.parametrize(
     ("attention", "devices", "losses"),
     [
-        ("standard", 8, [4.862196, 4.858300, 4.867261]),
-        ("symmetric", 8, [4.862021, 4.858416, 4.867641]),
-        ("pairwise", 8, [4.862135, 4.858320, 4.867734]),
-        ("pairwise", 1, [4.862134, 4.858321, 4.867733]),
+        ("standard", 8, [4.863168, 4.857277, 4.868591]),
+        ("symmetric", 8, [4.863164, 4.857623, 4.868668]),
+        ("pairwise", 8, [4.863232, 4.857378, 4.868784]),
+        ("pairwise", 1, [4.863232, 4.857378, 4.868784]),
     ],
 )
 def test_first_losses_of_pretrain_are_unchanged(attention, devices, losses, tmp_path, monkeypatch) -> None:

@@ -6,14 +6,14 @@ from typing import Annotated
 from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Size
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")  # the variants of the paper
-KERNELS = ("auto", "xla", "splash", "cudnn", "triton")
+KERNELS = ("auto", "xla", "short", "splash", "cudnn", "triton")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     # variant of attention (the paper's section 3); uniform: every token averages all others, a control
     attention: Annotated[str, Choice((*ATTENTIONS, "uniform"))] = "standard"
-    # implementation of attention; splash needs a TPU, cudnn and triton a GPU; auto: the fastest possible one
+    # implementation of attention; short and splash need a TPU, cudnn and triton a GPU; auto: the fastest possible one
     kernel: Annotated[str, Choice(KERNELS)] = "auto"
     # form of P in pairwise attention; full: an H x H matrix per head, as in the paper; diagonal: a diagonal matrix;
     # low_rank: I + A B^T, where A and B have model.pairwise_rank columns

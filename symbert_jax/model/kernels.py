@@ -1,6 +1,7 @@
 """The kernels that compute attention, softmax(q . k / sqrt(Q)) v, and the choice between them.
 
     xla     plain JAX, on every platform; keeps the probabilities in memory
+    short   attention of `short`, on TPUs, for rows that fit in the memory of a core
     splash  splash attention of JAX's Pallas, on TPUs; without attention dropout
     cudnn   flash attention of cuDNN, on NVIDIA GPUs; without attention dropout
     triton  flash attention of `triton.py`, on NVIDIA GPUs
@@ -19,10 +20,12 @@ from jax.sharding import AbstractDevice, reshard
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from symbert_jax.batch import Array as AnyArray
+from symbert_jax.chips import KINDS
 from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
+from symbert_jax.model import random_bits
 from symbert_jax.model.gpu_forms import einsum_in_float32
-from symbert_jax.model.layers import counters, dropout, seed_and_gamma
+from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import device, spec
 
 if TYPE_CHECKING:
@@ -34,8 +37,10 @@ Values = Float[Array, "B S N H"]
 Mixed = Float[Array, "B T N H"]
 Segments = Int[AnyArray, "B S"] | None
 
-FUSED = ("splash", "cudnn", "triton")  # the faster ones of a platform come first
-SMALLEST_BLOCK = 128  # tokens in the smallest block of splash
+FUSED = ("short", "splash", "cudnn", "triton")  # the faster ones of a platform come first
+# Tokens in the longest row of short, by chip. A core of a v4 has 16 MiB of VMEM, the others have at least 64.
+LONGEST_SHORT = {"v4": 2048, "v5e": 4096, "v5p": 4096, "v6e": 4096}
+SMALLEST_BLOCK = 128  # tokens in the smallest block of short and splash
 # Tokens in the largest block of splash. Larger blocks are faster: by the TPU compiler's schedule, a head of 1,024
 # tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,
 # and 13 and 10 thousand cycles of a v6e with blocks of 512 and 1,024. Blocks of 2,048 do not fit the memory of a core.
@@ -49,6 +54,9 @@ UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN",
 def attend(model: ModelConfig, q: Queries, k: Keys, v: Values, segments: Segments, key: PRNGKeyArray | None) -> Mixed:
     """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
     match choose(model, device(), q.shape[1], k.shape[1]):
+        case "short":
+            interpret = device().platform != "tpu"
+            return short(q, k, v, segments, model.attention_dropout, key, interpret=interpret)
         case "splash":
             return splash(q, k, v, segments, interpret=device().platform != "tpu")
         case "cudnn":
@@ -88,15 +96,18 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
     if kernel not in FUSED:
         return
     head_width = model.dim // model.heads
-    if model.attention_dropout > 0 and kernel != "triton":
+    if model.attention_dropout > 0 and kernel not in ("short", "triton"):
         yield problem(f"model.attention_dropout={model.attention_dropout}", "0: this kernel has no dropout")
-    if model.key_dim not in (0, head_width):
+    if model.key_dim not in (0, head_width) and kernel != "short":
         yield problem(f"model.key_dim={model.key_dim}", f"0 or {head_width}: here keys are as wide as a head")
-    if kernel == "splash":
+    if kernel in ("short", "splash"):
         if device.platform != "tpu":
             yield problem(f"a {device.platform}", "a TPU")
         if length % SMALLEST_BLOCK:
             yield problem(f"{length} tokens", f"a multiple of {SMALLEST_BLOCK} tokens")
+        longest = LONGEST_SHORT.get(KINDS.get(device.device_kind, ""), min(LONGEST_SHORT.values()))
+        if kernel == "short" and length > longest:
+            yield problem(f"{length} tokens", f"at most {longest} tokens")
     if kernel in ("cudnn", "triton"):
         if device.platform != "gpu":
             yield problem(f"a {device.platform}", "an NVIDIA GPU")
@@ -144,6 +155,32 @@ def block_size(length: int) -> int:
     """Returns the largest block size of splash that divides `length`."""
     sizes = range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK)
     return max(size for size in sizes if length % size == 0)
+
+
+def short(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    segments: Segments,
+    dropout_rate: float,
+    key: PRNGKeyArray | None,
+    *,
+    interpret: bool,
+) -> Mixed:
+    """Computes attention with the kernel of `short`; T = S is a multiple of 128.
+
+    key: draws dropout of the probabilities, with the same mask as in `xla` (None: off).
+    interpret: runs the kernel without a TPU, slowly.
+    """
+    from symbert_jax.model import short as module  # imports Pallas; few programs need it
+
+    cores = device().num_cores or 1
+
+    def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
+        return module.attention(q, k, v, segments, states, dropout_rate, cores, interpret)
+
+    states = None if key is None or dropout_rate == 0 else _dropout_states(key, q.shape)
+    return _on_each_device(run, q, k, v, segments, states)
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
@@ -212,16 +249,17 @@ def triton(
 
 
 def _dropout_states(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "B N 2"]:
-    """Returns, for each head, the counter of its first probability and the step to the counter of the next one."""
+    """Returns, for each head, the counter of the first state of `random_bits` and the step to the next counter."""
     batch, length, heads, _ = shape
-    seed, gamma = seed_and_gamma(key)
-    first = counters(seed, gamma * np.uint32(length**2 % 2**32), (batch, heads), spec("BN"))
+    seed, gamma = random_bits.seed_and_gamma(key)
+    states = length * random_bits.states_per_row(length)
+    first = random_bits.counters(seed, gamma * np.uint32(states % 2**32), (batch, heads), spec("BN"))
     return jnp.stack([first, jnp.broadcast_to(gamma, first.shape, out_sharding=spec("BN"))], axis=-1)
 
 
 def _on_each_device(
-    run: Callable[..., Array], q: Queries, k: Queries, v: Queries, segments: Segments, *per_head: Array | None
-) -> Queries:
+    run: Callable[..., Array], q: Queries, k: Keys, v: Values, segments: Segments, *per_head: Array | None
+) -> Mixed:
     """Runs a kernel on the rows and heads of each device, without communication between devices.
 
     per_head: further arguments of the kernel, with leading dimensions B and N.

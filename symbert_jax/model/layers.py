@@ -2,17 +2,15 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from symbert_jax.model import gpu_forms, tpu_layouts
+from symbert_jax.model import gpu_forms, random_bits, tpu_layouts
 from symbert_jax.model.parameters import (
     Sizes,
     gathered,
@@ -75,14 +73,17 @@ class LayerNorm(nnx.Module):
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). If `key` is None or `rate` 0, returns x."""
+    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate). If `key` is None or `rate` 0, returns x.
+
+    `rate` is rounded to a multiple of 2^-16.
+    """
     return x if key is None or rate == 0 else _dropout(x, rate, key)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropout(x: Array, rate: float, key: PRNGKeyArray) -> Array:
-    kept = is_kept(_random_bits(key, x), rate)
-    return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
+    kept = random_bits.keep(key, rate, like=x)
+    return jnp.where(kept, x * (1 / random_bits.kept_fraction(rate)), jnp.zeros_like(x))
 
 
 # The backward pass draws the bits again, which costs less than to keep them.
@@ -90,48 +91,6 @@ _dropout.defvjp(
     lambda x, rate, key: (_dropout(x, rate, key), key),
     lambda rate, key, dy: (_dropout(dy, rate, key), None),
 )
-
-
-def _random_bits(key: PRNGKeyArray, like: Array) -> UInt32[Array, "..."]:
-    """Returns 32 random bits for each element of `like`, sharded like it; they are the same on every mesh.
-
-    SplitMix (Steele, Lea, Flood, 2014, figure 17) in 32 bits: element n gets mix(seed + n gamma), where mix is the
-    finalizer of MurmurHash3. JAX's own generators cost several times the arithmetic (docs/performance.md). They still
-    draw keys and initial parameters, which need better random numbers.
-    """
-    seed, gamma = seed_and_gamma(key)
-    return mix(counters(seed, gamma, like.shape, jax.typeof(like).sharding.spec))
-
-
-def is_kept(bits: UInt32[Array, "..."], dropout_rate: float) -> Bool[Array, "..."]:
-    """Returns which elements dropout keeps, by their random bits."""
-    # The threshold is at most 2**32 - 1, also at a rate so small that (1 - rate) * 2**32 rounds to 2**32.
-    return bits < np.uint32(min(round((1 - dropout_rate) * 2**32), 2**32 - 1))
-
-
-def seed_and_gamma(key: PRNGKeyArray) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
-    """Returns the counter of the first element and the step from each element to the next, an odd number."""
-    seed, gamma = jax.random.key_data(key)
-    return seed, gamma | 1
-
-
-def counters(
-    seed: UInt32[Array, ""], step: UInt32[Array, ""], shape: tuple[int, ...], axes: Iterable[str | None]
-) -> UInt32[Array, "..."]:
-    """Returns seed + n step for each element n of an array of this shape, sharded along these mesh axes."""
-    state = jnp.broadcast_to(seed, ())
-    for dim, (size, axis) in enumerate(zip(shape, axes, strict=True)):
-        stride = math.prod(shape[dim + 1 :]) % 2**32
-        index = jax.lax.broadcasted_iota(jnp.uint32, (size,), 0, out_sharding=PartitionSpec(axis))
-        state = state[..., None] + index * (step * np.uint32(stride))
-    return state
-
-
-def mix(state: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Returns random bits from counters, by the finalizer of MurmurHash3."""
-    state = (state ^ (state >> 16)) * np.uint32(0x85EBCA6B)
-    state = (state ^ (state >> 13)) * np.uint32(0xC2B2AE35)
-    return state ^ (state >> 16)
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> tuple[PRNGKeyArray | None, ...]:

@@ -1,4 +1,4 @@
-"""Attention for NVIDIA GPUs with the dropout of `layers`: flash attention in Pallas, which Triton compiles.
+"""Attention for NVIDIA GPUs with the dropout of `random_bits`: flash attention in Pallas, which Triton compiles.
 
 The method is FlashAttention-2 (Dao, 2023). In the forward pass, a program holds a tile of queries and reads the keys
 tile by tile, so that no score is written to memory. It keeps the output and one number per query, the logarithm of the
@@ -6,7 +6,7 @@ softmax's denominator. From these, the backward pass computes the probabilities 
 keys and values, whose programs hold a tile of keys, and one for the gradient of the queries.
 
 The mask of dropout is not written to memory either. Every program draws the bits of its tiles from their positions in
-the global array B N T S, so the mask is that of `layers.dropout` on every mesh.
+the global array B N T S, so the mask is that of `random_bits.keep` on every mesh.
 
 Logarithms and exponentials have base 2, which a GPU computes faster.
 """
@@ -25,7 +25,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from symbert_jax.model.layers import is_kept, mix
+from symbert_jax.model import random_bits
 
 # q . k of a token that is not visible; finite, so that no difference is NaN. A power of 2, so that its product with a
 # scale is exact: in a tile in which a query sees no token, a fused multiply-add then gives the 0 of two operations.
@@ -86,8 +86,8 @@ def attention(
 ) -> Float[Array, "B T N H"]:
     """Computes softmax(q . k / sqrt(Q)) v; the widths Q and H are powers of two, at least 16, T is a multiple of 16.
 
-    states: for each head, the counter of its first probability and the step to the counter of the next one, as
-      `layers.counters` defines them; None means no dropout.
+    states: for each head, the counter of the first state of `random_bits` and the step to the next counter; None means
+      no dropout.
     interpret: runs the kernel without a GPU, slowly.
     """
     return _forward(q, k, v, segments, states, dropout_rate, tiling, interpret)[0]
@@ -385,7 +385,8 @@ def _kept(
     if states_ref is None:
         return None
     first, step = states_ref[0], states_ref[1]
-    return is_kept(mix((first + queries * (step * np.uint32(num_keys))) + keys * step), dropout_rate)
+    rows = first + queries * (step * np.uint32(random_bits.states_per_row(num_keys)))
+    return random_bits.is_kept(random_bits.draw(rows, step, keys), dropout_rate)
 
 
 def _drop(x: Float[Array, "..."], kept: Bool[Array, "..."] | None) -> Float[Array, "..."]:
@@ -399,4 +400,4 @@ def _score_scale(q_ref: Ref) -> float:
 
 
 def _dropout_scale(states: Any, dropout_rate: float) -> float:
-    return 1.0 if states is None else 1 / (1 - dropout_rate)
+    return 1.0 if states is None else 1 / random_bits.kept_fraction(dropout_rate)

@@ -41,4 +41,4 @@ def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monke
     monkeypatch.setattr(finetune, "make_mesh", lambda mesh: sharding.make_mesh(mesh, jax.devices()[:devices]))
     with pytest.raises(InterruptedError):
         finetune.finetune(config, epath.Path(tmp_path))
-    assert losses == pytest.approx([0.693956, 0.691110, 0.699690], abs=1e-5), losses
+    assert losses == pytest.approx([0.692460, 0.693761, 0.696597], abs=1e-5), losses

@@ -21,6 +21,7 @@ from tests.conftest import configure, init_params_numpy
 
 CPU = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
 TPU = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+TPU_V4 = AbstractDevice(device_kind="TPU v4", num_cores=2, platform="tpu")
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
 V100 = AbstractDevice(device_kind="Tesla V100-SXM2-16GB", num_cores=None, platform="gpu")
 
@@ -127,8 +128,8 @@ def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_
 
 def test_triton_drops_the_same_probabilities_as_xla(mesh_4x2) -> None:
     """With equal scores, whose exponentials overflow, and the identity as values, the output is the mask, scaled."""
-    fives = jnp.full((4, 64, 2, 64), 5.0, out_sharding=spec("BTNH"))
-    identity = jnp.broadcast_to(jnp.eye(64)[:, None], fives.shape, out_sharding=spec("BTNH"))
+    fives = jnp.full((4, 128, 2, 128), 5.0, out_sharding=spec("BTNH"))
+    identity = jnp.broadcast_to(jnp.eye(128)[:, None], fives.shape, out_sharding=spec("BTNH"))
 
     def mask(kernel):
         kernel = functools.partial(kernel, segments=None, dropout_rate=0.1, key=jax.random.key(1))
@@ -191,8 +192,8 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
     assert wanted[0][1]["loss"][1] == batch.weights.sum()
-    # one attention is enough for the other kernels, which have the output and the gradients of xla for any q, k and v
-    for kernel in ("xla", "splash", "cudnn") if attention == "pairwise" else ("xla",):
+    # one attention is enough for these kernels, which have the output and the gradients of xla for any q, k and v
+    for kernel in ("xla", "short", "splash", "cudnn") if attention == "pairwise" else ("xla", "short"):
         assert_near(run(kernel, cross_document=False, batch=batch), wanted, atol=2e-5)
     cross_document_loss = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, key=None)["loss"][0]
     assert abs(cross_document_loss - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
@@ -208,11 +209,14 @@ def change(**fields) -> ModelConfig:
 @pytest.mark.parametrize(
     ("model", "device", "counts", "wanted"),  # counts of queries and of keys
     [
-        (NO_DROPOUT, TPU, (512, 512), "splash"),
+        (NO_DROPOUT, TPU, (512, 512), "short"),
         (NO_DROPOUT, H100, (512, 512), "cudnn"),
         (NO_DROPOUT, CPU, (512, 512), "xla"),
         (NO_DROPOUT, V100, (512, 512), "xla"),
-        (WITH_DROPOUT, TPU, (512, 512), "xla"),
+        (WITH_DROPOUT, TPU, (512, 512), "short"),
+        (WITH_DROPOUT, TPU, (4096, 4096), "short"),
+        (WITH_DROPOUT, TPU_V4, (4096, 4096), "xla"),
+        (NO_DROPOUT, TPU_V4, (4096, 4096), "splash"),
         (WITH_DROPOUT, H100, (512, 512), "triton"),
         (WITH_DROPOUT, V100, (512, 512), "xla"),
         (WITH_DROPOUT, H100, (96, 96), "xla"),
@@ -223,11 +227,13 @@ def change(**fields) -> ModelConfig:
         (change(dtype="float32"), H100, (512, 512), "triton"),
         (change(heads=6), H100, (512, 512), "cudnn"),
         (change(heads=4), H100, (512, 512), "xla"),
-        (change(key_dim=32), TPU, (512, 512), "xla"),
-        (change(key_dim=64), TPU, (512, 512), "splash"),
+        (change(key_dim=32), TPU, (512, 512), "short"),
+        (change(key_dim=32, kernel="splash"), TPU, (512, 512), "xla"),
+        (change(key_dim=64, kernel="splash"), TPU, (512, 512), "splash"),
         (change(kernel="xla"), TPU, (512, 512), "xla"),
         (change(kernel="splash"), TPU, (512, 512), "splash"),
         (change(kernel="splash"), CPU, (512, 512), "xla"),
+        (change(kernel="short"), CPU, (512, 512), "xla"),
         (change(kernel="cudnn"), TPU, (512, 512), "xla"),
         (change(kernel="triton"), H100, (512, 512), "triton"),
         (change(kernel="triton"), CPU, (512, 512), "xla"),
@@ -249,6 +255,9 @@ def test_choose_returns_fastest_possible_kernel(model, device, counts, wanted) -
         ),
         (change(kernel="splash"), CPU, "'splash' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", length=192), TPU, "'splash' with 192 tokens, wanted a multiple of 128"),
+        (change(kernel="short", length=192), TPU, "'short' with 192 tokens, wanted a multiple of 128"),
+        (change(kernel="short", length=8192), TPU, "'short' with 8192 tokens, wanted at most 4096"),
+        (change(kernel="short"), CPU, "'short' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", key_dim=32), TPU, "'splash' with model.key_dim=32, wanted 0 or 64: here keys"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
         (change(kernel="cudnn"), V100, "'cudnn' with Tesla V100.*wanted .*Ampere generation or later"),
@@ -267,7 +276,14 @@ def test_check_names_what_the_kernel_lacks(model, device, message) -> None:
 
 
 def test_check_accepts_possible_kernels() -> None:
-    for kernel, device in (("splash", TPU), ("cudnn", H100), ("xla", CPU), ("auto", CPU), ("auto", V100)):
+    for kernel, device in (
+        ("short", TPU),
+        ("splash", TPU),
+        ("cudnn", H100),
+        ("xla", CPU),
+        ("auto", CPU),
+        ("auto", V100),
+    ):
         kernels.check(change(kernel=kernel), device)
     kernels.check(dataclasses.replace(WITH_DROPOUT, kernel="triton"), H100)
 

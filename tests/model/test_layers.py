@@ -14,7 +14,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, mesh):
     y = np.asarray(dropout(x, rate, jax.random.key(0)))
     dropped = (y == 0).mean()
     assert dropped == pytest.approx(rate, abs=0.002)  # at least 4 standard deviations of the mean of 10^6 draws
-    np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-6)
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-5)  # a rate is a multiple of 2^-16
 
 
 def test_dropout_is_off_without_a_key_or_a_rate(mesh):
@@ -42,7 +42,7 @@ def test_dropout_masks_of_neighbours_and_of_keys_are_independent(mesh):
     keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(4)]
     masks = [np.asarray(dropout(jnp.ones((1000, 1000)), 0.1, key)) == 0 for key in keys]
     pairs = [(masks[i], masks[j]) for i in range(4) for j in range(i)]
-    for rows, columns in ((0, 1), (1, 0), (0, 2), (1, 1), (0, 128), (8, 0), (500, 0)):
+    for rows, columns in ((0, 1), (1, 0), (0, 2), (1, 1), (0, 64), (0, 128), (8, 0), (500, 0)):
         pairs.append((masks[0], np.roll(masks[0], (rows, columns), (0, 1))))
     for one, other in pairs:
         assert (one == other).mean() == pytest.approx(0.82, abs=0.0018)

@@ -75,8 +75,8 @@ def test_losses_with_dropout_agree_on_every_mesh(runs) -> None:
         np.testing.assert_allclose(found.losses, wanted, atol=1e-3, err_msg=str(mesh))
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_attention_trains_alike_on_any_mesh(name) -> None:
+@pytest.mark.parametrize("name", ["identity_query", "low_rank", "narrow_pairwise"])  # each has shapes of its own
+def test_forms_of_attention_train_alike_on_any_mesh(name) -> None:
     model = FORMS[name] | {"layers": 1, "dropout": 0.0, "attention_dropout": 0.0}
     losses = [
         list(map(mean_loss, take_steps(configure(model=model, mesh=mesh), 2)[0]))

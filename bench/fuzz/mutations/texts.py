@@ -11,7 +11,7 @@ def split(text: str) -> list[str]:
 TEXTS = (
     *split("0 1 -1 2 3 8 16 00 1_000 0x10 1e3 1e-400 1e400 0.1 1.5 nan inf -inf Infinity True true no None null"),
     *split("2147483648 4294967296 9223372036854775808 1,2 (1,2) [1,2] {} [ ( (((( () , ,, a,b 'a','b' % %s %d"),
-    *split("standard train sst2 sst2,rte best splash cudnn pairwise float32 identity full 1:2 3:1 a:b 10:15 0:0"),
+    *split("standard train sst2 sst2,rte best short splash cudnn pairwise float32 identity full 1:2 3:1 a:b 10:15 0:0"),
     *split("v5e:2x2 @ x@1 @1 run@40 run@x run@-1 - -- --x * [x] __import__ \u0663 \u00bd \u00b2 \u00e9\u4e2d \udcff"),
     *("", " ", "1 2", "a, b", "a\nb", "\t", "\\", "'", '"', '"a,b"', '"a', "lambda: 0", "\u202e", "\x1b[31m"),
     *("a" * 5000, "9" * 5000, "1" + "0" * 400, "run@" + "9" * 40),

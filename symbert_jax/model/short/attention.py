@@ -1,0 +1,65 @@
+"""Attention of one device, and its gradients."""
+
+import functools
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Int, UInt32
+
+from symbert_jax.model.short.backward import backward
+from symbert_jax.model.short.forward import forward
+from symbert_jax.model.short.plan import Plan
+
+
+def attention(
+    q: Float[Array, "B T N Q"],
+    k: Float[Array, "B T N Q"],
+    v: Float[Array, "B T N H"],
+    segments: Int[Array, "B T"] | None,
+    states: UInt32[Array, "B N 2"] | None,
+    dropout_rate: float,
+    cores: int,
+    interpret: bool,
+) -> Float[Array, "B T N H"]:
+    """Computes softmax(q . k / sqrt(Q)) v; T is a multiple of 128.
+
+    states: for each head, the counter of the first state of `random_bits` and the step to the next counter; None means
+      no dropout.
+    cores: of the device.
+    interpret: runs the kernels without a TPU, slowly.
+    """
+    rows, length, heads, query_width = q.shape
+    plan = Plan(
+        rows=rows,
+        heads=heads,
+        query_width=query_width,
+        value_width=v.shape[-1],
+        length=length,
+        device_cores=cores,
+        dropout_rate=0.0 if states is None else dropout_rate,
+        interpret=interpret,
+    )
+    q, k, v = (x.transpose(0, 2, 3, 1) for x in (q, k, v))
+    return _attention(plan, states, segments, q, k, v).transpose(0, 3, 1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(
+    plan: Plan, states: Array | None, segments: Array | None, q: Array, k: Array, v: Array
+) -> Float[Array, "B N H T"]:
+    return forward(plan, states, segments, q, k, v)[0]
+
+
+def _attention_forward(
+    plan: Plan, states: Array | None, segments: Array | None, q: Array, k: Array, v: Array
+) -> tuple[Array, tuple[Any, ...]]:
+    output, log_sums = forward(plan, states, segments, q, k, v)
+    return output, (states, segments, q, k, v, output, log_sums)
+
+
+def _attention_backward(plan: Plan, residuals: tuple[Any, ...], d_output: Array) -> tuple[Array | None, ...]:
+    states, segments, q, k, v, output, log_sums = residuals
+    return None, None, *backward(plan, states, segments, q, k, v, output, log_sums, d_output)
+
+
+_attention.defvjp(_attention_forward, _attention_backward)

@@ -1,0 +1,103 @@
+"""The kernel `short` computes what `xla` computes, with the same dropout, and compiles for every TPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symbert_jax.config import MeshConfig
+from symbert_jax.estimate.slices import find_slice
+from symbert_jax.model import kernels
+from symbert_jax.model.short.plan import largest_divisor
+from symbert_jax.sharding import make_mesh, spec
+
+RATE = 0.1
+
+
+@pytest.fixture(autouse=True)
+def mesh_4x2():
+    """Four devices along the batch and two along the heads."""
+    mesh = make_mesh(MeshConfig(data=4, model=2))
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def segments_of_documents(length: int) -> np.ndarray:
+    """Returns four rows: of two documents, of two and padding, of one and padding, of one token and padding."""
+    counts = np.array([[length], [length - 50], [30], [1]])
+    tokens = np.arange(length)
+    return np.where(tokens < counts, 1 + ((tokens > length // 3) & (counts > 30)), 0).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("length", "width", "heads", "documents", "rate"),
+    [(128, 32, 2, True, 0.0), (256, 64, 4, True, RATE), (384, 128, 2, False, RATE), (1024, 32, 2, False, RATE)],
+)
+def test_short_equals_xla_in_output_and_gradients(length, width, heads, documents, rate, mesh_4x2) -> None:
+    """Heads and rows are split over devices; 384 tokens are three chunks of keys, 1,024 two blocks of queries."""
+    rng = np.random.default_rng(0)
+    qkv = [rng.normal(size=(4, length, heads, width)).astype(np.float32) for _ in range(3)]
+    qkv = jax.device_put(qkv, jax.NamedSharding(mesh_4x2, spec("BTNH")))
+    segments = segments_of_documents(length) if documents else None
+    weights = jnp.sin(jnp.arange(length * 1.0))[:, None, None]
+
+    def results(kernel):
+        def total(q, k, v):
+            mixed = kernel(q, k, v, segments, rate, jax.random.key(3))
+            return jnp.sum(mixed * weights), mixed
+
+        gradients, mixed = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*qkv)
+        return mixed, gradients
+
+    found, wanted = results(functools.partial(kernels.short, interpret=True)), results(kernels.xla)
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found[1], wanted[1])
+
+
+def test_short_draws_the_dropout_mask_of_xla(mesh_4x2) -> None:
+    """With equal scores and the unit matrix as values, the output is the mask; each of two trials has its own key."""
+    length, trials = 256, 2
+    zeros = jnp.zeros((4, length, 4, 8), out_sharding=spec("BTNH"))
+    values = jnp.broadcast_to(jnp.eye(length)[:, None], (4, length, 4, length), out_sharding=spec("BTNH"))
+
+    def masks(kernel):
+        mix = jax.jit(jax.vmap(lambda key: kernel(zeros, zeros, values, None, RATE, key)))
+        return np.asarray(mix(jax.random.split(jax.random.key(5), trials))) > 0
+
+    found = masks(functools.partial(kernels.short, interpret=True))
+    np.testing.assert_array_equal(found, masks(kernels.xla))
+    assert found.mean() == pytest.approx(1 - RATE, abs=1e-3)
+
+
+def test_rows_of_padding_have_the_mean_of_the_values_and_no_gradients(mesh_4x2) -> None:
+    q = jnp.ones((4, 128, 2, 8), out_sharding=spec("BTNH"))
+
+    def total(q):
+        return kernels.short(q, q, q, np.zeros((4, 128), np.int32), 0.0, None, interpret=True).sum()
+
+    mixed, gradient = jax.jit(jax.value_and_grad(total))(q)
+    assert mixed == q.size and not gradient.any()
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_short_compiles_for_every_tpu(topology) -> None:
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read back programs for other machines
+    mesh = make_mesh(MeshConfig(), list(find_slice(topology).devices))
+
+    def total(q, k, v, segments):
+        mixed = kernels.short(q, k, v, segments, RATE, jax.random.key(0), interpret=False)
+        return jnp.sum(mixed.astype(jnp.float32))
+
+    with jax.set_mesh(mesh):
+        q = jax.ShapeDtypeStruct((4, 256, 2, 64), jnp.bfloat16, sharding=jax.NamedSharding(mesh, spec("BTNH")))
+        segments = jax.ShapeDtypeStruct((4, 256), jnp.int32, sharding=jax.NamedSharding(mesh, spec("BT")))
+        program = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, q, q, segments).compile().as_text()
+    jax.config.update("jax_enable_compilation_cache", True)
+    assert program.count('custom_call_target="tpu_custom_call"') == 2
+
+
+@pytest.mark.parametrize(("length", "wanted"), [(128, 128), (384, 384), (640, 128), (1024, 512), (1152, 384)])
+def test_largest_divisor_is_a_multiple_of_the_lanes(length, wanted) -> None:
+    assert largest_divisor(length, 512) == wanted
