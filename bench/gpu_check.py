@@ -1,4 +1,5 @@
-"""What this code does on one NVIDIA GPU: kernels against XLA, speed against Hugging Face, fine-tuning, a killed run.
+"""What this code does on one NVIDIA GPU: where a step takes its time, kernels against XLA, speed against Hugging Face,
+fine-tuning, a killed run.
 
     python -m bench.gpu_check --glue=glue --vocab=vocab.txt --out=check
 
@@ -46,13 +47,19 @@ def kernels(flags: argparse.Namespace) -> list[str]:
     return [*PYTHON, "bench.gpu_kernels", *(["--tiny"] if flags.tiny else [])]
 
 
-def steps(config: str, kernels: str, flags: argparse.Namespace) -> list[str]:
+def steps(config: str, kernels: str, flags: argparse.Namespace, unroll: int = 1) -> list[str]:
     """Returns the command that times the step of `config` with `kernels`."""
-    command = [*PYTHON, "bench.step_time", f"--config=configs/{config}.py", "--config.model.unroll=1", "--rounds=4"]
+    command = [*PYTHON, "bench.step_time", f"--config=configs/{config}.py", f"--config.model.unroll={unroll}"]
+    command += ["--rounds=4"]
     if not flags.tiny:
         return [*command, f"--kernels={kernels}", f"--config.data.batch_size={ROWS}"]
     sizes = [f"--config.model.{field}={value}" for field, value in TINY_MODEL.items()]
     return [*command, "--kernels=xla", f"--config.data.batch_size={TINY_ROWS}", *sizes]
+
+
+def unrolled_step(flags: argparse.Namespace) -> list[str]:
+    """Shows which kernels take the time of the step of `base`."""
+    return [*steps("base", "triton", flags, unroll=0), "--attentions=standard", "--kernel-times=20"]
 
 
 def fast_steps(flags: argparse.Namespace) -> list[str]:
@@ -89,6 +96,7 @@ def resume(flags: argparse.Namespace) -> list[str]:
 
 # Each part: its command and the seconds it may take.
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], list[str]], int]] = {
+    "unrolled_step": (unrolled_step, 200),
     "fast_steps": (fast_steps, 200),
     "paper_steps": (paper_steps, 120),
     "peers": (peers, 200),
@@ -121,13 +129,18 @@ def report(results: dict[str, dict]) -> str:
     """Returns Markdown tables of what the parts recorded."""
     lines = ["| part | seconds | failed |", "|---|---|---|"]
     lines += [f"| {name} | {part['seconds']} | {part.get('failure', '')} |" for name, part in results.items()]
-    for name in ("fast_steps", "paper_steps"):
+    for name in ("unrolled_step", "fast_steps", "paper_steps"):
         if contenders := results.get(name, {}).get("contenders"):
             shape = results[name]["shape"]
             title = f"A step of {shape['batch_size']} rows of {shape['length']} on one {results[name]['device']}"
             lines += ["", f"{title}, attention dropout {shape['attention_dropout']}:", ""]
             lines += ["| attention, kernel | ms | tokens/s | MFU | GiB |", "|---|---|---|---|---|"]
             lines += [step_row(contender, times) for contender, times in contenders.items()]
+            for contender, times in contenders.items():
+                if slowest := times.get("kernels"):
+                    lines += ["", f"The slowest kernels of {contender}:", ""]
+                    lines += ["| ms | calls | kernel | operation |", "|---|---|---|---|"]
+                    lines += ["| " + " | ".join(map(str, row)) + " |" for row in slowest]
     if times := results.get("peers", {}).get("ms"):
         ratios = results["peers"]["times_first"]
         lines += [

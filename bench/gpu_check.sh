@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs bench.gpu_check on a machine with one NVIDIA GPU and without a network: at most 8 minutes on an H100.
+# Runs bench.gpu_check on a machine with one NVIDIA GPU and without a network: about 10 minutes on an H100.
 #
 #   bench/gpu_check.sh DATA WHEELS OUT [FLAGS of bench.gpu_check ...]
 #

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
-from symbert_jax.model import tree
+from symbert_jax.model import gpu_forms, tree
 from symbert_jax.model.encoder import Encoder
 from symbert_jax.model.layers import Dense, LayerNorm, gelu, split_key
 from symbert_jax.model.parameters import gathered, parameter, sizes, zeros
 from symbert_jax.model.tree import Params
-from symbert_jax.sharding import spec
 
 
 class MlmHead(nnx.Module):
@@ -29,13 +28,7 @@ class MlmHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "B M D"], table: Float[Array, "V D"]) -> Float[Array, "B M V"]:
         x = self.norm(gelu(self.dense(x, batch_dims="BM")))
-        scores = jnp.einsum(
-            "BMD,VD->BMV",
-            x,
-            table,
-            preferred_element_type=jnp.float32,
-            out_sharding=spec("BMV"),
-        )
+        scores = gpu_forms.einsum_in_float32("BMD,VD->BMV", x, table)
         return scores + gathered(self.bias, jnp.float32)
 
 

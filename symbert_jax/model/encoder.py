@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import ModelConfig
+from symbert_jax.model import gpu_forms
 from symbert_jax.model.attention import find_variant
 from symbert_jax.model.layers import Dense, LayerNorm, dropout, gelu, split_key, stack
 from symbert_jax.model.parameters import gathered, gathered_with_deferred_psum, normal, parameter, sizes
-from symbert_jax.sharding import spec
 
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -56,14 +56,10 @@ class Embeddings(nnx.Module):
         """
         table = self.table() if table is None else table
         position, types = gathered(self.position, self.dtype), gathered(self.token_type, self.dtype)
-        x = table.at[tokens].get(out_sharding=spec("BTD"))
-        x += (
-            position[: tokens.shape[1]]
-            if position_ids is None
-            else position.at[position_ids].get(out_sharding=spec("BTD"))
-        )
-        x += types[0] if token_types is None else types.at[token_types].get(out_sharding=spec("BTD"))
-        return dropout(self.norm(x), self.dropout, key)
+        x = gpu_forms.look_up(table, tokens)
+        x += position[: tokens.shape[1]] if position_ids is None else gpu_forms.look_up(position, position_ids)
+        x += types[0] if token_types is None else gpu_forms.look_up(types, token_types)
+        return dropout(self.norm(gpu_forms.in_row_major_order(x)), self.dropout, key)
 
 
 class Mlp(nnx.Module):

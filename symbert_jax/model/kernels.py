@@ -24,6 +24,7 @@ from symbert_jax.chips import KINDS
 from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
 from symbert_jax.model import random_bits
+from symbert_jax.model.gpu_forms import einsum_in_float32
 from symbert_jax.model.layers import dropout
 from symbert_jax.sharding import device, spec
 
@@ -142,8 +143,7 @@ def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N 
 
 def scores(q: Queries, k: Keys) -> Float[Array, "B N T S"]:
     """Returns q . k / sqrt(Q), in float32."""
-    products = jnp.einsum("BTNQ,BSNQ->BNTS", q, k, preferred_element_type=jnp.float32, out_sharding=spec("BNTS"))
-    return products * q.shape[-1] ** -0.5
+    return einsum_in_float32("BTNQ,BSNQ->BNTS", q, k) * q.shape[-1] ** -0.5
 
 
 def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B T S"]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from symbert_jax.model import random_bits, tpu_layouts
+from symbert_jax.model import gpu_forms, random_bits, tpu_layouts
 from symbert_jax.model.parameters import (
     Sizes,
     gathered,
@@ -56,12 +56,20 @@ class LayerNorm(nnx.Module):
 
     @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        normalize = gpu_forms.keeping_arguments(self.normalize)
+        return normalize(x, gathered(self.scale, jnp.float32), gathered(self.bias, jnp.float32))
+
+    @classmethod
+    def normalize(
+        cls, x: Float[Array, "*rows D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+    ) -> Float[Array, "*rows D"]:
+        """Returns the result for these parameters."""
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
         # One pass over x computes the mean and the second moment, from which the variance follows.
         variance = jnp.maximum(jnp.square(x32).mean(-1, keepdims=True) - jnp.square(mean), 0)
-        y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        return (y * gathered(self.scale, jnp.float32) + gathered(self.bias, jnp.float32)).astype(x.dtype)
+        y = (x32 - mean) * jax.lax.rsqrt(variance + cls.epsilon)
+        return (y * scale + bias).astype(x.dtype)
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:

@@ -282,7 +282,13 @@ def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) ->
             for value in {int: (-2, 0), float: (-1.0, float("nan"))}.get(kind, ()):
                 tried += 1
                 problems = list_problems(changed(good, **{section: {name: value}}), tmp_path)
-                is_valid = value == 0 and name in ("key_dim", "unroll", "warmup_steps", "validate_batches", "keep_every")
+                is_valid = value == 0 and name in (
+                    "key_dim",
+                    "unroll",
+                    "warmup_steps",
+                    "validate_batches",
+                    "keep_every",
+                )
                 assert bool(problems) != is_valid, (section, name, value)
     assert tried > 50
 
