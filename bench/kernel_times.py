@@ -55,15 +55,17 @@ def table(times: list[KernelTime], count: int) -> str:
 
 def _read_kernels(trace: jax.profiler.ProfileData) -> Iterator[tuple[str, str, float]]:
     """Yields the name, the instruction of the program if the trace has it, and the nanoseconds of each kernel's run."""
-    accelerators = [plane for plane in trace.planes if plane.name.startswith(ACCELERATOR)]
-    for plane in accelerators or trace.planes:
-        for line in plane.lines:
-            if accelerators and not line.name.startswith(KERNEL_LINES):
-                continue
-            for event in line.events:
-                instruction = str(dict(event.stats).get("hlo_op", ""))
-                if accelerators or instruction:  # a CPU records its functions between the kernels
-                    yield event.name, instruction, event.duration_ns
+    kernel_lines, other_lines = [], []
+    for plane in trace.planes:  # a process that has loaded the TPU compiler has a plane of a TPU without kernels
+        if plane.name.startswith(ACCELERATOR):
+            kernel_lines += [line for line in plane.lines if line.name.startswith(KERNEL_LINES)]
+        else:
+            other_lines += plane.lines
+    for line in kernel_lines or other_lines:
+        for event in line.events:
+            instruction = str(dict(event.stats).get("hlo_op", ""))
+            if kernel_lines or instruction:  # a CPU records its functions between the kernels
+                yield event.name, instruction, event.duration_ns
 
 
 def _find_operations(program: str) -> dict[str, str]:
