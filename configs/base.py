@@ -1,6 +1,6 @@
 """python -m symbert_jax pretrain --config=configs/base.py --workdir=runs/pairwise --config.model.attention=pairwise
 
-Time: 4 hours on 16 TPU v5e, by the TPU compiler's estimate (docs/cost.md); not measured.
+Time: 2.5 hours on 16 TPU v5e, by the TPU compiler's estimate; not measured.
 Result: in the paper, a validation loss of 1.684 (standard), 1.788 (symmetric) and 1.680 (pairwise), and a GLUE mean of
 78.74 (standard) and 79.36 (pairwise).
 
