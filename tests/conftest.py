@@ -24,10 +24,21 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-# Tests in the background (`nohup make test &`) ignore these signals, and so would all processes that they start.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
+DEFAULT_HANDLERS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+
+
+def stop_ignoring_signals() -> None:
+    """Tests in the background (`nohup make test &`) ignore signals, and so would all processes that they start."""
+    for number, handler in DEFAULT_HANDLERS.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+stop_ignoring_signals()
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
@@ -62,6 +73,13 @@ def configure(**changes: object) -> Config:
     config = dataclasses.replace(TINY, **sections)
     check(config)
     return config
+
+
+@pytest.fixture(autouse=True)
+def signals_are_not_ignored() -> Iterator[None]:
+    """The end of a command ignores all signals, which must not outlast the test that ran it in this process."""
+    yield
+    stop_ignoring_signals()
 
 
 @pytest.fixture
