@@ -179,8 +179,7 @@ def short(
     def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
         return module.attention(q, k, v, segments, states, dropout_rate, cores, interpret)
 
-    states = None if key is None or dropout_rate == 0 else _dropout_states(key, q.shape)
-    return _on_each_device(run, q, k, v, segments, states)
+    return _on_each_device(run, q, k, v, segments, _dropout_states(key, dropout_rate, q.shape))
 
 
 def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
@@ -244,12 +243,18 @@ def triton(
     def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
         return module.attention(q, k, v, segments, states, dropout_rate, tiling, interpret)
 
-    states = None if key is None or dropout_rate == 0 else _dropout_states(key, q.shape)
-    return _on_each_device(run, q, k, v, segments, states)
+    return _on_each_device(run, q, k, v, segments, _dropout_states(key, dropout_rate, q.shape))
 
 
-def _dropout_states(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "B N 2"]:
-    """Returns, for each head, the counter of the first state of `random_bits` and the step to the next counter."""
+def _dropout_states(
+    key: PRNGKeyArray | None, dropout_rate: float, shape: tuple[int, ...]
+) -> UInt32[Array, "B N 2"] | None:
+    """Returns, for each head, the counter of the first state of `random_bits` and the step to the next counter.
+
+    Without dropout, returns None.
+    """
+    if key is None or dropout_rate == 0:
+        return None
     batch, length, heads, _ = shape
     seed, gamma = random_bits.seed_and_gamma(key)
     states = length * random_bits.states_per_row(length)
