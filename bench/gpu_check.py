@@ -11,6 +11,8 @@ try the script.
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,11 +111,16 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], list[str]], int]] = {
 def run(command: list[str], log: Path, limit: int) -> dict:
     """Runs a part; returns what it recorded, with its seconds, or how it failed."""
     start = time.monotonic()
-    with log.open("w") as output:
+    # A part has a session of its own, so that the processes that it started end with it and free the GPU.
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as part,
+    ):
         try:
-            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=limit).returncode
+            code = part.wait(limit)
             failure = f"exit code {code}" if code else ""
         except subprocess.TimeoutExpired:
+            os.killpg(part.pid, signal.SIGKILL)
             failure = f"stopped after {limit} seconds"
     records = [line for line in log.read_text(errors="replace").splitlines() if line.startswith('{"bench": ')]
     recorded = json.loads(records[-1]) if records else {}
