@@ -16,6 +16,7 @@ from symbert_jax.storage.files import (
     parse_json_object,
     read_json,
     read_text,
+    remove_contents,
     sha256,
     write_whole,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "parse_json_object",
     "read_json",
     "read_text",
+    "remove_contents",
     "sha256",
     "user_cache",
     "write_whole",

@@ -9,10 +9,18 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from symbert_jax.data.sources import files, python_docs
 from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.storage import absolute, is_bucket
+
+
+class Shard(NamedTuple):
+    """A part of a source, which any process can read that sees the files. It can be pickled."""
+
+    source: str  # the entry of `data.sources`
+    paths: tuple[str, ...] = ()  # files that are read in this order, by default all of the source
 
 
 def documents(source: str) -> Iterator[str]:
@@ -26,42 +34,73 @@ def documents(source: str) -> Iterator[str]:
     Raises:
       UserError: in the call, if there is no such source; in the iteration, if a text is damaged or all are blank.
     """
+    return _documents(source, shards(source))
+
+
+def shards(source: str) -> list[Shard]:
+    """Returns the parts of a source, which together have each of its documents once.
+
+    Raises:
+      UserError: there is no such source.
+    """
     scheme, _, location = source.partition(":")
     match scheme:
         case "jsonl":
-            paths = _files(location, (".jsonl", ".ndjson", ".json"))
-            return _skip_blank(source, itertools.chain.from_iterable(map(files.read_json, paths)))
+            return [Shard(source, (os.fspath(path),)) for path in _files(location, (".jsonl", ".ndjson", ".json"))]
         case "text":
-            paths = _files(location, (".txt",))
-            return _skip_blank(source, itertools.chain.from_iterable(map(files.read_text, paths)))
+            return [Shard(source, (os.fspath(path),)) for path in _files(location, (".txt",))]
         case "tfds":
             from symbert_jax.data.sources import tfds_text  # TFDS takes a second to import
 
-            return _skip_blank(source, tfds_text.documents(tfds_text.find(location)))
+            return [Shard(source, (name,)) for name in tfds_text.file_names(tfds_text.find(location))]
         case "bookcorpus":
             from symbert_jax.data.sources import bookcorpus, tfds_text
 
-            return _skip_blank(source, tfds_text.documents(bookcorpus.build(_directory(location))))
-        case "python-docs" if not location:
-            return _skip_blank(source, python_docs.documents())
-        case "python-docs" if (names := location.split("+"))[0] == "stdlib":
-            return _skip_blank(source, python_docs.documents(names[1:]))
+            return [Shard(source, (name,)) for name in tfds_text.file_names(bookcorpus.build(_directory(location)))]
+        case "python-docs" if not location or location.split("+")[0] == "stdlib":
+            return [Shard(source)]  # it is read on all cores
         case _:
             known = ("tfds:NAME", "bookcorpus:DIR", "jsonl:GLOB", "text:GLOB", "python-docs", "python-docs:stdlib")
             raise UserError("data.sources", repr(source), "a kind of source", did_you_mean(source, known))
 
 
-def _skip_blank(source: str, texts: Iterator[str]) -> Iterator[str]:
-    """Yields the texts that are not blank; raises `UserError` if there is none."""
-    read = used = 0
-    for text in texts:
-        read += 1
-        if text and not text.isspace():
-            used += 1
+def read(shard: Shard) -> Iterator[str]:
+    """Yields the documents of a shard that are not blank.
+
+    Raises:
+      UserError: a text is damaged.
+    """
+    return (text for text in _read(shard) if text and not text.isspace())
+
+
+def no_documents(source: str) -> UserError:
+    """Returns the error about a source without a document that is not blank."""
+    return UserError("data.sources", f"no document, or only blank ones, in {source}", "at least one with text")
+
+
+def _documents(source: str, parts: list[Shard]) -> Iterator[str]:
+    is_empty = True
+    for shard in parts:
+        for text in read(shard):
+            is_empty = False
             yield text
-    if not used:
-        found = f"{read} documents, all blank" if read else "no document"
-        raise UserError("data.sources", f"{found} in {source}", "at least one with text")
+    if is_empty:
+        raise no_documents(source)
+
+
+def _read(shard: Shard) -> Iterator[str]:
+    scheme, _, location = shard.source.partition(":")
+    match scheme:
+        case "jsonl":
+            return itertools.chain.from_iterable(files.read_json(Path(name)) for name in shard.paths)
+        case "text":
+            return itertools.chain.from_iterable(files.read_text(Path(name)) for name in shard.paths)
+        case "python-docs":
+            return python_docs.documents(location.split("+")[1:] if location else None)
+        case _:
+            from symbert_jax.data.sources import tfds_text
+
+            return itertools.chain.from_iterable(map(tfds_text.read, shard.paths))
 
 
 def _files(location: str, endings: tuple[str, ...]) -> list[Path]:

@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import tensorflow_datasets as tfds
@@ -56,14 +57,33 @@ def find(name: str, field: str = "data.sources") -> epath.Path:
     )
 
 
-def documents(folder: epath.Path) -> Iterator[str]:
-    """Yields the field `text` of the examples of split `train`, in stored order.
+def file_names(folder: epath.Path) -> list[str]:
+    """Returns the paths of the files of split `train` of a dataset.
 
     Raises:
-      UserError: there is no such split or field, or a file is missing, truncated or damaged; the error names the file.
+      UserError: there is no such split, or no field `text`.
     """
     with bucket_errors_as_user_errors("data.sources", folder, "a bucket that can be read"):
-        yield from _documents(folder)
+        return list(_open(folder).lengths)
+
+
+def read(name: str) -> Iterator[str]:
+    """Yields the field `text` of the examples in a file of a dataset, in stored order.
+
+    Raises:
+      UserError: the file is missing, truncated or damaged; the error names the file.
+    """
+    path, count = epath.Path(name), 0
+    with bucket_errors_as_user_errors("data.sources", path, "a bucket that can be read"):
+        dataset = _open(path.parent)
+        try:
+            for record in dataset.read(path):
+                yield dataset.features.deserialize_example_np(record)["text"].decode()
+                count += 1
+        except _DAMAGE as error:
+            raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
+        if count != (length := dataset.lengths[name]):
+            raise UserError("data.sources", f"{count} records in {path}", f"{length}, as its dataset says")
 
 
 def is_dataset(folder: epath.Path) -> bool:
@@ -79,11 +99,18 @@ def _versions(folder: epath.Path) -> list[epath.Path]:
         return []
 
 
-def _documents(folder: epath.Path) -> Iterator[str]:
+class _Dataset(NamedTuple):
+    lengths: dict[str, int]  # the number of records in each file of split `train`, by path
+    features: tfds.features.FeaturesDict  # the text alone
+    read: Callable[[epath.Path], Iterator[bytes]]  # yields the records of a file
+
+
+def _open(folder: epath.Path) -> _Dataset:
     try:
         info = tfds.builder_from_directory(folder).info
         files = {
-            name: list(zip(split.filepaths, split.shard_lengths, strict=True)) for name, split in info.splits.items()
+            name: dict(zip(map(os.fspath, split.filepaths), split.shard_lengths, strict=True))
+            for name, split in info.splits.items()
         }
     except Exception as error:  # TFDS can raise an exception of any type for a damaged description
         found = f"{folder}: {type(error).__name__}: {error}"
@@ -95,22 +122,12 @@ def _documents(folder: epath.Path) -> Iterator[str]:
         raise UserError("data.sources", f"fields {sorted(fields)} in {folder}", "a text field named text")
     match info.file_format:
         case tfds.core.FileFormat.TFRECORD:
-            read = _read_tf_records
+            reader = _read_tf_records
         case tfds.core.FileFormat.ARRAY_RECORD:
-            read = _read_array_records
+            reader = _read_array_records
         case other:
             raise UserError("data.sources", f"{other.value} files in {folder}", "tfrecord or array_record")
-    only_text = tfds.features.FeaturesDict({"text": fields["text"]})
-    for path, length in files["train"]:
-        count = 0
-        try:
-            for record in read(path):
-                yield only_text.deserialize_example_np(record)["text"].decode()
-                count += 1
-        except _DAMAGE as error:
-            raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
-        if count != length:
-            raise UserError("data.sources", f"{count} records in {path}", f"{length}, as its dataset says")
+    return _Dataset(files["train"], tfds.features.FeaturesDict({"text": fields["text"]}), reader)
 
 
 def _read_array_records(path: epath.Path) -> Iterator[bytes]:

@@ -90,8 +90,8 @@ def test_missing_source_is_an_error_before_iteration(source: str, message: str, 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.jsonl", b"", r"found no document in jsonl:.*, wanted at least one with text"),
-        ("a.jsonl", b'{"text": " "}\n{"text": ""}\n', r"found 2 documents, all blank in jsonl:"),
+        ("a.jsonl", b"", r"found no document, or only blank ones, in jsonl:.*, wanted at least one with text"),
+        ("a.jsonl", b'{"text": " "}\n{"text": ""}\n', r"found no document, or only blank ones, in jsonl:"),
         (
             "a.jsonl",
             b'{"text": "a"}\n\n{"text": "\\ud800"}\n',
@@ -102,7 +102,7 @@ def test_missing_source_is_an_error_before_iteration(source: str, message: str, 
             b'{"text": "a"\n',
             r"a.jsonl, line 1: Expecting ',' delimiter.*, wanted one JSON object per line",
         ),
-        ("a.txt", b" \n\t", r"found 1 documents, all blank in text:"),
+        ("a.txt", b" \n\t", r"found no document, or only blank ones, in text:"),
     ],
 )
 def test_damaged_or_blank_text_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
