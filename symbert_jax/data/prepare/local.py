@@ -10,10 +10,12 @@ Every file is written whole or not at all, and a later run continues with the fi
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -93,12 +95,14 @@ def write_rows(config: Config, recipe: dict[str, Any], folder: Path) -> Written:
     _remove_other_plan(folder, {"recipe": recipe, "shards": shards, "files": files, "bits": bits})
     number = config.data.workers or min(len(os.sched_getaffinity(0)), max(1, size // _WORKER_BYTES))
     with Workers(number) as workers:
+        if number > 1:  # TFDS takes seconds to import, in which this process would otherwise wait for the workers
+            threading.Thread(target=importlib.import_module, args=("tensorflow_datasets",)).start()
         if not all(job.counts(bucket).exists() for bucket in range(1 << bits)):
             num_read = _read_sources(job, workers, names, shards)
             _write_vocabulary(job, workers, config)
             _tokenize(job, workers, num_read)
         shutil.rmtree(job.runs, ignore_errors=True)
-        counts = statistics.add([statistics.load(job.counts(bucket)) for bucket in range(1 << bits)])
+        counts = functools.reduce(statistics.add, (statistics.load(job.counts(bucket)) for bucket in range(1 << bits)))
         check_rows(config, counts)
         return Written(counts, _write_files(job, workers, config.model.length))
 
@@ -205,9 +209,9 @@ def _tokenize(job: Job, workers: Workers, num_read: int) -> None:
 
 def _tokenize_bucket(job: Job, bucket: int) -> int:
     """Writes the sequences of a bucket and its statistics; returns the number of documents that it was read from."""
-    encoder = _encoder(job.folder / VOCAB)
+    encoder, sep = _load_encoder(job.folder / VOCAB)
     documents = _read_bucket(job, bucket)
-    dtype, sep = rows.row_dtype(encoder.get_vocab_size()), tokenizer.special_ids(encoder)[SEP]
+    dtype = rows.row_dtype(encoder.get_vocab_size())
     sequences, counts = buckets.tokenize(documents, encoder, sep, dtype, job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
         _write_whole(job.sequence(split, bucket), sequence.tobytes())
@@ -217,18 +221,20 @@ def _tokenize_bucket(job: Job, bucket: int) -> int:
     return len(documents.texts) + int(documents.duplicates.sum())
 
 
-def _encoder(vocab: Path) -> Tokenizer:
-    return _load_encoder(vocab, vocab.stat().st_mtime_ns)
+def _load_encoder(vocab: Path) -> tuple[Tokenizer, int]:
+    """Returns the tokenizer of the corpus, and the id of [SEP]."""
+    return _load_written_encoder(vocab, vocab.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_encoder(vocab: Path, _: int) -> Tokenizer:
-    return tokenizer.load(vocab, parse_special=False)
+def _load_written_encoder(vocab: Path, _: int) -> tuple[Tokenizer, int]:
+    encoder = tokenizer.load(vocab, parse_special=False)
+    return encoder, tokenizer.special_ids(encoder)[SEP]
 
 
 def _write_files(job: Job, workers: Workers, length: int) -> dict[str, list[RowFile]]:
     """Writes the row files; returns them in order, by split."""
-    form = row_format(_encoder(job.folder / VOCAB), length)
+    form = row_format(_load_encoder(job.folder / VOCAB)[0], length)
     calls = []
     for split in SPLITS:
         paths = [job.sequence(split, bucket) for bucket in range(1 << job.bits)]
