@@ -205,7 +205,7 @@ def test_prepare_leaves_other_folders_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "fraction", "message"),
     [
-        ([], 0.0, r"data.sources: found no document in jsonl:"),
+        ([], 0.0, r"data.sources: found no document, or only blank ones, in jsonl:"),
         (["\x01"], 0.0, r"data.sources: found 0 tokens of training text, wanted enough for a row of model.length=8"),
         (["a b c"], 0.0, r"data.sources: found 3 tokens of training text, wanted enough"),
         (
