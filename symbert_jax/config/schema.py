@@ -57,6 +57,7 @@ class DataConfig:
     # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
     vocab: str = "hf:google-bert/bert-base-uncased"
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
+    workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
     final_mask_rate: Fraction = 0.0  # mask rate that data.mask_rate changes to linearly until train.steps; 0: constant
     # mask rate of validation, which in every run predicts single tokens with BERT's split, so that losses compare

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt16, UInt64
+from jaxtyping import Bool, Float, Int, UInt, UInt64
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
@@ -79,7 +79,7 @@ class Masking:
 
     def __call__(
         self,
-        tokens: UInt16[np.ndarray, "B T"],
+        tokens: UInt[np.ndarray, "B T"],
         row_indices: Int[np.ndarray, " B"],
         epochs: Int[np.ndarray, " B"],
         rate: float | None = None,
