@@ -26,10 +26,9 @@ from symbert_jax.data import rows, sources, tokenizer
 from symbert_jax.data.documents import distinct_documents
 from symbert_jax.data.encoding import encode
 from symbert_jax.data.manifest import SPLITS, check_files, is_finished, read_manifest, write_manifest
-from symbert_jax.data.vocabulary import CLS, SEP, UNK, VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.progress import Progress
-from symbert_jax.storage import absolute, is_bucket, new_folder, sha256
+from symbert_jax.storage import absolute, is_bucket, new_folder
 
 _PROGRESS_SECONDS = 30  # between progress lines if the output is not a terminal
 
@@ -129,14 +128,13 @@ def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
     """Writes all files of the corpus to the folder `work`; returns a summary for the user."""
     start = time.monotonic()
     texts = itertools.chain.from_iterable(map(sources.documents, config.data.sources))
-    tokenizer.write_vocabulary(config.data.vocab, texts, config.model.vocab_size, work / VOCAB)
+    tokenizer.write_vocabulary(config.data.vocab, texts, config.model.vocab_size, work)
     counts = _write_rows(config, work)
     seconds = time.monotonic() - start
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
     facts = {
         **recipe,
         **counts,
-        "vocab_sha256": sha256(work / VOCAB),
         "seconds": round(seconds, 1),
         "versions": {"symbert_jax": symbert_jax.__version__, **versions},
     }
@@ -162,22 +160,22 @@ def _write_rows(config: Config, folder: Path) -> dict[str, Any]:
       UserError: a text is damaged, or there is too little text for a row of training or, if the config asks for a
         validation split, for a row of validation.
     """
-    encoder = tokenizer.load(folder / VOCAB, parse_special=False)
-    special = tokenizer.special_ids(encoder)
-    cls, sep, unk = (special[token] for token in (CLS, SEP, UNK))
-    writers = {split: rows.Writer(folder, split, config.model.length, cls, sep, unk) for split in SPLITS}
+    text_tokenizer = tokenizer.read(folder)
+    cls, sep, unk = text_tokenizer.cls_id, text_tokenizer.sep_id, text_tokenizer.unk_id
+    frame, unmaskable = (cls, sep), sep if unk is None else unk
+    writers = {split: rows.Writer(folder, split, config.model.length, *frame, unmaskable) for split in SPLITS}
     documents, tokens, unknown = Counter[str](), Counter[str](), Counter[str]()  # numbers, by split
     used, duplicates = Counter[str](), Counter[str]()  # numbers of documents, by source
     distinct = distinct_documents(config.data, folder / "digests.sqlite", duplicates)
     start = time.monotonic()
     with Progress("documents", interval=_PROGRESS_SECONDS) as progress:
-        for batch in encode(encoder, distinct, sep):
+        for batch in encode(text_tokenizer, distinct):
             used.update(document.source for document, _ in batch)
             for split, writer in writers.items():
                 if ids_of_split := [ids for document, ids in batch if document.split == split]:
                     stream = np.concatenate(ids_of_split)
                     writer.add(stream)
-                    unknown[split] += int(np.count_nonzero(stream == unk))
+                    unknown[split] += 0 if unk is None else int(np.count_nonzero(stream == unk))
                     documents[split] += len(ids_of_split)
                     tokens[split] += sum(len(ids) - 1 for ids in ids_of_split)
             progress.finish(len(batch))
