@@ -23,7 +23,18 @@ INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain",
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
-_FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
+_FIXED = (
+    "seed",
+    "model.heads",
+    "data.batch_size",
+    "data.mask_rate",
+    "data.final_mask_rate",
+    "data.validation_mask_rate",
+    "data.mask_split",
+    "data.mask_unit",
+    "optim.name",
+    "init_from",
+)
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"

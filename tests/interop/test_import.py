@@ -152,11 +152,11 @@ def split(source: Path) -> Path:
 
 def test_import_reads_sharded_weights_and_tokenizer_json(source_params, tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS, vocabulary=None))
-    wordpiece = tokenizer.read(VOCAB)
-    (source / "tokenizer.json").write_text(wordpiece.build(parse_special=True).to_str())
+    expected = tokenizer.read(VOCAB)
+    (source / "tokenizer.json").write_text(expected.build(parse_special=True).to_str())
     found = read_source(source)
     jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
-    assert found.wordpiece == wordpiece
+    assert found.tokenizer == expected
 
 
 def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
