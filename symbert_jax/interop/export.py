@@ -11,7 +11,7 @@ from etils import epath
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, check_step, load
 from symbert_jax.config import MeshConfig, ModelConfig
-from symbert_jax.data import tokenizer, vocabulary
+from symbert_jax.data.tokenizer import read_for_model
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.tasks import TASKS
@@ -62,13 +62,13 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
         raise UserError("out", f"{out}, inside --checkpoint", "a folder elsewhere")
     trained = read(source, step)
     model, params = (fold if is_folded else to_papers_form)(trained.model, trained.params)
-    wordpiece = tokenizer.read_for_model(source, model.vocab_size)
-    config = to_config(model, FORMATS[format], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
+    tokenizer = read_for_model(source, model.vocab_size)
+    config = to_config(model, FORMATS[format], trained.classes, tokenizer.pad_id, dtype)
     weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     is_masked_lm = trained.classes is None
     model_card = card(trained.model, trained.facts, is_folded=is_folded, is_masked_lm=is_masked_lm, command=command)
     with new_folder(out, "out") as new:
-        folder.write(new, config, weights, wordpiece, model_card)
+        folder.write(new, config, weights, tokenizer, model_card)
         difference = verify(trained, new, dtype)
     print(
         f"{out}: written as {model.attention} BERT, {len(weights)} tensors; "

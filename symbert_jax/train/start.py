@@ -12,7 +12,6 @@ from symbert_jax.checkpoint import FOLDER, Checkpoints
 from symbert_jax.config import Config, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
@@ -136,9 +135,9 @@ def _changes(
 
 
 def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:
-    if corpus.tokenizer != tokenizer.read(workdir / VOCAB):
+    if corpus.tokenizer != tokenizer.read(workdir):
         found = f"a different vocabulary in {corpus.location}"
-        yield UserError("data.dir", found, f"the vocabulary of {workdir}/{VOCAB}", hint)
+        yield UserError("data.dir", found, f"the vocabulary of {workdir}", hint)
 
 
 @contextlib.contextmanager
