@@ -77,8 +77,12 @@ class OptimConfig:
     name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"  # optimizer
     learning_rate: Amount = 1e-4  # peak learning rate, at the end of warmup
     warmup_steps: Index = 10_000  # steps of linear warmup from 0
-    # decay of the learning rate to 0 at train.steps
-    schedule: Annotated[str, Choice(("linear", "cosine"))] = "linear"
+    # how the learning rate falls from its peak to 0 at train.steps; linear and cosine: from the end of warmup on; wsd
+    # (warmup, stable, decay): it stays at its peak and falls in the last optim.decay_steps
+    schedule: Annotated[str, Choice(("linear", "cosine", "wsd"))] = "linear"
+    decay_steps: Index = 0  # steps of decay at the end of the schedule wsd; 0: the learning rate stays at its peak
+    # shape of the decay of wsd after a fraction x of it; linear: 1 - x; sqrt: 1 - sqrt(x)
+    decay_shape: Annotated[str, Choice(("linear", "sqrt"))] = "linear"
     weight_decay: Amount = 0.01  # decoupled weight decay, not applied to biases and LayerNorm
     b1: Fraction = 0.9  # decay rate of the first moment
     b2: Fraction = 0.999  # decay rate of the second moment
@@ -120,6 +124,9 @@ class Config:
     # seed of the initial parameters, of masks, of dropout and of the order of rows
     seed: Annotated[int, Range(0, 2**32 - 1, "two seeds 2^32 apart draw the same parameters")] = 0
     init_from: str = ""  # WORKDIR or WORKDIR@STEP whose parameters start a new run; empty: random parameters
+    # WORKDIR@STEP of a run that this one continues in a workdir of its own, with its parameters, its optimizer and the
+    # rows that follow, for example with a decay of the learning rate; empty: the run starts at step 0
+    branch_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
