@@ -93,7 +93,7 @@ def list_problems(trunk: Config, **changes: object) -> list[UserError]:
 def test_branch_may_change_the_end_of_the_schedule_and_reports_other_changes(trunk, tmp_path: Path) -> None:
     decay = {"schedule": "wsd", "decay_steps": 9, "decay_shape": "sqrt"}
     assert list_problems(trunk, optim=decay, train={"steps": 20}) == []
-    other = write_corpus(tmp_path / "corpus", rows=63)
+    other = write_corpus(tmp_path / "corpus", num_rows=63)
     data = {"dir": str(other), "batch_size": 8, "mask_rate": 0.3}
     reported = list_problems(trunk, optim={"weight_decay": 0.1}, data=data, seed=1)
     assert all(isinstance(each, Advice) for each in reported)
