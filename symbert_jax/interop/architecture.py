@@ -6,7 +6,6 @@ from typing import Any
 
 from symbert_jax.config import Config, ModelConfig, problems
 from symbert_jax.errors import UserError, did_you_mean
-from symbert_jax.model.layers import LayerNorm
 from symbert_jax.model.parameters import TOKEN_TYPES
 
 # The paper's names of attention, by ours.
@@ -29,7 +28,7 @@ _RATES = {
 _FIELDS = _SIZES | _RATES
 _CONSTANT: dict[str, Any] = {  # fields of `config.json` for which our model supports one value only
     "hidden_act": "gelu",
-    "layer_norm_eps": LayerNorm.epsilon,
+    "layer_norm_eps": ModelConfig.norm_eps,
     "type_vocab_size": TOKEN_TYPES,
     "position_embedding_type": "absolute",
     "is_decoder": False,

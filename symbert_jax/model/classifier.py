@@ -19,7 +19,7 @@ class ClassificationHead(nnx.Module):
     def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
         head_sizes = {**sizes(config), "C": num_outputs}
         self.dropout = config.dropout
-        self.pooler = Dense("D->E", head_sizes, rngs, config.initializer_range)
+        self.pooler = Dense("D->E", head_sizes, rngs, config.initializer_range, config.bias)
         self.classifier = Dense("D->C", head_sizes, rngs, config.initializer_range)
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:

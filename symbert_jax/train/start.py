@@ -24,7 +24,11 @@ INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain",
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
-_FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
+_FIXED = (
+    *("seed", "init_from", "data.batch_size", "data.mask_rate", "optim.name"),
+    *("model.heads", "model.norm", "model.norm_eps", "model.rope_theta", "model.rope_theta_local"),
+    *("model.window", "model.global_every"),
+)
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
