@@ -106,6 +106,11 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
         ({"data__mask_rate": 0.0}, "data.mask_rate: found 0.0, wanted enough to mask a token of model.length=512"),
+        ({"data__validation_mask_rate": 0.0}, "data.validation_mask_rate: found 0.0, wanted enough to mask a token"),
+        ({"data__final_mask_rate": 0.0005}, "data.final_mask_rate: found 0.0005, wanted enough to mask a token of"),
+        ({"data__mask_split": (0.8, 0.1)}, "data.mask_split: found 0.8,0.1, wanted three fractions that add up to 1"),
+        ({"data__mask_split": (1.2, -0.2, 0.0)}, "data.mask_split: found 1.2, wanted a number from 0 to 1"),
+        ({"data__mask_unit": "spans"}, "data.mask_unit: found 'spans', wanted one of token, .*did you mean 'span'"),
         ({"seed": -1}, "seed: found -1, wanted at least 0"),
         (
             {"model__key_init": "query", "model__attention": "symmetric"},

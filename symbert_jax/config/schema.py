@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Size
+from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Share, Size
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")  # the variants of the paper
 KERNELS = ("auto", "xla", "short", "splash", "cudnn", "triton")
@@ -68,12 +68,20 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
-    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib[+PACKAGE…]]
+    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, parquet:GLOB, python-docs[:stdlib[+PACKAGE…]]
     sources: tuple[str, ...] = ()
     # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
     vocab: str = "hf:google-bert/bert-base-uncased"
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
+    workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
+    final_mask_rate: Fraction = 0.0  # mask rate that data.mask_rate changes to linearly until train.steps; 0: constant
+    # mask rate of validation, which in every run predicts single tokens with BERT's split, so that losses compare
+    validation_mask_rate: Fraction = 0.15
+    # what becomes of the tokens to predict: the fractions that [MASK] replaces, that a random token replaces, that stay
+    mask_split: tuple[Share, ...] = (0.8, 0.1, 0.1)
+    # what is predicted; token: single tokens; word: whole words; span: spans of 1 to 10 whole words, as in SpanBERT
+    mask_unit: Annotated[str, Choice(("token", "word", "span"))] = "token"
     # whether tokens attend to other documents in the same row; if not, position ids restart with each document
     cross_document: bool = True
     batch_size: Size = 256  # B, rows per optimizer step over all hosts

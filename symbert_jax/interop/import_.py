@@ -130,7 +130,7 @@ def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, w
         values = " ".join(f"{distance:.3f}" for distance in distances_by_head)
         print(f"layer {layer:2}: distance from standard attention, by head: {values}")
     held_out = rows[ROWS // 2 :]
-    masking = Masking(wordpiece.tokens, held_out.shape[1], rate=0.15, seed=0)
+    masking = Masking(wordpiece, held_out.shape[1], rate=0.15, seed=0)
     batch = masking(held_out, row_indices=np.arange(len(held_out)), epochs=np.zeros(len(held_out), np.int64))
     losses = []
     for variant, weights in (("standard", params), (attention, converted)):

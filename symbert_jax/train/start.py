@@ -25,13 +25,26 @@ HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
 _FIXED = (
-    *("seed", "init_from", "data.batch_size", "data.mask_rate", "optim.name"),
-    *("model.heads", "model.norm", "model.norm_eps", "model.rope_theta", "model.rope_theta_local"),
-    *("model.window", "model.global_every"),
+    "seed",
+    "model.heads",
+    "model.norm",
+    "model.norm_eps",
+    "model.rope_theta",
+    "model.rope_theta_local",
+    "model.window",
+    "model.global_every",
+    "data.batch_size",
+    "data.mask_rate",
+    "data.final_mask_rate",
+    "data.validation_mask_rate",
+    "data.mask_split",
+    "data.mask_unit",
+    "optim.name",
+    "init_from",
 )
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
+    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|workers|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )

@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from symbert_jax.data import vocabulary
-from symbert_jax.data.vocabulary import CLS, SEP, SPECIAL, UNK
+from symbert_jax.data.vocabulary import CLS, MASK, SEP, SPECIAL, UNK
 
 PREFIX = "##"  # begins a token that continues a word
 MAX_WORD_LENGTH = 100  # characters; a longer word becomes [UNK]
@@ -46,6 +48,21 @@ class WordPiece(NamedTuple):
         tokenizer.add_special_tokens([special_token(token) for token in SPECIAL])
         tokenizer.encode_special_tokens = not parse_special
         return tokenizer
+
+    @property
+    def is_special(self) -> Bool[np.ndarray, " V"]:
+        """Whether each token is special: it is never predicted, and ends a word."""
+        return np.array([token in SPECIAL for token in self.tokens])
+
+    @property
+    def continues_word(self) -> Bool[np.ndarray, " V"]:
+        """Whether each token continues the word of the token before it."""
+        return np.array([token.startswith(PREFIX) for token in self.tokens])
+
+    @property
+    def mask_id(self) -> int:
+        """The id of [MASK]."""
+        return self.tokens.index(MASK)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the tokens and the normalization.
