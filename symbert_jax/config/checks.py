@@ -98,6 +98,12 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     for name, value, other, required in _REQUIREMENTS:
         if values[name] == value and values[other] != required:
             yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={required}")
+    if model.window % 2:
+        hint = f"{model.window + 1} is {(model.window + 1) // 2} on each side"
+        yield UserError("model.window", str(model.window), "an even number, half of it on each side", hint)
+    width_name = "model.key_dim" if model.key_dim else "model.dim / model.heads"
+    if model.positions == "rope" and (width := model.key_dim or model.dim // max(model.heads, 1)) % 2:
+        yield UserError(width_name, str(width), "an even number with model.positions=rope, which rotates pairs")
     yield from split_problems(model, config.mesh)
     # At most 10 digits, because `int` refuses very long numbers.
     step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)

@@ -39,6 +39,22 @@ class ModelConfig:
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
     vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
+    # place of LayerNorm; post: after each residual sum, as in BERT; pre: before attention and before the MLP, and once
+    # after the last layer, as in ModernBERT
+    norm: Annotated[str, Choice(("post", "pre"))] = "post"
+    norm_eps: PositiveAmount = 1e-12  # added to the variance in LayerNorm
+    # how tokens know their positions; learned: by embeddings of positions and of token types, as in BERT; rope: by
+    # rotations of queries and keys, without these embeddings, as in ModernBERT
+    positions: Annotated[str, Choice(("learned", "rope"))] = "learned"
+    rope_theta: PositiveAmount = 10_000.0  # base of the wavelengths of rope in global layers
+    rope_theta_local: PositiveAmount = 10_000.0  # base of the wavelengths of rope in local layers
+    # MLP of a layer; gelu: GELU(x W), as in BERT; geglu: GELU(x W) * (x V), as in ModernBERT; each then times a matrix
+    mlp: Annotated[str, Choice(("gelu", "geglu"))] = "gelu"
+    # whether dense layers and LayerNorm have biases; the logits of the tokens and of the classes always have them
+    bias: bool = True
+    # tokens that a token attends to besides itself in local layers, half of them on each side; 0: all layers are global
+    window: Annotated[int, Range(0, 2**20)] = 0
+    global_every: Size = 3  # with a window, every so many layers, beginning with the first, one is global
     dropout: Fraction = 0.1  # dropout rate of the embeddings and of both residual branches
     attention_dropout: Fraction = 0.1  # dropout rate of the attention probabilities
     # type of activations; parameters and optimizer moments are always float32

@@ -26,6 +26,12 @@ HINT = "use a new workdir, or restore the old value"
 _FIXED = (
     "seed",
     "model.heads",
+    "model.norm",
+    "model.norm_eps",
+    "model.rope_theta",
+    "model.rope_theta_local",
+    "model.window",
+    "model.global_every",
     "data.batch_size",
     "data.mask_rate",
     "data.final_mask_rate",
