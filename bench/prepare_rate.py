@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         vocab = Path(folder, "vocab.txt")
         counts = tokenizer.count_words(read(names)) if arguments.vocab == "train" else {}
-        tokenizer.write_vocabulary(arguments.vocab, counts, ModelConfig().vocab_size, vocab)
+        tokenizer.write_vocabulary(arguments.vocab, counts, ModelConfig().vocab_size, vocab.parent)
         data = DataConfig(dir=folder, sources=names, vocab=str(vocab), workers=arguments.workers)
         config = Config(model=ModelConfig(length=arguments.length), data=data)
         if arguments.rounds:

@@ -5,7 +5,12 @@ storage to `UserError`; `locks` lets only one run at a time write to a folder; `
 unexpected format; `files` writes files and folders whole or not at all.
 """
 
-from symbert_jax.storage.buckets import UnreachableBucket, bucket_errors_as_user_errors, check_writable_bucket
+from symbert_jax.storage.buckets import (
+    UnreachableBucket,
+    bucket_errors_as_user_errors,
+    check_writable_bucket,
+    find_in_bucket,
+)
 from symbert_jax.storage.files import (
     add_path_to_os_errors,
     append_json,
@@ -40,6 +45,7 @@ __all__ = [
     "check_writable",
     "check_writable_bucket",
     "file_sizes",
+    "find_in_bucket",
     "is_bucket",
     "lock",
     "new_folder",

@@ -72,7 +72,7 @@ def test_existing_path_is_not_a_pattern(tmp_path: Path, monkeypatch: pytest.Monk
         ("jsonl:{}/*.jsonl", r"found no file .*/\*.jsonl, wanted a file, a directory or a pattern that"),
         ("text:{}", r"found no such file below .*, wanted files named \*.txt, plain or as .gz"),
         ("text:", r"found '', wanted a path"),
-        ("jsonl:gs://bucket/*.jsonl", r"found gs://bucket/\*.jsonl, wanted files on a disk; copy them to a disk"),
+        ("bookcorpus:gs://bucket/books", r"found gs://bucket/books, wanted files on a disk; copy them to a disk"),
         ("bookcorpus:{}", r"found no such file below .*, wanted files named \*.txt or \*.jsonl, plain"),
         ("bookcorpus:{}/none", r"found no directory .*/none, wanted a directory of books"),
         (
