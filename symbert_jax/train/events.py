@@ -104,11 +104,15 @@ class Events:
             self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, self.window.to_save(step))
 
     def _cost(self) -> tuple[int, float, float | None]:
-        """Returns the tokens and the model FLOPs of a step, and the peak FLOP/s of all devices (None: unknown)."""
+        """Returns the tokens, without padding, and the model FLOPs of a step, and the peak FLOP/s of all devices.
+
+        The peak is None if it is unknown.
+        """
         mesh, data, model = jax.sharding.get_mesh(), self.config.data, self.config.model
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         flops = train_flops(model, data.batch_size, self.stream.masking.max_predictions)
-        return data.batch_size * model.length, flops, peak and peak * mesh.size
+        tokens = round(data.batch_size * model.length * (1 - self.stream.padding))
+        return tokens, flops, peak and peak * mesh.size
 
     def _show(self, step: int, values: Values) -> None:
         """Shows a log point: on a terminal the loss and the speed, elsewhere all values."""

@@ -123,8 +123,8 @@ def _open_events(
             trace,
             Window("train", restore_window(config, checkpoints, start)),
             Clock(start),
-            make_train_step(config, stream.may_lack_targets),
-            make_validation_step(config),
+            make_train_step(config, stream.may_lack_targets, stream.pad),
+            make_validation_step(config, stream.pad),
             make_diagnostics(config, stream),
         )
 

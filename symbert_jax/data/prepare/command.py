@@ -74,6 +74,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         "vocab": vocab,
         "length": config.model.length,
         "validation_fraction": config.data.validation_fraction,
+        "packing": config.data.packing,
     }
 
 
@@ -99,6 +100,7 @@ def _changed_fields(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     content = read_manifest(folder).content
     if isinstance(found := content.get("sources"), list):  # older versions did not sort them
         content["sources"] = sorted(set(found))
+    content.setdefault("packing", "concat")  # older versions had no other
     return {name: content.get(name) for name, value in recipe.items() if content.get(name) != value}
 
 

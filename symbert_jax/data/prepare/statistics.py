@@ -1,7 +1,8 @@
 """Counts of a corpus, which are sums over its documents."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,12 @@ def count(
     return Statistics(documents, duplicates, tokens, found, length_counts)
 
 
-def add(left: Statistics, right: Statistics) -> Statistics:
-    """Returns the counts of the documents of both."""
+def add(parts: Iterable[Statistics]) -> Statistics:
+    """Returns the counts of the documents of all parts."""
+    return functools.reduce(_add, parts)
+
+
+def _add(left: Statistics, right: Statistics) -> Statistics:
     lengths = np.union1d(left.lengths, right.lengths)
     length_counts = np.zeros((2, len(lengths)), np.int64)
     for part in (left, right):

@@ -20,7 +20,7 @@ def check_rows(config: Config, counts: Statistics) -> None:
     """Raises `UserError` if there is too little text for a row of training or, if the config asks for a validation
     split, for a row of validation."""
     (tokens, _), (train, validation) = counts.tokens.sum(axis=1).tolist(), counts.documents.sum(axis=1).tolist()
-    inner = config.model.length - 2
+    inner = config.model.length - 2 if config.data.packing == "concat" else 1  # tokens that fill a row
     has_row = counts.tokens.sum(axis=1) + counts.documents.sum(axis=1) >= inner  # each document has a [SEP]
     if not has_row[SPLITS.index("train")]:
         found = f"{tokens} tokens of training text"
@@ -37,7 +37,7 @@ def manifest_facts(written: Written, recipe: dict[str, Any], unk: int | None) ->
     unk: the id of [UNK], if the tokenizer has it.
     """
     counts = written.statistics
-    inner = recipe["length"] - 2
+    inner, is_concatenated = recipe["length"] - 2, recipe["packing"] == "concat"
     splits = {}
     for split, documents, tokens in zip(SPLITS, counts.documents, counts.tokens, strict=True):
         files = written.files[split]
@@ -47,7 +47,8 @@ def manifest_facts(written: Written, recipe: dict[str, Any], unk: int | None) ->
             "documents": num_documents,
             "rows": num_rows,
             "tokens": num_tokens,
-            "tail_tokens_dropped": num_tokens + num_documents - num_rows * inner,
+            "tail_tokens_dropped": num_tokens + num_documents - num_rows * inner if is_concatenated else 0,
+            "padding_share": round(sum(file.padding for file in files) / max(num_rows * recipe["length"], 1), 6),
             "unk_tokens": unknown,
             "unk_share": round(unknown / max(num_tokens, 1), 4),
             "most_maskable": max((file.most_maskable for file in files), default=0),

@@ -1,0 +1,12 @@
+"""The speed of a log point counts the tokens that a run learns from."""
+
+from types import SimpleNamespace
+
+from symbert_jax.train.events import Events
+from tests.conftest import TINY
+
+
+def test_speed_does_not_count_padding(mesh) -> None:
+    stream = SimpleNamespace(padding=0.25, masking=SimpleNamespace(max_predictions=8))
+    tokens, _, _ = Events._cost(SimpleNamespace(config=TINY, stream=stream))
+    assert tokens == 0.75 * TINY.data.batch_size * TINY.model.length
