@@ -66,7 +66,9 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"  # optimizer
+    # optimizer; muon: Muon for the matrices of the layers, AdamW for all other parameters; stable_adamw: AdamW that
+    # clips the update of a tensor whose gradient is larger than its second moment tells
+    name: Annotated[str, Choice(("adamw", "lamb", "muon", "stable_adamw"))] = "adamw"
     learning_rate: Amount = 1e-4  # peak learning rate, at the end of warmup
     warmup_steps: Index = 10_000  # steps of linear warmup from 0
     # how the learning rate falls from its peak to 0 at train.steps; linear and cosine: from the end of warmup on; wsd
@@ -79,6 +81,7 @@ class OptimConfig:
     b1: Fraction = 0.9  # decay rate of the first moment
     b2: Fraction = 0.999  # decay rate of the second moment
     eps: Amount = 1e-12  # added to the square root of the second moment
+    momentum: Fraction = 0.95  # decay rate of the momentum of Muon
     clip: Amount = 1.0  # largest global norm of the gradient; 0 disables clipping
     accumulate: Size = 1  # micro-batches per optimizer step
 

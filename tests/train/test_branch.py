@@ -28,6 +28,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Resu
     fields = {
         "data.dir": write_corpus(folder / "corpus", length=32),
         "data.batch_size": 8,
+        "model.attention": "pairwise",
+        "optim.name": "muon",
         "optim.schedule": "wsd",
         "optim.warmup_steps": 2,
         "train.steps": 10,
