@@ -13,7 +13,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint._src import asyncio_utils
 
-from symbert_jax.checkpoint.index import ITEMS
+from symbert_jax.checkpoint.index import EMA, ITEMS
 from symbert_jax.config import TrainConfig
 from symbert_jax.distributed import is_main_process
 from symbert_jax.storage import is_bucket
@@ -56,7 +56,7 @@ asyncio_utils.run_sync = _finish_all_tasks(asyncio_utils.run_sync)
 
 
 class Manager(ocp.CheckpointManager):
-    """Saves, finds, restores and deletes the steps in a folder; each holds the trees of `ITEMS`."""
+    """Saves, finds, restores and deletes the steps in a folder; each holds the trees of `ITEMS`, and may hold `EMA`."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Manager(ocp.CheckpointManager):
                 todelete_subdir=_DELETED,
                 async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
             ),
-            item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
+            item_handlers={item: ocp.StandardCheckpointHandler() for item in (*ITEMS, EMA)},
         )
 
     def reached_preemption(self, step: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated
 from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Size
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")  # the variants of the paper
+WEIGHTS = ("ema", "raw")  # the parameters of a checkpoint: their moving average, or those of the last step
 KERNELS = ("auto", "xla", "short", "splash", "cudnn", "triton")
 
 
@@ -84,6 +85,9 @@ class OptimConfig:
     momentum: Fraction = 0.95  # decay rate of the momentum of Muon
     clip: Amount = 1.0  # largest global norm of the gradient; 0 disables clipping
     accumulate: Size = 1  # micro-batches per optimizer step
+    # decay rate per step of the moving average of the parameters, which finetune, export and fill use; 0: no average; a
+    # run that continues with its first average starts it from its current parameters
+    ema: Fraction = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +139,8 @@ class FinetuneConfig:
 
     checkpoint: tuple[str, ...] = ()  # workdirs of pretrain runs
     checkpoint_steps: tuple[Index, ...] = ()  # step of each checkpoint; empty: the latest
+    # parameters of a checkpoint; ema: their moving average; raw: the last; empty: the average if there is one
+    weights: Annotated[str, Choice(("", *WEIGHTS))] = ""
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # GLUE tasks
     protocol: str = "paper"  # paper, bert, roberta or cramming (eval/protocols.py)
     seeds: Annotated[int, Range(0, 10_000)] = 0  # number of seeds; the seeds are 0 to seeds - 1

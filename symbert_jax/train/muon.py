@@ -68,9 +68,7 @@ def _divide_layers(function: Any, axes: tuple[str, ...], count: int, layers: Flo
     """
     share = -(-len(layers) // count)
     first = jax.lax.axis_index(axes) * share
-    start = jnp.minimum(
-        first, len(layers) - share
-    )  # the last devices repeat layers of others, and add nothing for them
+    start = jnp.minimum(first, len(layers) - share)  # the last devices repeat layers, and add nothing for them
     found = function(jax.lax.dynamic_slice_in_dim(layers, start, share))
     is_own = (start + jnp.arange(share) >= first).reshape(-1, *[1] * (layers.ndim - 1))
     placed = jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(layers), jnp.where(is_own, found, 0), start, axis=0)
