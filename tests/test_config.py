@@ -114,6 +114,11 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"branch_from": "runs/x"}, "branch_from: found 'runs/x', wanted WORKDIR@STEP"),
         ({"branch_from": "x@5", "init_from": "y"}, "branch_from: found x@5 with init_from=y, wanted one of them"),
         ({"data__mask_rate": 0.0}, "data.mask_rate: found 0.0, wanted enough to mask a token of model.length=512"),
+        ({"data__validation_mask_rate": 0.0}, "data.validation_mask_rate: found 0.0, wanted enough to mask a token"),
+        ({"data__final_mask_rate": 0.0005}, "data.final_mask_rate: found 0.0005, wanted enough to mask a token of"),
+        ({"data__mask_split": (0.8, 0.1)}, "data.mask_split: found 0.8,0.1, wanted three fractions that add up to 1"),
+        ({"data__mask_split": (1.2, -0.2, 0.0)}, "data.mask_split: found 1.2, wanted a number from 0 to 1"),
+        ({"data__mask_unit": "spans"}, "data.mask_unit: found 'spans', wanted one of token, .*did you mean 'span'"),
         ({"seed": -1}, "seed: found -1, wanted at least 0"),
         (
             {"model__key_init": "query", "model__attention": "symmetric"},

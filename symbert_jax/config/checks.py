@@ -1,5 +1,6 @@
 """Finds the problems of a config: fields outside their limits, and fields that contradict each other."""
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -80,16 +81,29 @@ def split_problems(model: ModelConfig, mesh: MeshConfig) -> Iterator[UserError]:
 
 def _contradictions(config: Config) -> Iterator[UserError]:
     model, data, optim, train = config.model, config.data, config.optim, config.train
-    # Any other mask rate is outside its limit. [CLS] and [SEP] are never masked.
-    if 0 <= data.mask_rate < 1 and round(data.mask_rate * (model.length - 2)) < 1:
-        wanted = f"enough to mask a token of model.length={model.length}"
-        yield UserError("data.mask_rate", str(data.mask_rate), wanted, "without masked tokens there is no loss")
+    for name in ("mask_rate", "validation_mask_rate", "final_mask_rate"):
+        rate = getattr(data, name)
+        is_constant = name == "final_mask_rate" and rate == 0
+        # Any other mask rate is outside its limit. [CLS] and [SEP] are never masked.
+        if 0 <= rate < 1 and round(rate * (model.length - 2)) < 1 and not is_constant:
+            wanted = f"enough to mask a token of model.length={model.length}"
+            yield UserError(f"data.{name}", str(rate), wanted, "without masked tokens there is no loss")
+    if len(data.mask_split) != 3 or not math.isclose(sum(data.mask_split), 1):
+        found, hint = ",".join(f"{share:g}" for share in data.mask_split), "BERT has 0.8,0.1,0.1"
+        wanted = "three fractions that add up to 1: replaced by [MASK], replaced by a random token, kept"
+        yield UserError("data.mask_split", found or "none", wanted, hint)
     values = values_by_name(config)
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
     for name, value, other, required in _REQUIREMENTS:
         if values[name] == value and values[other] != required:
             yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={required}")
+    if model.window % 2:
+        hint = f"{model.window + 1} is {(model.window + 1) // 2} on each side"
+        yield UserError("model.window", str(model.window), "an even number, half of it on each side", hint)
+    width_name = "model.key_dim" if model.key_dim else "model.dim / model.heads"
+    if model.positions == "rope" and (width := model.key_dim or model.dim // max(model.heads, 1)) % 2:
+        yield UserError(width_name, str(width), "an even number with model.positions=rope, which rotates pairs")
     yield from split_problems(model, config.mesh)
     # At most 10 digits, because `int` refuses very long numbers.
     step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)

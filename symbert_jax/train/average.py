@@ -10,7 +10,6 @@ from etils import epath
 from symbert_jax.checkpoint import Checkpoints, check_path
 from symbert_jax.config import Config, MeshConfig, split_list
 from symbert_jax.data import tokenizer
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
@@ -37,7 +36,7 @@ def average(source: epath.Path, workdir: epath.Path, steps: str | None, last: in
     optim = dataclasses.replace(config.optim, ema=0.0)  # the mean has no moving average
     config = dataclasses.replace(config, optim=optim, mesh=MeshConfig(), init_from="", branch_from="")
     with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        tokenizer.write(tokenizer.read(source / VOCAB), new / VOCAB)
+        tokenizer.write(tokenizer.read(source), new)
         write_first_checkpoint(new, config, params)
     print(f"{workdir}: the mean of steps {', '.join(map(str, chosen))} of {source}, as checkpoint 0")
 

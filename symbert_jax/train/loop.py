@@ -15,7 +15,6 @@ from symbert_jax.config import Config, to_json, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import (
     Stop,
     check_shared,
@@ -131,9 +130,9 @@ def _open_events(
 
 
 def write_run_files(config: Config, corpus: Corpus, workdir: epath.Path) -> None:
-    """Writes the config and the vocabulary to the workdir, so that its checkpoints can be read without the corpus."""
+    """Writes the config and the tokenizer to the workdir, so that its checkpoints can be read without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.write(corpus.tokenizer, workdir / VOCAB)
+    tokenizer.write(corpus.tokenizer, workdir)
     write_whole(workdir / "config.json", to_json(config))
 
 

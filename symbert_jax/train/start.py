@@ -13,7 +13,6 @@ from symbert_jax.checkpoint import EMA, FOLDER, Checkpoints
 from symbert_jax.config import Config, TrainConfig, to_json, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
@@ -25,15 +24,33 @@ INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain",
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
-_FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from", "branch_from")
+_FIXED = (
+    "seed",
+    "model.heads",
+    "model.norm",
+    "model.norm_eps",
+    "model.rope_theta",
+    "model.rope_theta_local",
+    "model.window",
+    "model.global_every",
+    "data.batch_size",
+    "data.mask_rate",
+    "data.final_mask_rate",
+    "data.validation_mask_rate",
+    "data.mask_split",
+    "data.mask_unit",
+    "optim.name",
+    "init_from",
+    "branch_from",
+)
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
+    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|workers|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
 # A branch cannot change these fields of the run that it comes from.
-_FIXED_IN_BRANCH = ("model.heads", "optim.name")
+_FIXED_IN_BRANCH = (*(field for field in _FIXED if field.startswith("model.")), "optim.name")
 # Fields that a branch may also change without a message: those that it is made for, and the origin of the other run.
 _FREE_IN_BRANCH = re.compile(r"init_from|branch_from|train\.steps|optim\.(schedule|decay_steps|decay_shape)")
 
@@ -179,9 +196,9 @@ def _changes(
 
 
 def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:
-    if corpus.tokenizer != tokenizer.read(workdir / VOCAB):
+    if corpus.tokenizer != tokenizer.read(workdir):
         found = f"a different vocabulary in {corpus.location}"
-        yield UserError("data.dir", found, f"the vocabulary of {workdir}/{VOCAB}", hint)
+        yield UserError("data.dir", found, f"the vocabulary of {workdir}", hint)
 
 
 @contextlib.contextmanager

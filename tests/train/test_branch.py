@@ -142,7 +142,7 @@ def list_problems(trunk: Config, **changes: object) -> list[UserError]:
 def test_branch_may_change_the_end_of_the_schedule_and_reports_other_changes(trunk, tmp_path: Path) -> None:
     decay = {"schedule": "wsd", "decay_steps": 9, "decay_shape": "sqrt"}
     assert list_problems(trunk, optim=decay, train={"steps": 20}) == []
-    other = write_corpus(tmp_path / "corpus", rows=63)
+    other = write_corpus(tmp_path / "corpus", num_rows=63)
     data = {"dir": str(other), "batch_size": 8, "mask_rate": 0.3}
     reported = list_problems(trunk, optim={"weight_decay": 0.1}, data=data, seed=1)
     assert all(isinstance(each, Advice) for each in reported)
@@ -156,6 +156,7 @@ def test_branch_may_change_the_end_of_the_schedule_and_reports_other_changes(tru
     [
         ({"train": {"steps": 5}}, "train.steps: found 5, wanted more than 5, the step of branch_from"),
         ({"optim": {"name": "lamb"}}, "optim.name: found lamb, wanted adamw, with which .*/trunk reached step 5"),
+        ({"model": {"norm_eps": 1e-5}}, "model.norm_eps: found 1e-05, wanted 1e-12, with which .*; a branch keeps it"),
         ({"model": {"layers": 3}}, r".*/trunk/checkpoints/5/params: found .* of shape \[2, .*wanted .* \[3, "),
         ({"branch_from": "{}@7"}, r"checkpoint: found no step 7 in .*/trunk/checkpoints, wanted one of \[5\]"),
         ({"branch_from": "{}x@5"}, "checkpoint: found no .*/trunkx/checkpoints, wanted the workdir of a pretrain run"),

@@ -14,7 +14,7 @@ from symbert_jax.sharding import make_mesh
 from symbert_jax.train import muon
 from symbert_jax.train.optimizer import make_optimizer
 from tests.conftest import configure
-from tests.forms import FORMS
+from tests.forms import FORMS, MODERN
 
 D, N, H, F, L = 6, 2, 3, 8, 3
 
@@ -78,10 +78,10 @@ def test_muon_updates_every_matrix_of_every_layer_and_adamw_the_rest() -> None:
     assert num_matrices == 6
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "modern"])
 def test_muon_takes_the_inputs_of_every_kernel_for_its_rows(form: str) -> None:
     """The letters of a `Dense` say what its inputs are; a matrix of P has one input dimension."""
-    module = nnx.eval_shape(lambda: Bert(configure(model=FORMS[form]).model, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: Bert(configure(model=(FORMS | {"modern": MODERN})[form]).model, nnx.Rngs(0)))
     kernels = {path: found for path, found in nnx.iter_modules(module) if isinstance(found, Dense)}
     of_layers = {path[-1]: len(found.inputs) for path, found in kernels.items() if path[0] == "layers"}
     assert of_layers.keys() >= {"value", "output", "up", "down"}
