@@ -150,7 +150,7 @@ class FinetuneConfig:
     checkpoint: tuple[str, ...] = ()  # workdirs of pretrain runs
     checkpoint_steps: tuple[Index, ...] = ()  # step of each checkpoint; empty: the latest
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # GLUE tasks
-    protocol: str = "paper"  # paper, bert, roberta or cramming (eval/protocols.py)
+    protocol: str = "paper"  # paper, bert, roberta, cramming or modernbert (eval/protocols.py)
     seeds: Annotated[int, Range(0, 10_000)] = 0  # number of seeds; the seeds are 0 to seeds - 1
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected

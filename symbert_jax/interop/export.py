@@ -65,15 +65,16 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     model, params = (fold if is_folded else to_papers_form)(trained.model, trained.params)
     wordpiece = tokenizer.read_for_model(source, model.vocab_size)
     model_type = model_type_of(model) if is_folded else PLPI
+    title = TITLES[model_type]
     config = to_config(model, model_type, trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
     weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     is_masked_lm = trained.classes is None
-    model_card = card(trained.model, trained.facts, is_folded=is_folded, is_masked_lm=is_masked_lm, command=command)
+    model_card = card(trained.model, title, trained.facts, is_folded, is_masked_lm, command)
     with new_folder(out, "out") as new:
         folder.write(new, config, weights, wordpiece, model_card)
         difference = verify(trained, new, dtype)
     print(
-        f"{out}: written as {model.attention} {TITLES[model_type]}, {len(weights)} tensors; "
+        f"{out}: written as {model.attention} {title}, {len(weights)} tensors; "
         f"its logits differ from the trained model's by at most {difference:.1e}"
     )
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from symbert_jax.model.tree import Params
 
@@ -24,10 +23,10 @@ class Layout:
     modules: Mapping[str, str]  # names of modules, by the path in our tree; their parameters are a weight and a bias
     # Tensors that some checkpoints hold twice, by the name of the copy.
     tied: Mapping[str, str]
-    unused: tuple[str, ...] = ()  # prefixes of tensors of the encoder that a masked-language model does not use
+    unused: tuple[str, ...]  # prefixes of tensors of the encoder that a masked-language model does not use
     # Modules of a layer that are one in PyTorch, whose outputs are concatenated, by the last parts of their names.
-    fused: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    after_layers: tuple[str, str] = ("", "")  # the module `{next}` of the last layer, without an index, and its name
+    fused: Mapping[str, tuple[str, ...]]
+    after_layers: tuple[str, str]  # the module `{next}` of the last layer, without an index, and its name
 
     def name(self, path: str) -> str:
         """Returns the name of a parameter with this path in our tree."""
@@ -90,6 +89,8 @@ BERT = Layout(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     unused=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids", "bert.pooler."),
+    fused={},
+    after_layers=("", ""),
 )
 
 _MODERN_LAYER = "model.layers.{}"
@@ -121,6 +122,7 @@ MODERNBERT = Layout(
         "head.classifier": "classifier",
     },
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    unused=(),
     fused={"Wqkv": ("query", "key", "value"), "Wi": ("input", "gate")},
     after_layers=("attn_norm", "model.final_norm"),
 )
