@@ -38,7 +38,7 @@ class ModelConfig:
     mlp_dim: Size = 3072  # F, the width of the MLP
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
-    vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
+    vocab_size: Annotated[int, Range(1, 2**22)] = 30522
     dropout: Fraction = 0.1  # dropout rate of the embeddings and of both residual branches
     attention_dropout: Fraction = 0.1  # dropout rate of the attention probabilities
     # type of activations; parameters and optimizer moments are always float32
@@ -52,11 +52,14 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
-    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib[+PACKAGE…]]
+    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, parquet:GLOB, python-docs[:stdlib[+PACKAGE…]]
     sources: tuple[str, ...] = ()
-    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
+    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or trained on the corpus: train (WordPiece as
+    # in BERT) or train:bpe (byte-level BPE)
     vocab: str = "hf:google-bert/bert-base-uncased"
+    lowercase: bool = True  # whether a trained tokenizer lower-cases texts
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
+    workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
     final_mask_rate: Fraction = 0.0  # mask rate that data.mask_rate changes to linearly until train.steps; 0: constant
     # mask rate of validation, which in every run predicts single tokens with BERT's split, so that losses compare

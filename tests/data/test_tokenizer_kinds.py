@@ -11,8 +11,8 @@ import pytest
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.documents import Document
-from symbert_jax.data.encoding import encode
+from symbert_jax.data.prepare.encoding import encode
+from symbert_jax.data.rows import row_dtype
 from symbert_jax.data.tokenizer import JsonTokenizer, WordPiece
 from symbert_jax.errors import UserError
 from tests.data.kinds import FOLDER, KINDS, documents, recorded
@@ -38,14 +38,14 @@ def test_ids_equal_those_of_transformers(kind: str) -> None:
 def test_corpus_has_the_ids_of_the_library() -> None:
     """Long documents are encoded in pieces only if that makes no difference."""
     texts = [*documents(1000), "\n".join(documents(50)), *recorded("roberta")["texts"]]
-    batch = [Document(text, "source", "train") for text in texts]
     theirs = {kind: Tokenizer.from_file(f"{FOLDER}/{kind}/tokenizer.json") for kind in KINDS}
     theirs["bert"] = BertWordPieceTokenizer(str(BERT))
     for kind, library in theirs.items():
         ours = tokenizer.read(BERT if kind == "bert" else FOLDER / kind)
         wanted = [each.ids for each in library.encode_batch(texts, add_special_tokens=False)]
-        found = {document.text: ids.tolist() for part in encode(ours, batch) for document, ids in part}
-        assert found == {text: [*ids, ours.sep_id] for text, ids in zip(texts, wanted, strict=True) if ids}, kind
+        found = encode(ours, texts, row_dtype(len(ours.tokens)))
+        for text, ids, expected in zip(texts, found, wanted, strict=True):
+            assert ids.tolist() == [*expected, ours.sep_id], (kind, text)
         assert isinstance(ours, WordPiece) == ours.splits_at_line_ends == (kind == "bert")
 
 

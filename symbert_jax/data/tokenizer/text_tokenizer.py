@@ -1,11 +1,14 @@
 """What every tokenizer offers: its tokens, the roles of its special tokens, and its object of the library."""
 
 import abc
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 from tokenizers import AddedToken, Tokenizer
+
+PREFIX = "##"  # begins a token of WordPiece that continues a word
 
 
 class Roles(NamedTuple):
@@ -49,6 +52,22 @@ class TextTokenizer(abc.ABC):
         parse_special: whether special tokens are recognised in a text, such as "[MASK]" in a prompt. If not, they are
           split like ordinary text, as in a corpus, where no text may forge the [SEP] that ends a document.
         """
+
+    @abc.abstractmethod
+    def text(self, i: int) -> str:
+        """Returns the text that token `i` stands for, with its blank if it has one."""
+
+    def readable(self, i: int) -> str:
+        """Returns token `i` for people: its text, after ## if it continues a word."""
+        text = self.text(i).strip()
+        if not text or self.is_special[i]:
+            return self.tokens[i]
+        return f"{PREFIX}{text}" if self.continues_word[i] else text
+
+    @functools.cached_property
+    def corpus_encoder(self) -> Tokenizer:
+        """The result of `build` for the texts of a corpus, made once; nobody changes its settings."""
+        return self.build(parse_special=False)
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
