@@ -67,8 +67,7 @@ class Model:
         Raises:
           UserError: the workdir has no vocabulary, or one that does not fit the model.
         """
-        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
-            return self._text_tokenizer.build(parse_special=True)
+        return self._text_tokenizer.build(parse_special=True)
 
     @overload
     def fill_mask(self, text: str, top: int = 5) -> list[list[Guess]]: ...  # type: ignore[overload-overlap]
@@ -203,7 +202,8 @@ class Model:
 
     @functools.cached_property
     def _text_tokenizer(self) -> TextTokenizer:
-        return read_for_model(self.workdir, self.config.model.vocab_size)
+        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
+            return read_for_model(self.workdir, self.config.model.vocab_size)
 
     @functools.cached_property
     def _device_params(self) -> Params:
