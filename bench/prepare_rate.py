@@ -19,7 +19,7 @@ from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import sources, tokenizer
 from symbert_jax.data.manifest import read_manifest
 from symbert_jax.data.prepare.command import prepare
-from symbert_jax.data.prepare.encoding import batch_pieces, split_text
+from symbert_jax.data.prepare.encoding import batch_pieces
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 def library_seconds(vocab: Path, texts: list[str]) -> float:
     """Returns the time of `encode_batch_fast` alone, on batches of similar size, because these make it fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
-    batches = [[piece for piece, _ in batch] for batch in batch_pieces(map(split_text, texts))]
+    batches = [[piece for piece, _ in batch] for batch in batch_pieces(texts)]
     start = time.perf_counter()
     for batch in batches:
         encoder.encode_batch_fast(batch, add_special_tokens=False)

@@ -24,6 +24,7 @@ from symbert_jax.data.tokenizer import (
 )
 from symbert_jax.data.tokenizer import write as write_tokenizer
 from symbert_jax.errors import UserError
+from symbert_jax.interop import modernbert
 from symbert_jax.interop.tensors import Tensors
 from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json, write_whole
 
@@ -64,7 +65,7 @@ def read(folder: epath.Path) -> Folder:
     Raises:
       UserError: a file is missing or damaged, or the weights are pickled and torch is not installed.
     """
-    wanted = "the folder of a BERT model, in the format of Hugging Face or of plpi/bert"
+    wanted = "the folder of a BERT or ModernBERT, in the format of Hugging Face or of plpi/bert"
     if not folder.exists():
         hint = "download a model of the hub first: hf download OWNER/NAME --local-dir DIR"
         raise UserError("source", f"no folder {folder}", wanted, hint)
@@ -82,6 +83,8 @@ def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, token
       OSError: a file cannot be written; the error names it.
     """
     settings = to_settings(tokenizer, config["max_position_embeddings"])
+    if config["model_type"] == modernbert.MODEL_TYPE:  # it has no token types
+        settings |= {"model_input_names": ["input_ids", "attention_mask"]}
     for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS_FILE, role_names(tokenizer))):
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
     write_tokenizer(tokenizer, folder)

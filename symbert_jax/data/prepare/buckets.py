@@ -10,8 +10,7 @@ from symbert_jax.data.prepare import statistics
 from symbert_jax.data.prepare.documents import count_validation
 from symbert_jax.data.prepare.encoding import encode
 from symbert_jax.data.prepare.statistics import Statistics
-from symbert_jax.data.rows import row_dtype
-from symbert_jax.data.tokenizer import TextTokenizer
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
 
 
 class Copies(NamedTuple):
@@ -47,16 +46,16 @@ def decode(texts: Sequence[bytes]) -> Iterator[str]:
 
 
 def tokenize(
-    bucket: Bucket, tokenizer: TextTokenizer, validation_fraction: float
+    bucket: Bucket, tokenizer: TextTokenizer, encoder: Tokenizer, dtype: np.dtype, validation_fraction: float
 ) -> tuple[tuple[UInt[np.ndarray, " _"], UInt[np.ndarray, " _"]], Statistics]:
     """Returns the sequences of a bucket for training and for validation, and the counts of its documents.
 
     A sequence joins the token ids of documents, each with its [SEP]. Documents without a token are left out.
+
+    encoder: the result of `tokenizer.build(parse_special=False)`.
     """
-    vocab_size = len(tokenizer.tokens)
-    dtype = row_dtype(vocab_size)
     num_validation = count_validation(bucket.keys, validation_fraction)
-    encoded = list(encode(tokenizer, decode(bucket.texts), dtype))
+    encoded = list(encode(tokenizer, encoder, decode(bucket.texts), dtype))
     lengths = np.array([len(ids) - 1 for ids in encoded], np.int64)
     sequences, lengths_of_splits, sources_of_splits = [], [], []
     for documents in (slice(num_validation, None), slice(0, num_validation)):
@@ -66,6 +65,6 @@ def tokenize(
         lengths_of_splits.append(lengths[documents][has_token])
         sources_of_splits.append(bucket.sources[documents][has_token])
     counts = statistics.count(
-        sequences, lengths_of_splits, sources_of_splits, bucket.duplicates, vocab_size, tokenizer.sep_id
+        sequences, lengths_of_splits, sources_of_splits, bucket.duplicates, len(tokenizer.tokens), tokenizer.sep_id
     )
     return (sequences[0], sequences[1]), counts

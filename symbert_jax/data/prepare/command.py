@@ -129,9 +129,7 @@ def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
         rows.write_info(work, length, dtype, counts)
         facts = manifest_facts(written, recipe, unk=text_tokenizer.unk_id)
         versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
-        facts |= {
-            "versions": {"symbert_jax": symbert_jax.__version__, **versions},
-        }
+        facts |= {"versions": {"symbert_jax": symbert_jax.__version__, **versions}}
         names = {
             rows.file_name(split, i): file.file
             for split, files in written.files.items()

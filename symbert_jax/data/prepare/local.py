@@ -35,7 +35,8 @@ from symbert_jax.data.prepare.row_files import RowFile, RowFormat, row_format, w
 from symbert_jax.data.prepare.workers import Workers
 from symbert_jax.data.prepare.written import Written, check_rows
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import TextTokenizer, Training
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.progress import Progress
 from symbert_jax.storage import add_path_to_os_errors, remove_contents
 
@@ -59,11 +60,6 @@ class Job(NamedTuple):
     def shard(self, number: int) -> Path:
         """The file that says that a shard has been read, and how many documents and which runs it has."""
         return self.folder / UNFINISHED / "shards" / f"{number:06d}.json"
-
-    @property
-    def vocabulary(self) -> Path:
-        """The file that says that the vocabulary has been written."""
-        return self.folder / UNFINISHED / "vocabulary"
 
     @property
     def runs(self) -> Path:
@@ -185,14 +181,13 @@ def _read_bucket(job: Job, bucket: int) -> Bucket:
 
 
 def _write_vocabulary(job: Job, workers: Workers, config: Config) -> None:
-    if not job.vocabulary.exists():
+    if not tokenizer.is_written(job.folder):
         counts, vocab, lowercase = Counter[str](), config.data.vocab, config.data.lowercase
         if training := tokenizer.find_training(vocab, lowercase):
             calls = ((job, bucket, training) for bucket in range(1 << job.bits))
             for counts_of_bucket in workers.map(_count_words, calls):
                 counts.update(counts_of_bucket)
         tokenizer.write_vocabulary(vocab, counts, config.model.vocab_size, job.folder, lowercase=lowercase)
-        _write_whole(job.vocabulary, b"")
 
 
 def _count_words(job: Job, bucket: int, training: Training) -> Counter[str]:
@@ -210,8 +205,9 @@ def _tokenize(job: Job, workers: Workers, num_read: int) -> None:
 
 def _tokenize_bucket(job: Job, bucket: int) -> int:
     """Writes the sequences of a bucket and its statistics; returns the number of documents that it was read from."""
-    documents = _read_bucket(job, bucket)
-    sequences, counts = buckets.tokenize(documents, _tokenizer(job), job.validation_fraction)
+    text_tokenizer, encoder = _load_tokenizer(job.folder)
+    documents, dtype = _read_bucket(job, bucket), rows.row_dtype(len(text_tokenizer.tokens))
+    sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
         _write_whole(job.sequence(split, bucket), sequence.tobytes())
     buffer = io.BytesIO()
@@ -220,18 +216,21 @@ def _tokenize_bucket(job: Job, bucket: int) -> int:
     return len(documents.texts) + int(documents.duplicates.sum())
 
 
-def _tokenizer(job: Job) -> TextTokenizer:
-    return _read_tokenizer(job.folder, job.vocabulary.stat().st_mtime_ns)
+def _load_tokenizer(folder: Path) -> tuple[TextTokenizer, Tokenizer]:
+    """Returns the tokenizer in a folder, and its object of the library, for texts of a corpus."""
+    files = [folder / name for name in (VOCAB, tokenizer.TOKENIZER)]
+    return _load_tokenizer_once(folder, max(path.stat().st_mtime_ns for path in files if path.exists()))
 
 
 @functools.lru_cache(maxsize=1)
-def _read_tokenizer(folder: Path, _: int) -> TextTokenizer:
-    return tokenizer.read(folder)
+def _load_tokenizer_once(folder: Path, _: int) -> tuple[TextTokenizer, Tokenizer]:
+    text_tokenizer = tokenizer.read(folder)
+    return text_tokenizer, text_tokenizer.build(parse_special=False)
 
 
 def _write_files(job: Job, workers: Workers, length: int) -> dict[str, list[RowFile]]:
     """Writes the row files; returns them in order, by split."""
-    form = row_format(_tokenizer(job), length)
+    form = row_format(_load_tokenizer(job.folder)[0], length)
     calls = []
     for split in SPLITS:
         paths = [job.sequence(split, bucket) for bucket in range(1 << job.bits)]

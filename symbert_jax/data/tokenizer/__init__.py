@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from symbert_jax.data.tokenizer.files import (
     find,
+    is_written,
     load,
     read,
     read_for_model,
@@ -37,6 +38,7 @@ __all__ = [
     "count_words",
     "find",
     "find_training",
+    "is_written",
     "load",
     "read",
     "read_for_model",

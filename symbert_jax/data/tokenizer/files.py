@@ -99,6 +99,11 @@ def write(tokenizer: TextTokenizer, folder: Path | epath.Path) -> None:
     vocab.unlink(missing_ok=True)
 
 
+def is_written(folder: Path | epath.Path) -> bool:
+    """Whether `write` has written all files of a tokenizer to a folder: it writes the file tested here last."""
+    return (folder / VOCAB).exists() or ((folder / SPECIAL_TOKENS_FILE).exists() and (folder / TOKENIZER).exists())
+
+
 def tokenizer_json_of(tokenizer: TextTokenizer) -> str:
     """Returns the content of a tokenizer.json."""
     if isinstance(tokenizer, JsonTokenizer):

@@ -1,7 +1,6 @@
 """What every tokenizer offers: its tokens, the roles of its special tokens, and its object of the library."""
 
 import abc
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -63,11 +62,6 @@ class TextTokenizer(abc.ABC):
         if not text or self.is_special[i]:
             return self.tokens[i]
         return f"{PREFIX}{text}" if self.continues_word[i] else text
-
-    @functools.cached_property
-    def corpus_encoder(self) -> Tokenizer:
-        """The result of `build` for the texts of a corpus, made once; nobody changes its settings."""
-        return self.build(parse_special=False)
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
