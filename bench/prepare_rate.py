@@ -34,7 +34,7 @@ def main() -> None:
         vocab = Path(folder, "vocab.txt")
         texts = [text for name in source_names for text in sources.documents(name)]
         counts = tokenizer.count_words(texts) if arguments.vocab == "train" else {}
-        tokenizer.write_vocabulary(arguments.vocab, counts, ModelConfig().vocab_size, vocab)
+        tokenizer.write_vocabulary(arguments.vocab, counts, ModelConfig().vocab_size, vocab.parent)
         rounds = []
         for i in range(arguments.rounds):
             data = DataConfig(dir=f"{folder}/{i}", sources=source_names, vocab=str(vocab))

@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from symbert_jax import checkpoint
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Config, MeshConfig, ModelConfig
-from symbert_jax.data.tokenizer import Tokenizer, read_for_model, special_ids
-from symbert_jax.data.vocabulary import MASK, PAD
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, read_for_model
+from symbert_jax.data.vocabulary import MASK
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
@@ -32,7 +32,7 @@ POOLINGS = ("mean", "cls")
 class Guess(NamedTuple):
     """A token that the model predicts for a [MASK]."""
 
-    token: str  # a token of the vocabulary; it begins with ## if it continues a word
+    token: str  # a token of the vocabulary as text; it begins with ## if it continues a word
     probability: float  # from 0 to 1; the probabilities of all tokens of the vocabulary sum to 1
 
 
@@ -62,13 +62,12 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, from the package `tokenizers`. It reads "[MASK]" in a text as the special token.
+        """The tokenizer, from the package `tokenizers`. It recognises special tokens in a text.
 
         Raises:
           UserError: the workdir has no vocabulary, or one that does not fit the model.
         """
-        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
-            return read_for_model(self.workdir, self.config.model.vocab_size).build(parse_special=True)
+        return self._text_tokenizer.build(parse_special=True)
 
     @overload
     def fill_mask(self, text: str, top: int = 5) -> list[list[Guess]]: ...  # type: ignore[overload-overlap]
@@ -81,6 +80,8 @@ class Model:
 
             model.fill_mask("The [MASK] sat on the [MASK].")[0][0]  # Guess(token="cat", probability=0.31)
 
+        A mask is written [MASK] whatever the spelling of the tokenizer's own mask token, which is understood, too.
+
         text: one text, or several; for several, the result is a list with an entry for each text.
 
         Raises:
@@ -91,7 +92,7 @@ class Model:
             raise UserError("top", str(top), "at least 1")
         texts = named_texts(text)
         rows = self._token_ids(texts, truncate=False, hint="")
-        mask_positions = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
+        mask_positions = [np.flatnonzero(np.array(row) == self._text_tokenizer.mask_id) for row in rows]
         for (name, one_text), positions in zip(texts.items(), mask_positions, strict=True):
             if not len(positions):
                 hint = f"write {MASK} in capitals" if MASK.lower() in one_text.lower() else ""
@@ -117,8 +118,8 @@ class Model:
           UserError: a text is too long, or is not text in UTF-8.
         """
         rows = self._token_ids(named_texts(texts), truncate)
-        ids = _pad(rows, self._special_ids[PAD], count=len(rows), width=max(map(len, rows), default=0))
-        return EncodedTexts(ids, ids != self._special_ids[PAD])
+        ids = _pad(rows, self._text_tokenizer.pad_id, count=len(rows), width=max(map(len, rows), default=0))
+        return EncodedTexts(ids, ids != self._text_tokenizer.pad_id)
 
     def embed(
         self, texts: str | Iterable[str], pooling: str = "mean", *, truncate: bool = False
@@ -170,7 +171,9 @@ class Model:
         hint: the hint in the error about a text that is too long.
         """
         limit = self.config.model.length
-        rows = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts.values()))]
+        mask = self._text_tokenizer.tokens[self._text_tokenizer.mask_id]
+        encodings = self.tokenizer.encode_batch([text.replace(MASK, mask) for text in texts.values()])
+        rows = [encoding.ids for encoding in encodings]
         for name, row in zip(texts, rows, strict=True):
             if len(row) > limit and not truncate:
                 raise UserError(name, f"{len(row)} tokens", f"at most {limit}, the length of the model", hint)
@@ -183,22 +186,24 @@ class Model:
             indices = order[start : start + MAX_BATCH]
             length = min(round_up(max(len(rows[indices[-1]]), MIN_LENGTH)), self.config.model.length)
             batch_rows, count = [rows[i] for i in indices], round_up(len(indices))
-            yield indices, _pad(batch_rows, self._special_ids[PAD], count=count, width=length)
+            yield indices, _pad(batch_rows, self._text_tokenizer.pad_id, count=count, width=length)
 
     def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
-        probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
+        tokenizer = self._text_tokenizer
+        probabilities = softmax(logits[: len(tokenizer.tokens)])
         best = (-probabilities).argsort()[:top].tolist()
-        return [Guess(str(self.tokenizer.id_to_token(i)), float(probabilities[i])) for i in best]
+        return [Guess(tokenizer.readable(i), float(probabilities[i])) for i in best]
 
     def _run(self, function: Callable[..., Array], ids: Int[np.ndarray, "B T"], argument: Any) -> np.ndarray:
         """Calls `_logits` or `_pooled` on one device, with `argument` as its last argument."""
-        mask = ids != self._special_ids[PAD]
+        mask = ids != self._text_tokenizer.pad_id
         with jax.set_mesh(one_device()):
             return np.asarray(function(self.config.model, self._device_params, ids, mask, argument))
 
     @functools.cached_property
-    def _special_ids(self) -> dict[str, int]:
-        return special_ids(self.tokenizer)
+    def _text_tokenizer(self) -> TextTokenizer:
+        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
+            return read_for_model(self.workdir, self.config.model.vocab_size)
 
     @functools.cached_property
     def _device_params(self) -> Params:

@@ -22,6 +22,7 @@ _REQUIREMENTS = (
     ("model.key_init", "query", "model.query", "learned"),
     ("model.query", "identity", "model.attention", "standard"),
     ("model.query", "identity", "model.key_dim", 0),
+    ("optim.decay_shape", "sqrt", "optim.schedule", "wsd"),
 )
 _SPLIT_DIMENSIONS = ("heads", "mlp_dim", "vocab_size")  # these are split along the axis `model` of the mesh
 
@@ -56,6 +57,9 @@ def problems(config: Config | FinetuneConfig | StudyConfig) -> Iterator[UserErro
 
 def _study_problems(config: StudyConfig) -> Iterator[UserError]:
     """Yields the errors of a study beside fields outside their limits."""
+    if config.base.branch_from:
+        found, hint = repr(config.base.branch_from), "the runs of a study start at step 0"
+        yield UserError("base.branch_from", found, "none", hint)
     if in_base := list(_contradictions(config.base)):
         for problem in in_base:
             yield UserError(f"base.{problem.what}", problem.found, problem.wanted, problem.hint)
@@ -88,6 +92,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
         found, hint = ",".join(f"{share:g}" for share in data.mask_split), "BERT has 0.8,0.1,0.1"
         wanted = "three fractions that add up to 1: replaced by [MASK], replaced by a random token, kept"
         yield UserError("data.mask_split", found or "none", wanted, hint)
+    if not data.lowercase and data.vocab.partition(":")[0] != "train":
+        hint = "any other tokenizer says itself whether it lower-cases texts"
+        yield UserError("data.lowercase", f"False with data.vocab={data.vocab}", "data.vocab=train or train:bpe", hint)
     values = values_by_name(config)
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])
@@ -113,6 +120,17 @@ def _contradictions(config: Config) -> Iterator[UserError]:
             f"fewer than train.steps={train.steps}",
             "the learning rate would never come down again",
         )
+    elif optim.schedule == "wsd" and optim.warmup_steps + optim.decay_steps > train.steps:
+        wanted = f"at most {train.steps - optim.warmup_steps}, the steps of the run after warmup"
+        yield UserError("optim.decay_steps", str(optim.decay_steps), wanted)
+    if optim.decay_steps and optim.schedule != "wsd":
+        found = f"{optim.decay_steps} with optim.schedule={optim.schedule}"
+        yield UserError("optim.decay_steps", found, "optim.schedule=wsd")
+    if config.branch_from and not re.fullmatch(r".+@[0-9]{1,10}", config.branch_from, re.DOTALL):
+        hint = "a run that is started again must branch from the same step"
+        yield UserError("branch_from", repr(config.branch_from), "WORKDIR@STEP", hint)
+    if config.branch_from and config.init_from:
+        yield UserError("branch_from", f"{config.branch_from} with init_from={config.init_from}", "one of them")
 
 
 def _multiple_problems(name: str, value: int, divisor_name: str, divisor: int) -> Iterator[UserError]:

@@ -38,7 +38,7 @@ class ModelConfig:
     mlp_dim: Size = 3072  # F, the width of the MLP
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
-    vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
+    vocab_size: Annotated[int, Range(1, 2**22)] = 30522
     # place of LayerNorm; post: after each residual sum, as in BERT; pre: before attention and before the MLP, and once
     # after the last layer, as in ModernBERT
     norm: Annotated[str, Choice(("post", "pre"))] = "post"
@@ -70,8 +70,10 @@ class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
     # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, parquet:GLOB, python-docs[:stdlib[+PACKAGE…]]
     sources: tuple[str, ...] = ()
-    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
+    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or trained on the corpus: train (WordPiece as
+    # in BERT) or train:bpe (byte-level BPE)
     vocab: str = "hf:google-bert/bert-base-uncased"
+    lowercase: bool = True  # whether a trained tokenizer lower-cases texts
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
     workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
@@ -93,8 +95,12 @@ class OptimConfig:
     name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"  # optimizer
     learning_rate: Amount = 1e-4  # peak learning rate, at the end of warmup
     warmup_steps: Index = 10_000  # steps of linear warmup from 0
-    # decay of the learning rate to 0 at train.steps
-    schedule: Annotated[str, Choice(("linear", "cosine"))] = "linear"
+    # how the learning rate falls from its peak to 0 at train.steps; linear and cosine: from the end of warmup on; wsd
+    # (warmup, stable, decay): it stays at its peak and falls in the last optim.decay_steps
+    schedule: Annotated[str, Choice(("linear", "cosine", "wsd"))] = "linear"
+    decay_steps: Index = 0  # steps of decay at the end of the schedule wsd; 0: the learning rate stays at its peak
+    # shape of the decay of wsd after a fraction x of it; linear: 1 - x; sqrt: 1 - sqrt(x)
+    decay_shape: Annotated[str, Choice(("linear", "sqrt"))] = "linear"
     weight_decay: Amount = 0.01  # decoupled weight decay, not applied to biases and LayerNorm
     b1: Fraction = 0.9  # decay rate of the first moment
     b2: Fraction = 0.999  # decay rate of the second moment
@@ -136,6 +142,9 @@ class Config:
     # seed of the initial parameters, of masks, of dropout and of the order of rows
     seed: Annotated[int, Range(0, 2**32 - 1, "two seeds 2^32 apart draw the same parameters")] = 0
     init_from: str = ""  # WORKDIR or WORKDIR@STEP whose parameters start a new run; empty: random parameters
+    # WORKDIR@STEP of a run that this one continues in a workdir of its own, with its parameters, its optimizer and the
+    # rows that follow, for example with a decay of the learning rate; empty: the run starts at step 0
+    branch_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import FinetuneConfig, ModelConfig, values_by_name
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import check_shared, connect_devices, same_on_all_processes, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
@@ -190,7 +189,7 @@ def _train_task(
     run.progress.skip(num_finished, num_finished * protocol.epochs * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
-        files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)
+        files.add(outcomes, params, pretrained.model, pretrained.workdir)
         run.progress.finish(len(outcomes))
         for outcome in outcomes:
             run.progress.say(f"{report.format_trial(outcome.result)}  ({run.progress.status})")

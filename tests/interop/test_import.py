@@ -152,11 +152,11 @@ def split(source: Path) -> Path:
 
 def test_import_reads_sharded_weights_and_tokenizer_json(source_params, tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS, vocabulary=None))
-    wordpiece = tokenizer.read(VOCAB)
-    (source / "tokenizer.json").write_text(wordpiece.build(parse_special=True).to_str())
+    expected = tokenizer.read(VOCAB)
+    (source / "tokenizer.json").write_text(expected.build(parse_special=True).to_str())
     found = read_source(source)
     jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
-    assert found.wordpiece == wordpiece
+    assert found.tokenizer == expected
 
 
 def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
@@ -184,7 +184,7 @@ def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
         ({"num_hidden_layers": 0}, {}, "found num_hidden_layers 0, wanted at least 1"),
         ({"hidden_size": [32]}, {}, r"found hidden_size \[32\], wanted a whole number"),
         ({"hidden_size": 2**20, "num_hidden_layers": 2**20}, {}, r"shape \[120, 32\], wanted \[120, 1048576\]"),
-        ({"vocab_size": 119547}, {}, "found vocab_size 119547, wanted at most 65536; token ids are stored as uint16"),
+        ({"vocab_size": 5_000_000}, {}, "found vocab_size 5000000, wanted at most 4194304"),
         ({"max_position_embeddings": 7}, {}, "found max_position_embeddings 7, wanted at least 8"),
         ({"hidden_dropout_prob": "0.1"}, {}, "found hidden_dropout_prob '0.1', wanted a fraction"),
         ({"num_attention_heads": 5}, {}, "found hidden_size 32, wanted a multiple of num_attention_heads=5"),
@@ -336,12 +336,17 @@ def mutate(generator: random.Random, file: Path) -> None:
 
 def test_mutated_folder_raises_user_errors_only(tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS))
-    tokenizer.write(tokenizer.read(VOCAB), source / "vocab.txt")
+    tokenizer.write(tokenizer.read(VOCAB), source)
     tokenizer_json = tokenizer.read(VOCAB).build(parse_special=True).to_str()
     (source / "tokenizer.json").write_text(tokenizer_json)
-    settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
+    settings = {
+        "do_lower_case": True,
+        "strip_accents": None,
+        "never_split": None,
+        **tokenizer.role_names(tokenizer.read(VOCAB)),
+    }
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert read_source(source).wordpiece == tokenizer.read(VOCAB)
+    assert read_source(source).tokenizer == tokenizer.read(VOCAB)
     refused, files = 0, sorted(path.name for path in source.iterdir())
     for seed in range(400):
         generator = random.Random(seed)

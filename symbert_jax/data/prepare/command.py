@@ -19,9 +19,8 @@ from symbert_jax.data import rows, tokenizer
 from symbert_jax.data.manifest import SPLITS, check_files, is_finished, read_manifest, write_manifest
 from symbert_jax.data.prepare import local
 from symbert_jax.data.prepare.written import manifest_facts
-from symbert_jax.data.vocabulary import UNK, VOCAB
 from symbert_jax.errors import UserError
-from symbert_jax.storage import absolute, is_bucket, new_folder, remove_contents, sha256
+from symbert_jax.storage import absolute, is_bucket, new_folder, remove_contents
 
 
 def prepare(config: Config) -> None:
@@ -63,13 +62,11 @@ def prepare(config: Config) -> None:
 
 def _recipe(config: Config) -> dict[str, Any]:
     """Returns the fields that determine the rows of a corpus, apart from the content of its sources."""
-    match config.data.vocab:
-        case "train":
-            vocab = f"train {config.model.vocab_size}"
-        case name if name.startswith("hf:"):
-            vocab = name
-        case name:
-            vocab = f"sha256 {tokenizer.read(tokenizer.find(name)).fingerprint()}"
+    vocab = config.data.vocab
+    if training := tokenizer.find_training(vocab, config.data.lowercase):
+        vocab = f"{training} {config.model.vocab_size}"
+    elif not vocab.startswith("hf:"):
+        vocab = f"sha256 {tokenizer.read(tokenizer.find(vocab)).fingerprint()}"
     return {
         "sources": sorted(set(config.data.sources)),
         "vocab": vocab,
@@ -126,16 +123,13 @@ def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
     start, length = time.monotonic(), config.model.length
     if not is_finished(work) or _changed_fields(recipe, work):  # else a run was killed before it renamed the folder
         written = local.write_rows(config, recipe, work)
-        vocabulary = tokenizer.read(work / VOCAB)
-        dtype = rows.row_dtype(len(vocabulary.tokens))
+        text_tokenizer = tokenizer.read(work)
+        dtype = rows.row_dtype(len(text_tokenizer.tokens))
         counts = {split: [file.rows for file in files] for split, files in written.files.items() if files}
         rows.write_info(work, length, dtype, counts)
-        facts = manifest_facts(written, recipe, unk=vocabulary.tokens.index(UNK))
+        facts = manifest_facts(written, recipe, unk=text_tokenizer.unk_id)
         versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
-        facts |= {
-            "vocab_sha256": sha256(work / VOCAB),
-            "versions": {"symbert_jax": symbert_jax.__version__, **versions},
-        }
+        facts |= {"versions": {"symbert_jax": symbert_jax.__version__, **versions}}
         names = {
             rows.file_name(split, i): file.file
             for split, files in written.files.items()
