@@ -39,7 +39,7 @@ class ModelConfig:
     mlp_dim: Size = 3072  # F, the width of the MLP
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
-    vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
+    vocab_size: Annotated[int, Range(1, 2**22)] = 30522
     # place of LayerNorm; post: after each residual sum, as in BERT; pre: before attention and before the MLP, and once
     # after the last layer, as in ModernBERT
     norm: Annotated[str, Choice(("post", "pre"))] = "post"
@@ -71,8 +71,10 @@ class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
     # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, parquet:GLOB, python-docs[:stdlib[+PACKAGE…]]
     sources: tuple[str, ...] = ()
-    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
+    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or trained on the corpus: train (WordPiece as
+    # in BERT) or train:bpe (byte-level BPE)
     vocab: str = "hf:google-bert/bert-base-uncased"
+    lowercase: bool = True  # whether a trained tokenizer lower-cases texts
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
     workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
@@ -166,7 +168,7 @@ class FinetuneConfig:
     # parameters of a checkpoint; ema: their moving average; raw: the last; empty: the average if there is one
     weights: Annotated[str, Choice(("", *WEIGHTS))] = ""
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # GLUE tasks
-    protocol: str = "paper"  # paper, bert, roberta or cramming (eval/protocols.py)
+    protocol: str = "paper"  # paper, bert, roberta, cramming or modernbert (eval/protocols.py)
     seeds: Annotated[int, Range(0, 10_000)] = 0  # number of seeds; the seeds are 0 to seeds - 1
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected

@@ -101,9 +101,12 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         facts["workdir"] = [trial.key for trial in workdir.log.results]
     check_shared(path)
     trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    token_counts = [each.train.num_tokens for folder, _ in checkpoints for each in data[folder].values()]
-    work = trials_per_task * protocol.epochs * sum(token_counts)  # in tokens
-    num_trials = trials_per_task * len(token_counts)
+    token_counts = [
+        protocol.for_task(task.name).epochs * each.train.num_tokens
+        for folder, _ in checkpoints
+        for task, each in data[folder].items()
+    ]
+    work, num_trials = trials_per_task * sum(token_counts), trials_per_task * len(token_counts)  # work is in tokens
     progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
     # Tasks without `init_from` come first, because the others may start from their models.
@@ -169,6 +172,7 @@ def _train_task(
     run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]
 ) -> list[TrialResult]:
     """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
+    protocol = run.protocol.for_task(task.name)
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
     if initial_task := run.initial_task(task):
         initial_trial = _base_trial(run, pretrained, initial_task, data)
@@ -178,12 +182,12 @@ def _train_task(
         base_trial = dataclasses.replace(base_trial, checkpoint=sha256)
     folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None
     files = TaskFiles(run.workdir, data[task], folder)
-    task_run = TaskRun(task, data[task], run.protocol, pretrained.model, run.config.mesh, encoder)
+    task_run = TaskRun(task, data[task], protocol, pretrained.model, run.config.mesh, encoder)
     groups = _plan_groups(task_run, base_trial, run.config)
     unfinished = _unfinished_groups(groups, files)
     trials = [trial for group in groups for trial in group.trials]
     num_finished = len(trials) - sum(len(group.trials) for group in unfinished)
-    run.progress.skip(num_finished, num_finished * run.protocol.epochs * data[task].train.num_tokens)
+    run.progress.skip(num_finished, num_finished * protocol.epochs * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
         files.add(outcomes, params, pretrained.model, pretrained.workdir)
@@ -202,7 +206,7 @@ def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, dat
         batch_size=0,
         learning_rate=0.0,
         seed=0,
-        protocol=run.protocol.fingerprint,
+        protocol=run.protocol.for_task(task.name).fingerprint,
     )
 
 

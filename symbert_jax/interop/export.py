@@ -16,7 +16,15 @@ from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
-from symbert_jax.interop.architecture import PLPI, TITLES, check_exportable, model_type_of, to_config, to_model
+from symbert_jax.interop.architecture import (
+    PLPI,
+    TITLES,
+    check_exportable,
+    model_type_of,
+    to_config,
+    to_model,
+    token_ids,
+)
 from symbert_jax.interop.card import card
 from symbert_jax.interop.fold import fold, to_papers_form
 from symbert_jax.model import bert, classifier
@@ -68,15 +76,17 @@ def export(
     model, params = (fold if is_folded else to_papers_form)(trained.model, trained.params)
     tokenizer = read_for_model(source, model.vocab_size)
     model_type = model_type_of(model) if is_folded else PLPI
+    title = TITLES[model_type]
     config = to_config(model, model_type, trained.classes, tokenizer.pad_id, dtype)
+    config |= token_ids(model_type, tokenizer.cls_id, tokenizer.sep_id)
     arrays = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     is_masked_lm = trained.classes is None
-    model_card = card(trained.model, trained.facts, is_folded=is_folded, is_masked_lm=is_masked_lm, command=command)
+    model_card = card(trained.model, title, trained.facts, is_folded, is_masked_lm, command)
     with new_folder(out, "out") as new:
         folder.write(new, config, arrays, tokenizer, model_card)
         difference = verify(trained, new, dtype)
     print(
-        f"{out}: written as {model.attention} {TITLES[model_type]}, {len(arrays)} tensors; "
+        f"{out}: written as {model.attention} {title}, {len(arrays)} tensors; "
         f"its logits differ from the trained model's by at most {difference:.1e}"
     )
 

@@ -1,4 +1,4 @@
-"""`import`: makes a workdir from the folder of a BERT model, in the format of Hugging Face or of the paper's code."""
+"""`import`: makes a workdir from the folder of a BERT or ModernBERT, of Hugging Face or of the paper's code."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from symbert_jax.data.tokenizer import write as write_tokenizer
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
-from symbert_jax.interop.architecture import to_model
+from symbert_jax.interop.architecture import TITLES, model_type_of, to_model
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
@@ -52,8 +52,8 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     text: the documents on which `warm_start` fits the attention, in the syntax of an item of `config.data.sources`.
 
     Raises:
-      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; an argument is wrong; or
-        `workdir` is not empty.
+      UserError: `source` is not a BERT or ModernBERT that our model supports, or is damaged or incomplete; an argument
+        is wrong; or `workdir` is not empty.
     """
     check_new(workdir, "workdir")
     check_path(workdir, "workdir")
@@ -61,10 +61,15 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         raise UserError("attention", repr(attention), f"one of {', '.join(ATTENTIONS)}")
     contents = read(source, vocab)
     model, params = contents.model, contents.params
+    title = TITLES[model_type_of(model)]
     if attention not in (None, model.attention):
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
+        if model.positions == "rope":
+            raise UserError(
+                "attention", f"{attention} from a source with rotary positions", "standard: no other is fitted"
+            )
         with _errors_about_field("text"):
             sources.documents(text)  # raises an error about a wrong `text` here, before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
@@ -79,7 +84,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         if config.model != model:
             params = _warm_start(model, params, config.model.attention, text, contents.tokenizer)
         write_first_checkpoint(new, config, params)
-    print(f"{workdir}: {config.model.attention} BERT, {bert.size(config.model):,} parameters, as checkpoint 0")
+    print(f"{workdir}: {config.model.attention} {title}, {bert.size(config.model):,} parameters, as checkpoint 0")
 
 
 def read(source: epath.Path, vocab: str | None) -> Source:
@@ -88,7 +93,8 @@ def read(source: epath.Path, vocab: str | None) -> Source:
     vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the folder.
 
     Raises:
-      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; or `vocab` is wrong.
+      UserError: `source` is not a BERT or ModernBERT that our model supports, or is damaged or incomplete; or `vocab`
+        is wrong.
     """
     where = str(source)
     contents = folder.read(source)

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer
 
 from symbert_jax.data.tokenizer.text_tokenizer import Roles, TextTokenizer
-from symbert_jax.data.tokenizer.words import find_continuing
+from symbert_jax.data.tokenizer.words import find_continuing, to_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,18 @@ class JsonTokenizer(TextTokenizer):
 
     @functools.cached_property
     def continues_word(self) -> Bool[np.ndarray, " V"]:
-        return find_continuing(self.build(parse_special=True), self.tokens) & ~self.is_special
+        return find_continuing(self._library, self.tokens) & ~self.is_special
 
     @property
     def splits_at_line_ends(self) -> bool:
         return False  # line ends may be part of tokens, and a text may begin with other tokens than a line
+
+    def text(self, i: int) -> str:
+        return next(to_texts(self._library, [self.tokens[i]]))
+
+    @functools.cached_property
+    def _library(self) -> Tokenizer:
+        return self.build(parse_special=True)
 
     def build(self, *, parse_special: bool) -> Tokenizer:
         if parse_special:
