@@ -115,7 +115,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
     with jax.set_mesh(mesh), progress:
         connect_devices()
         for (folder, step), name in checkpoints.items():
-            pretrained = read_encoder(folder, step, protocol)
+            pretrained = read_encoder(folder, step, protocol, config.weights)
             results_by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trainable_tasks}
             # the report has the order of `tasks`
             results = {task: results_by_task[task] for task in tasks if task in results_by_task}
@@ -138,26 +138,27 @@ def _find_checkpoints(
     for name in config.checkpoint:
         folder = absolute(name, "checkpoint")
         for requested_step in config.checkpoint_steps or (None,):
-            step, model_configs[folder] = _read_model_config(folder, requested_step)
+            step, model_configs[folder] = _read_model_config(folder, requested_step, config.weights)
             names.setdefault((folder, step), printable(name))
         check_split(model_configs[folder], config.mesh, mesh)
     return names, model_configs
 
 
-def _read_model_config(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
+def _read_model_config(workdir: epath.Path, step: int | None, weights: str) -> tuple[int, ModelConfig]:
     """Returns the step and the model config of a checkpoint, by default the latest.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or it does not have the weights.
     """
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.check_step(step)
+        checkpoints.find_weights(step, weights)
         return step, checkpoints.config(step).model
 
 
-def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> PretrainedEncoder:
+def read_encoder(workdir: epath.Path, step: int, protocol: Protocol, weights: str = "") -> PretrainedEncoder:
     """Returns the encoder of a checkpoint, with the protocol's dropout."""
-    params, config = load(workdir, step)
+    params, config = load(workdir, step, weights)
     # Every batch length costs a compilation. On an accelerator, the layers are a loop (1), which compiles several times
     # faster. On a CPU, all layers are unrolled (0), which compiles as fast and runs a little faster.
     unroll = 0 if jax.default_backend() == "cpu" else 1

@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt32
 
-from symbert_jax.checkpoint import Checkpoints, check_path
-from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
+from symbert_jax.checkpoint import check_path
+from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig
 from symbert_jax.data import sources
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.tokenizer import TOKENIZER, TextTokenizer, find
@@ -25,8 +25,8 @@ from symbert_jax.interop.architecture import TITLES, model_type_of, to_model
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
-from symbert_jax.storage import check_new, new_folder, write_whole
-from symbert_jax.train import state as states
+from symbert_jax.storage import check_new, new_folder
+from symbert_jax.train.start import write_first_checkpoint
 from symbert_jax.train.step import mlm_objective
 
 # The number of rows of text for a warm start, and their length, or the model's length if that is smaller. The attention
@@ -83,11 +83,7 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
             params |= {"head": jax.tree.map(np.asarray, head)}
         if config.model != model:
             params = _warm_start(model, params, config.model.attention, text, contents.tokenizer)
-        state = states.init_from_params(config, params)
-        checkpoints = Checkpoints(new, TrainConfig())
-        checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
-        checkpoints.close()
-        write_whole(new / "config.json", to_json(config))
+        write_first_checkpoint(new, config, params)
     print(f"{workdir}: {config.model.attention} {title}, {bert.size(config.model):,} parameters, as checkpoint 0")
 
 
