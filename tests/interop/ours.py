@@ -17,7 +17,7 @@ from etils import epath
 import symbert_jax
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import Checkpoints
-from symbert_jax.config import ATTENTIONS, Config, DataConfig, ModelConfig, TrainConfig
+from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.eval import saved
 from symbert_jax.inference import one_device
@@ -61,19 +61,26 @@ def import_models(folder: Path) -> dict[str, epath.Path]:
 
 
 def make_modern(folder: Path) -> epath.Path:
-    """Writes a workdir with a random model of ModernBERT's architecture with pairwise attention; returns it."""
+    """Writes a workdir with a random model of ModernBERT's architecture with pairwise attention; returns it.
+
+    Its norms and biases are random, too, so that no two of them are equal.
+    """
     model = ModelConfig(
-        **{"layers": 5, "dim": 32, "heads": 4, "mlp_dim": 24, "length": 32, "vocab_size": 120, "dtype": "float32"},
+        **{"layers": 5, "dim": 32, "heads": 4, "mlp_dim": 24, "length": 32, "vocab_size": 408, "dtype": "float32"},
         **{"norm": "pre", "norm_eps": 1e-5, "positions": "rope", "rope_theta": 160.0, "rope_theta_local": 10.0},
         **{"mlp": "geglu", "bias": False, "window": 6, "attention": "pairwise", "initializer_range": 0.15},
     )
     workdir, config = epath.Path(folder / f"{MODERN}.workdir"), Config(model=model, data=DataConfig(dir=""))
+    rng = np.random.default_rng(0)
     with jax.set_mesh(one_device()):
-        state = states.init(config)
+        params = bert.init(model, MeshConfig(), jax.random.key(0))
+        state = states.init_from_params(
+            config, jax.tree.map(lambda leaf: leaf + np.float32(0.1 * rng.normal(size=leaf.shape)), params)
+        )
         checkpoints = Checkpoints(workdir, TrainConfig())
         checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
         checkpoints.close()
-    tokenizer.write(tokenizer.read(VOCAB), workdir / "vocab.txt")
+    tokenizer.write(tokenizer.read(FIXTURES / "tokenizers" / "modernbert"), workdir)
     return workdir
 
 
@@ -148,10 +155,12 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
     guesses = [best for by_mask in model.fill_mask(PROMPTS, TOP) for best in by_mask]  # the best tokens of each [MASK]
+    spelled = tokenizer.read(epath.Path(workdir))
+    ids = {spelled.readable(i): i for i in reversed(range(len(spelled.tokens)))}
     return {
         f"{name}/logits/whole": np.asarray(logits[:4]),
         f"{name}/logits/padded": np.asarray(logits[4:])[mask],
-        f"{name}/fill": np.array([[model.tokenizer.token_to_id(token) for token, _ in best] for best in guesses]),
+        f"{name}/fill": np.array([[ids[token] for token, _ in best] for best in guesses]),
     }
 
 
@@ -175,7 +184,7 @@ def run_classifier(
         )
     folder = epath.Path(out / f"{name}.mnli")
     description = saved.SavedModel(score=0.0, task="mnli", model=config.model, trial="none")
-    saved.write(folder, description, finetuned, epath.Path(VOCAB))
+    saved.write(folder, description, finetuned, epath.Path(workdir))
     export(folder, epath.Path(out / f"{name}.classifier"), **EXPORT_OPTIONS)
     return {f"{name}/classes": np.asarray(logits)}
 
