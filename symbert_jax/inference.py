@@ -210,7 +210,7 @@ class Model:
         return to_device(self.params)
 
 
-def load(workdir: epath.PathLike, step: int | None = None) -> Model:
+def load(workdir: epath.PathLike, step: int | None = None, weights: str = "") -> Model:
     """Loads a pretrained model.
 
         model = symbert_jax.load("runs/mini/pairwise")
@@ -218,21 +218,23 @@ def load(workdir: epath.PathLike, step: int | None = None) -> Model:
 
     workdir: the workdir of `pretrain` or `import`, on a disk or in a bucket.
     step: the step of the checkpoint; None: the latest.
+    weights: ema, the moving average of the parameters; raw, the parameters of the last step; empty: the average if the
+      checkpoint has one.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
-    params, config = checkpoint.load(workdir, step)
+    params, config = checkpoint.load(workdir, step, weights)
     return Model(config, params, absolute(workdir, "checkpoint"))
 
 
-def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int) -> None:
+def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int, weights: str = "") -> None:
     """Prints each text, and below it a line with the `top` most probable tokens for each [MASK].
 
     Raises:
       UserError: there is no such checkpoint, or as in `Model.fill_mask`.
     """
-    model = load(workdir, step)
+    model = load(workdir, step, weights)
     for text in texts:
         lines = ["  ".join(f"{token} {p:.1%}" for token, p in guesses) for guesses in model.fill_mask(text, top)]
         print("\n  ".join([text, *lines]))

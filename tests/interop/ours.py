@@ -16,7 +16,8 @@ from etils import epath
 
 import symbert_jax
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import ATTENTIONS, ModelConfig
+from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.config import ATTENTIONS, Config, DataConfig, ModelConfig, TrainConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.eval import saved
 from symbert_jax.inference import one_device
@@ -25,10 +26,12 @@ from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
+from symbert_jax.train import state as states
 from symbert_jax.train.step import mlm_objective
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
+MODERN = "modern"  # the name of the model of `make_modern`
 NUM_CLASSES = 3  # of the classifiers
 STEPS, LEARNING_RATE = 10, 0.1  # of gradient descent
 # Arguments of `export`: the latest step, for transformers, with all bits.
@@ -57,9 +60,27 @@ def import_models(folder: Path) -> dict[str, epath.Path]:
     return workdirs
 
 
+def make_modern(folder: Path) -> epath.Path:
+    """Writes a workdir with a random model of ModernBERT's architecture with pairwise attention; returns it."""
+    model = ModelConfig(
+        **{"layers": 5, "dim": 32, "heads": 4, "mlp_dim": 24, "length": 32, "vocab_size": 120, "dtype": "float32"},
+        **{"norm": "pre", "norm_eps": 1e-5, "positions": "rope", "rope_theta": 160.0, "rope_theta_local": 10.0},
+        **{"mlp": "geglu", "bias": False, "window": 6, "attention": "pairwise", "initializer_range": 0.15},
+    )
+    workdir, config = epath.Path(folder / f"{MODERN}.workdir"), Config(model=model, data=DataConfig(dir=""))
+    with jax.set_mesh(one_device()):
+        state = states.init(config)
+        checkpoints = Checkpoints(workdir, TrainConfig())
+        checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
+        checkpoints.close()
+    tokenizer.write(tokenizer.read(VOCAB), workdir / "vocab.txt")
+    return workdir
+
+
 def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]) -> dict[str, np.ndarray]:
     """Exports the imported models, as masked-language models and as classifiers, and the models in `trained`.
 
+    imported: workdirs by name.
     trained: workdirs of pretrain runs.
 
     Returns the arrays of `ours.npz`, which it writes to `out` with the inputs.
@@ -67,8 +88,8 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
     out.mkdir(parents=True, exist_ok=True)
     inputs = make_inputs(length=24, vocab_size=120)
     ours: dict[str, np.ndarray] = {}
-    for attention, workdir in imported.items():
-        ours |= run_masked(attention, workdir, out, inputs) | run_classifier(attention, workdir, out, inputs)
+    for name, workdir in imported.items():
+        ours |= run_masked(name, workdir, out, inputs) | run_classifier(name, workdir, out, inputs)
     params, config = symbert_jax.load(imported["standard"])
     ours["sgd/losses"] = run_sgd(config.model, params, inputs)
     trained_by_name = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in trained}
@@ -79,7 +100,7 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
     np.savez(out / "inputs.npz", **inputs)
     np.savez(out / "ours.npz", **ours)
     settings = {
-        "attentions": ATTENTIONS,
+        "tiny": [*imported],
         "trained": [*trained_by_name],
         "texts": TEXTS,
         "prompts": PROMPTS,
@@ -142,7 +163,8 @@ def run_classifier(
     with jax.set_mesh(one_device()):
         head = jax.tree.map(np.asarray, classifier.init_head(config.model, NUM_CLASSES, jax.random.key(1)))
         head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # rounding then changes no prediction
-        finetuned = {**params, "head": head}
+        encoder = classifier.pretrained(config.model, params)
+        finetuned = {**encoder, "head": head | encoder.get("head", {})}
         logits = jax.jit(classifier.logits, static_argnums=(0, 1))(
             config.model,
             NUM_CLASSES,
@@ -186,4 +208,4 @@ def pad(rows: list[list[int]]) -> np.ndarray:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write(folder, import_models(folder), [Path(workdir) for workdir in sys.argv[2:]])
+    write(folder, import_models(folder) | {MODERN: make_modern(folder)}, [Path(workdir) for workdir in sys.argv[2:]])
