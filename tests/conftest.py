@@ -47,8 +47,9 @@ install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, check  # noqa: E402
+from symbert_jax.data import rows  # noqa: E402
 from symbert_jax.data.manifest import write_manifest  # noqa: E402
-from symbert_jax.data.rows import Writer, write_info  # noqa: E402
+from symbert_jax.data.prepare.packing import cut_rows  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL, UNK, VOCAB  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
@@ -112,27 +113,26 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
 
 
 def write_corpus(
-    folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64, unknown: tuple[int, int] = (0, 0)
+    folder: Path, *, words: list[str] = WORDS, length: int = 16, num_rows: int = 64, unknown: tuple[int, int] = (0, 0)
 ) -> Path:
     """Writes a prepared corpus of random rows; returns its folder.
 
     words: the vocabulary, in the order of the token ids.
     length: the tokens of a row.
-    rows: the number of training rows; a quarter as many are for validation.
+    num_rows: the number of training rows; a quarter as many are for validation.
     unknown: the numbers of training and of validation rows that contain only [UNK] between [CLS] and [SEP].
     """
     folder.mkdir()
     (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))
-    rng, writers = np.random.default_rng(0), {}
-    for split, count, num_unknown in (("train", rows, unknown[0]), ("validation", rows // 4, unknown[1])):
-        writers[split] = Writer(folder, split, length, cls=2, sep=3, unk=1)
-        tokens = rng.integers(5, len(words), count * (length - 2), dtype=np.uint16)
+    rng, counts, dtype = np.random.default_rng(0), {}, rows.row_dtype(len(words))
+    for split, count, num_unknown in (("train", num_rows, unknown[0]), ("validation", num_rows // 4, unknown[1])):
+        tokens = rng.integers(5, len(words), count * (length - 2), dtype=dtype)
         tokens[: num_unknown * (length - 2)] = SPECIAL.index(UNK)
-        writers[split].add(tokens)
-        writers[split].close()
-    write_info(folder, length, [writer.info() for writer in writers.values()])
-    splits = {split: {"rows": writer.row_count} for split, writer in writers.items()}
-    write_manifest(folder, {"length": length, "splits": splits})
+        file = folder / rows.file_name(split, 0)
+        rows.write_file(file, cut_rows(tokens, length, cls=2, sep=3), rows.record_header(length, dtype))
+        counts[split] = count
+    rows.write_info(folder, length, dtype, {split: [count] for split, count in counts.items()})
+    write_manifest(folder, {"length": length, "splits": {split: {"rows": count} for split, count in counts.items()}})
     return folder
 
 
@@ -141,7 +141,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of configs/tiny.py: docstrings of the standard library, in rows of 32 tokens, with 512 token ids."""
     from configs.tiny import get_config
     from symbert_jax.config import freeze
-    from symbert_jax.data.prepare import prepare
+    from symbert_jax.data.prepare.command import prepare
 
     config = get_config()
     config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")

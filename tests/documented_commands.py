@@ -33,7 +33,15 @@ from tests.command_rules import RULES, SCRIPTS, Command, skip
 
 # Modules that are imported once, before the forks, by their names in symbert_jax.
 PRELOADED = (
-    *("compare", "estimate.report", "data.prepare", "train.doctor", "eval.finetune", "inference", "interop.export"),
+    *(
+        "compare",
+        "estimate.report",
+        "data.prepare.command",
+        "train.doctor",
+        "eval.finetune",
+        "inference",
+        "interop.export",
+    ),
     *("interop.import_", "train.loop"),
 )
 # Values for the placeholders in documents.

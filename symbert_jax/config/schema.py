@@ -57,6 +57,7 @@ class DataConfig:
     # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
     vocab: str = "hf:google-bert/bert-base-uncased"
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
+    workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
     # whether tokens attend to other documents in the same row; if not, position ids restart with each document
     cross_document: bool = True

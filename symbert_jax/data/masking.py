@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt16, UInt64
+from jaxtyping import Bool, Int, UInt, UInt64
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.data.vocabulary import MASK, SPECIAL
@@ -46,7 +46,7 @@ class Masking:
         return np.array([token in SPECIAL for token in self.vocabulary])
 
     def __call__(
-        self, tokens: UInt16[np.ndarray, "B T"], row_indices: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
+        self, tokens: UInt[np.ndarray, "B T"], row_indices: Int[np.ndarray, " B"], epochs: Int[np.ndarray, " B"]
     ) -> MlmBatch:
         """Returns the batch of `tokens` with masks.
 

@@ -21,6 +21,7 @@ from symbert_jax.storage.files import (
     parse_json_object,
     read_json,
     read_text,
+    remove_contents,
     sha256,
     write_whole,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "parse_json_object",
     "read_json",
     "read_text",
+    "remove_contents",
     "sha256",
     "user_cache",
     "write_whole",

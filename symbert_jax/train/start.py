@@ -27,7 +27,7 @@ HINT = "use a new workdir, or restore the old value"
 _FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
+    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|workers|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )

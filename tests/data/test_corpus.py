@@ -12,7 +12,7 @@ from fsspec import AbstractFileSystem
 from symbert_jax.config import ModelConfig
 from symbert_jax.data.corpus import Corpus, compute_fingerprint, local_copy
 from symbert_jax.data.manifest import MANIFEST, is_finished, read_manifest, write_manifest
-from symbert_jax.data.prepare import prepare
+from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.rows import read_tokens
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from symbert_jax.data.tokenizer.files import find, load, read, read_for_model, write, write_vocabulary
 from symbert_jax.data.tokenizer.hugging_face import ROLES, SETTINGS, SPECIAL_TOKENS_FILE, TOKENIZER, to_settings
-from symbert_jax.data.tokenizer.training import train
+from symbert_jax.data.tokenizer.training import count_words, train
 from symbert_jax.data.tokenizer.wordpiece import Normalization, WordPiece, special_ids
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Normalization",
     "Tokenizer",
     "WordPiece",
+    "count_words",
     "find",
     "load",
     "read",

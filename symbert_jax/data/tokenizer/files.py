@@ -5,7 +5,7 @@ describes the tokenizer and its normalization.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from etils import epath
@@ -90,17 +90,17 @@ def write(wordpiece: WordPiece, vocab: Path | epath.Path) -> None:
     write_whole(epath.Path(vocab), vocabulary.to_text(wordpiece.tokens))
 
 
-def write_vocabulary(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
+def write_vocabulary(vocab: str, counts: Mapping[str, int], size: int, path: Path) -> None:
     """Writes the tokenizer that `vocab` names to the vocab.txt `path`, as `write` does.
 
-    vocab: "train", for a tokenizer trained on `texts`, or a name for `find`.
-    texts: read once to train a vocabulary, otherwise not read.
+    vocab: "train", for a tokenizer trained on a corpus, or a name for `find`.
+    counts: how often each word occurs in the corpus (see `count_words`); only used to train a vocabulary.
     size: the largest number of tokens, which is also the number that training aims for.
 
     Raises:
       UserError: there is no such tokenizer, it cannot be used (see `read`), or it has more tokens than `size`.
     """
-    wordpiece = WordPiece(tuple(train(texts, size)), UNCASED) if vocab == "train" else read(find(vocab))
+    wordpiece = WordPiece(tuple(train(counts, size)), UNCASED) if vocab == "train" else read(find(vocab))
     if (count := len(wordpiece.tokens)) > size:
         raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
     write(wordpiece, path)
