@@ -61,7 +61,7 @@ def write_rows(config: Config, options: PipelineOptions, folder: epath.Path) -> 
     bits = min(_MAX_BITS, (sum(shard.size for _, shard in shards) // _BUCKET_BYTES).bit_length())
     job = Job(str(folder), len(names), bits, config.data.validation_fraction, run=uuid.uuid4().hex)
     remove_contents(folder)
-    for kind in ("words", "sequences", "counts", "files"):
+    for kind in ("attempts", "words", "sequences", "counts", "files"):
         job.unfinished(kind).mkdir(parents=True, exist_ok=True)
     words = Counter[str]()
     if config.data.vocab == "train":
@@ -89,7 +89,10 @@ def _run(options: PipelineOptions, description: str, build: Callable[[Any], Any]
     try:
         pipeline = apache_beam.Pipeline(options=options)
         build(pipeline)
-        state = pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        state = result.wait_until_finish()
+        if client := getattr(result, "client", None):  # the runner for Dask leaves it open
+            client.close()
     except Exception as error:  # each runner has its own types; the message may hold the traceback of a worker
         if match := _USER_ERROR.search(f"{type(error).__name__}: {error}"):
             raise UserError(match["what"], match["found"], match["wanted"]) from None

@@ -7,7 +7,7 @@ import shlex
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
-from symbert_jax.errors import UserError, did_you_mean
+from symbert_jax.errors import UserError, spelling_hint
 
 # They keep all data in the memory of one process, or first try to download another runner.
 _REFUSED = ("directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner")
@@ -43,7 +43,7 @@ def parse_options(text: str) -> PipelineOptions:
         raise UserError("--beam", f"--runner={runner}: {error}", "a runner that is installed", hint) from None
     known = PipelineOptions([]).get_all_options()
     if unknown := sorted(_check_values(options).keys() - known.keys()):
-        raise UserError("--beam", f"--{unknown[0]}", "an option of Apache Beam", did_you_mean(unknown[0], known))
+        raise UserError("--beam", f"--{unknown[0]}", "an option of Apache Beam", spelling_hint(unknown[0], known))
     return options
 
 

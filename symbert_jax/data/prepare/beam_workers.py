@@ -21,7 +21,7 @@ from symbert_jax.data.prepare.encoding import split_text
 from symbert_jax.data.prepare.local import UNFINISHED
 from symbert_jax.data.prepare.packing import Slice
 from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_file
-from symbert_jax.data.prepare.shared_files import publish, publish_bytes
+from symbert_jax.data.prepare.shared_files import publish
 from symbert_jax.data.prepare.statistics import Statistics
 from symbert_jax.data.sources import Shard
 from symbert_jax.data.tokenizer import Tokenizer
@@ -49,6 +49,10 @@ class Job(NamedTuple):
     def unfinished(self, kind: str, name: str = "") -> epath.Path:
         """The path of a file that is removed in the end, or of the folder of all files of its kind."""
         return epath.Path(self.folder) / UNFINISHED / kind / name
+
+    def publish(self, path: epath.Path, content: bytes) -> None:
+        """Writes a file, whole or not at all."""
+        publish(path, self.unfinished("attempts"), lambda attempt: attempt.write_bytes(content))
 
     def sequence(self, split: str, bucket: int) -> epath.Path:
         """The file with the token ids of a bucket."""
@@ -82,7 +86,7 @@ def write_words(part: tuple[int, Iterable[dict[str, int]]], job: Job) -> None:
     total = Counter[str]()
     for counts in counts_of_buckets:
         total.update(counts)
-    publish_bytes(job.unfinished("words", f"{number}.json"), json.dumps(total).encode())
+    job.publish(job.unfinished("words", f"{number}.json"), json.dumps(total).encode())
 
 
 def tokenize_bucket(bucket: CopiesOfBucket, job: Job) -> None:
@@ -93,11 +97,11 @@ def tokenize_bucket(bucket: CopiesOfBucket, job: Job) -> None:
     documents = _sort(copies, job.num_sources)
     sequences, counts = buckets.tokenize(documents, encoder, sep, dtype, job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
-        publish_bytes(job.sequence(split, number), sequence.tobytes())
+        job.publish(job.sequence(split, number), sequence.tobytes())
     num_read = np.bincount(documents.sources, minlength=job.num_sources) + documents.duplicates
     buffer = io.BytesIO()
     np.savez_compressed(buffer, num_read=num_read, **vars(counts))
-    publish_bytes(job.unfinished("counts", f"{number:05d}.npz"), buffer.getvalue())
+    job.publish(job.unfinished("counts", f"{number:05d}.npz"), buffer.getvalue())
 
 
 def parse_counts(content: bytes) -> tuple[Int[np.ndarray, " sources"], Statistics]:
@@ -115,8 +119,8 @@ def write_row_file_of(call: tuple[str, int, list[Slice]], form: RowFormat, job: 
     split, number, slices = call
     tokens = np.concatenate([_read_tokens(job.sequence(split, part.bucket), part, form.dtype) for part in slices])
     path = epath.Path(job.folder) / rows.file_name(split, number)
-    written = publish(path, lambda attempt: write_row_file(attempt, tokens, form))
-    publish_bytes(description(job, split, number), json.dumps(written).encode())
+    written = publish(path, job.unfinished("attempts"), lambda attempt: write_row_file(attempt, tokens, form))
+    job.publish(description(job, split, number), json.dumps(written).encode())
 
 
 def description(job: Job, split: str, number: int) -> epath.Path:

@@ -20,23 +20,22 @@ T = TypeVar("T")
 _REQUESTS = 32  # files that are read at the same time; a bucket takes a tenth of a second for each
 
 
-def publish(path: epath.Path, write: Callable[[Path], T]) -> T:
-    """Calls `write` with a path of this attempt alone, then moves the file that it has written to `path`."""
+def publish(path: epath.Path, attempts: epath.Path, write: Callable[[Path], T]) -> T:
+    """Calls `write` with a path of this attempt alone, then moves the file that it has written to `path`.
+
+    attempts: a folder on the same disk, which keeps the files of attempts that are killed; for a bucket not used.
+    """
     if is_bucket(path):
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder, path.name)
             result = write(written)
             epath.Path(written).copy(path, overwrite=True)  # an object appears when it is complete
         return result
-    attempt = Path(path.with_name(f"{path.name}.{uuid.uuid4().hex}"))
+    attempt = Path(attempts, uuid.uuid4().hex)
     with add_path_to_os_errors(path):
         result = write(attempt)
         attempt.replace(path)
     return result
-
-
-def publish_bytes(path: epath.Path, content: bytes) -> None:
-    publish(path, lambda attempt: attempt.write_bytes(content))
 
 
 def read_all(paths: Iterable[epath.Path]) -> list[bytes]:

@@ -90,7 +90,7 @@ def write(wordpiece: WordPiece, vocab: Path | epath.Path) -> None:
     write_whole(epath.Path(vocab), vocabulary.to_text(wordpiece.tokens))
 
 
-def write_vocabulary(vocab: str, counts: Mapping[str, int], size: int, path: Path) -> None:
+def write_vocabulary(vocab: str, counts: Mapping[str, int], size: int, path: Path | epath.Path) -> None:
     """Writes the tokenizer that `vocab` names to the vocab.txt `path`, as `write` does.
 
     vocab: "train", for a tokenizer trained on a corpus, or a name for `find`.
