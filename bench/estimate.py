@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from configs import base, base_fast
 from symbert_jax.chips import TPUS, Tpu
 from symbert_jax.config import Config, freeze
-from symbert_jax.data.masking import max_predictions
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.estimate.cost import PALLAS
 from symbert_jax.estimate.programs import compile_train
 from symbert_jax.estimate.slices import compiler_version, find_slice
@@ -104,7 +104,7 @@ def compile_step(case: Case) -> dict:
     seconds = time.perf_counter() - start
     return {
         "cycles": program.cost.cycles,
-        "model_flops": train_flops(config.model, case.rows, max_predictions(case.length, config.data.mask_rate)),
+        "model_flops": train_flops(config.model, case.rows, max_train_predictions(config)),
         "regions": program.cost.regions,
         "bytes": program.cost.bytes,
         "flops": program.cost.flops,

@@ -32,7 +32,7 @@ from symbert_jax import config as configs
 from symbert_jax.batch import MlmBatch
 from symbert_jax.chips import peak_flops
 from symbert_jax.config import ATTENTIONS, Config
-from symbert_jax.data.masking import max_predictions
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import train_flops
 from symbert_jax.sharding import make_mesh, put_batch
@@ -56,7 +56,7 @@ def main() -> None:
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         model, rows = config.model, config.data.batch_size
-        num_masked = max_predictions(model.length, config.data.mask_rate)
+        num_masked = max_train_predictions(config)
         tokens, positions, targets = masked_batch(rows, model.length, model.vocab_size, num_masked)
         batch = put_batch(MlmBatch(tokens, positions, targets, np.ones((rows, num_masked), np.float32)))
         run_steps, programs, results = {}, {}, {}
@@ -116,7 +116,7 @@ def summarize(config: Config, milliseconds: list[float], memory: int, devices: i
     """Returns the numbers to record of a contender."""
     seconds = statistics.median(milliseconds) / 1e3
     model, rows = config.model, config.data.batch_size
-    flops = train_flops(model, rows, max_predictions(model.length, config.data.mask_rate))
+    flops = train_flops(model, rows, max_train_predictions(config))
     peak = peak_flops(device)
     return {
         "ms": round(1e3 * seconds, 2),

@@ -50,6 +50,7 @@ from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, Opti
 from symbert_jax.data import rows  # noqa: E402
 from symbert_jax.data.manifest import write_manifest  # noqa: E402
 from symbert_jax.data.prepare.packing import cut_rows  # noqa: E402
+from symbert_jax.data.tokenizer import Normalization, WordPiece  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL, UNK, VOCAB  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
 from symbert_jax.sharding import make_mesh  # noqa: E402
@@ -57,6 +58,7 @@ from tests.bucket import bucket  # noqa: E402, F401  a fixture
 from tests.storage import storage  # noqa: E402, F401  a fixture
 
 WORDS = [*SPECIAL, *(f"w{i}" for i in range(95))]
+TOKENIZER = WordPiece(tuple(WORDS), Normalization())
 TINY = Config(
     model=ModelConfig(layers=2, dim=32, heads=4, mlp_dim=64, length=16, vocab_size=128, dtype="float32"),
     data=DataConfig(batch_size=16),

@@ -168,6 +168,7 @@ def main(folder: Path) -> None:
     if not server.failed:
         shutil.copytree("runs/phase1", "runs/pairwise")
         Path("runs/phase1/checkpoints/4").rename("runs/phase1/checkpoints/90000")
+        shutil.copytree("runs/phase1", "runs/trunk")
         for name, script in scripts.items():
             server.run(name, script)
     json.dump({"failed": server.failed, "unused": server.unused}, sys.stdout)

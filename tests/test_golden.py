@@ -20,7 +20,7 @@ from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Rows, Stream
 from symbert_jax.model.layers import dropout
 from symbert_jax.train import loop
-from tests.conftest import WORDS, configure, write_corpus
+from tests.conftest import TOKENIZER, WORDS, configure, write_corpus
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -35,7 +35,9 @@ def test_order_of_rows_is_unchanged() -> None:
     stream = Stream(
         train=rows,
         validation=rows,
-        masking=Masking(WORDS, length=16, rate=0.15, seed=7),
+        masking=Masking(TOKENIZER, length=16, rate=0.15, seed=7),
+        validation_masking=Masking(TOKENIZER, length=16, rate=0.15, seed=0),
+        mask_rate=lambda step: 0.15,
         batch_size=8,
         local_row_indices=np.arange(8),
         may_lack_targets=False,
@@ -47,7 +49,7 @@ def test_order_of_rows_is_unchanged() -> None:
 def test_masks_are_unchanged() -> None:
     """If they change, losses no longer compare with those of earlier runs: validation has the masks of seed 0."""
     tokens = np.random.default_rng(0).integers(5, len(WORDS), (32, 64), dtype=np.uint16)
-    masking = Masking(WORDS, length=64, rate=0.15, seed=7)
+    masking = Masking(TOKENIZER, length=64, rate=0.15, seed=7)
     batch = masking(tokens, row_indices=np.arange(32) * 1000, epochs=np.arange(32) % 3)
     assert batch.positions[0].tolist() == [3, 45, 61, 23, 35, 43, 49, 60, 34, 27, 0, 0, 0, 0, 0, 0]
     assert digest(*batch) == "83af09fed5b181c3"

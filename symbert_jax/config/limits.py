@@ -75,9 +75,22 @@ class Not(NamedTuple):
         return self.wanted
 
 
+class AtMost(NamedTuple):
+    """The value is a real number from 0 to `most`, both included; NaN is refused."""
+
+    most: float
+
+    def problem(self, field: str, value: float) -> UserError | None:
+        return None if 0 <= value <= self.most else UserError(field, str(value), str(self))
+
+    def __str__(self) -> str:
+        return f"a number from 0 to {self.most:g}"
+
+
 Count = Annotated[int, Range(1)]
 Index = Annotated[int, Range(0)]
 Size = Annotated[int, Range(1, 2**20)]  # the length of an array dimension, or a number of rows or micro-batches
 Fraction = Annotated[float, Real(1.0, "a fraction of at least 0 and below 1")]
+Share = Annotated[float, AtMost(1.0)]
 Amount = Annotated[float, Real(math.inf, "a finite number of at least 0")]
 PositiveAmount = Annotated[Amount, Not(0, "a finite number above 0")]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
 from symbert_jax.data.corpus import Corpus
-from symbert_jax.data.masking import Masking
+from symbert_jax.data.masking import Masking, mask_rate
 from symbert_jax.data.rows import Rows, read_tokens
 
 VALIDATION_SEED = 0  # the same validation masks for every run, so that losses can be compared
@@ -24,6 +24,8 @@ class Stream:
     train: Rows
     validation: Rows
     masking: Masking
+    validation_masking: Masking
+    mask_rate: Callable[[int], float]  # the mask rate of the training batch of a step
     batch_size: int  # B, over all processes
     local_row_indices: Int[np.ndarray, " local"]  # the indices in a batch of the rows that this process holds
     may_lack_targets: bool  # whether a training batch may have no token to predict
@@ -43,7 +45,8 @@ class Stream:
         """
         indices = step * self.batch_size + self.local_row_indices  # in the stream
         row_indices = np.array([self.order[index] for index in indices.tolist()])
-        return self.masking(read_tokens(self.train, row_indices), row_indices, indices // len(self.train))
+        tokens, epochs = read_tokens(self.train, row_indices), indices // len(self.train)
+        return self.masking(tokens, row_indices, epochs, self.mask_rate(step))
 
     def batches(self, start: int, stop: int, threads: int) -> Iterator[MlmBatch]:
         """Yields `batch(step)` for steps `start` to `stop` - 1; `threads` threads prepare them ahead of time."""
@@ -56,13 +59,13 @@ class Stream:
         The rows are spread evenly over the split, each at most once. The masks are the same in every run. The last
         batch is padded with rows of weight 0.
         """
-        masking = dataclasses.replace(self.masking, seed=VALIDATION_SEED)
         total = len(self.validation)
         count = min(total, limit * self.batch_size) if limit else total
         for start in range(0, count, self.batch_size):
             indices = start + self.local_row_indices  # in the sample of `count` rows
             row_indices = np.minimum(indices, count - 1) * total // count
-            batch = masking(read_tokens(self.validation, row_indices), row_indices, np.zeros_like(row_indices))
+            tokens = read_tokens(self.validation, row_indices)
+            batch = self.validation_masking(tokens, row_indices, np.zeros_like(row_indices))
             yield batch._replace(weights=batch.weights * (indices < count)[:, None].astype(np.float32))
 
 
@@ -76,8 +79,15 @@ def open_stream(config: Config, corpus: Corpus, local_row_indices: Int[np.ndarra
     """
     for problem in corpus.problems(config.model):
         raise problem
-    masking = Masking(corpus.tokenizer.tokens, config.model.length, config.data.mask_rate, config.seed)
-    fewest = corpus.manifest.fewest_maskable["train"]
-    may_lack_targets = round(config.data.mask_rate * fewest) < 1  # as `Masking` rounds
-    train, validation = corpus.split("train"), corpus.split("validation")
-    return Stream(train, validation, masking, config.data.batch_size, local_row_indices, may_lack_targets)
+    data, tokenizer, length = config.data, corpus.tokenizer, config.model.length
+    rates = [data.mask_rate, data.final_mask_rate or data.mask_rate]
+    return Stream(
+        train=corpus.split("train"),
+        validation=corpus.split("validation"),
+        masking=Masking(tokenizer, length, max(rates), config.seed, data.mask_split, data.mask_unit),
+        validation_masking=Masking(tokenizer, length, data.validation_mask_rate, VALIDATION_SEED),
+        mask_rate=functools.partial(mask_rate, config),
+        batch_size=data.batch_size,
+        local_row_indices=local_row_indices,
+        may_lack_targets=round(min(rates) * corpus.manifest.fewest_maskable["train"]) < 1,  # as `Masking` rounds
+    )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
-from symbert_jax.data.masking import max_predictions
+from symbert_jax.data.masking import max_train_predictions, max_validation_predictions
 from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
@@ -64,20 +64,27 @@ def compile_train(config: Config, target: Slice) -> Program:
     # The backward pass costs as much as two forward passes. No remat policy keeps the output of an attention kernel, so
     # with remat the forward pass of the kernel runs again.
     passes = 3 if config.model.remat == "none" else 4
-    return _compile(config, target, make_train_step(config), step_argument=lambda state: state, kernel_passes=passes)
+    step, predictions = make_train_step(config), max_train_predictions(config)
+    return _compile(config, target, step, predictions, step_argument=lambda state: state, kernel_passes=passes)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
     """Compiles the validation step; raises the same errors as `compile_train`."""
-    step = make_validation_step(config)
-    return _compile(config, target, step, step_argument=lambda state: state.params, kernel_passes=1)
+    step, predictions = make_validation_step(config), max_validation_predictions(config)
+    return _compile(config, target, step, predictions, step_argument=lambda state: state.params, kernel_passes=1)
 
 
 def _compile(
-    config: Config, target: Slice, step: Any, step_argument: Callable[[states.State], Any], kernel_passes: int
+    config: Config,
+    target: Slice,
+    step: Any,
+    predictions: int,
+    step_argument: Callable[[states.State], Any],
+    kernel_passes: int,
 ) -> Program:
     """Compiles a jitted step and estimates its time.
 
+    predictions: M, the most predictions of a row in its batch.
     step_argument: returns the first argument of the step, given the state; the second is a batch.
     kernel_passes: the FLOPs of all attention kernels in the step, as a multiple of those of a forward pass. The program
       does not state the FLOPs of these kernels.
@@ -87,7 +94,7 @@ def _compile(
     for problem in problems(config, mesh):
         raise problem
     with jax.set_mesh(mesh):
-        lowered = step.lower(step_argument(states.abstract(config)), _abstract_batch(config))
+        lowered = step.lower(step_argument(states.abstract(config)), _abstract_batch(config, predictions))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -130,14 +137,15 @@ def _as_does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
     return DoesNotFit(needed, available)
 
 
-def _abstract_batch(config: Config) -> MlmBatch:
+def _abstract_batch(config: Config, predictions: int) -> MlmBatch:
     """Returns a batch as `put_batch` makes it, with the shape, type and sharding of each array instead of the array."""
     sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
 
     def array(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
 
-    length, predictions = config.model.length, max_predictions(config.model.length, config.data.mask_rate)
-    tokens, positions, targets = (array(columns, jnp.int32) for columns in (length, predictions, predictions))
+    tokens, positions, targets = (
+        array(columns, jnp.int32) for columns in (config.model.length, predictions, predictions)
+    )
     weights = array(predictions, jnp.float32)
     return MlmBatch(tokens, positions, targets, weights)  # type: ignore[arg-type]

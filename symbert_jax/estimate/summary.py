@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from symbert_jax.config import Config
-from symbert_jax.data.masking import max_predictions
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.estimate.programs import Program, compile_train, compile_validation, make_slice_mesh
 from symbert_jax.estimate.slices import Slice, compiler_version
 from symbert_jax.model import bert
@@ -53,7 +53,7 @@ def summarize(config: Config, target: Slice) -> Summary:
     with jax.set_mesh(mesh):
         state = states.abstract(config)
     parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
-    predictions_per_row = max_predictions(config.model.length, config.data.mask_rate)
+    predictions_per_row = max_train_predictions(config)
     model_flops = train_flops(config.model, config.data.batch_size, predictions_per_row)
     steps = config.train.steps
     validation_batches = -(-steps // config.train.validate_every) * config.train.validate_batches

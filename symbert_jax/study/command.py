@@ -12,7 +12,7 @@ from etils import epath
 
 from symbert_jax.config import StudyConfig
 from symbert_jax.data.manifest import is_finished as is_prepared
-from symbert_jax.data.masking import max_predictions
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.data.prepare.command import prepare
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
@@ -89,6 +89,6 @@ def _limit(config: StudyConfig, run: Run) -> int:
     if config.parallel:
         return config.parallel
     model, data = run.config.model, run.config.data
-    rows, predictions = data.batch_size // run.config.optim.accumulate, max_predictions(model.length, data.mask_rate)
+    rows, predictions = data.batch_size // run.config.optim.accumulate, max_train_predictions(run.config)
     with jax.set_mesh(make_mesh(run.config.mesh)):
         return max_parallel_runs(model, bert.size(model), rows, model.length, predictions)

@@ -116,7 +116,7 @@ def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Itera
 
 
 def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
-    batch, steps, mask_rate = config.data.batch_size, config.train.steps, config.data.mask_rate
+    batch, steps = config.data.batch_size, config.train.steps
     rows = corpus.manifest.row_counts["train"]
     if batch > rows:
         hint = "a batch would hold the same row twice: prepare more text"
@@ -127,9 +127,11 @@ def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[Us
     for split in SPLITS:
         corpus.split(split)  # raises if it is empty or damaged
         most_maskable = corpus.manifest.most_maskable[split]
+        field = "mask_rate" if split == "train" else "validation_mask_rate"
+        mask_rate = getattr(config.data, field)
         if 0 <= mask_rate < 1 and round(mask_rate * most_maskable) < 1:
             found = f"at most {most_maskable} tokens in a {split} row of {corpus.folder} that can be masked"
-            wanted = f"enough maskable tokens to mask one at data.mask_rate={mask_rate}; [UNK] is not maskable"
+            wanted = f"enough maskable tokens to mask one at data.{field}={mask_rate}; [UNK] is not maskable"
             yield UserError("data.dir", found, wanted, "prepare the text with a vocabulary that has its words")
     if advice := corpus.manifest.advice():
         yield advice

@@ -15,7 +15,6 @@ from symbert_jax.config import Config, to_json, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
 from symbert_jax.data.stream import Stream, open_stream
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import (
     Stop,
     check_shared,
@@ -33,7 +32,7 @@ from symbert_jax.storage import write_whole
 from symbert_jax.train.diagnose import make_diagnostics
 from symbert_jax.train.doctor import check
 from symbert_jax.train.events import Events, is_due
-from symbert_jax.train.start import restore_or_init
+from symbert_jax.train.start import restore_or_init, restore_window
 from symbert_jax.train.state import State
 from symbert_jax.train.step import make_train_step
 from symbert_jax.train.trace import Trace
@@ -114,7 +113,7 @@ def _open_events(
         Progress("steps", train.steps, start, is_shown=is_main_process()) as progress,
         Trace(workdir, train.profile_steps) as trace,
     ):
-        progress.say(_opening(config, stream, start))
+        progress.say(_opening(config, stream, checkpoints, start))
         yield Events(
             config,
             stream,
@@ -122,7 +121,7 @@ def _open_events(
             metrics,
             progress,
             trace,
-            Window("train", checkpoints.window(start) if start else None),
+            Window("train", restore_window(config, checkpoints, start)),
             Clock(start),
             make_train_step(config, stream.may_lack_targets),
             make_validation_step(config),
@@ -131,20 +130,24 @@ def _open_events(
 
 
 def write_run_files(config: Config, corpus: Corpus, workdir: epath.Path) -> None:
-    """Writes the config and the vocabulary to the workdir, so that its checkpoints can be read without the corpus."""
+    """Writes the config and the tokenizer to the workdir, so that its checkpoints can be read without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.write(corpus.tokenizer, workdir / VOCAB)
+    tokenizer.write(corpus.tokenizer, workdir)
     write_whole(workdir / "config.json", to_json(config))
 
 
-def _opening(config: Config, stream: Stream, start: int) -> str:
+def _opening(config: Config, stream: Stream, checkpoints: Checkpoints, start: int) -> str:
     """Returns the first line of a run: the model, the devices, the rows, and the step that the run starts from."""
+    origin, is_new = "", checkpoints.latest() is None
+    if is_new and config.branch_from:
+        origin = f", as a branch of {config.branch_from}"
+    elif is_new and config.init_from:
+        origin = f", with the parameters of {config.init_from}"
     mesh = jax.sharding.get_mesh()
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = config.train.steps * config.data.batch_size / len(stream.train)
     length, device = config.model.length, mesh.abstract_mesh.abstract_device
     kernel = kernels.choose(config.model, device, length, length)
-    origin = f", with the parameters of {config.init_from}" if config.init_from and not start else ""
     return (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
         f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}), {kernel} attention; "

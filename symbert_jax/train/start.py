@@ -1,4 +1,4 @@
-"""The state that a run starts from: its own latest checkpoint, another run's parameters, or a seed."""
+"""The state that a run starts from: its own latest checkpoint, a checkpoint of another run, or a seed."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,6 @@ from symbert_jax.checkpoint import FOLDER, Checkpoints
 from symbert_jax.config import Config, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpus
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors
@@ -24,13 +23,35 @@ INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain",
 HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
-_FIXED = ("seed", "model.heads", "data.batch_size", "data.mask_rate", "optim.name", "init_from")
+_FIXED = (
+    "seed",
+    "model.heads",
+    "model.norm",
+    "model.norm_eps",
+    "model.rope_theta",
+    "model.rope_theta_local",
+    "model.window",
+    "model.global_every",
+    "data.batch_size",
+    "data.mask_rate",
+    "data.final_mask_rate",
+    "data.validation_mask_rate",
+    "data.mask_split",
+    "data.mask_unit",
+    "optim.name",
+    "init_from",
+    "branch_from",
+)
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|workers|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
+# A branch cannot change these fields of the run that it comes from.
+_FIXED_IN_BRANCH = ("model.heads", "optim.name")
+# Fields that a branch may also change without a message: those that it is made for, and the origin of the other run.
+_FREE_IN_BRANCH = re.compile(r"init_from|branch_from|train\.steps|optim\.(schedule|decay_steps|decay_shape)")
 
 
 def may_change(field: str) -> bool:
@@ -40,17 +61,34 @@ def may_change(field: str) -> bool:
 
 def restore_or_init(config: Config, corpus: Corpus, checkpoints: Checkpoints) -> State:
     """Returns the state with which a run continues or starts, on the current mesh."""
-    return restore(config, checkpoints) or (init_from_run(config, corpus) if config.init_from else states.init(config))
+    if state := restore(config, checkpoints):
+        return state
+    if config.branch_from:
+        with _branch_source(config) as (source, step):
+            return _restore(config, source, step)
+    return init_from_run(config, corpus) if config.init_from else states.init(config)
 
 
 def restore(config: Config, checkpoints: Checkpoints) -> State | None:
     """Returns the state of the latest checkpoint on the current mesh, or None if there is no checkpoint."""
-    if (step := checkpoints.latest()) is None:
-        return None
+    step = checkpoints.latest()
+    return None if step is None else _restore(config, checkpoints, step)
+
+
+def _restore(config: Config, checkpoints: Checkpoints, step: int) -> State:
+    """Returns the state of a checkpoint on the current mesh."""
     abstract_state = states.abstract(config)
     items = checkpoints.restore(step, params=abstract_state.params, optimizer=abstract_state.optimizer)
     step_array = jax.device_put(jax.numpy.int32(step), abstract_state.step.sharding)
     return State(step_array, items["params"], items["optimizer"])
+
+
+def restore_window(config: Config, checkpoints: Checkpoints, step: int) -> dict[str, float]:
+    """Returns the sums since the last log point with which a run continues or starts from a step."""
+    if checkpoints.latest() is None and config.branch_from:
+        with _branch_source(config) as (source, _):
+            return source.window(step)
+    return checkpoints.window(step)
 
 
 def init_from_run(config: Config, corpus: Corpus) -> State:
@@ -71,8 +109,8 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
 def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
-    An `Advice` is about a permitted change since the latest checkpoint, or about a damaged checkpoint that is ignored.
-    The checkpoint to start from is read, but nothing is put on a device, so the current mesh may be any.
+    An `Advice` is about a permitted change since the checkpoint to continue from, or about a damaged checkpoint that is
+    ignored. The checkpoint to start from is read, but nothing is put on a device, so the current mesh may be any.
 
     Raises:
       UserError: a reason that prevents further checks.
@@ -85,49 +123,78 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                     found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is ignored; remove it"
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
                 yield from _changes(config, corpus, workdir, step, checkpoints)
-                state = states.abstract(config)
-                checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+                _check_state(config, checkpoints, step)
                 return
-    if config.init_from:
+    if config.branch_from:
+        with _branch_source(config) as (checkpoints, step):
+            checkpoints.check_content(step)
+            if step >= config.train.steps:
+                yield UserError("train.steps", str(config.train.steps), f"more than {step}, the step of branch_from")
+            yield from _changes(config, corpus, checkpoints.folder.parent, step, checkpoints, in_branch=True)
+            _check_state(config, checkpoints, step)
+    elif config.init_from:
         with _source(config, corpus):
             pass
 
 
+def _check_state(config: Config, checkpoints: Checkpoints, step: int) -> None:
+    """Raises `UserError` if the arrays of a step are not those of the state of this config."""
+    state = states.abstract(config)
+    checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+
+
 def _changes(
-    config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints
+    config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints, in_branch: bool = False
 ) -> Iterator[UserError]:
     """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or the corpus.
 
     Leaves out the fields in _FREE, and the fields whose changes `check_shapes` finds.
+
+    in_branch: whether the checkpoint is that of another run, which this one continues.
     """
+    fixed, hint = (_FIXED_IN_BRANCH, "a branch keeps it") if in_branch else (_FIXED, HINT)
+    free = re.compile(f"{_FREE.pattern}|{_FREE_IN_BRANCH.pattern}") if in_branch else _FREE
     new, old = (
         {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
         for each in (config, checkpoints.config(step))
     )
     for field, found in new.items():
-        if found == old[field] or not step or _FREE.fullmatch(field):  # step 0: `import` wrote it, no run has started
+        if found == old[field] or not step or free.fullmatch(field):  # step 0: `import` wrote it, no run has started
             continue
         wanted = f"{old[field]}, with which {workdir} reached step {step}"
-        if field in _FIXED:
-            yield UserError(field, str(found), wanted, HINT)
+        if field in fixed:
+            yield UserError(field, str(found), wanted, hint)
         elif not field.startswith("model.") or field.endswith(("dropout", "dtype")):  # `check_shapes` checks the others
             yield Advice(field, str(found), wanted, "the run continues with the new value")
-    vocabulary_problems = list(_vocabulary_problems(corpus, workdir, HINT))
+    vocabulary_problems = list(_vocabulary_problems(corpus, workdir, hint))
     yield from vocabulary_problems
     fingerprint = checkpoints.corpus_of(step)
     if step and fingerprint and not vocabulary_problems and fingerprint != corpus.fingerprint:
-        yield UserError(
-            "data.dir",
-            f"a different corpus in {corpus.location}",
-            f"the corpus with which {workdir} reached step {step}",
-            f"name that corpus, or start a new run from here: a new --workdir and --config.init_from={workdir}@{step}",
-        )
+        found = f"a different corpus in {corpus.location}"
+        wanted = f"the corpus with which {workdir} reached step {step}"
+        if in_branch:
+            yield Advice("data.dir", found, wanted, "the run continues with the new rows")
+        else:
+            start_anew = f"start a new run from here: a new --workdir and --config.init_from={workdir}@{step}"
+            yield UserError("data.dir", found, wanted, f"name that corpus, or {start_anew}")
 
 
 def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:
-    if corpus.tokenizer != tokenizer.read(workdir / VOCAB):
+    if corpus.tokenizer != tokenizer.read(workdir):
         found = f"a different vocabulary in {corpus.location}"
-        yield UserError("data.dir", found, f"the vocabulary of {workdir}/{VOCAB}", hint)
+        yield UserError("data.dir", found, f"the vocabulary of {workdir}", hint)
+
+
+@contextlib.contextmanager
+def _branch_source(config: Config) -> Iterator[tuple[Checkpoints, int]]:
+    """Yields the checkpoints and the step that `config.branch_from` names.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    name, _, step = config.branch_from.rpartition("@")
+    with contextlib.closing(Checkpoints(absolute(name, "branch_from"))) as checkpoints:
+        yield checkpoints, checkpoints.check_step(int(step))
 
 
 @contextlib.contextmanager

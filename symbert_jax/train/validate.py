@@ -28,5 +28,7 @@ def check_targets(config: Config, stream: Stream) -> None:
     all_rows = dataclasses.replace(stream, local_row_indices=np.arange(stream.batch_size))  # the rows of all processes
     if not any(batch.weights.any() for batch in all_rows.validation_batches(config.train.validate_batches)):
         found = f"no token to predict in the validation rows of {config.data.dir}"
-        hint = "prepare it again with a vocabulary that fits its text, and rows longer than 1 / data.mask_rate"
+        hint = (
+            "prepare it again with a vocabulary that fits its text, and rows longer than 1 / data.validation_mask_rate"
+        )
         raise UserError("data.dir", found, "rows with tokens other than special ones", hint)

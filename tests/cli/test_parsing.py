@@ -59,10 +59,11 @@ def test_parse_reads_all_forms_of_flags(
 @pytest.mark.parametrize("form", [["--config={}:64"], ["--config", "{}:64"], ["-config={}:64"]])
 def test_parse_reads_all_forms_of_fields(arguments: list[str], form: list[str], file: str) -> None:
     """The argument of get_config(), 64, follows the name of the file after a colon."""
-    given = parse("prepare", [*(part.format(file) for part in form), *arguments])
+    given = parse("prepare", [*(part.format(file) for part in form), *arguments, "--config.data.mask_split=1,0,0"])
     config = given.config_file.to_config(configs.freeze)
     assert (config.model.dim, config.model.heads, config.mesh.fsdp) == (64, 8, True)
     assert config.data.sources == ("a", "b,c")
+    assert config.data.mask_split == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny.py", "configs/tiny", "configs/tiny.py"])

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
 
 VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(1000))]
+TOKENIZER = WordPiece(tuple(VOCABULARY), Normalization())
 LENGTH = 16
 
 

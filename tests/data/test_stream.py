@@ -11,7 +11,7 @@ from symbert_jax.data.masking import Masking
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
-from tests.data.fake_rows import LENGTH, VOCABULARY, FakeRows
+from tests.data.fake_rows import LENGTH, TOKENIZER, FakeRows
 
 
 def make_stream(process: int = 0, processes: int = 1, seed: int = 0, rows: int = 50) -> Stream:
@@ -19,7 +19,9 @@ def make_stream(process: int = 0, processes: int = 1, seed: int = 0, rows: int =
     return Stream(
         train=FakeRows(rows),
         validation=FakeRows(21),
-        masking=Masking(VOCABULARY, LENGTH, rate=0.15, seed=seed),
+        masking=Masking(TOKENIZER, LENGTH, rate=0.15, seed=seed),
+        validation_masking=Masking(TOKENIZER, LENGTH, rate=0.15, seed=0),
+        mask_rate=lambda step: 0.15,
         batch_size=8,
         local_row_indices=np.split(np.arange(8), processes)[process],
         may_lack_targets=False,
@@ -113,9 +115,21 @@ def test_open_stream_checks_corpus_model_and_tokens(corpus) -> None:
     rare = dataclasses.replace(config, data=dataclasses.replace(config.data, mask_rate=0.4 / max(fewest, 1)))
     assert open_stream(rare, opened, local_row_indices).may_lack_targets
     assert stream.batch(0).tokens.shape == (64, 32)
+    data = dataclasses.replace(
+        config.data, mask_rate=0.2, final_mask_rate=0.4, mask_unit="word", mask_split=(1.0, 0.0, 0.0)
+    )
+    scheduled = open_stream(dataclasses.replace(config, data=data), opened, local_row_indices)
+    first, last = scheduled.batch(0), scheduled.batch(config.train.steps)
+    assert first.positions.shape == last.positions.shape == (64, 16)  # M for 0.4 of 32 tokens
+    assert last.weights.sum() == pytest.approx(2 * first.weights.sum(), rel=0.05)
+    assert set(first.tokens[first.weights.nonzero()[0], first.positions[first.weights > 0]]) == {
+        SPECIAL.index("[MASK]")
+    }
+    assert is_equal(next(scheduled.validation_batches(1)), next(stream.validation_batches(1)))
     small = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):
         open_stream(small, opened, local_row_indices)
-    masking = dataclasses.replace(stream.masking, vocabulary=stream.masking.vocabulary[:100])
+    few = dataclasses.replace(opened.tokenizer, tokens=opened.tokenizer.tokens[:100])
+    masking = dataclasses.replace(stream.masking, tokenizer=few)
     with pytest.raises(UserError, match=r"data.dir: found token \d+ in a row, wanted tokens below 100"):
         dataclasses.replace(stream, masking=masking).batch(0)

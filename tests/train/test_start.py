@@ -114,7 +114,7 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
     workdir, _, config = source
     other = write_corpus(tmp_path / "other", words=[*WORDS[:-1], "other"])
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(other)), init_from=str(workdir))
-    message = f"data.dir: found a different vocabulary in {other}, wanted the vocabulary of {workdir}/vocab.txt"
+    message = f"data.dir: found a different vocabulary in {other}, wanted the vocabulary of {workdir}"
     check_refused(config, message, tmp_path)
 
 

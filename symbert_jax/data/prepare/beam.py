@@ -10,6 +10,7 @@ can run them. The bytes of a file depend neither on the runner, nor on the order
 how often it repeats work, because each file is a function of a set of documents.
 """
 
+import functools
 import json
 import re
 import uuid
@@ -68,12 +69,12 @@ def write_rows(config: Config, options: PipelineOptions, folder: epath.Path) -> 
         _run(options, f"counting words in {len(shards)} shards", lambda start: _count_words(start, shards, job))
         for content in read_all(sorted(job.unfinished("words").iterdir())):
             words.update(json.loads(content))
-    tokenizer.write_vocabulary(config.data.vocab, words, config.model.vocab_size, job.vocabulary)
+    tokenizer.write_vocabulary(config.data.vocab, words, config.model.vocab_size, folder)
     _run(options, f"tokenizing {len(shards)} shards", lambda start: _tokenize(start, shards, job))
     counts = _read_counts(job, names)
-    total = statistics.add(list(counts.values()))
+    total = functools.reduce(statistics.add, counts.values())
     check_rows(config, total)
-    form = row_format(tokenizer.load(job.vocabulary, parse_special=False), config.model.length)
+    form = row_format(tokenizer.read(folder), config.model.length)
     calls = _plan_files(job, counts, form.length, form.rows_per_file)
     _run(options, f"writing {len(calls)} row files", lambda start: _write_files(start, calls, form, job))
     return Written(total, _read_descriptions(job, calls))

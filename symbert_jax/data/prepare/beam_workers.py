@@ -24,8 +24,7 @@ from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_fil
 from symbert_jax.data.prepare.shared_files import publish
 from symbert_jax.data.prepare.statistics import Statistics
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import Tokenizer
-from symbert_jax.data.vocabulary import SEP, VOCAB
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
 
 _WORD_PARTS = 64  # files of word counts
 
@@ -36,15 +35,11 @@ CopiesOfBucket = tuple[int, Iterable[Copy]]  # the number of a bucket, and its d
 class Job(NamedTuple):
     """What a worker needs to know."""
 
-    folder: str  # of the corpus; it holds the vocabulary and the folder UNFINISHED
+    folder: str  # of the corpus; it holds the tokenizer and the folder UNFINISHED
     num_sources: int
     bits: int  # there are 2**bits buckets
     validation_fraction: float
-    run: str  # different for each run, so that a worker that serves several reads the vocabulary of each
-
-    @property
-    def vocabulary(self) -> epath.Path:
-        return epath.Path(self.folder) / VOCAB
+    run: str  # different for each run, so that a worker that serves several reads the tokenizer of each
 
     def unfinished(self, kind: str, name: str = "") -> epath.Path:
         """The path of a file that is removed in the end, or of the folder of all files of its kind."""
@@ -92,10 +87,9 @@ def write_words(part: tuple[int, Iterable[dict[str, int]]], job: Job) -> None:
 def tokenize_bucket(bucket: CopiesOfBucket, job: Job) -> None:
     """Writes the sequences of a bucket and its counts."""
     number, copies = bucket
-    encoder = _load_encoder(job.vocabulary, job.run)
-    dtype, sep = rows.row_dtype(encoder.get_vocab_size()), tokenizer.special_ids(encoder)[SEP]
-    documents = _sort(copies, job.num_sources)
-    sequences, counts = buckets.tokenize(documents, encoder, sep, dtype, job.validation_fraction)
+    text_tokenizer, encoder = _load_tokenizer(job.folder, job.run)
+    documents, dtype = _sort(copies, job.num_sources), rows.row_dtype(len(text_tokenizer.tokens))
+    sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
         job.publish(job.sequence(split, number), sequence.tobytes())
     num_read = np.bincount(documents.sources, minlength=job.num_sources) + documents.duplicates
@@ -145,5 +139,7 @@ def _read_tokens(path: epath.Path, part: Slice, dtype: np.dtype) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_encoder(vocabulary: epath.Path, _: str) -> Tokenizer:
-    return tokenizer.load(vocabulary, parse_special=False)
+def _load_tokenizer(folder: str, _: str) -> tuple[TextTokenizer, Tokenizer]:
+    """Returns the tokenizer in a folder, and its object of the library, for texts of a corpus."""
+    text_tokenizer = tokenizer.read(epath.Path(folder))
+    return text_tokenizer, text_tokenizer.build(parse_special=False)

@@ -20,7 +20,7 @@ from symbert_jax.data import rows, tokenizer
 from symbert_jax.data.manifest import MANIFEST, SPLITS, check_files, is_finished, read_manifest, write_manifest
 from symbert_jax.data.prepare import local
 from symbert_jax.data.prepare.written import Written, manifest_facts
-from symbert_jax.data.vocabulary import UNK, VOCAB
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import (
     LOCK,
@@ -30,7 +30,6 @@ from symbert_jax.storage import (
     lock,
     new_folder,
     remove_contents,
-    sha256,
 )
 
 # Writes the vocabulary and the row files of a corpus to a folder.
@@ -190,7 +189,9 @@ def _prepare_in_bucket(config: Config, recipe: dict[str, Any], engine: Engine) -
         if names and local.UNFINISHED not in names:
             raise UserError("data.dir", f"{target}, which is not a corpus", "a folder where nothing exists yet")
         written = engine(config, recipe, target)
-        for name in {VOCAB, tokenizer.TOKENIZER} & {path.name for path in target.iterdir()}:
+        for name in {VOCAB, tokenizer.TOKENIZER, tokenizer.SPECIAL_TOKENS_FILE} & {
+            path.name for path in target.iterdir()
+        }:
             (target / name).copy(epath.Path(folder) / name)
         _write_description(recipe, written, Path(folder))
         for path in sorted(epath.Path(folder).iterdir(), key=lambda path: path.name == MANIFEST):
@@ -203,17 +204,14 @@ def _prepare_in_bucket(config: Config, recipe: dict[str, Any], engine: Engine) -
 
 
 def _write_description(recipe: dict[str, Any], written: Written, folder: Path) -> None:
-    """Writes the description of the rows and the manifest to `folder`, which holds the vocabulary."""
-    vocabulary = tokenizer.read(folder / VOCAB)
-    dtype = rows.row_dtype(len(vocabulary.tokens))
+    """Writes the description of the rows and the manifest to `folder`, which holds the tokenizer."""
+    text_tokenizer = tokenizer.read(folder)
+    dtype = rows.row_dtype(len(text_tokenizer.tokens))
     counts = {split: [file.rows for file in files] for split, files in written.files.items() if files}
     rows.write_info(folder, recipe["length"], dtype, counts)
-    facts = manifest_facts(written, recipe, unk=vocabulary.tokens.index(UNK))
+    facts = manifest_facts(written, recipe, unk=text_tokenizer.unk_id)
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
-    facts |= {
-        "vocab_sha256": sha256(folder / VOCAB),
-        "versions": {"symbert_jax": symbert_jax.__version__, **versions},
-    }
+    facts |= {"versions": {"symbert_jax": symbert_jax.__version__, **versions}}
     names = {
         rows.file_name(split, i): file.file for split, files in written.files.items() for i, file in enumerate(files)
     }

@@ -10,10 +10,12 @@ Every file is written whole or not at all, and a later run continues with the fi
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,8 +37,8 @@ from symbert_jax.data.prepare.row_files import RowFile, RowFormat, row_format, w
 from symbert_jax.data.prepare.workers import Workers
 from symbert_jax.data.prepare.written import Written, check_rows
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import Tokenizer
-from symbert_jax.data.vocabulary import SEP, VOCAB
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
+from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.progress import Progress
 from symbert_jax.storage import add_path_to_os_errors, remove_contents
 
@@ -92,12 +94,14 @@ def write_rows(config: Config, recipe: dict[str, Any], folder: Path) -> Written:
     _remove_other_plan(folder, {"recipe": recipe, "shards": shards, "files": files, "bits": bits})
     number = config.data.workers or min(len(os.sched_getaffinity(0)), max(1, size // _WORKER_BYTES))
     with Workers(number) as workers:
+        if number > 1:  # TFDS takes seconds to import, in which this process would otherwise wait for the workers
+            threading.Thread(target=importlib.import_module, args=("tensorflow_datasets",)).start()
         if not all(job.counts(bucket).exists() for bucket in range(1 << bits)):
             num_read = _read_sources(job, workers, names, shards)
             _write_vocabulary(job, workers, config)
             _tokenize(job, workers, num_read)
         shutil.rmtree(job.runs, ignore_errors=True)
-        counts = statistics.add([statistics.load(job.counts(bucket)) for bucket in range(1 << bits)])
+        counts = functools.reduce(statistics.add, (statistics.load(job.counts(bucket)) for bucket in range(1 << bits)))
         check_rows(config, counts)
         return Written(counts, _write_files(job, workers, config.model.length))
 
@@ -180,13 +184,12 @@ def _read_bucket(job: Job, bucket: int) -> Bucket:
 
 
 def _write_vocabulary(job: Job, workers: Workers, config: Config) -> None:
-    path = job.folder / VOCAB
-    if not path.exists():
+    if not tokenizer.is_written(job.folder):
         counts = Counter[str]()
         if config.data.vocab == "train":
             for counts_of_bucket in workers.map(_count_words, ((job, bucket) for bucket in range(1 << job.bits))):
                 counts.update(counts_of_bucket)
-        tokenizer.write_vocabulary(config.data.vocab, counts, config.model.vocab_size, path)
+        tokenizer.write_vocabulary(config.data.vocab, counts, config.model.vocab_size, job.folder)
 
 
 def _count_words(job: Job, bucket: int) -> Counter[str]:
@@ -204,10 +207,9 @@ def _tokenize(job: Job, workers: Workers, num_read: int) -> None:
 
 def _tokenize_bucket(job: Job, bucket: int) -> int:
     """Writes the sequences of a bucket and its statistics; returns the number of documents that it was read from."""
-    encoder = _encoder(job.folder / VOCAB)
-    documents = _read_bucket(job, bucket)
-    dtype, sep = rows.row_dtype(encoder.get_vocab_size()), tokenizer.special_ids(encoder)[SEP]
-    sequences, counts = buckets.tokenize(documents, encoder, sep, dtype, job.validation_fraction)
+    text_tokenizer, encoder = _load_tokenizer(job.folder)
+    documents, dtype = _read_bucket(job, bucket), rows.row_dtype(len(text_tokenizer.tokens))
+    sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
         _write_whole(job.sequence(split, bucket), sequence.tobytes())
     buffer = io.BytesIO()
@@ -216,18 +218,21 @@ def _tokenize_bucket(job: Job, bucket: int) -> int:
     return len(documents.texts) + int(documents.duplicates.sum())
 
 
-def _encoder(vocab: Path) -> Tokenizer:
-    return _load_encoder(vocab, vocab.stat().st_mtime_ns)
+def _load_tokenizer(folder: Path) -> tuple[TextTokenizer, Tokenizer]:
+    """Returns the tokenizer in a folder, and its object of the library, for texts of a corpus."""
+    files = [folder / name for name in (VOCAB, tokenizer.TOKENIZER)]
+    return _load_tokenizer_once(folder, max(path.stat().st_mtime_ns for path in files if path.exists()))
 
 
 @functools.lru_cache(maxsize=1)
-def _load_encoder(vocab: Path, _: int) -> Tokenizer:
-    return tokenizer.load(vocab, parse_special=False)
+def _load_tokenizer_once(folder: Path, _: int) -> tuple[TextTokenizer, Tokenizer]:
+    text_tokenizer = tokenizer.read(folder)
+    return text_tokenizer, text_tokenizer.build(parse_special=False)
 
 
 def _write_files(job: Job, workers: Workers, length: int) -> dict[str, list[RowFile]]:
     """Writes the row files; returns them in order, by split."""
-    form = row_format(_encoder(job.folder / VOCAB), length)
+    form = row_format(_load_tokenizer(job.folder)[0], length)
     calls = []
     for split in SPLITS:
         paths = [job.sequence(split, bucket) for bucket in range(1 << job.bits)]

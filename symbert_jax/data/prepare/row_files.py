@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt
 
-from symbert_jax.data import rows, tokenizer
+from symbert_jax.data import rows
 from symbert_jax.data.manifest import File, describe
 from symbert_jax.data.prepare.packing import cut_rows
-from symbert_jax.data.tokenizer import Tokenizer
-from symbert_jax.data.vocabulary import CLS, SEP
+from symbert_jax.data.tokenizer import TextTokenizer
 
 
 class RowFormat(NamedTuple):
@@ -37,10 +36,11 @@ class RowFile(NamedTuple):
     fewest_maskable: int
 
 
-def row_format(encoder: Tokenizer, length: int) -> RowFormat:
+def row_format(tokenizer: TextTokenizer, length: int) -> RowFormat:
     """Returns the format of rows of `length` tokens of this tokenizer."""
-    dtype, ids = rows.row_dtype(encoder.get_vocab_size()), tokenizer.special_ids(encoder)
-    return RowFormat(length, dtype, ids[CLS], ids[SEP], tuple(ids.values()), rows.record_header(length, dtype))
+    dtype, special = rows.row_dtype(len(tokenizer.tokens)), tuple(np.flatnonzero(tokenizer.is_special).tolist())
+    header = rows.record_header(length, dtype)
+    return RowFormat(length, dtype, tokenizer.cls_id, tokenizer.sep_id, special, header)
 
 
 def write_row_file(path: Path, tokens: UInt[np.ndarray, " n"], row_format: RowFormat) -> RowFile:

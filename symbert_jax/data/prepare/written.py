@@ -31,24 +31,25 @@ def check_rows(config: Config, counts: Statistics) -> None:
         raise UserError("data.validation_fraction", found, "enough for a row")
 
 
-def manifest_facts(written: Written, recipe: dict[str, Any], unk: int) -> dict[str, Any]:
+def manifest_facts(written: Written, recipe: dict[str, Any], unk: int | None) -> dict[str, Any]:
     """Returns the entries of the manifest. They depend on the recipe and the documents alone.
 
-    unk: the id of [UNK].
+    unk: the id of [UNK], if the tokenizer has it.
     """
     counts = written.statistics
     inner = recipe["length"] - 2
     splits = {}
     for split, documents, tokens in zip(SPLITS, counts.documents, counts.tokens, strict=True):
         files = written.files[split]
+        unknown = 0 if unk is None else int(tokens[unk])
         num_rows, num_documents, num_tokens = sum(file.rows for file in files), int(documents.sum()), int(tokens.sum())
         splits[split] = {
             "documents": num_documents,
             "rows": num_rows,
             "tokens": num_tokens,
             "tail_tokens_dropped": num_tokens + num_documents - num_rows * inner,
-            "unk_tokens": int(tokens[unk]),
-            "unk_share": round(int(tokens[unk]) / max(num_tokens, 1), 4),
+            "unk_tokens": unknown,
+            "unk_share": round(unknown / max(num_tokens, 1), 4),
             "most_maskable": max((file.most_maskable for file in files), default=0),
             "fewest_maskable": min((file.fewest_maskable for file in files), default=recipe["length"]),
         }

@@ -89,7 +89,7 @@ def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest
     assert content["splits"]["train"] == train | unknown_and_maskable
     assert content["splits"]["validation"]["rows"] == 0
     assert content["length"] == LENGTH
-    assert content["vocab_sha256"] == sha256(tmp_path / "corpus" / VOCAB)
+    assert content["files"][VOCAB]["sha256"] == sha256(tmp_path / "corpus" / VOCAB)
     assert set(content["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
     out, err = capsys.readouterr()
     assert "6 rows of 8 tokens to train and 0 to validate from 4 documents, 1 duplicates dropped, 2.86% of the" in out
