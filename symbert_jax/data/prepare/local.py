@@ -37,7 +37,6 @@ from symbert_jax.storage import remove_contents
 _BUCKET_BYTES = 1 << 20  # of the sources on the disk for each bucket
 _MAX_BITS = 12  # so there are at most 4096 buckets
 _WORKER_BYTES = 1 << 23  # of the sources on the disk for each worker: starting one takes a second
-_SHARD_BYTES = 1 << 22  # assumed for a shard that is not a file on a disk
 _PROGRESS_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
@@ -53,7 +52,7 @@ def write_rows(config: Config, recipe: dict[str, Any], folder: Path) -> Written:
     names = sorted(set(config.data.sources))
     shards = [(number, shard) for number, name in enumerate(names) for shard in sources.shards(name)]
     files = _file_status(shard for _, shard in shards)
-    size = sum(status[0] for status in files.values()) + _SHARD_BYTES * sum(not _is_local(shard) for _, shard in shards)
+    size = sum(shard.size for _, shard in shards)
     bits = min(_MAX_BITS, max(0, (size // _BUCKET_BYTES).bit_length()))
     job = Job(folder, len(names), bits, config.data.validation_fraction)
     _remove_other_plan(folder, {"recipe": recipe, "shards": shards, "files": files, "bits": bits})
@@ -130,12 +129,12 @@ def _read_sources(job: Job, workers: Workers, names: list[str], shards: list[tup
 
 def _write_vocabulary(job: Job, workers: Workers, config: Config) -> None:
     if not tokenizer.is_written(job.folder):
-        counts = Counter[str]()
-        if config.data.vocab == "train":
-            calls = [(job, bucket) for bucket in range(1 << job.bits)]
+        counts, vocab, lowercase = Counter[str](), config.data.vocab, config.data.lowercase
+        if training := tokenizer.find_training(vocab, lowercase):
+            calls = [(job, bucket, training) for bucket in range(1 << job.bits)]
             for counts_of_bucket in workers.map(local_tasks.count_words, calls):
                 counts.update(counts_of_bucket)
-        tokenizer.write_vocabulary(config.data.vocab, counts, config.model.vocab_size, job.folder)
+        tokenizer.write_vocabulary(vocab, counts, config.model.vocab_size, job.folder, lowercase=lowercase)
 
 
 def _tokenize(job: Job, workers: Workers, num_read: int) -> None:

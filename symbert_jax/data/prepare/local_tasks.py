@@ -18,7 +18,7 @@ from symbert_jax.data.prepare.encoding import split_text
 from symbert_jax.data.prepare.packing import Slice
 from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_file
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.storage import add_path_to_os_errors
 
@@ -69,9 +69,9 @@ def read_shard(job: Job, number: int, source: int, shard: Shard) -> tuple[str, i
     return shard.source, count
 
 
-def count_words(job: Job, bucket: int) -> Counter[str]:
+def count_words(job: Job, bucket: int, training: Training) -> Counter[str]:
     texts = buckets.decode(_read_bucket(job, bucket).texts)
-    return tokenizer.count_words(piece for text in texts for piece in split_text(text))
+    return tokenizer.count_words((piece for text in texts for piece in split_text(text)), training)
 
 
 def tokenize_bucket(job: Job, bucket: int) -> int:
