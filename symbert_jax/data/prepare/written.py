@@ -5,8 +5,11 @@ from typing import Any, NamedTuple
 from symbert_jax.config import Config
 from symbert_jax.data.manifest import SPLITS
 from symbert_jax.data.prepare.row_files import RowFile
-from symbert_jax.data.prepare.statistics import Statistics
+from symbert_jax.data.prepare.statistics import Statistics, frequent_tokens, length_quantiles
+from symbert_jax.data.tokenizer import TextTokenizer
 from symbert_jax.errors import UserError
+
+_FREQUENT_TOKENS = 50  # how many the manifest names
 
 
 class Written(NamedTuple):
@@ -31,17 +34,14 @@ def check_rows(config: Config, counts: Statistics) -> None:
         raise UserError("data.validation_fraction", found, "enough for a row")
 
 
-def manifest_facts(written: Written, recipe: dict[str, Any], unk: int | None) -> dict[str, Any]:
-    """Returns the entries of the manifest. They depend on the recipe and the documents alone.
-
-    unk: the id of [UNK], if the tokenizer has it.
-    """
+def manifest_facts(written: Written, recipe: dict[str, Any], tokenizer: TextTokenizer) -> dict[str, Any]:
+    """Returns the entries of the manifest. They depend on the recipe and the documents alone."""
     counts = written.statistics
     inner, is_concatenated = recipe["length"] - 2, recipe["packing"] == "concat"
     splits = {}
     for split, documents, tokens in zip(SPLITS, counts.documents, counts.tokens, strict=True):
         files = written.files[split]
-        unknown = 0 if unk is None else int(tokens[unk])
+        unknown = 0 if tokenizer.unk_id is None else int(tokens[tokenizer.unk_id])
         num_rows, num_documents, num_tokens = sum(file.rows for file in files), int(documents.sum()), int(tokens.sum())
         splits[split] = {
             "documents": num_documents,
@@ -56,4 +56,11 @@ def manifest_facts(written: Written, recipe: dict[str, Any], unk: int | None) ->
         }
     of_sources = (counts.documents.sum(axis=0).tolist(), counts.duplicates.tolist())
     documents, duplicates = (dict(zip(recipe["sources"], numbers, strict=True)) for numbers in of_sources)
-    return recipe | {"documents": documents, "duplicates": duplicates, "splits": splits}
+    frequent = {tokenizer.tokens[i]: count for i, count in frequent_tokens(counts, _FREQUENT_TOKENS).items()}
+    return recipe | {
+        "documents": documents,
+        "duplicates": duplicates,
+        "splits": splits,
+        "document_tokens": length_quantiles(counts),
+        "frequent_tokens": frequent,
+    }
