@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import os
 import signal
 import tempfile
@@ -43,6 +44,11 @@ stop_ignoring_signals()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+import flax.nnx  # noqa: E402, F401  the import hook would ignore the bytecode of what is imported under it
+import optax  # noqa: E402, F401
+import orbax.checkpoint  # noqa: E402, F401
+import tensorflow_datasets  # noqa: E402, F401
+
 install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
@@ -78,10 +84,33 @@ def configure(**changes: object) -> Config:
     return config
 
 
-@pytest.fixture(autouse=True)
-def signals_are_not_ignored() -> Iterator[None]:
-    """The end of a command ignores all signals, which must not outlast the test that ran it in this process."""
-    yield
+# The files that take longest, in this order. They come first, so that no worker of xdist begins a long one at the end.
+LONGEST = (
+    *("train/test_loop", "train/test_pod", "test_documented_commands", "train/test_step", "study/test_study"),
+    *("estimate/test_programs", "eval/test_processes", "test_golden", "eval/test_finetune", "test_chaos"),
+    *("model/test_bert", "model/test_kernels", "model/test_attention", "eval/test_golden", "distributed/test_cluster"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # otherwise xdist begins with the files that have the most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the longest files to the front, and exempts from garbage collection what the imports have made."""
+    tests = Path(__file__).parent
+    order = {tests / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    stop_ignoring_signals()  # the end of a command that a fixture or a test ran in this process ignores all signals
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
     stop_ignoring_signals()
 
 

@@ -97,13 +97,11 @@ def _engine(beam_options: str) -> Engine:
 
 def _recipe(config: Config) -> dict[str, Any]:
     """Returns the fields that determine the rows of a corpus, apart from the content of its sources."""
-    match config.data.vocab:
-        case "train":
-            vocab = f"train {config.model.vocab_size}"
-        case name if name.startswith("hf:"):
-            vocab = name
-        case name:
-            vocab = f"sha256 {tokenizer.read(tokenizer.find(name)).fingerprint()}"
+    vocab = config.data.vocab
+    if training := tokenizer.find_training(vocab, config.data.lowercase):
+        vocab = f"{training} {config.model.vocab_size}"
+    elif not vocab.startswith("hf:"):
+        vocab = f"sha256 {tokenizer.read(tokenizer.find(vocab)).fingerprint()}"
     return {
         "sources": sorted(set(config.data.sources)),
         "vocab": vocab,

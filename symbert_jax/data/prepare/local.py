@@ -37,7 +37,7 @@ from symbert_jax.data.prepare.row_files import RowFile, RowFormat, row_format, w
 from symbert_jax.data.prepare.workers import Workers
 from symbert_jax.data.prepare.written import Written, check_rows
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.progress import Progress
 from symbert_jax.storage import add_path_to_os_errors, remove_contents
@@ -185,16 +185,17 @@ def _read_bucket(job: Job, bucket: int) -> Bucket:
 
 def _write_vocabulary(job: Job, workers: Workers, config: Config) -> None:
     if not tokenizer.is_written(job.folder):
-        counts = Counter[str]()
-        if config.data.vocab == "train":
-            for counts_of_bucket in workers.map(_count_words, ((job, bucket) for bucket in range(1 << job.bits))):
+        counts, vocab, lowercase = Counter[str](), config.data.vocab, config.data.lowercase
+        if training := tokenizer.find_training(vocab, lowercase):
+            calls = ((job, bucket, training) for bucket in range(1 << job.bits))
+            for counts_of_bucket in workers.map(_count_words, calls):
                 counts.update(counts_of_bucket)
-        tokenizer.write_vocabulary(config.data.vocab, counts, config.model.vocab_size, job.folder)
+        tokenizer.write_vocabulary(vocab, counts, config.model.vocab_size, job.folder, lowercase=lowercase)
 
 
-def _count_words(job: Job, bucket: int) -> Counter[str]:
+def _count_words(job: Job, bucket: int, training: Training) -> Counter[str]:
     texts = buckets.decode(_read_bucket(job, bucket).texts)
-    return tokenizer.count_words(piece for text in texts for piece in split_text(text))
+    return tokenizer.count_words((piece for text in texts for piece in split_text(text)), training)
 
 
 def _tokenize(job: Job, workers: Workers, num_read: int) -> None:
