@@ -9,7 +9,8 @@ from etils import epath
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config
 from symbert_jax.errors import UserError
-from symbert_jax.estimate.largest_batch import batch_text, with_largest_batch
+from symbert_jax.estimate.batch_search import batch_text, with_fastest_batch
+from symbert_jax.estimate.cost import PALLAS
 from symbert_jax.estimate.programs import DoesNotFit
 from symbert_jax.estimate.slices import find_slice
 from symbert_jax.estimate.summary import Summary, summarize
@@ -19,7 +20,7 @@ from symbert_jax.storage import check_writable, write_whole
 def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
     """Prints the report of a config on a slice.
 
-    find_batch: whether to replace `data.batch_size` by the largest that fits.
+    find_batch: whether to replace `data.batch_size` by the one that trains fastest, of those that fit.
     out: the file for the numbers as JSON, with `fits` false if the program does not fit; None: no file.
 
     Raises:
@@ -33,7 +34,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
         check_writable(out, "out")
     try:
         if find_batch:
-            config = with_largest_batch(config, target)
+            config = with_fastest_batch(config, target)
         summary = summarize(config, target)
     except DoesNotFit as refusal:
         if out:
@@ -44,7 +45,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
             f"{config.data.batch_size}, which needs {refusal.needed / GIB:.2f} GiB per chip of {topology}, "
             f"{(refusal.needed - refusal.available) / GIB:.2f} GiB too much",
             f"at most {refusal.available / GIB:.2f} GiB",
-            "--find_batch finds the largest batch that fits; model.remat, mesh.fsdp or more chips reduce memory",
+            "--find_batch finds the batch sizes that fit; model.remat, mesh.fsdp or more chips reduce memory",
         ) from None
     print(report_text(config, summary, target.chip))
     if out:
@@ -98,6 +99,8 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ("training run", f"{summary.hours:,.1f} hours for {config.train.steps:,} steps, {validation_scope}"),
         ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
+    if any(part.kind == PALLAS for part in cost.unestimated):
+        lines.append(("note", "Pallas kernels count at the roofline; their schedules take longer"))
     if cost.unknown_loops:
         lines.append(("warning", f"{cost.unknown_loops} loops of unknown trip count are counted once"))
     return "\n".join(f"{label:<16} {text}" for label, text in lines)
