@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.forked import ForkedCommand
 
 ROOT = Path(__file__).parents[1]
-STEPS = 16  # of the run that `pretrain` describes
+STEPS = 32  # of the run that `pretrain` describes
 PATIENCE = 400  # seconds after which a process counts as hanging
 
 

@@ -32,6 +32,7 @@ from symbert_jax.config.files import find, get_config
 from symbert_jax.config.schema import (
     ATTENTIONS,
     KERNELS,
+    WEIGHTS,
     Config,
     DataConfig,
     FinetuneConfig,
@@ -47,6 +48,7 @@ from symbert_jax.config.walk import Field, field_comments, values_by_name, walk
 __all__ = [
     "ATTENTIONS",
     "KERNELS",
+    "WEIGHTS",
     "Config",
     "ConfigDict",
     "DataConfig",

@@ -52,7 +52,7 @@ def summarize(config: Config, target: Slice) -> Summary:
     mesh = make_slice_mesh(config, target)
     with jax.set_mesh(mesh):
         state = states.abstract(config)
-    parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
+    parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip((state.optimizer, state.ema))
     predictions_per_row = max_train_predictions(config)
     model_flops = train_flops(config.model, config.data.batch_size, predictions_per_row)
     steps = config.train.steps
