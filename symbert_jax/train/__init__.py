@@ -2,6 +2,6 @@
 
 Reading order: `loop`, the order of events; `events`, what each event reads and writes; `step`, the objective and the
 update; `optimizer` and `state`, which `step` uses; `validate`, the objective without an update; `window`, sums over
-several batches; `trace`, a profile of a few steps; `start`, the state that a run starts from; `doctor`, all checks
-before the first step.
+several batches; `phases`, the phases of a run with their batches and steps; `trace`, a profile of a few steps; `start`,
+the state that a run starts from; `doctor`, all checks before the first step.
 """

@@ -3,15 +3,15 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from etils import epath
 
 from symbert_jax.checkpoint import FOLDER, Checkpoints
-from symbert_jax.config import Config, values_by_name
+from symbert_jax.config import Config, phase_of, phases, rows_by_corpus, values_by_name
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
@@ -27,8 +27,6 @@ HINT = "use a new workdir, or restore the old value"
 _FIXED = (
     "seed",
     "model.heads",
-    "data.batch_size",
-    "data.mask_rate",
     "data.final_mask_rate",
     "data.validation_mask_rate",
     "data.mask_split",
@@ -37,6 +35,7 @@ _FIXED = (
     "init_from",
 )
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
+_FIXED_IN_PHASE = ("data.batch_size", "data.mask_rate")  # of these, only those of phases to come can change
 _FREE = re.compile(
     r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
@@ -79,7 +78,7 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
     return states.init_from_params(config, change_length(params, config.model.length))
 
 
-def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+def problems(config: Config, corpora: Corpora, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
     An `Advice` is about a permitted change since the latest checkpoint, or about a damaged checkpoint that is ignored.
@@ -95,44 +94,90 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                 for other, damage in checkpoints.damaged.items():
                     found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is ignored; remove it"
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
-                yield from _changes(config, corpus, workdir, step, checkpoints)
+                yield from _changes(config, corpora, workdir, step, checkpoints)
                 state = states.abstract(config)
                 checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
                 return
     if config.init_from:
-        with _source(config, corpus):
+        with _source(config, corpora.of(config)):
             pass
 
 
 def _changes(
-    config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints
+    config: Config, corpora: Corpora, workdir: epath.Path, step: int, checkpoints: Checkpoints
 ) -> Iterator[UserError]:
-    """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or the corpus.
+    """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or a corpus.
 
     Leaves out the fields in _FREE, and the fields whose changes `check_shapes` finds.
     """
+    old_config = checkpoints.config(step)
     new, old = (
-        {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
-        for each in (config, checkpoints.config(step))
+        {field: value if value not in ("", ()) else "none" for field, value in values_by_name(each).items()}
+        for each in (config, old_config)
     )
+    refused = list(_phase_changes(config, old_config, workdir, step))
+    yield from refused
     for field, found in new.items():
         if found == old[field] or not step or _FREE.fullmatch(field):  # step 0: `import` wrote it, no run has started
+            continue
+        if field in (problem.what for problem in refused):
             continue
         wanted = f"{old[field]}, with which {workdir} reached step {step}"
         if field in _FIXED:
             yield UserError(field, str(found), wanted, HINT)
         elif not field.startswith("model.") or field.endswith(("dropout", "dtype")):  # `check_shapes` checks the others
             yield Advice(field, str(found), wanted, "the run continues with the new value")
-    vocabulary_problems = list(_vocabulary_problems(corpus, workdir, HINT))
+    vocabulary_problems = list(_vocabulary_problems(corpora.of(config), workdir, HINT))
     yield from vocabulary_problems
-    fingerprint = checkpoints.corpus_of(step)
-    if step and fingerprint and not vocabulary_problems and fingerprint != corpus.fingerprint:
-        yield UserError(
-            "data.dir",
-            f"a different corpus in {corpus.location}",
-            f"the corpus with which {workdir} reached step {step}",
-            f"name that corpus, or start a new run from here: a new --workdir and --config.init_from={workdir}@{step}",
-        )
+    if step and not vocabulary_problems:
+        yield from _corpus_changes(config, corpora, workdir, step, checkpoints.corpora_of(step))
+
+
+def _phase_changes(config: Config, old_config: Config, workdir: epath.Path, step: int) -> Iterator[UserError]:
+    """Yields an error for each field of a phase that had another value in one of the `step` batches so far."""
+    starts = {phase.steps.start for each in (config, old_config) for phase in phases(each)}
+    reported = set[str]()
+    for start in sorted(start for start in starts if start < step):
+        new, old = (values_by_name(phase_of(each, start).config) for each in (config, old_config))
+        where = f" from step {start} on" if len(starts) > 1 else ""
+        # `check_shapes` finds another model.length of a run of one phase.
+        for field in (*_FIXED_IN_PHASE, *(("model.length",) if len(starts) > 1 else ())):
+            if field not in reported and new[field] != old[field]:
+                reported.add(field)
+                wanted = f"{old[field]}, with which {workdir} reached step {step}"
+                yield UserError(field, f"{new[field]}{where}", wanted, HINT)
+        # A corpus may have moved, so its number in the order of use is compared; `_corpus_changes` compares the rows.
+        (new_corpus, old_corpus) = (_corpus_number(each, start) for each in (config, old_config))
+        if new_corpus != old_corpus and "data.dir" not in reported:
+            reported.add("data.dir")
+            wanted = f"{old['data.dir']}, with which {workdir} reached step {step}"
+            yield UserError("data.dir", f"{new['data.dir']}{where}", wanted, HINT)
+
+
+def _corpus_number(config: Config, batch: int) -> int:
+    return list(rows_by_corpus(config)).index(phase_of(config, batch).config.data.dir)
+
+
+def _corpus_changes(
+    config: Config, corpora: Corpora, workdir: epath.Path, step: int, recorded: Sequence[str]
+) -> Iterator[UserError]:
+    """Yields an error for another corpus than a past phase read, an `Advice` for another one in a phase to come.
+
+    recorded: the fingerprints of the corpora of the run that saved checkpoint `step`.
+    """
+    first_steps: dict[str, int] = {}
+    for phase in phases(config):
+        first_steps.setdefault(phase.config.data.dir, phase.steps.start)
+    for (location, first), fingerprint in zip(first_steps.items(), recorded, strict=False):
+        if corpora[location].fingerprint == fingerprint:
+            continue
+        found, wanted = f"a different corpus in {location}", f"the corpus with which {workdir} reached step {step}"
+        if first < step:
+            hint = f"a new run from here: a new --workdir and --config.init_from={workdir}@{step}"
+            yield UserError("data.dir", found, wanted, f"name that corpus, or start {hint}")
+        else:
+            wanted = f"the corpus that was there when {workdir} reached step {step}"
+            yield Advice("data.dir", found, wanted, f"its phase begins at step {first:,} and reads the new one")
 
 
 def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:

@@ -1,5 +1,6 @@
 """The command `compile` and its report."""
 
+import dataclasses
 import json
 
 import pytest
@@ -36,6 +37,20 @@ def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -
     assert numbers["mfu"] == pytest.approx(numbers["model_flops"] / train["seconds"] / (4 * chip.peak))
     assert numbers["hours"] == pytest.approx(400 * train["seconds"] / 3600)  # 400 steps, validation not counted
     assert numbers["bound"] == max(train["least_seconds"], key=train["least_seconds"].get)
+
+
+def test_compile_reports_every_phase(target, tmp_path, capsys) -> None:
+    """Both phases have the config of `small`, whose step another test compiles."""
+    config = small()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=("100:",)))
+    out = epath.Path(tmp_path / "phases.json")
+    report.report(config, "v5e:2x2", find_batch=False, out=out)
+    first, last = json.loads(out.read_text())["phases"]
+    assert (first["steps"], last["steps"]) == (100, 300) and last["hours"] == pytest.approx(3 * first["hours"])
+    output = capsys.readouterr().out
+    assert "steps 100 to 400: rows of 32 tokens" in output and "hours for 400 steps" in output.splitlines()[-1]
+    with pytest.raises(UserError, match="find_batch: found a run of 2 phases, wanted a run of one phase"):
+        report.report(config, "v5e:2x2", find_batch=True, out=None)
 
 
 def test_compile_reports_bytes_of_a_program_that_does_not_fit(target, tmp_path, monkeypatch) -> None:

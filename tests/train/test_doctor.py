@@ -14,7 +14,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, MeshConfig, TrainConfig
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora
 from symbert_jax.data.manifest import read_manifest, write_manifest
 from symbert_jax.errors import UserErrors
 from symbert_jax.model import bert
@@ -56,11 +56,11 @@ def started(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Pat
 
 
 def list_problems(config: Config, workdir: epath.PathLike) -> list[str]:
-    return [str(problem) for problem in doctor.problems(config, Corpus(config.data.dir), epath.Path(workdir))]
+    return [str(problem) for problem in doctor.problems(config, Corpora(), epath.Path(workdir))]
 
 
 def check(config: Config, workdir: epath.PathLike, **options: bool) -> None:
-    doctor.check(config, Corpus(config.data.dir), epath.Path(workdir), **options)
+    doctor.check(config, Corpora(), epath.Path(workdir), **options)
 
 
 def test_missing_wandb_is_found_if_the_config_names_a_project(good: Config, tmp_path: Path, monkeypatch) -> None:
@@ -287,6 +287,7 @@ def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) ->
                     "unroll",
                     "warmup_steps",
                     "validate_batches",
+                    "batch_warmup_steps",
                     "keep_every",
                 )
                 assert bool(problems) != is_valid, (section, name, value)

@@ -12,7 +12,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, index
 from symbert_jax.config import Config, MeshConfig, TrainConfig, values_by_name
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
@@ -120,7 +120,7 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
 
 def list_problems(config: Config, workdir: Path | epath.Path) -> list[UserError]:
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        return list(problems(config, Corpus(config.data.dir), epath.Path(workdir)))
+        return list(problems(config, Corpora(), epath.Path(workdir)))
 
 
 def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
@@ -209,7 +209,7 @@ def check_refused(config: Config, message: str, workdir: Path) -> None:
     corpus = Corpus(config.data.dir)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         with pytest.raises(UserError) as checked:
-            list(problems(config, corpus, epath.Path(workdir / "new")))
+            list(problems(config, Corpora(), epath.Path(workdir / "new")))
         with pytest.raises(UserError) as run:
             init_from_run(config, corpus)
     assert str(checked.value) == str(run.value) and re.match(message, str(run.value))
