@@ -126,7 +126,7 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ),
         (
             {"train__phases": ("9: data.mask_rate=0.3",), "data__final_mask_rate": 0.1},
-            "train.phases: 9: data.mask_rate: found 0.3 with data.final_mask_rate=0.1, wanted a rate for each phase, or",
+            "train.phases: 9: data.mask_rate: found 0.3 with data.final_mask_rate=0.1, wanted a rate for each phase",
         ),
         (
             {"data__batch_warmup": (64,)},

@@ -160,6 +160,23 @@ def test_corpus_with_unusable_tokens_is_found(
     assert all(problem.startswith(message.format(folder)) for problem in problems)
 
 
+def test_problems_of_every_phase_are_found(good: Config, tmp_path: Path) -> None:
+    """The short rows have another vocabulary; a batch has more rows than their corpus, which is read too often."""
+    short = write_corpus(tmp_path / "short", words=[*WORDS[:-1], "other"], length=8, rows=20)
+    phase = f"90: model.length=8 data.dir={short} data.batch_size=32"
+    problems = list_problems(changed(good, train={"phases": (phase, "95: model.length=12")}), tmp_path / "run")
+    for problem in (
+        f"train.phases: 95: model.length: found 12, wanted 16, the length of the rows in {good.data.dir}",
+        f"data.dir: found a different vocabulary in {short}, wanted the vocabulary of {good.data.dir}; prepare all",
+        "train.phases: 90: data.batch_size: found 32, wanted at most 20, the rows of the corpus",
+        f"train.steps: found 100, 144 epochs of {short}, wanted at most 40 epochs",
+    ):
+        assert sum(found.startswith(problem) for found in problems) == 1, (problem, problems)
+    assert len(problems) == 4, problems
+    (problem,) = list_problems(changed(good, train={"phases": ("9: data.batch_size=12",)}), tmp_path / "run")
+    assert problem.startswith("train.phases: 9: data.batch_size: found 12, wanted a multiple of 8; each of")
+
+
 @pytest.mark.parametrize(
     ("made", "named", "wrong"),
     [

@@ -144,6 +144,29 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
     assert not list_problems(config, workdir)
 
 
+def test_only_phases_to_come_can_change(source, tmp_path: Path) -> None:
+    """The run has reached step 6 in one phase of batches of 16 rows."""
+    workdir, _, config = source
+    corpus, other = config.data.dir, str(write_corpus(tmp_path / "other", rows=63))
+    for phase, data, refused in (
+        ("3: data.batch_size=8", {}, "data.batch_size: found 8 from step 0 on, wanted 16, with which"),
+        ("3: data.batch_size=16", {"batch_size": 8}, "data.batch_size: found 8 from step 3 on, wanted 16, with which"),
+        ("3: model.length=8", {}, "model.length: found 8 from step 0 on, wanted 16, with which"),
+        (f"3: data.dir={corpus}", {"dir": other}, f"data.dir: found {other} from step 3 on, wanted {corpus}, with"),
+        (f"6: data.dir={other}", {}, f"data.dir: found a different corpus in {other}, wanted the corpus with which"),
+        (f"6: data.dir={corpus} data.batch_size=16", {"dir": other, "batch_size": 8}, None),
+    ):
+        new = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, **data),
+            train=dataclasses.replace(config.train, phases=(phase,)),
+        )
+        found = list_problems(new, workdir)
+        errors = [str(problem) for problem in found if not isinstance(problem, Advice)]
+        assert [error[: len(refused or "")] for error in errors] == [refused] * (refused is not None), errors
+        assert refused or [problem.what for problem in found] == ["data.batch_size", "train.phases"]
+
+
 def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
     """A new field is reported unless it is listed as free or fixed."""
     free = {field for field in values_by_name(Config()) if start._FREE.fullmatch(field)}
