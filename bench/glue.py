@@ -47,8 +47,9 @@ def load(task_name: str, source: str, vocab: str):
 
     task = tasks.TASKS[task_name]
     parts = [examples.Source(source).read(task, split, labelled=True) for split in (task.train, task.validation[0])]
-    loaded = tokenizer.load(Path(vocab), parse_special=False)
-    return task, parts, [batches.tokenize(loaded, part, LENGTH) for part in parts]
+    loaded = tokenizer.read(Path(vocab))
+    encoder = loaded.build(parse_special=False)
+    return task, parts, [batches.tokenize(encoder, loaded.pad_id, part, LENGTH) for part in parts]
 
 
 def ours(attention: str, flags: argparse.Namespace) -> Turn:

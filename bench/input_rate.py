@@ -19,8 +19,9 @@ import numpy as np
 from bench.record import record
 from symbert_jax.chips import TPUS
 from symbert_jax.config import ModelConfig
+from symbert_jax.data import rows
 from symbert_jax.data.masking import Masking, max_predictions
-from symbert_jax.data.rows import Rows, Split, Writer, write_info
+from symbert_jax.data.prepare.packing import cut_rows
 from symbert_jax.data.stream import Stream
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
@@ -90,15 +91,14 @@ def needed_rows_per_second(chip: str, length: int) -> float:
     return MFU * TPUS[chip].peak / train_flops(model, batch_size=1, max_predictions=max_predictions(length, MASK_RATE))
 
 
-def write_corpus(folder: Path, count: int, length: int) -> Rows:
+def write_corpus(folder: Path, count: int, length: int) -> rows.Split:
     """Writes a corpus of `count` random rows to `folder`; returns its rows."""
-    writer = Writer(folder, "train", length, cls=2, sep=3, unk=1)
-    writer.add(
-        np.random.default_rng(0).integers(len(SPECIAL), len(TOKENIZER.tokens), count * (length - 2)).astype(np.uint16)
-    )
-    writer.close()
-    write_info(folder, length, [writer.info()])
-    return Split(folder, "train")
+    dtype = rows.row_dtype(len(TOKENIZER.tokens))
+    tokens = np.random.default_rng(0).integers(len(SPECIAL), len(TOKENIZER.tokens), count * (length - 2)).astype(dtype)
+    file, header = folder / rows.file_name("train", 0), rows.record_header(length, dtype)
+    rows.write_file(file, cut_rows(tokens, length, cls=2, sep=3), header)
+    rows.write_info(folder, length, dtype, {"train": [count]})
+    return rows.Split(folder, "train")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from pathlib import Path
 from bench.record import record
 from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import sources, tokenizer
-from symbert_jax.data.documents import Document
-from symbert_jax.data.encoding import group_documents, split_text
 from symbert_jax.data.manifest import read_manifest
-from symbert_jax.data.prepare import prepare
+from symbert_jax.data.prepare.command import prepare
+from symbert_jax.data.prepare.encoding import batch_pieces
 
 
 def main() -> None:
@@ -34,7 +33,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         vocab = Path(folder, "vocab.txt")
         texts = [text for name in source_names for text in sources.documents(name)]
-        tokenizer.write_vocabulary(arguments.vocab, texts, ModelConfig().vocab_size, vocab)
+        counts = tokenizer.count_words(texts) if arguments.vocab == "train" else {}
+        tokenizer.write_vocabulary(arguments.vocab, counts, ModelConfig().vocab_size, vocab.parent)
         rounds = []
         for i in range(arguments.rounds):
             data = DataConfig(dir=f"{folder}/{i}", sources=source_names, vocab=str(vocab))
@@ -57,9 +57,7 @@ def main() -> None:
 def library_seconds(vocab: Path, texts: list[str]) -> float:
     """Returns the time of `encode_batch_fast` alone, on batches of similar size, because these make it fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
-    documents = (Document(text, source="", split="") for text in texts)
-    groups = group_documents(documents)
-    batches = [[part for document in group for part in split_text(document.text)] for group in groups]
+    batches = [[piece for piece, _ in batch] for batch in batch_pieces(texts)]
     start = time.perf_counter()
     for batch in batches:
         encoder.encode_batch_fast(batch, add_special_tokens=False)

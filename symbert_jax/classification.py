@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Float
 
 from symbert_jax.config import ModelConfig
-from symbert_jax.data.tokenizer import Tokenizer, read_for_model
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, read_for_model
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved, scores, steps
 from symbert_jax.eval.batches import PADDING_ROW, prediction_plan, tokenize
@@ -45,7 +45,7 @@ class Classifier:
         Raises:
           UserError: the folder has no vocabulary, or one that does not fit the model.
         """
-        return read_for_model(self.folder, self.model.vocab_size).build(parse_special=False)
+        return self._text_tokenizer.build(parse_special=False)
 
     def predict(self, pairs: Iterable[str | tuple[str, str]]) -> list[str] | list[float]:
         """Returns for each example the name of its class in the task's files, or the value of a regression.
@@ -80,7 +80,7 @@ class Classifier:
         logits = np.empty((len(examples), self.task.num_outputs), np.float32)
         if not examples:
             return logits
-        split = tokenize(self.tokenizer, examples, self.length)
+        split = tokenize(self.tokenizer, self._text_tokenizer.pad_id, examples, self.length)
         with jax.set_mesh(one_device()):
             for planned in prediction_plan(split, min(round_up(len(split)), MAX_BATCH)):
                 batch = split.batch(planned)
@@ -105,6 +105,10 @@ class Classifier:
                 check_text(f"pairs[{i}]", text)
             examples.append(Example(texts, label=None))
         return examples
+
+    @functools.cached_property
+    def _text_tokenizer(self) -> TextTokenizer:
+        return read_for_model(self.folder, self.model.vocab_size)
 
     @functools.cached_property
     def _device_params(self) -> Params:

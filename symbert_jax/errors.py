@@ -14,6 +14,10 @@ class UserError(Exception):
         line = f"{what}: found {found}, wanted {wanted}" + (f"; {hint}" if hint else "")
         super().__init__(printable(line))
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str, str]]:
+        """Makes the error picklable, so that a worker process can raise it."""
+        return type(self), (self.what, self.found, self.wanted, self.hint)
+
 
 class Advice(UserError):
     """A warning: the run works, but probably not as the user meant it."""

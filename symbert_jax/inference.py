@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from symbert_jax import checkpoint
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import Config, MeshConfig, ModelConfig
-from symbert_jax.data.tokenizer import Tokenizer, read_for_model, special_ids
-from symbert_jax.data.vocabulary import MASK, PAD
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, read_for_model
+from symbert_jax.data.vocabulary import MASK
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
@@ -68,7 +68,7 @@ class Model:
           UserError: the workdir has no vocabulary, or one that does not fit the model.
         """
         with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
-            return read_for_model(self.workdir, self.config.model.vocab_size).build(parse_special=True)
+            return self._text_tokenizer.build(parse_special=True)
 
     @overload
     def fill_mask(self, text: str, top: int = 5) -> list[list[Guess]]: ...  # type: ignore[overload-overlap]
@@ -91,7 +91,7 @@ class Model:
             raise UserError("top", str(top), "at least 1")
         texts = named_texts(text)
         rows = self._token_ids(texts, truncate=False, hint="")
-        mask_positions = [np.flatnonzero(np.array(row) == self._special_ids[MASK]) for row in rows]
+        mask_positions = [np.flatnonzero(np.array(row) == self._text_tokenizer.mask_id) for row in rows]
         for (name, one_text), positions in zip(texts.items(), mask_positions, strict=True):
             if not len(positions):
                 hint = f"write {MASK} in capitals" if MASK.lower() in one_text.lower() else ""
@@ -117,8 +117,8 @@ class Model:
           UserError: a text is too long, or is not text in UTF-8.
         """
         rows = self._token_ids(named_texts(texts), truncate)
-        ids = _pad(rows, self._special_ids[PAD], count=len(rows), width=max(map(len, rows), default=0))
-        return EncodedTexts(ids, ids != self._special_ids[PAD])
+        ids = _pad(rows, self._text_tokenizer.pad_id, count=len(rows), width=max(map(len, rows), default=0))
+        return EncodedTexts(ids, ids != self._text_tokenizer.pad_id)
 
     def embed(
         self, texts: str | Iterable[str], pooling: str = "mean", *, truncate: bool = False
@@ -183,7 +183,7 @@ class Model:
             indices = order[start : start + MAX_BATCH]
             length = min(round_up(max(len(rows[indices[-1]]), MIN_LENGTH)), self.config.model.length)
             batch_rows, count = [rows[i] for i in indices], round_up(len(indices))
-            yield indices, _pad(batch_rows, self._special_ids[PAD], count=count, width=length)
+            yield indices, _pad(batch_rows, self._text_tokenizer.pad_id, count=count, width=length)
 
     def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
         probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
@@ -192,13 +192,13 @@ class Model:
 
     def _run(self, function: Callable[..., Array], ids: Int[np.ndarray, "B T"], argument: Any) -> np.ndarray:
         """Calls `_logits` or `_pooled` on one device, with `argument` as its last argument."""
-        mask = ids != self._special_ids[PAD]
+        mask = ids != self._text_tokenizer.pad_id
         with jax.set_mesh(one_device()):
             return np.asarray(function(self.config.model, self._device_params, ids, mask, argument))
 
     @functools.cached_property
-    def _special_ids(self) -> dict[str, int]:
-        return special_ids(self.tokenizer)
+    def _text_tokenizer(self) -> TextTokenizer:
+        return read_for_model(self.workdir, self.config.model.vocab_size)
 
     @functools.cached_property
     def _device_params(self) -> Params:

@@ -26,7 +26,7 @@ Command = list[str]  # a program and its arguments
 
 # The function with which each command begins its work, by module. `parse` replaces them by mocks.
 ENTRY_POINTS = {
-    "data.prepare": "prepare",
+    "data.prepare.command": "prepare",
     "distributed": "join",
     "train.loop": "pretrain",
     "train.doctor": "check",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import os
 import signal
 import tempfile
@@ -43,12 +44,18 @@ stop_ignoring_signals()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+import flax.nnx  # noqa: E402, F401  the import hook would ignore the bytecode of what is imported under it
+import optax  # noqa: E402, F401
+import orbax.checkpoint  # noqa: E402, F401
+import tensorflow_datasets  # noqa: E402, F401
+
 install_import_hook("symbert_jax", "beartype.beartype")
 
 from symbert_jax.batch import MlmBatch  # noqa: E402
 from symbert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, check  # noqa: E402
+from symbert_jax.data import rows  # noqa: E402
 from symbert_jax.data.manifest import write_manifest  # noqa: E402
-from symbert_jax.data.rows import Writer, write_info  # noqa: E402
+from symbert_jax.data.prepare.packing import cut_rows  # noqa: E402
 from symbert_jax.data.tokenizer import Normalization, WordPiece  # noqa: E402
 from symbert_jax.data.vocabulary import SPECIAL, UNK, VOCAB  # noqa: E402
 from symbert_jax.model import bert  # noqa: E402
@@ -77,10 +84,33 @@ def configure(**changes: object) -> Config:
     return config
 
 
-@pytest.fixture(autouse=True)
-def signals_are_not_ignored() -> Iterator[None]:
-    """The end of a command ignores all signals, which must not outlast the test that ran it in this process."""
-    yield
+# The files that take longest, in this order. They come first, so that no worker of xdist begins a long one at the end.
+LONGEST = (
+    *("train/test_loop", "train/test_pod", "test_documented_commands", "train/test_step", "study/test_study"),
+    *("estimate/test_programs", "eval/test_processes", "test_golden", "eval/test_finetune", "test_chaos"),
+    *("model/test_bert", "model/test_kernels", "model/test_attention", "eval/test_golden", "distributed/test_cluster"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # otherwise xdist begins with the files that have the most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the longest files to the front, and exempts from garbage collection what the imports have made."""
+    tests = Path(__file__).parent
+    order = {tests / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    stop_ignoring_signals()  # the end of a command that a fixture or a test ran in this process ignores all signals
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
     stop_ignoring_signals()
 
 
@@ -114,27 +144,26 @@ def make_batch(config: Config, seed: int = 0, rows: int | None = None) -> MlmBat
 
 
 def write_corpus(
-    folder: Path, *, words: list[str] = WORDS, length: int = 16, rows: int = 64, unknown: tuple[int, int] = (0, 0)
+    folder: Path, *, words: list[str] = WORDS, length: int = 16, num_rows: int = 64, unknown: tuple[int, int] = (0, 0)
 ) -> Path:
     """Writes a prepared corpus of random rows; returns its folder.
 
     words: the vocabulary, in the order of the token ids.
     length: the tokens of a row.
-    rows: the number of training rows; a quarter as many are for validation.
+    num_rows: the number of training rows; a quarter as many are for validation.
     unknown: the numbers of training and of validation rows that contain only [UNK] between [CLS] and [SEP].
     """
     folder.mkdir()
     (folder / VOCAB).write_text("".join(f"{word}\n" for word in words))
-    rng, writers = np.random.default_rng(0), {}
-    for split, count, num_unknown in (("train", rows, unknown[0]), ("validation", rows // 4, unknown[1])):
-        writers[split] = Writer(folder, split, length, cls=2, sep=3, unk=1)
-        tokens = rng.integers(5, len(words), count * (length - 2), dtype=np.uint16)
+    rng, counts, dtype = np.random.default_rng(0), {}, rows.row_dtype(len(words))
+    for split, count, num_unknown in (("train", num_rows, unknown[0]), ("validation", num_rows // 4, unknown[1])):
+        tokens = rng.integers(5, len(words), count * (length - 2), dtype=dtype)
         tokens[: num_unknown * (length - 2)] = SPECIAL.index(UNK)
-        writers[split].add(tokens)
-        writers[split].close()
-    write_info(folder, length, [writer.info() for writer in writers.values()])
-    splits = {split: {"rows": writer.row_count} for split, writer in writers.items()}
-    write_manifest(folder, {"length": length, "splits": splits})
+        file = folder / rows.file_name(split, 0)
+        rows.write_file(file, cut_rows(tokens, length, cls=2, sep=3), rows.record_header(length, dtype))
+        counts[split] = count
+    rows.write_info(folder, length, dtype, {split: [count] for split, count in counts.items()})
+    write_manifest(folder, {"length": length, "splits": {split: {"rows": count} for split, count in counts.items()}})
     return folder
 
 
@@ -143,7 +172,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of configs/tiny.py: docstrings of the standard library, in rows of 32 tokens, with 512 token ids."""
     from configs.tiny import get_config
     from symbert_jax.config import freeze
-    from symbert_jax.data.prepare import prepare
+    from symbert_jax.data.prepare.command import prepare
 
     config = get_config()
     config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")

@@ -33,7 +33,15 @@ from tests.command_rules import RULES, SCRIPTS, Command, skip
 
 # Modules that are imported once, before the forks, by their names in symbert_jax.
 PRELOADED = (
-    *("compare", "estimate.report", "data.prepare", "train.doctor", "eval.finetune", "inference", "interop.export"),
+    *(
+        "compare",
+        "estimate.report",
+        "data.prepare.command",
+        "train.doctor",
+        "eval.finetune",
+        "inference",
+        "interop.export",
+    ),
     *("interop.import_", "train.loop"),
 )
 # Values for the placeholders in documents.
@@ -160,6 +168,7 @@ def main(folder: Path) -> None:
     if not server.failed:
         shutil.copytree("runs/phase1", "runs/pairwise")
         Path("runs/phase1/checkpoints/4").rename("runs/phase1/checkpoints/90000")
+        shutil.copytree("runs/phase1", "runs/trunk")
         for name, script in scripts.items():
             server.run(name, script)
     json.dump({"failed": server.failed, "unused": server.unused}, sys.stdout)

@@ -16,7 +16,7 @@ def test_killed_pretrain_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
 
     No seed fixes the times of the signals, because the result must not depend on them.
     """
-    corpus = write_corpus(tmp_path / "corpus", length=32, rows=256)
+    corpus = write_corpus(tmp_path / "corpus", length=32, num_rows=256)
     run = Run(References(tmp_path, corpus).pretrain_command(steps=120), tmp_path / "run")
     run.folder.mkdir()
 

@@ -105,6 +105,14 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"model__unroll": 5}, "model.layers: found 12, wanted a multiple of model.unroll=5"),
         ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
+        (
+            {"optim__schedule": "wsd", "optim__decay_steps": 190_001},
+            "optim.decay_steps: found 190001, wanted at most 190000, the steps of the run after warmup",
+        ),
+        ({"optim__decay_steps": 5}, "optim.decay_steps: found 5 with optim.schedule=linear, wanted optim.schedule=wsd"),
+        ({"optim__decay_shape": "sqrt"}, "optim.decay_shape: found 'sqrt' with optim.schedule=linear"),
+        ({"branch_from": "runs/x"}, "branch_from: found 'runs/x', wanted WORKDIR@STEP"),
+        ({"branch_from": "x@5", "init_from": "y"}, "branch_from: found x@5 with init_from=y, wanted one of them"),
         ({"data__mask_rate": 0.0}, "data.mask_rate: found 0.0, wanted enough to mask a token of model.length=512"),
         ({"data__validation_mask_rate": 0.0}, "data.validation_mask_rate: found 0.0, wanted enough to mask a token"),
         ({"data__final_mask_rate": 0.0005}, "data.final_mask_rate: found 0.0005, wanted enough to mask a token of"),
@@ -324,6 +332,7 @@ def test_check_names_the_wrong_field_of_finetune(changes, message) -> None:
         ({"arms": ("a",)}, "reference: found 'standard', wanted one of the arms a"),
         ({"seeds": 0}, "seeds: found 0, wanted at least 1"),
         ({"base": {"optim": {"warmup_steps": 300_000}}}, "base.optim.warmup_steps: found 300000, wanted fewer than"),
+        ({"base": {"branch_from": "x@5"}}, "base.branch_from: found 'x@5', wanted none; the runs of a study start at"),
         ({"base": {"model": {"heads": -1}}}, "base.model.heads: found -1, wanted at least 1"),
     ],
 )

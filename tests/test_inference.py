@@ -79,7 +79,7 @@ def test_fill_mask_refuses_unusable_texts(model: Model) -> None:
 
 def test_model_refuses_vocabulary_larger_than_itself(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, *map(str, range(8))]))
-    with pytest.raises(UserError, match=f"checkpoint: found 17 tokens in {tmp_path}/vocab.txt, wanted at most 16"):
+    with pytest.raises(UserError, match=f"checkpoint: found a tokenizer of 17 tokens in {tmp_path}, wanted at most 16"):
         Model(CONFIG, {}, epath.Path(tmp_path)).encode("the")
 
 

@@ -9,7 +9,7 @@ pretrain: with 1, 2 and 4 processes. Parameters and moments of every checkpoint 
   for bit, and metrics.jsonl must be the same except for speeds.
 changes: pretrain that continues with another number of processes or another mesh after each kill. The same steps must
   have the same losses within 1e-3.
-prepare: all files must be the same byte for byte, except for the time in the manifest and the manifest's checksum.
+prepare: all files must be the same byte for byte, the manifest included.
 finetune: results except times, predictions, files for the GLUE server and saved models must be the same.
 disk: each command runs on a disk that is full or read-only, from its start or from a random moment on. It must succeed
   or end with one line of error, and continue once the disk works again. The number of runs is fixed. They mount file

@@ -3,7 +3,6 @@
 import abc
 import collections
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -183,12 +182,7 @@ class Prepare(Command):
         return "the finished corpus is gone" if saved and not self.saved_progress(folder) else ""
 
     def find_differences(self, folder: Path) -> list[str]:
-        found = differing_files(folder, self.reference.folder, ignored=("manifest.json",))
-        files = (where / "corpus" / "manifest.json" for where in (folder, self.reference.folder))
-        not_compared = {"seconds": 0, "sha256": ""}  # a time, and a checksum that depends on it
-        actual, expected = (json.loads(file.read_text()) | not_compared for file in files)
-        names = sorted(actual.keys() | expected.keys())
-        return found + [f"manifest.json: {name} differs" for name in names if actual.get(name) != expected.get(name)]
+        return differing_files(folder, self.reference.folder, ignored=())
 
 
 @dataclasses.dataclass(frozen=True)

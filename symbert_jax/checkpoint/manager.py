@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
@@ -53,6 +54,11 @@ def _ignore_unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
 
 
 asyncio_utils.run_sync = _finish_all_tasks(asyncio_utils.run_sync)
+
+# Devices that hold the same array share the work of saving it: each saves a slice. Every slice is a program that must
+# be compiled before the first checkpoint, which takes longer than it saves for a small array. The default handler has no
+# public setting for this.
+ocp.type_handlers.get_type_handler(jax.Array)._min_slice_bytes_for_replica_parallel = 2**20
 
 
 class Manager(ocp.CheckpointManager):

@@ -37,7 +37,7 @@ class Command:
 
 
 def run_prepare(given: Any) -> None:
-    from symbert_jax.data.prepare import prepare
+    from symbert_jax.data.prepare.command import prepare
 
     for config in configs.corpus_configs(given.config_file.to_config(configs.freeze)):
         prepare(config)

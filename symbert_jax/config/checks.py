@@ -23,6 +23,7 @@ _REQUIREMENTS = (
     ("model.key_init", "query", "model.query", "learned"),
     ("model.query", "identity", "model.attention", "standard"),
     ("model.query", "identity", "model.key_dim", 0),
+    ("optim.decay_shape", "sqrt", "optim.schedule", "wsd"),
 )
 _SPLIT_DIMENSIONS = ("heads", "mlp_dim", "vocab_size")  # these are split along the axis `model` of the mesh
 
@@ -58,6 +59,9 @@ def problems(config: Config | FinetuneConfig | StudyConfig) -> Iterator[UserErro
 
 def _study_problems(config: StudyConfig) -> Iterator[UserError]:
     """Yields the errors of a study beside fields outside their limits."""
+    if config.base.branch_from:
+        found, hint = repr(config.base.branch_from), "the runs of a study start at step 0"
+        yield UserError("base.branch_from", found, "none", hint)
     if in_base := [*_contradictions(config.base), *_phase_problems(config.base)]:
         for problem in in_base:
             yield UserError(f"base.{problem.what}", problem.found, problem.wanted, problem.hint)
@@ -96,6 +100,12 @@ def _contradictions(config: Config) -> Iterator[UserError]:
     for name, value, other, required in _REQUIREMENTS:
         if values[name] == value and values[other] != required:
             yield UserError(name, f"{value!r} with {other}={values[other]}", f"{other}={required}")
+    if model.window % 2:
+        hint = f"{model.window + 1} is {(model.window + 1) // 2} on each side"
+        yield UserError("model.window", str(model.window), "an even number, half of it on each side", hint)
+    width_name = "model.key_dim" if model.key_dim else "model.dim / model.heads"
+    if model.positions == "rope" and (width := model.key_dim or model.dim // max(model.heads, 1)) % 2:
+        yield UserError(width_name, str(width), "an even number with model.positions=rope, which rotates pairs")
     yield from split_problems(model, config.mesh)
     # At most 10 digits, because `int` refuses very long numbers.
     step_range = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", train.profile_steps)
@@ -109,6 +119,17 @@ def _contradictions(config: Config) -> Iterator[UserError]:
             f"fewer than train.steps={train.steps}",
             "the learning rate would never come down again",
         )
+    elif optim.schedule == "wsd" and optim.warmup_steps + optim.decay_steps > train.steps:
+        wanted = f"at most {train.steps - optim.warmup_steps}, the steps of the run after warmup"
+        yield UserError("optim.decay_steps", str(optim.decay_steps), wanted)
+    if optim.decay_steps and optim.schedule != "wsd":
+        found = f"{optim.decay_steps} with optim.schedule={optim.schedule}"
+        yield UserError("optim.decay_steps", found, "optim.schedule=wsd")
+    if config.branch_from and not re.fullmatch(r".+@[0-9]{1,10}", config.branch_from, re.DOTALL):
+        hint = "a run that is started again must branch from the same step"
+        yield UserError("branch_from", repr(config.branch_from), "WORKDIR@STEP", hint)
+    if config.branch_from and config.init_from:
+        yield UserError("branch_from", f"{config.branch_from} with init_from={config.init_from}", "one of them")
 
 
 def _phase_problems(config: Config) -> Iterator[UserError]:

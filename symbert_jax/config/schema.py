@@ -39,6 +39,22 @@ class ModelConfig:
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
     vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
+    # place of LayerNorm; post: after each residual sum, as in BERT; pre: before attention and before the MLP, and once
+    # after the last layer, as in ModernBERT
+    norm: Annotated[str, Choice(("post", "pre"))] = "post"
+    norm_eps: PositiveAmount = 1e-12  # added to the variance in LayerNorm
+    # how tokens know their positions; learned: by embeddings of positions and of token types, as in BERT; rope: by
+    # rotations of queries and keys, without these embeddings, as in ModernBERT
+    positions: Annotated[str, Choice(("learned", "rope"))] = "learned"
+    rope_theta: PositiveAmount = 10_000.0  # base of the wavelengths of rope in global layers
+    rope_theta_local: PositiveAmount = 10_000.0  # base of the wavelengths of rope in local layers
+    # MLP of a layer; gelu: GELU(x W), as in BERT; geglu: GELU(x W) * (x V), as in ModernBERT; each then times a matrix
+    mlp: Annotated[str, Choice(("gelu", "geglu"))] = "gelu"
+    # whether dense layers and LayerNorm have biases; the logits of the tokens and of the classes always have them
+    bias: bool = True
+    # tokens that a token attends to besides itself in local layers, half of them on each side; 0: all layers are global
+    window: Annotated[int, Range(0, 2**20)] = 0
+    global_every: Size = 3  # with a window, every so many layers, beginning with the first, one is global
     dropout: Fraction = 0.1  # dropout rate of the embeddings and of both residual branches
     attention_dropout: Fraction = 0.1  # dropout rate of the attention probabilities
     # type of activations; parameters and optimizer moments are always float32
@@ -52,11 +68,12 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
-    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, python-docs[:stdlib[+PACKAGE…]]
+    # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, parquet:GLOB, python-docs[:stdlib[+PACKAGE…]]
     sources: tuple[str, ...] = ()
     # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
     vocab: str = "hf:google-bert/bert-base-uncased"
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
+    workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
     final_mask_rate: Fraction = 0.0  # mask rate that data.mask_rate changes to linearly until train.steps; 0: constant
     # mask rate of validation, which in every run predicts single tokens with BERT's split, so that losses compare
@@ -79,8 +96,12 @@ class OptimConfig:
     name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"  # optimizer
     learning_rate: Amount = 1e-4  # peak learning rate, at the end of warmup
     warmup_steps: Index = 10_000  # steps of linear warmup from 0
-    # decay of the learning rate to 0 at train.steps
-    schedule: Annotated[str, Choice(("linear", "cosine"))] = "linear"
+    # how the learning rate falls from its peak to 0 at train.steps; linear and cosine: from the end of warmup on; wsd
+    # (warmup, stable, decay): it stays at its peak and falls in the last optim.decay_steps
+    schedule: Annotated[str, Choice(("linear", "cosine", "wsd"))] = "linear"
+    decay_steps: Index = 0  # steps of decay at the end of the schedule wsd; 0: the learning rate stays at its peak
+    # shape of the decay of wsd after a fraction x of it; linear: 1 - x; sqrt: 1 - sqrt(x)
+    decay_shape: Annotated[str, Choice(("linear", "sqrt"))] = "linear"
     weight_decay: Amount = 0.01  # decoupled weight decay, not applied to biases and LayerNorm
     b1: Fraction = 0.9  # decay rate of the first moment
     b2: Fraction = 0.999  # decay rate of the second moment
@@ -125,6 +146,9 @@ class Config:
     # seed of the initial parameters, of masks, of dropout and of the order of rows
     seed: Annotated[int, Range(0, 2**32 - 1, "two seeds 2^32 apart draw the same parameters")] = 0
     init_from: str = ""  # WORKDIR or WORKDIR@STEP whose parameters start a new run; empty: random parameters
+    # WORKDIR@STEP of a run that this one continues in a workdir of its own, with its parameters, its optimizer and the
+    # rows that follow, for example with a decay of the learning rate; empty: the run starts at step 0
+    branch_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,7 @@ from symbert_jax.data.manifest import (
     read_manifest,
 )
 from symbert_jax.data.rows import DAMAGE_HINT, Rows, Split, read_tokens
-from symbert_jax.data.tokenizer import WordPiece
-from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.data.tokenizer import TextTokenizer
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket, lock, new_folder, user_cache
 
@@ -54,9 +53,9 @@ class Corpus:
         return read_manifest(self.folder)
 
     @functools.cached_property
-    def tokenizer(self) -> WordPiece:
+    def tokenizer(self) -> TextTokenizer:
         """The tokenizer that made the rows."""
-        return tokenizer.read(self.folder / VOCAB)
+        return tokenizer.read(self.folder)
 
     def split(self, name: str) -> Split:
         """Returns the rows of a split, train or validation; raises `UserError` if it is empty."""
@@ -91,7 +90,7 @@ class Corpus:
             wanted = f"{self.manifest.length}, the length of the rows in {self.folder}"
             yield UserError("model.length", str(model.length), wanted, f"or name another data.dir and {PREPARE_HINT}")
         if (count := len(self.tokenizer.tokens)) > model.vocab_size:
-            wanted = f"at least {count}, the number of tokens in {self.folder / VOCAB}"
+            wanted = f"at least {count}, the number of tokens of the tokenizer in {self.folder}"
             yield UserError("model.vocab_size", str(model.vocab_size), wanted)
 
     def check_row_files(self) -> None:

@@ -54,13 +54,21 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+def describe(path: Path) -> File:
+    """Returns the size and checksum of a file."""
+    return File(path.stat().st_size, sha256(path))
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any], known: Mapping[str, File] | None = None) -> None:
     """Writes the manifest of the corpus in `folder`, with the sizes and checksums of the files and its own checksum.
 
     facts: the entries that `parse_manifest` reads, and others that only people read.
+    known: files whose size and checksum the caller has, by name; all others are read.
     """
-    paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, LOCK))
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+    known = known or {}
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (MANIFEST, LOCK))
+    found = {path.name: known.get(path.name) or describe(path) for path in paths}
+    files = {name: file._asdict() for name, file in found.items()}
     content = {name: fact for name, fact in facts.items() if name != "sha256"} | {"files": files}
     text = json.dumps(content | {"sha256": _checksum(content)}, indent=2) + "\n"
     write_whole(epath.Path(folder / MANIFEST), text)

@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt16, UInt64
+from jaxtyping import Bool, Float, Int, UInt, UInt64
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
-from symbert_jax.data.tokenizer import WordPiece
+from symbert_jax.data.tokenizer import TextTokenizer
 from symbert_jax.data.whole_words import choose_words, find_spans, find_words
 from symbert_jax.errors import UserError
 
@@ -51,7 +51,7 @@ class Masking:
     replaced by a random token that is not special, or kept, with the probabilities of `split`.
     """
 
-    tokenizer: WordPiece  # the tokenizer of the rows
+    tokenizer: TextTokenizer  # the tokenizer of the rows
     length: int  # T
     rate: float  # the largest mask rate, which determines M
     seed: int
@@ -79,7 +79,7 @@ class Masking:
 
     def __call__(
         self,
-        tokens: UInt16[np.ndarray, "B T"],
+        tokens: UInt[np.ndarray, "B T"],
         row_indices: Int[np.ndarray, " B"],
         epochs: Int[np.ndarray, " B"],
         rate: float | None = None,

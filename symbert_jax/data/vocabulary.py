@@ -11,7 +11,7 @@ from symbert_jax.storage import read_text
 
 VOCAB = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LIMIT = 1 << 16  # ids must be smaller, because rows store them as uint16
+LIMIT = 1 << 22  # ids must be smaller, so that no damaged file makes a vocabulary that exceeds memory
 
 
 def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
@@ -28,7 +28,12 @@ def read(path: Path | epath.Path, field: str = "data.vocab") -> list[str]:
     """
     lines = read_text(path, field).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
     tokens = [line or _unused_token(i) for i, line in enumerate(lines)]
-    _check_tokens(tokens, path, field)
+    if blank := [token for token in tokens if has_white_space(token)]:
+        raise UserError(field, f"a token {blank[0]!r} in {path}", "tokens without white space")
+    if missing := [token for token in SPECIAL if token not in tokens]:
+        raise UserError(field, f"no {' '.join(missing)} in {path}", f"all of {' '.join(SPECIAL)}")
+    if repeated := [f"{token!r}" for token, count in Counter(tokens).items() if count > 1]:
+        raise UserError(field, f"{', '.join(repeated[:3])} more than once in {path}", "every token once")
     return tokens
 
 
@@ -38,19 +43,16 @@ def from_ids(ids: Mapping[str, int], path: Path | epath.Path, field: str) -> lis
     path, field: name the vocabulary in errors.
 
     Raises:
-      UserError: an id is too large or has two tokens, a token occurs twice or contains white space, or a special
-        token is missing.
+      UserError: an id is too large or has two tokens.
     """
     tokens: dict[int, str] = {}
     for token, i in ids.items():
         if i >= LIMIT:
-            raise UserError(field, f"id {i} of {token!r} in {path}", f"ids below {LIMIT}, which rows can store")
+            raise UserError(field, f"id {i} of {token!r} in {path}", f"ids below {LIMIT}")
         if i in tokens:
             raise UserError(field, f"id {i} for {tokens[i]!r} and {token!r} in {path}", "a different id for each token")
         tokens[i] = token
-    by_id = [tokens.get(i) or _unused_token(i) for i in range(max(tokens, default=-1) + 1)]
-    _check_tokens(by_id, path, field)
-    return by_id
+    return [tokens.get(i) or _unused_token(i) for i in range(max(tokens, default=-1) + 1)]
 
 
 def to_text(tokens: Sequence[str]) -> str:
@@ -58,13 +60,9 @@ def to_text(tokens: Sequence[str]) -> str:
     return "".join(f"{token}\n" for token in tokens)
 
 
-def _check_tokens(tokens: list[str], path: Path | epath.Path, field: str) -> None:
-    if blank := [token for token in tokens if " " in token or "\t" in token or "\n" in token or "\r" in token]:
-        raise UserError(field, f"a token {blank[0]!r} in {path}", "tokens without white space")
-    if missing := [token for token in SPECIAL if token not in tokens]:
-        raise UserError(field, f"no {' '.join(missing)} in {path}", f"all of {' '.join(SPECIAL)}")
-    if repeated := [f"{token!r}" for token, count in Counter(tokens).items() if count > 1]:
-        raise UserError(field, f"{', '.join(repeated[:3])} more than once in {path}", "every token once")
+def has_white_space(token: str) -> bool:
+    """Whether a vocab.txt cannot hold the token."""
+    return any(character in token for character in " \t\n\r")
 
 
 def _unused_token(i: int) -> str:

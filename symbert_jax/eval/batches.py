@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 
 from symbert_jax.batch import GlueBatch
 from symbert_jax.data.tokenizer import Tokenizer
-from symbert_jax.data.vocabulary import PAD
 from symbert_jax.eval.examples import Example
 
 # A bucket holds the examples that are padded to one of these lengths. Each length costs a compilation, and a large
@@ -70,7 +69,7 @@ class TokenizedSplit:
         return digest.hexdigest()
 
 
-def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> TokenizedSplit:
+def tokenize(tokenizer: Tokenizer, pad_id: int, examples: Sequence[Example], length: int) -> TokenizedSplit:
     """Tokenizes examples, each to at most `length` tokens; the longer sentence of a pair is truncated first.
 
     T is the length of the bucket that holds the longest example, or `length` if that is smaller.
@@ -79,10 +78,10 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> 
     encodings = tokenizer.encode_batch([each.texts if len(each.texts) > 1 else each.texts[0] for each in examples])
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
     padded_length = min([length, *(bucket for bucket in LENGTHS if bucket >= lengths.max())])
-    tokens = np.full((len(encodings), padded_length), tokenizer.token_to_id(PAD), np.int32)
+    tokens = np.full((len(encodings), padded_length), pad_id, np.int32)
     for row, encoding in zip(tokens, encodings, strict=True):
         row[: len(encoding.ids)] = encoding.ids
-    # The tokens of the second sentence, and only these, have type id 1.
+    # The tokens of the second sentence, and only these, have type id 1; tokenizers such as RoBERTa's have no type id 1.
     second_starts = lengths - np.array([sum(encoding.type_ids) for encoding in encodings], np.int32)
     labels = np.array([each.label or 0.0 for each in examples], np.float32)
     return TokenizedSplit(tokens, lengths, second_starts, labels)

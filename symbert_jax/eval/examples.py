@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.data.sources import files, tfds_text
+from symbert_jax.data.sources import decoding, tfds_text
 from symbert_jax.errors import UserError
 from symbert_jax.eval.tasks import Split, Task
 from symbert_jax.storage import HEAD, MARKUP, absolute, bucket_errors_as_user_errors, check_format
 
-_READABLE = "a TSV file in UTF-8, plain or as .gz, .bz2 or .xz"
+_READABLE = "a TSV file in UTF-8, plain or as .gz, .bz2, .xz or .zst"
 
 
 class Example(NamedTuple):
@@ -110,7 +110,7 @@ def _read_text(path: epath.Path) -> str:
     Raises:
       UserError: the file is damaged, is not Unicode text, or has another format, which the error names.
     """
-    text = "".join(files.decode(path, "glue.source", _READABLE))
+    text = "".join(decoding.decode(path, "glue.source", _READABLE))
     check_format(text[:HEAD].encode(), path, "glue.source", _READABLE, refused=MARKUP)
     if (zero := text.find("\0")) >= 0:
         where = f"{path}, line {text.count(chr(10), 0, zero) + 1}"

@@ -17,7 +17,6 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, check_path, digest, load
 from symbert_jax.config import FinetuneConfig, ModelConfig, values_by_name
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import check_shared, connect_devices, same_on_all_processes, workdir_lock
 from symbert_jax.errors import UserError, printable
 from symbert_jax.eval import report, saved
@@ -27,6 +26,7 @@ from symbert_jax.eval.tasks import TASKS, Task, find_tasks
 from symbert_jax.eval.training import TaskRun, TrialGroup, train
 from symbert_jax.eval.trials import Trial, TrialResult
 from symbert_jax.eval.workdir import TaskFiles, Workdir
+from symbert_jax.model import classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import check_split, make_mesh
@@ -160,12 +160,8 @@ def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> Pretrain
     unroll = 0 if jax.default_backend() == "cpu" else 1
     dropout = protocol.dropout
     model = dataclasses.replace(config.model, unroll=unroll, dropout=dropout, attention_dropout=dropout)
-    encoder = _without_head(params)
+    encoder = classifier.pretrained(model, params)
     return PretrainedEncoder(workdir, encoder, model, digest(encoder))
-
-
-def _without_head(params: Params) -> Params:
-    return {part: weights for part, weights in params.items() if part != "head"}
 
 
 def _train_task(
@@ -175,7 +171,8 @@ def _train_task(
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
     if initial_task := run.initial_task(task):
         initial_trial = _base_trial(run, pretrained, initial_task, data)
-        encoder = _without_head(saved.read_params(run.workdir.model_folder(pretrained.sha256, initial_trial)))
+        finetuned = saved.read_params(run.workdir.model_folder(pretrained.sha256, initial_trial))
+        encoder = classifier.pretrained(pretrained.model, finetuned)
         sha256 = digest(encoder)
         base_trial = dataclasses.replace(base_trial, checkpoint=sha256)
     folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None
@@ -188,7 +185,7 @@ def _train_task(
     run.progress.skip(num_finished, num_finished * run.protocol.epochs * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
-        files.add(outcomes, params, pretrained.model, pretrained.workdir / VOCAB)
+        files.add(outcomes, params, pretrained.model, pretrained.workdir)
         run.progress.finish(len(outcomes))
         for outcome in outcomes:
             run.progress.say(f"{report.format_trial(outcome.result)}  ({run.progress.status})")

@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk: `params`, `vocab.txt`, and a description, `model.json`, which is written last."""
+"""A fine-tuned model on disk: `params`, the tokenizer, and a description, `model.json`, which is written last."""
 
 import dataclasses
 import json
@@ -8,8 +8,8 @@ from etils import epath
 
 from symbert_jax import checkpoint
 from symbert_jax.config import Config, ModelConfig, check, from_dict
-from symbert_jax.data import tokenizer
-from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.data.tokenizer import read as read_tokenizer
+from symbert_jax.data.tokenizer import write as write_tokenizer
 from symbert_jax.distributed import is_main_process
 from symbert_jax.errors import UserError
 from symbert_jax.eval.tasks import TASKS
@@ -71,10 +71,10 @@ def read_params(folder: epath.Path) -> Params:
     return checkpoint.read_params(folder / PARAMS)
 
 
-def write(folder: epath.Path, description: SavedModel, params: Params, vocabulary: epath.Path) -> None:
+def write(folder: epath.Path, description: SavedModel, params: Params, tokenizer: epath.Path) -> None:
     """Writes a model over an older one, if there is any. Call on all processes.
 
-    vocabulary: the vocab.txt of the model.
+    tokenizer: the path of the model's tokenizer, for `tokenizer.read`.
     """
     is_main = is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,6 @@ def write(folder: epath.Path, description: SavedModel, params: Params, vocabular
         (folder / DESCRIPTION).unlink(missing_ok=True)  # first: a kill must not leave it beside other parameters
     checkpoint.write_params(folder / PARAMS, params)
     if is_main:
-        tokenizer.write(tokenizer.read(vocabulary), folder / VOCAB)
+        write_tokenizer(read_tokenizer(tokenizer), folder)
         content = description._asdict() | {"model": dataclasses.asdict(description.model)}
         write_whole(folder / DESCRIPTION, json.dumps(content, indent=2) + "\n")

@@ -37,13 +37,16 @@ def make_init(
 ) -> Callable[[Params, Seeds], State]:
     """Returns the compiled function (encoder, seeds) -> states before the first update. Each seed draws a head.
 
+    The encoder is what `classifier.pretrained` returns.
+
     mesh: the current mesh, an argument so that it is part of the cache key. num_trials: R.
     """
     init_optimizer = jax.vmap(make_optimizer(optim).init)
 
     def init(encoder: Params, seeds: Seeds) -> State:
         def init_params(seed: Int[Array, ""]) -> Params:
-            return {**encoder, "head": classifier.init_head(model, num_outputs, jax.random.key(seed))}
+            head = classifier.init_head(model, num_outputs, jax.random.key(seed))
+            return {**encoder, "head": head | encoder.get("head", {})}
 
         params = jax.vmap(init_params, axis_size=num_trials)(jnp.asarray(seeds))
         return State(jnp.zeros(num_trials, jnp.int32), params, init_optimizer(params))

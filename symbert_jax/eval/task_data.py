@@ -7,7 +7,7 @@ from typing import NamedTuple
 from etils import epath
 
 from symbert_jax.config import FinetuneConfig, ModelConfig
-from symbert_jax.data.tokenizer import Tokenizer, WordPiece, read_for_model
+from symbert_jax.data.tokenizer import TextTokenizer, read_for_model
 from symbert_jax.errors import UserError
 from symbert_jax.eval.batches import TokenizedSplit, tokenize
 from symbert_jax.eval.examples import Source
@@ -50,9 +50,11 @@ def read_task_data(
     source, trainable_tasks = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
     _check_complete(source, trainable_tasks)
 
-    def read(task: Task, tokenizer: Tokenizer, length: int) -> TaskData:
+    def read(task: Task, tokenizer: TextTokenizer, length: int) -> TaskData:
+        encoder = tokenizer.build(parse_special=False)
+
         def read_split(task: Task, split: Split, labelled: bool) -> TokenizedSplit:
-            return tokenize(tokenizer, source.read(task, split, labelled=labelled), length)
+            return tokenize(encoder, tokenizer.pad_id, source.read(task, split, labelled=labelled), length)
 
         tested_tasks = [task] * config.predictions + [other for other in tasks if other.predicted_by == task.name]
         return TaskData(
@@ -62,14 +64,13 @@ def read_task_data(
         )
 
     # workdirs with the same tokenizer and length share their data
-    shared: dict[tuple[WordPiece, int], dict[Task, TaskData]] = {}
+    shared: dict[tuple[TextTokenizer, int], dict[Task, TaskData]] = {}
     data = {}
     for workdir, model in model_configs.items():
-        wordpiece, length = read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
-        if (wordpiece, length) not in shared:
-            tokenizer = wordpiece.build(parse_special=False)
-            shared[wordpiece, length] = {task: read(task, tokenizer, length) for task in trainable_tasks}
-        data[workdir] = shared[wordpiece, length]
+        tokenizer, length = read_for_model(workdir, model.vocab_size), min(protocol.length, model.length)
+        if (tokenizer, length) not in shared:
+            shared[tokenizer, length] = {task: read(task, tokenizer, length) for task in trainable_tasks}
+        data[workdir] = shared[tokenizer, length]
     return data
 
 

@@ -45,7 +45,7 @@ class TaskRun(NamedTuple):
     protocol: Protocol
     model: ModelConfig
     mesh_config: MeshConfig
-    encoder: Params  # the parameters that every trial starts from, without a head
+    encoder: Params  # the parameters that every trial starts from, see `classifier.pretrained`
 
 
 class TrialGroup(NamedTuple):

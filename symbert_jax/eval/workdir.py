@@ -111,19 +111,19 @@ class TaskFiles:
             return False
         return not self.data.test or self.workdir.read_predictions(trial, self.data) is not None
 
-    def add(self, outcomes: Sequence[TrialOutcome], params: Params, model: ModelConfig, vocabulary: epath.Path) -> None:
+    def add(self, outcomes: Sequence[TrialOutcome], params: Params, model: ModelConfig, tokenizer: epath.Path) -> None:
         """Writes everything that `is_finished` looks for. Call on all processes.
 
-        params: with a leading dimension R. vocabulary: the vocab.txt of the model.
+        params: with a leading dimension R. tokenizer: the path of the model's tokenizer.
         """
         self.workdir.write_predictions(outcomes, self.data)
-        self._save_if_better(outcomes, params, model, vocabulary)
+        self._save_if_better(outcomes, params, model, tokenizer)
         wait_for_all("models and predictions")  # the next task may start from the model
         # results come last, so that a kill leaves no result without its files
         self.workdir.log.add([outcome.result for outcome in outcomes])
 
     def _save_if_better(
-        self, outcomes: Sequence[TrialOutcome], params: Params, model: ModelConfig, vocabulary: epath.Path
+        self, outcomes: Sequence[TrialOutcome], params: Params, model: ModelConfig, tokenizer: epath.Path
     ) -> None:
         best = max(range(len(outcomes)), key=lambda i: outcomes[i].result.score)
         result = outcomes[best].result
@@ -131,7 +131,7 @@ class TaskFiles:
             return
         length = json.loads(result.trial.protocol)["length"]
         description = SavedModel(result.score, result.trial.task, model, result.trial.key, length)
-        saved.write(self.model_folder, description, jax.tree.map(lambda leaf: leaf[best], params), vocabulary)
+        saved.write(self.model_folder, description, jax.tree.map(lambda leaf: leaf[best], params), tokenizer)
         self.best_score = result.score
 
 

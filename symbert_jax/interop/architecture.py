@@ -1,4 +1,4 @@
-"""Converts between our `ModelConfig` and the `config.json` of Hugging Face's BERT or of the paper's `plpi/bert`."""
+"""Converts between our `ModelConfig` and the `config.json` of a BERT: Hugging Face's, the paper's, or a ModernBERT."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,15 @@ from typing import Any
 
 from symbert_jax.config import Config, ModelConfig, problems
 from symbert_jax.errors import UserError, did_you_mean
-from symbert_jax.model.layers import LayerNorm
+from symbert_jax.interop import modernbert
+from symbert_jax.interop.fields import check_constants, to_fraction, to_int
 from symbert_jax.model.parameters import TOKEN_TYPES
 
 # The paper's names of attention, by ours.
 AFFINITY = {"standard": "vanilla", "symmetric": "symmetric", "pairwise": "pairwise"}
-HUGGING_FACE, PLPI = "bert", "plpi/bert"  # values of `model_type`
+HUGGING_FACE, PLPI = "bert", "plpi/bert"  # values of `model_type`; of ModernBERT: modernbert.MODEL_TYPE
+TITLES = {HUGGING_FACE: "BERT", PLPI: "BERT", modernbert.MODEL_TYPE: "ModernBERT"}
+_CLASSES = {HUGGING_FACE: "Bert", PLPI: "Bert", modernbert.MODEL_TYPE: "ModernBert"}  # the names of classes begin so
 
 # Fields of `config.json` by fields of `ModelConfig`.
 _SIZES = {
@@ -29,12 +32,34 @@ _RATES = {
 _FIELDS = _SIZES | _RATES
 _CONSTANT: dict[str, Any] = {  # fields of `config.json` for which our model supports one value only
     "hidden_act": "gelu",
-    "layer_norm_eps": LayerNorm.epsilon,
+    "layer_norm_eps": ModelConfig.norm_eps,
     "type_vocab_size": TOKEN_TYPES,
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "tie_word_embeddings": True,
 }
+# Fields of our model that are as in BERT.
+_REQUIRED = {name: getattr(ModelConfig, name) for name in ("positions", "norm", "norm_eps", "mlp", "bias", "window")}
+
+
+def check_exportable(model: ModelConfig, format: str) -> None:
+    """Raises `UserError` if a field of the model has no equivalent in any model of `transformers`, or in `plpi/bert`.
+
+    format: one of `export.FORMATS`.
+    """
+    if model.positions == "rope" and format == "huggingface":
+        for problem in modernbert.problems(model):
+            raise problem
+        return
+    for name, wanted in _REQUIRED.items():
+        if (found := getattr(model, name)) != wanted:
+            hint = "" if format == "plpi" else "a ModernBERT has model.positions=rope, model.norm=pre, model.mlp=geglu"
+            raise UserError(f"model.{name}", repr(found), f"{wanted!r}, as BERT has it", hint)
+
+
+def model_type_of(model: ModelConfig) -> str:
+    """Returns the `model_type` of the model of `transformers` with these fields, given that there is one."""
+    return modernbert.MODEL_TYPE if model.positions == "rope" else HUGGING_FACE
 
 
 def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
@@ -43,14 +68,26 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
     where: names the file in errors.
 
     Raises:
-      UserError: the architecture is not BERT, or is a variant of BERT that our model does not support; or a field is
-        missing, has the wrong type or is out of range.
+      UserError: the architecture is neither BERT nor ModernBERT, or is a variant that our model does not support; or a
+        field is missing, has the wrong type or is out of range.
     """
     model_type = _model_type(config, where)
-    for field, value in _CONSTANT.items():
-        found = config.get(field)
-        if found is not None and (found != value or isinstance(found, bool) != isinstance(value, bool)):
-            raise UserError(where, f"{field} {reprlib.repr(found)}", f"{value!r}, the only value that is supported")
+    if model_type == modernbert.MODEL_TYPE:
+        names, fields = modernbert.FIELDS, modernbert.to_model(config, where)
+    else:
+        names, fields = _FIELDS, _to_bert(config, model_type, where)
+    model = ModelConfig(dtype="float32", **fields)
+    for problem in problems(Config(model=model)):
+        what, wanted = problem.what, problem.wanted
+        for ours, name in names.items():  # the user knows the fields of config.json, not ours
+            what, wanted = what.replace(f"model.{ours}", name), wanted.replace(f"model.{ours}=", f"{name}=")
+        raise UserError(where, f"{what} {problem.found}", wanted, problem.hint)
+    return model
+
+
+def _to_bert(config: Mapping[str, Any], model_type: str, where: str) -> dict[str, Any]:
+    """Returns the fields of `ModelConfig` that the config of a BERT describes."""
+    check_constants(config, _CONSTANT, where)
     if missing := [name for name in _FIELDS.values() if name not in config]:
         raise UserError(where, f"no {', '.join(missing)}", "every size and dropout rate of the model")
     affinity = config.get("plpi_affinity_function", "vanilla") if model_type == PLPI else "vanilla"
@@ -58,15 +95,9 @@ def to_model(config: Mapping[str, Any], where: str) -> ModelConfig:
     if not isinstance(affinity, str) or affinity not in attentions:
         found = f"plpi_affinity_function {reprlib.repr(affinity)}"
         raise UserError(where, found, "a known function", did_you_mean(f"{affinity}", attentions))
-    fields: dict[str, Any] = {ours: _to_int(config, name, where) for ours, name in _SIZES.items()}
-    fields |= {ours: _to_fraction(config, name, where) for ours, name in _RATES.items()}
-    model = ModelConfig(attention=attentions[affinity], dtype="float32", **fields)
-    for problem in problems(Config(model=model)):
-        what, wanted = problem.what, problem.wanted
-        for ours, name in _FIELDS.items():  # the user knows the fields of config.json, not ours
-            what, wanted = what.replace(f"model.{ours}", name), wanted.replace(f"model.{ours}=", f"{name}=")
-        raise UserError(where, f"{what} {problem.found}", wanted, problem.hint)
-    return model
+    fields: dict[str, Any] = {ours: to_int(config, name, where) for ours, name in _SIZES.items()}
+    fields |= {ours: to_fraction(config, name, where) for ours, name in _RATES.items()}
+    return {"attention": attentions[affinity], **fields}
 
 
 def _model_type(config: Mapping[str, Any], where: str) -> str:
@@ -84,27 +115,9 @@ def _model_type(config: Mapping[str, Any], where: str) -> str:
         if all(name.startswith("Bert") for name in classes):
             return HUGGING_FACE
         raise UserError(where, f"no model_type, and architectures {reprlib.repr(classes)}", "an architecture of BERT")
-    if model_type not in (HUGGING_FACE, PLPI):
-        raise UserError(where, f"model_type {reprlib.repr(model_type)}", f"{HUGGING_FACE} or {PLPI}")
+    if model_type not in _CLASSES:
+        raise UserError(where, f"model_type {reprlib.repr(model_type)}", " or ".join(_CLASSES))
     return str(model_type)
-
-
-def _to_int(config: Mapping[str, Any], name: str, where: str) -> int:
-    """Returns a field as an integer; some programs write 12 as 12.0."""
-    value = config[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 1 << 63:
-        raise UserError(where, f"{name} {reprlib.repr(config[name])}", "a whole number")
-    return value
-
-
-def _to_fraction(config: Mapping[str, Any], name: str, where: str) -> float:
-    """Returns a field as a fraction, at least 0 and below 1."""
-    value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UserError(where, f"{name} {reprlib.repr(value)}", "a fraction of at least 0 and below 1")
-    return float(value)
 
 
 def to_config(
@@ -112,16 +125,21 @@ def to_config(
 ) -> dict[str, Any]:
     """Returns the content of a `config.json`.
 
-    model_type: `HUGGING_FACE` or `PLPI`.
+    model_type: `PLPI`, or what `model_type_of` returns.
     classes: the names of the classes of a classifier, empty for a regression; None for a masked-language model.
     pad_id: the token id of [PAD].
     dtype: the type of the weights.
     """
+    architecture = (
+        modernbert.to_config(model)
+        if model_type == modernbert.MODEL_TYPE
+        else {name: getattr(model, ours) for ours, name in _FIELDS.items()} | _CONSTANT
+    )
+    task = "MaskedLM" if classes is None else "SequenceClassification"
     config = {
-        "architectures": ["BertForMaskedLM" if classes is None else "BertForSequenceClassification"],
+        "architectures": [f"{_CLASSES[model_type]}For{task}"],
         "model_type": model_type,
-        **{name: getattr(model, ours) for ours, name in _FIELDS.items()},
-        **_CONSTANT,
+        **architecture,
         "initializer_range": model.initializer_range,
         "pad_token_id": pad_id,
         "torch_dtype": dtype,

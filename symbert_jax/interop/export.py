@@ -11,12 +11,12 @@ from etils import epath
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, check_step, load
 from symbert_jax.config import Config, MeshConfig, ModelConfig, phases
-from symbert_jax.data import tokenizer, vocabulary
+from symbert_jax.data.tokenizer import read_for_model
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
-from symbert_jax.interop.architecture import HUGGING_FACE, PLPI, to_config, to_model
+from symbert_jax.interop.architecture import PLPI, TITLES, check_exportable, model_type_of, to_config, to_model
 from symbert_jax.interop.card import card
 from symbert_jax.interop.fold import fold, to_papers_form
 from symbert_jax.model import bert, classifier
@@ -24,7 +24,7 @@ from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import check_new, new_folder
 
-FORMATS = {"huggingface": HUGGING_FACE, "plpi": PLPI}  # the `model_type` in config.json, by the value of --format
+FORMATS = ("huggingface", "plpi")  # the values of --format
 DTYPES = ("float32", "bfloat16")
 # Tolerances of a logit, by the type of the weights: (absolute, relative to the largest logit). bfloat16 needs a
 # relative tolerance, because it rounds weights to 8 significant bits.
@@ -45,13 +45,13 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
 
     source: the workdir of `pretrain` or `import`, or the folder of a model that `finetune` saved.
     step: the step of a checkpoint in a workdir, None for the latest; ignored for a model that `finetune` saved.
-    format: a key of `FORMATS`.
+    format: one of `FORMATS`.
     dtype: the type of the weights, one of `DTYPES`.
     command: the command line, for the model card.
 
     Raises:
-      UserError: an argument is wrong; there is no such model; `out` is not empty or lies inside `source`; or the model
-        in `out` computes other logits.
+      UserError: an argument is wrong; there is no such model, or `transformers` has none like it; `out` is not empty or
+        lies inside `source`; or the model in `out` computes other logits.
     """
     for field, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
@@ -61,17 +61,19 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     if out == source or source in out.parents:
         raise UserError("out", f"{out}, inside --checkpoint", "a folder elsewhere")
     trained = read(source, step)
+    check_exportable(trained.model, format)
     model, params = (fold if is_folded else to_papers_form)(trained.model, trained.params)
-    wordpiece = tokenizer.read_for_model(source, model.vocab_size)
-    config = to_config(model, FORMATS[format], trained.classes, wordpiece.tokens.index(vocabulary.PAD), dtype)
+    tokenizer = read_for_model(source, model.vocab_size)
+    model_type = model_type_of(model) if is_folded else PLPI
+    config = to_config(model, model_type, trained.classes, tokenizer.pad_id, dtype)
     weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     is_masked_lm = trained.classes is None
     model_card = card(trained.model, trained.facts, is_folded=is_folded, is_masked_lm=is_masked_lm, command=command)
     with new_folder(out, "out") as new:
-        folder.write(new, config, weights, wordpiece, model_card)
+        folder.write(new, config, weights, tokenizer, model_card)
         difference = verify(trained, new, dtype)
     print(
-        f"{out}: written as {model.attention} BERT, {len(weights)} tensors; "
+        f"{out}: written as {model.attention} {TITLES[model_type]}, {len(weights)} tensors; "
         f"its logits differ from the trained model's by at most {difference:.1e}"
     )
 

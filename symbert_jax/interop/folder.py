@@ -13,10 +13,18 @@ import safetensors.numpy
 from etils import epath
 from jax import numpy as jnp
 
-from symbert_jax.data import tokenizer
-from symbert_jax.data.tokenizer import ROLES, SETTINGS, SPECIAL_TOKENS_FILE, TOKENIZER, WordPiece
-from symbert_jax.data.vocabulary import VOCAB
+from symbert_jax.data.tokenizer import (
+    SETTINGS,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER,
+    TextTokenizer,
+    role_names,
+    to_settings,
+    tokenizer_json_of,
+)
+from symbert_jax.data.tokenizer import write as write_tokenizer
 from symbert_jax.errors import UserError
+from symbert_jax.interop import modernbert
 from symbert_jax.interop.tensors import Tensors
 from symbert_jax.storage import HEAD, LFS_POINTER, MARKUP, check_format, read_json, write_whole
 
@@ -57,7 +65,7 @@ def read(folder: epath.Path) -> Folder:
     Raises:
       UserError: a file is missing or damaged, or the weights are pickled and torch is not installed.
     """
-    wanted = "the folder of a BERT model, in the format of Hugging Face or of plpi/bert"
+    wanted = "the folder of a BERT or ModernBERT, in the format of Hugging Face or of plpi/bert"
     if not folder.exists():
         hint = "download a model of the hub first: hf download OWNER/NAME --local-dir DIR"
         raise UserError("source", f"no folder {folder}", wanted, hint)
@@ -68,17 +76,19 @@ def read(folder: epath.Path) -> Folder:
     return Folder(read_json(folder / CONFIG, "source"), _read_tensors(folder))
 
 
-def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, wordpiece: WordPiece, card: str) -> None:
+def write(folder: epath.Path, config: Mapping[str, Any], tensors: Tensors, tokenizer: TextTokenizer, card: str) -> None:
     """Writes the files that `AutoModel` and `AutoTokenizer` read, and the model card.
 
     Raises:
       OSError: a file cannot be written; the error names it.
     """
-    settings = tokenizer.to_settings(wordpiece, config["max_position_embeddings"])
-    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS_FILE, ROLES)):
+    settings = to_settings(tokenizer, config["max_position_embeddings"])
+    if config["model_type"] == modernbert.MODEL_TYPE:  # it has no token types
+        settings |= {"model_input_names": ["input_ids", "attention_mask"]}
+    for name, content in ((CONFIG, config), (SETTINGS, settings), (SPECIAL_TOKENS_FILE, role_names(tokenizer))):
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
-    tokenizer.write(wordpiece, folder / VOCAB)
-    write_whole(folder / TOKENIZER, wordpiece.build(parse_special=True).to_str(pretty=True))
+    write_tokenizer(tokenizer, folder)
+    write_whole(folder / TOKENIZER, tokenizer_json_of(tokenizer))
     write_whole(folder / "README.md", card)
     write_whole(folder / SAFETENSORS, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 

@@ -9,13 +9,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import UInt16
+from jaxtyping import UInt32
 
 from symbert_jax.checkpoint import Checkpoints, check_path
 from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
-from symbert_jax.data import sources, tokenizer, vocabulary
+from symbert_jax.data import sources
 from symbert_jax.data.masking import Masking
-from symbert_jax.data.tokenizer import TOKENIZER, WordPiece
+from symbert_jax.data.tokenizer import TOKENIZER, TextTokenizer, find
+from symbert_jax.data.tokenizer import read as read_tokenizer
+from symbert_jax.data.tokenizer import write as write_tokenizer
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
@@ -37,7 +39,7 @@ class Source(NamedTuple):
 
     model: ModelConfig
     params: Params  # without `head` if the source is a plain encoder
-    wordpiece: WordPiece
+    tokenizer: TextTokenizer
     left_out: list[str]  # modules that are not imported: other heads, the pooler
 
 
@@ -69,13 +71,13 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     if contents.left_out:
         print(f"{source}: left out {', '.join(contents.left_out)}, which do not predict masked tokens")
     with new_folder(workdir, "workdir") as new, jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        tokenizer.write(contents.wordpiece, new / VOCAB)
+        write_tokenizer(contents.tokenizer, new)
         if "head" not in params:
             print(f"{source} is a plain encoder: its masked-language head is newly initialized")
             head = bert.init(model, MeshConfig(), jax.random.key(0))["head"]
             params |= {"head": jax.tree.map(np.asarray, head)}
         if config.model != model:
-            params = _warm_start(model, params, config.model.attention, text, contents.wordpiece)
+            params = _warm_start(model, params, config.model.attention, text, contents.tokenizer)
         state = states.init_from_params(config, params)
         checkpoints = Checkpoints(new, TrainConfig())
         checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
@@ -95,8 +97,8 @@ def read(source: epath.Path, vocab: str | None) -> Source:
     where = str(source)
     contents = folder.read(source)
     model = to_model(contents.config, str(source / folder.CONFIG))
-    wordpiece = _read_tokenizer(source, vocab)
-    if (count := len(wordpiece.tokens)) > model.vocab_size:
+    tokenizer = _read_tokenizer(source, vocab)
+    if (count := len(tokenizer.tokens)) > model.vocab_size:
         raise UserError("source", f"a vocabulary of {count} tokens", f"at most {model.vocab_size}, the vocab_size")
     weights, left_out = tensors.canonical(contents.tensors, where)
     tensors.check_sizes(weights, model, where)
@@ -104,33 +106,33 @@ def read(source: epath.Path, vocab: str | None) -> Source:
         shapes = bert.abstract(model, MeshConfig())
     if not tensors.has_head(weights):
         del shapes["head"]
-    return Source(model, tensors.from_torch(weights, shapes, where), wordpiece, left_out)
+    return Source(model, tensors.from_torch(weights, shapes, where), tokenizer, left_out)
 
 
-def _read_tokenizer(source: epath.Path, vocab: str | None) -> WordPiece:
+def _read_tokenizer(source: epath.Path, vocab: str | None) -> TextTokenizer:
     """Reads the tokenizer that `vocab` names, or else that of the source."""
     if vocab is not None:
-        return tokenizer.read(tokenizer.find(vocab, "vocab"), "vocab")
+        return read_tokenizer(find(vocab, "vocab"), "vocab")
     if not any((source / name).exists() for name in (VOCAB, TOKENIZER)):
         found, hint = f"no {VOCAB} or {TOKENIZER} in {source}", "--vocab=FILE names a tokenizer elsewhere"
         raise UserError("source", found, "one of them", hint)
-    return tokenizer.read(source, "source")
+    return read_tokenizer(source, "source")
 
 
-def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, wordpiece: WordPiece) -> Params:
+def _warm_start(model: ModelConfig, params: Params, attention: str, text: str, tokenizer: TextTokenizer) -> Params:
     """Returns the parameters with another attention.
 
     Prints the distance of each head's attention from that of the standard model, as `warm_start.convert` defines it,
     and the losses of both models on the second half of the rows.
     """
-    rows = _read_rows(text, wordpiece, min(LENGTH, model.length))
+    rows = _read_rows(text, tokenizer, min(LENGTH, model.length))
     target = dataclasses.replace(model, attention=attention)
     converted, distances = warm_start.convert(model, params, target, rows.astype(np.int32))
     for layer, distances_by_head in enumerate(distances):
         values = " ".join(f"{distance:.3f}" for distance in distances_by_head)
         print(f"layer {layer:2}: distance from standard attention, by head: {values}")
     held_out = rows[ROWS // 2 :]
-    masking = Masking(wordpiece, held_out.shape[1], rate=0.15, seed=0)
+    masking = Masking(tokenizer, held_out.shape[1], rate=0.15, seed=0)
     batch = masking(held_out, row_indices=np.arange(len(held_out)), epochs=np.zeros(len(held_out), np.int64))
     losses = []
     for variant, weights in (("standard", params), (attention, converted)):
@@ -151,7 +153,7 @@ def _errors_about_field(field: str) -> Iterator[None]:
         raise UserError(field, error.found, error.wanted, error.hint) from None
 
 
-def _read_rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarray, "B T"]:
+def _read_rows(text: str, tokenizer: TextTokenizer, length: int) -> UInt32[np.ndarray, "B T"]:
     """Returns the first `ROWS` rows of a source of documents, each between [CLS] and [SEP], as in a corpus.
 
     length: tokens per row, including [CLS] and [SEP].
@@ -159,12 +161,12 @@ def _read_rows(text: str, wordpiece: WordPiece, length: int) -> UInt16[np.ndarra
     Raises:
       UserError: the source is damaged, or too short for these rows.
     """
-    encoder, inner_length = wordpiece.build(parse_special=False), length - 2
-    cls, sep = wordpiece.tokens.index(vocabulary.CLS), wordpiece.tokens.index(vocabulary.SEP)
+    encoder, inner_length = tokenizer.build(parse_special=False), length - 2
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
     with _errors_about_field("text"):
         encoded = (encoder.encode(document, add_special_tokens=False).ids for document in sources.documents(text))
         stream = itertools.chain.from_iterable((*ids, sep) for ids in encoded)
-        tokens = np.fromiter(itertools.islice(stream, ROWS * inner_length), np.uint16)
+        tokens = np.fromiter(itertools.islice(stream, ROWS * inner_length), np.uint32)
     if len(tokens) < ROWS * inner_length:
         wanted = f"at least {ROWS * inner_length}, {ROWS} rows of {inner_length} without [CLS] and [SEP]"
         raise UserError("text", f"{len(tokens)} tokens in {text}", wanted)

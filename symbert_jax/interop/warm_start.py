@@ -41,7 +41,7 @@ def convert(
       The parameters, and how much the attention of each layer and head changed: the total variation distance of its
       probabilities from those of the standard model, from 0 to 1, as a mean over the queries of the second half.
     """
-    run_layer = jax.jit(lambda weights, x: tree.module(weights, Layer, model)(x))
+    run_layer = jax.jit(lambda weights, x: tree.module(weights, Layer, model)(x)[0])
     step = jax.jit(make_update(functools.partial(_objective, model, target), _OPTIM))
     converted, distances = [], []
     x = jax.jit(lambda weights: tree.module(weights, Embeddings, model)(tokens))(params["embeddings"])

@@ -1,4 +1,4 @@
-"""BERT for masked-language modelling: the encoder and a head tied to the word table.
+"""The masked-language model: the encoder and a head tied to the word table.
 
 In the functions below the classes, parameters are nested dicts of arrays. `init`, `abstract` and `logits` need the mesh
 of `jax.set_mesh`.
@@ -22,8 +22,8 @@ class MlmHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the tied word table and a bias per token of the vocabulary."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.dense = Dense("D->E", sizes(config), rngs, config.initializer_range)
-        self.norm = LayerNorm(sizes(config), rngs)
+        self.dense = Dense("D->E", sizes(config), rngs, config.initializer_range, config.bias)
+        self.norm = LayerNorm(config, rngs)
         self.bias = parameter(zeros, "V", sizes(config), rngs)
 
     def __call__(self, x: Float[Array, "B M D"], table: Float[Array, "V D"]) -> Float[Array, "B M V"]:
@@ -58,12 +58,14 @@ def abstract(config: ModelConfig, mesh_config: MeshConfig) -> Params:
 
 
 def change_length(params: Params, length: int) -> Params:
-    """Returns the same model for rows of up to `length` tokens.
+    """Returns the same model for rows of up to `length` tokens. Rotary positions have no parameters for a length.
 
     For shorter rows, the position embeddings of their tokens are kept. For longer rows, the learned position embeddings
     are repeated, as Longformer does (Beltagy et al., 2020, section 5): attention then finds near neighbours everywhere
     but at the seams. With new embeddings, it would have to learn to find them.
     """
+    if "position" not in params["embeddings"]:
+        return params
     position = params["embeddings"]["position"]
     repeated = jnp.concatenate([position] * -(-length // len(position)))[:length]
     return params | {"embeddings": params["embeddings"] | {"position": repeated}}
@@ -84,10 +86,11 @@ def logits(
 
     Args:
       tokens: ids; T may be less than `config.length`.
-      token_types: sentence 0 or 1; None: all are 0.
+      token_types: sentence 0 or 1; None: all are 0. Without learned positions, they have no effect.
       segments: a token sees the tokens with its own number, from 1; no token sees padding, which has 0. None: each
         token sees all.
-      position_ids: the position of each token in its document; None: its position in the row.
+      position_ids: the position of each token in its document; None: its position in the row. The tokens of a document
+        are neighbours, so rotary positions are the same with both.
       key: draws every dropout of the pass; None: dropout is off.
     """
     bert = module(config, params)

@@ -1,4 +1,7 @@
-"""BERT for classification and regression of sentences and pairs: the encoder, BERT's pooler and one dense layer."""
+"""The model for classification and regression of sentences and pairs: the encoder and a head on [CLS]."""
+
+import abc
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,24 +11,64 @@ from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import MeshConfig, ModelConfig
 from symbert_jax.model import tree
 from symbert_jax.model.encoder import Encoder
-from symbert_jax.model.layers import Dense, dropout, split_key
+from symbert_jax.model.layers import Dense, LayerNorm, dropout, gelu, split_key
 from symbert_jax.model.parameters import sizes
 from symbert_jax.model.tree import Params
 
 
 class ClassificationHead(nnx.Module):
-    """Dense and tanh on [CLS], dropout, dense. The head has an output per class, or a single one for a regression."""
+    """A transform of [CLS], dropout, dense. The head has an output per class, or a single one for a regression."""
+
+    kept: ClassVar[tuple[str, ...]]  # the parts that stay those of the masked-language head
 
     def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
-        head_sizes = {**sizes(config), "C": num_outputs}
         self.dropout = config.dropout
-        self.pooler = Dense("D->E", head_sizes, rngs, config.initializer_range)
+        self.add_transform(config, rngs)  # comes first, because the order of the parameters determines their keys
+        head_sizes = {**sizes(config), "C": num_outputs}
         self.classifier = Dense("D->C", head_sizes, rngs, config.initializer_range)
 
     def __call__(self, x: Float[Array, "B D"], key: PRNGKeyArray | None) -> Float[Array, "B C"]:
-        pooled = dropout(jnp.tanh(self.pooler(x, batch_dims="B")), self.dropout, key)
+        pooled = dropout(self.transform(x), self.dropout, key)
         # The product is in float32: bfloat16 numbers around 4 are 1/32 apart, so predicted similarities would tie.
         return self.classifier(pooled.astype(jnp.float32), batch_dims="B")
+
+    @abc.abstractmethod
+    def add_transform(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates the parameters of `transform`."""
+
+    @abc.abstractmethod
+    def transform(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        """Returns what the classes are predicted from."""
+
+
+class PoolerHead(ClassificationHead):
+    """With BERT's pooler, dense and tanh, which pretraining without next-sentence prediction does not have."""
+
+    kept = ()
+
+    def add_transform(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.pooler = Dense("D->E", sizes(config), rngs, config.initializer_range, config.bias)
+
+    def transform(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        return jnp.tanh(self.pooler(x, batch_dims="B"))
+
+
+class NormedHead(ClassificationHead):
+    """With the transform of the masked-language head, dense, GELU and LayerNorm, as ModernBERT has it."""
+
+    kept = ("dense", "norm")
+
+    def add_transform(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.dense = Dense("D->E", sizes(config), rngs, config.initializer_range, config.bias)
+        self.norm = LayerNorm(config, rngs)
+
+    def transform(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        return self.norm(gelu(self.dense(x, batch_dims="B")))
+
+
+def find_head(config: ModelConfig) -> type[ClassificationHead]:
+    """Returns the class of the head: that of ModernBERT with `model.norm=pre`, otherwise that of BERT."""
+    return NormedHead if config.norm == "pre" else PoolerHead
 
 
 class Classifier(Encoder):
@@ -33,12 +76,21 @@ class Classifier(Encoder):
 
     def __init__(self, config: ModelConfig, num_outputs: int, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        self.head = ClassificationHead(config, num_outputs, rngs)
+        self.head = find_head(config)(config, num_outputs, rngs)
 
 
 def init_head(config: ModelConfig, num_outputs: int, key: PRNGKeyArray) -> Params:
-    """Draws a new head, which replaces the `head` of a pretrained model."""
-    return tree.make(key, ClassificationHead, config, num_outputs)
+    """Draws a new head, of which `pretrained` may replace parts."""
+    return tree.make(key, find_head(config), config, num_outputs)
+
+
+def pretrained(config: ModelConfig, params: Params) -> Params:
+    """Returns the parameters of a pretrained or fine-tuned model that another task starts from.
+
+    These are the encoder and the parts of the `head` that a new head keeps.
+    """
+    head = {part: weights for part, weights in params["head"].items() if part in find_head(config).kept}
+    return {part: weights for part, weights in params.items() if part != "head"} | ({"head": head} if head else {})
 
 
 def abstract(config: ModelConfig, num_outputs: int, mesh_config: MeshConfig) -> Params:

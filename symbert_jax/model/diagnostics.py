@@ -8,8 +8,10 @@ from jaxtyping import Array, Float, Int
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import ModelConfig
-from symbert_jax.model import bert, kernels
+from symbert_jax.model import bert, kernels, positions, windows
 from symbert_jax.model.attention import find_variant, symmetry
+from symbert_jax.model.encoder import Carry
+from symbert_jax.model.scan import scan_layers
 from symbert_jax.model.tree import Params
 
 Statistics = dict[str, Float[Array, " L"]]
@@ -35,21 +37,24 @@ def attention_statistics(
     """
     if not find_variant(config).has_scores:
         return {}
-    model = bert.module(config, params)
+    model, pattern = bert.module(config, params), windows.pattern(config)
     structure, layers = nnx.split(model.layers)
+    rotations = {window: positions.rotation(config, window, tokens.shape[1]) for window in pattern}
 
-    def run(x: Array, weights: nnx.State) -> tuple[Array, dict[str, Float[Array, ""]]]:
-        layer = nnx.merge(structure, weights)
-        return layer(x, segments), _score_statistics(*layer.attention.query_key(x), segments)
+    def run(window: int, carry: Carry, weights: nnx.State) -> tuple[Carry, dict[str, Float[Array, ""]]]:
+        layer, rotation = nnx.merge(structure, weights), rotations[window]
+        q, k = layer.attention.rotated_query_key(carry[0], rotation=rotation)
+        return layer(*carry, segments, window=window, rotation=rotation), _score_statistics(q, k, segments, window)
 
-    _, found = jax.lax.scan(run, model.embeddings(tokens, None, position_ids), layers)
+    _, found = scan_layers(run, model.start(model.embeddings(tokens, None, position_ids)), layers, pattern, unroll=1)
     whole = jax.tree.map(lambda leaf: reshard(leaf, PartitionSpec(*[None] * leaf.ndim)), params["layers"]["attention"])
     with jax.default_matmul_precision("float32"):
         return found | {"symmetry": symmetry(whole, config).mean(-1)}
 
 
-def _score_statistics(q: kernels.Queries, k: kernels.Keys, segments: kernels.Segments) -> dict[str, Float[Array, ""]]:
-    seen = None if segments is None else kernels.visible(segments, q.shape[1])[:, None]
-    variance = kernels.scores(q, k).var(axis=-1, where=seen)
-    entropy = jax.scipy.special.entr(kernels.probabilities(q, k, segments)).sum(axis=-1)
+def _score_statistics(
+    q: kernels.Queries, k: kernels.Keys, segments: kernels.Segments, window: int
+) -> dict[str, Float[Array, ""]]:
+    variance = kernels.scores(q, k).var(axis=-1, where=kernels.visible(segments, window, q.shape[1], k.shape[1]))
+    entropy = jax.scipy.special.entr(kernels.probabilities(q, k, segments, window)).sum(axis=-1)
     return {"logit_std": jnp.sqrt(variance.mean()), "entropy": entropy.mean()}

@@ -1,7 +1,5 @@
-"""The encoder of BERT (Devlin et al., 2018): embeddings and post-LayerNorm layers, stacked and scanned."""
+"""The encoder: embeddings and layers, as in BERT (Devlin et al., 2018) or as in ModernBERT (Warner et al., 2024)."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +9,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from symbert_jax.batch import Array as AnyArray
 from symbert_jax.config import ModelConfig
-from symbert_jax.model import gpu_forms
+from symbert_jax.model import gpu_forms, positions, windows
 from symbert_jax.model.attention import find_variant
-from symbert_jax.model.layers import Dense, LayerNorm, dropout, gelu, split_key, stack
+from symbert_jax.model.layers import LayerNorm, dropout, split_key, stack
+from symbert_jax.model.mlp import find_mlp
 from symbert_jax.model.parameters import gathered, gathered_with_deferred_psum, normal, parameter, sizes
+from symbert_jax.model.scan import scan_layers
 
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -22,15 +22,20 @@ REMAT = {
 }
 
 
+Carry = tuple[Float[Array, "B _ D"], Float[Array, "B _ D"] | None]  # the first arguments of a layer, and its results
+
+
 class Embeddings(nnx.Module):
-    """LayerNorm(word + position + token type), then dropout."""
+    """LayerNorm(word + position + token type), then dropout. Without learned positions, LayerNorm(word)."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.dropout, self.dtype = config.dropout, jnp.dtype(config.dtype)
+        self.has_positions = config.positions == "learned"
         self.word = parameter(normal(config.initializer_range), "VD", sizes(config), rngs)
-        self.position = parameter(normal(config.initializer_range), "TD", sizes(config), rngs)
-        self.token_type = parameter(normal(config.initializer_range), "KD", sizes(config), rngs)
-        self.norm = LayerNorm(sizes(config), rngs)
+        if self.has_positions:
+            self.position = parameter(normal(config.initializer_range), "TD", sizes(config), rngs)
+            self.token_type = parameter(normal(config.initializer_range), "KD", sizes(config), rngs)
+        self.norm = LayerNorm(config, rngs)
 
     def table(self) -> Float[Array, "V D"]:
         """Returns the word table for look-ups and for the head that is tied to it."""
@@ -48,63 +53,75 @@ class Embeddings(nnx.Module):
         """Embeds tokens.
 
         Args:
-          token_types: sentence 0 or 1; None: all are 0.
+          token_types: sentence 0 or 1; None: all are 0. Without learned positions, this and `position_ids` are unused.
           position_ids: the position of each token in its document; None: its position in the row.
           key: draws dropout (None: off).
           table: the result of `self.table()` if the caller uses it too: then the gradients of both uses are reduced
             together. None: this call makes its own.
         """
         table = self.table() if table is None else table
-        position, types = gathered(self.position, self.dtype), gathered(self.token_type, self.dtype)
         x = gpu_forms.look_up(table, tokens)
-        x += position[: tokens.shape[1]] if position_ids is None else gpu_forms.look_up(position, position_ids)
-        x += types[0] if token_types is None else gpu_forms.look_up(types, token_types)
+        if self.has_positions:
+            position, types = gathered(self.position, self.dtype), gathered(self.token_type, self.dtype)
+            x += position[: tokens.shape[1]] if position_ids is None else gpu_forms.look_up(position, position_ids)
+            x += types[0] if token_types is None else gpu_forms.look_up(types, token_types)
         return dropout(self.norm(gpu_forms.in_row_major_order(x)), self.dropout, key)
 
 
-class Mlp(nnx.Module):
-    """The feed-forward block of a layer: dense, GELU, dense."""
-
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.up = Dense("D->F", sizes(config), rngs, config.initializer_range)
-        self.down = Dense("F->D", sizes(config), rngs, config.initializer_range)
-
-    @jax.named_scope("feed_forward")
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(gelu(self.up(x)))
-
-
 class Layer(nnx.Module):
-    """x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+    """Attention and an MLP, each added to the residual stream, and a LayerNorm of the stream after each.
+
+    With `model.norm=post`, the result of a norm replaces the stream. With `pre`, the stream stays as it is, and the
+    result is only what the next block reads: a layer has the norm before its own MLP, and that before the attention of
+    the next layer, or the final one. So the first attention reads the normed embeddings, and both kinds of model have
+    the same parameters.
+    """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.dropout = config.dropout
+        self.dropout, self.is_pre = config.dropout, config.norm == "pre"
         self.attention = find_variant(config)(config, rngs)
-        self.attention_norm = LayerNorm(sizes(config), rngs)
-        self.mlp = Mlp(config, rngs)
-        self.mlp_norm = LayerNorm(sizes(config), rngs)
+        self.attention_norm = LayerNorm(config, rngs)
+        self.mlp = find_mlp(config)(config, rngs)
+        self.mlp_norm = LayerNorm(config, rngs)
 
     def __call__(
         self,
         x: Float[Array, "B S D"],
+        stream: Float[Array, "B S D"] | None = None,
         segments: Int[AnyArray, "B S"] | None = None,
         key: PRNGKeyArray | None = None,
         num_queries: int | None = None,
-    ) -> Float[Array, "B T D"]:
-        """Returns the activations of the first T = `num_queries` tokens (None: all)."""
+        window: int = 0,
+        rotation: positions.Rotation | None = None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+        """Returns the normed activations of the first T = `num_queries` tokens (None: all), and their residual stream.
+
+        Args:
+          x: the normed activations.
+          stream: the residual stream; None if x is the stream, which is always so with `model.norm=post`.
+          window: of `windows`.
+          rotation: of rotary positions.
+        """
         scores_key, attention_key, mlp_key = split_key(key, 3)
-        attended = dropout(self.attention(x, segments, scores_key, num_queries), self.dropout, attention_key)
-        x = self.attention_norm(x[:, :num_queries] + attended)
-        return self.mlp_norm(x + dropout(self.mlp(x), self.dropout, mlp_key))
+        attended = self.attention(x, segments, scores_key, num_queries, window, rotation)
+        stream = (x if stream is None else stream)[:, :num_queries]
+        stream += dropout(attended, self.dropout, attention_key)
+        x = self.attention_norm(stream)
+        stream = (stream if self.is_pre else x) + dropout(self.mlp(x), self.dropout, mlp_key)
+        return self.mlp_norm(stream), stream if self.is_pre else None
 
 
 class Encoder(nnx.Module):
     """Embeddings and layers, which all models share; a subclass adds a head."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.num_layers, self.unroll, self.remat = config.layers, config.unroll or config.layers, config.remat
+        self.config = config
         self.embeddings = Embeddings(config, rngs)
         self.layers = stack(lambda rngs: Layer(config, rngs), config.layers, rngs)
+
+    def start(self, x: Float[Array, "B S D"]) -> Carry:
+        """Returns the arguments of the first layer, given the embedded tokens."""
+        return x, x if self.config.norm == "pre" else None
 
     def encode(
         self,
@@ -117,37 +134,32 @@ class Encoder(nnx.Module):
 
         Returns the activations of the first T = `num_queries` tokens (None: all); the last layer computes only these.
         """
+        config, pattern = self.config, windows.pattern(self.config)
+        unroll = config.unroll or config.layers
         structure, weights = nnx.split(self.layers)
-        keys = None if key is None else jax.random.split(key, self.num_layers)
+        keys = None if key is None else jax.random.split(key, config.layers)
         layers = weights, keys
+        rotations = {window: positions.rotation(config, window, x.shape[1]) for window in pattern}
 
-        def run(num_queries: int | None, x: Array, layer: tuple[nnx.State, PRNGKeyArray | None]) -> tuple[Array, None]:
+        def run(
+            window: int, num_queries: int | None, carry: Carry, layer: tuple[nnx.State, PRNGKeyArray | None]
+        ) -> tuple[Carry, None]:
             weights, key = layer
-            return nnx.merge(structure, weights)(x, segments, key, num_queries), None
+            run_layer = nnx.merge(structure, weights)
+            return run_layer(*carry, segments, key, num_queries, window, rotations[window]), None
 
-        if self.remat != "none":
+        if config.remat != "none":
             # Outside a loop, the compiler would merge the recomputation with the first computation, so nothing would be
             # recomputed. `prevent_cse` forbids it.
-            all_in_loop = self.unroll < self.num_layers and num_queries is None
-            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=not all_in_loop, static_argnums=0)
-        run_on_all = functools.partial(run, None)  # all tokens are queries
+            all_in_loop = unroll < config.layers and config.layers % len(pattern) == 0 and num_queries is None
+            run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not all_in_loop, static_argnums=(0, 1))
+
+        def run_on_all(window: int, carry: Carry, layer: Any) -> tuple[Carry, None]:
+            return run(window, None, carry, layer)
+
         if num_queries is None:
-            return scan_layers(run_on_all, x, layers, self.unroll)
+            return scan_layers(run_on_all, self.start(x), layers, pattern, unroll)[0][0]
         last = jax.tree.map(lambda leaf: leaf[-1], layers)
-        x = scan_layers(run_on_all, x, jax.tree.map(lambda leaf: leaf[:-1], layers), self.unroll)
-        return run(num_queries, x, last)[0]
-
-
-def scan_layers(run: Callable[[Array, Any], tuple[Array, None]], x: Array, layers: Any, unroll: int) -> Array:
-    """Runs `layers` in a loop with `unroll` layers per iteration, or with one if `unroll` does not divide their number.
-
-    If `unroll` is at least the number of layers, there is no loop.
-    """
-    count = jax.tree.leaves(layers)[0].shape[0]
-    if unroll >= count:
-        return jax.lax.scan(run, x, layers, unroll=True)[0]
-    if unroll == 1 or count % unroll:
-        return jax.lax.scan(run, x, layers)[0]
-    # Nested scans, because `scan(unroll=…)` of jax 0.10.2 raises for `reduced` weights unless it unrolls all layers.
-    groups = jax.tree.map(lambda leaf: leaf.reshape(count // unroll, unroll, *leaf.shape[1:]), layers)
-    return jax.lax.scan(lambda x, group: jax.lax.scan(run, x, group, unroll=True), x, groups)[0]
+        others = jax.tree.map(lambda leaf: leaf[:-1], layers)
+        carry, _ = scan_layers(run_on_all, self.start(x), others, pattern, unroll)
+        return run(windows.layer_windows(config)[-1], num_queries, carry, last)[0][0]

@@ -7,7 +7,8 @@
     triton  flash attention of `triton.py`, on NVIDIA GPUs
 
 `segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
-1, and no token sees it. `segments=None` means that every token sees all tokens.
+1, and no token sees it. `segments=None` means that every token sees all tokens. With a `window`, a token sees only the
+tokens in it; see `windows`. What a token computes that sees no token is finite, but differs between kernels.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.model import random_bits
 from symbert_jax.model.gpu_forms import einsum_in_float32
 from symbert_jax.model.layers import dropout
+from symbert_jax.model.windows import in_window
 from symbert_jax.sharding import device, spec
 
 if TYPE_CHECKING:
@@ -45,27 +47,35 @@ SMALLEST_BLOCK = 128  # tokens in the smallest block of short and splash
 # tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,
 # and 13 and 10 thousand cycles of a v6e with blocks of 512 and 1,024. Blocks of 2,048 do not fit the memory of a core.
 LARGEST_BLOCK = 1024
+LARGEST_LOCAL_BLOCK = 512  # the same in local layers: of smaller blocks, more are outside every window
 TRITON_MULTIPLE = 64  # a row of `triton` has a multiple of this number of tokens
 TRITON_WIDTHS = (32, 64, 128)  # the widths of heads that `triton` is tested with
 # Parts of the names of GPUs that the fused kernels do not run on.
 UNSUPPORTED_GPUS = ("Tesla", "Quadro", "GeForce GTX", "GeForce RTX 20", "TITAN", "AMD")
 
 
-def attend(model: ModelConfig, q: Queries, k: Keys, v: Values, segments: Segments, key: PRNGKeyArray | None) -> Mixed:
+def attend(
+    model: ModelConfig,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    segments: Segments,
+    key: PRNGKeyArray | None,
+    window: int = 0,
+) -> Mixed:
     """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
+    rate = model.attention_dropout
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "short":
-            interpret = device().platform != "tpu"
-            return short(q, k, v, segments, model.attention_dropout, key, interpret=interpret)
+            return short(q, k, v, segments, rate, key, window, interpret=device().platform != "tpu")
         case "splash":
-            return splash(q, k, v, segments, interpret=device().platform != "tpu")
+            return splash(q, k, v, segments, window, interpret=device().platform != "tpu")
         case "cudnn":
-            return cudnn(q, k, v, segments)
+            return cudnn(q, k, v, segments, window)
         case "triton":
-            interpret = device().platform != "gpu"
-            return triton(q, k, v, segments, model.attention_dropout, key, interpret=interpret)
+            return triton(q, k, v, segments, rate, key, window, interpret=device().platform != "gpu")
         case _:
-            return xla(q, k, v, segments, model.attention_dropout, key)
+            return xla(q, k, v, segments, rate, key, window)
 
 
 def choose(model: ModelConfig, device: AbstractDevice, num_queries: int, num_keys: int) -> str:
@@ -127,17 +137,25 @@ def problems(kernel: str, model: ModelConfig, device: AbstractDevice, length: in
             yield problem(f"heads of width {head_width}", "32, 64 or 128")
 
 
-def xla(q: Queries, k: Keys, v: Values, segments: Segments, dropout_rate: float, key: PRNGKeyArray | None) -> Mixed:
+def xla(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    segments: Segments,
+    dropout_rate: float,
+    key: PRNGKeyArray | None,
+    window: int = 0,
+) -> Mixed:
     """Computes attention in plain JAX; `key` draws dropout of the probabilities (None: off)."""
-    weights = dropout(probabilities(q, k, segments).astype(v.dtype), dropout_rate, key)
+    weights = dropout(probabilities(q, k, segments, window).astype(v.dtype), dropout_rate, key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, out_sharding=spec("BTNH"))
 
 
-def probabilities(q: Queries, k: Keys, segments: Segments) -> Float[Array, "B N T S"]:
+def probabilities(q: Queries, k: Keys, segments: Segments, window: int = 0) -> Float[Array, "B N T S"]:
     """Returns softmax over S of q . k / sqrt(Q), in float32."""
     logits = scores(q, k)
-    if segments is not None:
-        logits = jnp.where(visible(segments, q.shape[1])[:, None], logits, jnp.finfo(logits.dtype).min)
+    if (seen := visible(segments, window, q.shape[1], k.shape[1])) is not None:
+        logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
     return jax.nn.softmax(logits, axis=-1)
 
 
@@ -146,14 +164,19 @@ def scores(q: Queries, k: Keys) -> Float[Array, "B N T S"]:
     return einsum_in_float32("BTNQ,BSNQ->BNTS", q, k) * q.shape[-1] ** -0.5
 
 
-def visible(segments: Int[AnyArray, "B S"], num_queries: int) -> Bool[Array, "B T S"]:
-    """Returns which tokens each of the first T = `num_queries` tokens sees."""
-    return jnp.maximum(segments[:, :num_queries, None], 1) == segments[:, None, :]
+def visible(segments: Segments, window: int, num_queries: int, num_keys: int) -> Bool[Array, "#B 1 T S"] | None:
+    """Returns which tokens each of the first T = `num_queries` tokens sees; None if every token sees all tokens."""
+    near = in_window(window, num_queries, num_keys)[None, None] if window else None
+    if segments is None:
+        return near
+    seen = (jnp.maximum(segments[:, :num_queries, None], 1) == segments[:, None, :])[:, None]
+    return seen if near is None else seen & near
 
 
-def block_size(length: int) -> int:
+def block_size(length: int, window: int = 0) -> int:
     """Returns the largest block size of splash that divides `length`."""
-    sizes = range(SMALLEST_BLOCK, min(LARGEST_BLOCK, length) + 1, SMALLEST_BLOCK)
+    limit = min(LARGEST_LOCAL_BLOCK if window else LARGEST_BLOCK, length)
+    sizes = range(SMALLEST_BLOCK, limit + 1, SMALLEST_BLOCK)
     return max(size for size in sizes if length % size == 0)
 
 
@@ -164,6 +187,7 @@ def short(
     segments: Segments,
     dropout_rate: float,
     key: PRNGKeyArray | None,
+    window: int = 0,
     *,
     interpret: bool,
 ) -> Mixed:
@@ -177,17 +201,19 @@ def short(
     cores = device().num_cores or 1
 
     def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
-        return module.attention(q, k, v, segments, states, dropout_rate, cores, interpret)
+        return module.attention(q, k, v, segments, states, dropout_rate, window, cores, interpret)
 
     return _on_each_device(run, q, k, v, segments, _dropout_states(key, dropout_rate, q.shape))
 
 
-def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret: bool) -> Queries:
+def splash(q: Queries, k: Queries, v: Queries, segments: Segments, window: int = 0, *, interpret: bool) -> Queries:
     """Computes splash attention; T = S is a multiple of 128. `interpret` runs the kernel without a TPU, slowly."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes half a second; few programs need it
 
     length, width = q.shape[1], q.shape[-1]
-    size = block_size(length)
+    size = block_size(length, window)
+    shape, side = (length, length), window // 2
+    head_mask = pallas.LocalMask(shape, (side, side), offset=0) if window else pallas.FullMask(shape)
     blocks = pallas.BlockSizes(
         block_q=size,
         block_kv=size,
@@ -200,7 +226,7 @@ def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret:
     )
 
     def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
-        mask = pallas.MultiHeadMask([pallas.FullMask((length, length))] * q.shape[2])
+        mask = pallas.MultiHeadMask([head_mask] * q.shape[2])
         kernel = pallas.make_splash_mha_single_device(mask, block_sizes=blocks, interpret=interpret)
         ids = None if segments is None else pallas.SegmentIds(jnp.maximum(segments, 1), segments)
         q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * width**-0.5, k, v))
@@ -209,11 +235,14 @@ def splash(q: Queries, k: Queries, v: Queries, segments: Segments, *, interpret:
     return _on_each_device(run, q, k, v, segments)
 
 
-def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments) -> Queries:
-    """Computes attention with cuDNN, which runs only on NVIDIA GPUs."""
+def cudnn(q: Queries, k: Queries, v: Queries, segments: Segments, window: int = 0) -> Queries:
+    """Computes attention with cuDNN, which runs only on NVIDIA GPUs.
+
+    A window is a mask, hence no faster: the sliding window of cuDNN is for causal attention.
+    """
 
     def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
-        mask = None if segments is None else visible(segments, q.shape[1])[:, None]
+        mask = visible(segments, window, q.shape[1], k.shape[1])
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
     return _on_each_device(run, q, k, v, segments)
@@ -226,6 +255,7 @@ def triton(
     segments: Segments,
     dropout_rate: float,
     key: PRNGKeyArray | None,
+    window: int = 0,
     *,
     interpret: bool,
     tiling: "Tiling | None" = None,
@@ -241,7 +271,7 @@ def triton(
     tiling = tiling or module.choose_tiling(max(q.shape[-1], v.shape[-1]), q.dtype)
 
     def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
-        return module.attention(q, k, v, segments, states, dropout_rate, tiling, interpret)
+        return module.attention(q, k, v, segments, states, dropout_rate, window, tiling, interpret)
 
     return _on_each_device(run, q, k, v, segments, _dropout_states(key, dropout_rate, q.shape))
 

@@ -1,4 +1,4 @@
-"""The parts of BERT: dense layers, LayerNorm, dropout, GELU, and the stacking of equal layers."""
+"""The parts of an encoder: dense layers, LayerNorm, dropout, GELU, and the stacking of equal layers."""
 
 import functools
 import math
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from symbert_jax.config import ModelConfig
 from symbert_jax.model import gpu_forms, random_bits, tpu_layouts
 from symbert_jax.model.parameters import (
     Sizes,
@@ -18,6 +19,7 @@ from symbert_jax.model.parameters import (
     normal,
     ones,
     parameter,
+    sizes,
     zeros,
 )
 from symbert_jax.sharding import spec
@@ -28,10 +30,10 @@ Module = TypeVar("Module", bound=nnx.Module)
 class Dense(nnx.Module):
     """y = x W + b, initially W ~ N(0, `std`²) and b = 0. `dims` are the letters of inputs and outputs: "D->NH"."""
 
-    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs, std: float):
+    def __init__(self, dims: str, sizes: Sizes, rngs: nnx.Rngs, std: float, bias: bool = True):
         self.inputs, self.outputs = dims.split("->")
         self.kernel = parameter(normal(std), self.inputs + self.outputs, sizes, rngs)
-        self.bias = parameter(zeros, self.outputs, sizes, rngs)
+        self.bias = parameter(zeros, self.outputs, sizes, rngs) if bias else None
 
     def __call__(self, x: Array, batch_dims: str = "BT") -> Array:
         """Maps the trailing dimensions of x; `batch_dims` are the letters of the leading ones."""
@@ -42,34 +44,32 @@ class Dense(nnx.Module):
         else:
             kernel = gathered_with_deferred_psum(kernel, kernel_dims)
             y = jnp.einsum(f"{x_dims},{kernel_dims}->{y_dims}", x, kernel, out_sharding=spec(y_dims))
-        return tpu_layouts.add_bias(y, gathered(self.bias, x.dtype))
+        return y if self.bias is None else tpu_layouts.add_bias(y, gathered(self.bias, x.dtype))
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm over the last dimension D with statistics in float32 and BERT's epsilon."""
+    """LayerNorm over the last dimension D with statistics in float32."""
 
-    epsilon = 1e-12
-
-    def __init__(self, sizes: Sizes, rngs: nnx.Rngs):
-        self.scale = parameter(ones, "D", sizes, rngs)
-        self.bias = parameter(zeros, "D", sizes, rngs)
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.epsilon = config.norm_eps
+        self.scale = parameter(ones, "D", sizes(config), rngs)
+        self.bias = parameter(zeros, "D", sizes(config), rngs) if config.bias else None
 
     @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        normalize = gpu_forms.keeping_arguments(self.normalize)
-        return normalize(x, gathered(self.scale, jnp.float32), gathered(self.bias, jnp.float32))
+        bias = None if self.bias is None else gathered(self.bias, jnp.float32)
+        return gpu_forms.keeping_arguments(self.normalize)(x, gathered(self.scale, jnp.float32), bias)
 
-    @classmethod
     def normalize(
-        cls, x: Float[Array, "*rows D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+        self, x: Float[Array, "*rows D"], scale: Float[Array, "D"], bias: Float[Array, "D"] | None
     ) -> Float[Array, "*rows D"]:
         """Returns the result for these parameters."""
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
         # One pass over x computes the mean and the second moment, from which the variance follows.
         variance = jnp.maximum(jnp.square(x32).mean(-1, keepdims=True) - jnp.square(mean), 0)
-        y = (x32 - mean) * jax.lax.rsqrt(variance + cls.epsilon)
-        return (y * scale + bias).astype(x.dtype)
+        y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (y if bias is None else y + bias).astype(x.dtype)
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:

@@ -73,7 +73,7 @@ def choose_tiling(width: int, dtype: jnp.dtype) -> Tiling:
     return TILINGS[min(size for size in TILINGS if width * dtype.itemsize <= size)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
 def attention(
     q: Float[Array, "B T N Q"],
     k: Float[Array, "B T N Q"],
@@ -81,6 +81,7 @@ def attention(
     segments: Int[Array, "B T"] | None,
     states: UInt32[Array, "B N 2"] | None,
     dropout_rate: float,
+    window: int,
     tiling: Tiling,
     interpret: bool,
 ) -> Float[Array, "B T N H"]:
@@ -88,9 +89,10 @@ def attention(
 
     states: for each head, the counter of the first state of `random_bits` and the step to the next counter; None means
       no dropout.
+    window: of `windows`. A program leaves out the tiles that are outside the windows of all its tokens.
     interpret: runs the kernel without a GPU, slowly.
     """
-    return _forward(q, k, v, segments, states, dropout_rate, tiling, interpret)[0]
+    return _forward(q, k, v, segments, states, dropout_rate, window, tiling, interpret)[0]
 
 
 def _forward(
@@ -100,14 +102,16 @@ def _forward(
     segments: Array | None,
     states: Array | None,
     dropout_rate: float,
+    window: int,
     tiling: Tiling,
     interpret: bool,
 ) -> tuple[Array, tuple[Array | None, ...]]:
     length, heads = q.shape[1:3]
     tile = tiling.forward.fit(length)
+    options: dict[str, Any] = {"dropout_rate": dropout_rate, "window": window, "interpret": interpret}
     log_sums_type = jax.ShapeDtypeStruct((len(q), heads, length), jnp.float32)
     out, log_sums = _call(
-        functools.partial(_forward_kernel, dropout_rate=dropout_rate, size=tile.keys, interpret=interpret),
+        functools.partial(_forward_kernel, **options, size=tile.keys),
         (_rows(q, tile.queries), _rows(k), _rows(v), _segments(segments), _states(states)),
         (_rows(_type(v), tile.queries), _numbers(log_sums_type, tile.queries)),
         grid=(length // tile.queries, heads, len(q)),
@@ -118,7 +122,7 @@ def _forward(
 
 
 def _backward(
-    dropout_rate: float, tiling: Tiling, interpret: bool, residuals: tuple[Any, ...], dout: Array
+    dropout_rate: float, window: int, tiling: Tiling, interpret: bool, residuals: tuple[Any, ...], dout: Array
 ) -> tuple[Array | None, ...]:
     q, k, v, segments, states, out, log_sums = residuals
     length, heads = q.shape[1:3]
@@ -128,8 +132,9 @@ def _backward(
     dots /= _dropout_scale(states, dropout_rate)
 
     tile = tiling.keys.fit(length)
+    options: dict[str, Any] = {"dropout_rate": dropout_rate, "window": window, "interpret": interpret}
     dk, dv = _call(
-        functools.partial(_keys_kernel, dropout_rate=dropout_rate, size=tile.queries, interpret=interpret),
+        functools.partial(_keys_kernel, **options, size=tile.queries),
         (
             *(_rows(q), _rows(k, tile.keys), _rows(v, tile.keys), _segments(segments), _states(states)),
             *(_rows(dout), _numbers(log_sums), _numbers(dots)),
@@ -141,7 +146,7 @@ def _backward(
     )
     tile = tiling.queries.fit(length)
     (dq,) = _call(
-        functools.partial(_queries_kernel, dropout_rate=dropout_rate, size=tile.keys, interpret=interpret),
+        functools.partial(_queries_kernel, **options, size=tile.keys),
         (
             *(_rows(q, tile.queries), _rows(k), _rows(v), _segments(segments), _states(states)),
             *(_rows(dout, tile.queries), _numbers(log_sums, tile.queries), _numbers(dots, tile.queries)),
@@ -213,6 +218,7 @@ def _forward_kernel(
     log_sums_ref: Ref,
     *,
     dropout_rate: float,
+    window: int,
     size: int,
     interpret: bool,
 ) -> None:
@@ -225,6 +231,7 @@ def _forward_kernel(
         out, total, previous = carry
         keys = pl.Slice(i * size, size)
         products = _products(q, k_ref[keys, :], query_segments, _key_segments(segments_ref, keys))
+        products = _in_window(products, queries, keys, window)
         largest = jnp.maximum(previous, products.max(axis=1))
         weights, shrinkage = (
             _exp2(products, scale, -scale * largest[:, None], interpret),
@@ -237,7 +244,7 @@ def _forward_kernel(
 
     zeros = jnp.zeros(num_queries, jnp.float32)
     start = jnp.zeros(out_ref.shape, jnp.float32), zeros, zeros - jnp.inf
-    out, total, largest = jax.lax.fori_loop(0, num_keys // size, step, start)
+    out, total, largest = jax.lax.fori_loop(*_tiles(queries, num_keys, size, window), step, start)
     out *= (_dropout_scale(states_ref, dropout_rate) / total)[:, None]
     out_ref[...] = out.astype(out_ref.dtype)
     # A query that sees no token, in a row of padding alone, gets the mean of the values and has no gradients.
@@ -257,6 +264,7 @@ def _keys_kernel(
     dv_ref: Ref,
     *,
     dropout_rate: float,
+    window: int,
     size: int,
     interpret: bool,
 ) -> None:
@@ -274,6 +282,7 @@ def _keys_kernel(
         queries = pl.Slice(i * size, size)
         q, dout = q_ref[queries, :], dout_ref[queries, :]
         products = _products(k, q, key_segments, _query_segments(segments_ref, queries))
+        products = _in_window(products, keys, queries, window)
         weights = _exp2(products, scale, -log_sums_ref[queries][None, :], interpret)
         kept = _kept(states_ref, _positions(queries)[None, :], _positions(keys)[:, None], num_queries, dropout_rate)
         dv += triton.dot(_drop(weights, kept).astype(dout.dtype), dout)
@@ -282,7 +291,7 @@ def _keys_kernel(
         return dk + triton.dot(dscores.astype(q.dtype), q), dv
 
     start = jnp.zeros(dk_ref.shape, jnp.float32), jnp.zeros(dv_ref.shape, jnp.float32)
-    dk, dv = jax.lax.fori_loop(0, num_queries // size, step, start)
+    dk, dv = jax.lax.fori_loop(*_tiles(keys, num_queries, size, window), step, start)
     dropout_scale = _dropout_scale(states_ref, dropout_rate)
     dk_ref[...] = (dk * (dropout_scale * k_ref.shape[1] ** -0.5)).astype(dk_ref.dtype)
     dv_ref[...] = (dv * dropout_scale).astype(dv_ref.dtype)
@@ -300,6 +309,7 @@ def _queries_kernel(
     dq_ref: Ref,
     *,
     dropout_rate: float,
+    window: int,
     size: int,
     interpret: bool,
 ) -> None:
@@ -313,6 +323,7 @@ def _queries_kernel(
         keys = pl.Slice(i * size, size)
         k, v = k_ref[keys, :], v_ref[keys, :]
         products = _products(q, k, query_segments, _key_segments(segments_ref, keys))
+        products = _in_window(products, queries, keys, window)
         weights = _exp2(products, scale, -log_sums[:, None], interpret)
         kept = _kept(states_ref, _positions(queries)[:, None], _positions(keys)[None, :], num_keys, dropout_rate)
         dweights = triton.dot(dout, v.T)
@@ -321,7 +332,7 @@ def _queries_kernel(
         dscores = weights * (dweights - dots[:, None])
         return dq + triton.dot(dscores.astype(k.dtype), k)
 
-    dq = jax.lax.fori_loop(0, num_keys // size, step, jnp.zeros(dq_ref.shape, jnp.float32))
+    dq = jax.lax.fori_loop(*_tiles(queries, num_keys, size, window), step, jnp.zeros(dq_ref.shape, jnp.float32))
     dropout_scale = _dropout_scale(states_ref, dropout_rate)
     dq_ref[...] = (dq * (dropout_scale * q_ref.shape[1] ** -0.5)).astype(dq_ref.dtype)
 
@@ -337,6 +348,28 @@ def _products(
     if x_segments is None or y_segments is None:
         return products
     return jnp.where(x_segments[:, None] == y_segments[None, :], products, MASKED)
+
+
+def _tiles(tokens: pl.Slice, length: int, size: int, window: int) -> tuple[Any, Any]:
+    """Returns the first tile of `size` tokens that the windows of these tokens reach, and the one after the last.
+
+    length: of the row.
+    """
+    if not window:
+        return 0, length // size
+    side = window // 2
+    first, end = jnp.maximum(tokens.start - side, 0), jnp.minimum(tokens.start + tokens.size + side, length)
+    return first // size, (end + size - 1) // size
+
+
+def _in_window(
+    products: Float[Array, "m n"], x_tokens: pl.Slice, y_tokens: pl.Slice, window: int
+) -> Float[Array, "m n"]:
+    """Returns `MASKED` for pairs of tokens that are not in each other's window."""
+    if not window:
+        return products
+    x, y = (jnp.int32(each.start) + jax.lax.iota(jnp.int32, int(each.size)) for each in (x_tokens, y_tokens))
+    return jnp.where(jnp.abs(x[:, None] - y[None, :]) <= window // 2, products, MASKED)
 
 
 def _exp2(x: Float[Array, "m n"], scale: float, offset: Float[Array, "..."], interpret: bool) -> Float[Array, "m n"]:

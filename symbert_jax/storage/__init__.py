@@ -5,7 +5,12 @@ storage to `UserError`; `locks` lets only one run at a time write to a folder; `
 unexpected format; `files` writes files and folders whole or not at all.
 """
 
-from symbert_jax.storage.buckets import UnreachableBucket, bucket_errors_as_user_errors, check_writable_bucket
+from symbert_jax.storage.buckets import (
+    UnreachableBucket,
+    bucket_errors_as_user_errors,
+    check_writable_bucket,
+    find_in_bucket,
+)
 from symbert_jax.storage.files import (
     add_path_to_os_errors,
     append_json,
@@ -16,6 +21,7 @@ from symbert_jax.storage.files import (
     parse_json_object,
     read_json,
     read_text,
+    remove_contents,
     sha256,
     write_whole,
 )
@@ -39,12 +45,14 @@ __all__ = [
     "check_writable",
     "check_writable_bucket",
     "file_sizes",
+    "find_in_bucket",
     "is_bucket",
     "lock",
     "new_folder",
     "parse_json_object",
     "read_json",
     "read_text",
+    "remove_contents",
     "sha256",
     "user_cache",
     "write_whole",

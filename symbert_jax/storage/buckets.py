@@ -68,3 +68,25 @@ def check_writable_bucket(workdir: epath.Path) -> None:
         probe = workdir / f".symbert_jax_{uuid.uuid4().hex}"
         probe.write_text("")
         probe.unlink()
+
+
+def find_in_bucket(location: str) -> tuple[dict[str, int], bool]:
+    """Returns the sizes in bytes, by URL, of the objects that a location in a bucket names; and whether it is a folder.
+
+    location: an object; a folder, for all objects below it; or a pattern, where ** stands for any number of folders. A
+      location that exists is never a pattern.
+    """
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(location)
+    system.invalidate_cache()
+    is_folder = system.isdir(path)
+    if is_folder:
+        found = system.find(path, detail=True)
+    elif system.exists(path):
+        found = {path: system.info(path)}
+    else:
+        found = system.glob(path, detail=True)
+    scheme = location.partition("://")[0]
+    objects = {name.lstrip("/"): info for name, info in found.items() if info["type"] == "file"}
+    return {f"{scheme}://{name}": info["size"] for name, info in objects.items()}, is_folder

@@ -138,18 +138,19 @@ def check_new(path: epath.Path, field: str) -> None:
 
 @contextlib.contextmanager
 def new_folder(
-    path: epath.Path, field: str, *, wait: bool = False, remove_failed: bool = False
+    path: epath.Path, field: str, *, wait: bool = False, remove_failed: bool = False, resume: bool = False
 ) -> Iterator[epath.Path]:
     """Yields a folder to write to, PATH.incomplete, which is renamed to `path` when the context ends without an error.
 
-    On a disk, a lock keeps other runs out of PATH.incomplete. Files that an earlier run left in it are removed. If the
-    caller writes nothing, PATH.incomplete is removed and `path` stays as it is. So a caller that finds within the
-    context that another run has finished `path` may just return.
+    On a disk, a lock keeps other runs out of PATH.incomplete. Files that an earlier run left in it are removed, unless
+    the caller resumes. If it is empty when the context ends, PATH.incomplete is removed and `path` stays as it is. So a
+    caller that finds within the context that another run has finished `path` may just return.
 
     field: names the folder in errors.
     wait: whether to wait for another run that writes the folder, instead of raising an error; only on a disk.
     remove_failed: whether to remove the files that were written before an error; otherwise they stay until the next
       run.
+    resume: whether to keep the files that an earlier run left.
 
     Raises:
       UserError: another run writes the folder; or `path` is a file or not empty when the context ends, unless the
@@ -159,13 +160,14 @@ def new_folder(
     try:
         with contextlib.nullcontext() if is_bucket(work) else lock(work, field, wait=wait):
             work.mkdir(parents=True, exist_ok=True)
-            _remove_contents(work)
+            if not resume:
+                remove_contents(work)
             try:
                 yield work
             except BaseException:
                 if remove_failed:
                     with contextlib.suppress(OSError):  # the next run tries again
-                        _remove_contents(work)
+                        remove_contents(work)
                 raise
             if any(file.name != LOCK for file in work.iterdir()):
                 check_new(path, field)
@@ -179,7 +181,7 @@ def new_folder(
                 os.rmdir(work)
 
 
-def _remove_contents(folder: epath.Path) -> None:
+def remove_contents(folder: epath.Path) -> None:
     """Removes everything in a folder except its lock."""
     for path in folder.iterdir():
         if path.is_dir() and not os.path.islink(path):

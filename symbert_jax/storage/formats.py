@@ -37,7 +37,7 @@ BINARY = (
     _format(rb"PK(\x03\x04|\x05\x06)", "a zip archive (as .docx, .epub and .xlsx are)", "unpack it: unzip FILE"),
     _format(rb".{257}ustar", "a tar archive", "unpack it: tar -xf FILE"),  # the magic is in the first header
     _format(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or rar archive", "unpack it"),
-    _format(rb"PAR1", "Parquet", f"{_ROWS_HINT}, such as with pandas: to_json(orient='records', lines=True)"),
+    _format(rb"PAR1", "Parquet", "read it as parquet:FILE in data.sources, or write its rows as TSV for GLUE"),
     _format(rb"ARROW1|\xff{4}", "Arrow", f"{_ROWS_HINT}, such as with datasets: to_json"),  # of a file, of a stream
     _format(rb"%PDF-", "PDF", "extract its text: pdftotext FILE"),
     _format(rb"\xd0\xcf\x11\xe0|\{\\rtf", "a document of a word processor", "save it as text"),  # .doc, .rtf

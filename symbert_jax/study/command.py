@@ -13,7 +13,7 @@ from etils import epath
 from symbert_jax.config import StudyConfig, corpus_configs, phases
 from symbert_jax.data.manifest import is_finished as is_prepared
 from symbert_jax.data.masking import max_train_predictions
-from symbert_jax.data.prepare import prepare
+from symbert_jax.data.prepare.command import prepare
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import absolute, is_bucket

@@ -16,7 +16,6 @@ from symbert_jax.config import Config, corpus_changes, phases, to_json, values_b
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.stream import Stream, open_streams, run_batches
-from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.distributed import (
     Stop,
     check_shared,
@@ -34,7 +33,7 @@ from symbert_jax.storage import write_whole
 from symbert_jax.train.doctor import check
 from symbert_jax.train.events import Events, is_due
 from symbert_jax.train.phases import OpenPhase, check_memory, memory_limit, open_phases
-from symbert_jax.train.start import restore_or_init
+from symbert_jax.train.start import restore_or_init, restore_window
 from symbert_jax.train.state import State
 from symbert_jax.train.trace import Trace
 from symbert_jax.train.validate import check_targets, make_validation_step
@@ -120,7 +119,7 @@ def _open_events(
         Trace(workdir, train.profile_steps) as trace,
     ):
         opened = open_phases(config, streams)
-        for line in _opening(config, opened, start):
+        for line in _opening(config, opened, checkpoints, start):
             progress.say(line)
         if jax.default_backend() != "cpu":  # whose memory is unknown
             check_memory(config, opened, start, memory_limit())
@@ -131,26 +130,30 @@ def _open_events(
             metrics,
             progress,
             trace,
-            Window("train", checkpoints.window(start) if start else None),
+            Window("train", restore_window(config, checkpoints, start)),
             Clock(start),
             make_validation_step(config),
         )
 
 
 def write_run_files(config: Config, corpus: Corpus, workdir: epath.Path) -> None:
-    """Writes the config and the vocabulary to the workdir, so that its checkpoints can be read without the corpus."""
+    """Writes the config and the tokenizer to the workdir, so that its checkpoints can be read without the corpus."""
     workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.write(corpus.tokenizer, workdir / VOCAB)
+    tokenizer.write(corpus.tokenizer, workdir)
     write_whole(workdir / "config.json", to_json(config))
 
 
-def _opening(config: Config, opened: Sequence[OpenPhase], start: int) -> Iterator[str]:
+def _opening(config: Config, opened: Sequence[OpenPhase], checkpoints: Checkpoints, start: int) -> Iterator[str]:
     """Yields the first lines of a run: the model, the devices, the rows, the first step; and a line for each phase."""
+    origin, is_new = "", checkpoints.latest() is None
+    if is_new and config.branch_from:
+        origin = f", as a branch of {config.branch_from}"
+    elif is_new and config.init_from:
+        origin = f", with the parameters of {config.init_from}"
     mesh = jax.sharding.get_mesh()
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     length, device = config.model.length, mesh.abstract_mesh.abstract_device
     kernel = kernels.choose(config.model, device, length, length)
-    origin = f", with the parameters of {config.init_from}" if config.init_from and not start else ""
     rows = _rows_text(opened[0]) if len(opened) == 1 else f"{len(opened)} phases"
     yield (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "

@@ -1,8 +1,9 @@
-"""AdamW and LAMB with clipping by global norm, and the learning rate: linear warmup, linear or cosine decay."""
+"""AdamW and LAMB with clipping by global norm, and the learning rate: linear warmup, then one of several decays."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from symbert_jax.config import OptimConfig
@@ -13,7 +14,8 @@ UNDECAYED = ("bias", "scale")  # the last name in the path of a bias or of a Lay
 def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates so far.
 
-    The rate rises from 0 to `optim.learning_rate`, or starts there without warmup, and reaches 0 at `steps`.
+    The rate rises from 0 to `optim.learning_rate`, or starts there without warmup, and reaches 0 at `steps`, unless the
+    schedule is wsd without steps of decay.
     """
     peak, decay_steps = optim.learning_rate, steps - optim.warmup_steps
     warmup = optax.schedules.linear_schedule(0.0, peak, transition_steps=optim.warmup_steps)
@@ -22,7 +24,20 @@ def schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
             decay = optax.schedules.linear_schedule(peak, 0.0, transition_steps=decay_steps)
         case "cosine":
             decay = optax.schedules.cosine_decay_schedule(peak, decay_steps)
+        case "wsd":
+            decay = _stable_then_decay(optim, decay_steps)
     return optax.schedules.join_schedules([warmup, decay], [optim.warmup_steps])
+
+
+def _stable_then_decay(optim: OptimConfig, steps: int) -> optax.Schedule:
+    """Returns the part of wsd after warmup, of `steps` steps. Until its decay begins, it does not depend on `steps`."""
+
+    def learning_rate(step: Any) -> Any:
+        # from 0 at the start of the decay to 1 at its end
+        done = jnp.clip((step - (steps - optim.decay_steps)) / max(optim.decay_steps, 1), 0.0, 1.0)
+        return optim.learning_rate * (1.0 - (done if optim.decay_shape == "linear" else jnp.sqrt(done)))
+
+    return learning_rate
 
 
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:

@@ -4,6 +4,7 @@ An objective returns, by name, sums and the number of items in each. Training mi
 all means. Other modules rely on no name but "loss", so an objective may return further names.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -34,13 +35,35 @@ def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[
     """
     objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document)
     update = make_update(objective, config.optim, may_lack_targets)
-    learning_rate = schedule(config.optim, config.train.steps)
+    compute_learning_rate = schedule(config.optim, config.train.steps)
 
-    def step(state: State, batch: MlmBatch) -> tuple[State, Sums]:
+    def step(state: State, batch: MlmBatch, learning_rate: Float[Array, ""] | None = None) -> tuple[State, Sums]:
         key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
-        return update(state, batch, key, learning_rate(state.step))
+        return update(state, batch, key, compute_learning_rate(state.step) if learning_rate is None else learning_rate)
 
-    return jax.jit(step, donate_argnums=0)
+    compiled = jax.jit(step, donate_argnums=0)
+    return _SharedStep(compiled, jax.jit(compute_learning_rate)) if config.optim.schedule == "wsd" else compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class _SharedStep:
+    """A compiled step with the learning rate as an argument, which another program computes.
+
+    So a run and its branches take their steps with the same program. Two programs with different schedules may round an
+    update differently at steps with the same learning rate.
+    """
+
+    step: Any
+    learning_rate: Any  # a compiled function of the step number
+
+    def __call__(self, state: State, batch: MlmBatch) -> tuple[State, Sums]:
+        stepped: tuple[State, Sums] = self.step(state, batch, self.learning_rate(state.step))
+        return stepped
+
+    def lower(self, state: State, batch: MlmBatch) -> Any:
+        """Returns the lowered step, like the method of a function that `jax.jit` returns."""
+        learning_rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=state.step.sharding)
+        return self.step.lower(state, batch, learning_rate)
 
 
 def abstract_batch(config: Config, max_predictions: int | None = None) -> MlmBatch:

@@ -144,7 +144,7 @@ def test_help_imports_no_jax_and_commands_no_tensorflow_or_torch() -> None:
 import sys
 from symbert_jax.__main__ import main
 assert main(["--help"]) == main(["pretrain", "--help"]) == 0 and "jax" not in sys.modules
-import symbert_jax.compare, symbert_jax.data.prepare, symbert_jax.estimate.report, symbert_jax.eval.finetune
+import symbert_jax.compare, symbert_jax.data.prepare.command, symbert_jax.estimate.report, symbert_jax.eval.finetune
 import symbert_jax.interop.export, symbert_jax.interop.import_, symbert_jax.train.doctor, symbert_jax.train.loop
 assert "jax" in sys.modules and not {"tensorflow", "torch"} & set(sys.modules)
 """

@@ -12,7 +12,7 @@ from fsspec import AbstractFileSystem
 from symbert_jax.config import ModelConfig
 from symbert_jax.data.corpus import Corpus, compute_fingerprint, local_copy
 from symbert_jax.data.manifest import MANIFEST, is_finished, read_manifest, write_manifest
-from symbert_jax.data.prepare import prepare
+from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.rows import read_tokens
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
@@ -29,7 +29,7 @@ def test_corpus_reports_what_does_not_fit_the_model(tmp_path: Path) -> None:
     assert str(length_problem).startswith(
         f"model.length: found 512, wanted 8, the length of the rows in {corpus.folder}; or"
     )
-    wanted = f"model.vocab_size: found 12, wanted at least 13, the number of tokens in {corpus.folder}/vocab.txt"
+    wanted = f"model.vocab_size: found 12, wanted at least 13, the number of tokens of the tokenizer in {corpus.folder}"
     assert str(size_problem) == wanted
     assert not list(corpus.problems(ModelConfig(length=LENGTH, vocab_size=13)))
     with pytest.raises(UserError, match=r"data.dir: found no validation rows in .*; raise data.validation_fraction"):

@@ -159,7 +159,7 @@ def test_open_stream_checks_corpus_model_and_tokens(corpus) -> None:
     small = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=256))
     with pytest.raises(UserError, match=r"model.vocab_size: found 256, wanted at least 512"):
         open_stream(small, opened, local_row_indices)
-    few = opened.tokenizer._replace(tokens=opened.tokenizer.tokens[:100])
+    few = dataclasses.replace(opened.tokenizer, tokens=opened.tokenizer.tokens[:100])
     masking = dataclasses.replace(stream.masking, tokenizer=few)
     with pytest.raises(UserError, match=r"data.dir: found token \d+ in a row, wanted tokens below 100"):
         dataclasses.replace(stream, masking=masking).batch(0)

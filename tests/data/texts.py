@@ -1,5 +1,6 @@
 """Small corpora for the tests of `prepare`: texts of a few letters, configs, and the expected token streams."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -47,5 +48,6 @@ def read_stream(folder: Path, split: str) -> list[int]:
 def expected_stream(folder: Path, texts: list[str]) -> list[int]:
     """Returns the token stream of the distinct `texts`; rows hold all of it but a few tokens at the end."""
     encoder = tokenizer.load(folder / "vocab.txt", parse_special=False)
-    ids = (encoder.encode(text, add_special_tokens=False).ids for text in dict.fromkeys(texts))
+    in_order = sorted(set(texts), key=lambda text: hashlib.blake2b(text.encode(), digest_size=16).digest())
+    ids = (encoder.encode(text, add_special_tokens=False).ids for text in in_order)
     return [token for document in ids if document for token in [*document, SEP]]

@@ -37,7 +37,12 @@ def bert_tokenizer(tmp_path: Path) -> tokenizer.Tokenizer:
 
 
 def test_tokenize_frames_sentences_and_pairs_like_bert(bert_tokenizer) -> None:
-    split = tokenize(bert_tokenizer, [Example(("a b",), label=1.0), Example(("a", "b c"), label=None)], length=16)
+    split = tokenize(
+        bert_tokenizer,
+        TOKENS.index("[PAD]"),
+        [Example(("a b",), label=1.0), Example(("a", "b c"), label=None)],
+        length=16,
+    )
     ids = {token: i for i, token in enumerate(TOKENS)}
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     assert split.tokens[0, :4].tolist() == [cls, ids["a"], ids["b"], sep]
@@ -47,13 +52,13 @@ def test_tokenize_frames_sentences_and_pairs_like_bert(bert_tokenizer) -> None:
 
 
 def test_tokenize_truncates_longer_sentence_first(bert_tokenizer) -> None:
-    split = tokenize(bert_tokenizer, [Example(("a b", "c " * 20), label=0.0)], length=10)
+    split = tokenize(bert_tokenizer, TOKENS.index("[PAD]"), [Example(("a b", "c " * 20), label=0.0)], length=10)
     assert (split.lengths[0], split.second_starts[0]) == (10, 4)
     assert split.tokens.shape == (1, 10)
 
 
 def test_text_cannot_forge_separator(bert_tokenizer) -> None:
-    split = tokenize(bert_tokenizer, [Example(("a [SEP] b",), label=0.0)], length=32)
+    split = tokenize(bert_tokenizer, TOKENS.index("[PAD]"), [Example(("a [SEP] b",), label=0.0)], length=32)
     assert split.tokens[0].tolist().count(TOKENS.index("[SEP]")) == 1
 
 

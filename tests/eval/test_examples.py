@@ -142,7 +142,7 @@ def test_tsv_is_read_in_every_encoding_compression_and_spelling(tmp_path, path, 
         (
             "RTE",
             ROWS.encode("latin-1"),
-            ".xz; convert another encoding: iconv",
+            ".zst; convert another encoding: iconv",
         ),
         ("RTE", ROWS.encode("utf-16-le"), "which is binary, or UTF-16 without a byte order mark, wanted a TSV file"),
         ("RTE", ROWS.encode()[:-5] + bytes(5), "line 3: a zero byte, wanted text"),

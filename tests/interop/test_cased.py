@@ -11,7 +11,7 @@ from etils import epath
 from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpora, Corpus
-from symbert_jax.data.prepare import prepare
+from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.eval import saved, task_data

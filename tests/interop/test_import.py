@@ -152,11 +152,11 @@ def split(source: Path) -> Path:
 
 def test_import_reads_sharded_weights_and_tokenizer_json(source_params, tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS, vocabulary=None))
-    wordpiece = tokenizer.read(VOCAB)
-    (source / "tokenizer.json").write_text(wordpiece.build(parse_special=True).to_str())
+    expected = tokenizer.read(VOCAB)
+    (source / "tokenizer.json").write_text(expected.build(parse_special=True).to_str())
     found = read_source(source)
     jax.tree.map(np.testing.assert_array_equal, found.params, source_params)
-    assert found.wordpiece == wordpiece
+    assert found.tokenizer == expected
 
 
 def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
@@ -336,12 +336,17 @@ def mutate(generator: random.Random, file: Path) -> None:
 
 def test_mutated_folder_raises_user_errors_only(tmp_path) -> None:
     source = split(write_source(tmp_path, TENSORS))
-    tokenizer.write(tokenizer.read(VOCAB), source / "vocab.txt")
+    tokenizer.write(tokenizer.read(VOCAB), source)
     tokenizer_json = tokenizer.read(VOCAB).build(parse_special=True).to_str()
     (source / "tokenizer.json").write_text(tokenizer_json)
-    settings = {"do_lower_case": True, "strip_accents": None, "never_split": None, **tokenizer.ROLES}
+    settings = {
+        "do_lower_case": True,
+        "strip_accents": None,
+        "never_split": None,
+        **tokenizer.role_names(tokenizer.read(VOCAB)),
+    }
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert read_source(source).wordpiece == tokenizer.read(VOCAB)
+    assert read_source(source).tokenizer == tokenizer.read(VOCAB)
     refused, files = 0, sorted(path.name for path in source.iterdir())
     for seed in range(400):
         generator = random.Random(seed)

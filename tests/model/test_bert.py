@@ -17,6 +17,7 @@ from symbert_jax.model import bert
 from symbert_jax.model.kernels import probabilities
 from symbert_jax.sharding import make_mesh
 from tests.conftest import configure, init_params_numpy, make_batch
+from tests.forms import MODERN
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plpi"
 
@@ -97,7 +98,7 @@ def test_attention_probabilities_equal_the_papers_code(attention, mesh):
 
 @pytest.mark.parametrize(
     "change",
-    [{"attention": attention} for attention in ATTENTIONS] + [{"remat": "full", "unroll": 2}, {"layers": 1}],
+    [{"attention": attention} for attention in ATTENTIONS] + [{"remat": "full", "unroll": 2}, {"layers": 1}, MODERN],
     ids=str,
 )
 def test_first_tokens_equal_those_of_the_whole_encoder(change, mesh):
@@ -180,18 +181,18 @@ def test_remat_prevents_merging_where_there_is_no_loop(mesh, tokens, unroll, bar
     assert ("optimization_barrier" in program) == barriers
 
 
-@pytest.mark.parametrize("attention", (*ATTENTIONS, "uniform"))
-def test_padding_never_leaks(mesh, tokens, attention):
+@pytest.mark.parametrize(
+    "fields", [*({"attention": attention} for attention in (*ATTENTIONS, "uniform")), MODERN], ids=str
+)
+def test_padding_never_leaks(mesh, tokens, fields):
     """The gradient of the logits of real tokens with respect to padded positions is exactly 0."""
-    config = configure(model={"attention": attention})
+    config = configure(model=fields)
     params = init_params_numpy(config.model)
     segments = jnp.broadcast_to(jnp.where(jnp.arange(16) < 11, 1, 0), tokens.shape)  # 11 real tokens, 5 of padding
 
     def real_logits(x):
         model = bert.module(config.model, params)
-        for i in range(config.model.layers):
-            weights = jax.tree.map(lambda leaf: leaf[i], params["layers"])  # noqa: B023
-            x = bert.module(config.model, params | {"layers": weights}).layers(x, segments)
+        x = model.encode(x, segments)
         return model.predict(x, jnp.broadcast_to(jnp.arange(11), (3, 11)), model.embeddings.table()).sum()
 
     x = bert.module(config.model, params).embeddings(tokens)

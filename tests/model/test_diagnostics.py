@@ -50,7 +50,7 @@ def directly(model: ModelConfig, params: bert.Params, tokens: np.ndarray, segmen
             ("symmetry", np.mean(scores)),
         ):
             wanted[name].append(value)
-        x = bert.module(model, params | {"layers": weights}).layers(x, jnp.asarray(segments))
+        x = bert.module(model, params | {"layers": weights}).layers(x, segments=jnp.asarray(segments))[0]
     return wanted
 
 

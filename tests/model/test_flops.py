@@ -8,9 +8,10 @@ import pytest
 
 from symbert_jax.config import ATTENTIONS
 from symbert_jax.model import bert
-from symbert_jax.model.flops import train_flops
+from symbert_jax.model.flops import attention_flops, train_flops
+from symbert_jax.model.windows import in_window
 from tests.conftest import configure, init_params_numpy
-from tests.forms import FORMS
+from tests.forms import FORMS, MODERN
 
 
 def dot_flops(jaxpr) -> float:
@@ -29,7 +30,7 @@ def dot_flops(jaxpr) -> float:
     return total
 
 
-VARIANTS = [{"attention": attention} for attention in ATTENTIONS] + [*FORMS.values()]
+VARIANTS = [{"attention": attention} for attention in ATTENTIONS] + [*FORMS.values(), {"mlp": "geglu"}]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -39,3 +40,11 @@ def test_train_flops_are_three_times_the_forward_products(variant, mesh):
     params = init_params_numpy(config)
     program = jax.make_jaxpr(lambda params: bert.logits(config, params, tokens, tokens[:, :8]))(params)
     assert train_flops(config, batch_size=3, max_predictions=8) == pytest.approx(3 * dot_flops(program.jaxpr))
+
+
+@pytest.mark.parametrize("window", [6, 40])
+def test_attention_flops_count_the_pairs_in_windows(window):
+    """Of four layers, the second and the third are local. A window of 40 tokens is longer than the row."""
+    model = configure(model=MODERN | {"window": window}).model
+    pairs = 2 * 16**2 + 2 * int(in_window(window, 16, 16).sum())
+    assert attention_flops(model, batch_size=3) == 3 * 4.0 * pairs * model.dim

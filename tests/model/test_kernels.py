@@ -56,33 +56,38 @@ def assert_near(found, wanted, atol: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "segments",
+    ("segments", "window"),
     [
-        None,
-        np.arange(256) // np.array([[256], [100], [7], [1]]) + 1,
-        np.where(np.arange(256) < LENGTHS, 1 + (np.arange(256) > LENGTHS // 2), 0),
+        (None, 0),
+        (np.arange(256) // np.array([[256], [100], [7], [1]]) + 1, 60),
+        (np.where(np.arange(256) < LENGTHS, 1 + (np.arange(256) > LENGTHS // 2), 0), 0),
+        (np.where(np.arange(384) < LENGTHS, 1, 0), 60),
     ],
-    ids=["whole", "documents", "documents and padding"],
+    ids=["whole", "documents and windows", "documents and padding", "padding and windows"],
 )
-def test_kernels_equal_xla_in_output_and_gradients(segments, mesh_4x2, cudnn_by_jax, monkeypatch) -> None:
-    """Each row has several blocks, and the kernels run under `vmap`, as in fine-tuning."""
+def test_kernels_equal_xla_in_output_and_gradients(segments, window, mesh_4x2, cudnn_by_jax, monkeypatch) -> None:
+    """Each row has several blocks, with windows some without work; the kernels run under `vmap`, as in fine-tuning."""
     monkeypatch.setattr(kernels, "LARGEST_BLOCK", 128)
+    monkeypatch.setattr(kernels, "LARGEST_LOCAL_BLOCK", 128)
     rng = np.random.default_rng(0)
+    length = 256 if segments is None else segments.shape[1]
     qkv = jax.device_put(
-        [rng.normal(size=(2, 4, 256, 2, 8)).astype(np.float32) for _ in range(3)],
+        [rng.normal(size=(2, 4, length, 2, 8)).astype(np.float32) for _ in range(3)],
         jax.NamedSharding(mesh_4x2, spec("RBTNH")),
     )
-    segments = None if segments is None else np.broadcast_to(segments, (4, 256)).astype(np.int32)
-    weights = jnp.sin(jnp.arange(256.0))[:, None, None]
+    segments = None if segments is None else np.broadcast_to(segments, (4, length)).astype(np.int32)
+    weights = jnp.sin(jnp.arange(length * 1.0))[:, None, None]
+    # far from all tokens, padding sees none, and then each kernel computes something else
+    is_real = segments[..., None, None] > 0 if window else 1.0
 
     def results(kernel):
         def total(q, k, v):
-            mixed = kernel(q, k, v, segments)
+            mixed = kernel(q, k, v, segments, window=window) * is_real
             return jnp.sum(mixed * weights), mixed
 
         return jax.jit(jax.vmap(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)))(*qkv)
 
-    wanted = results(lambda *arrays: kernels.xla(*arrays, dropout_rate=0.0, key=None))
+    wanted = results(functools.partial(kernels.xla, dropout_rate=0.0, key=None))
     assert_near(results(functools.partial(kernels.splash, interpret=True)), wanted, atol=2e-5)
     assert_near(results(kernels.cudnn), wanted, atol=2e-5)
 
@@ -91,15 +96,15 @@ SMALL_TILES = Tiling(Tile(32, 16), keys=Tile(16, 32), queries=Tile(32, 16))  # s
 
 
 @pytest.mark.parametrize(
-    ("attention", "segments", "dropout_rate"),
+    ("attention", "segments", "dropout_rate", "window"),
     [
-        ("standard", None, 0.1),
-        ("symmetric", np.where(np.arange(64) < SHORT, 1 + (np.arange(64) > SHORT // 2), 0), 0.5),
-        ("pairwise", np.arange(64) // np.array([[64], [25], [7], [1]]) + 1, 0.0),
+        ("standard", None, 0.1, 20),
+        ("symmetric", np.where(np.arange(64) < SHORT, 1 + (np.arange(64) > SHORT // 2), 0), 0.5, 0),
+        ("pairwise", np.arange(64) // np.array([[64], [25], [7], [1]]) + 1, 0.0, 0),
     ],
-    ids=["standard, whole", "symmetric, documents and padding", "pairwise, documents"],
+    ids=["standard, windows", "symmetric, documents and padding", "pairwise, documents"],
 )
-def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_rate, mesh_4x2) -> None:
+def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_rate, window, mesh_4x2) -> None:
     """With dropout, the mask is the same, although each device draws that of its own rows and heads."""
     rng = np.random.default_rng(0)
     arrays = jax.device_put(
@@ -113,7 +118,7 @@ def test_triton_equals_xla_in_output_and_gradients(attention, segments, dropout_
     def results(kernel):
         def total(q, other, v, key):
             k = {"standard": other, "symmetric": q, "pairwise": q @ pair}[attention]
-            mixed = kernel(q, k, v, segments, dropout_rate, key)
+            mixed = kernel(q, k, v, segments, dropout_rate, key, window)
             return jnp.sum(mixed * weights), mixed
 
         gradients = jax.vmap(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
@@ -333,14 +338,15 @@ def test_triton_lowers_for_gpus(dtype, width) -> None:
 
     def gradients(*arrays):
         def total(q, k, v, segments, key):
-            return kernels.attend(model, q, k, v, segments, key).astype(jnp.float32).sum()
+            mixed = [kernels.attend(model, q, k, v, segments, key, window) for window in (0, 128)]
+            return sum(mixed).astype(jnp.float32).sum()
 
         return jax.grad(total, argnums=(0, 1, 2))(*arrays)
 
     with jax.sharding.use_abstract_mesh(mesh):
         traced = jax.jit(jax.vmap(gradients)).trace(q, q, q, segments, keys)
         program = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert program.count("custom_call @__gpu$xla.gpu.triton(") == 3
+    assert program.count("custom_call @__gpu$xla.gpu.triton(") == 6
 
 
 def test_classifier_computes_its_last_layer_with_xla() -> None:

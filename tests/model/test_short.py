@@ -32,20 +32,32 @@ def segments_of_documents(length: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("length", "width", "heads", "documents", "rate"),
-    [(128, 32, 2, True, 0.0), (256, 64, 4, True, RATE), (384, 128, 2, False, RATE), (1024, 32, 2, False, RATE)],
+    ("length", "width", "heads", "documents", "rate", "window"),
+    [
+        (128, 32, 2, True, 0.0, 0),
+        (256, 64, 4, True, RATE, 0),
+        (384, 128, 2, False, RATE, 0),
+        (1024, 32, 2, False, RATE, 0),
+        (1024, 32, 2, True, RATE, 128),
+        (512, 32, 2, False, 0.0, 200),
+    ],
 )
-def test_short_equals_xla_in_output_and_gradients(length, width, heads, documents, rate, mesh_4x2) -> None:
-    """Heads and rows are split over devices; 384 tokens are three chunks of keys, 1,024 two blocks of queries."""
+def test_short_equals_xla_in_output_and_gradients(length, width, heads, documents, rate, window, mesh_4x2) -> None:
+    """Heads and rows are split over devices; 384 tokens are three chunks of keys, 1,024 two blocks of queries.
+
+    With a window, 1,024 tokens are four blocks, of which none reaches all keys.
+    """
     rng = np.random.default_rng(0)
     qkv = [rng.normal(size=(4, length, heads, width)).astype(np.float32) for _ in range(3)]
     qkv = jax.device_put(qkv, jax.NamedSharding(mesh_4x2, spec("BTNH")))
     segments = segments_of_documents(length) if documents else None
+    # far from all tokens, padding sees none, and then each kernel computes something else
+    is_real = segments[..., None, None] > 0 if documents and window else 1.0
     weights = jnp.sin(jnp.arange(length * 1.0))[:, None, None]
 
     def results(kernel):
         def total(q, k, v):
-            mixed = kernel(q, k, v, segments, rate, jax.random.key(3))
+            mixed = kernel(q, k, v, segments, rate, jax.random.key(3), window) * is_real
             return jnp.sum(mixed * weights), mixed
 
         gradients, mixed = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*qkv)
@@ -87,15 +99,16 @@ def test_short_compiles_for_every_tpu(topology) -> None:
     mesh = make_mesh(MeshConfig(), list(find_slice(topology).devices))
 
     def total(q, k, v, segments):
-        mixed = kernels.short(q, k, v, segments, RATE, jax.random.key(0), interpret=False)
-        return jnp.sum(mixed.astype(jnp.float32))
+        windows = (0, 128)
+        mixed = [kernels.short(q, k, v, segments, RATE, jax.random.key(0), each, interpret=False) for each in windows]
+        return jnp.sum(sum(mixed).astype(jnp.float32))
 
     with jax.set_mesh(mesh):
-        q = jax.ShapeDtypeStruct((4, 256, 2, 64), jnp.bfloat16, sharding=jax.NamedSharding(mesh, spec("BTNH")))
-        segments = jax.ShapeDtypeStruct((4, 256), jnp.int32, sharding=jax.NamedSharding(mesh, spec("BT")))
+        q = jax.ShapeDtypeStruct((4, 640, 2, 64), jnp.bfloat16, sharding=jax.NamedSharding(mesh, spec("BTNH")))
+        segments = jax.ShapeDtypeStruct((4, 640), jnp.int32, sharding=jax.NamedSharding(mesh, spec("BT")))
         program = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, q, q, segments).compile().as_text()
     jax.config.update("jax_enable_compilation_cache", True)
-    assert program.count('custom_call_target="tpu_custom_call"') == 2
+    assert program.count('custom_call_target="tpu_custom_call"') == 4
 
 
 @pytest.mark.parametrize(("length", "wanted"), [(128, 128), (384, 384), (640, 128), (1024, 512), (1152, 384)])

@@ -1,5 +1,6 @@
 """The optimizers, compared with calculations by hand and with PyTorch, and the schedules."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -28,6 +29,17 @@ def test_cosine_schedule_falls_late() -> None:
     np.testing.assert_allclose(
         found, [0, 1e-4, 0.5e-4 * (1 + 0.5**0.5), 0.5e-4, 0.5e-4 * (1 - 0.5**0.5), 0], atol=1e-10
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "last"), [("linear", (1.0, 0.75, 0.5, 0.25, 0.0)), ("sqrt", (1.0, 0.5, 1 - 0.5**0.5, 1 - 0.75**0.5, 0.0))]
+)
+def test_wsd_schedule_stays_at_its_peak_until_the_last_steps(shape: str, last: tuple[float, ...]) -> None:
+    optim = OptimConfig(learning_rate=1e-4, warmup_steps=10, schedule="wsd", decay_steps=8, decay_shape=shape)
+    found = schedule(optim, steps=100)(jnp.array([0, 5, 10, 91, *range(92, 101, 2)]))
+    np.testing.assert_allclose(found, 1e-4 * np.array([0, 0.5, 1, 1, *last]), rtol=1e-6, atol=1e-12)
+    endless = schedule(dataclasses.replace(optim, decay_steps=0), steps=100)
+    assert [float(endless(step)) for step in (10, 99, 100)] == [np.float32(1e-4)] * 3
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -114,7 +114,7 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
     workdir, _, config = source
     other = write_corpus(tmp_path / "other", words=[*WORDS[:-1], "other"])
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(other)), init_from=str(workdir))
-    message = f"data.dir: found a different vocabulary in {other}, wanted the vocabulary of {workdir}/vocab.txt"
+    message = f"data.dir: found a different vocabulary in {other}, wanted the vocabulary of {workdir}"
     check_refused(config, message, tmp_path)
 
 
@@ -170,14 +170,14 @@ def test_only_phases_to_come_can_change(source, tmp_path: Path) -> None:
 def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
     """A new field is reported unless it is listed as free or fixed."""
     free = {field for field in values_by_name(Config()) if start._FREE.fullmatch(field)}
-    assert len(free) == 21 and not free & set(start._FIXED) and set(start._FIXED) < set(values_by_name(Config()))
+    assert len(free) == 22 and not free & set(start._FIXED) and set(start._FIXED) < set(values_by_name(Config()))
 
 
 def test_problems_refuse_another_corpus_but_not_a_moved_one(source, tmp_path: Path) -> None:
     """With 64 rows, `write_corpus` writes the corpus of `source` to another folder."""
     workdir, _, config = source
     for rows, same in ((64, True), (63, False)):
-        data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), rows=rows)))
+        data = dataclasses.replace(config.data, dir=str(write_corpus(tmp_path / str(rows), num_rows=rows)))
         reported = [str(each) for each in list_problems(dataclasses.replace(config, data=data), workdir)]
         assert same == (reported == [])
     hint = f"name that corpus, or start a new run from here: a new --workdir and --config.init_from={workdir}@6"

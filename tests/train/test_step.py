@@ -22,7 +22,6 @@ from tests.forms import FORMS
 MESHES = [
     MeshConfig(data=1),
     MeshConfig(data=8),
-    MeshConfig(data=4, model=2),
     MeshConfig(data=2, model=4),
     MeshConfig(data=8, fsdp=True),
     MeshConfig(data=4, model=2, fsdp=True),

@@ -28,9 +28,9 @@ class Vocabularies(Kind):
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if random.randrange(SLOW_ODDS):
-            loaded = tokenizer.load(Path("vocab.txt"), parse_special=random.random() < 0.5)
-            loaded.encode("the cat [MASK] Caf\u00e9 \u4e2d\u6587")
-            tokenizer.special_ids(loaded)
+            loaded = tokenizer.read(Path("vocab.txt"))
+            loaded.build(parse_special=random.random() < 0.5).encode("the cat [MASK] Caf\u00e9 \u4e2d\u6587")
+            len(loaded.roles)
         else:
             command("prepare", "--config=tiny.py", "--config.data.sources=text:text*.txt", history=history)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from etils import epath
 
-from symbert_jax.data.sources import files, tfds_text
+from symbert_jax.data.sources import json_lines, plain_text, tfds_text
+from symbert_jax.data.sources.files import find_in_folder
 from symbert_jax.errors import UserError
 from symbert_jax.storage import add_path_to_os_errors, is_bucket, new_folder
 
 # Increase the version if the division of books into documents changes, so that no older dataset is used.
 _NAME, _VERSION = "bookcorpus", "1.1.0"
-_ENDINGS = (".txt", ".jsonl")  # `find_files` also finds compressed files, such as .txt.gz
+_ENDINGS = (".txt", ".jsonl")  # `find_in_folder` also finds compressed files, such as .txt.gz
 _FILE_DOCUMENTS = 1 << 12  # documents per file of the dataset
 _BATCH = 1 << 22  # characters after which the documents read so far are written
 
@@ -24,14 +25,14 @@ def build(directory: Path) -> epath.Path:
 
     Writes the dataset unless there is one for books of the same paths, sizes and modification times.
 
-    An example has one field, `text`: a document of a `.txt` file, as `files.read_text` divides it, or the value that an
+    An example has one field, `text`: a document of a `.txt` file, as `plain_text.read` divides it, or the value that an
     object in a `.jsonl` file has for the key `text`. Examples are in the order of the files.
 
     Raises:
       UserError: there are no books, one cannot be read, or the dataset cannot be written.
     """
     digest = hashlib.sha256()
-    for path in files.find_files(directory, _ENDINGS):
+    for path in find_in_folder(directory, _ENDINGS):
         status = path.stat()
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     data_dir = tfds_text.data_dir()
@@ -74,6 +75,6 @@ def _write(directory: Path, folder: epath.Path) -> None:
 
 
 def _documents(directory: Path) -> Iterator[str]:
-    for path in files.find_files(directory, _ENDINGS):
+    for path in find_in_folder(directory, _ENDINGS):
         is_json = ".jsonl" in path.name.lower()  # also .jsonl.gz and its like
-        yield from files.read_json(path) if is_json else files.read_text(path)
+        yield from json_lines.read(path) if is_json else plain_text.read(path)

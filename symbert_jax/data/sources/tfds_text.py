@@ -1,6 +1,7 @@
 """Reads texts from a prepared TFDS dataset without TensorFlow: TFRecord or ArrayRecord, on a disk or in a bucket."""
 
 import gzip
+import itertools
 import os
 import shutil
 import struct
@@ -8,6 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import tensorflow_datasets as tfds
@@ -15,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from google.protobuf.message import DecodeError
 
+from symbert_jax.data.sources.file_shards import SHARD_BYTES, Shard
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
 
@@ -56,14 +59,45 @@ def find(name: str, field: str = "data.sources") -> epath.Path:
     )
 
 
-def documents(folder: epath.Path) -> Iterator[str]:
-    """Yields the field `text` of the examples of split `train`, in stored order.
+def shards(source: str, folder: epath.Path) -> list[Shard]:
+    """Returns the parts of split `train` of a dataset: a file, or a range of the records of a large ArrayRecord file.
 
     Raises:
-      UserError: there is no such split or field, or a file is missing, truncated or damaged; the error names the file.
+      UserError: there is no such split, or no field `text`.
     """
     with bucket_errors_as_user_errors("data.sources", folder, "a bucket that can be read"):
-        yield from _documents(folder)
+        dataset = _open(folder)
+        # Only local ArrayRecord files are divided: TFRecord has no index, and a file in a bucket is copied as a whole.
+        is_divisible = dataset.read is _read_array_records and not is_bucket(folder)
+        found = list[Shard]()
+        for name, length in dataset.lengths.items():
+            count = 1
+            if is_divisible and os.path.exists(name):  # reading a file that is missing raises an error
+                count = max(1, min(length, -(-os.path.getsize(name) // SHARD_BYTES)))
+            ends = [length * number // count for number in range(count + 1)]
+            found += [Shard(source, (name,), start, end) for start, end in itertools.pairwise(ends)]
+        return found
+
+
+def read(shard: Shard) -> Iterator[str]:
+    """Yields the field `text` of the examples of a shard, in stored order.
+
+    Raises:
+      UserError: a file is missing, truncated or damaged; the error names the file.
+    """
+    (name,), start, end = shard.paths, shard.start, shard.end
+    path = epath.Path(name)
+    with bucket_errors_as_user_errors("data.sources", path, "a bucket that can be read"):
+        dataset = _open(path.parent)
+        count = start
+        try:
+            for record in dataset.read(path, start, end):
+                yield dataset.features.deserialize_example_np(record)["text"].decode()
+                count += 1
+        except _DAMAGE as error:
+            raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
+        if count != end:
+            raise UserError("data.sources", f"{count} records in {path}", f"{end}, as its dataset says")
 
 
 def is_dataset(folder: epath.Path) -> bool:
@@ -79,11 +113,22 @@ def _versions(folder: epath.Path) -> list[epath.Path]:
         return []
 
 
-def _documents(folder: epath.Path) -> Iterator[str]:
+# Yields the records of a file from one index to another.
+_Reader = Callable[[epath.Path, int, int | None], Iterator[bytes]]
+
+
+class _Dataset(NamedTuple):
+    lengths: dict[str, int]  # the number of records in each file of split `train`, by path
+    features: tfds.features.FeaturesDict  # the text alone
+    read: _Reader
+
+
+def _open(folder: epath.Path) -> _Dataset:
     try:
         info = tfds.builder_from_directory(folder).info
         files = {
-            name: list(zip(split.filepaths, split.shard_lengths, strict=True)) for name, split in info.splits.items()
+            name: dict(zip(map(os.fspath, split.filepaths), split.shard_lengths, strict=True))
+            for name, split in info.splits.items()
         }
     except Exception as error:  # TFDS can raise an exception of any type for a damaged description
         found = f"{folder}: {type(error).__name__}: {error}"
@@ -93,27 +138,18 @@ def _documents(folder: epath.Path) -> Iterator[str]:
     fields = dict(info.features or {})
     if not isinstance(fields.get("text"), tfds.features.Text):
         raise UserError("data.sources", f"fields {sorted(fields)} in {folder}", "a text field named text")
+    reader: _Reader
     match info.file_format:
         case tfds.core.FileFormat.TFRECORD:
-            read = _read_tf_records
+            reader = _read_tf_records
         case tfds.core.FileFormat.ARRAY_RECORD:
-            read = _read_array_records
+            reader = _read_array_records
         case other:
             raise UserError("data.sources", f"{other.value} files in {folder}", "tfrecord or array_record")
-    only_text = tfds.features.FeaturesDict({"text": fields["text"]})
-    for path, length in files["train"]:
-        count = 0
-        try:
-            for record in read(path):
-                yield only_text.deserialize_example_np(record)["text"].decode()
-                count += 1
-        except _DAMAGE as error:
-            raise UserError("data.sources", f"{path}, record {count}: {error}", "an intact file") from error
-        if count != length:
-            raise UserError("data.sources", f"{count} records in {path}", f"{length}, as its dataset says")
+    return _Dataset(files["train"], tfds.features.FeaturesDict({"text": fields["text"]}), reader)
 
 
-def _read_array_records(path: epath.Path) -> Iterator[bytes]:
+def _read_array_records(path: epath.Path, start: int, end: int | None) -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         local = os.fspath(path)
         if is_bucket(local):  # the reader opens only local files
@@ -122,13 +158,14 @@ def _read_array_records(path: epath.Path) -> Iterator[bytes]:
                 shutil.copyfileobj(remote, copy)
         reader = ArrayRecordReader(local)
         count = reader.num_records()
-        for start in range(0, count, _BATCH):
-            yield from reader.read(start, min(start + _BATCH, count))
+        end = count if end is None else min(end, count)
+        for first in range(start, end, _BATCH):
+            yield from reader.read(first, min(first + _BATCH, end))
         reader.close()
 
 
-def _read_tf_records(path: epath.Path) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, plain or gzip.
+def _read_tf_records(path: epath.Path, start: int, end: int | None) -> Iterator[bytes]:
+    """Yields all records of a TFRecord file, plain or gzip, whatever `start` and `end` are.
 
     The frame of a record is its length (8 bytes), the checksum of the length (4), the record, and its checksum (4).
     """

@@ -1,27 +1,32 @@
 """Tokenizers on disk.
 
-A corpus and a workdir hold `vocab.txt`. If it does not suffice (see `write`), they also hold `tokenizer.json`, which
-describes the tokenizer and its normalization.
+A corpus and a workdir hold the `vocab.txt` of BERT's tokenizer or the `tokenizer.json` of any other (see `write`).
 """
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from etils import epath
 from tokenizers import Tokenizer
 
 from symbert_jax.data import vocabulary
-from symbert_jax.data.tokenizer.hugging_face import (
+from symbert_jax.data.tokenizer.json_tokenizer import JsonTokenizer
+from symbert_jax.data.tokenizer.settings import (
     ADDED_TOKENS,
+    SAVE_HINT,
     SETTINGS,
     SPECIAL_TOKENS_FILE,
     TOKENIZER,
+    Settings,
     check_class,
     read_settings,
-    read_tokenizer_json,
+    role_names,
     to_normalization,
 )
+from symbert_jax.data.tokenizer.text_tokenizer import TextTokenizer
+from symbert_jax.data.tokenizer.tokenizer_json import read_tokenizer_json
 from symbert_jax.data.tokenizer.training import train
 from symbert_jax.data.tokenizer.wordpiece import UNCASED, Normalization, WordPiece, tokens_with_capitals
 from symbert_jax.data.vocabulary import VOCAB
@@ -31,18 +36,18 @@ from symbert_jax.storage import absolute, write_whole
 _CONFLICT_HINT = "make the two files agree, or name the tokenizer.json itself as the vocabulary: it is then read alone"
 
 
-def load(vocab: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
-    """Returns the tokenizer of the corpus or workdir that holds `vocab`, as an object of the tokenizers library.
+def load(path: Path | epath.Path, *, parse_special: bool) -> Tokenizer:
+    """Returns the tokenizer of `path` (see `read`) as an object of the tokenizers library.
 
-    parse_special: see `WordPiece.build`.
+    parse_special: see `TextTokenizer.build`.
 
     Raises:
       UserError: as `read`.
     """
-    return read(vocab).build(parse_special=parse_special)
+    return read(path).build(parse_special=parse_special)
 
 
-def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
+def read(path: Path | epath.Path, field: str = "data.vocab") -> TextTokenizer:
     """Returns the tokenizer of a vocab.txt, of a tokenizer.json, or of a folder that holds one or both.
 
     For a folder, or a vocab.txt in it, all files of Hugging Face in the folder are read: the tokenizer has their
@@ -52,58 +57,74 @@ def read(path: Path | epath.Path, field: str = "data.vocab") -> WordPiece:
     field: names the tokenizer in errors.
 
     Raises:
-      UserError: a file is missing or damaged, two of them differ, or the tokenizer is not WordPiece as BERT does it.
+      UserError: a file is missing or damaged, two of them differ, or the tokenizer cannot be used.
     """
     if path.is_dir():
         return _read_folder(path, field)
     if path.suffix == ".json":
-        return read_tokenizer_json(path, field)
+        return read_tokenizer_json(path, field, Settings())
     return _read_folder(path.parent, field) if path.name == VOCAB else _read_vocabulary(path, {}, field)
 
 
-def read_for_model(workdir: epath.Path, vocab_size: int) -> WordPiece:
+def read_for_model(workdir: epath.Path, vocab_size: int) -> TextTokenizer:
     """Returns the tokenizer of a workdir whose model has `vocab_size` tokens.
 
     Raises:
       UserError: as `read`, or the tokenizer has more tokens than the model.
     """
-    vocab = workdir / VOCAB
-    wordpiece = read(vocab, "checkpoint")
-    if (count := len(wordpiece.tokens)) > vocab_size:
-        raise UserError(
-            "checkpoint", f"{count} tokens in {vocab}", f"at most {vocab_size}, the vocabulary size of the model"
-        )
-    return wordpiece
+    tokenizer = read(workdir, "checkpoint")
+    if (count := len(tokenizer.tokens)) > vocab_size:
+        wanted = f"at most {vocab_size}, the vocabulary size of the model"
+        raise UserError("checkpoint", f"a tokenizer of {count} tokens in {workdir}", wanted)
+    return tokenizer
 
 
-def write(wordpiece: WordPiece, vocab: Path | epath.Path) -> None:
-    """Writes the vocab.txt of a corpus or a workdir, and a tokenizer.json beside it if the vocab.txt does not suffice.
+def write(tokenizer: TextTokenizer, folder: Path | epath.Path) -> None:
+    """Writes the files of the tokenizer of a corpus or a workdir.
 
-    The vocab.txt suffices for a tokenizer with the default normalization whose tokens have no capitals. Then a
-    tokenizer.json beside it is removed.
+    BERT's tokenizer has a vocab.txt, and a tokenizer.json beside it if the vocab.txt does not suffice: it suffices for
+    a tokenizer with the default normalization whose tokens have no capitals. Any other tokenizer has a tokenizer.json
+    and a special_tokens_map.json, which names its special tokens. The file that the tokenizer does not have is removed.
     """
-    tokenizer_json = epath.Path(vocab).parent / TOKENIZER
-    if wordpiece.normalization != UNCASED or tokens_with_capitals(wordpiece.tokens):
-        write_whole(tokenizer_json, wordpiece.build(parse_special=True).to_str(pretty=True))
-    else:
-        tokenizer_json.unlink(missing_ok=True)
-    write_whole(epath.Path(vocab), vocabulary.to_text(wordpiece.tokens))
+    vocab, tokenizer_json = epath.Path(folder) / VOCAB, epath.Path(folder) / TOKENIZER
+    if isinstance(tokenizer, WordPiece):
+        if tokenizer.normalization != UNCASED or tokens_with_capitals(tokenizer.tokens):
+            write_whole(tokenizer_json, tokenizer_json_of(tokenizer))
+        else:
+            tokenizer_json.unlink(missing_ok=True)
+        write_whole(vocab, vocabulary.to_text(tokenizer.tokens))
+        return
+    write_whole(epath.Path(folder) / SPECIAL_TOKENS_FILE, json.dumps(role_names(tokenizer), indent=2) + "\n")
+    write_whole(tokenizer_json, tokenizer_json_of(tokenizer))
+    vocab.unlink(missing_ok=True)
 
 
-def write_vocabulary(vocab: str, texts: Iterable[str], size: int, path: Path) -> None:
-    """Writes the tokenizer that `vocab` names to the vocab.txt `path`, as `write` does.
+def is_written(folder: Path | epath.Path) -> bool:
+    """Whether `write` has written all files of a tokenizer to a folder: it writes the file tested here last."""
+    return (folder / VOCAB).exists() or ((folder / SPECIAL_TOKENS_FILE).exists() and (folder / TOKENIZER).exists())
 
-    vocab: "train", for a tokenizer trained on `texts`, or a name for `find`.
-    texts: read once to train a vocabulary, otherwise not read.
+
+def tokenizer_json_of(tokenizer: TextTokenizer) -> str:
+    """Returns the content of a tokenizer.json."""
+    if isinstance(tokenizer, JsonTokenizer):
+        return json.dumps(json.loads(tokenizer.definition), indent=2, ensure_ascii=False)
+    return tokenizer.build(parse_special=True).to_str(pretty=True)
+
+
+def write_vocabulary(vocab: str, counts: Mapping[str, int], size: int, folder: Path) -> None:
+    """Writes the tokenizer that `vocab` names to a folder, as `write` does.
+
+    vocab: "train", for a tokenizer trained on a corpus, or a name for `find`.
+    counts: how often each word occurs in the corpus (see `count_words`); only used to train a vocabulary.
     size: the largest number of tokens, which is also the number that training aims for.
 
     Raises:
       UserError: there is no such tokenizer, it cannot be used (see `read`), or it has more tokens than `size`.
     """
-    wordpiece = WordPiece(tuple(train(texts, size)), UNCASED) if vocab == "train" else read(find(vocab))
-    if (count := len(wordpiece.tokens)) > size:
+    tokenizer = WordPiece(tuple(train(counts, size)), UNCASED) if vocab == "train" else read(find(vocab))
+    if (count := len(tokenizer.tokens)) > size:
         raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
-    write(wordpiece, path)
+    write(tokenizer, folder)
 
 
 def find(vocab: str, field: str = "data.vocab") -> epath.Path:
@@ -133,26 +154,28 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
         raise UserError(field, f"{vocab} ({reason})", "a tokenizer on the Hugging Face hub", hint) from error
 
 
-def _read_folder(folder: Path | epath.Path, field: str) -> WordPiece:
+def _read_folder(folder: Path | epath.Path, field: str) -> TextTokenizer:
     vocab, tokenizer_json = folder / VOCAB, folder / TOKENIZER
     settings = read_settings(folder, field)
     if not tokenizer_json.exists():
         if not vocab.exists():
-            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "at least one of the two")
+            raise UserError(field, f"no {VOCAB} or {TOKENIZER} in {folder}", "at least one of the two", SAVE_HINT)
         check_class(settings, folder, field)
         return _read_vocabulary(vocab, settings.normalization, field)
-    wordpiece = read_tokenizer_json(tokenizer_json, field)
-    merged = to_normalization(wordpiece.normalization._asdict() | settings.normalization)
-    for name, found, expected in zip(Normalization._fields, merged, wordpiece.normalization, strict=True):
+    tokenizer = read_tokenizer_json(tokenizer_json, field, settings)
+    if not isinstance(tokenizer, WordPiece):
+        return tokenizer
+    merged = to_normalization({**tokenizer.normalization._asdict(), **settings.normalization})
+    for name, found, expected in zip(Normalization._fields, merged, tokenizer.normalization, strict=True):
         if found != expected:
             wanted = f"{expected}, as in {tokenizer_json}"
             raise UserError(field, f"{name} {found} in {folder / SETTINGS}", wanted, _CONFLICT_HINT)
-    if vocab.exists() and (tokens := tuple(vocabulary.read(vocab, field))) != wordpiece.tokens:
-        pairs = zip((*tokens, None), (*wordpiece.tokens, None), strict=False)
+    if vocab.exists() and (tokens := tuple(vocabulary.read(vocab, field))) != tokenizer.tokens:
+        pairs = zip((*tokens, None), (*tokenizer.tokens, None), strict=False)
         i, (token, expected_token) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         wanted = f"{expected_token!r}, as in {tokenizer_json}"
         raise UserError(field, f"token {i} is {token!r} in {vocab}", wanted, _CONFLICT_HINT)
-    return wordpiece
+    return tokenizer
 
 
 def _read_vocabulary(vocab: Path | epath.Path, normalization: Mapping[str, bool | None], field: str) -> WordPiece:

@@ -1,7 +1,7 @@
 """Learns a WordPiece vocabulary from texts."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -9,8 +9,8 @@ from symbert_jax.data.tokenizer.wordpiece import MAX_WORD_LENGTH, PREFIX, make_n
 from symbert_jax.data.vocabulary import SPECIAL, UNK
 
 
-def train(texts: Iterable[str], size: int) -> list[str]:
-    """Returns a WordPiece vocabulary of at most `size` tokens learned from `texts`; the same for the same texts.
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """Returns how often each word occurs in texts. The counts of parts of the texts add up to those of all.
 
     Memory grows with the number of distinct words, not with the texts. Words longer than `MAX_WORD_LENGTH`, which the
     tokenizer replaces by [UNK], are ignored.
@@ -19,7 +19,7 @@ def train(texts: Iterable[str], size: int) -> list[str]:
     chunks: Counter[str] = Counter()  # pieces of normalized text between white space; each may hold several words
     words: Counter[str] = Counter()
 
-    def count_words(chunk: str, count: int) -> None:
+    def count_chunk(chunk: str, count: int) -> None:
         for word, _ in splitter.pre_tokenize_str(chunk):
             if len(word) <= MAX_WORD_LENGTH:
                 words[word] += count
@@ -28,10 +28,19 @@ def train(texts: Iterable[str], size: int) -> list[str]:
         new_chunks = normalizer.normalize_str(text).split()
         chunks.update(new_chunks)
         for chunk in [chunk for chunk in new_chunks if len(chunk) > MAX_WORD_LENGTH]:
-            count_words(chunk, 1)
+            count_chunk(chunk, 1)
             chunks.pop(chunk, None)  # not kept in memory: it may have any length
     for chunk, count in chunks.items():
-        count_words(chunk, count)
+        count_chunk(chunk, count)
+    return words
+
+
+def train(counts: Mapping[str, int], size: int) -> list[str]:
+    """Returns a WordPiece vocabulary of at most `size` tokens; the same for the same counts, in whatever order.
+
+    counts: how often each word occurs, from `count_words`.
+    """
+    words = dict(sorted(counts.items()))
     characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update(dict.fromkeys(word, count))

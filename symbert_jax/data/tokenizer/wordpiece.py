@@ -1,15 +1,18 @@
-"""The tokenizer: its tokens and its normalization, as a value and as an object of the library."""
+"""BERT's tokenizer, uncased or cased: WordPiece with the special tokens, the words and the normalizations of BERT."""
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from symbert_jax.data import vocabulary
-from symbert_jax.data.vocabulary import CLS, MASK, SEP, SPECIAL, UNK
+from symbert_jax.data.tokenizer.text_tokenizer import Roles, TextTokenizer, special_token
+from symbert_jax.data.vocabulary import CLS, MASK, PAD, SEP, SPECIAL, UNK
 
 PREFIX = "##"  # begins a token that continues a word
 MAX_WORD_LENGTH = 100  # characters; a longer word becomes [UNK]
@@ -27,18 +30,31 @@ class Normalization(NamedTuple):
 UNCASED = Normalization()
 
 
-class WordPiece(NamedTuple):
-    """A tokenizer: everything that determines the ids of a text."""
+@dataclasses.dataclass(frozen=True)
+class WordPiece(TextTokenizer):
+    """BERT's tokenizer, which a vocab.txt and a normalization determine."""
 
     tokens: tuple[str, ...]  # by id
     normalization: Normalization
 
-    def build(self, *, parse_special: bool) -> Tokenizer:
-        """Returns the tokenizer as an object of the library.
+    @functools.cached_property
+    def roles(self) -> Roles:
+        ids = {token: self.tokens.index(token) for token in SPECIAL}
+        return Roles(ids[CLS], ids[SEP], ids[PAD], ids[MASK], ids[UNK])
 
-        parse_special: whether special tokens are recognised in a text, such as "[MASK]" in a prompt. If not, they are
-          split like ordinary text, as in a corpus, where no text may forge the [SEP] that ends a document.
-        """
+    @functools.cached_property
+    def is_special(self) -> Bool[np.ndarray, " V"]:
+        return np.array([token in SPECIAL for token in self.tokens])
+
+    @functools.cached_property
+    def continues_word(self) -> Bool[np.ndarray, " V"]:
+        return np.array([token.startswith(PREFIX) for token in self.tokens])
+
+    @property
+    def splits_at_line_ends(self) -> bool:
+        return True  # a line end is white space, which separates words and has no tokens
+
+    def build(self, *, parse_special: bool) -> Tokenizer:
         ids = {token: i for i, token in enumerate(self.tokens)}
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=MAX_WORD_LENGTH))
         tokenizer.normalizer = make_normalizer(self.normalization)
@@ -49,21 +65,6 @@ class WordPiece(NamedTuple):
         tokenizer.encode_special_tokens = not parse_special
         return tokenizer
 
-    @property
-    def is_special(self) -> Bool[np.ndarray, " V"]:
-        """Whether each token is special: it is never predicted, and ends a word."""
-        return np.array([token in SPECIAL for token in self.tokens])
-
-    @property
-    def continues_word(self) -> Bool[np.ndarray, " V"]:
-        """Whether each token continues the word of the token before it."""
-        return np.array([token.startswith(PREFIX) for token in self.tokens])
-
-    @property
-    def mask_id(self) -> int:
-        """The id of [MASK]."""
-        return self.tokens.index(MASK)
-
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the tokens and the normalization.
 
@@ -71,12 +72,6 @@ class WordPiece(NamedTuple):
         """
         rest = "" if self.normalization == UNCASED else f"{self.normalization}"
         return hashlib.sha256(f"{vocabulary.to_text(self.tokens)}{rest}".encode()).hexdigest()
-
-
-def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the id of each special token."""
-    ids = tokenizer.get_vocab()
-    return {token: ids[token] for token in SPECIAL}
 
 
 def make_normalizer(normalization: Normalization = UNCASED) -> normalizers.Normalizer:
@@ -87,10 +82,6 @@ def make_normalizer(normalization: Normalization = UNCASED) -> normalizers.Norma
         strip_accents=None if strip_accents == lowercase else strip_accents,
         lowercase=lowercase,
     )
-
-
-def special_token(token: str) -> AddedToken:
-    return AddedToken(token, special=True, normalized=False)
 
 
 def tokens_with_capitals(tokens: Iterable[str]) -> list[str]:

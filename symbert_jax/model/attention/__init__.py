@@ -7,6 +7,8 @@ The score of query token t for key token s, per head, with q = x Wq + bq (paper,
     pairwise   q_t^T P q_s / sqrt(Q), with P a full matrix, a diagonal one, or I plus one of low rank
     uniform    0, a control: every token averages all others
 
+Rotary positions rotate q and k = P q afterwards: q_t^T R_t^T R_s P q_s, where R_t is the rotation of position t.
+
 Q, the width of queries and keys, is the head width H unless `model.key_dim` says otherwise.
 
 A class holds all that is special about its variant: parameters, their initial values and keys for the model, the number

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.config import ModelConfig
-from symbert_jax.model import kernels
+from symbert_jax.model import kernels, positions
 from symbert_jax.model.layers import Dense
 from symbert_jax.model.parameters import sizes
 from symbert_jax.model.tree import Params
@@ -28,9 +28,9 @@ class SelfAttention(nnx.Module):
         self.config = config
         if self.has_query:  # comes first, because the order of the parameters determines their random keys
             std = config.initializer_range * self.query_factor(config)
-            self.query = Dense("D->NQ", sizes(config), rngs, std)
-        self.value = Dense("D->NH", sizes(config), rngs, config.initializer_range)
-        self.output = Dense("NH->D", sizes(config), rngs, config.initializer_range)
+            self.query = Dense("D->NQ", sizes(config), rngs, std, config.bias)
+        self.value = Dense("D->NH", sizes(config), rngs, config.initializer_range, config.bias)
+        self.output = Dense("NH->D", sizes(config), rngs, config.initializer_range, config.bias)
 
     @classmethod
     def initial_gain(cls, config: ModelConfig) -> float:
@@ -53,8 +53,19 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Float[Array, "B T N Q"], Float[Array, "B S N Q"]]:
         """Returns the queries of the first T = `num_queries` tokens (None: all) and the keys of all tokens.
 
-        The scores are q . k / sqrt(Q).
+        Without rotary positions, the scores are q . k / sqrt(Q).
         """
+
+    def rotated_query_key(
+        self, x: Float[Array, "B S D"], num_queries: int | None = None, rotation: positions.Rotation | None = None
+    ) -> tuple[Float[Array, "B T N Q"], Float[Array, "B S N Q"]]:
+        """Returns the queries and keys whose products, divided by sqrt(Q), are the scores.
+
+        Keys that are a linear function of the queries are so before the rotation. Thus a projection of x can replace
+        them, see `as_standard`.
+        """
+        q, k = self.query_key(x, num_queries)
+        return (q, k) if rotation is None else (positions.rotate(q, rotation), positions.rotate(k, rotation))
 
     @jax.named_scope("attention")
     def __call__(
@@ -63,10 +74,15 @@ class SelfAttention(nnx.Module):
         segments: kernels.Segments,
         key: PRNGKeyArray | None,
         num_queries: int | None = None,
+        window: int = 0,
+        rotation: positions.Rotation | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mixes the tokens of each segment; `key` draws attention dropout (None: off)."""
-        q, k = self.query_key(x, num_queries)
-        return self.output(kernels.attend(self.config, q, k, self.value(x), segments, key))
+        """Mixes the tokens of each segment that are in each other's window; `key` draws attention dropout (None: off).
+
+        The rotation is that of rotary positions.
+        """
+        q, k = self.rotated_query_key(x, num_queries, rotation)
+        return self.output(kernels.attend(self.config, q, k, self.value(x), segments, key, window))
 
     @staticmethod
     def key_products(config: ModelConfig) -> int:

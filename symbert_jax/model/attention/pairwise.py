@@ -190,7 +190,9 @@ def _fold(weights: Params, multiply: Any) -> Params:
     multiply: returns P q for the rows of Wq and for bq: arrays [..., D, N, Q], where D is 1 for bq.
     """
     query = weights["query"]
-    key = {"kernel": multiply(query["kernel"]), "bias": multiply(query["bias"][..., None, :, :])[..., 0, :, :]}
+    key = {"kernel": multiply(query["kernel"])}
+    if "bias" in query:
+        key["bias"] = multiply(query["bias"][..., None, :, :])[..., 0, :, :]
     return {**{name: weight for name, weight in weights.items() if name != "pair"}, "key": key}
 
 

@@ -20,9 +20,12 @@ def to_standard(config: ModelConfig, weights: Params) -> Params:
     are padded with zeros; the queries are scaled, because the scores are then divided by sqrt(H) instead of sqrt(Q).
 
     Raises:
-      UserError: the queries and keys are wider than a head.
+      UserError: the queries and keys are wider than a head, or have another width than a head and are rotated.
     """
     query_dim, head_dim = sizes(config)["Q"], sizes(config)["H"]
+    if query_dim != head_dim and config.positions == "rope":
+        wanted = f"0: the rotations of a head have its width, {head_dim}"
+        raise UserError("model.key_dim", str(query_dim), wanted)
     if query_dim > head_dim:
         wanted = f"at most {head_dim}, the width of a head: BERT has no wider keys"
         raise UserError("model.key_dim", str(query_dim), wanted)
@@ -47,7 +50,8 @@ def to_papers(config: ModelConfig, weights: Params) -> tuple[str, Params]:
 
 
 def symmetry(weights: Params, config: ModelConfig) -> Float[Array, "*layers N"]:
-    """Returns the symmetry score |(M + M^T) / 2|^2 / |M|^2 of each head, where x_t^T M x_s is its score without biases.
+    """Returns the symmetry score |(M + M^T) / 2|^2 / |M|^2 of each head, where x_t^T M x_s is its score without biases
+    and rotations.
 
     It is 1 if M is symmetric, 0 if it is antisymmetric, and about 0.5 for random matrices (Saponati et al., 2025). The
     weights are whole on every device, and those of a variant that `has_scores`.

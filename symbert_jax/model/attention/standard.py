@@ -26,7 +26,7 @@ class Standard(SelfAttention):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
         std = config.initializer_range * self.key_factor(config)
-        self.key = Dense("D->NQ", sizes(config), rngs, std)
+        self.key = Dense("D->NQ", sizes(config), rngs, std, config.bias)
         if config.key_init == "query":
             self.key.kernel[...] = self.query.kernel[...]
 
@@ -73,9 +73,10 @@ class IdentityQuery(Standard):
 
     @staticmethod
     def as_standard(weights: Params) -> Params:
-        kernel, bias = weights["key"]["kernel"], weights["key"]["bias"]
-        identity = np.eye(kernel.shape[-3], dtype=np.float32).reshape(kernel.shape[-3:])
-        return {**weights, "query": {"kernel": 0 * kernel + identity, "bias": 0 * bias}}
+        zero = {name: 0 * weight for name, weight in weights["key"].items()}
+        shape = zero["kernel"].shape[-3:]
+        identity = np.eye(shape[0], dtype=np.float32).reshape(shape)
+        return {**weights, "query": {**zero, "kernel": zero["kernel"] + identity}}
 
     @classmethod
     def as_papers(cls, weights: Params) -> Params:

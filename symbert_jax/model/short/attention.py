@@ -18,6 +18,7 @@ def attention(
     segments: Int[Array, "B T"] | None,
     states: UInt32[Array, "B N 2"] | None,
     dropout_rate: float,
+    window: int,
     cores: int,
     interpret: bool,
 ) -> Float[Array, "B T N H"]:
@@ -25,6 +26,7 @@ def attention(
 
     states: for each head, the counter of the first state of `random_bits` and the step to the next counter; None means
       no dropout.
+    window: of `windows`.
     cores: of the device.
     interpret: runs the kernels without a TPU, slowly.
     """
@@ -37,6 +39,7 @@ def attention(
         length=length,
         device_cores=cores,
         dropout_rate=0.0 if states is None else dropout_rate,
+        window=window if window // 2 < length - 1 else 0,
         interpret=interpret,
     )
     q, k, v = (x.transpose(0, 2, 3, 1) for x in (q, k, v))

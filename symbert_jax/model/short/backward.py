@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from symbert_jax.model import random_bits
 from symbert_jax.model.short import tiles
-from symbert_jax.model.short.plan import Plan
+from symbert_jax.model.short.plan import Keys, Plan
 
 LONGEST_CHUNK = 256  # keys whose probabilities are computed at a time
 
@@ -45,19 +45,27 @@ def backward(
         offsets = products.sum(1, keepdims=True) * kept_fraction
         dq_sums = [jnp.zeros((plan.query_width, plan.block)) for _ in heads]
 
-        def add(sums: Any, head: int, keys: slice, product: Array) -> None:
-            sums[head, :, keys] = product + jnp.where(block > 0, sums[head, :, keys], 0.0)
+        if plan.window:  # the first block does not reach all keys
 
-        for keys in plan.chunks(LONGEST_CHUNK):
+            @pl.when(block == 0)
+            def _() -> None:
+                dk_sums[...], dv_sums[...] = jnp.zeros_like(dk_sums), jnp.zeros_like(dv_sums)
+
+        def add(sums: Any, head: int, keys: Keys, product: Array) -> None:
+            before = sums[head, :, keys.tokens]
+            sums[head, :, keys.tokens] = product + (before if plan.window else jnp.where(block > 0, before, 0.0))
+
+        for (keys,) in plan.chunks(LONGEST_CHUNK, block):
             for head in heads:
-                weights = jnp.exp2(tiles.logits(plan, q.at[head], k.at[head], of_tokens, keys) - log_sums[head])
-                d_weights = tiles.multiply(v[head, :, keys], d_output[head], 0, 0)
+                logits = tiles.logits(plan, q.at[head], k.at[head], of_tokens, block, keys)
+                weights = jnp.exp2(logits - log_sums[head])
+                d_weights = tiles.multiply(v[head, :, keys.tokens], d_output[head], 0, 0)
                 masks = dropouts[head].masks(keys)
                 kept = tiles.drop(weights, masks).astype(v.dtype)
                 d_logits = (weights * (tiles.drop(d_weights, masks) - offsets[head])).astype(v.dtype)
                 add(dv_sums, head, keys, tiles.multiply(d_output[head], kept, 1, 1))
                 add(dk_sums, head, keys, tiles.multiply(q[head], d_logits, 1, 1))
-                dq_sums[head] += tiles.multiply(k[head, :, keys], d_logits, 1, 0)
+                dq_sums[head] += tiles.multiply(k[head, :, keys.tokens], d_logits, 1, 0)
         for head in heads:
             dq[head] = (dq_sums[head] * (plan.scale / kept_fraction)).astype(dq.dtype)
         # the last block of a head writes the gradients that remain

@@ -38,20 +38,20 @@ def forward(
         return core * steps + jnp.maximum(step - 1, 0)
 
     def kernel(states, of_tokens, q, k, v, output, log_sums, scores, maxima):  # type: ignore[no-untyped-def]
-        block = previous(pl.program_id(0), pl.program_id(1)) % plan.blocks
+        new_block, block = (number(pl.program_id(0), pl.program_id(1)) % plan.blocks for number in (current, previous))
         heads = range(plan.group)
         dropouts = [tiles.Dropout(plan, states, head, block) for head in heads]
         last_maxima, new_maxima = [maxima[head] for head in heads], [jnp.full((1, plan.block), -jnp.inf) for _ in heads]
         totals = [jnp.zeros((1, plan.block)) for _ in heads]
         mixed = [jnp.zeros((plan.value_width, plan.block)) for _ in heads]
-        for keys in plan.chunks(LONGEST_CHUNK):
+        for new_keys, keys in plan.chunks(LONGEST_CHUNK, new_block, block):
             for head in heads:
-                weights = jnp.exp2(scores[head, keys] - last_maxima[head])
+                weights = jnp.exp2(scores[head, keys.scores] - last_maxima[head])
                 totals[head] += weights.sum(0, keepdims=True)
                 kept = tiles.drop(weights, dropouts[head].masks(keys)).astype(v.dtype)
-                mixed[head] += tiles.multiply(v[head, :, keys], kept, 1, 0)
-                new = tiles.logits(plan, q.at[head], k.at[head], of_tokens, keys)
-                scores[head, keys] = new
+                mixed[head] += tiles.multiply(v[head, :, keys.tokens], kept, 1, 0)
+                new = tiles.logits(plan, q.at[head], k.at[head], of_tokens, new_block, new_keys)
+                scores[head, new_keys.scores] = new
                 new_maxima[head] = jnp.maximum(new_maxima[head], new.max(0, keepdims=True))
         for head in heads:
             last, total = last_maxima[head], totals[head]
@@ -79,7 +79,7 @@ def forward(
             jax.ShapeDtypeStruct((plan.rows, plan.heads, 1, plan.length), jnp.float32),
         ],
         scratch_shapes=[
-            pltpu.VMEM((plan.group, plan.length, plan.block), jnp.float32),
+            pltpu.VMEM((plan.group, plan.num_keys, plan.block), jnp.float32),
             pltpu.VMEM((plan.group, 1, plan.block), jnp.float32),
         ],
         compiler_params=tiles.COMPILER_PARAMS,

@@ -2,15 +2,25 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 LANES = 128  # the width of a register: lengths are multiples of it
 LONGEST_BLOCK = 512  # queries
+LONGEST_LOCAL_BLOCK = 256  # queries in a local layer: of larger blocks, fewer keys are outside every window
 # Up to this length a grid step computes two heads, which leaves fewer instructions waiting for others: on a v5e, a head
 # of 512 tokens with dropout takes 3,080 instead of 3,320 bundles.
 LONGEST_PAIR = 1024
+
+
+class Keys(NamedTuple):
+    """Some keys of a head, and where their scores are among those of a block."""
+
+    tokens: Any  # a slice of the row
+    first: Any  # the position of the first, a multiple of LANES
+    scores: slice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Plan:
     query_width: int = 64
     value_width: int = 64
     dropout_rate: float = 0.0
+    window: int = 0  # of `windows`
     interpret: bool = False  # runs the kernels without a TPU, slowly
 
     @property
@@ -54,17 +65,39 @@ class Plan:
     @property
     def block(self) -> int:
         """The queries of a block. A grid step computes the attention of one block to all keys."""
-        return largest_divisor(self.length, LONGEST_BLOCK)
+        return largest_divisor(self.length, LONGEST_LOCAL_BLOCK if self.window else LONGEST_BLOCK)
 
     @property
     def blocks(self) -> int:
         """The blocks of a head."""
         return self.length // self.block
 
-    def chunks(self, longest: int) -> list[slice]:
-        """Returns the keys in chunks of equal length, at most `longest`."""
-        size = largest_divisor(self.length, longest)
-        return [slice(start, start + size) for start in range(0, self.length, size)]
+    @property
+    def margin(self) -> int:
+        """The keys on each side of a block that the windows of its queries may reach, a multiple of LANES."""
+        return -(-(self.window // 2) // LANES) * LANES
+
+    @property
+    def num_keys(self) -> int:
+        """The keys of a block: all keys of the row, or those that the windows of the block may reach."""
+        return min(self.block + 2 * self.margin, self.length) if self.window else self.length
+
+    def chunks(self, longest: int, *blocks: Any) -> list[tuple[Keys, ...]]:
+        """Returns the keys of each of some blocks in chunks of equal length, at most `longest`.
+
+        blocks: the indices of the blocks.
+        """
+        size = largest_divisor(self.num_keys, longest)
+        starts = [self._first_key(block) for block in blocks]
+        return [
+            tuple(Keys(pl.ds(start + offset, size), start + offset, slice(offset, offset + size)) for start in starts)
+            for offset in range(0, self.num_keys, size)
+        ]
+
+    def _first_key(self, block: Any) -> Any:
+        if self.num_keys == self.length:
+            return 0
+        return pl.multiple_of(jnp.clip(block * self.block - self.margin, 0, self.length - self.num_keys), LANES)
 
     def locate(self, number: Any) -> tuple[Any, Any, Any]:
         """Returns the row, the group in this row and the block of a grid step, given its number in this order."""

@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from symbert_jax.model import random_bits
-from symbert_jax.model.short.plan import Plan
+from symbert_jax.model.short.plan import Keys, Plan
 
 MASKED = float(np.finfo(np.float32).min)  # the logit of a key that a query does not see
 # The cores of a device share the first dimension of the grid. The limit of VMEM is in bytes.
@@ -58,16 +58,21 @@ def multiply(a: Array, b: Array, contract_a: int, contract_b: int) -> Float[Arra
     return jax.lax.dot_general(a, b, (((contract_a,), (contract_b,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def logits(plan: Plan, q: Any, k: Any, segments: Any, keys: slice) -> Float[Array, "S T"]:
+def logits(plan: Plan, q: Any, k: Any, segments: Any, block: Any, keys: Keys) -> Float[Array, "S T"]:
     """Returns log2(e) q . k / sqrt(Q) of some keys. Two to the power of a logit is an exponential of softmax.
 
     q, k, segments: references to the queries [Q, T], all keys [Q, T], and both segments or None.
+    block: the index of the block of queries.
     """
-    scores = multiply(k[:, keys], q[...], 0, 0) * (plan.scale * math.log2(math.e))
-    if segments is None:
-        return scores
-    of_keys, of_queries = segments
-    return jnp.where(of_keys[keys] == of_queries[...], scores, MASKED)
+    scores = multiply(k[:, keys.tokens], q[...], 0, 0) * (plan.scale * math.log2(math.e))
+    if segments is not None:
+        of_keys, of_queries = segments
+        scores = jnp.where(of_keys[keys.tokens] == of_queries[...], scores, MASKED)
+    if plan.window:
+        key = jax.lax.broadcasted_iota(jnp.int32, (len(scores), 1), 0) + (keys.first - block * plan.block)
+        distance = jnp.abs(key - jax.lax.broadcasted_iota(jnp.int32, (1, plan.block), 1))
+        scores = jnp.where(distance <= plan.window // 2, scores, MASKED)
+    return scores
 
 
 class Dropout:
@@ -88,11 +93,12 @@ class Dropout:
             first += block.astype(jnp.uint32) * plan.block * stride * self.gamma
             self.first_key = first + queries * self.gamma
 
-    def masks(self, keys: slice) -> list[Bool[Array, "64 T"]]:
+    def masks(self, keys: Keys) -> list[Bool[Array, "64 T"]]:
         """Returns for each 64 of some keys which probabilities are kept; without dropout, returns no masks."""
         masks = []
-        for first in range(keys.start, keys.stop, 2 * random_bits.PAIRED) if self.rate else ():
-            number = jax.lax.broadcasted_iota(jnp.uint32, (random_bits.PAIRED, 1), 0) + np.uint32(first // 2)
+        for offset in range(0, keys.scores.stop - keys.scores.start, 2 * random_bits.PAIRED) if self.rate else ():
+            number = jax.lax.broadcasted_iota(jnp.uint32, (random_bits.PAIRED, 1), 0)
+            number += jnp.uint32(keys.first // 2 + offset // 2)
             upper = random_bits.mix(self.first_key + number * self.gamma)
             masks += [random_bits.is_kept(bits, self.rate) for bits in (upper, random_bits.lower_half(upper))]
         return masks

@@ -45,7 +45,7 @@ def test_building_a_dataset_holds_few_documents_at_once(tmp_path: Path, monkeypa
             yield f"document {number}"
 
     monkeypatch.setattr(tfds.core, "SequentialWriter", Writer)
-    monkeypatch.setattr(bookcorpus.files, "read_text", documents)
+    monkeypatch.setattr(bookcorpus.plain_text, "read", documents)
     monkeypatch.setattr(bookcorpus, "_BATCH", 1000)
     (tmp_path / "a.txt").write_text("a book")
     assert read(f"bookcorpus:{tmp_path}") == [f"document {number}" for number in range(1000)]

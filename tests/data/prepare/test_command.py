@@ -4,14 +4,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symbert_jax.config import Config, DataConfig, ModelConfig
-from symbert_jax.data import encoding, prepare, rows, sources
+from symbert_jax.data import rows
 from symbert_jax.data.manifest import MANIFEST, SPLITS, is_finished, read_manifest
+from symbert_jax.data.prepare import buckets, encoding, local, runs
+from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.vocabulary import SPECIAL, VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.storage import sha256
@@ -25,14 +26,18 @@ TEXTS = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(texts=TEXTS, batch=st.integers(1, 200), piece=st.integers(1, 20))
-def test_rows_hold_all_documents_in_order(texts: list[str], batch: int, piece: int) -> None:
+@given(texts=TEXTS, batch=st.integers(1, 200), piece=st.integers(1, 20), size=st.integers(10, 1000))
+def test_rows_hold_all_documents_in_the_order_of_their_keys(texts, batch, piece, size) -> None:
+    """The sizes of batches, pieces, runs, buckets and files change nothing, even if a row spans several buckets."""
     texts = [*texts, "a " * LENGTH]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "_BATCH", batch)
         patch.setattr(encoding, "_PIECE", piece)
+        patch.setattr(runs, "_RUN_BYTES", size)
+        patch.setattr(local, "_BUCKET_BYTES", size)
+        patch.setattr(rows, "_FILE_BYTES", size)
         folder = Path(name)
-        prepare.prepare(make_config(folder, texts))
+        prepare(make_config(folder, texts))
         wanted, found = expected_stream(folder, texts), read_stream(folder, "train")
         assert found == wanted[: len(found)]
         assert len(wanted) - len(found) < LENGTH - 2
@@ -55,7 +60,7 @@ def test_split_of_a_document_depends_on_its_text_alone(tmp_path: Path) -> None:
     for name, order in ("forward", texts), ("backward", texts[::-1]):
         folder = tmp_path / name
         folder.mkdir()
-        prepare.prepare(make_config(folder, order, fraction=0.25))
+        prepare(make_config(folder, order, fraction=0.25))
         splits.append({split: read_documents(folder, split) for split in SPLITS})
     forward, backward = splits
     assert 60 < len(forward["validation"]) < 140
@@ -73,7 +78,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The 35 tokens and 4 [SEP] of the distinct documents fill 6 rows of T - 2 = 6, and 3 are left."""
     config = make_config(tmp_path, ["a b", "a b", "c"], ["c x", "b " * 30, "\x01"])
-    prepare.prepare(config)
+    prepare(config)
     content = manifest(tmp_path)
     first, second = config.data.sources
     assert content["sources"] == [first, second]
@@ -84,7 +89,7 @@ def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest
     assert content["splits"]["train"] == train | unknown_and_maskable
     assert content["splits"]["validation"]["rows"] == 0
     assert content["length"] == LENGTH
-    assert content["vocab_sha256"] == sha256(tmp_path / "corpus" / VOCAB)
+    assert content["files"][VOCAB]["sha256"] == sha256(tmp_path / "corpus" / VOCAB)
     assert set(content["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
     out, err = capsys.readouterr()
     assert "6 rows of 8 tokens to train and 0 to validate from 4 documents, 1 duplicates dropped, 2.86% of the" in out
@@ -99,7 +104,7 @@ def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest
 
 
 def test_prepare_warns_of_many_unknown_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare.prepare(make_config(tmp_path, ["a b c 中文 中文 x", "x y z " * 10]))
+    prepare(make_config(tmp_path, ["a b c 中文 中文 x", "x y z " * 10]))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "warning: data.vocab: found 92.1% of the tokens of a split are [UNK], wanted at most 5%; pre"
@@ -110,50 +115,42 @@ def test_prepare_warns_of_many_unknown_tokens(tmp_path: Path, capsys: pytest.Cap
 def test_rows_are_divided_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_FILE_BYTES", 1000)
     texts = distinct_texts(200)
-    prepare.prepare(make_config(tmp_path, texts))
-    assert len(list(tmp_path.glob("corpus/*array_record*"))) > 5
+    prepare(make_config(tmp_path, texts))
+    assert len(list(tmp_path.glob("corpus/*array_record*"))) == 6  # of 62 rows of 16 bytes, the last of fewer
     found = read_stream(tmp_path, "train")
     assert found == expected_stream(tmp_path, texts)[: len(found)]
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a corpus ten times as large, no more documents are in memory at once."""
+    held = list[int]()
+    write_run, sort = runs._write_run, buckets.sort_and_deduplicate
 
-    def most_held(count: int) -> int:
-        """Prepares `count` documents; returns the most of them that at one time were read and not yet written."""
-        read, written, most = 0, 0, 0
+    def write(texts, *arguments):
+        held.append(len(texts))
+        write_run(texts, *arguments)
 
-        class Writer(rows.Writer):
-            def add(self, tokens: np.ndarray) -> None:
-                nonlocal written, most
-                most = max(most, read - written)
-                written += int(np.sum(tokens == SEP))
-                super().add(tokens)
+    def sort_and_deduplicate(copies, num_sources):
+        held.append(len(copies.texts))
+        return sort(copies, num_sources)
 
-        def documents(_: str):
-            nonlocal read
-            for text in distinct_texts(count):
-                read += 1
-                yield text
-
+    monkeypatch.setattr(runs, "_RUN_BYTES", 400)
+    monkeypatch.setattr(local, "_BUCKET_BYTES", 400)
+    monkeypatch.setattr(runs, "_write_run", write)
+    monkeypatch.setattr(buckets, "sort_and_deduplicate", sort_and_deduplicate)
+    for count in (100, 1000):
         folder = tmp_path / str(count)
         folder.mkdir()
-        config = make_config(folder, distinct_texts(1))
-        with monkeypatch.context() as patch:
-            patch.setattr(encoding, "_BATCH", 200)
-            patch.setattr(rows, "Writer", Writer)
-            patch.setattr(sources, "documents", documents)
-            prepare.prepare(config)
-        assert (written, read) == (count, count)
-        return most
-
-    assert 0 < most_held(1000) == most_held(100) < 50
+        prepare(make_config(folder, distinct_texts(count)))
+        assert manifest(folder)["splits"]["train"]["documents"] == count
+        assert 10 < max(held) < 30
+        held.clear()
 
 
 def test_prepare_trains_a_vocabulary(tmp_path: Path) -> None:
     config = make_config(tmp_path, distinct_texts(30))
     data = DataConfig(dir=config.data.dir, sources=config.data.sources, vocab="train", validation_fraction=0.0)
-    prepare.prepare(Config(model=ModelConfig(length=LENGTH, vocab_size=64), data=data))
+    prepare(Config(model=ModelConfig(length=LENGTH, vocab_size=64), data=data))
     tokens = (tmp_path / "corpus" / VOCAB).read_text().split()
     assert tokens[:5] == list(SPECIAL)
     assert "[UNK]" not in [tokens[token] for token in read_stream(tmp_path, "train")]
@@ -162,19 +159,19 @@ def test_prepare_trains_a_vocabulary(tmp_path: Path) -> None:
 def test_progress_without_a_terminal_is_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prepare, "_PROGRESS_SECONDS", 0)
-    prepare.prepare(make_config(tmp_path, distinct_texts(30)))
-    assert " documents/s, " in capsys.readouterr().out
+    monkeypatch.setattr(local, "_PROGRESS_SECONDS", 0)
+    prepare(make_config(tmp_path, distinct_texts(30)))
+    assert " documents, " in capsys.readouterr().out
 
 
 def test_prepare_keeps_a_finished_corpus_and_refuses_another_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config(tmp_path, distinct_texts(30))
-    prepare.prepare(config)
+    prepare(config)
     before = (tmp_path / "corpus" / MANIFEST).stat().st_mtime_ns
     capsys.readouterr()
-    prepare.prepare(config)
+    prepare(config)
     assert capsys.readouterr().out == f"{tmp_path}/corpus is already prepared\n"
     for change, message in (
         ({"length": 16}, r"model.length: found 16 for .*corpus, .*, wanted 8; remove"),
@@ -190,7 +187,7 @@ def test_prepare_keeps_a_finished_corpus_and_refuses_another_recipe(
         )
         model = ModelConfig(length=change.get("length", LENGTH), vocab_size=config.model.vocab_size)
         with pytest.raises(UserError, match=message):
-            prepare.prepare(Config(model=model, data=data))
+            prepare(Config(model=model, data=data))
     assert (tmp_path / "corpus" / MANIFEST).stat().st_mtime_ns == before
 
 
@@ -198,14 +195,14 @@ def test_prepare_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"data.dir: found .*corpus, which is not a corpus"):
-        prepare.prepare(make_config(tmp_path, distinct_texts(30)))
+        prepare(make_config(tmp_path, distinct_texts(30)))
     assert (tmp_path / "corpus" / "thesis.tex").exists()
 
 
 @pytest.mark.parametrize(
     ("texts", "fraction", "message"),
     [
-        ([], 0.0, r"data.sources: found no document in jsonl:"),
+        ([], 0.0, r"data.sources: found no document, or only blank ones, in jsonl:"),
         (["\x01"], 0.0, r"data.sources: found 0 tokens of training text, wanted enough for a row of model.length=8"),
         (["a b c"], 0.0, r"data.sources: found 3 tokens of training text, wanted enough"),
         (
@@ -217,15 +214,15 @@ def test_prepare_leaves_other_folders_alone(tmp_path: Path) -> None:
 )
 def test_prepare_refuses_too_little_text(texts: list[str], fraction: float, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        prepare.prepare(make_config(tmp_path, texts, fraction=fraction))
+        prepare(make_config(tmp_path, texts, fraction=fraction))
     assert not (tmp_path / "corpus").exists()
 
 
 def test_prepare_refuses_a_bucket_and_no_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; prepare the"):
-        prepare.prepare(Config(data=DataConfig(dir="gs://bucket/corpus")))
+        prepare(Config(data=DataConfig(dir="gs://bucket/corpus")))
     with pytest.raises(UserError, match=r"data.sources: found none, wanted at least one"):
-        prepare.prepare(make_config(tmp_path))
+        prepare(make_config(tmp_path))
 
 
 def test_missing_source_fails_before_the_first_is_read(tmp_path: Path) -> None:
@@ -234,7 +231,7 @@ def test_missing_source_fails_before_the_first_is_read(tmp_path: Path) -> None:
     names = (*config.data.sources, f"text:{tmp_path}/*.none")
     data = DataConfig(dir=config.data.dir, sources=names, vocab=config.data.vocab)
     with pytest.raises(UserError, match=r"data.sources: found no file .*\.none"):
-        prepare.prepare(Config(model=config.model, data=data))
+        prepare(Config(model=config.model, data=data))
 
 
 def test_command_refuses_unusable_paths_and_accepts_unusual_ones(tmp_path: Path) -> None:
@@ -261,7 +258,7 @@ def test_command_refuses_unusable_paths_and_accepts_unusual_ones(tmp_path: Path)
     command += ["--config.data.sources", '"jsonl:~/a, [b].jsonl"']
     results = run_commands(
         [[*command, f"--config.data.dir={folder}"] for folder in (*refused, *accepted)],
-        imports=["jax", "symbert_jax.data.prepare"],
+        imports=["jax", "symbert_jax.data.prepare.command"],
         cwd=tmp_path,
         **{"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )

@@ -1,0 +1,154 @@
+"""The `prepare` command: checks the config, calls the engine, writes the description and the manifest, and reports."""
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+import symbert_jax
+from symbert_jax.config import Config
+from symbert_jax.data import rows, tokenizer
+from symbert_jax.data.manifest import SPLITS, check_files, is_finished, read_manifest, write_manifest
+from symbert_jax.data.prepare import local
+from symbert_jax.data.prepare.written import manifest_facts
+from symbert_jax.errors import UserError
+from symbert_jax.storage import absolute, is_bucket, new_folder, remove_contents
+
+
+def prepare(config: Config) -> None:
+    """Writes the corpus of `config.data.sources` to `config.data.dir`; does nothing if it is already there.
+
+    All files are written to `DIR.incomplete`, which is renamed to `DIR` at the end (see `storage.new_folder`). A run
+    that ends before, by an error or a kill, is continued by the next one.
+
+    Raises:
+      UserError: a source, the vocabulary or the folder cannot be used; the folder holds other files, or a corpus that
+        is damaged or has another recipe (see `_recipe`); another run writes to it; or there is too little text for a
+        row.
+    """
+    if is_bucket(config.data.dir):
+        hint = "prepare the corpus in a local folder and copy it to the bucket: training can read it there"
+        raise UserError("data.dir", config.data.dir, "a local folder", hint)
+    target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
+    if _is_prepared(recipe, target):
+        return
+    is_taken = os.path.lexists(target) and (not target.is_dir() or any(target.iterdir()))
+    if is_taken and not is_finished(target):  # another run may have finished it in the meantime
+        raise UserError("data.dir", f"{target}, which is not a corpus", "a path where nothing exists yet")
+    if os.fspath(target) != os.fsencode(target).decode(errors="replace"):
+        raise UserError("data.dir", f"{target}", "a path in UTF-8, which ArrayRecord requires")
+    if target == Path.cwd() or target.is_mount():
+        kind = "a mount point" if target.is_mount() else "the current folder"
+        raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name a folder inside of it")
+    if not config.data.sources:
+        raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
+    with _exit_on_sigterm(), new_folder(epath.Path(target), "data.dir", resume=True) as work:
+        if _is_prepared(recipe, target):  # another run finished it before this one got the lock
+            remove_contents(work)
+            return
+        summary = _write_corpus(config, recipe, Path(work))
+    print(f"{target}: {summary}")
+    if advice := read_manifest(target).advice():
+        print(f"warning: {advice}", file=sys.stderr)
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """Returns the fields that determine the rows of a corpus, apart from the content of its sources."""
+    match config.data.vocab:
+        case "train":
+            vocab = f"train {config.model.vocab_size}"
+        case name if name.startswith("hf:"):
+            vocab = name
+        case name:
+            vocab = f"sha256 {tokenizer.read(tokenizer.find(name)).fingerprint()}"
+    return {
+        "sources": sorted(set(config.data.sources)),
+        "vocab": vocab,
+        "length": config.model.length,
+        "validation_fraction": config.data.validation_fraction,
+    }
+
+
+def _is_prepared(recipe: dict[str, Any], folder: Path) -> bool:
+    """Returns whether `folder` holds a finished corpus of this recipe; if it does, tells the user.
+
+    Raises:
+      UserError: the corpus is damaged or has another recipe.
+    """
+    if not is_finished(folder):
+        return False
+    for name, wanted in _changed_fields(recipe, folder).items():
+        field = "model.length" if name == "length" else f"data.{name}"
+        found = f"{recipe[name]} for {folder}, which is already prepared with another value"
+        raise UserError(field, found, str(wanted), "remove that folder, or name another data.dir")
+    check_files(folder, read_rows=False)
+    print(f"{folder} is already prepared")
+    return True
+
+
+def _changed_fields(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the fields in which the recipe of the corpus in `folder` differs, with their values there."""
+    content = read_manifest(folder).content
+    if isinstance(found := content.get("sources"), list):  # older versions did not sort them
+        content["sources"] = sorted(set(found))
+    return {name: content.get(name) for name, value in recipe.items() if content.get(name) != value}
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise `SystemExit`, so that workers end and the lock is released. A second SIGTERM kills."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
+        yield
+        return
+
+    def raise_exit(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, raise_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _write_corpus(config: Config, recipe: dict[str, Any], work: Path) -> str:
+    """Writes all files of the corpus to the folder `work`; returns a summary for the user."""
+    start, length = time.monotonic(), config.model.length
+    if not is_finished(work) or _changed_fields(recipe, work):  # else a run was killed before it renamed the folder
+        written = local.write_rows(config, recipe, work)
+        text_tokenizer = tokenizer.read(work)
+        dtype = rows.row_dtype(len(text_tokenizer.tokens))
+        counts = {split: [file.rows for file in files] for split, files in written.files.items() if files}
+        rows.write_info(work, length, dtype, counts)
+        facts = manifest_facts(written, recipe, unk=text_tokenizer.unk_id)
+        versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
+        facts |= {"versions": {"symbert_jax": symbert_jax.__version__, **versions}}
+        names = {
+            rows.file_name(split, i): file.file
+            for split, files in written.files.items()
+            for i, file in enumerate(files)
+        }
+        write_manifest(work, facts, known=names)
+    local.remove_unfinished(work)
+    return _summary(read_manifest(work).content, time.monotonic() - start)
+
+
+def _summary(content: dict[str, Any], seconds: float) -> str:
+    train, validation = (content["splits"][split] for split in SPLITS)
+    documents, tokens, unknown = (train[name] + validation[name] for name in ("documents", "tokens", "unk_tokens"))
+    return (
+        f"{train['rows']:,} rows of {content['length']} tokens to train "
+        f"and {validation['rows']:,} to validate from {documents:,} documents, "
+        f"{sum(content['duplicates'].values()):,} duplicates dropped, "
+        f"{unknown / tokens:.2%} of the tokens [UNK], in {seconds:.1f} s "
+        f"({documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s)"
+    )

@@ -1,0 +1,122 @@
+"""A run branches from a checkpoint of another: it goes on with the same bits, and ends with a decay of its own."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+from etils import epath
+
+from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.config import Config, MeshConfig, TrainConfig
+from symbert_jax.data.corpus import Corpora, Corpus
+from symbert_jax.errors import Advice, UserError
+from symbert_jax.sharding import make_mesh
+from symbert_jax.train import state as states
+from symbert_jax.train.start import problems
+from tests.command_line import Result, run_commands
+from tests.conftest import configure, init_params_numpy, write_corpus
+from tests.train.test_loop import check_same_state, curve
+
+FROM, LAST_STABLE, STEPS = 6, 8, 12  # steps of the branch: where it begins, where its decay begins, its last
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Result]]:
+    """The folder of the workdirs, and the results of the commands by name."""
+    folder = tmp_path_factory.mktemp("runs")
+    fields = {
+        "data.dir": write_corpus(folder / "corpus", length=32),
+        "data.batch_size": 8,
+        "optim.schedule": "wsd",
+        "optim.warmup_steps": 2,
+        "train.steps": 10,
+        "train.log_every": 4,  # so that the branch begins between two log points
+        "train.validate_every": 2,
+        "train.validate_batches": 1,
+        "train.checkpoint_every": 2,
+        "train.keep_latest": 9,
+    }
+    shared = ["--config=configs/tiny.py", *(f"--config.{field}={value}" for field, value in fields.items())]
+    decay = [f"--config.train.steps={STEPS}", f"--config.optim.decay_steps={STEPS - LAST_STABLE}"]
+    decay += ["--config.optim.decay_shape=sqrt", f"--config.branch_from={folder}/trunk@{FROM}"]
+    commands = {
+        "trunk": ["pretrain", f"--workdir={folder}/trunk", *shared],
+        "branch": ["pretrain", f"--workdir={folder}/branch", *shared, *decay],
+        "continued": ["pretrain", f"--workdir={folder}/branch", *shared, *decay],
+    }
+    found = run_commands([*commands.values()], imports=["symbert_jax.train.loop"], JAX_PLATFORMS="cpu")
+    return folder, dict(zip(commands, found, strict=True))
+
+
+def test_branch_has_the_bits_of_the_trunk_until_its_decay_begins(runs) -> None:
+    folder, results = runs
+    assert [result.returncode for result in results.values()] == [0, 0, 0], results
+    assert f"; from step {FROM}, as a branch of {folder}/trunk@{FROM}\n" in results["branch"].stdout
+    assert "warning" not in results["branch"].stderr
+    check_same_state(folder / "branch", folder / "trunk", LAST_STABLE)
+    lines = [line for line in curve(folder / "trunk", LAST_STABLE) if line["step"] >= FROM]
+    assert curve(folder / "branch", LAST_STABLE) == lines
+    assert [line["step"] for line in lines] == [6, 8, 8]
+    last = {line["step"]: line for line in curve(folder / "branch") if "train/loss" in line}[STEPS]
+    assert last["train/learning_rate"] == pytest.approx(5e-3 * (1 - 0.75**0.5))
+    assert f"is at step {STEPS} of {STEPS} already: nothing to do" in results["continued"].stdout
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a run whose workdir, the folder `trunk` beside its corpus, has step 5."""
+    folder = tmp_path_factory.mktemp("source")
+    config = configure(data={"dir": str(write_corpus(folder / "corpus"))})
+    corpus = Corpus(config.data.dir)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        state = states.init_from_params(config, jax.device_put(init_params_numpy(config.model)))
+        checkpoints = Checkpoints(epath.Path(folder / "trunk"), TrainConfig(), corpus.fingerprint)
+        checkpoints.save(5, state.params, state.optimizer, config, validation_loss=None)
+        checkpoints.close()
+    (folder / "trunk" / "vocab.txt").write_text((folder / "corpus" / "vocab.txt").read_text())
+    return config
+
+
+def list_problems(trunk: Config, **changes: object) -> list[UserError]:
+    """Returns the problems of a branch of the run at step 5 with these changes of its config."""
+    folder = Path(trunk.data.dir).parent
+    config = dataclasses.replace(trunk, branch_from=f"{folder}/trunk@5")
+    for name, change in changes.items():
+        section = getattr(config, name)
+        value = dataclasses.replace(section, **change) if isinstance(change, dict) else change
+        config = dataclasses.replace(config, **{name: value})
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        return list(problems(config, Corpora(), epath.Path(folder / "new")))
+
+
+def test_branch_may_change_the_end_of_the_schedule_and_reports_other_changes(trunk, tmp_path: Path) -> None:
+    decay = {"schedule": "wsd", "decay_steps": 9, "decay_shape": "sqrt"}
+    assert list_problems(trunk, optim=decay, train={"steps": 20}) == []
+    other = write_corpus(tmp_path / "corpus", num_rows=63)
+    data = {"dir": str(other), "batch_size": 8, "mask_rate": 0.3}
+    reported = list_problems(trunk, optim={"weight_decay": 0.1}, data=data, seed=1)
+    assert all(isinstance(each, Advice) for each in reported)
+    assert [each.what for each in reported] == [
+        *("data.mask_rate", "data.batch_size", "optim.weight_decay", "seed", "data.dir"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"steps": 5}}, "train.steps: found 5, wanted more than 5, the step of branch_from"),
+        ({"optim": {"name": "lamb"}}, "optim.name: found lamb, wanted adamw, with which .*/trunk reached step 5"),
+        ({"model": {"layers": 3}}, r".*/trunk/checkpoints/5/params: found .* of shape \[2, .*wanted .* \[3, "),
+        ({"branch_from": "{}@7"}, r"checkpoint: found no step 7 in .*/trunk/checkpoints, wanted one of \[5\]"),
+        ({"branch_from": "{}x@5"}, "checkpoint: found no .*/trunkx/checkpoints, wanted the workdir of a pretrain run"),
+    ],
+)
+def test_branch_refuses_another_state(trunk, changes: dict, message: str) -> None:
+    changes = {
+        name: value.format(Path(trunk.data.dir).parent / "trunk") if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
+    with pytest.raises(UserError, match=message):
+        for problem in list_problems(trunk, **changes):
+            raise problem
