@@ -177,6 +177,7 @@ SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf".*: {SYMBERT} compile .*": parse,
+    rf".*: {SYMBERT} (prepare|pretrain) .*--config\.(train\.phases|data\.batch_warmup)=.*": parse,
     rf"make demo(-bert)?: {SYMBERT} .*": parse,
     r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
     rf"make bench: {SYMBERT} .*": parse,
