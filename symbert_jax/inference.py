@@ -32,7 +32,7 @@ POOLINGS = ("mean", "cls")
 class Guess(NamedTuple):
     """A token that the model predicts for a [MASK]."""
 
-    token: str  # a token of the vocabulary; it begins with ## if it continues a word
+    token: str  # a token of the vocabulary as text; it begins with ## if it continues a word
     probability: float  # from 0 to 1; the probabilities of all tokens of the vocabulary sum to 1
 
 
@@ -62,13 +62,12 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, from the package `tokenizers`. It reads "[MASK]" in a text as the special token.
+        """The tokenizer, from the package `tokenizers`. It recognises special tokens in a text.
 
         Raises:
           UserError: the workdir has no vocabulary, or one that does not fit the model.
         """
-        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
-            return self._text_tokenizer.build(parse_special=True)
+        return self._text_tokenizer.build(parse_special=True)
 
     @overload
     def fill_mask(self, text: str, top: int = 5) -> list[list[Guess]]: ...  # type: ignore[overload-overlap]
@@ -80,6 +79,8 @@ class Model:
         """Returns the `top` most probable tokens for each [MASK] of a text, the best first.
 
             model.fill_mask("The [MASK] sat on the [MASK].")[0][0]  # Guess(token="cat", probability=0.31)
+
+        A mask is written [MASK] whatever the spelling of the tokenizer's own mask token, which is understood, too.
 
         text: one text, or several; for several, the result is a list with an entry for each text.
 
@@ -170,7 +171,9 @@ class Model:
         hint: the hint in the error about a text that is too long.
         """
         limit = self.config.model.length
-        rows = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts.values()))]
+        mask = self._text_tokenizer.tokens[self._text_tokenizer.mask_id]
+        encodings = self.tokenizer.encode_batch([text.replace(MASK, mask) for text in texts.values()])
+        rows = [encoding.ids for encoding in encodings]
         for name, row in zip(texts, rows, strict=True):
             if len(row) > limit and not truncate:
                 raise UserError(name, f"{len(row)} tokens", f"at most {limit}, the length of the model", hint)
@@ -186,9 +189,10 @@ class Model:
             yield indices, _pad(batch_rows, self._text_tokenizer.pad_id, count=count, width=length)
 
     def _guesses(self, logits: Float[np.ndarray, " V"], top: int) -> list[Guess]:
-        probabilities = softmax(logits[: self.tokenizer.get_vocab_size()])
+        tokenizer = self._text_tokenizer
+        probabilities = softmax(logits[: len(tokenizer.tokens)])
         best = (-probabilities).argsort()[:top].tolist()
-        return [Guess(str(self.tokenizer.id_to_token(i)), float(probabilities[i])) for i in best]
+        return [Guess(tokenizer.readable(i), float(probabilities[i])) for i in best]
 
     def _run(self, function: Callable[..., Array], ids: Int[np.ndarray, "B T"], argument: Any) -> np.ndarray:
         """Calls `_logits` or `_pooled` on one device, with `argument` as its last argument."""
@@ -198,14 +202,15 @@ class Model:
 
     @functools.cached_property
     def _text_tokenizer(self) -> TextTokenizer:
-        return read_for_model(self.workdir, self.config.model.vocab_size)
+        with bucket_errors_as_user_errors("checkpoint", self.workdir, "a bucket that can be read"):
+            return read_for_model(self.workdir, self.config.model.vocab_size)
 
     @functools.cached_property
     def _device_params(self) -> Params:
         return to_device(self.params)
 
 
-def load(workdir: epath.PathLike, step: int | None = None) -> Model:
+def load(workdir: epath.PathLike, step: int | None = None, weights: str = "") -> Model:
     """Loads a pretrained model.
 
         model = symbert_jax.load("runs/mini/pairwise")
@@ -213,21 +218,23 @@ def load(workdir: epath.PathLike, step: int | None = None) -> Model:
 
     workdir: the workdir of `pretrain` or `import`, on a disk or in a bucket.
     step: the step of the checkpoint; None: the latest.
+    weights: ema, the moving average of the parameters; raw, the parameters of the last step; empty: the average if the
+      checkpoint has one.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
-    params, config = checkpoint.load(workdir, step)
+    params, config = checkpoint.load(workdir, step, weights)
     return Model(config, params, absolute(workdir, "checkpoint"))
 
 
-def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int) -> None:
+def fill(workdir: epath.Path, step: int | None, texts: Iterable[str], top: int, weights: str = "") -> None:
     """Prints each text, and below it a line with the `top` most probable tokens for each [MASK].
 
     Raises:
       UserError: there is no such checkpoint, or as in `Model.fill_mask`.
     """
-    model = load(workdir, step)
+    model = load(workdir, step, weights)
     for text in texts:
         lines = ["  ".join(f"{token} {p:.1%}" for token, p in guesses) for guesses in model.fill_mask(text, top)]
         print("\n  ".join([text, *lines]))

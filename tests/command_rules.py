@@ -30,6 +30,7 @@ ENTRY_POINTS = {
     "distributed": "join",
     "train.loop": "pretrain",
     "train.doctor": "check",
+    "train.average": "average",
     "interop.export": "export",
     "interop.import_": "import_",
     "estimate.report": "report",
@@ -176,6 +177,8 @@ SYMBERT = r"(?:\.venv/bin/)?python -m symbert_jax"
 # is not a whole command, see tests/documents.py.
 RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
+    rf"docs/own_text.md: {SYMBERT} .*(data|runs)/german.*": parse,
+    r"docs/own_text.md: (apt-get|dpkg|mkdir|find) .*": skip,
     rf".*: {SYMBERT} compile .*": parse,
     rf".*: {SYMBERT} (prepare|pretrain) .*--config\.(train\.phases|data\.batch_warmup)=.*": parse,
     rf"make demo(-bert)?: {SYMBERT} .*": parse,
@@ -203,6 +206,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"docs/(cost|performance).md: flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
     r"docs/weights.md: flags --format=plpi": partial(parse_flags, "export --checkpoint=x --out=x"),
     r"docs/weights.md: (flags|import) --\w+": parse_import_flag,
+    r"docs/recipes.md: flags --weights=raw": partial(parse_flags, "export --checkpoint=x --out=x"),
     rf".*: flags --config\.({FINETUNE_FIELDS})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
     ),

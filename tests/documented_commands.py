@@ -169,6 +169,8 @@ def main(folder: Path) -> None:
         shutil.copytree("runs/phase1", "runs/pairwise")
         Path("runs/phase1/checkpoints/4").rename("runs/phase1/checkpoints/90000")
         shutil.copytree("runs/phase1", "runs/trunk")
+        for step in (70_000, 80_000):
+            shutil.copytree("runs/trunk/checkpoints/90000", f"runs/trunk/checkpoints/{step}")
         for name, script in scripts.items():
             server.run(name, script)
     json.dump({"failed": server.failed, "unused": server.unused}, sys.stdout)

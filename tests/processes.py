@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS = 16  # of the run that `pretrain` describes
+STEPS = 32  # of the run that `pretrain` describes
 PATIENCE = 400  # seconds after which a process counts as hanging
 
 

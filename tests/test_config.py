@@ -101,7 +101,11 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"model__layers": 2.5}, "config.model.layers: found 2.5, wanted a value of type int"),
         ({"model__heads": 7}, "model.dim: found 768, wanted a multiple of model.heads=7; the next is 770"),
         ({"mesh__model": 4}, "model.vocab_size: found 30522, wanted a multiple of mesh.model=4; the next is 30524"),
-        ({"model__vocab_size": 70_000}, "model.vocab_size: found 70000, wanted at most 65536"),
+        ({"model__vocab_size": 5_000_000}, "model.vocab_size: found 5000000, wanted at most 4194304"),
+        (
+            {"data__lowercase": False},
+            "data.lowercase: found False with data.vocab=hf:.*, wanted data.vocab=train or",
+        ),
         ({"model__unroll": 5}, "model.layers: found 12, wanted a multiple of model.unroll=5"),
         ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),

@@ -1,6 +1,7 @@
 """Saves and restores checkpoints; the only package that imports Orbax.
 
-Checkpoint s holds the state after s updates, as the items `params` and `optimizer`. A workdir keeps its checkpoints in
+Checkpoint s holds the state after s updates, as the items `params` and `optimizer`, and `ema` if the run averages its
+parameters. A workdir keeps its checkpoints in
 `checkpoints/<step>/`; each holds the config of its run, so `load` needs nothing else.
 
 Orbax stores no checksum of array values and takes any folder whose name is a number for a checkpoint. So every
@@ -15,13 +16,14 @@ Reading order: `steps`, the checkpoints of a run; `manager`, Orbax's manager of 
 checkpoints; `params`, parameters without a run; `trees`, names and shapes of arrays.
 """
 
-from symbert_jax.checkpoint.index import check_path
+from symbert_jax.checkpoint.index import EMA, check_path
 from symbert_jax.checkpoint.manager import LOSS
 from symbert_jax.checkpoint.params import read_params, write_params
 from symbert_jax.checkpoint.steps import FOLDER, Checkpoints, check_step, load
 from symbert_jax.checkpoint.trees import digest
 
 __all__ = [
+    "EMA",
     "FOLDER",
     "LOSS",
     "Checkpoints",

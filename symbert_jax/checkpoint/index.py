@@ -14,6 +14,7 @@ from symbert_jax.errors import UserError
 from symbert_jax.storage import bucket_errors_as_user_errors, file_sizes, is_bucket, sha256, write_whole
 
 ITEMS = ("params", "optimizer")  # a step has a folder for each
+EMA = "ema"  # the folder of the moving average of the parameters, of runs that have one
 INDEX = "index.json"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's description of a checkpoint
 _NOT_INDEXED = (INDEX, METADATA, "commit_success.txt")  # the index, and files that Orbax writes or changes after it

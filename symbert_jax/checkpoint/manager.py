@@ -14,7 +14,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint._src import asyncio_utils
 
-from symbert_jax.checkpoint.index import ITEMS
+from symbert_jax.checkpoint.index import EMA, ITEMS
 from symbert_jax.config import TrainConfig
 from symbert_jax.distributed import is_main_process
 from symbert_jax.storage import is_bucket
@@ -56,13 +56,13 @@ def _ignore_unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
 asyncio_utils.run_sync = _finish_all_tasks(asyncio_utils.run_sync)
 
 # Devices that hold the same array share the work of saving it: each saves a slice. Every slice is a program that must
-# be compiled before the first checkpoint, which takes longer than it saves for a small array. The default handler has no
-# public setting for this.
+# be compiled before the first checkpoint, which takes longer than it saves for a small array. The handler that Orbax
+# registers has no public setting for it.
 ocp.type_handlers.get_type_handler(jax.Array)._min_slice_bytes_for_replica_parallel = 2**20
 
 
 class Manager(ocp.CheckpointManager):
-    """Saves, finds, restores and deletes the steps in a folder; each holds the trees of `ITEMS`."""
+    """Saves, finds, restores and deletes the steps in a folder; each holds the trees of `ITEMS`, and may hold `EMA`."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Manager(ocp.CheckpointManager):
                 todelete_subdir=_DELETED,
                 async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
             ),
-            item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
+            item_handlers={item: ocp.StandardCheckpointHandler() for item in (*ITEMS, EMA)},
         )
 
     def reached_preemption(self, step: int) -> bool:

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from symbert_jax.checkpoint.index import (
+    EMA,
     ITEMS,
     METADATA,
     check_path,
@@ -21,7 +22,7 @@ from symbert_jax.checkpoint.index import (
 )
 from symbert_jax.checkpoint.manager import LOSS, Manager
 from symbert_jax.checkpoint.trees import array_shapes, check_same_shapes, empty_arrays
-from symbert_jax.config import Config, TrainConfig, from_dict
+from symbert_jax.config import WEIGHTS, Config, TrainConfig, from_dict
 from symbert_jax.distributed import is_main_process, user_errors_on_all_processes
 from symbert_jax.errors import UserError
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, is_bucket
@@ -87,25 +88,26 @@ class Checkpoints:
         config: Config,
         validation_loss: float | None,
         window: Mapping[str, float] | None = None,
+        ema: Any = None,
     ) -> None:
         """Copies the arrays off the devices and writes them in the background. All processes must call it.
 
         validation_loss: the loss of these parameters in nats, None if it was not measured.
         window: the sums since the last log point; the method `window` reads them back.
+        ema: the moving average of the parameters, None without one.
 
         Raises:
           UserError: this checkpoint or the one before it cannot be written.
         """
         sums = {_WINDOW_PREFIX + name: value for name, value in (window or {}).items()}
+        items = {"params": params, "optimizer": optimizer} | ({} if ema is None else {EMA: ema})
         with self._exceptions_as_failed_save():
             self.manager.wait_until_finished()
             self._check_saved()
             self._saving = step
             self.manager.save(
                 step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(optimizer)
-                ),
+                args=ocp.args.Composite(**{item: ocp.args.StandardSave(tree) for item, tree in items.items()}),
                 metrics={LOSS: math.inf if validation_loss is None else validation_loss} | sums,
                 custom_metadata=dataclasses.asdict(config),
                 force=True,
@@ -118,7 +120,7 @@ class Checkpoints:
             self._check_saved()
 
     def restore(self, step: int, **targets: Any) -> dict[str, Any]:
-        """Returns the named items (`params=`, `optimizer=`) of a step with the shapes and shardings of their targets.
+        """Returns the named items (`params=`, `optimizer=`, `ema=`) of a step, sharded as their targets.
 
         All processes must call it.
 
@@ -132,19 +134,37 @@ class Checkpoints:
         with self._exceptions_as_damage(step):
             return dict(self.manager.restore(step, args=ocp.args.Composite(**args)))
 
-    def read(self, step: int | None) -> tuple[Any, Config]:
+    def read(self, step: int | None, weights: str = "") -> tuple[Any, Config]:
         """Returns the parameters of a step as numpy arrays, and the config of its run. All processes must call it.
 
         step: None means the latest.
+        weights: ema, the moving average of the parameters; raw, the parameters themselves; empty: the average if the
+          step has one.
         """
         step = self.check_step(step)
+        item = self.find_weights(step, weights)
         with user_errors_on_all_processes():
-            self.check_content(step, ("params",))
+            self.check_content(step, (item,))
         config = self.config(step)
         with self._exceptions_as_damage(step):
-            target = empty_arrays(self.manager.item_metadata(step)["params"])
-            restored = self.manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
-        return restored["params"], config
+            target = empty_arrays(self.manager.item_metadata(step)[item])
+            restored = self.manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))
+        return restored[item], config
+
+    def has_ema(self, step: int) -> bool:
+        """Whether a step has a moving average of the parameters."""
+        with self._exceptions_as_damage(step):
+            return self.manager.item_metadata(step).get(EMA) is not None
+
+    def find_weights(self, step: int, weights: str) -> str:
+        """Returns the item of a step that holds the `weights`; raises `UserError` if there is none. See `read`."""
+        if weights not in ("", *WEIGHTS):
+            raise UserError("weights", repr(weights), f"one of {', '.join(WEIGHTS)}")
+        has_ema = weights != "raw" and self.has_ema(step)
+        if weights == "ema" and not has_ema:
+            found = f"no moving average in step {step} of {self.folder}"
+            raise UserError("weights", found, "the checkpoint of a run with optim.ema")
+        return EMA if has_ema else "params"
 
     def config(self, step: int) -> Config:
         """Returns the config of the run that saved a step."""
@@ -179,6 +199,10 @@ class Checkpoints:
             for name, value in metrics.items()
             if name.startswith(_WINDOW_PREFIX)
         }
+
+    def latest_steps(self, count: int) -> list[int]:
+        """Returns the latest `count` steps in their order, damaged ones included; fewer if there are not as many."""
+        return sorted({*self.manager.all_steps(), *self.damaged})[-count:]
 
     def check_step(self, step: int | None) -> int:
         """Returns the step if it exists and was not found damaged when these checkpoints were opened.
@@ -279,13 +303,14 @@ def check_step(workdir: epath.Path, step: int | None) -> int:
         return checkpoints.check_step(step)
 
 
-def load(workdir: epath.PathLike, step: int | None = None) -> tuple[Any, Config]:
+def load(workdir: epath.PathLike, step: int | None = None, weights: str = "") -> tuple[Any, Config]:
     """Returns the parameters of a checkpoint, a nested dict of numpy arrays, and the config of its run.
 
     step: None means the latest.
+    weights: as in `Checkpoints.read`.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
     with contextlib.closing(Checkpoints(absolute(workdir))) as checkpoints:
-        return checkpoints.read(step)
+        return checkpoints.read(step, weights)

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from symbert_jax import config as configs
-from symbert_jax.cli.flags import CHECKPOINT, CONFIG, OUT, PROCESSES, STEP, WORKDIR, XLA_PRESET, Flag
+from symbert_jax.cli.flags import BEAM, CHECKPOINT, CONFIG, OUT, PROCESSES, STEP, WEIGHTS, WORKDIR, XLA_PRESET, Flag
 from symbert_jax.config import Config, FinetuneConfig, StudyConfig
 from symbert_jax.storage import absolute
 
@@ -40,7 +40,7 @@ def run_prepare(given: Any) -> None:
     from symbert_jax.data.prepare.command import prepare
 
     for config in configs.corpus_configs(given.config_file.to_config(configs.freeze)):
-        prepare(config)
+        prepare(config, given.beam or "")
 
 
 def run_pretrain(given: Any) -> None:
@@ -79,7 +79,7 @@ def run_export(given: Any) -> None:
     from symbert_jax.interop.export import export
 
     typed_command = shlex.join(["python", "-m", "symbert_jax", *sys.argv[1:]])
-    export(given.checkpoint, given.out, given.step, given.format, given.dtype, typed_command)
+    export(given.checkpoint, given.out, given.step, given.format, given.dtype, typed_command, given.weights)
 
 
 def run_import(given: Any) -> None:
@@ -88,10 +88,16 @@ def run_import(given: Any) -> None:
     import_(given.source, given.workdir, given.vocab, given.attention, given.text)
 
 
+def run_average(given: Any) -> None:
+    from symbert_jax.train.average import average
+
+    average(given.checkpoint, given.workdir, given.steps, given.last)
+
+
 def run_fill(given: Any) -> None:
     from symbert_jax.inference import fill
 
-    fill(given.checkpoint, given.step, given.arguments, given.top)
+    fill(given.checkpoint, given.step, given.arguments, given.top, given.weights)
 
 
 def run_compare(given: Any) -> None:
@@ -125,7 +131,7 @@ COMMANDS = {
         "tokenizes text: writes the corpus in config.data.dir, and those of config.train.phases",
         "--config=configs/mini.py --config.data.vocab=vocab.txt \\\n"
         "      --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'",
-        (CONFIG,),
+        (CONFIG, BEAM),
         config=Config,
     ),
     "pretrain": Command(
@@ -171,6 +177,7 @@ COMMANDS = {
             CHECKPOINT,
             OUT,
             STEP,
+            WEIGHTS,
             Flag(
                 "format",
                 "FORMAT",
@@ -203,11 +210,22 @@ COMMANDS = {
             ),
         ),
     ),
+    "average": Command(
+        run_average,
+        "makes a workdir like that of `import` with the mean of the parameters of several checkpoints of a run",
+        "--checkpoint=runs/base --last=3 --workdir=runs/averaged",
+        (
+            CHECKPOINT,
+            Flag("steps", "N,N,…", "the steps of the checkpoints"),
+            Flag("last", "K", "averages the latest K checkpoints", int, least=2),
+            WORKDIR,
+        ),
+    ),
     "fill": Command(
         run_fill,
         "prints the tokens that a model predicts for each [MASK] in TEXT; put -- before a TEXT that begins with -",
         '--checkpoint=runs/tiny "The capital of [MASK] is Paris."',
-        (CHECKPOINT, STEP, Flag("top", "N", "number of predictions per [MASK]", int, 5, least=1)),
+        (CHECKPOINT, STEP, WEIGHTS, Flag("top", "N", "number of predictions per [MASK]", int, 5, least=1)),
         "TEXT",
     ),
     "compare": Command(

@@ -19,6 +19,11 @@ class Flag(NamedTuple):
 
 
 CONFIG = Flag("config", "FILE", "a Python file with get_config(), or the name of one in configs/", required=True)
+BEAM = Flag(
+    "beam",
+    "OPTIONS",
+    "options of Apache Beam, in one word, to prepare the corpus on a cluster: '--runner=DataflowRunner --project=…'",
+)
 WORKDIR = Flag("workdir", "DIR", "the folder that the run writes and resumes from", epath.Path, required=True)
 CHECKPOINT = Flag(
     "checkpoint",
@@ -28,6 +33,12 @@ CHECKPOINT = Flag(
     required=True,
 )
 STEP = Flag("step", "N", "the step of the checkpoint; by default the latest", int, least=0)
+WEIGHTS = Flag(
+    "weights",
+    "ema|raw",
+    "the moving average of the parameters, or those of the last step; by default the average if there is one",
+    default="",
+)
 OUT = Flag("out", "DIR", "the folder to write", epath.Path, required=True)
 XLA_PRESET = Flag("xla_preset", "CHIP", "sets compiler flags for a chip: v4, v5e, v5p, v6e or h100")
 # On Cloud TPU, GKE and SLURM the processes of a run find each other. Elsewhere each process needs the first three.

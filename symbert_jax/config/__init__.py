@@ -44,6 +44,7 @@ from symbert_jax.config.phases import (
 from symbert_jax.config.schema import (
     ATTENTIONS,
     KERNELS,
+    WEIGHTS,
     Config,
     DataConfig,
     FinetuneConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "ATTENTIONS",
     "KERNELS",
     "PHASE_FIELDS",
+    "WEIGHTS",
     "Config",
     "ConfigDict",
     "DataConfig",

@@ -94,6 +94,9 @@ def _contradictions(config: Config) -> Iterator[UserError]:
         found, hint = ",".join(f"{share:g}" for share in data.mask_split), "BERT has 0.8,0.1,0.1"
         wanted = "three fractions that add up to 1: replaced by [MASK], replaced by a random token, kept"
         yield UserError("data.mask_split", found or "none", wanted, hint)
+    if not data.lowercase and data.vocab.partition(":")[0] != "train":
+        hint = "any other tokenizer says itself whether it lower-cases texts"
+        yield UserError("data.lowercase", f"False with data.vocab={data.vocab}", "data.vocab=train or train:bpe", hint)
     values = values_by_name(config)
     for name, divisor_name in _MULTIPLES:
         yield from _multiple_problems(name, values[name], divisor_name, values[divisor_name])

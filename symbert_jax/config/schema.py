@@ -6,6 +6,7 @@ from typing import Annotated
 from symbert_jax.config.limits import Amount, Choice, Count, Fraction, Index, Not, PositiveAmount, Range, Share, Size
 
 ATTENTIONS = ("standard", "symmetric", "pairwise")  # the variants of the paper
+WEIGHTS = ("ema", "raw")  # the parameters of a checkpoint: their moving average, or those of the last step
 KERNELS = ("auto", "xla", "short", "splash", "cudnn", "triton")
 
 
@@ -38,7 +39,7 @@ class ModelConfig:
     mlp_dim: Size = 3072  # F, the width of the MLP
     length: Annotated[int, Range(8, 2**20)] = 512  # T, tokens per row, including [CLS] and [SEP]
     # V, rows of the embedding table; may exceed the vocabulary
-    vocab_size: Annotated[int, Range(1, 2**16, "token ids are stored as uint16")] = 30522
+    vocab_size: Annotated[int, Range(1, 2**22)] = 30522
     # place of LayerNorm; post: after each residual sum, as in BERT; pre: before attention and before the MLP, and once
     # after the last layer, as in ModernBERT
     norm: Annotated[str, Choice(("post", "pre"))] = "post"
@@ -70,8 +71,10 @@ class DataConfig:
     dir: str = "data/wiki_books"  # the prepared corpus; if it is in a bucket (gs://…), it is copied to the local disk
     # any of tfds:NAME, bookcorpus:DIR, jsonl:GLOB, text:GLOB, parquet:GLOB, python-docs[:stdlib[+PACKAGE…]]
     sources: tuple[str, ...] = ()
-    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or train: trained on the corpus
+    # vocab.txt, tokenizer.json, a folder with one of them, hf:REPOSITORY, or trained on the corpus: train (WordPiece as
+    # in BERT) or train:bpe (byte-level BPE)
     vocab: str = "hf:google-bert/bert-base-uncased"
+    lowercase: bool = True  # whether a trained tokenizer lower-cases texts
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
     workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
@@ -93,7 +96,9 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    name: Annotated[str, Choice(("adamw", "lamb"))] = "adamw"  # optimizer
+    # optimizer; muon: Muon for the matrices of the layers, AdamW for all other parameters; stable_adamw: AdamW that
+    # clips the update of a tensor whose gradient is larger than its second moment tells
+    name: Annotated[str, Choice(("adamw", "lamb", "muon", "stable_adamw"))] = "adamw"
     learning_rate: Amount = 1e-4  # peak learning rate, at the end of warmup
     warmup_steps: Index = 10_000  # steps of linear warmup from 0
     # how the learning rate falls from its peak to 0 at train.steps; linear and cosine: from the end of warmup on; wsd
@@ -106,8 +111,12 @@ class OptimConfig:
     b1: Fraction = 0.9  # decay rate of the first moment
     b2: Fraction = 0.999  # decay rate of the second moment
     eps: Amount = 1e-12  # added to the square root of the second moment
+    momentum: Fraction = 0.95  # decay rate of the momentum of Muon
     clip: Amount = 1.0  # largest global norm of the gradient; 0 disables clipping
     accumulate: Size = 1  # micro-batches per optimizer step
+    # decay rate per step of the moving average of the parameters, which finetune, export and fill use; 0: no average; a
+    # run that continues with its first average starts it from its current parameters
+    ema: Fraction = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +171,10 @@ class FinetuneConfig:
 
     checkpoint: tuple[str, ...] = ()  # workdirs of pretrain runs
     checkpoint_steps: tuple[Index, ...] = ()  # step of each checkpoint; empty: the latest
+    # parameters of a checkpoint; ema: their moving average; raw: the last; empty: the average if there is one
+    weights: Annotated[str, Choice(("", *WEIGHTS))] = ""
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # GLUE tasks
-    protocol: str = "paper"  # paper, bert, roberta or cramming (eval/protocols.py)
+    protocol: str = "paper"  # paper, bert, roberta, cramming or modernbert (eval/protocols.py)
     seeds: Annotated[int, Range(0, 10_000)] = 0  # number of seeds; the seeds are 0 to seeds - 1
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected

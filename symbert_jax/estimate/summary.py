@@ -55,7 +55,7 @@ def summarize(config: Config, target: Slice, steps: int) -> Summary:
     mesh = make_slice_mesh(config, target)
     with jax.set_mesh(mesh):
         state = states.abstract(config)
-    parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip(state.optimizer)
+    parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip((state.optimizer, state.ema))
     predictions_per_row = max_train_predictions(config)
     model_flops = train_flops(config.model, config.data.batch_size, predictions_per_row)
     validation_batches = -(-steps // config.train.validate_every) * config.train.validate_batches

@@ -101,9 +101,12 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         facts["workdir"] = [trial.key for trial in workdir.log.results]
     check_shared(path)
     trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    token_counts = [each.train.num_tokens for folder, _ in checkpoints for each in data[folder].values()]
-    work = trials_per_task * protocol.epochs * sum(token_counts)  # in tokens
-    num_trials = trials_per_task * len(token_counts)
+    token_counts = [
+        protocol.for_task(task.name).epochs * each.train.num_tokens
+        for folder, _ in checkpoints
+        for task, each in data[folder].items()
+    ]
+    work, num_trials = trials_per_task * sum(token_counts), trials_per_task * len(token_counts)  # work is in tokens
     progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
     # Tasks without `init_from` come first, because the others may start from their models.
@@ -112,7 +115,7 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
     with jax.set_mesh(mesh), progress:
         connect_devices()
         for (folder, step), name in checkpoints.items():
-            pretrained = read_encoder(folder, step, protocol)
+            pretrained = read_encoder(folder, step, protocol, config.weights)
             results_by_task = {task: _train_task(run, pretrained, task, data[folder]) for task in trainable_tasks}
             # the report has the order of `tasks`
             results = {task: results_by_task[task] for task in tasks if task in results_by_task}
@@ -135,26 +138,27 @@ def _find_checkpoints(
     for name in config.checkpoint:
         folder = absolute(name, "checkpoint")
         for requested_step in config.checkpoint_steps or (None,):
-            step, model_configs[folder] = _read_model_config(folder, requested_step)
+            step, model_configs[folder] = _read_model_config(folder, requested_step, config.weights)
             names.setdefault((folder, step), printable(name))
         check_split(model_configs[folder], config.mesh, mesh)
     return names, model_configs
 
 
-def _read_model_config(workdir: epath.Path, step: int | None) -> tuple[int, ModelConfig]:
+def _read_model_config(workdir: epath.Path, step: int | None, weights: str) -> tuple[int, ModelConfig]:
     """Returns the step and the model config of a checkpoint, by default the latest.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or it does not have the weights.
     """
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.check_step(step)
+        checkpoints.find_weights(step, weights)
         return step, checkpoints.config(step).model
 
 
-def read_encoder(workdir: epath.Path, step: int, protocol: Protocol) -> PretrainedEncoder:
+def read_encoder(workdir: epath.Path, step: int, protocol: Protocol, weights: str = "") -> PretrainedEncoder:
     """Returns the encoder of a checkpoint, with the protocol's dropout."""
-    params, config = load(workdir, step)
+    params, config = load(workdir, step, weights)
     # Every batch length costs a compilation. On an accelerator, the layers are a loop (1), which compiles several times
     # faster. On a CPU, all layers are unrolled (0), which compiles as fast and runs a little faster.
     unroll = 0 if jax.default_backend() == "cpu" else 1
@@ -168,6 +172,7 @@ def _train_task(
     run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]
 ) -> list[TrialResult]:
     """Trains the unfinished trials of a task on one checkpoint; returns the results of all its trials."""
+    protocol = run.protocol.for_task(task.name)
     base_trial, encoder = _base_trial(run, pretrained, task, data), pretrained.params
     if initial_task := run.initial_task(task):
         initial_trial = _base_trial(run, pretrained, initial_task, data)
@@ -177,12 +182,12 @@ def _train_task(
         base_trial = dataclasses.replace(base_trial, checkpoint=sha256)
     folder = run.workdir.model_folder(pretrained.sha256, base_trial) if run.saves_model(task) else None
     files = TaskFiles(run.workdir, data[task], folder)
-    task_run = TaskRun(task, data[task], run.protocol, pretrained.model, run.config.mesh, encoder)
+    task_run = TaskRun(task, data[task], protocol, pretrained.model, run.config.mesh, encoder)
     groups = _plan_groups(task_run, base_trial, run.config)
     unfinished = _unfinished_groups(groups, files)
     trials = [trial for group in groups for trial in group.trials]
     num_finished = len(trials) - sum(len(group.trials) for group in unfinished)
-    run.progress.skip(num_finished, num_finished * run.protocol.epochs * data[task].train.num_tokens)
+    run.progress.skip(num_finished, num_finished * protocol.epochs * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
         files.add(outcomes, params, pretrained.model, pretrained.workdir)
@@ -201,7 +206,7 @@ def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, dat
         batch_size=0,
         learning_rate=0.0,
         seed=0,
-        protocol=run.protocol.fingerprint,
+        protocol=run.protocol.for_task(task.name).fingerprint,
     )
 
 

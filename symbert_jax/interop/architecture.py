@@ -152,3 +152,10 @@ def to_config(
         config["label2id"] = {name: i for i, name in enumerate(names)}
         config["problem_type"] = "single_label_classification" if classes else "regression"
     return config
+
+
+def token_ids(model_type: str, cls_id: int, sep_id: int) -> dict[str, int]:
+    """Returns further fields of a `config.json`: special tokens for which ModernBERT has other defaults than ours."""
+    if model_type != modernbert.MODEL_TYPE:
+        return {}
+    return {"cls_token_id": cls_id, "bos_token_id": cls_id, "sep_token_id": sep_id, "eos_token_id": sep_id}

@@ -16,7 +16,15 @@ from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
 from symbert_jax.eval.tasks import TASKS
 from symbert_jax.interop import folder, tensors
-from symbert_jax.interop.architecture import PLPI, TITLES, check_exportable, model_type_of, to_config, to_model
+from symbert_jax.interop.architecture import (
+    PLPI,
+    TITLES,
+    check_exportable,
+    model_type_of,
+    to_config,
+    to_model,
+    token_ids,
+)
 from symbert_jax.interop.card import card
 from symbert_jax.interop.fold import fold, to_papers_form
 from symbert_jax.model import bert, classifier
@@ -40,7 +48,9 @@ class LoadedModel(NamedTuple):
     facts: dict[str, str]  # rows of the table in the model card: values by titles
 
 
-def export(source: epath.Path, out: epath.Path, step: int | None, format: str, dtype: str, command: str) -> None:
+def export(
+    source: epath.Path, out: epath.Path, step: int | None, format: str, dtype: str, command: str, weights: str = ""
+) -> None:
     """Writes the folder `out`, reads it back, and prints by how much its logits differ from those of the trained model.
 
     source: the workdir of `pretrain` or `import`, or the folder of a model that `finetune` saved.
@@ -48,6 +58,7 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     format: one of `FORMATS`.
     dtype: the type of the weights, one of `DTYPES`.
     command: the command line, for the model card.
+    weights: ema or raw, as in `Checkpoints.read`; ignored for a model that `finetune` saved.
 
     Raises:
       UserError: an argument is wrong; there is no such model, or `transformers` has none like it; `out` is not empty or
@@ -60,25 +71,27 @@ def export(source: epath.Path, out: epath.Path, step: int | None, format: str, d
     check_new(out, "out")
     if out == source or source in out.parents:
         raise UserError("out", f"{out}, inside --checkpoint", "a folder elsewhere")
-    trained = read(source, step)
+    trained = read(source, step, weights)
     check_exportable(trained.model, format)
     model, params = (fold if is_folded else to_papers_form)(trained.model, trained.params)
     tokenizer = read_for_model(source, model.vocab_size)
     model_type = model_type_of(model) if is_folded else PLPI
+    title = TITLES[model_type]
     config = to_config(model, model_type, trained.classes, tokenizer.pad_id, dtype)
-    weights = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
+    config |= token_ids(model_type, tokenizer.cls_id, tokenizer.sep_id)
+    arrays = {name: tensor.astype(dtype) for name, tensor in tensors.to_torch(params).items()}
     is_masked_lm = trained.classes is None
-    model_card = card(trained.model, trained.facts, is_folded=is_folded, is_masked_lm=is_masked_lm, command=command)
+    model_card = card(trained.model, title, trained.facts, is_folded, is_masked_lm, command)
     with new_folder(out, "out") as new:
-        folder.write(new, config, weights, tokenizer, model_card)
+        folder.write(new, config, arrays, tokenizer, model_card)
         difference = verify(trained, new, dtype)
     print(
-        f"{out}: written as {model.attention} {TITLES[model_type]}, {len(weights)} tensors; "
+        f"{out}: written as {model.attention} {title}, {len(arrays)} tensors; "
         f"its logits differ from the trained model's by at most {difference:.1e}"
     )
 
 
-def read(source: epath.Path, step: int | None) -> LoadedModel:
+def read(source: epath.Path, step: int | None, weights: str = "") -> LoadedModel:
     """Reads the model of a workdir at a step, or a model that `finetune` saved, which has no steps.
 
     Raises:
@@ -89,7 +102,7 @@ def read(source: epath.Path, step: int | None) -> LoadedModel:
         facts = {"task": f"GLUE {description.task}", "score on the validation split": f"{description.score:.1f}"}
         return LoadedModel(description.model, saved.read_params(source), TASKS[description.task].classes, facts)
     step = check_step(source, step)
-    params, config = load(source, step)
+    params, config = load(source, step, weights)
     losses = [line[LOSS] for line in metrics.read(source) if line.get("step") == step and LOSS in line]
     facts = {
         "corpus": ", ".join(config.data.sources) or config.data.dir or "unknown",

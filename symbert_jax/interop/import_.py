@@ -1,4 +1,4 @@
-"""`import`: makes a workdir from the folder of a BERT model, in the format of Hugging Face or of the paper's code."""
+"""`import`: makes a workdir from the folder of a BERT or ModernBERT, of Hugging Face or of the paper's code."""
 
 import contextlib
 import dataclasses
@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt32
 
-from symbert_jax.checkpoint import Checkpoints, check_path
-from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, to_json
+from symbert_jax.checkpoint import check_path
+from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig
 from symbert_jax.data import sources
 from symbert_jax.data.masking import Masking
 from symbert_jax.data.tokenizer import TOKENIZER, TextTokenizer, find
@@ -21,12 +21,12 @@ from symbert_jax.data.tokenizer import write as write_tokenizer
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
 from symbert_jax.interop import folder, tensors, warm_start
-from symbert_jax.interop.architecture import to_model
+from symbert_jax.interop.architecture import TITLES, model_type_of, to_model
 from symbert_jax.model import bert
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
-from symbert_jax.storage import check_new, new_folder, write_whole
-from symbert_jax.train import state as states
+from symbert_jax.storage import check_new, new_folder
+from symbert_jax.train.start import write_first_checkpoint
 from symbert_jax.train.step import mlm_objective
 
 # The number of rows of text for a warm start, and their length, or the model's length if that is smaller. The attention
@@ -52,8 +52,8 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
     text: the documents on which `warm_start` fits the attention, in the syntax of an item of `config.data.sources`.
 
     Raises:
-      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; an argument is wrong; or
-        `workdir` is not empty.
+      UserError: `source` is not a BERT or ModernBERT that our model supports, or is damaged or incomplete; an argument
+        is wrong; or `workdir` is not empty.
     """
     check_new(workdir, "workdir")
     check_path(workdir, "workdir")
@@ -61,10 +61,15 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
         raise UserError("attention", repr(attention), f"one of {', '.join(ATTENTIONS)}")
     contents = read(source, vocab)
     model, params = contents.model, contents.params
+    title = TITLES[model_type_of(model)]
     if attention not in (None, model.attention):
         if model.attention != "standard":
             wanted = f"one of {', '.join(ATTENTIONS)}, from a standard source"
             raise UserError("attention", f"{attention} from a {model.attention} source", wanted)
+        if model.positions == "rope":
+            raise UserError(
+                "attention", f"{attention} from a source with rotary positions", "standard: no other is fitted"
+            )
         with _errors_about_field("text"):
             sources.documents(text)  # raises an error about a wrong `text` here, before anything is written
     config = Config(model=dataclasses.replace(model, attention=attention or model.attention), data=DataConfig(dir=""))
@@ -78,12 +83,8 @@ def import_(source: epath.Path, workdir: epath.Path, vocab: str | None, attentio
             params |= {"head": jax.tree.map(np.asarray, head)}
         if config.model != model:
             params = _warm_start(model, params, config.model.attention, text, contents.tokenizer)
-        state = states.init_from_params(config, params)
-        checkpoints = Checkpoints(new, TrainConfig())
-        checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
-        checkpoints.close()
-        write_whole(new / "config.json", to_json(config))
-    print(f"{workdir}: {config.model.attention} BERT, {bert.size(config.model):,} parameters, as checkpoint 0")
+        write_first_checkpoint(new, config, params)
+    print(f"{workdir}: {config.model.attention} {title}, {bert.size(config.model):,} parameters, as checkpoint 0")
 
 
 def read(source: epath.Path, vocab: str | None) -> Source:
@@ -92,7 +93,8 @@ def read(source: epath.Path, vocab: str | None) -> Source:
     vocab: the tokenizer, in the syntax of `config.data.vocab`; None: that of the folder.
 
     Raises:
-      UserError: `source` is not a BERT that our model supports, or is damaged or incomplete; or `vocab` is wrong.
+      UserError: `source` is not a BERT or ModernBERT that our model supports, or is damaged or incomplete; or `vocab`
+        is wrong.
     """
     where = str(source)
     contents = folder.read(source)

@@ -74,7 +74,9 @@ def to_model(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(where, f"{' and '.join(_DROPOUTS)} {reprlib.repr([*rates.values()])}", "equal rates")
     every = to_int(config, "global_attn_every_n_layers", where)
     window = to_int(config, "local_attention", where)
-    if every != 1 and window < 2:
+    if every < 1:
+        raise UserError(where, f"global_attn_every_n_layers {every}", "at least 1")
+    if every > 1 and window < 2:
         raise UserError(where, f"local_attention {window}", "at least 2")
     return {
         **fields,

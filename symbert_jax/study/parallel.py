@@ -33,7 +33,7 @@ from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import restore_or_init
 from symbert_jax.train.state import State
 from symbert_jax.train.step import DROPOUT_STREAM, Sums, make_update, mlm_objective
-from symbert_jax.train.validate import check_targets
+from symbert_jax.train.validate import check_targets, validation_sums
 from symbert_jax.train.window import Diverged, Window
 
 
@@ -197,7 +197,7 @@ class Group:
         with self.clock.pause(self.pending):
             batches = self.members[0].stream.validation_batches(self.config.train.validate_batches)  # of every run
             for batch in put_batches(batches):
-                sums = jax.device_get(self.validation_step(state.params, batch))
+                sums = jax.device_get(validation_sums(self.validation_step, state, batch))
                 for index, window in enumerate(windows):
                     window.add(_take(sums, index))
             statistics = jax.device_get(self.diagnose(state.params, self.sample))
@@ -229,7 +229,8 @@ class Group:
                 with member.dropped_if_diverged():
                     sums = member.window.to_save(step)
                     own: State = self.select(state, index)
-                    member.checkpoints.save(step, own.params, own.optimizer, member.run.config, losses[index], sums)
+                    config, loss = member.run.config, losses[index]
+                    member.checkpoints.save(step, own.params, own.optimizer, config, loss, sums, own.ema)
 
     def _active(self) -> list[Member]:
         return [member for member in self.members if member.is_active]

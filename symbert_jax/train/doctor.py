@@ -125,7 +125,8 @@ def _vocabulary_problems(config: Config, corpus: Corpus) -> Iterator[UserError]:
     named, recorded = config.data.vocab, corpus.manifest.vocab
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
     with bucket_errors_as_user_errors("data.vocab", named, "a vocabulary that can be read"):
-        exists = named != "train" and absolute(named, "data.vocab").exists()
+        is_trained = tokenizer.find_training(named, config.data.lowercase) is not None
+        exists = not is_trained and absolute(named, "data.vocab").exists()
     if exists and tokenizer.read(tokenizer.find(named)) != corpus.tokenizer:
         yield UserError("data.vocab", f"{named}, a different vocabulary", f"the vocabulary of {corpus.location}", hint)
     elif recorded.startswith("hf:") and named.startswith("hf:") and named != recorded:

@@ -21,8 +21,10 @@ from symbert_jax.train.phases import OpenPhase
 from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums
 from symbert_jax.train.trace import Trace
+from symbert_jax.train.validate import validation_sums
 from symbert_jax.train.window import Window
 
+EMA_LOSS = "validation/ema_loss"
 ESSENTIAL = ("train/loss", "speed/tokens_per_second")  # the metrics that fit beside a progress bar in 80 columns
 
 
@@ -93,10 +95,11 @@ class Events:
             window = Window("validation")
             for batch in put_batches(phase.validation.validation_batches(self.config.train.validate_batches)):
                 with self.progress.step("validation", work=0):  # says that it compiles
-                    window.add(self.validation_step(state.params, batch))
+                    window.add(validation_sums(self.validation_step, state, batch))
             values = window.averages(step)
             self.metrics.write(step, values | phase.diagnose(state.params))
-            self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}")
+            of_average = f", {values[EMA_LOSS]:.4f} of the average" if EMA_LOSS in values else ""
+            self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}{of_average}")
         return values[LOSS]
 
     def validate_if_missed(self, step: int, state: State) -> None:
@@ -115,7 +118,8 @@ class Events:
         loss: the validation loss of this state; None if it was not validated.
         """
         with self.clock.pause(self.window.last):
-            self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, self.window.to_save(step))
+            window = self.window.to_save(step)
+            self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, window, state.ema)
 
     def _cost(self, step: int) -> tuple[int, float, float | None]:
         """Returns the tokens and the model FLOPs of a step, and the peak FLOP/s of all devices (None: unknown)."""

@@ -1,4 +1,4 @@
-"""AdamW and LAMB with clipping by global norm, and the learning rate: linear warmup, then one of several decays."""
+"""The optimizers, which clip by the global norm, and the learning rate: linear warmup, then one of several decays."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from symbert_jax.config import OptimConfig
+from symbert_jax.train.muon import is_matrix, scale_by_muon
+from symbert_jax.train.per_layer import clip_surprising_updates, scale_by_layer_trust_ratio
 
 UNDECAYED = ("bias", "scale")  # the last name in the path of a bias or of a LayerNorm scale
 
@@ -43,40 +45,29 @@ def _stable_then_decay(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate.
 
-    It consists of clipping (unless `optim.clip` is 0), Adam's scaling, decoupled weight decay and, for LAMB, the trust
-    ratio. The last two leave out biases and the parameters of LayerNorm.
+    It consists of clipping by the global norm (unless `optim.clip` is 0), the scaling of AdamW, LAMB, Muon or
+    StableAdamW, and decoupled weight decay, which leaves out biases and the parameters of LayerNorm.
 
     The caller subtracts the product of the update and the learning rate.
     """
-    if optim.name == "adamw":
-        rescale = optax.identity()
-    else:
-        rescale = optax.masked(scale_by_layer_trust_ratio(), decay_mask)
-    return optax.chain(
-        optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity(),
-        optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
-        optax.add_decayed_weights(optim.weight_decay, mask=decay_mask),
-        rescale,
-    )
+    clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
+    adam = optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
+    decay = optax.add_decayed_weights(optim.weight_decay, mask=decay_mask)
+    match optim.name:
+        case "adamw":
+            return optax.chain(clip, adam, decay, optax.identity())  # the last part has the place of LAMB's
+        case "lamb":
+            return optax.chain(clip, adam, decay, optax.masked(scale_by_layer_trust_ratio(), decay_mask))
+        case "muon":
+            parts = {"muon": scale_by_muon(optim.momentum), "adam": adam}
+            return optax.chain(clip, optax.partition(parts, _muon_labels), decay)
+        case _:
+            return optax.chain(clip, clip_surprising_updates(optax.chain(adam, decay), optim))
 
 
-def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
-    """Returns the scaling of updates by LAMB's |w| / |update| (You et al., 2020).
-
-    Parameters under `layers` have a leading layer dimension; each layer gets its own ratio.
-    """
-    ratio = optax.scale_by_trust_ratio()
-
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        def scale(layer_update: Any, weight: Any) -> Any:
-            return ratio.update(layer_update, state, weight)[0]
-
-        scaled = {
-            part: (jax.vmap(scale) if part == "layers" else scale)(updates[part], params[part]) for part in updates
-        }
-        return scaled, state
-
-    return optax.GradientTransformation(ratio.init, update)
+def _muon_labels(params: Any) -> Any:
+    """Returns, for each parameter, which part of Muon updates it."""
+    return jax.tree.map_with_path(lambda path, weight: "muon" if is_matrix(path, weight) else "adam", params)
 
 
 def decay_mask(params: Any) -> Any:

@@ -4,17 +4,18 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
 
-from symbert_jax.checkpoint import FOLDER, Checkpoints
-from symbert_jax.config import Config, values_by_name
+from symbert_jax.checkpoint import EMA, FOLDER, Checkpoints
+from symbert_jax.config import Config, TrainConfig, to_json, values_by_name
 from symbert_jax.data import tokenizer
 from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
-from symbert_jax.storage import absolute, bucket_errors_as_user_errors
+from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 from symbert_jax.train import state as states
 from symbert_jax.train.phase_changes import HINT, corpus_changes, phase_changes
 from symbert_jax.train.state import State
@@ -42,12 +43,12 @@ _FIXED = (
 )
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|validation_fraction|workers|reader_threads)"
+    r"mesh\..*|data\.(dir|sources|vocab|lowercase|validation_fraction|workers|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )
 # A branch cannot change these fields of the run that it comes from.
-_FIXED_IN_BRANCH = ("model.heads", "optim.name")
+_FIXED_IN_BRANCH = (*(field for field in _FIXED if field.startswith("model.")), "optim.name")
 # Fields that a branch may also change without a message: those that it is made for, and the origin of the other run.
 _FREE_IN_BRANCH = re.compile(r"init_from|branch_from|train\.steps|optim\.(schedule|decay_steps|decay_shape)")
 
@@ -74,11 +75,18 @@ def restore(config: Config, checkpoints: Checkpoints) -> State | None:
 
 
 def _restore(config: Config, checkpoints: Checkpoints, step: int) -> State:
-    """Returns the state of a checkpoint on the current mesh."""
+    """Returns the state of a checkpoint on the current mesh. Without an average, it starts from the parameters."""
     abstract_state = states.abstract(config)
-    items = checkpoints.restore(step, params=abstract_state.params, optimizer=abstract_state.optimizer)
+    items = checkpoints.restore(step, **_items(abstract_state, checkpoints, step))
     step_array = jax.device_put(jax.numpy.int32(step), abstract_state.step.sharding)
-    return State(step_array, items["params"], items["optimizer"])
+    ema = items.get(EMA) or states.init_ema(config, items["params"])
+    return State(step_array, items["params"], items["optimizer"], ema)
+
+
+def _items(state: State, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+    """Returns the parts of a state that a step has, by the name of the item."""
+    items = {"params": state.params, "optimizer": state.optimizer}
+    return items | {EMA: state.ema} if state.ema and checkpoints.has_ema(step) else items
 
 
 def restore_window(config: Config, checkpoints: Checkpoints, step: int) -> dict[str, float]:
@@ -102,6 +110,15 @@ def init_from_run(config: Config, corpus: Corpus) -> State:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, bert.abstract(config.model, config.mesh))
     change_length = jax.jit(bert.change_length, static_argnums=1, out_shardings=shardings)
     return states.init_from_params(config, change_length(params, config.model.length))
+
+
+def write_first_checkpoint(workdir: epath.Path, config: Config, params: bert.Params) -> None:
+    """Writes parameters, with a new optimizer state, as checkpoint 0 of a workdir, and its config. Needs a mesh."""
+    state = states.init_from_params(config, params)
+    checkpoints = Checkpoints(workdir, TrainConfig())
+    checkpoints.save(0, state.params, state.optimizer, config, validation_loss=None)
+    checkpoints.close()
+    write_whole(workdir / "config.json", to_json(config))
 
 
 def problems(config: Config, corpora: Corpora, workdir: epath.Path) -> Iterator[UserError]:
@@ -137,8 +154,7 @@ def problems(config: Config, corpora: Corpora, workdir: epath.Path) -> Iterator[
 
 def _check_state(config: Config, checkpoints: Checkpoints, step: int) -> None:
     """Raises `UserError` if the arrays of a step are not those of the state of this config."""
-    state = states.abstract(config)
-    checkpoints.check_shapes(step, params=state.params, optimizer=state.optimizer)
+    checkpoints.check_shapes(step, **_items(states.abstract(config), checkpoints, step))
 
 
 def _changes(

@@ -1,4 +1,4 @@
-"""The state of training: the step number, the parameters, and the moments and counters of the optimizer."""
+"""The state of training: the step number, the parameters, the optimizer's moments and counters, the moving average."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ class State(NamedTuple):
     step: Int[Array, ""]
     params: bert.Params
     optimizer: Any
+    ema: bert.Params | None = None  # the moving average of the parameters; None without `optim.ema`
 
 
 def init(config: Config) -> State:
@@ -27,10 +28,15 @@ def init(config: Config) -> State:
 
 
 def init_from_params(config: Config, params: bert.Params) -> State:
-    """Returns the state before the first update, with these parameters and a fresh optimizer."""
+    """Returns the state before the first update, with these parameters, as the average too, and a fresh optimizer."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config).optimizer)
     init_optimizer = jax.jit(make_optimizer(config.optim).init, out_shardings=shardings)
-    return State(jnp.zeros((), jnp.int32), params, init_optimizer(params))
+    return State(jnp.zeros((), jnp.int32), params, init_optimizer(params), init_ema(config, params))
+
+
+def init_ema(config: Config, params: bert.Params) -> bert.Params | None:
+    """Returns the moving average before the first update of it: a copy, because a step consumes both."""
+    return jax.jit(lambda params: jax.tree.map(jnp.copy, params))(params) if config.optim.ema else None
 
 
 def abstract(config: Config) -> State:
@@ -38,7 +44,7 @@ def abstract(config: Config) -> State:
     params = bert.abstract(config.model, config.mesh)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=_replicated())
     moments = abstract_moments(make_optimizer(config.optim).init, params)
-    return State(step, params, moments)  # type: ignore[arg-type]
+    return State(step, params, moments, params if config.optim.ema else None)  # type: ignore[arg-type]
 
 
 def abstract_moments(init: Callable[[bert.Params], Any], params: bert.Params) -> Any:

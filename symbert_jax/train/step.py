@@ -129,12 +129,23 @@ def make_update(
             updates, moments = optimizer.update(gradients, state.optimizer, state.params)
             sums["grad_norm"] = (optax.tree.norm(gradients), jnp.where(is_empty, 0.0, 1.0))
             params = jax.tree.map(lambda weight, change: weight - learning_rate * change, state.params, updates)
+            ema = state.ema and update_ema(optim.ema, state.ema, params, state.step)
             if may_be_empty:  # not always, because this costs 6% of a step by the TPU compiler's estimate
-                old, new = (state.params, state.optimizer), (params, moments)
-                params, moments = jax.tree.map(functools.partial(jnp.where, is_empty), old, new)
-        return State(state.step + 1, params, moments), sums
+                old, new = (state.params, state.optimizer, state.ema), (params, moments, ema)
+                params, moments, ema = jax.tree.map(functools.partial(jnp.where, is_empty), old, new)
+        return State(state.step + 1, params, moments, ema), sums
 
     return update
+
+
+def update_ema(decay: float, ema: bert.Params, params: bert.Params, step: Array) -> bert.Params:
+    """Returns the moving average after the update `step`, from 0.
+
+    Early in a run the decay is lower, as in TensorFlow's ExponentialMovingAverage, so that the average forgets the
+    initial parameters.
+    """
+    weight = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + weight * (new - old), ema, params)
 
 
 def mlm_objective(

@@ -11,6 +11,7 @@ from symbert_jax.config import Config
 from symbert_jax.data.stream import Stream
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
+from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, mlm_objective
 
 
@@ -21,6 +22,13 @@ def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Su
         return mlm_objective(config.model, params, batch, key=None, cross_document=config.data.cross_document)
 
     return jax.jit(step)
+
+
+def validation_sums(validation_step: Callable[[bert.Params, MlmBatch], Sums], state: State, batch: MlmBatch) -> Sums:
+    """Returns the sums of a batch by name, and if there is a moving average, its sums by names that begin with ema_."""
+    sums = validation_step(state.params, batch)
+    averaged = validation_step(state.ema, batch) if state.ema else {}
+    return sums | {f"ema_{name}": pair for name, pair in averaged.items()}
 
 
 def check_targets(config: Config, stream: Stream) -> None:

@@ -122,7 +122,7 @@ def test_training_is_deterministic() -> None:
 def test_training_prefers_frequent_words() -> None:
     rare, frequent = (f"{word} " * count for word, count in (("abcd", 2), ("dcba", 50)))
     for text in (rare + frequent, frequent + rare):
-        vocabulary = tokenizer.train(tokenizer.count_words([text]), size=64)
+        vocabulary = tokenizer.train(tokenizer.count_words([text]), size=64).tokens
         assert vocabulary.index("dcba") < vocabulary.index("abcd")
 
 
@@ -371,4 +371,4 @@ def test_training_ignores_words_above_the_length_limit() -> None:
     assert with_huge == tokenizer.count_words([*texts, "the the"])
     longest = "z" * 100
     counts = tokenizer.count_words([f"{longest} " * 9, f"{'q' * 101} " * 9])
-    assert longest in tokenizer.train(counts, size=60 + 2 * len(longest))
+    assert longest in tokenizer.train(counts, size=60 + 2 * len(longest)).tokens

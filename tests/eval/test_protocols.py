@@ -13,6 +13,7 @@ from symbert_jax.train.optimizer import schedule
 @pytest.mark.parametrize(
     ("name", "epochs", "learning_rates", "batch_sizes", "warmup", "seeds", "select", "length", "weight_decay", "clip"),
     [
+        ("modernbert", 10, (1e-5, 3e-5, 5e-5, 8e-5), (64,), 0.06, 1, "best", 256, 5e-6, 0.0),
         ("paper", 5, (1e-5,), (16,), 0.1, 5, "last", 128, 0.0, 1.0),
         ("bert", 3, (5e-5, 4e-5, 3e-5, 2e-5), (32,), 0.1, 1, "last", 128, 0.01, 1.0),
         ("roberta", 10, (1e-5, 2e-5, 3e-5), (16, 32), 0.06, 5, "best", 512, 0.1, 0.0),
@@ -26,7 +27,19 @@ def test_protocols_have_published_values(
     found = resolve(FinetuneConfig(protocol=name))
     assert (found.epochs, found.learning_rates, found.batch_sizes) == (epochs, learning_rates, batch_sizes)
     assert (found.warmup, found.seeds, found.select, found.length) == (warmup, seeds, select, length)
-    assert (found.optim.weight_decay, found.optim.clip, found.dropout) == (weight_decay, clip, 0.1)
+    assert (found.optim.weight_decay, found.optim.clip, found.dropout) == (
+        weight_decay,
+        clip,
+        0.0 if name == "modernbert" else 0.1,
+    )
+
+
+def test_tasks_of_modernbert_have_their_own_number_of_epochs() -> None:
+    protocol = resolve(FinetuneConfig(protocol="modernbert"))
+    epochs = {name: protocol.for_task(name).epochs for name in ("sst2", "mnli", "rte", "cola", "qqp")}
+    assert epochs == {"sst2": 3, "mnli": 3, "rte": 3, "cola": 10, "qqp": 10}
+    assert protocol.for_task("cola").fingerprint != protocol.for_task("rte").fingerprint
+    assert resolve(FinetuneConfig(protocol="modernbert", epochs=4)).for_task("rte").epochs == 4
 
 
 def test_fields_that_config_sets_replace_values_of_protocol() -> None:

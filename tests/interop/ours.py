@@ -16,7 +16,8 @@ from etils import epath
 
 import symbert_jax
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import ATTENTIONS, ModelConfig
+from symbert_jax.checkpoint import Checkpoints
+from symbert_jax.config import ATTENTIONS, Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from symbert_jax.data import tokenizer
 from symbert_jax.eval import saved
 from symbert_jax.inference import one_device
@@ -25,10 +26,12 @@ from symbert_jax.interop.export import export
 from symbert_jax.interop.import_ import import_
 from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
+from symbert_jax.train import state as states
 from symbert_jax.train.step import mlm_objective
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = FIXTURES / "transformers" / "vocab.txt"
+MODERN = "modern"  # the name of the model of `make_modern`
 NUM_CLASSES = 3  # of the classifiers
 STEPS, LEARNING_RATE = 10, 0.1  # of gradient descent
 # Arguments of `export`: the latest step, for transformers, with all bits.
@@ -57,9 +60,34 @@ def import_models(folder: Path) -> dict[str, epath.Path]:
     return workdirs
 
 
+def make_modern(folder: Path) -> epath.Path:
+    """Writes a workdir with a random model of ModernBERT's architecture with pairwise attention; returns it.
+
+    Its norms and biases are random, too, so that no two of them are equal.
+    """
+    model = ModelConfig(
+        **{"layers": 5, "dim": 32, "heads": 4, "mlp_dim": 24, "length": 32, "vocab_size": 408, "dtype": "float32"},
+        **{"norm": "pre", "norm_eps": 1e-5, "positions": "rope", "rope_theta": 160.0, "rope_theta_local": 10.0},
+        **{"mlp": "geglu", "bias": False, "window": 6, "attention": "pairwise", "initializer_range": 0.15},
+    )
+    workdir, config = epath.Path(folder / f"{MODERN}.workdir"), Config(model=model, data=DataConfig(dir=""))
+    rng = np.random.default_rng(0)
+    with jax.set_mesh(one_device()):
+        params = bert.init(model, MeshConfig(), jax.random.key(0))
+        state = states.init_from_params(
+            config, jax.tree.map(lambda leaf: leaf + np.float32(0.1 * rng.normal(size=leaf.shape)), params)
+        )
+        checkpoints = Checkpoints(workdir, TrainConfig())
+        checkpoints.save(step=0, params=state.params, optimizer=state.optimizer, config=config, validation_loss=None)
+        checkpoints.close()
+    tokenizer.write(tokenizer.read(FIXTURES / "tokenizers" / "modernbert"), workdir)
+    return workdir
+
+
 def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]) -> dict[str, np.ndarray]:
     """Exports the imported models, as masked-language models and as classifiers, and the models in `trained`.
 
+    imported: workdirs by name.
     trained: workdirs of pretrain runs.
 
     Returns the arrays of `ours.npz`, which it writes to `out` with the inputs.
@@ -67,8 +95,8 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
     out.mkdir(parents=True, exist_ok=True)
     inputs = make_inputs(length=24, vocab_size=120)
     ours: dict[str, np.ndarray] = {}
-    for attention, workdir in imported.items():
-        ours |= run_masked(attention, workdir, out, inputs) | run_classifier(attention, workdir, out, inputs)
+    for name, workdir in imported.items():
+        ours |= run_masked(name, workdir, out, inputs) | run_classifier(name, workdir, out, inputs)
     params, config = symbert_jax.load(imported["standard"])
     ours["sgd/losses"] = run_sgd(config.model, params, inputs)
     trained_by_name = {f"{workdir.parent.name}-{workdir.name}": workdir for workdir in trained}
@@ -79,7 +107,7 @@ def write(out: Path, imported: Mapping[str, epath.Path], trained: Sequence[Path]
     np.savez(out / "inputs.npz", **inputs)
     np.savez(out / "ours.npz", **ours)
     settings = {
-        "attentions": ATTENTIONS,
+        "tiny": [*imported],
         "trained": [*trained_by_name],
         "texts": TEXTS,
         "prompts": PROMPTS,
@@ -127,10 +155,12 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
     guesses = [best for by_mask in model.fill_mask(PROMPTS, TOP) for best in by_mask]  # the best tokens of each [MASK]
+    spelled = tokenizer.read(epath.Path(workdir))
+    ids = {spelled.readable(i): i for i in reversed(range(len(spelled.tokens)))}
     return {
         f"{name}/logits/whole": np.asarray(logits[:4]),
         f"{name}/logits/padded": np.asarray(logits[4:])[mask],
-        f"{name}/fill": np.array([[model.tokenizer.token_to_id(token) for token, _ in best] for best in guesses]),
+        f"{name}/fill": np.array([[ids[token] for token, _ in best] for best in guesses]),
     }
 
 
@@ -142,7 +172,8 @@ def run_classifier(
     with jax.set_mesh(one_device()):
         head = jax.tree.map(np.asarray, classifier.init_head(config.model, NUM_CLASSES, jax.random.key(1)))
         head["classifier"]["kernel"] = 50 * head["classifier"]["kernel"]  # rounding then changes no prediction
-        finetuned = {**params, "head": head}
+        encoder = classifier.pretrained(config.model, params)
+        finetuned = {**encoder, "head": head | encoder.get("head", {})}
         logits = jax.jit(classifier.logits, static_argnums=(0, 1))(
             config.model,
             NUM_CLASSES,
@@ -153,7 +184,7 @@ def run_classifier(
         )
     folder = epath.Path(out / f"{name}.mnli")
     description = saved.SavedModel(score=0.0, task="mnli", model=config.model, trial="none")
-    saved.write(folder, description, finetuned, epath.Path(VOCAB))
+    saved.write(folder, description, finetuned, epath.Path(workdir))
     export(folder, epath.Path(out / f"{name}.classifier"), **EXPORT_OPTIONS)
     return {f"{name}/classes": np.asarray(logits)}
 
@@ -186,4 +217,4 @@ def pad(rows: list[list[int]]) -> np.ndarray:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write(folder, import_models(folder), [Path(workdir) for workdir in sys.argv[2:]])
+    write(folder, import_models(folder) | {MODERN: make_modern(folder)}, [Path(workdir) for workdir in sys.argv[2:]])

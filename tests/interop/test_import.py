@@ -184,7 +184,7 @@ def test_pretrain_continues_from_import_with_another_config(tmp_path) -> None:
         ({"num_hidden_layers": 0}, {}, "found num_hidden_layers 0, wanted at least 1"),
         ({"hidden_size": [32]}, {}, r"found hidden_size \[32\], wanted a whole number"),
         ({"hidden_size": 2**20, "num_hidden_layers": 2**20}, {}, r"shape \[120, 32\], wanted \[120, 1048576\]"),
-        ({"vocab_size": 119547}, {}, "found vocab_size 119547, wanted at most 65536; token ids are stored as uint16"),
+        ({"vocab_size": 5_000_000}, {}, "found vocab_size 5000000, wanted at most 4194304"),
         ({"max_position_embeddings": 7}, {}, "found max_position_embeddings 7, wanted at least 8"),
         ({"hidden_dropout_prob": "0.1"}, {}, "found hidden_dropout_prob '0.1', wanted a fraction"),
         ({"num_attention_heads": 5}, {}, "found hidden_size 32, wanted a multiple of num_attention_heads=5"),

@@ -11,32 +11,34 @@ from symbert_jax.config import ATTENTIONS
 from tests.interop import ours
 
 RECORDED = ours.FIXTURES / "transformers" / "recorded.npz"
+MODELS = (*ATTENTIONS, ours.MODERN)
 
 
 @pytest.fixture(scope="module")
 def found(workdirs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """What this package computes, by the names in RECORDED."""
-    return ours.write(tmp_path_factory.mktemp("exported"), workdirs, [])
+    folder = tmp_path_factory.mktemp("exported")
+    return ours.write(folder, workdirs | {ours.MODERN: ours.make_modern(folder)}, [])
 
 
 def test_recorded_arrays_are_all_compared(found) -> None:
     assert found.keys() == set(np.load(RECORDED).files)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("batch", ["whole", "padded"])
-def test_logits_match_transformers(found, attention, batch) -> None:
-    name = f"{attention}/logits/{batch}"
+def test_logits_match_transformers(found, model, batch) -> None:
+    name = f"{model}/logits/{batch}"
     np.testing.assert_allclose(found[name], np.load(RECORDED)[name], atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_best_tokens_and_classes_match_transformers(found, attention) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_best_tokens_and_classes_match_transformers(found, model) -> None:
     recorded = np.load(RECORDED)
-    np.testing.assert_array_equal(found[f"{attention}/fill"], recorded[f"{attention}/fill"])
-    classes = recorded[f"{attention}/classes"]
-    np.testing.assert_allclose(found[f"{attention}/classes"], classes, atol=1e-4)
-    assert (found[f"{attention}/classes"].argmax(-1) == classes.argmax(-1)).all()
+    np.testing.assert_array_equal(found[f"{model}/fill"], recorded[f"{model}/fill"])
+    classes = recorded[f"{model}/classes"]
+    np.testing.assert_allclose(found[f"{model}/classes"], classes, atol=1e-4)
+    assert (found[f"{model}/classes"].argmax(-1) == classes.argmax(-1)).all()
 
 
 def test_gradient_descent_matches_torch(found) -> None:

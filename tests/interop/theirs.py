@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers.models.modernbert import modeling_modernbert  # noqa: F401  now, because its import makes warnings
 
 TOLERANCE = 1e-4
 
@@ -45,7 +46,7 @@ def main(out: Path, record: Path | None) -> int:
     logged = Warnings()
     tensors = {name: torch.tensor(inputs[name]) for name in ("tokens", "mask", "types")}
     warnings.simplefilter("error")
-    for name in (*settings["attentions"], *settings["trained"]):
+    for name in (*settings["tiny"], *settings["trained"]):
         with logged:
             model, info = AutoModelForMaskedLM.from_pretrained(out / name, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(out / name)
@@ -59,8 +60,8 @@ def main(out: Path, record: Path | None) -> int:
         wrong_keys = sum(len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         differences = [difference(ours, theirs, f"{name}/logits/{kind}") for kind in ("whole", "padded")]
         same_tokens = np.array_equal(ours[f"{name}/fill"], theirs[f"{name}/fill"])
-        classes = "-"  # only the models in `attentions` are exported as classifiers, too
-        if name in settings["attentions"]:
+        classes = "-"  # only the models in `tiny` are exported as classifiers, too
+        if name in settings["tiny"]:
             folder = out / f"{name}.classifier"
             with logged:
                 classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
@@ -95,8 +96,9 @@ def main(out: Path, record: Path | None) -> int:
 
 
 def run(model, tensors):
-    """Returns the logits for padded rows."""
-    return model(tensors["tokens"], attention_mask=tensors["mask"], token_type_ids=tensors["types"]).logits
+    """Returns the logits for padded rows. Only BERT has token types."""
+    types = {"token_type_ids": tensors["types"]} if model.config.model_type == "bert" else {}
+    return model(tensors["tokens"], attention_mask=tensors["mask"], **types).logits
 
 
 def run_sgd(folder: Path, inputs, learning_rate: float) -> np.ndarray:

@@ -1,19 +1,28 @@
-"""A run branches from a checkpoint of another: it goes on with the same bits, and ends with a decay of its own."""
+"""A run branches from a checkpoint of another: it goes on with the same bits, and ends with a decay of its own.
+
+Moving averages and means of its checkpoints are read by the commands that use a model.
+"""
 
 import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 from etils import epath
 
-from symbert_jax.checkpoint import Checkpoints
+import symbert_jax
+from symbert_jax.checkpoint import Checkpoints, digest
 from symbert_jax.config import Config, MeshConfig, TrainConfig
 from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.errors import Advice, UserError
+from symbert_jax.eval.finetune import read_encoder
+from symbert_jax.eval.protocols import PROTOCOLS
 from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
-from symbert_jax.train.start import problems
+from symbert_jax.train.average import average
+from symbert_jax.train.start import problems, restore
 from tests.command_line import Result, run_commands
 from tests.conftest import configure, init_params_numpy, write_corpus
 from tests.train.test_loop import check_same_state, curve
@@ -28,6 +37,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Resu
     fields = {
         "data.dir": write_corpus(folder / "corpus", length=32),
         "data.batch_size": 8,
+        "model.attention": "pairwise",
+        "optim.name": "muon",
+        "optim.ema": 0.9,
         "optim.schedule": "wsd",
         "optim.warmup_steps": 2,
         "train.steps": 10,
@@ -44,14 +56,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Resu
         "trunk": ["pretrain", f"--workdir={folder}/trunk", *shared],
         "branch": ["pretrain", f"--workdir={folder}/branch", *shared, *decay],
         "continued": ["pretrain", f"--workdir={folder}/branch", *shared, *decay],
+        "average": ["average", f"--checkpoint={folder}/trunk", "--steps=6,10,8", f"--workdir={folder}/averaged"],
+        "export": ["export", f"--checkpoint={folder}/trunk", f"--out={folder}/exported"],
+        "fill": ["fill", f"--checkpoint={folder}/averaged", "--step=0", "--weights=ema", "[MASK]"],
     }
-    found = run_commands([*commands.values()], imports=["symbert_jax.train.loop"], JAX_PLATFORMS="cpu")
+    imports = [f"symbert_jax.{module}" for module in ("train.loop", "train.average", "interop.export")]
+    found = run_commands([*commands.values()], imports=imports, JAX_PLATFORMS="cpu")
     return folder, dict(zip(commands, found, strict=True))
 
 
 def test_branch_has_the_bits_of_the_trunk_until_its_decay_begins(runs) -> None:
     folder, results = runs
-    assert [result.returncode for result in results.values()] == [0, 0, 0], results
+    assert [result.returncode for result in results.values()] == [0, 0, 0, 0, 0, 2], results
     assert f"; from step {FROM}, as a branch of {folder}/trunk@{FROM}\n" in results["branch"].stdout
     assert "warning" not in results["branch"].stderr
     check_same_state(folder / "branch", folder / "trunk", LAST_STABLE)
@@ -61,6 +77,39 @@ def test_branch_has_the_bits_of_the_trunk_until_its_decay_begins(runs) -> None:
     last = {line["step"]: line for line in curve(folder / "branch") if "train/loss" in line}[STEPS]
     assert last["train/learning_rate"] == pytest.approx(5e-3 * (1 - 0.75**0.5))
     assert f"is at step {STEPS} of {STEPS} already: nothing to do" in results["continued"].stdout
+
+
+def test_commands_use_the_moving_average_or_the_mean_of_checkpoints(runs) -> None:
+    folder, results = runs
+    raw, ema = (flatten(symbert_jax.load(folder / "trunk", 10, weights).params) for weights in ("raw", "ema"))
+    distance = max(np.abs(raw[name] - ema[name]).max() for name in raw)
+    assert 1e-4 < distance < 0.1, "the average follows the parameters"
+    losses = [line for line in curve(folder / "trunk") if "validation/ema_loss" in line]
+    assert [line["step"] for line in losses] == [2, 4, 6, 8, 10]
+    assert all(0 < abs(line["validation/ema_loss"] - line["validation/loss"]) < 1 for line in losses)
+    assert (
+        f"step 10 validation loss {losses[-1]['validation/loss']:.4f}, {losses[-1]['validation/ema_loss']:.4f} of the"
+        in (results["trunk"].stdout)
+    )
+    by_default = symbert_jax.load(folder / "trunk").params
+    exported = safetensors.numpy.load_file(folder / "exported" / "model.safetensors")
+    np.testing.assert_array_equal(exported["bert.embeddings.word_embeddings.weight"], ema["embeddings/word"])
+    for weights, wanted in (("", by_default), ("raw", symbert_jax.load(folder / "trunk", weights="raw").params)):
+        encoder = read_encoder(epath.Path(folder / "trunk"), 10, PROTOCOLS["paper"], weights)
+        assert encoder.sha256 == digest({part: tree for part, tree in wanted.items() if part != "head"})
+    mean = flatten(symbert_jax.load(folder / "averaged").params)
+    sums = [flatten(symbert_jax.load(folder / "trunk", step, "raw").params) for step in (6, 8, 10)]
+    for name, found in mean.items():
+        np.testing.assert_allclose(found, sum(each[name] for each in sums) / 3, rtol=1e-6, atol=1e-8, err_msg=name)
+        np.testing.assert_array_equal(flatten(by_default)[name], ema[name])
+    assert (
+        f"{folder}/averaged: the mean of steps 6, 10, 8 of {folder}/trunk, as checkpoint 0" in results["average"].stdout
+    )
+    assert "weights: found no moving average in step 0 of" in results["fill"].stderr
+
+
+def flatten(tree: dict) -> dict[str, np.ndarray]:
+    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +156,7 @@ def test_branch_may_change_the_end_of_the_schedule_and_reports_other_changes(tru
     [
         ({"train": {"steps": 5}}, "train.steps: found 5, wanted more than 5, the step of branch_from"),
         ({"optim": {"name": "lamb"}}, "optim.name: found lamb, wanted adamw, with which .*/trunk reached step 5"),
+        ({"model": {"norm_eps": 1e-5}}, "model.norm_eps: found 1e-05, wanted 1e-12, with which .*; a branch keeps it"),
         ({"model": {"layers": 3}}, r".*/trunk/checkpoints/5/params: found .* of shape \[2, .*wanted .* \[3, "),
         ({"branch_from": "{}@7"}, r"checkpoint: found no step 7 in .*/trunk/checkpoints, wanted one of \[5\]"),
         ({"branch_from": "{}x@5"}, "checkpoint: found no .*/trunkx/checkpoints, wanted the workdir of a pretrain run"),
@@ -120,3 +170,31 @@ def test_branch_refuses_another_state(trunk, changes: dict, message: str) -> Non
     with pytest.raises(UserError, match=message):
         for problem in list_problems(trunk, **changes):
             raise problem
+
+
+def test_run_that_gets_a_moving_average_starts_it_from_its_parameters(trunk) -> None:
+    """Step 5 was saved without an average."""
+    config = dataclasses.replace(trunk, optim=dataclasses.replace(trunk.optim, ema=0.9))
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        state = restore(config, Checkpoints(epath.Path(trunk.data.dir).parent / "trunk"))
+    jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
+    (reported,) = list_problems(trunk, optim={"ema": 0.9})
+    assert isinstance(reported, Advice) and reported.what == "optim.ema"
+
+
+@pytest.mark.parametrize(
+    ("steps", "last", "message"),
+    [
+        ("6,7", None, r"checkpoint: found no step 7 in .*/trunk/checkpoints, wanted one of \[2, 4, 6, 8, 10\]"),
+        (None, 6, "last: found 6, wanted at most 5, the checkpoints in .*/trunk/checkpoints"),
+        ("6", None, "steps: found '6', wanted two or more different steps, separated by commas"),
+        ("6,6", None, "steps: found '6,6', wanted two or more"),
+        ("6,x", None, "steps: found '6,x', wanted two or more"),
+        (None, None, "command line: found neither --steps nor --last, wanted one of"),
+        ("6,8", 2, "command line: found both --steps and --last, wanted one of"),
+    ],
+)
+def test_average_names_the_wrong_flag(runs, steps: str | None, last: int | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        average(epath.Path(runs[0] / "trunk"), epath.Path(tmp_path / "out"), steps, last)
+    assert not list(tmp_path.iterdir())

@@ -162,7 +162,7 @@ def test_corpus_with_unusable_tokens_is_found(
 
 def test_problems_of_every_phase_are_found(good: Config, tmp_path: Path) -> None:
     """The short rows have another vocabulary; a batch has more rows than their corpus, which is read too often."""
-    short = write_corpus(tmp_path / "short", words=[*WORDS[:-1], "other"], length=8, rows=20)
+    short = write_corpus(tmp_path / "short", words=[*WORDS[:-1], "other"], length=8, num_rows=20)
     phase = f"90: model.length=8 data.dir={short} data.batch_size=32"
     problems = list_problems(changed(good, train={"phases": (phase, "95: model.length=12")}), tmp_path / "run")
     for problem in (

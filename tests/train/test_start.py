@@ -147,7 +147,7 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
 def test_only_phases_to_come_can_change(source, tmp_path: Path) -> None:
     """The run has reached step 6 in one phase of batches of 16 rows."""
     workdir, _, config = source
-    corpus, other = config.data.dir, str(write_corpus(tmp_path / "other", rows=63))
+    corpus, other = config.data.dir, str(write_corpus(tmp_path / "other", num_rows=63))
     for phase, data, refused in (
         ("3: data.batch_size=8", {}, "data.batch_size: found 8 from step 0 on, wanted 16, with which"),
         ("3: data.batch_size=16", {"batch_size": 8}, "data.batch_size: found 8 from step 3 on, wanted 16, with which"),

@@ -14,7 +14,7 @@ from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
 from symbert_jax.train.state import State
-from symbert_jax.train.step import Sums, make_train_step, mlm_objective
+from symbert_jax.train.step import Sums, make_train_step, mlm_objective, update_ema
 from symbert_jax.train.validate import make_validation_step
 from tests.conftest import configure, init_params_numpy, make_batch
 from tests.forms import FORMS
@@ -146,7 +146,7 @@ def test_micro_batches_on_any_mesh_equal_one_batch_on_one_device() -> None:
 
 
 def test_step_without_targets_changes_nothing_but_the_step_number(mesh) -> None:
-    config = configure(optim={"name": "lamb", "accumulate": 4})
+    config = configure(optim={"name": "lamb", "accumulate": 4, "ema": 0.5})
     batch = make_batch(config)
     step = make_train_step(config, may_lack_targets=True)
     state, _ = step(states.init(config), put_batch(batch))  # moments are no longer 0
@@ -155,6 +155,12 @@ def test_step_without_targets_changes_nothing_but_the_step_number(mesh) -> None:
     assert int(state.step) == int(before.step) + 1
     jax.tree.map(np.testing.assert_array_equal, state[1:], before[1:])
     assert {name: tuple(map(float, pair)) for name, pair in sums.items()} == dict.fromkeys(sums, (0, 0))
+
+
+def test_moving_average_has_a_short_memory_at_first() -> None:
+    old, new = {"a": jnp.float32(1)}, {"a": jnp.float32(2)}
+    found = [float(update_ema(0.9, old, new, jnp.int32(step))["a"]) for step in (0, 10, 1000)]
+    assert found == pytest.approx([1.9, 2 - 11 / 20, 1.1])
 
 
 def test_loss_is_cross_entropy_over_the_weighted_positions(mesh) -> None:

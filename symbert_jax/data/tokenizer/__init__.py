@@ -21,7 +21,7 @@ from symbert_jax.data.tokenizer.files import (
 from symbert_jax.data.tokenizer.json_tokenizer import JsonTokenizer
 from symbert_jax.data.tokenizer.settings import SETTINGS, SPECIAL_TOKENS_FILE, TOKENIZER, role_names, to_settings
 from symbert_jax.data.tokenizer.text_tokenizer import Roles, TextTokenizer
-from symbert_jax.data.tokenizer.training import count_words, train
+from symbert_jax.data.tokenizer.training import Training, count_words, find_training, train
 from symbert_jax.data.tokenizer.wordpiece import Normalization, WordPiece
 
 __all__ = [
@@ -33,9 +33,11 @@ __all__ = [
     "Roles",
     "TextTokenizer",
     "Tokenizer",
+    "Training",
     "WordPiece",
     "count_words",
     "find",
+    "find_training",
     "is_written",
     "load",
     "read",

@@ -27,7 +27,7 @@ from symbert_jax.data.tokenizer.settings import (
 )
 from symbert_jax.data.tokenizer.text_tokenizer import TextTokenizer
 from symbert_jax.data.tokenizer.tokenizer_json import read_tokenizer_json
-from symbert_jax.data.tokenizer.training import train
+from symbert_jax.data.tokenizer.training import find_training, train
 from symbert_jax.data.tokenizer.wordpiece import UNCASED, Normalization, WordPiece, tokens_with_capitals
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.errors import UserError
@@ -111,17 +111,21 @@ def tokenizer_json_of(tokenizer: TextTokenizer) -> str:
     return tokenizer.build(parse_special=True).to_str(pretty=True)
 
 
-def write_vocabulary(vocab: str, counts: Mapping[str, int], size: int, folder: Path) -> None:
+def write_vocabulary(
+    vocab: str, counts: Mapping[str, int], size: int, folder: Path | epath.Path, *, lowercase: bool = True
+) -> None:
     """Writes the tokenizer that `vocab` names to a folder, as `write` does.
 
-    vocab: "train", for a tokenizer trained on a corpus, or a name for `find`.
-    counts: how often each word occurs in the corpus (see `count_words`); only used to train a vocabulary.
+    vocab: as `config.data.vocab`: a kind of tokenizer to train (see `find_training`), or a name for `find`.
+    counts: how often each word occurs in the corpus (see `count_words`); only used for training.
     size: the largest number of tokens, which is also the number that training aims for.
+    lowercase: as `config.data.lowercase`; only used for training.
 
     Raises:
       UserError: there is no such tokenizer, it cannot be used (see `read`), or it has more tokens than `size`.
     """
-    tokenizer = WordPiece(tuple(train(counts, size)), UNCASED) if vocab == "train" else read(find(vocab))
+    training = find_training(vocab, lowercase)
+    tokenizer = train(counts, size, training) if training else read(find(vocab))
     if (count := len(tokenizer.tokens)) > size:
         raise UserError("data.vocab", f"{count} tokens in {vocab}", f"at most model.vocab_size={size}")
     write(tokenizer, folder)
@@ -140,7 +144,7 @@ def find(vocab: str, field: str = "data.vocab") -> epath.Path:
         # Links are not resolved: in the hub's cache the files are links, and the files beside the links are read too.
         path = epath.Path(os.path.abspath(Path(vocab).expanduser()))
         if not path.exists():
-            wanted = "a vocab.txt, a tokenizer.json, a folder with one of them, hf:REPOSITORY or train"
+            wanted = "a vocab.txt, a tokenizer.json, a folder with one of them, hf:REPOSITORY, train or train:bpe"
             raise UserError(field, f"no file {vocab}", wanted)
         return path
     from huggingface_hub import snapshot_download  # imported here: it takes a second, and local files do not need it

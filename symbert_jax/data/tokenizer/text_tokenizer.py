@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool
 from tokenizers import AddedToken, Tokenizer
 
+PREFIX = "##"  # begins a token of WordPiece that continues a word
+
 
 class Roles(NamedTuple):
     """The ids of the special tokens. Only `unk` may be the id of another role or of no token."""
@@ -49,6 +51,17 @@ class TextTokenizer(abc.ABC):
         parse_special: whether special tokens are recognised in a text, such as "[MASK]" in a prompt. If not, they are
           split like ordinary text, as in a corpus, where no text may forge the [SEP] that ends a document.
         """
+
+    @abc.abstractmethod
+    def text(self, i: int) -> str:
+        """Returns the text that token `i` stands for, with its blank if it has one."""
+
+    def readable(self, i: int) -> str:
+        """Returns token `i` for people: its text, after ## if it continues a word."""
+        text = self.text(i).strip()
+        if not text or self.is_special[i]:
+            return self.tokens[i]
+        return f"{PREFIX}{text}" if self.continues_word[i] else text
 
     @abc.abstractmethod
     def fingerprint(self) -> str:

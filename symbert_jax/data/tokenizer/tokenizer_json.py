@@ -12,8 +12,8 @@ from symbert_jax.data import vocabulary
 from symbert_jax.data.tokenizer.json_tokenizer import JsonTokenizer
 from symbert_jax.data.tokenizer.settings import SAVE_HINT, Settings, to_normalization
 from symbert_jax.data.tokenizer.special_tokens import add_special, find_roles
-from symbert_jax.data.tokenizer.text_tokenizer import TextTokenizer, special_token
-from symbert_jax.data.tokenizer.wordpiece import MAX_WORD_LENGTH, PREFIX, Normalization, WordPiece, post_processors
+from symbert_jax.data.tokenizer.text_tokenizer import PREFIX, TextTokenizer, special_token
+from symbert_jax.data.tokenizer.wordpiece import MAX_WORD_LENGTH, Normalization, WordPiece, post_processors
 from symbert_jax.data.tokenizer.words import shows_words
 from symbert_jax.data.vocabulary import SPECIAL, UNK
 from symbert_jax.errors import UserError
@@ -132,7 +132,7 @@ def _general(
     add_special(definition, source, tokens, roles, file, field)
     known = {token["content"] for token in definition["added_tokens"]}
     for token in settings.added:
-        if token.content not in known:
+        if not isinstance(token.content, str) or token.content not in known:
             found = f"added token {reprlib.repr(token.content)} in {token.file}"
             raise UserError(field, found, f"an added token of {file}", SAVE_HINT)
     tokenizer = JsonTokenizer(tokens, roles, json.dumps(definition, ensure_ascii=False))

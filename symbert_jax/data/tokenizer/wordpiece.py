@@ -11,10 +11,9 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from symbert_jax.data import vocabulary
-from symbert_jax.data.tokenizer.text_tokenizer import Roles, TextTokenizer, special_token
+from symbert_jax.data.tokenizer.text_tokenizer import PREFIX, Roles, TextTokenizer, special_token
 from symbert_jax.data.vocabulary import CLS, MASK, PAD, SEP, SPECIAL, UNK
 
-PREFIX = "##"  # begins a token that continues a word
 MAX_WORD_LENGTH = 100  # characters; a longer word becomes [UNK]
 
 
@@ -53,6 +52,9 @@ class WordPiece(TextTokenizer):
     @property
     def splits_at_line_ends(self) -> bool:
         return True  # a line end is white space, which separates words and has no tokens
+
+    def text(self, i: int) -> str:
+        return self.tokens[i].removeprefix(PREFIX)
 
     def build(self, *, parse_special: bool) -> Tokenizer:
         ids = {token: i for i, token in enumerate(self.tokens)}

@@ -7,6 +7,7 @@ a blank count as part of its word.
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool
@@ -34,13 +35,24 @@ def find_continuing(tokenizer: Tokenizer, tokens: tuple[str, ...]) -> Bool[np.nd
     tokenizer: one whose tokens show where words begin: a model with a `continuing_subword_prefix`, or one for which
       `find_blank` returns BYTE_LEVEL or METASPACE.
     """
-    blank = find_blank(tokenizer)
-    if not blank:
+    if not find_blank(tokenizer):
         return np.array([token.startswith(tokenizer.model.continuing_subword_prefix) for token in tokens])
-    if blank == METASPACE:
-        return np.array([_continues_word(token.replace(METASPACE, " ")) for token in tokens])
-    decode = decoders.ByteLevel().decode
-    return np.array([_continues_word(decode([token])) for token in tokens])
+    return np.array([_continues_word(text) for text in to_texts(tokenizer, tokens)])
+
+
+def to_texts(tokenizer: Tokenizer, tokens: Iterable[str]) -> Iterator[str]:
+    """Yields the text that each of the tokens stands for, with its blank if it has one.
+
+    tokenizer: as in `find_continuing`.
+    """
+    blank, decoder = find_blank(tokenizer), decoders.ByteLevel()
+    for token in tokens:
+        if blank == BYTE_LEVEL:
+            yield decoder.decode([token])
+        elif blank == METASPACE:
+            yield token.replace(METASPACE, " ")
+        else:
+            yield token.removeprefix(tokenizer.model.continuing_subword_prefix)
 
 
 def shows_words(tokenizer: Tokenizer) -> bool:
