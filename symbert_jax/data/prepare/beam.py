@@ -36,6 +36,7 @@ from symbert_jax.data.prepare.shared_files import read_all
 from symbert_jax.data.prepare.statistics import Statistics
 from symbert_jax.data.prepare.written import Written, check_rows
 from symbert_jax.data.sources import Shard
+from symbert_jax.data.tokenizer import Training
 from symbert_jax.errors import UserError
 from symbert_jax.storage import remove_contents
 
@@ -64,12 +65,13 @@ def write_rows(config: Config, options: PipelineOptions, folder: epath.Path) -> 
     remove_contents(folder)
     for kind in ("attempts", "words", "sequences", "counts", "files"):
         job.unfinished(kind).mkdir(parents=True, exist_ok=True)
-    words = Counter[str]()
-    if config.data.vocab == "train":
-        _run(options, f"counting words in {len(shards)} shards", lambda start: _count_words(start, shards, job))
+    words, vocab, lowercase = Counter[str](), config.data.vocab, config.data.lowercase
+    if training := tokenizer.find_training(vocab, lowercase):
+        message = f"counting words in {len(shards)} shards"
+        _run(options, message, lambda start: _count_words(start, shards, job, training))
         for content in read_all(sorted(job.unfinished("words").iterdir())):
             words.update(json.loads(content))
-    tokenizer.write_vocabulary(config.data.vocab, words, config.model.vocab_size, folder)
+    tokenizer.write_vocabulary(vocab, words, config.model.vocab_size, folder, lowercase=lowercase)
     _run(options, f"tokenizing {len(shards)} shards", lambda start: _tokenize(start, shards, job))
     counts = _read_counts(job, names)
     total = functools.reduce(statistics.add, counts.values())
@@ -113,10 +115,11 @@ def _read_buckets(start: Any, shards: list[tuple[int, Shard]], job: Job) -> Any:
     )
 
 
-def _count_words(start: Any, shards: list[tuple[int, Shard]], job: Job) -> Any:
+def _count_words(start: Any, shards: list[tuple[int, Shard]], job: Job, training: Training) -> Any:
     return (
         _read_buckets(start, shards, job)
-        | "count" >> apache_beam.FlatMap(workers.count_words, job).with_output_types(tuple[int, dict[str, int]])
+        | "count"
+        >> apache_beam.FlatMap(workers.count_words, training, job).with_output_types(tuple[int, dict[str, int]])
         | "add" >> apache_beam.GroupByKey()
         | "write" >> apache_beam.Map(workers.write_words, job)
     )

@@ -24,7 +24,7 @@ from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_fil
 from symbert_jax.data.prepare.shared_files import publish
 from symbert_jax.data.prepare.statistics import Statistics
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
 
 _WORD_PARTS = 64  # files of word counts
 
@@ -66,11 +66,12 @@ def read_shard(numbered: tuple[int, Shard], bits: int) -> Iterator[tuple[int, Co
         yield int(bucket_numbers(key_array(key), bits)[0]), (key, source, content)
 
 
-def count_words(bucket: CopiesOfBucket, job: Job) -> Iterator[tuple[int, dict[str, int]]]:
+def count_words(bucket: CopiesOfBucket, training: Training, job: Job) -> Iterator[tuple[int, dict[str, int]]]:
     """Yields how often each word occurs in a bucket, in parts that are the same for all buckets."""
     texts = buckets.decode(_sort(bucket[1], job.num_sources).texts)
     parts: list[dict[str, int]] = [{} for _ in range(_WORD_PARTS)]
-    for word, count in tokenizer.count_words(piece for text in texts for piece in split_text(text)).items():
+    pieces = (piece for text in texts for piece in split_text(text))
+    for word, count in tokenizer.count_words(pieces, training).items():
         parts[zlib.crc32(word.encode()) % _WORD_PARTS][word] = count
     yield from enumerate(parts)
 
