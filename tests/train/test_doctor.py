@@ -86,7 +86,7 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
     [
         (
             {"model": {"vocab_size": 96}},
-            "model.vocab_size: found 96, wanted at least 100, the number of tokens in .*vocab.txt",
+            "model.vocab_size: found 96, wanted at least 100, the number of tokens of the tokenizer in .*",
         ),
         ({"model": {"length": 32}}, "model.length: found 32, wanted 16, the length of the rows in .*prepare"),
         ({"data": {"dir": "nowhere"}}, "data.dir: found no finished corpus in .*/nowhere, .*prepare"),
@@ -301,10 +301,13 @@ def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) ->
                 problems = list_problems(changed(good, **{section: {name: value}}), tmp_path)
                 is_valid = value == 0 and name in (
                     "key_dim",
+                    "window",
                     "unroll",
-                    "warmup_steps",
-                    "validate_batches",
+                    "workers",
                     "batch_warmup_steps",
+                    "warmup_steps",
+                    "decay_steps",
+                    "validate_batches",
                     "keep_every",
                 )
                 assert bool(problems) != is_valid, (section, name, value)
