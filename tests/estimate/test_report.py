@@ -47,6 +47,20 @@ def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, monkeypa
     assert "Pallas kernels count at the roofline" in report.report_text(config, with_kernel, chip)
 
 
+def test_compile_reports_every_phase(target, tmp_path, capsys) -> None:
+    """Both phases have the config of `small`, whose step another test compiles."""
+    config = small()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=("100:",)))
+    out = epath.Path(tmp_path / "phases.json")
+    report.report(config, "v5e:2x2", find_batch=False, out=out)
+    first, last = json.loads(out.read_text())["phases"]
+    assert (first["steps"], last["steps"]) == (100, 300) and last["hours"] == pytest.approx(3 * first["hours"])
+    output = capsys.readouterr().out
+    assert "steps 100 to 400: rows of 32 tokens" in output and "hours for 400 steps" in output.splitlines()[-1]
+    with pytest.raises(UserError, match="find_batch: found a run of 2 phases, wanted a run of one phase"):
+        report.report(config, "v5e:2x2", find_batch=True, out=None)
+
+
 def test_compile_reports_bytes_of_a_program_that_does_not_fit(target, tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise DoesNotFit(needed=20.5 * GIB, available=15.75 * GIB)
