@@ -145,7 +145,7 @@ class Checkpoints:
     def has_ema(self, step: int) -> bool:
         """Whether a step has a moving average of the parameters."""
         with self._exceptions_as_damage(step):
-            return self.manager.item_metadata(step)[EMA] is not None
+            return self.manager.item_metadata(step).get(EMA) is not None
 
     def find_weights(self, step: int, weights: str) -> str:
         """Returns the item of a step that holds the `weights`; raises `UserError` if there is none. See `read`."""

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from symbert_jax import config as configs
-from symbert_jax.cli.flags import CHECKPOINT, CONFIG, OUT, PROCESSES, STEP, WEIGHTS, WORKDIR, XLA_PRESET, Flag
+from symbert_jax.cli.flags import BEAM, CHECKPOINT, CONFIG, OUT, PROCESSES, STEP, WEIGHTS, WORKDIR, XLA_PRESET, Flag
 from symbert_jax.config import Config, FinetuneConfig, StudyConfig
 from symbert_jax.storage import absolute
 
@@ -39,7 +39,7 @@ class Command:
 def run_prepare(given: Any) -> None:
     from symbert_jax.data.prepare.command import prepare
 
-    prepare(given.config_file.to_config(configs.freeze))
+    prepare(given.config_file.to_config(configs.freeze), given.beam or "")
 
 
 def run_pretrain(given: Any) -> None:
@@ -130,7 +130,7 @@ COMMANDS = {
         "tokenizes text: writes the corpus in config.data.dir",
         "--config=configs/mini.py --config.data.vocab=vocab.txt \\\n"
         "      --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'",
-        (CONFIG,),
+        (CONFIG, BEAM),
         config=Config,
     ),
     "pretrain": Command(

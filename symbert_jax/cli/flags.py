@@ -19,6 +19,11 @@ class Flag(NamedTuple):
 
 
 CONFIG = Flag("config", "FILE", "a Python file with get_config(), or the name of one in configs/", required=True)
+BEAM = Flag(
+    "beam",
+    "OPTIONS",
+    "options of Apache Beam, in one word, to prepare the corpus on a cluster: '--runner=DataflowRunner --project=…'",
+)
 WORKDIR = Flag("workdir", "DIR", "the folder that the run writes and resumes from", epath.Path, required=True)
 CHECKPOINT = Flag(
     "checkpoint",

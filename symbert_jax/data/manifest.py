@@ -63,12 +63,12 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], known: Mapping[str, F
     """Writes the manifest of the corpus in `folder`, with the sizes and checksums of the files and its own checksum.
 
     facts: the entries that `parse_manifest` reads, and others that only people read.
-    known: files whose size and checksum the caller has, by name; all others are read.
+    known: files whose size and checksum the caller has, by name; they need not be in `folder`. All others are read.
     """
     known = known or {}
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (MANIFEST, LOCK))
-    found = {path.name: known.get(path.name) or describe(path) for path in paths}
-    files = {name: file._asdict() for name, file in found.items()}
+    others = [path for path in folder.iterdir() if path.is_file() and path.name not in (MANIFEST, LOCK, *known)]
+    found = {path.name: describe(path) for path in others} | dict(known)
+    files = {name: found[name]._asdict() for name in sorted(found)}
     content = {name: fact for name, fact in facts.items() if name != "sha256"} | {"files": files}
     text = json.dumps(content | {"sha256": _checksum(content)}, indent=2) + "\n"
     write_whole(epath.Path(folder / MANIFEST), text)

@@ -15,11 +15,11 @@ def recorded(kind: str) -> dict[str, Any]:
 
 
 def documents(count: int) -> list[str]:
-    """Returns documents of about 600 characters from the source of Python's standard library."""
+    """Returns documents of about 300 characters from the source of Python's standard library."""
     texts: list[str] = []
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = file.read_text(encoding="utf-8")
-        texts += [text[start : start + 600] for start in range(0, len(text), 600)]
+        texts += [text[start : start + 300] for start in range(0, len(text), 300)]
         if len(texts) >= count:
             return texts[:count]
     raise AssertionError(f"only {len(texts)} documents")

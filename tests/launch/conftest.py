@@ -23,6 +23,8 @@ VARIABLES = {
     "CONFIG": "configs/base.py",
     "WORKDIR": "gs://b/run",
     "DATA": "gs://b/corpus",
+    "REGION": "us-east5",
+    "TEMP": "gs://b/temp",
     "TMPDIR": "/tmp",
     "RESTART_AFTER": "0",
 }
@@ -47,6 +49,7 @@ class Project:
         self.answer("*value(instanceStatus)", "0 RUNNING\\nRUNNING\\nRUNNING\\nRUNNING")
         self.answer("*value(name)", "0 bert-0\\nbert-1\\nbert-2\\nbert-3")
         self.answer("squeue*", "0 JOBID")
+        self.answer("*value(id)", "0 JOBID")
         self.answer("systemctl is-active*", "3 inactive")
         self.answer("*ExecMainStatus*", "0 0")
 
@@ -86,5 +89,5 @@ TRAIN = "-m symbert_jax pretrain --config=configs/base.py --workdir=gs://b/run -
 
 def launch(project: Project, script: str, verb: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     """Runs a verb of a launch script with FLAG, for a preemptible slice."""
-    image = "registry/image" if script in ("gke", "xpk") else ""
+    image = "registry/image" if script in ("gke", "xpk", "dataflow") else ""
     return project.run(f"launch/{script}.sh", verb, *arguments, "--", FLAG, **{"SPOT": "1", "IMAGE": image} | variables)

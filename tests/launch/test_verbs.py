@@ -142,6 +142,23 @@ EXPECTED = {
         "scontrol update JobId=JOBID Requeue=0",
         "scancel --signal=TERM JOBID",
     ],
+    "dataflow install": [
+        "git archive HEAD",
+        "docker build --tag=registry/image --build-arg=PYTHON=3.12 --file=launch/Dockerfile.dataflow -",
+        "docker push registry/image",
+    ],
+    "dataflow run": [
+        "python -m symbert_jax prepare --config=configs/base.py --config.data.dir=gs://b/corpus '--beam="
+        "--runner=DataflowRunner --project=p --region=us-east5 --temp_location=gs://b/temp --job_name=bert"
+        " --sdk_container_image=registry/image --sdk_location=container --worker_machine_type=ct6e-standard-4t"
+        f" --max_num_workers=32' {QUOTED}"
+    ],
+    "dataflow jobs": ["gcloud dataflow jobs list --project=p --region=us-east5 --filter=name=bert"],
+    "dataflow stop": [
+        "gcloud dataflow jobs list --project=p --region=us-east5 --filter=name=bert --status=active"
+        " '--format=value(id)'",
+        "gcloud dataflow jobs cancel JOBID --project=p --region=us-east5",
+    ],
     "local install": [
         "uv venv --quiet --allow-existing --python=3.12 .venv",
         "uv pip install --quiet --python=.venv/bin/python --requirement=requirements.txt jax"
@@ -165,12 +182,12 @@ EXPECTED = {
 EXPECTED["tpu_vm watch"] = [EXPECTED["tpu_vm create"][1], *EXPECTED["tpu_vm install"], *EXPECTED["tpu_vm run"]]
 EXPECTED |= {f"xpk {verb}": EXPECTED[f"gke {verb}"] for verb in ("install", "logs")}
 EXPECTED["gce watch"] = [EXPECTED["gce create"][3], *EXPECTED["gce install"], *EXPECTED["gce run"]]
-NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # scripts that need NAME
+NAMED = ("tpu_vm", "gce", "gke", "xpk", "slurm")  # scripts of `pretrain` that need NAME
 
 
 def in_order(script: str, calls: Calls) -> Calls:
     """Sorts the calls of scripts that make some of them concurrently."""
-    return sorted(calls) if script in ("gce", "gke", "xpk") else calls
+    return sorted(calls) if script in ("gce", "gke", "xpk", "dataflow") else calls
 
 
 @pytest.mark.parametrize("case", EXPECTED)
@@ -230,6 +247,9 @@ def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
         ("xpk", "install", {"IMAGE": ""}, "IMAGE: found nothing"),
         ("slurm", "run", {"COMMAND": "prepare"}, "COMMAND: found 'prepare', wanted pretrain or finetune"),
         ("tpu_vm", "run", {"COMMAND": "prepare"}, "COMMAND: found 'prepare', wanted pretrain or finetune"),
+        ("dataflow", "run", {"DATA": "data/corpus"}, "DATA: found 'data/corpus', wanted gs://"),
+        ("dataflow", "run", {"TEMP": ""}, "TEMP: found nothing"),
+        ("dataflow", "stop", {"REGION": ""}, "REGION: found nothing"),
         ("local", "fly", {}, "command line: found 'fly', wanted one of install run"),
         ("gce", "--spot", {}, "command line: found '--spot'"),
     ],
@@ -244,14 +264,14 @@ def test_user_error_is_one_line_and_exit_code_2(
     assert not result.stdout and not project.calls()
 
 
-@pytest.mark.parametrize("script", [*NAMED, "local"])
+@pytest.mark.parametrize("script", [*NAMED, "dataflow", "local"])
 def test_help_explains_every_verb(script: str, project: Project) -> None:
     result = project.run(f"launch/{script}.sh", "--help")
     assert result.returncode == 0 and not project.calls()
     explained = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
     assert explained[: explained.index("NAME" if script != "local" else "CONFIG")] == [
         verb
-        for verb in ("create", "install", "run", "start", "watch", "logs", "stop", "delete")
+        for verb in ("create", "install", "run", "start", "watch", "jobs", "logs", "stop", "delete")
         if f"{script} {verb}" in EXPECTED
     ]
 

@@ -32,7 +32,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     base = configure(
         model={"layers": 1, "dim": 16, "mlp_dim": 16},
         data={"dir": str(write_corpus(tmp_path_factory.mktemp("study") / "corpus")), "batch_size": 8},
-        optim={"warmup_steps": 1},
+        optim={"warmup_steps": 1, "ema": 0.5},
         train=train | {"keep_latest": 1},
     )
     arms = ("uniform: model.attention=uniform", "standard")

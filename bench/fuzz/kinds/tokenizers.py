@@ -14,25 +14,36 @@ from bench.fuzz.mutations.files import change_folder
 from symbert_jax.data import tokenizer
 from symbert_jax.interop import import_
 
+KINDS = ("roberta", "modernbert", "xlm_roberta", "wordpiece")
+
 
 class Vocabularies(Kind):
-    """A `vocab.txt` that `data.vocab` names."""
+    """The tokenizer that `data.vocab` names: a `vocab.txt`, or a folder with a `tokenizer.json`."""
 
     def make(self, folder: Path) -> None:
         write_texts(folder)
         (folder / "tiny.py").write_text(TINY)
         shutil.copyfile(VOCAB, folder / "vocab.txt")
+        for kind in KINDS:
+            shutil.copytree(FIXTURES / "tokenizers" / kind, folder / kind)
+            (folder / kind / "recorded.json").unlink()
 
     def change(self, folder: Path, random: Random) -> list[str]:
-        return change_folder(random, folder, [folder / "vocab.txt"])
+        self.vocab = random.choice(("vocab.txt", *KINDS))
+        files = [folder / "vocab.txt"] if self.vocab == "vocab.txt" else sorted((folder / self.vocab).iterdir())
+        return [self.vocab, *change_folder(random, folder, files)]
+
+    def reset(self) -> None:
+        self.vocab = "vocab.txt"
 
     def run(self, folder: Path, random: Random, history: list[str]) -> None:
         if random.randrange(SLOW_ODDS):
-            loaded = tokenizer.read(Path("vocab.txt"))
+            loaded = tokenizer.read(Path(self.vocab))
             loaded.build(parse_special=random.random() < 0.5).encode("the cat [MASK] Caf\u00e9 \u4e2d\u6587")
-            len(loaded.roles)
+            loaded.readable(loaded.mask_id)
         else:
-            command("prepare", "--config=tiny.py", "--config.data.sources=text:text*.txt", history=history)
+            flags = ("--config.data.sources=text:text*.txt", f"--config.data.vocab={self.vocab}")
+            command("prepare", "--config=tiny.py", *flags, "--config.model.vocab_size=512", history=history)
 
 
 class HuggingFaceFolders(Kind):

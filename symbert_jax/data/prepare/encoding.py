@@ -1,5 +1,6 @@
 """The token ids of a document."""
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -19,14 +20,15 @@ def encode(
 
     encoder: the result of `tokenizer.build(parse_special=False)`.
     """
-    parts = list[np.ndarray]()
+    ids = array("I")  # faster to fill from the library's lists than numpy arrays
     for batch in batch_pieces(texts, split_text if tokenizer.splits_at_line_ends else whole_text):
         encodings = encoder.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
         for encoding, (_, is_last) in zip(encodings, batch, strict=True):
-            parts.append(np.array(encoding.ids, dtype))
+            ids.extend(array("I", encoding.ids))
             if is_last:
-                yield np.concatenate([*parts, np.array([tokenizer.sep_id], dtype)])
-                parts = []
+                ids.append(tokenizer.sep_id)
+                yield np.frombuffer(ids, np.uint32).astype(dtype)
+                ids = array("I")
 
 
 def split_text(text: str) -> Iterator[str]:

@@ -10,10 +10,12 @@ Every file is written whole or not at all, and a later run continues with the fi
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -45,7 +47,6 @@ UNFINISHED = "unfinished"  # the folder, in that of the corpus, of the files tha
 _BUCKET_BYTES = 1 << 20  # of the sources on the disk for each bucket
 _MAX_BITS = 12  # so there are at most 4096 buckets
 _WORKER_BYTES = 1 << 23  # of the sources on the disk for each worker: starting one takes a second
-_SHARD_BYTES = 1 << 22  # assumed for a shard that is not a file on a disk
 _PROGRESS_SECONDS = 30  # between progress lines if the output is not a terminal
 
 
@@ -87,18 +88,20 @@ def write_rows(config: Config, recipe: dict[str, Any], folder: Path) -> Written:
     names = sorted(set(config.data.sources))
     shards = [(number, shard) for number, name in enumerate(names) for shard in sources.shards(name)]
     files = _file_status(shard for _, shard in shards)
-    size = sum(status[0] for status in files.values()) + _SHARD_BYTES * sum(not _is_local(shard) for _, shard in shards)
+    size = sum(shard.size for _, shard in shards)
     bits = min(_MAX_BITS, max(0, (size // _BUCKET_BYTES).bit_length()))
     job = Job(folder, len(names), bits, config.data.validation_fraction)
     _remove_other_plan(folder, {"recipe": recipe, "shards": shards, "files": files, "bits": bits})
     number = config.data.workers or min(len(os.sched_getaffinity(0)), max(1, size // _WORKER_BYTES))
     with Workers(number) as workers:
+        if number > 1:  # TFDS takes seconds to import, in which this process would otherwise wait for the workers
+            threading.Thread(target=importlib.import_module, args=("tensorflow_datasets",)).start()
         if not all(job.counts(bucket).exists() for bucket in range(1 << bits)):
             num_read = _read_sources(job, workers, names, shards)
             _write_vocabulary(job, workers, config)
             _tokenize(job, workers, num_read)
         shutil.rmtree(job.runs, ignore_errors=True)
-        counts = statistics.add([statistics.load(job.counts(bucket)) for bucket in range(1 << bits)])
+        counts = functools.reduce(statistics.add, (statistics.load(job.counts(bucket)) for bucket in range(1 << bits)))
         check_rows(config, counts)
         return Written(counts, _write_files(job, workers, config.model.length))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from symbert_jax.data.prepare.documents import KEY_BYTES, bucket_numbers, document_key, key_array
 
-_RUN_BYTES = 1 << 26  # the approximate size of the text in a run, which a worker holds in memory
+_RUN_BYTES = 1 << 25  # the approximate size of the text in a run, which a worker holds in memory
 _RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("bytes", "<u8")])  # of a document
 _ENTRY = np.dtype([("start", "<u8"), ("documents", "<u8")])  # of a bucket: where it starts in the file, and its size
 

@@ -48,16 +48,19 @@ def count(
     return Statistics(documents, duplicates, tokens, found, length_counts)
 
 
-def add(parts: Sequence[Statistics]) -> Statistics:
-    """Returns the counts of the documents of all parts."""
-    lengths = np.unique(np.concatenate([part.lengths for part in parts]))
+def add(left: Statistics, right: Statistics) -> Statistics:
+    """Returns the counts of the documents of both."""
+    lengths = np.union1d(left.lengths, right.lengths)
     length_counts = np.zeros((2, len(lengths)), np.int64)
-    for part in parts:
+    for part in (left, right):
         length_counts[:, np.searchsorted(lengths, part.lengths)] += part.length_counts
-    documents, duplicates, tokens = (
-        np.sum([getattr(part, name) for part in parts], axis=0) for name in ("documents", "duplicates", "tokens")
+    return Statistics(
+        left.documents + right.documents,
+        left.duplicates + right.duplicates,
+        left.tokens + right.tokens,
+        lengths,
+        length_counts,
     )
-    return Statistics(documents, duplicates, tokens, lengths, length_counts)
 
 
 def load(path: Path) -> Statistics:

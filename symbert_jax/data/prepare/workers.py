@@ -1,6 +1,7 @@
 """The processes that share the work of `prepare`."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -47,15 +48,14 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         if not self._pool:
             yield from (function(*arguments) for arguments in calls)
             return
-        futures = [self._pool.submit(function, *arguments) for arguments in calls]
+        submit = functools.partial(self._pool.submit, function)
         try:
-            for future in as_completed(futures):
+            # No variable holds the futures: each is dropped, with its result, when it has been yielded.
+            for future in as_completed([submit(*arguments) for arguments in calls]):
                 yield future.result()
         except BrokenProcessPool:
             hint = "memory may have run out: lower data.workers; the same command continues"
-            raise UserError(
-                "data.workers", "a worker process that was killed", "one that ends by itself", hint
-            ) from None
+            raise UserError("data.workers", "a process that was killed", "one that ends by itself", hint) from None
 
 
 def _start_worker(stop: Connection) -> None:

@@ -23,6 +23,7 @@ class Shard(NamedTuple):
     # records of a TFDS dataset.
     start: int = 0
     end: int | None = None
+    size: int = 1 << 22  # bytes on the disk; an assumption where there is no file
 
 
 def of_files(source: str, files: Iterable[File], divide: Callable[[File], list[tuple[int, int]]]) -> list[Shard]:
@@ -38,14 +39,14 @@ def of_files(source: str, files: Iterable[File], divide: Callable[[File], list[t
     shards, group, group_size = list[Shard](), list[str](), 0
     for file, its_parts in zip(files, parts, strict=True):
         if group and group_size + file.size > SHARD_BYTES:
-            shards.append(Shard(source, tuple(group)))
+            shards.append(Shard(source, tuple(group), size=group_size))
             group, group_size = [], 0
         if its_parts:
-            shards += [Shard(source, (file.path,), *part) for part in its_parts]
+            shards += [Shard(source, (file.path,), *part, file.size // len(its_parts)) for part in its_parts]
         else:
             group.append(file.path)
             group_size += file.size
-    return [*shards, Shard(source, tuple(group))] if group else shards
+    return [*shards, Shard(source, tuple(group), size=group_size)] if group else shards
 
 
 def divide_json(file: File) -> list[tuple[int, int]]:

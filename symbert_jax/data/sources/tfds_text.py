@@ -71,11 +71,11 @@ def shards(source: str, folder: epath.Path) -> list[Shard]:
         is_divisible = dataset.read is _read_array_records and not is_bucket(folder)
         found = list[Shard]()
         for name, length in dataset.lengths.items():
-            count = 1
-            if is_divisible and os.path.exists(name):  # reading a file that is missing raises an error
-                count = max(1, min(length, -(-os.path.getsize(name) // SHARD_BYTES)))
+            path = epath.Path(name)
+            size = path.stat().length if path.exists() else 0  # reading a file that is missing raises an error
+            count = max(1, min(length, -(-size // SHARD_BYTES))) if is_divisible else 1
             ends = [length * number // count for number in range(count + 1)]
-            found += [Shard(source, (name,), start, end) for start, end in itertools.pairwise(ends)]
+            found += [Shard(source, (name,), start, end, size // count) for start, end in itertools.pairwise(ends)]
         return found
 
 

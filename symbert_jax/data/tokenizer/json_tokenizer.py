@@ -1,6 +1,5 @@
 """Any tokenizer that a tokenizer.json describes: byte-level BPE, Unigram, and WordPiece other than BERT's."""
 
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -66,18 +65,17 @@ def hide_special(definition: dict[str, Any]) -> dict[str, Any]:
     Without this, Unigram finds "</s>" in a text although the library treats special tokens as ordinary text: they are
     pieces of the model, too. So their spelling gets a blank, which no word has (see `words.find_blank`).
     """
-    hidden = copy.deepcopy(definition)
-    special = {token["content"] for token in hidden["added_tokens"] if token["special"]}
-    model = hidden["model"]
+    added = definition["added_tokens"]
+    special = {token["content"] for token in added if token["special"]}
+    model = dict(definition["model"])
     if isinstance(model["vocab"], dict):
         model["vocab"] = {_hide(token, special): i for token, i in model["vocab"].items()}
     else:  # of Unigram
         model["vocab"] = [[_hide(token, special), score] for token, score in model["vocab"]]
     if model.get("unk_token") is not None:
         model["unk_token"] = _hide(model["unk_token"], special)
-    for token in hidden["added_tokens"]:
-        token["content"] = _hide(token["content"], special)
-    return hidden
+    added = [{**token, "content": _hide(token["content"], special)} for token in added]
+    return {**definition, "model": model, "added_tokens": added}
 
 
 def _hide(token: str, special: set[str]) -> str:

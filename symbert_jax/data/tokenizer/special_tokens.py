@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from etils import epath
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from symbert_jax.data.tokenizer.settings import SAVE_HINT, Settings
 from symbert_jax.data.tokenizer.text_tokenizer import Roles
@@ -36,7 +36,7 @@ def find_roles(
         if (i := source.token_to_id(unk_token)) is None:
             raise UserError(field, f"unk_token {unk_token!r} in {file}", "a token of the vocabulary")
         named["unk_token"] = i
-    if model["type"] == "Unigram":
+    if isinstance(source.model, models.Unigram):
         if model.get("unk_id") is None:
             raise UserError(field, f"no unk_id in {file}", "a token for unknown characters")
         named["unk_token"] = model["unk_id"]

@@ -132,7 +132,7 @@ def _general(
     add_special(definition, source, tokens, roles, file, field)
     known = {token["content"] for token in definition["added_tokens"]}
     for token in settings.added:
-        if token.content not in known:
+        if not isinstance(token.content, str) or token.content not in known:
             found = f"added token {reprlib.repr(token.content)} in {token.file}"
             raise UserError(field, found, f"an added token of {file}", SAVE_HINT)
     tokenizer = JsonTokenizer(tokens, roles, json.dumps(definition, ensure_ascii=False))

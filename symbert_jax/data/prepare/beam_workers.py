@@ -1,0 +1,146 @@
+"""What a worker of a cluster does with one element: a shard, a bucket, word counts or the plan of a row file."""
+
+import functools
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+
+from symbert_jax.data import rows, sources, tokenizer
+from symbert_jax.data.manifest import SPLITS, File
+from symbert_jax.data.prepare import buckets
+from symbert_jax.data.prepare.buckets import Bucket, Copies
+from symbert_jax.data.prepare.documents import bucket_numbers, document_key, key_array
+from symbert_jax.data.prepare.encoding import split_text
+from symbert_jax.data.prepare.local import UNFINISHED
+from symbert_jax.data.prepare.packing import Slice
+from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_file
+from symbert_jax.data.prepare.shared_files import publish
+from symbert_jax.data.prepare.statistics import Statistics
+from symbert_jax.data.sources import Shard
+from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
+
+_WORD_PARTS = 64  # files of word counts
+
+Copy = tuple[bytes, int, bytes]  # a document: its key, the number of its source, its text in UTF-8
+CopiesOfBucket = tuple[int, Iterable[Copy]]  # the number of a bucket, and its documents in any order
+
+
+class Job(NamedTuple):
+    """What a worker needs to know."""
+
+    folder: str  # of the corpus; it holds the tokenizer and the folder UNFINISHED
+    num_sources: int
+    bits: int  # there are 2**bits buckets
+    validation_fraction: float
+    run: str  # different for each run, so that a worker that serves several reads the tokenizer of each
+
+    def unfinished(self, kind: str, name: str = "") -> epath.Path:
+        """The path of a file that is removed in the end, or of the folder of all files of its kind."""
+        return epath.Path(self.folder) / UNFINISHED / kind / name
+
+    def publish(self, path: epath.Path, content: bytes) -> None:
+        """Writes a file, whole or not at all."""
+        publish(path, self.unfinished("attempts"), lambda attempt: attempt.write_bytes(content))
+
+    def sequence(self, split: str, bucket: int) -> epath.Path:
+        """The file with the token ids of a bucket."""
+        return self.unfinished("sequences", f"{bucket:05d}-{split}")
+
+
+def read_shard(numbered: tuple[int, Shard], bits: int) -> Iterator[tuple[int, Copy]]:
+    """Yields the documents of a shard, each with its bucket.
+
+    numbered: the number of the source of the shard, in alphabetical order, and the shard.
+    """
+    source, shard = numbered
+    for text in sources.read(shard):
+        content = text.encode()
+        key = document_key(content)
+        yield int(bucket_numbers(key_array(key), bits)[0]), (key, source, content)
+
+
+def count_words(bucket: CopiesOfBucket, training: Training, job: Job) -> Iterator[tuple[int, dict[str, int]]]:
+    """Yields how often each word occurs in a bucket, in parts that are the same for all buckets."""
+    texts = buckets.decode(_sort(bucket[1], job.num_sources).texts)
+    parts: list[dict[str, int]] = [{} for _ in range(_WORD_PARTS)]
+    pieces = (piece for text in texts for piece in split_text(text))
+    for word, count in tokenizer.count_words(pieces, training).items():
+        parts[zlib.crc32(word.encode()) % _WORD_PARTS][word] = count
+    yield from enumerate(parts)
+
+
+def write_words(part: tuple[int, Iterable[dict[str, int]]], job: Job) -> None:
+    """Writes a part of the word counts, added over buckets."""
+    number, counts_of_buckets = part
+    total = Counter[str]()
+    for counts in counts_of_buckets:
+        total.update(counts)
+    job.publish(job.unfinished("words", f"{number}.json"), json.dumps(total).encode())
+
+
+def tokenize_bucket(bucket: CopiesOfBucket, job: Job) -> None:
+    """Writes the sequences of a bucket and its counts."""
+    number, copies = bucket
+    text_tokenizer, encoder = _load_tokenizer(job.folder, job.run)
+    documents, dtype = _sort(copies, job.num_sources), rows.row_dtype(len(text_tokenizer.tokens))
+    sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
+    for split, sequence in zip(SPLITS, sequences, strict=True):
+        job.publish(job.sequence(split, number), sequence.tobytes())
+    num_read = np.bincount(documents.sources, minlength=job.num_sources) + documents.duplicates
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, num_read=num_read, **vars(counts))
+    job.publish(job.unfinished("counts", f"{number:05d}.npz"), buffer.getvalue())
+
+
+def parse_counts(content: bytes) -> tuple[Int[np.ndarray, " sources"], Statistics]:
+    """Returns the number of documents that a bucket was read from, by source, and its counts."""
+    with np.load(io.BytesIO(content)) as arrays:
+        found = dict(arrays)
+    return found.pop("num_read"), Statistics(**found)
+
+
+def write_row_file_of(call: tuple[str, int, list[Slice]], form: RowFormat, job: Job) -> None:
+    """Writes a row file and its description.
+
+    call: the split, the number of the file, and the parts of sequences that are its rows.
+    """
+    split, number, slices = call
+    tokens = np.concatenate([_read_tokens(job.sequence(split, part.bucket), part, form.dtype) for part in slices])
+    path = epath.Path(job.folder) / rows.file_name(split, number)
+    written = publish(path, job.unfinished("attempts"), lambda attempt: write_row_file(attempt, tokens, form))
+    job.publish(description(job, split, number), json.dumps(written).encode())
+
+
+def description(job: Job, split: str, number: int) -> epath.Path:
+    """The file with the description of a row file."""
+    return job.unfinished("files", f"{split}-{number}.json")
+
+
+def parse_description(content: bytes) -> RowFile:
+    file, *counts = json.loads(content)
+    return RowFile(File(*file), *counts)
+
+
+def _sort(copies: Iterable[Copy], num_sources: int) -> Bucket:
+    keys, numbers, texts = zip(*copies, strict=True)
+    return buckets.sort_and_deduplicate(Copies(key_array(b"".join(keys)), np.array(numbers), texts), num_sources)
+
+
+def _read_tokens(path: epath.Path, part: Slice, dtype: np.dtype) -> np.ndarray:
+    with path.open("rb") as file:
+        file.seek(part.start * dtype.itemsize)
+        return np.frombuffer(file.read((part.end - part.start) * dtype.itemsize), dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_tokenizer(folder: str, _: str) -> tuple[TextTokenizer, Tokenizer]:
+    """Returns the tokenizer in a folder, and its object of the library, for texts of a corpus."""
+    text_tokenizer = tokenizer.read(epath.Path(folder))
+    return text_tokenizer, text_tokenizer.build(parse_special=False)
