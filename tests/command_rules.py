@@ -191,6 +191,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf"docs/own_text.md: {SYMBERT} .*(data|runs)/german.*": parse,
     r"docs/own_text.md: (apt-get|dpkg|mkdir|find) .*": skip,
     rf".*: {SYMBERT} compile .*": parse,
+    rf".*: {SYMBERT} (prepare|pretrain) .*--config\.(train\.phases|data\.batch_warmup)=.*": parse,
     rf".*: {SYMBERT} prepare .*--beam=.*": parse_beam,
     rf"make demo(-bert)?: {SYMBERT} .*": parse,
     r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
