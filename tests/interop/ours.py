@@ -158,7 +158,9 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
     masks = [np.flatnonzero(row == spelled.mask_id) for row in encoded]
     mask_logits = model.logits(encoded, np.maximum(pad([row.tolist() for row in masks]), 0))
     best = [
-        (-each).argsort()[:TOP] for row, chosen in zip(mask_logits, masks, strict=True) for each in row[: len(chosen)]
+        (-each).argsort()[:TOP].tolist()
+        for row, chosen in zip(mask_logits, masks, strict=True)
+        for each in row[: len(chosen)]
     ]
     # the spellings of several bytes are the same, so the ids are not found by spelling
     guesses = [guess for by_mask in model.fill_mask(PROMPTS, TOP) for guess in by_mask]
