@@ -106,6 +106,8 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
             {"data__lowercase": False},
             "data.lowercase: found False with data.vocab=hf:.*, wanted data.vocab=train or",
         ),
+        ({"model__window": 7}, "model.window: found 7, wanted an even number.*8 is 4 on each side"),
+        ({"model__positions": "rope", "model__key_dim": 5}, "model.key_dim: found 5, wanted an even number with"),
         ({"model__unroll": 5}, "model.layers: found 12, wanted a multiple of model.unroll=5"),
         ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
@@ -123,6 +125,36 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"data__mask_split": (0.8, 0.1)}, "data.mask_split: found 0.8,0.1, wanted three fractions that add up to 1"),
         ({"data__mask_split": (1.2, -0.2, 0.0)}, "data.mask_split: found 1.2, wanted a number from 0 to 1"),
         ({"data__mask_unit": "spans"}, "data.mask_unit: found 'spans', wanted one of token, .*did you mean 'span'"),
+        ({"train__phases": ("9",)}, "train.phases: found '9', wanted STEP: FIELD=VALUE …, for example 90000: model."),
+        (
+            {"train__phases": ("9:", "9:")},
+            "train.phases: found '9:', wanted a STEP above 9 and below train.steps=200000",
+        ),
+        ({"train__phases": ("9: seed=1",)}, "train.phases: 9: found 'seed=1', wanted FIELD=VALUE with one of model.le"),
+        ({"train__phases": ("9: model.length=x",)}, "train.phases: 9: model.length: found 'x', wanted a value of type"),
+        ({"train__phases": ("9: data.batch_size=0",)}, "train.phases: 9: data.batch_size: found 0, wanted at least 1"),
+        ({"train__phases": ("9: model.length=1024",)}, "train.phases: 9: model.length: found 1024, wanted at most mod"),
+        (
+            {"train__phases": ("9: optim.accumulate=3",)},
+            "9: data.batch_size: found 256, wanted a multiple of optim.acc",
+        ),
+        (
+            {"train__phases": ("9: data.mask_rate=0.3",), "data__final_mask_rate": 0.1},
+            "train.phases: 9: data.mask_rate: found 0.3 with data.final_mask_rate=0.1, wanted a rate for each phase",
+        ),
+        (
+            {"data__batch_warmup": (64,)},
+            "data.batch_warmup_steps: found 0, wanted from 1 to 199999: a step for each of",
+        ),
+        ({"data__batch_warmup_steps": 9}, "data.batch_warmup_steps: found 9, wanted from 0 to"),
+        (
+            {"data__batch_warmup": (64, 256), "data__batch_warmup_steps": 9},
+            "data.batch_warmup: found 64,256, wanted sizes that rise to the first phase's data.batch_size=256",
+        ),
+        (
+            {"data__batch_warmup": (7,), "data__batch_warmup_steps": 9, "optim__accumulate": 64},
+            "data.batch_warmup: 7: data.batch_size: found 7, wanted a multiple of optim.accumulate=2",
+        ),
         ({"seed": -1}, "seed: found -1, wanted at least 0"),
         (
             {"model__key_init": "query", "model__attention": "symmetric"},
@@ -158,11 +190,50 @@ def test_check_names_the_wrong_field_and_the_limit(changes: dict, message: str) 
         make_config(**changes)
 
 
+def test_phases_follow_each_other_and_count_the_rows_of_each_corpus() -> None:
+    """The first phase begins with a batch warmup, whose micro-batches have at most as many rows as later ones."""
+    config = make_config(
+        data__dir="a",
+        data__batch_warmup=(64, 192),
+        data__batch_warmup_steps=5,
+        data__mask_rate=0.2,
+        optim__accumulate=2,
+        train__steps=20,
+        optim__warmup_steps=1,
+        train__phases=(
+            "10: data.batch_size=256",
+            "15: data.dir=b model.length=128 data.batch_size=512 data.mask_rate=0.3",
+        ),
+    )
+    found = [
+        (phase.steps, each.data.dir, each.model.length, each.data.batch_size, each.optim.accumulate, phase.first_row)
+        for phase in configs.phases(config)
+        for each in [phase.config]
+    ]
+    assert found == [
+        (range(0, 2), "a", 512, 64, 1, 0),
+        (range(2, 5), "a", 512, 192, 2, 128),
+        (range(5, 10), "a", 512, 256, 2, 704),
+        (range(10, 15), "b", 128, 512, 2, 0),
+        (range(15, 20), "a", 512, 256, 2, 1984),
+    ]
+    assert [phase.config.data.mask_rate for phase in configs.phases(config)] == [0.2, 0.2, 0.2, 0.3, 0.2]
+    assert all(configs.phases(phase.config)[0].config == phase.config for phase in configs.phases(config))
+    assert configs.rows_by_corpus(config) == {"a": 1984 + 5 * 256, "b": 5 * 512}
+    assert configs.corpus_changes(config) == (10, 15)
+    assert configs.tokens_until(config, 11) == 512 * (2 * 64 + 3 * 192 + 5 * 256) + 128 * 512
+    assert [configs.phase_of(config, batch).steps.start for batch in (0, 4, 10, 19, 20)] == [0, 2, 10, 15, 15]
+    assert configs.phases(Config()) == (configs.Phase("", range(200_000), Config(), 0),)
+
+
 def test_every_field_is_read_outside_of_config() -> None:
-    """The code reads `section.field`; model/ and sharding.py also read `config.field` or `mesh_config.field`."""
+    """The code reads `section.field`; model/ and sharding.py also read `config.field` or `mesh_config.field`.
+
+    Of config/, phases.py counts: no other module needs the fields from which it makes the phases.
+    """
     sections, read = {"model": "model", "sharding": "mesh"}, set()
     for path in (ROOT / "symbert_jax").rglob("*.py"):
-        if path.parent.name == "config":
+        if path.parent.name == "config" and path.name != "phases.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):

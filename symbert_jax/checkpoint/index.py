@@ -45,7 +45,7 @@ def write_index(folder: epath.Path, items: Collection[str], corpus: str = "") ->
     """Writes the index of a checkpoint. Call it when the items are written and Orbax has not committed them yet.
 
     items: the folders of the checkpoint that hold arrays; "" is the folder of the checkpoint itself.
-    corpus: the fingerprint of the corpus that the run trains on.
+    corpus: the fingerprints of the corpora that the run trains on, separated by spaces.
 
     Raises:
       ValueError: the checkpoint is already damaged.

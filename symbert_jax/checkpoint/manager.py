@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,6 +69,7 @@ class Manager(ocp.CheckpointManager):
         folder: epath.Path,
         train: TrainConfig | None,
         losses: dict[int, float],
+        corpus_changes: Sequence[int],
         damaged: Collection[int],
         before_commit: Callable[[], None],
     ):
@@ -76,6 +77,7 @@ class Manager(ocp.CheckpointManager):
 
         train: determines which steps are kept; with None, the manager only reads, and changes nothing on disk.
         losses: validation losses by step, used for steps that were saved without one; the caller may add more later.
+        corpus_changes: the steps after which losses no longer compare with earlier ones.
         damaged: the steps that are ignored.
         before_commit: called in the background on the main process when the files of a step are written, before Orbax
           commits the step.
@@ -86,7 +88,7 @@ class Manager(ocp.CheckpointManager):
         super().__init__(
             folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_preservation(train, losses) if train else None,
+                preservation_policy=_preservation(train, _Best(losses, corpus_changes)) if train else None,
                 best_fn=_loss,  # `_Best` decides, but without this Orbax would not store the losses
                 best_mode="min",
                 create=writes,
@@ -136,29 +138,32 @@ class _WholeSteps:
         return (found for found in self._standard.find_all(base_path) if found.step not in self._damaged)
 
 
-def _preservation(train: TrainConfig, losses: dict[int, float]) -> policies.AnyPreservationPolicy:
+def _preservation(train: TrainConfig, best: "_Best") -> policies.AnyPreservationPolicy:
     """Returns the policy that keeps the latest steps, the best one, and the multiples of `keep_every`."""
-    kept: list[Any] = [policies.LatestN(train.keep_latest), _Best(losses)]
+    kept: list[Any] = [policies.LatestN(train.keep_latest), best]
     if train.keep_every:
         kept.append(policies.EveryNSteps(train.keep_every))
     return policies.AnyPreservationPolicy(kept)
 
 
 class _Best(policies.PreservationPolicy):
-    """Keeps the step with the lowest validation loss, and steps without metrics.
+    """Keeps the step with the lowest validation loss on the current corpus, and steps without metrics.
 
     Orbax's own policy ignores losses that were measured after a save.
     """
 
-    def __init__(self, losses: dict[int, float]):
-        self.losses = losses
+    def __init__(self, losses: dict[int, float], corpus_changes: Sequence[int]):
+        self.losses, self.corpus_changes = losses, corpus_changes
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         del context
         stored = [math.inf if info.metrics is None else _loss(info.metrics) for info in checkpoints]
         pairs = zip(checkpoints, stored, strict=True)
         losses = [self.losses.get(info.step, loss) if loss == math.inf else loss for info, loss in pairs]
-        best = min(reversed(range(len(losses))), key=losses.__getitem__, default=None)  # of equal losses, the latest
+        latest = max((info.step for info in checkpoints), default=0)
+        change = max((step for step in self.corpus_changes if step < latest), default=-1)
+        comparable = [i for i, info in enumerate(checkpoints) if info.step > change]
+        best = min(reversed(comparable), key=losses.__getitem__, default=None)  # of equal losses, the latest
         return [i == best or info.metrics is None for i, info in enumerate(checkpoints)]
 
 

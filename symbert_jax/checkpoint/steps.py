@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -37,11 +37,18 @@ class Checkpoints:
     Methods that read a step raise `UserError` if it is missing or damaged; only `window` may return {} instead.
     """
 
-    def __init__(self, workdir: epath.Path, train: TrainConfig | None = None, corpus: str = ""):
+    def __init__(
+        self,
+        workdir: epath.Path,
+        train: TrainConfig | None = None,
+        corpus: str = "",
+        corpus_changes: Sequence[int] = (),
+    ):
         """Opens the checkpoints, to read and write if `train` is given, else only to read.
 
         train: determines which steps are kept.
-        corpus: the fingerprint of the corpus that the run trains on; empty for none.
+        corpus: the fingerprints of the corpora that the run trains on, separated by spaces; empty for none.
+        corpus_changes: the steps after which the run reads another corpus, so that losses no longer compare.
 
         Raises:
           UserError: `workdir` has no checkpoints to read and `train` is None, or the path cannot be used.
@@ -57,7 +64,9 @@ class Checkpoints:
                 raise UserError("checkpoint", f"no {self.folder}", "the workdir of a pretrain run")
             try:
                 self.damaged = damaged_steps(self.folder)  # descriptions of the damage, by step
-                self.manager = Manager(self.folder, train, self.losses, self.damaged, self._before_commit)
+                self.manager = Manager(
+                    self.folder, train, self.losses, corpus_changes, self.damaged, self._before_commit
+                )
             except OSError as error:
                 if is_bucket(self.folder):
                     raise
@@ -169,11 +178,11 @@ class Checkpoints:
         except UserError as error:
             raise self._damage_error(step, f"{METADATA}: {error}") from None
 
-    def corpus_of(self, step: int) -> str:
-        """Returns the fingerprint of the corpus that a step was trained on, empty if it is unknown."""
+    def corpora_of(self, step: int) -> list[str]:
+        """Returns the fingerprints of the corpora of the run that saved a step, in its order; none if unknown."""
         self.check_step(step)
         with self._exceptions_as_damage(step):
-            return str((read_index(self.folder / str(step)) or {}).get("corpus", ""))
+            return str((read_index(self.folder / str(step)) or {}).get("corpus", "")).split()
 
     def window(self, step: int) -> dict[str, float]:
         """Returns the sums that `save` received as `window`.

@@ -39,7 +39,8 @@ class Command:
 def run_prepare(given: Any) -> None:
     from symbert_jax.data.prepare.command import prepare
 
-    prepare(given.config_file.to_config(configs.freeze), given.beam or "")
+    for config in configs.corpus_configs(given.config_file.to_config(configs.freeze)):
+        prepare(config, given.beam or "")
 
 
 def run_pretrain(given: Any) -> None:
@@ -51,12 +52,12 @@ def run_pretrain(given: Any) -> None:
 
 
 def run_doctor(given: Any) -> None:
-    from symbert_jax.data.corpus import Corpus
+    from symbert_jax.data.corpus import Corpora
     from symbert_jax.train.doctor import check
 
     _join(given, saves=False, timeout=min(given.join_timeout, 25))  # seconds; the user waits for the answer
     config = given.config_file.to_config(configs.freeze_unchecked)
-    check(config, Corpus(config.data.dir), given.workdir, thorough=True)
+    check(config, Corpora(), given.workdir, thorough=True)
     print("nothing found that would stop this run")
 
 
@@ -127,7 +128,7 @@ def _join(given: Any, *, saves: bool, timeout: int | None = None) -> None:
 COMMANDS = {
     "prepare": Command(
         run_prepare,
-        "tokenizes text: writes the corpus in config.data.dir",
+        "tokenizes text: writes the corpus in config.data.dir, and those of config.train.phases",
         "--config=configs/mini.py --config.data.vocab=vocab.txt \\\n"
         "      --config.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'",
         (CONFIG, BEAM),
@@ -162,7 +163,14 @@ COMMANDS = {
         (
             CONFIG,
             Flag("topology", "SLICE", "the TPU slice: v4:XxYxZ, v5e:XxY, v5p:XxYxZ or v6e:XxY", required=True),
-            Flag("find_batch", "", "finds the largest data.batch_size that fits", bool, False, alias="find-batch"),
+            Flag(
+                "find_batch",
+                "",
+                "finds the fastest data.batch_size that fits",
+                bool,
+                False,
+                alias="find-batch",
+            ),
             Flag("out", "FILE", "a file for the report as JSON", epath.Path),
             XLA_PRESET,
         ),

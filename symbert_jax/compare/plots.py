@@ -136,7 +136,7 @@ def _run_curves(runs: Sequence[RunCurve], metric: str, by_tokens: bool = False) 
     """Returns the values of a metric over steps or tokens, for each run that has it."""
     width = WIDTH if metric == LOSS else THIN
     return [
-        _curve(run.name, line._replace(width=width), run.metrics[metric], run.tokens_per_step if by_tokens else 1)
+        _curve(run.name, line._replace(width=width), run.metrics[metric], run.tokens_until if by_tokens else float)
         for run, line in zip(runs, run_lines(runs), strict=True)
         if metric in run.metrics
     ]
@@ -148,11 +148,11 @@ def _reference_curves(reference: Reference | None, runs: Sequence[RunCurve], by_
     if not reference or not scale:
         return []
     curves = zip(reference.labels, reference_lines(reference, runs), reference.curves.values(), strict=True)
-    return [_curve(label, line, values, scale) for label, line, values in curves]
+    return [_curve(label, line, values, lambda step: step * scale) for label, line, values in curves]
 
 
-def _curve(name: str, line: Line, values: dict[int, float], scale: int) -> Curve:
-    return Curve(name, line, [(float(step) * scale, value) for step, value in sorted(values.items())])
+def _curve(name: str, line: Line, values: dict[int, float], x: Callable[[int], float]) -> Curve:
+    return Curve(name, line, [(float(x(step)), value) for step, value in sorted(values.items())])
 
 
 def _place_reference(curves: list[Curve], reference: list[Curve]) -> tuple[list[Curve], list[Curve]]:

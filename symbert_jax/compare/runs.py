@@ -9,7 +9,7 @@ from etils import epath
 from symbert_jax import config as configs
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS
-from symbert_jax.config import Config
+from symbert_jax.config import Config, tokens_until
 from symbert_jax.errors import UserError, printable
 from symbert_jax.storage import bucket_errors_as_user_errors
 
@@ -37,9 +37,9 @@ class RunCurve(NamedTuple):
         """The median over the log points; None if none has a speed."""
         return median(self.metrics[SPEED].values()) if SPEED in self.metrics else None
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.config.data.batch_size * self.config.model.length
+    def tokens_until(self, step: int) -> int:
+        """Returns the tokens that the run has read when it has reached a step."""
+        return tokens_until(self.config, step)
 
     def first_step_at(self, loss: float) -> int | None:
         """Returns the first step with a validation loss of at most `loss`, None if there is none."""

@@ -6,9 +6,10 @@ fields that differ. Flags override any field (`--config.model.attention=pairwise
 returns the immutable, hashable `Config` that every other module reads; `freeze_finetune` and `freeze_study` do the same
 for a `FinetuneConfig` and a `StudyConfig`.
 
-Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config
-with their comments; `arms`, the arms of a study; `checks`, the rules between fields; `convert`, to and from
-`ConfigDict`, mappings and JSON; `files`, the config files in configs/.
+Reading order: `schema`, the fields; `limits`, which values a field may have; `walk`, all fields of a config with their
+comments; `changes`, changes that are written as text; `arms`, the arms of a study; `phases`, the phases of a run;
+`checks`, the rules between fields; `convert`, to and from `ConfigDict`, mappings and JSON; `files`, the config files in
+configs/.
 """
 
 from symbert_jax.config.arms import parse_arms
@@ -29,6 +30,17 @@ from symbert_jax.config.convert import (
     to_json,
 )
 from symbert_jax.config.files import find, get_config
+from symbert_jax.config.phases import (
+    PHASE_FIELDS,
+    Phase,
+    corpus_changes,
+    corpus_configs,
+    phase_of,
+    phases,
+    rows_by_corpus,
+    tokens_per_batch,
+    tokens_until,
+)
 from symbert_jax.config.schema import (
     ATTENTIONS,
     KERNELS,
@@ -48,6 +60,7 @@ from symbert_jax.config.walk import Field, field_comments, values_by_name, walk
 __all__ = [
     "ATTENTIONS",
     "KERNELS",
+    "PHASE_FIELDS",
     "WEIGHTS",
     "Config",
     "ConfigDict",
@@ -58,9 +71,12 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "Phase",
     "StudyConfig",
     "TrainConfig",
     "check",
+    "corpus_changes",
+    "corpus_configs",
     "default",
     "default_finetune",
     "default_study",
@@ -74,11 +90,16 @@ __all__ = [
     "from_json",
     "get_config",
     "parse_arms",
+    "phase_of",
+    "phases",
     "problems",
     "read",
+    "rows_by_corpus",
     "split_list",
     "split_problems",
     "to_json",
+    "tokens_per_batch",
+    "tokens_until",
     "values_by_name",
     "walk",
 ]

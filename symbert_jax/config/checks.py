@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from symbert_jax.config.arms import parse_arms
+from symbert_jax.config.phases import phases
 from symbert_jax.config.schema import Config, FinetuneConfig, MeshConfig, ModelConfig, StudyConfig
 from symbert_jax.config.walk import values_by_name, walk
 from symbert_jax.errors import UserError, spelling_hint
@@ -51,6 +52,7 @@ def problems(config: Config | FinetuneConfig | StudyConfig) -> Iterator[UserErro
                     yield problem
     if isinstance(config, Config):
         yield from _contradictions(config)
+        yield from _phase_problems(config)
     if isinstance(config, StudyConfig):
         yield from _study_problems(config)
 
@@ -60,7 +62,7 @@ def _study_problems(config: StudyConfig) -> Iterator[UserError]:
     if config.base.branch_from:
         found, hint = repr(config.base.branch_from), "the runs of a study start at step 0"
         yield UserError("base.branch_from", found, "none", hint)
-    if in_base := list(_contradictions(config.base)):
+    if in_base := [*_contradictions(config.base), *_phase_problems(config.base)]:
         for problem in in_base:
             yield UserError(f"base.{problem.what}", problem.found, problem.wanted, problem.hint)
         return
@@ -131,6 +133,24 @@ def _contradictions(config: Config) -> Iterator[UserError]:
         yield UserError("branch_from", repr(config.branch_from), "WORKDIR@STEP", hint)
     if config.branch_from and config.init_from:
         yield UserError("branch_from", f"{config.branch_from} with init_from={config.init_from}", "one of them")
+
+
+def _phase_problems(config: Config) -> Iterator[UserError]:
+    """Yields the errors of the phases beside those of the config itself, which describes the last phase."""
+    try:
+        *earlier, last = phases(config)
+    except UserError as error:
+        yield error
+        return
+    in_last = {str(problem) for problem in problems(last.config)} if earlier else set()
+    for phase in earlier:
+        if phase.config.model.length > config.model.length:
+            wanted = f"at most model.length={config.model.length}, that of the last phase, which sizes the model"
+            found = str(phase.config.model.length)
+            yield phase.named(UserError("model.length", found, wanted))
+        for problem in problems(phase.config):
+            if str(problem) not in in_last:
+                yield phase.named(problem)
 
 
 def _multiple_problems(name: str, value: int, divisor_name: str, divisor: int) -> Iterator[UserError]:

@@ -90,6 +90,9 @@ class DataConfig:
     # whether tokens attend to other documents in the same row; if not, position ids restart with each document
     cross_document: bool = True
     batch_size: Size = 256  # B, rows per optimizer step over all hosts
+    # batch sizes before data.batch_size, each for the same number of steps, such as 64,128,192; empty: no warmup
+    batch_warmup: tuple[Size, ...] = ()
+    batch_warmup_steps: Index = 0  # steps until the batch has data.batch_size rows; 0: no warmup
     reader_threads: Annotated[int, Range(1, 1024)] = 4  # threads that read rows, per host
 
 
@@ -121,6 +124,9 @@ class OptimConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     steps: Count = 200_000  # optimizer steps of the run
+    # phases before the last, each STEP: FIELD=VALUE …; until STEP, these fields have other values than in this config,
+    # any of model.length, data.dir, data.batch_size, data.mask_rate, optim.accumulate
+    phases: tuple[str, ...] = ()
     log_every: Count = 100  # steps between two log points
     validate_every: Count = 1_000  # steps between two validations
     validate_batches: Index = 50  # batches per validation; 0: the whole validation split

@@ -6,8 +6,8 @@ import numpy as np
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, ConfigDict, check, freeze
-from symbert_jax.data.corpus import Corpus
-from symbert_jax.data.stream import open_stream
+from symbert_jax.data.corpus import Corpora
+from symbert_jax.data.stream import open_streams, run_batches
 from symbert_jax.errors import UserError
 
 
@@ -32,5 +32,4 @@ def batches(config: Config | ConfigDict, start: int = 0) -> Iterator[MlmBatch]:
     check(config)
     if start < 0:
         raise UserError("start", str(start), "a step, from 0")
-    stream = open_stream(config, Corpus(config.data.dir), local_row_indices=np.arange(config.data.batch_size))
-    return stream.batches(start, config.train.steps, config.data.reader_threads)
+    return run_batches(config, open_streams(config, Corpora(), find_local_rows=np.arange), start)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from symbert_jax.config import ModelConfig
+from symbert_jax.config import Config, ModelConfig, rows_by_corpus
 from symbert_jax.data import tokenizer
 from symbert_jax.data.manifest import (
     MANIFEST,
@@ -96,6 +96,22 @@ class Corpus:
     def check_row_files(self) -> None:
         """Reads all files, row files included; raises `UserError` if one does not have the checksum in the manifest."""
         check_files(self.folder, read_rows=True)
+
+
+class Corpora(dict[str, Corpus]):
+    """The corpora of a run by location, `data.dir`. Each is opened when it is first asked for."""
+
+    def __missing__(self, location: str) -> Corpus:
+        self[location] = Corpus(location)
+        return self[location]
+
+    def of(self, config: Config) -> Corpus:
+        """Returns the corpus of the last phase, which the config names."""
+        return self[config.data.dir]
+
+    def fingerprints(self, config: Config) -> list[str]:
+        """Returns the fingerprint of every corpus of a run, in the order of their first use."""
+        return [self[location].fingerprint for location in rows_by_corpus(config)]
 
 
 def compute_fingerprint(vocabulary: Sequence[str], splits: Sequence[Rows]) -> str:

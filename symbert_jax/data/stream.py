@@ -1,25 +1,29 @@
-"""The stream of batches: for a config and a corpus, a batch depends on its step alone, not on processes or restarts."""
+"""The stream of batches: for a config and its corpora, a batch depends on its step alone, not on processes or restarts.
+
+A run has a stream for each of its phases.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
 from jaxtyping import Int
 
 from symbert_jax.batch import MlmBatch
-from symbert_jax.config import Config
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.config import Config, phases
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.masking import Masking, mask_rate
 from symbert_jax.data.rows import Rows, read_tokens
+from symbert_jax.errors import UserError
 
 VALIDATION_SEED = 0  # the same validation masks for every run, so that losses can be compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """The batches of a run. A process reads only those rows of a batch that it holds."""
+    """The batches of a phase of a run. A process reads only those rows of a batch that it holds."""
 
     train: Rows
     validation: Rows
@@ -31,6 +35,8 @@ class Stream:
     may_lack_targets: bool  # whether a training batch may have no token to predict
     pad: int | None = None  # the id of [PAD] if rows have padding
     padding: float = 0.0  # the fraction of [PAD] among the tokens of the training rows
+    start: int = 0  # the first step
+    first_row: int = 0  # the rows that earlier phases of the run have read
 
     @functools.cached_property
     def order(self) -> grain.MapDataset[int]:
@@ -43,9 +49,10 @@ class Stream:
     def batch(self, step: int) -> MlmBatch:
         """Returns this process's rows of the batch that takes state `step` to `step + 1`.
 
-        Every epoch visits every row once, with its own order and its own masks.
+        Every epoch of the run visits every row once, with its own order and its own masks.
         """
-        indices = step * self.batch_size + self.local_row_indices  # in the stream
+        first = self.first_row + (step - self.start) * self.batch_size
+        indices = first + self.local_row_indices  # in the endless stream of rows
         row_indices = np.array([self.order[index] for index in indices.tolist()])
         tokens, epochs = read_tokens(self.train, row_indices), indices // len(self.train)
         return self.masking(tokens, row_indices, epochs, self.mask_rate(step))
@@ -95,3 +102,31 @@ def open_stream(config: Config, corpus: Corpus, local_row_indices: Int[np.ndarra
         pad=tokenizer.pad_id if max(corpus.manifest.padding.values()) > 0 else None,
         padding=corpus.manifest.padding["train"],
     )
+
+
+def open_streams(
+    config: Config, corpora: Corpora, find_local_rows: Callable[[int], Int[np.ndarray, " local"]]
+) -> list[Stream]:
+    """Opens the stream of every phase of a run.
+
+    find_local_rows: returns the indices of the rows that this process holds in a batch of so many rows.
+
+    Raises:
+      UserError: as `open_stream`; it names the phase.
+    """
+    streams = []
+    for phase in phases(config):
+        data = phase.config.data
+        try:
+            stream = open_stream(phase.config, corpora[data.dir], find_local_rows(data.batch_size))
+        except UserError as problem:
+            raise phase.named(problem) from None
+        streams.append(dataclasses.replace(stream, start=phase.steps.start, first_row=phase.first_row))
+    return streams
+
+
+def run_batches(config: Config, streams: Sequence[Stream], start: int) -> Iterator[MlmBatch]:
+    """Yields the batches of a run from step `start` on, with the streams of its phases."""
+    for phase, stream in zip(phases(config), streams, strict=True):
+        if start < phase.steps.stop:
+            yield from stream.batches(max(start, phase.steps.start), phase.steps.stop, config.data.reader_threads)

@@ -11,18 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config
 from symbert_jax.data.masking import max_train_predictions, max_validation_predictions
 from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import attention_flops
-from symbert_jax.sharding import make_mesh, problems, spec
+from symbert_jax.sharding import make_mesh, problems
 from symbert_jax.train import state as states
-from symbert_jax.train.step import make_train_step
+from symbert_jax.train.step import abstract_batch, make_train_step
 from symbert_jax.train.validate import make_validation_step
 
 # Bytes that each of n chips sends for a collective around a ring, as a multiple of `Exchange.bytes`.
@@ -99,7 +97,7 @@ def _compile(
     for problem in problems(config, mesh):
         raise problem
     with jax.set_mesh(mesh):
-        lowered = step.lower(step_argument(states.abstract(config)), _abstract_batch(config, predictions))
+        lowered = step.lower(step_argument(states.abstract(config)), abstract_batch(config, predictions))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -140,17 +138,3 @@ def _as_does_not_fit(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
         return None
     needed, available = (float(match[n]) * 2 ** (10 * " KMGT".index(match[n + 1])) for n in (1, 3))
     return DoesNotFit(needed, available)
-
-
-def _abstract_batch(config: Config, predictions: int) -> MlmBatch:
-    """Returns a batch as `put_batch` makes it, with the shape, type and sharding of each array instead of the array."""
-    sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
-
-    def array(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
-
-    tokens, positions, targets = (
-        array(columns, jnp.int32) for columns in (config.model.length, predictions, predictions)
-    )
-    weights = array(predictions, jnp.float32)
-    return MlmBatch(tokens, positions, targets, weights)  # type: ignore[arg-type]

@@ -36,13 +36,16 @@ class Summary:
     validation: Program
     tokens_per_second: float  # over all chips
     mfu: float  # `model_flops` per second as a fraction of the peak of all chips
-    hours: float  # the duration of the run, including validation unless `validate_batches` is 0
+    steps: int  # of the run, or of one of its phases
+    hours: float  # the duration of these steps, including validation unless `validate_batches` is 0
     bound: str  # the resource with the longest time in `train.least_seconds`: compute, memory or network
     fits: bool = True  # always; for a program that does not fit, `report` writes JSON with `fits` false and no summary
 
 
-def summarize(config: Config, target: Slice) -> Summary:
+def summarize(config: Config, target: Slice, steps: int) -> Summary:
     """Compiles the training and the validation step of a config for a slice.
+
+    steps: the steps of the run, or of the phase that the config describes.
 
     Raises:
       DoesNotFit: a step needs more memory than a chip has.
@@ -55,7 +58,6 @@ def summarize(config: Config, target: Slice) -> Summary:
     parameter_bytes, optimizer_bytes = _bytes_per_chip(state.params), _bytes_per_chip((state.optimizer, state.ema))
     predictions_per_row = max_train_predictions(config)
     model_flops = train_flops(config.model, config.data.batch_size, predictions_per_row)
-    steps = config.train.steps
     validation_batches = -(-steps // config.train.validate_every) * config.train.validate_batches
     return Summary(
         source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
@@ -75,6 +77,7 @@ def summarize(config: Config, target: Slice) -> Summary:
         validation=validation,
         tokens_per_second=config.data.batch_size * config.model.length / train.seconds,
         mfu=model_flops / train.seconds / (target.chip.peak * mesh.size),
+        steps=steps,
         hours=(steps * train.seconds + validation_batches * validation.seconds) / 3600,
         bound=max(train.least_seconds, key=lambda name: train.least_seconds[name]),
     )

@@ -10,7 +10,7 @@ from etils import epath
 
 from symbert_jax import metrics
 from symbert_jax.checkpoint import LOSS, check_step, load
-from symbert_jax.config import MeshConfig, ModelConfig
+from symbert_jax.config import Config, MeshConfig, ModelConfig, phases
 from symbert_jax.data.tokenizer import read_for_model
 from symbert_jax.errors import UserError
 from symbert_jax.eval import saved
@@ -106,10 +106,21 @@ def read(source: epath.Path, step: int | None, weights: str = "") -> LoadedModel
     losses = [line[LOSS] for line in metrics.read(source) if line.get("step") == step and LOSS in line]
     facts = {
         "corpus": ", ".join(config.data.sources) or config.data.dir or "unknown",
-        "steps": f"{step:,}, each of {config.data.batch_size} rows" if step else "0",
+        "steps": _steps_text(config, step),
         "validation loss": f"{losses[-1]:.4f} nats" if losses else "not measured at this step",
     }
     return LoadedModel(config.model, params, None, facts)
+
+
+def _steps_text(config: Config, step: int) -> str:
+    """Returns the steps until `step` with their rows, in the phases of the run."""
+    parts = []
+    for phase in phases(config):
+        if count := max(0, min(step, phase.steps.stop) - phase.steps.start):
+            batch_size, length = phase.config.data.batch_size, phase.config.model.length
+            rows = "rows" if length == config.model.length else f"rows of {length} tokens"
+            parts.append(f"{count:,}, each of {batch_size} {rows}")
+    return "; ".join(parts) or "0"
 
 
 def verify(trained: LoadedModel, written: epath.Path, dtype: str) -> float:

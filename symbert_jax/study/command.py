@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from etils import epath
 
-from symbert_jax.config import StudyConfig
+from symbert_jax.config import StudyConfig, corpus_configs, phases
 from symbert_jax.data.manifest import is_finished as is_prepared
 from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.data.prepare.command import prepare
@@ -48,9 +48,10 @@ def study(config: StudyConfig, workdir: epath.Path, only: Sequence[str] = (), re
 
 def _train(config: StudyConfig, runs: Sequence[Run]) -> None:
     """Trains the unfinished runs, until a signal stops one."""
-    data = config.base.data
-    if data.sources and not is_bucket(data.dir) and not is_prepared(Path(absolute(data.dir, "data.dir"))):
-        prepare(config.base)
+    for each in corpus_configs(config.base):
+        data = each.data
+        if data.sources and not is_bucket(data.dir) and not is_prepared(Path(absolute(data.dir, "data.dir"))):
+            prepare(each)
     for run in runs:
         if run.is_finished:
             check_unchanged(run)
@@ -85,7 +86,9 @@ def _groups(config: StudyConfig, runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _limit(config: StudyConfig, run: Run) -> int:
-    """Returns the number of runs like `run` that train side by side."""
+    """Returns the number of runs like `run` that train side by side; 1 for runs of several phases."""
+    if len(phases(run.config)) > 1:
+        return 1
     if config.parallel:
         return config.parallel
     model, data = run.config.model, run.config.data

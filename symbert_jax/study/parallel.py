@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt32
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.config import Config
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.distributed import Stop, workdir_lock
 from symbert_jax.metrics import Clock, Metrics, Values
@@ -68,10 +68,11 @@ def train_side_by_side(runs: Sequence[Run]) -> None:
       UserError: as `pretrain`, except that a run that diverges ends alone.
     """
     with Stop() as stop, contextlib.ExitStack() as stack:
-        corpus = Corpus(runs[0].config.data.dir)
+        corpora = Corpora()
+        corpus = corpora.of(runs[0].config)
         for run in runs:
             stack.enter_context(workdir_lock(run.workdir))
-            check(run.config, corpus, run.workdir)
+            check(run.config, corpora, run.workdir)
         stack.enter_context(jax.set_mesh(make_mesh(runs[0].config.mesh)))
         latest: dict[int, list[Run]] = {}
         for run in runs:
@@ -138,7 +139,7 @@ class Group:
             jax.vmap(lambda params, batch: objective(params, batch, None), in_axes=(0, None))
         )
         self.diagnose = jax.jit(jax.vmap(functools.partial(diagnose.compute, config, stream.pad), in_axes=(0, None)))
-        self.sample = diagnose.sample_batch(config, stream)
+        self.sample = diagnose.sample_batch(stream)
         self.select = jax.jit(lambda state, member: jax.tree.map(lambda leaf: leaf[member], state), static_argnums=1)
 
     def init(self, corpus: Corpus) -> State:

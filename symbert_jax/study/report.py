@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from symbert_jax import render
-from symbert_jax.config import StudyConfig, parse_arms
+from symbert_jax.config import StudyConfig, parse_arms, phases
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import write_whole
@@ -109,11 +109,15 @@ def format_learning_rates(arms: Sequence[Arm]) -> str:
 
 def _describe(study: StudyConfig) -> str:
     base = study.base
-    model, train = base.model, base.train
+    model = base.model
+    steps = [
+        f"{phase.num_steps:,} steps of {phase.config.data.batch_size} rows of {phase.config.model.length} tokens from "
+        f"{phase.config.data.dir}"
+        for phase in phases(base)
+    ]
     return (
         f"The model has {model.layers} layers of {model.dim} with {model.heads} heads and {model.vocab_size:,} token "
-        f"ids; a run takes {train.steps:,} steps of {base.data.batch_size} rows of {model.length} tokens from "
-        f"{base.data.dir}. Every arm has the seeds 0 to {study.seeds - 1}."
+        f"ids; a run takes {', then '.join(steps)}. Every arm has the seeds 0 to {study.seeds - 1}."
     )
 
 

@@ -27,16 +27,16 @@ def make_diagnostics(config: Config, stream: Stream) -> Callable[[bert.Params], 
     The values have the names attention/STATISTIC/layer_I, with I from 0. A value that is not finite is left out. Call
     it on every process, under the mesh of the run.
     """
-    batch, step = sample_batch(config, stream), jax.jit(functools.partial(compute, config, stream.pad))
+    batch, step = sample_batch(stream), jax.jit(functools.partial(compute, config, stream.pad))
     return lambda params: to_values(step(params, batch))
 
 
-def sample_batch(config: Config, stream: Stream) -> MlmBatch:
+def sample_batch(stream: Stream) -> MlmBatch:
     """Returns, on the devices, the validation rows from which the statistics are computed."""
     mesh = jax.sharding.get_mesh()
-    share = min(1.0, (512 / config.model.length) ** 2)
+    share = min(1.0, (512 / stream.masking.length) ** 2)
     multiple = mesh.shape["data"]
-    rows = min(math.ceil(ROWS * share / multiple) * multiple, config.data.batch_size)
+    rows = min(math.ceil(ROWS * share / multiple) * multiple, stream.batch_size)
     sample = dataclasses.replace(stream, batch_size=rows, local_row_indices=local_row_indices(rows, mesh))
     return put_batch(next(sample.validation_batches(1)))
 

@@ -19,9 +19,9 @@ from etils import epath
 from symbert_jax import config as configs
 from symbert_jax import sharding
 from symbert_jax.checkpoint import FOLDER, check_path
-from symbert_jax.config import Config, MeshConfig
+from symbert_jax.config import Config, MeshConfig, phases, rows_by_corpus
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.manifest import SPLITS
 from symbert_jax.distributed import is_main_process
 from symbert_jax.errors import Advice, UserError, UserErrors
@@ -35,18 +35,18 @@ MAX_EPOCHS = 40
 # Wider than the range of papers, whose peaks are from 1e-4 for BERT-base to a few 1e-3 for LAMB with large batches.
 LEARNING_RATES = (1e-6, 1e-2)
 
-Check = Callable[[Config, Corpus, epath.Path], Iterator[UserError]]
+Check = Callable[[Config, Corpora, epath.Path], Iterator[UserError]]
 
 
-def check(config: Config, corpus: Corpus, workdir: epath.Path, *, thorough: bool = False) -> None:
+def check(config: Config, corpora: Corpora, workdir: epath.Path, *, thorough: bool = False) -> None:
     """Prints a line on stderr for each `Advice` about a pretraining run, and raises all other problems.
 
-    thorough: whether to also read all rows of the corpus and compare them with their checksums.
+    thorough: whether to also read all rows of the corpora and compare them with their checksums.
 
     Raises:
       UserErrors: the problems that would ruin the run.
     """
-    found = problems(config, corpus, workdir, (*CHECKS, _row_file_problems) if thorough else CHECKS)
+    found = problems(config, corpora, workdir, (*CHECKS, _row_file_problems) if thorough else CHECKS)
     for problem in found:
         if isinstance(problem, Advice) and is_main_process():
             print(f"warning: {problem}", file=sys.stderr)
@@ -55,7 +55,7 @@ def check(config: Config, corpus: Corpus, workdir: epath.Path, *, thorough: bool
 
 
 def problems(
-    config: Config, corpus: Corpus, workdir: epath.Path, checks: Sequence[Check] | None = None
+    config: Config, corpora: Corpora, workdir: epath.Path, checks: Sequence[Check] | None = None
 ) -> list[UserError]:
     """Returns all problems of a pretraining run, each of them once.
 
@@ -64,7 +64,7 @@ def problems(
     found: dict[str, UserError] = {}  # by message, so that each is returned once
     for find_problems in checks or CHECKS:
         try:
-            for problem in find_problems(config, corpus, workdir):
+            for problem in find_problems(config, corpora, workdir):
                 found.setdefault(str(problem), problem)
         except UserError as problem:  # raised by a function that the check calls; the check cannot continue
             found.setdefault(str(problem), problem)
@@ -96,6 +96,23 @@ def _hosts_problems(*_: object) -> Iterator[UserError]:
         )
 
 
+def _in_every_phase(find_problems: Callable[[Config, Corpus], Iterator[UserError]]) -> Check:
+    """Returns a check that finds the problems of every phase of a run; those of the last phase have no name."""
+
+    def find_in_every_phase(config: Config, corpora: Corpora, _: epath.Path) -> Iterator[UserError]:
+        in_last = set[str]()
+        for phase in reversed(phases(config)):
+            found: list[UserError] = []
+            try:
+                found.extend(find_problems(phase.config, corpora.of(phase.config)))
+            except UserError as problem:  # raised by a function that the check calls; the check cannot continue
+                found.append(problem)
+            yield from (phase.named(problem) for problem in found if str(problem) not in in_last)
+            in_last |= {str(problem) for problem in found}
+
+    return find_in_every_phase
+
+
 def _devices_problems(config: Config, *_: object) -> Iterator[UserError]:
     _check_sizes(config)
     mesh = sharding.make_mesh(config.mesh)
@@ -103,7 +120,7 @@ def _devices_problems(config: Config, *_: object) -> Iterator[UserError]:
     yield from sharding.problems(config, mesh)
 
 
-def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
+def _vocabulary_problems(config: Config, corpus: Corpus) -> Iterator[UserError]:
     yield from corpus.problems(config.model)
     named, recorded = config.data.vocab, corpus.manifest.vocab
     hint = "name the vocabulary that the corpus was made with, or another data.dir and prepare it"
@@ -116,15 +133,28 @@ def _vocabulary_problems(config: Config, corpus: Corpus, _: epath.Path) -> Itera
         yield UserError("data.vocab", named, f"{recorded}, the vocabulary of {corpus.location}", hint)
 
 
-def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[UserError]:
-    batch, steps = config.data.batch_size, config.train.steps
-    rows = corpus.manifest.row_counts["train"]
+def _same_vocabulary_problems(config: Config, corpora: Corpora, _: epath.Path) -> Iterator[UserError]:
+    for location in rows_by_corpus(config):
+        if corpora[location].tokenizer != corpora.of(config).tokenizer:
+            found, wanted = f"a different vocabulary in {location}", f"the vocabulary of {config.data.dir}"
+            yield UserError("data.dir", found, wanted, "prepare all corpora of a run with the same data.vocab")
+
+
+def _epochs_problems(config: Config, corpora: Corpora, _: epath.Path) -> Iterator[UserError]:
+    for location, num_read in rows_by_corpus(config).items():
+        rows = corpora[location].manifest.row_counts["train"]
+        if config.data.batch_size <= rows and (epochs := num_read / rows) > MAX_EPOCHS:
+            found = f"{config.train.steps}, {epochs:,.0f} epochs"
+            found += f" of {location}" if location != config.data.dir else ""
+            hint = "shorten train.steps or prepare more text"
+            yield Advice("train.steps", found, f"at most {MAX_EPOCHS} epochs", hint)
+
+
+def _rows_problems(config: Config, corpus: Corpus) -> Iterator[UserError]:
+    batch, rows = config.data.batch_size, corpus.manifest.row_counts["train"]
     if batch > rows:
         hint = "a batch would hold the same row twice: prepare more text"
         yield UserError("data.batch_size", str(batch), f"at most {rows}, the rows of the corpus", hint)
-    elif (epochs := steps * batch / rows) > MAX_EPOCHS:
-        hint = "shorten train.steps or prepare more text"
-        yield Advice("train.steps", f"{steps}, {epochs:,.0f} epochs", f"at most {MAX_EPOCHS} epochs", hint)
     for split in SPLITS:
         corpus.split(split)  # raises if it is empty or damaged
         most_maskable = corpus.manifest.most_maskable[split]
@@ -138,12 +168,15 @@ def _rows_problems(config: Config, corpus: Corpus, _: epath.Path) -> Iterator[Us
         yield advice
 
 
-def _row_file_problems(_: Config, corpus: Corpus, __: epath.Path) -> Iterator[UserError]:
-    corpus.check_row_files()
-    yield from ()  # makes this function a generator, as every `Check` is
+def _row_file_problems(config: Config, corpora: Corpora, _: epath.Path) -> Iterator[UserError]:
+    for location in rows_by_corpus(config):
+        try:
+            corpora[location].check_row_files()
+        except UserError as problem:
+            yield problem
 
 
-def _workdir_problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+def _workdir_problems(config: Config, corpora: Corpora, workdir: epath.Path) -> Iterator[UserError]:
     check_path(workdir, "workdir")
     if is_bucket(workdir):
         check_writable_bucket(workdir)  # before the checks below, whose errors for a failing bucket are less clear
@@ -153,7 +186,7 @@ def _workdir_problems(config: Config, corpus: Corpus, workdir: epath.Path) -> It
     _check_sizes(config)
     # One device is enough for shapes; `_devices_problems` checks the mesh of the run.
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])):
-        yield from start.problems(dataclasses.replace(config, mesh=MeshConfig()), corpus, workdir)
+        yield from start.problems(dataclasses.replace(config, mesh=MeshConfig()), corpora, workdir)
 
 
 def _check_writable_folder(folder: epath.Path) -> None:
@@ -166,7 +199,7 @@ def _check_writable_folder(folder: epath.Path) -> None:
         raise UserError("workdir", found, "a folder that can be written", hint) from None
 
 
-def _disk_problems(config: Config, _: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+def _disk_problems(config: Config, _: Corpora, workdir: epath.Path) -> Iterator[UserError]:
     if is_bucket(workdir):  # a bucket has room for any run
         return
     _check_sizes(config)
@@ -194,9 +227,11 @@ CHECKS = (
     _fields_problems,
     _packages_problems,
     _hosts_problems,
-    _devices_problems,
-    _vocabulary_problems,
-    _rows_problems,
+    _in_every_phase(_devices_problems),
+    _in_every_phase(_vocabulary_problems),
+    _same_vocabulary_problems,
+    _in_every_phase(_rows_problems),
+    _epochs_problems,
     _workdir_problems,
     _disk_problems,
 )

@@ -1,15 +1,15 @@
 """The events of a run: a step, a log point, a validation, a checkpoint. `loop` says in which order they happen."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.chips import peak_flops
-from symbert_jax.config import Config
-from symbert_jax.data.stream import Stream
+from symbert_jax.config import Config, tokens_per_batch
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.distributed import broadcast_from_main
 from symbert_jax.metrics import Clock, Metrics, Values, describe
 from symbert_jax.model import bert
@@ -17,6 +17,7 @@ from symbert_jax.model.flops import train_flops
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import put_batches
 from symbert_jax.train.optimizer import schedule
+from symbert_jax.train.phases import OpenPhase
 from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums
 from symbert_jax.train.trace import Trace
@@ -32,16 +33,22 @@ class Events:
     """Every process takes part in every event; the main process alone writes and prints."""
 
     config: Config
-    stream: Stream
+    phases: Sequence[OpenPhase]
     checkpoints: Checkpoints
     metrics: Metrics
     progress: Progress
     trace: Trace
     window: Window  # the steps since the last log point
     clock: Clock
-    train_step: Callable[[State, MlmBatch], tuple[State, Sums]]
     validation_step: Callable[[bert.Params, MlmBatch], Sums]
-    diagnose: Callable[[bert.Params], Values]
+
+    def phase_of(self, step: int) -> OpenPhase:
+        """Returns the phase of the batch that leads to state `step`."""
+        return next(opened for opened in self.phases if step <= opened.phase.steps.stop)
+
+    def is_first_of_phase(self, step: int) -> bool:
+        """Whether the batch that leads to state `step` is the first of its phase."""
+        return step - 1 == self.phase_of(step).phase.steps.start
 
     def wait_for(self, batches: Iterator[MlmBatch]) -> MlmBatch:
         """Returns the next batch, and measures how long the devices wait for it."""
@@ -52,13 +59,16 @@ class Events:
         """Takes one step and returns the new state. The host runs at most one step ahead of the devices."""
         jax.block_until_ready(self.window.last)
         with self.progress.step("training"), self.trace.step(step, self.window.last):
-            state, sums = self.train_step(state, batch)
+            state, sums = self.phase_of(step).train_step(state, batch)
         self.window.add(sums)
         self.progress.finish()
         return state
 
     def start_clock(self, step: int) -> None:
-        """Starts to measure the speed at the end of `step`, the first one, whose time includes the compilation."""
+        """Starts to measure the speed at the end of `step`, whose time includes the compilation.
+
+        If there is no log point at the step, the speed of the steps before it since the last log point is lost.
+        """
         jax.block_until_ready(self.window.last)
         self.clock.start(step)
 
@@ -71,19 +81,23 @@ class Events:
         values["train/learning_rate"] = float(schedule(self.config.optim, self.config.train.steps)(step - 1))
         lap = self.clock.lap(step)
         self.progress.measure(lap.steps, lap.seconds)
-        values |= lap.speed(*self._cost())
+        values |= lap.speed(*self._cost(step))
         self.metrics.write(step, values)
         self._show(step, values)
 
     def validate(self, step: int, state: State) -> float:
-        """Writes the metrics of a validation and the statistics of attention; prints and returns the loss."""
+        """Writes the metrics of a validation and the statistics of attention; prints and returns the loss.
+
+        The rows are those of the phase that led to `step`: the parameters have seen no others of their length.
+        """
+        phase = self.phase_of(step)
         with self.clock.pause(self.window.last):
             window = Window("validation")
-            for batch in put_batches(self.stream.validation_batches(self.config.train.validate_batches)):
+            for batch in put_batches(phase.validation.validation_batches(self.config.train.validate_batches)):
                 with self.progress.step("validation", work=0):  # says that it compiles
                     window.add(validation_sums(self.validation_step, state, batch))
             values = window.averages(step)
-            self.metrics.write(step, values | self.diagnose(state.params))
+            self.metrics.write(step, values | phase.diagnose(state.params))
             of_average = f", {values[EMA_LOSS]:.4f} of the average" if EMA_LOSS in values else ""
             self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}{of_average}")
         return values[LOSS]
@@ -107,15 +121,16 @@ class Events:
             window = self.window.to_save(step)
             self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, window, state.ema)
 
-    def _cost(self) -> tuple[int, float, float | None]:
+    def _cost(self, step: int) -> tuple[int, float, float | None]:
         """Returns the tokens, without padding, and the model FLOPs of a step, and the peak FLOP/s of all devices.
 
         The peak is None if it is unknown.
         """
-        mesh, data, model = jax.sharding.get_mesh(), self.config.data, self.config.model
+        mesh, opened = jax.sharding.get_mesh(), self.phase_of(step)
+        config = opened.phase.config
         peak = peak_flops(mesh.devices.flat[0].device_kind)
-        flops = train_flops(model, data.batch_size, self.stream.masking.max_predictions)
-        tokens = round(data.batch_size * model.length * (1 - self.stream.padding))
+        flops = train_flops(config.model, config.data.batch_size, max_train_predictions(config))
+        tokens = round(tokens_per_batch(config) * (1 - opened.stream.padding))
         return tokens, flops, peak and peak * mesh.size
 
     def _show(self, step: int, values: Values) -> None:

@@ -12,16 +12,16 @@ from etils import epath
 from symbert_jax.checkpoint import EMA, FOLDER, Checkpoints
 from symbert_jax.config import Config, TrainConfig, to_json, values_by_name
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.storage import absolute, bucket_errors_as_user_errors, write_whole
 from symbert_jax.train import state as states
+from symbert_jax.train.phase_changes import HINT, corpus_changes, phase_changes
 from symbert_jax.train.state import State
 
 # Fields that determine the initial parameters alone.
 INITIAL = ("model.pairwise_init", "model.initializer_range", "model.score_gain", "model.key_init")
-HINT = "use a new workdir, or restore the old value"
 
 # Fields that a run cannot change when it continues: with another value it would be a different run.
 _FIXED = (
@@ -33,8 +33,6 @@ _FIXED = (
     "model.rope_theta_local",
     "model.window",
     "model.global_every",
-    "data.batch_size",
-    "data.mask_rate",
     "data.final_mask_rate",
     "data.validation_mask_rate",
     "data.mask_split",
@@ -123,7 +121,7 @@ def write_first_checkpoint(workdir: epath.Path, config: Config, params: bert.Par
     write_whole(workdir / "config.json", to_json(config))
 
 
-def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[UserError]:
+def problems(config: Config, corpora: Corpora, workdir: epath.Path) -> Iterator[UserError]:
     """Yields the reasons why `restore_or_init` would not return the intended state.
 
     An `Advice` is about a permitted change since the checkpoint to continue from, or about a damaged checkpoint that is
@@ -139,7 +137,7 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
                 for other, damage in checkpoints.damaged.items():
                     found, hint = f"{checkpoints.folder}/{other} damaged: {damage}", "it is ignored; remove it"
                     yield Advice("checkpoint", found, "a whole checkpoint", hint)
-                yield from _changes(config, corpus, workdir, step, checkpoints)
+                yield from _changes(config, corpora, workdir, step, checkpoints)
                 _check_state(config, checkpoints, step)
                 return
     if config.branch_from:
@@ -147,10 +145,10 @@ def problems(config: Config, corpus: Corpus, workdir: epath.Path) -> Iterator[Us
             checkpoints.check_content(step)
             if step >= config.train.steps:
                 yield UserError("train.steps", str(config.train.steps), f"more than {step}, the step of branch_from")
-            yield from _changes(config, corpus, checkpoints.folder.parent, step, checkpoints, in_branch=True)
+            yield from _changes(config, corpora, checkpoints.folder.parent, step, checkpoints, in_branch=True)
             _check_state(config, checkpoints, step)
     elif config.init_from:
-        with _source(config, corpus):
+        with _source(config, corpora.of(config)):
             pass
 
 
@@ -160,39 +158,37 @@ def _check_state(config: Config, checkpoints: Checkpoints, step: int) -> None:
 
 
 def _changes(
-    config: Config, corpus: Corpus, workdir: epath.Path, step: int, checkpoints: Checkpoints, in_branch: bool = False
+    config: Config, corpora: Corpora, workdir: epath.Path, step: int, checkpoints: Checkpoints, in_branch: bool = False
 ) -> Iterator[UserError]:
-    """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or the corpus.
+    """Yields a problem for each change since checkpoint `step`: of a field, the vocabulary or a corpus.
 
     Leaves out the fields in _FREE, and the fields whose changes `check_shapes` finds.
 
     in_branch: whether the checkpoint is that of another run, which this one continues.
     """
+    old_config = checkpoints.config(step)
     fixed, hint = (_FIXED_IN_BRANCH, "a branch keeps it") if in_branch else (_FIXED, HINT)
     free = re.compile(f"{_FREE.pattern}|{_FREE_IN_BRANCH.pattern}") if in_branch else _FREE
     new, old = (
-        {field: value if value != "" else "none" for field, value in values_by_name(each).items()}
-        for each in (config, checkpoints.config(step))
+        {field: value if value not in ("", ()) else "none" for field, value in values_by_name(each).items()}
+        for each in (config, old_config)
     )
+    refused = [] if in_branch else list(phase_changes(config, old_config, workdir, step))
+    yield from refused
     for field, found in new.items():
         if found == old[field] or not step or free.fullmatch(field):  # step 0: `import` wrote it, no run has started
+            continue
+        if field in (problem.what for problem in refused):
             continue
         wanted = f"{old[field]}, with which {workdir} reached step {step}"
         if field in fixed:
             yield UserError(field, str(found), wanted, hint)
         elif not field.startswith("model.") or field.endswith(("dropout", "dtype")):  # `check_shapes` checks the others
             yield Advice(field, str(found), wanted, "the run continues with the new value")
-    vocabulary_problems = list(_vocabulary_problems(corpus, workdir, hint))
+    vocabulary_problems = list(_vocabulary_problems(corpora.of(config), workdir, hint))
     yield from vocabulary_problems
-    fingerprint = checkpoints.corpus_of(step)
-    if step and fingerprint and not vocabulary_problems and fingerprint != corpus.fingerprint:
-        found = f"a different corpus in {corpus.location}"
-        wanted = f"the corpus with which {workdir} reached step {step}"
-        if in_branch:
-            yield Advice("data.dir", found, wanted, "the run continues with the new rows")
-        else:
-            start_anew = f"start a new run from here: a new --workdir and --config.init_from={workdir}@{step}"
-            yield UserError("data.dir", found, wanted, f"name that corpus, or {start_anew}")
+    if step and not vocabulary_problems:
+        yield from corpus_changes(config, corpora, workdir, step, checkpoints.corpora_of(step), in_branch)
 
 
 def _vocabulary_problems(corpus: Corpus, workdir: epath.Path, hint: str) -> Iterator[UserError]:

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, ModelConfig, OptimConfig
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.model import bert
 from symbert_jax.model.documents import find_segments
+from symbert_jax.sharding import spec
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
 
@@ -65,6 +67,24 @@ class _SharedStep:
         """Returns the lowered step, like the method of a function that `jax.jit` returns."""
         learning_rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=state.step.sharding)
         return self.step.lower(state, batch, learning_rate)
+
+
+def abstract_batch(config: Config, max_predictions: int | None = None) -> MlmBatch:
+    """Returns a batch as `put_batch` makes it, with the shape, type and sharding of each array instead of the array.
+
+    max_predictions: M; None: that of training.
+    """
+    sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("B"))
+
+    def array(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.data.batch_size, columns), dtype, sharding=sharding)
+
+    predictions = max_train_predictions(config) if max_predictions is None else max_predictions
+    tokens, positions, targets = (
+        array(columns, jnp.int32) for columns in (config.model.length, predictions, predictions)
+    )
+    weights = array(predictions, jnp.float32)
+    return MlmBatch(tokens, positions, targets, weights)  # type: ignore[arg-type]
 
 
 def make_update(

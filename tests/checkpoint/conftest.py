@@ -63,6 +63,6 @@ def verified_step(workdir: epath.Path, step: int | None) -> int:
         step = checkpoints.check_step(step)
         found = checkpoints.restore(step, params=tree(step), optimizer=tree(step))
         assert checkpoints.config(step) == CONFIG
-        assert checkpoints.corpus_of(step) == ""
+        assert checkpoints.corpora_of(step) == []
     jax.tree.map(np.testing.assert_array_equal, found, {"params": tree(step), "optimizer": tree(-step % 100)})
     return step

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,16 @@ def test_latest_best_and_every_kth_step_are_kept(saved) -> None:
     """Of steps 1 to 8, the latest are 7 and 8, the best is 3, and the multiples of 4 are 4 and 8."""
     workdir, _ = saved
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [3, 4, 7, 8]
+
+
+def test_best_step_is_the_best_since_the_corpus_changed() -> None:
+    """Losses on another corpus do not compare. The corpus changes after step 3."""
+    losses = {1: 2.0, 2: 1.0, 3: 3.0, 4: 5.0, 5: 4.0, 6: 6.0}
+    best = manager._Best(losses, corpus_changes=(3,))
+    for latest, kept in ((3, 2), (4, 4), (6, 5)):
+        steps = [SimpleNamespace(step=step, metrics={manager.LOSS: losses[step]}) for step in range(1, latest + 1)]
+        preserved = best.should_preserve(steps, context=None)
+        assert [info.step for info, is_kept in zip(steps, preserved, strict=True) if is_kept] == [kept]
 
 
 def test_other_files_among_the_steps_are_ignored(two_steps, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_read_run_returns_metrics_by_step(tmp_path) -> None:
     run = read_run(write_run(tmp_path / "run", {20: 3.0, 10: 4.0}, CONFIG, *speeds), "name")
     assert run.losses == {10: 4.0, 20: 3.0} and run.final_loss == 3.0
     assert run.first_step_at(3.5) == 20 and run.first_step_at(2.0) is None
-    assert run.tokens_per_second == 3.0 and run.tokens_per_step == 4 * 8
+    assert run.tokens_per_second == 3.0 and run.tokens_until(3) == 3 * 4 * 8
     assert run.metrics.keys() == {"validation/loss", "speed/tokens_per_second"}
 
 

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from symbert_jax.config import freeze
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.config import freeze, phases
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.masking import Masking
-from symbert_jax.data.stream import Stream, open_stream
+from symbert_jax.data.stream import Stream, open_stream, open_streams, run_batches
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
+from tests.conftest import configure, write_corpus
 from tests.data.fake_rows import LENGTH, TOKENIZER, FakeRows
 
 
@@ -59,6 +60,35 @@ def test_restarted_stream_continues_with_the_same_batches() -> None:
     rest = list(make_stream().batches(start=13, stop=20, threads=1))
     assert len(whole) == 20
     assert all(is_equal(a, b) for a, b in zip(whole[13:], rest, strict=True))
+
+
+def test_phases_of_a_corpus_continue_in_its_rows(tmp_path) -> None:
+    """Batches of 4, 6 and 8 rows visit each row once in an epoch, whatever the number of processes and restarts."""
+    config = configure(
+        data={
+            "dir": str(write_corpus(tmp_path / "corpus")),
+            "batch_warmup": (4, 6),
+            "batch_warmup_steps": 4,
+            "batch_size": 8,
+        },
+        train={"steps": 20, "phases": ("8: data.batch_size=12",)},
+    )
+
+    def open_part(process: int, processes: int) -> list[Stream]:
+        return open_streams(config, Corpora(), lambda rows: np.array_split(np.arange(rows), processes)[process])
+
+    streams = open_part(0, 1)
+    batches = list(run_batches(config, streams, 0))
+    assert [len(batch.tokens) for batch in batches] == [4] * 2 + [6] * 2 + [12] * 4 + [8] * 12
+    row_indices = []
+    for phase, stream in zip(phases(config), streams, strict=True):
+        end = phase.first_row + len(phase.steps) * stream.batch_size
+        row_indices += visited_row_indices(stream, phase.first_row, end)
+    assert sorted(row_indices[:64]) == list(range(64)) == sorted(row_indices[64:128])
+    for start in (0, 1, 4, 7, 8, 19):
+        assert all(map(is_equal, run_batches(config, streams, start), batches[start:]))
+        parts = [next(run_batches(config, open_part(process, 2), start)) for process in range(2)]
+        assert is_equal(concatenate(parts), batches[start])
 
 
 def visited_row_indices(stream: Stream, start: int, stop: int) -> list[int]:

@@ -10,7 +10,7 @@ from etils import epath
 
 from symbert_jax.config import FinetuneConfig, GlueConfig, MeshConfig
 from symbert_jax.data import tokenizer
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.tokenizer import Normalization, WordPiece
 from symbert_jax.data.vocabulary import SPECIAL
@@ -66,7 +66,7 @@ def test_cased_model_stays_cased_from_import_to_export(tmp_path: Path, monkeypat
     )
     prepare(lowered)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        problems = [str(problem) for problem in start.problems(lowered, Corpus(lowered.data.dir), workdir)]
+        problems = [str(problem) for problem in start.problems(lowered, Corpora(), workdir)]
     assert "a different vocabulary" in problems[0]
 
     loaded = load(workdir)

@@ -15,7 +15,7 @@ from etils import epath
 import symbert_jax
 from symbert_jax.checkpoint import Checkpoints, digest
 from symbert_jax.config import Config, MeshConfig, TrainConfig
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.eval.finetune import read_encoder
 from symbert_jax.eval.protocols import PROTOCOLS
@@ -136,7 +136,7 @@ def list_problems(trunk: Config, **changes: object) -> list[UserError]:
         value = dataclasses.replace(section, **change) if isinstance(change, dict) else change
         config = dataclasses.replace(config, **{name: value})
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        return list(problems(config, Corpus(config.data.dir), epath.Path(folder / "new")))
+        return list(problems(config, Corpora(), epath.Path(folder / "new")))
 
 
 def test_branch_may_change_the_end_of_the_schedule_and_reports_other_changes(trunk, tmp_path: Path) -> None:

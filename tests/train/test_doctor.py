@@ -14,7 +14,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, MeshConfig, TrainConfig
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora
 from symbert_jax.data.manifest import read_manifest, write_manifest
 from symbert_jax.errors import UserErrors
 from symbert_jax.model import bert
@@ -56,11 +56,11 @@ def started(good: Config, tmp_path_factory: pytest.TempPathFactory) -> epath.Pat
 
 
 def list_problems(config: Config, workdir: epath.PathLike) -> list[str]:
-    return [str(problem) for problem in doctor.problems(config, Corpus(config.data.dir), epath.Path(workdir))]
+    return [str(problem) for problem in doctor.problems(config, Corpora(), epath.Path(workdir))]
 
 
 def check(config: Config, workdir: epath.PathLike, **options: bool) -> None:
-    doctor.check(config, Corpus(config.data.dir), epath.Path(workdir), **options)
+    doctor.check(config, Corpora(), epath.Path(workdir), **options)
 
 
 def test_missing_wandb_is_found_if_the_config_names_a_project(good: Config, tmp_path: Path, monkeypatch) -> None:
@@ -86,7 +86,7 @@ HUGE = {"layers": 64, "dim": 2**17, "mlp_dim": 2**19}
     [
         (
             {"model": {"vocab_size": 96}},
-            "model.vocab_size: found 96, wanted at least 100, the number of tokens in .*vocab.txt",
+            "model.vocab_size: found 96, wanted at least 100, the number of tokens of the tokenizer in .*",
         ),
         ({"model": {"length": 32}}, "model.length: found 32, wanted 16, the length of the rows in .*prepare"),
         ({"data": {"dir": "nowhere"}}, "data.dir: found no finished corpus in .*/nowhere, .*prepare"),
@@ -158,6 +158,23 @@ def test_corpus_with_unusable_tokens_is_found(
     problems = list_problems(changed(good, data={"dir": str(folder)}), tmp_path / "run")
     assert len(problems) == (message is not None)
     assert all(problem.startswith(message.format(folder)) for problem in problems)
+
+
+def test_problems_of_every_phase_are_found(good: Config, tmp_path: Path) -> None:
+    """The short rows have another vocabulary; a batch has more rows than their corpus, which is read too often."""
+    short = write_corpus(tmp_path / "short", words=[*WORDS[:-1], "other"], length=8, num_rows=20)
+    phase = f"90: model.length=8 data.dir={short} data.batch_size=32"
+    problems = list_problems(changed(good, train={"phases": (phase, "95: model.length=12")}), tmp_path / "run")
+    for problem in (
+        f"train.phases: 95: model.length: found 12, wanted 16, the length of the rows in {good.data.dir}",
+        f"data.dir: found a different vocabulary in {short}, wanted the vocabulary of {good.data.dir}; prepare all",
+        "train.phases: 90: data.batch_size: found 32, wanted at most 20, the rows of the corpus",
+        f"train.steps: found 100, 144 epochs of {short}, wanted at most 40 epochs",
+    ):
+        assert sum(found.startswith(problem) for found in problems) == 1, (problem, problems)
+    assert len(problems) == 4, problems
+    (problem,) = list_problems(changed(good, train={"phases": ("9: data.batch_size=12",)}), tmp_path / "run")
+    assert problem.startswith("train.phases: 9: data.batch_size: found 12, wanted a multiple of 8; each of")
 
 
 @pytest.mark.parametrize(
@@ -284,8 +301,12 @@ def test_wrong_number_in_any_field_is_a_problem(good: Config, tmp_path: Path) ->
                 problems = list_problems(changed(good, **{section: {name: value}}), tmp_path)
                 is_valid = value == 0 and name in (
                     "key_dim",
+                    "window",
                     "unroll",
+                    "workers",
+                    "batch_warmup_steps",
                     "warmup_steps",
+                    "decay_steps",
                     "validate_batches",
                     "keep_every",
                 )

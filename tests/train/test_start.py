@@ -12,7 +12,7 @@ from etils import epath
 
 from symbert_jax.checkpoint import Checkpoints, index
 from symbert_jax.config import Config, MeshConfig, TrainConfig, values_by_name
-from symbert_jax.data.corpus import Corpus
+from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.errors import Advice, UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh, put_batch
@@ -120,7 +120,7 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
 
 def list_problems(config: Config, workdir: Path | epath.Path) -> list[UserError]:
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        return list(problems(config, Corpus(config.data.dir), epath.Path(workdir)))
+        return list(problems(config, Corpora(), epath.Path(workdir)))
 
 
 def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
@@ -142,6 +142,29 @@ def test_problems_report_a_changed_recipe_field_by_field(source) -> None:
     wanted = f"linear, with which {workdir} reached step 6; the run continues with the new value"
     assert str(reported[3]) == f"optim.schedule: found cosine, wanted {wanted}"
     assert not list_problems(config, workdir)
+
+
+def test_only_phases_to_come_can_change(source, tmp_path: Path) -> None:
+    """The run has reached step 6 in one phase of batches of 16 rows."""
+    workdir, _, config = source
+    corpus, other = config.data.dir, str(write_corpus(tmp_path / "other", num_rows=63))
+    for phase, data, refused in (
+        ("3: data.batch_size=8", {}, "data.batch_size: found 8 from step 0 on, wanted 16, with which"),
+        ("3: data.batch_size=16", {"batch_size": 8}, "data.batch_size: found 8 from step 3 on, wanted 16, with which"),
+        ("3: model.length=8", {}, "model.length: found 8 from step 0 on, wanted 16, with which"),
+        (f"3: data.dir={corpus}", {"dir": other}, f"data.dir: found {other} from step 3 on, wanted {corpus}, with"),
+        (f"6: data.dir={other}", {}, f"data.dir: found a different corpus in {other}, wanted the corpus with which"),
+        (f"6: data.dir={corpus} data.batch_size=16", {"dir": other, "batch_size": 8}, None),
+    ):
+        new = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, **data),
+            train=dataclasses.replace(config.train, phases=(phase,)),
+        )
+        found = list_problems(new, workdir)
+        errors = [str(problem) for problem in found if not isinstance(problem, Advice)]
+        assert [error[: len(refused or "")] for error in errors] == [refused] * (refused is not None), errors
+        assert refused or [problem.what for problem in found] == ["data.batch_size", "train.phases"]
 
 
 def test_every_field_is_reported_or_refused_or_free_to_change() -> None:
@@ -209,7 +232,7 @@ def check_refused(config: Config, message: str, workdir: Path) -> None:
     corpus = Corpus(config.data.dir)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         with pytest.raises(UserError) as checked:
-            list(problems(config, corpus, epath.Path(workdir / "new")))
+            list(problems(config, Corpora(), epath.Path(workdir / "new")))
         with pytest.raises(UserError) as run:
             init_from_run(config, corpus)
     assert str(checked.value) == str(run.value) and re.match(message, str(run.value))
