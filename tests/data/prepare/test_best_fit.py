@@ -70,6 +70,7 @@ def test_documents_of_at_most_a_row_are_never_cut(documents: list[list[int]], wi
         padding = np.flatnonzero(row == PAD).tolist()
         assert padding == list(range(LENGTH - 1 - len(padding), LENGTH - 1))  # at the end, before the last [SEP]
         assert row[-2 - len(padding)] == SEP or not padding
+        assert row[1] != SEP and not ((row[:-2] == SEP) & (row[1:-1] == SEP)).any()  # no piece is empty
 
 
 def test_rows_depend_on_windows_but_not_on_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
