@@ -12,6 +12,7 @@ The next command also prints and records which kernels of each contender take th
     .venv/bin/python -m bench.step_time --config=configs/base.py --config.data.batch_size=32 --kernel-times=10
 """
 
+import dataclasses
 import itertools
 import statistics
 import sys
@@ -89,6 +90,9 @@ def start_contender(config: Config, batch: MlmBatch) -> tuple[Callable[[int], li
       A function that takes a number of steps and returns the milliseconds of each; the compiled program.
     """
     kernels.check(config.model, jax.sharding.get_abstract_mesh().abstract_device)
+    # A compiled step of the schedule wsd takes the learning rate from another program.
+    optim = dataclasses.replace(config.optim, schedule="linear", decay_steps=0, decay_shape="linear")
+    config = dataclasses.replace(config, optim=optim)
     current = state.init(config)
     compiled = step.make_train_step(config).lower(current, batch).compile()
 

@@ -39,7 +39,7 @@ ENTRY_POINTS = {
     "study.command": "study",
 }
 # the scripts in launch/
-SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "local")
+SCRIPTS = ("tpu_vm", "gce", "gke", "xpk", "slurm", "dataflow", "local")
 
 
 def run(command: Command) -> int:
@@ -83,6 +83,15 @@ def parse_import_flag(command: Command) -> int:
     return parse_flags("import --source=x --workdir=x", [*command, "x"])
 
 
+def parse_beam(command: Command) -> int:
+    """Parses a command with options of Apache Beam."""
+    from symbert_jax.data.prepare.beam_options import parse_options
+
+    (options,) = (word.removeprefix("--beam=") for word in command if word.startswith("--beam="))
+    parse_options(options)
+    return parse(command)
+
+
 def run_python(command: Command) -> int:
     """Runs a block of Python from stdin."""
     exec(compile(sys.stdin.read(), command[-1], "exec"), {"__name__": "__main__"})
@@ -122,12 +131,14 @@ def _exit_after(method: Callable) -> Callable:
 
 
 def check_launch(command: Command) -> int:
-    """Checks that a launch script accepts its arguments, and that `pretrain` accepts the flags after `--`."""
+    """Checks that a launch script accepts its arguments, and that the command accepts the flags after `--`."""
     script, *arguments = command
     end = arguments.index("--") if "--" in arguments else len(arguments)
     subprocess.run(
         [ROOT / script, *arguments[:end], "--dry-run", *arguments[end:]], check=True, stdout=subprocess.DEVNULL
     )
+    if script == "launch/dataflow.sh":
+        return parse_flags(f"prepare --config={os.environ['CONFIG']}", arguments[end:])
     return parse_flags(f"pretrain --config={os.environ['CONFIG']} --workdir={os.environ['WORKDIR']}", arguments[end:])
 
 
@@ -147,7 +158,7 @@ def check_make_target(command: Command) -> int:
 def check_packages(command: Command) -> int:
     """Checks that a file of requirements exists, and that a package is in the extras and has its pinned version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {package for extra in project["optional-dependencies"].values() for package in extra}
+    extras = {re.split("[<>=]", package)[0] for extra in project["optional-dependencies"].values() for package in extra}
     pins = re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     for word in command[2:]:
         name, pinned, version = word.partition("==")
@@ -181,6 +192,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"docs/own_text.md: (apt-get|dpkg|mkdir|find) .*": skip,
     rf".*: {SYMBERT} compile .*": parse,
     rf".*: {SYMBERT} (prepare|pretrain) .*--config\.(train\.phases|data\.batch_warmup)=.*": parse,
+    rf".*: {SYMBERT} prepare .*--beam=.*": parse_beam,
     rf"make demo(-bert)?: {SYMBERT} .*": parse,
     r"make demo: (make|sed) .*": skip,  # the commands of this `make` are in the same script
     rf"make bench: {SYMBERT} .*": parse,
@@ -210,7 +222,8 @@ RULES: dict[str, Callable[[Command], int]] = {
     rf".*: flags --config\.({FINETUNE_FIELDS})\b.*": partial(
         parse_flags, "finetune --config=configs/glue.py --workdir=x --config.checkpoint=x"
     ),
-    r"docs/pods.md: flags --(help|dry-run)": check_launch_flags,
+    r"docs/(pods|corpora).md: flags --(help|dry-run)": check_launch_flags,
+    r"docs/corpora.md: flags --(beam|direct_running_mode=.*)": skip,
     r"bench/gpu_check.py: flags .*": partial(parse_bench_flags, "bench.gpu_check --glue=x --vocab=x --out=x"),
     r"bench/gpu_kernels.py: flags .*": partial(parse_bench_flags, "bench.gpu_kernels"),
     r"bench/glue.py: flags .*": partial(parse_bench_flags, "bench.glue --source=x --vocab=x"),
@@ -226,7 +239,8 @@ RULES: dict[str, Callable[[Command], int]] = {
     ),
     # other programs
     r".*: ((\.venv/bin/)?python -m )?bench\..*": parse_bench,
-    r"docs/pods.md: launch/.*": check_launch,
+    r"docs/(pods|corpora).md: launch/.*": check_launch,
+    r"docs/corpora.md: (docker run|python -m apache_beam\.).*": skip,
     r"docs/performance.md: bench/gpu_check.sh .*": skip,  # needs a GPU
     r".*: pip install (xprof|xpk|\.|.* --target=encoder .*)": skip,
     r"docs/first_run.md: ls .*": skip,

@@ -37,6 +37,7 @@ PRELOADED = (
         "compare",
         "estimate.report",
         "data.prepare.command",
+        "data.prepare.beam_options",
         "train.doctor",
         "eval.finetune",
         "inference",

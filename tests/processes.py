@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.forked import ForkedCommand
+
 ROOT = Path(__file__).parents[1]
 STEPS = 32  # of the run that `pretrain` describes
 PATIENCE = 400  # seconds after which a process counts as hanging
@@ -23,9 +25,10 @@ def free_port() -> int:
 @contextlib.contextmanager
 def run_processes(
     count: int, devices: int, command: list[str], flags: dict[int, list[str]] | None = None, **environment: str
-) -> Iterator[list[subprocess.Popen]]:
+) -> Iterator[list[ForkedCommand]]:
     """Starts `count` processes of one command; kills those that still run when the context ends.
 
+    command: arguments of the command line, or of Python if the first is -c.
     devices: the number of CPU devices of each process.
     flags: additional flags, by the index of the process.
     """
@@ -35,13 +38,12 @@ def run_processes(
     try:
         for number in range(count):
             own_flags = [*join_flags, f"--process={number}"] if join_flags else []
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command, *own_flags, *(flags or {}).get(number, [])],
-                    **{"cwd": ROOT, "env": environment, "text": True},
-                    **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
-                )
-            )
+            arguments = [*command, *own_flags, *(flags or {}).get(number, [])]
+            if command[0] == "-c":
+                pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+                processes.append(subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, **pipe))
+            else:
+                processes.append(ForkedCommand(arguments, environment))
         yield processes
     finally:
         for process in processes:
@@ -64,22 +66,22 @@ def pretrain(workdir: Path, corpus: Path, *flags: str) -> list[str]:
         "train.checkpoint_every": STEPS,
     }
     fields = [f"--config.{field}={value}" for field, value in changes.items()]
-    return ["-m", "symbert_jax", "pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
+    return ["pretrain", "--config=configs/tiny.py", f"--workdir={workdir}", *fields, *flags]
 
 
-def wait(processes: list[subprocess.Popen]) -> list[str]:
+def wait(processes: list[ForkedCommand]) -> list[str]:
     """Returns the outputs of all processes when they have ended; raises if one takes longer than `PATIENCE`."""
     return [process.communicate(timeout=PATIENCE)[0] for process in processes]
 
 
-def wait_all_ok(processes: list[subprocess.Popen]) -> list[str]:
+def wait_all_ok(processes: list[ForkedCommand]) -> list[str]:
     """Returns the outputs of all processes when they have ended; their exit codes must be 0."""
     outputs = wait(processes)
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
     return outputs
 
 
-def read_until(process: subprocess.Popen, text: str) -> str:
+def read_until(process: ForkedCommand, text: str) -> str:
     """Returns the next lines of output, up to the one that holds `text`; fails if the process ends before."""
     output = ""
     while text not in output:

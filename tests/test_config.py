@@ -106,6 +106,8 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
             {"data__lowercase": False},
             "data.lowercase: found False with data.vocab=hf:.*, wanted data.vocab=train or",
         ),
+        ({"model__window": 7}, "model.window: found 7, wanted an even number.*8 is 4 on each side"),
+        ({"model__positions": "rope", "model__key_dim": 5}, "model.key_dim: found 5, wanted an even number with"),
         ({"model__unroll": 5}, "model.layers: found 12, wanted a multiple of model.unroll=5"),
         ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),

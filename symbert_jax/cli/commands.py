@@ -163,7 +163,14 @@ COMMANDS = {
         (
             CONFIG,
             Flag("topology", "SLICE", "the TPU slice: v4:XxYxZ, v5e:XxY, v5p:XxYxZ or v6e:XxY", required=True),
-            Flag("find_batch", "", "finds the largest data.batch_size that fits", bool, False, alias="find-batch"),
+            Flag(
+                "find_batch",
+                "",
+                "finds the fastest data.batch_size that fits",
+                bool,
+                False,
+                alias="find-batch",
+            ),
             Flag("out", "FILE", "a file for the report as JSON", epath.Path),
             XLA_PRESET,
         ),

@@ -10,7 +10,8 @@ from etils import epath
 from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config, phases
 from symbert_jax.errors import UserError
-from symbert_jax.estimate.largest_batch import batch_text, with_largest_batch
+from symbert_jax.estimate.batch_search import batch_text, with_fastest_batch
+from symbert_jax.estimate.cost import PALLAS
 from symbert_jax.estimate.programs import DoesNotFit
 from symbert_jax.estimate.slices import find_slice
 from symbert_jax.estimate.summary import Summary, summarize
@@ -20,7 +21,7 @@ from symbert_jax.storage import check_writable, write_whole
 def report(config: Config, topology: str, find_batch: bool, out: epath.Path | None) -> None:
     """Prints the report of a config on a slice, one for each phase of the run.
 
-    find_batch: whether to replace `data.batch_size` by the largest that fits.
+    find_batch: whether to replace `data.batch_size` by the one that trains fastest, of those that fit.
     out: the file for the numbers as JSON, with `fits` false if the program does not fit; None: no file. The numbers of
       several phases are a list under the key `phases`.
 
@@ -37,10 +38,10 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
     if out:
         check_writable(out, "out")
     found: list[dict[str, Any]] = []
-    phase = phases(config)[0]  # named if its largest batch does not fit
+    phase = phases(config)[0]  # named if no batch fits
     try:
         if find_batch:
-            config = with_largest_batch(config, target)
+            config = with_fastest_batch(config, target)
         for phase in phases(config):
             summary = summarize(phase.config, target, phase.num_steps)
             if len(phases(config)) > 1:
@@ -59,7 +60,7 @@ def report(config: Config, topology: str, find_batch: bool, out: epath.Path | No
                 f"{phase.config.data.batch_size}, which needs {refusal.needed / GIB:.2f} GiB per chip of {topology}, "
                 f"{(refusal.needed - refusal.available) / GIB:.2f} GiB too much",
                 f"at most {refusal.available / GIB:.2f} GiB",
-                "--find_batch finds the largest batch that fits; model.remat, mesh.fsdp or more chips reduce memory",
+                "--find_batch finds the batch sizes that fit; model.remat, mesh.fsdp or more chips reduce memory",
             )
         ) from None
     if len(found) > 1:
@@ -117,6 +118,8 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ("training run", f"{summary.hours:,.1f} hours for {summary.steps:,} steps, {validation_scope}"),
         ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
+    if any(part.kind == PALLAS for part in cost.unestimated):
+        lines.append(("note", "Pallas kernels count at the roofline; their schedules take longer"))
     if cost.unknown_loops:
         lines.append(("warning", f"{cost.unknown_loops} loops of unknown trip count are counted once"))
     return "\n".join(f"{label:<16} {text}" for label, text in lines)

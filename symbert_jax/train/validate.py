@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,9 +25,14 @@ def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Su
     return jax.jit(step)
 
 
-def validation_sums(validation_step: Callable[[bert.Params, MlmBatch], Sums], state: State, batch: MlmBatch) -> Sums:
-    """Returns the sums of a batch by name, and if there is a moving average, its sums by names that begin with ema_."""
-    sums = validation_step(state.params, batch)
+def validation_sums(
+    validation_step: Callable[[bert.Params, MlmBatch], Any], state: State, batch: MlmBatch
+) -> dict[str, Any]:
+    """Returns the sums of a batch by name, and if there is a moving average, its sums by names that begin with ema_.
+
+    The state and the sums may be those of several runs, with a leading dimension R.
+    """
+    sums: dict[str, Any] = validation_step(state.params, batch)
     averaged = validation_step(state.ema, batch) if state.ema else {}
     return sums | {f"ema_{name}": pair for name, pair in averaged.items()}
 

@@ -82,7 +82,7 @@ def test_parse_keeps_texts_after_dashes_and_returns_defaults(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     given = parse("fill", ["a [MASK]", "--checkpoint=x", "--step", "3", "--", "--top=9", "-b [MASK]"])
     assert given == SimpleNamespace(
-        arguments=["a [MASK]", "--top=9", "-b [MASK]"], checkpoint=tmp_path / "x", step=3, top=5
+        arguments=["a [MASK]", "--top=9", "-b [MASK]"], checkpoint=tmp_path / "x", step=3, top=5, weights=""
     )
 
 

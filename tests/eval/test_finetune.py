@@ -22,8 +22,12 @@ from symbert_jax.errors import UserError
 from symbert_jax.eval import finetune as finetune_module
 from symbert_jax.eval import saved, scores, steps, training
 from symbert_jax.eval.protocols import PROTOCOLS
+from symbert_jax.interop.export import export
 from symbert_jax.storage import lock
-from tests.eval.conftest import CONFIG, finetune_on, read_results, read_tasks, read_trials
+from tests.conftest import configure
+from tests.eval.conftest import CONFIG, finetune_on, read_results, read_tasks, read_trials, write_pretrained
+from tests.forms import MODERN
+from tests.interop.ours import EXPORT_OPTIONS
 
 
 @pytest.fixture
@@ -240,6 +244,20 @@ def test_loaded_classifier_has_saved_score(finished_run, glue) -> None:
     (model,) = finished_run.glob("models/*/sst2-*")
     score = saved.read_description(epath.Path(model)).score
     assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(score)
+
+
+def test_modern_encoder_learns_and_leaves_as_modernbert(run, tmp_path) -> None:
+    (tmp_path / "modern").mkdir()
+    config = configure(model=MODERN | {"attention": "pairwise", "length": 24}, data={"batch_size": 16})
+    pretrained = write_pretrained(tmp_path / "modern", config)
+    workdir = run(checkpoint=(str(pretrained),), protocol="modernbert", batch_sizes=(16,), save_models=True)
+    assert read_tasks(workdir)["sst2"]["scores"]["validation"]["mean"] > 80
+    (model,) = workdir.glob("models/*/sst2-*")
+    assert saved.read_params(epath.Path(model))["head"].keys() == {"dense", "norm", "classifier"}
+    export(epath.Path(model), epath.Path(tmp_path / "out"), **EXPORT_OPTIONS)
+    exported = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert exported["architectures"] == ["ModernBertForSequenceClassification"]
+    assert exported["classifier_pooling"] == "cls" and exported["num_hidden_layers"] == 4
 
 
 def test_rte_starts_from_mnli_which_predicts_diagnostics(run, no_dropout, glue, monkeypatch) -> None:

@@ -154,13 +154,21 @@ def run_masked(name: str, workdir: epath.PathLike, out: Path, inputs: dict[str, 
             token_types=np.concatenate([np.zeros_like(types), types]),
             segments=np.concatenate([np.ones_like(mask), mask]).astype(np.int32),
         )
-    guesses = [best for by_mask in model.fill_mask(PROMPTS, TOP) for best in by_mask]  # the best tokens of each [MASK]
-    spelled = tokenizer.read(epath.Path(workdir))
-    ids = {spelled.readable(i): i for i in reversed(range(len(spelled.tokens)))}
+    spelled, encoded = tokenizer.read(epath.Path(workdir)), model.encode(PROMPTS).ids
+    masks = [np.flatnonzero(row == spelled.mask_id) for row in encoded]
+    mask_logits = model.logits(encoded, np.maximum(pad([row.tolist() for row in masks]), 0))
+    best = [
+        (-each).argsort()[:TOP].tolist()
+        for row, chosen in zip(mask_logits, masks, strict=True)
+        for each in row[: len(chosen)]
+    ]
+    # the spellings of several bytes are the same, so the ids are not found by spelling
+    guesses = [guess for by_mask in model.fill_mask(PROMPTS, TOP) for guess in by_mask]
+    assert [[token for token, _ in each] for each in guesses] == [[spelled.readable(i) for i in ids] for ids in best]
     return {
         f"{name}/logits/whole": np.asarray(logits[:4]),
         f"{name}/logits/padded": np.asarray(logits[4:])[mask],
-        f"{name}/fill": np.array([[ids[token] for token, _ in best] for best in guesses]),
+        f"{name}/fill": np.array(best),
     }
 
 

@@ -9,15 +9,17 @@ import pytest
 
 from symbert_jax.config import ATTENTIONS, MeshConfig
 from symbert_jax.model import bert, classifier
+from symbert_jax.model.layers import gelu
 from symbert_jax.sharding import make_mesh
 from tests.conftest import configure, init_params_numpy
+from tests.forms import MODERN
 
 NUM_OUTPUTS = 3
 
 
-def make_model(attention: str = "standard"):
+def make_model(attention: str = "standard", **fields):
     """Returns the config and the parameters of a classifier."""
-    config = configure(model={"attention": attention}).model
+    config = configure(model={"attention": attention, **fields}).model
     head = jax.tree.map(np.asarray, classifier.init_head(config, NUM_OUTPUTS, jax.random.key(1)))
     return config, {**init_params_numpy(config), "head": head}
 
@@ -51,6 +53,21 @@ def test_logits_equal_berts_pooler_by_hand(mesh, attention) -> None:
     pooled = np.tanh(x @ head["pooler"]["kernel"] + head["pooler"]["bias"])
     wanted = pooled @ head["classifier"]["kernel"] + head["classifier"]["bias"]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_classifier_of_pre_norm_model_keeps_the_transform_of_the_masked_language_head(mesh) -> None:
+    """Its first layers read the row with windows, its last one only [CLS]; padding changes nothing."""
+    config, params = make_model(**MODERN)
+    params |= {"head": params["head"] | classifier.pretrained(config, init_params_numpy(config))["head"]}
+    tokens = np.random.default_rng(0).integers(0, 128, (2, 16), dtype=np.int32)
+    found = logits(config, params, tokens, np.array([16, 9]))
+    np.testing.assert_allclose(logits(config, params, tokens[1:, :9], np.array([9])), found[1:], atol=1e-6)
+    encoder, masked = bert.module(config, init_params_numpy(config)), init_params_numpy(config)["head"]
+    x = encoder.encode(encoder.embeddings(jnp.asarray(tokens)))[:1, :1]
+    hidden = encoder.head.norm(gelu(x @ masked["dense"]["kernel"]))[:, 0]
+    head = params["head"]["classifier"]
+    np.testing.assert_allclose(found[:1], hidden @ head["kernel"] + head["bias"], atol=1e-5)
+    assert "head" not in classifier.pretrained(*make_model())
 
 
 def test_dropout_reaches_the_head(mesh) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from symbert_jax.config import MeshConfig, ModelConfig
-from symbert_jax.model import bert
+from symbert_jax.model import bert, positions, windows
 from symbert_jax.model.diagnostics import attention_statistics
 from symbert_jax.sharding import make_mesh, put_batch
 from tests.conftest import configure, init_params_numpy, make_batch
+from tests.forms import MODERN
+from tests.model import plain
 
 SEGMENTS = 1 + (np.arange(16) >= np.array([[16], [5], [1], [9]])).astype(np.int32)
 
@@ -24,12 +26,14 @@ def compute(model: ModelConfig, params: bert.Params, tokens, segments=None):
 def directly(model: ModelConfig, params: bert.Params, tokens: np.ndarray, segments: np.ndarray) -> dict[str, list]:
     """Computes the statistics of a standard or pairwise model query by query, in float64."""
     wanted = {"logit_std": [], "entropy": [], "symmetry": []}
-    x = bert.module(model, params).embeddings(tokens)
-    for layer in range(model.layers):
+    bert_module = bert.module(model, params)
+    carry = bert_module.start(bert_module.embeddings(tokens))
+    for layer, window in enumerate(windows.layer_windows(model)):
+        x, base = carry[0], model.rope_theta_local if window else model.rope_theta
         weights = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
         attention = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights["attention"])
-        query, bias = attention["query"]["kernel"], attention["query"]["bias"]
-        q = np.einsum("BTD,DNH->BTNH", np.asarray(x, np.float64), query) + bias
+        query = attention["query"]["kernel"]
+        q = np.einsum("BTD,DNH->BTNH", np.asarray(x, np.float64), query) + attention["query"].get("bias", 0)
         if "pair" in attention:
             k, key = (np.einsum("...NG,NHG->...NH", each, attention["pair"]) for each in (q, query))
         else:
@@ -38,7 +42,13 @@ def directly(model: ModelConfig, params: bert.Params, tokens: np.ndarray, segmen
         variances, entropies = [], []
         for row, heads, token in np.ndindex(len(tokens), model.heads, tokens.shape[1]):
             seen = segments[row] == segments[row, token]
-            logits = k[row, seen, heads] @ q[row, token, heads] / np.sqrt(q.shape[-1])
+            if window:
+                seen = seen & (np.abs(np.arange(tokens.shape[1]) - token) <= window / 2)
+            keys, one_query = k[row, seen, heads], q[row, token, heads]
+            if model.positions == "rope":
+                keys = np.stack([plain.rotate(*each, base) for each in zip(keys, np.flatnonzero(seen), strict=True)])
+                one_query = plain.rotate(one_query, token, base)
+            logits = keys @ one_query / np.sqrt(q.shape[-1])
             p = np.exp(logits) / np.exp(logits).sum()
             variances.append(logits.var())
             entropies.append(-(p * np.log(p)).sum())
@@ -50,13 +60,17 @@ def directly(model: ModelConfig, params: bert.Params, tokens: np.ndarray, segmen
             ("symmetry", np.mean(scores)),
         ):
             wanted[name].append(value)
-        x = bert.module(model, params | {"layers": weights}).layers(x, segments=jnp.asarray(segments))[0]
+        rotation = positions.rotation(model, window, tokens.shape[1])
+        run_layer = bert.module(model, params | {"layers": weights}).layers
+        carry = run_layer(*carry, segments=jnp.asarray(segments), window=window, rotation=rotation)
     return wanted
 
 
-@pytest.mark.parametrize("attention", ["standard", "pairwise"])
-def test_statistics_equal_a_direct_computation(attention, mesh) -> None:
-    model = configure(model={"attention": attention}).model
+@pytest.mark.parametrize(
+    "fields", [{"attention": "standard"}, {"attention": "pairwise"}, MODERN | {"attention": "pairwise"}], ids=str
+)
+def test_statistics_equal_a_direct_computation(fields, mesh) -> None:
+    model = configure(model=fields).model
     params = jax.tree.map(lambda leaf: 4 * leaf, init_params_numpy(model))  # attention that is far from uniform
     tokens = make_batch(configure(), rows=4).tokens
     found, wanted = compute(model, params, tokens, SEGMENTS), directly(model, params, tokens, SEGMENTS)

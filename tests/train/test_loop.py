@@ -20,9 +20,10 @@ from etils import epath
 
 from symbert_jax.data.rows import Split
 from symbert_jax.data.vocabulary import SPECIAL
-from symbert_jax.train import loop
+from symbert_jax.train import loop, phases
 from tests.command_line import Result, run_commands
 from tests.conftest import configure, write_corpus
+from tests.forked import ForkedCommand
 from tests.storage import Storage
 
 ROOT = Path(__file__).parents[2]
@@ -44,13 +45,9 @@ def variables(corpus: Path) -> dict[str, str]:
     return {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(corpus / "xla"), "XLA_FLAGS": ""}
 
 
-def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) -> subprocess.Popen:
+def start(workdir: Path | str, corpus: Path, *flags: str, **environment: str) -> ForkedCommand:
     """Starts a run in a process; `environment` adds to its variables."""
-    command = [sys.executable, "-m", "symbert_jax", *arguments(workdir, corpus, *flags)]
-    environment = os.environ | variables(corpus) | environment
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return ForkedCommand(arguments(workdir, corpus, *flags), os.environ | variables(corpus) | environment)
 
 
 def finish_on_terminal(workdir: Path, corpus: Path) -> str:
@@ -71,14 +68,14 @@ def finish_on_terminal(workdir: Path, corpus: Path) -> str:
     return output.decode()
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: ForkedCommand) -> str:
     """Returns the output of a process, which must end with exit code 0."""
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return output
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path: Path, process: ForkedCommand) -> None:
     """Waits until the path exists; fails if the process ends before."""
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
@@ -234,7 +231,7 @@ def test_run_in_a_bucket_resumes_bitwise(whole: Path, corpus: Path, storage: Sto
         storage.write(f"corpus/{file.name}", {}, file.read_bytes())
     environment = storage.environment | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}
 
-    def start_and_wait_for(step: int) -> subprocess.Popen:
+    def start_and_wait_for(step: int) -> ForkedCommand:
         process = start("gs://bucket/run", corpus, "--config.data.dir=gs://bucket/corpus", **environment)
         while f"run/checkpoints/{step}/commit_success.txt" not in storage.objects:
             assert process.poll() is None, process.communicate()[0]
@@ -296,8 +293,8 @@ def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypat
     corpus = write_corpus(tmp_path / "corpus", unknown=(56, 0))
     data = {"dir": str(corpus), "batch_size": 8}
     config = configure(data=data, optim={"warmup_steps": 1}, train=train | {"keep_latest": 1})
-    for make in ("make_train_step", "make_validation_step"):  # to compile once
-        monkeypatch.setattr(loop, make, functools.cache(getattr(loop, make)))
+    for module, make in ((phases, "make_train_step"), (loop, "make_validation_step")):  # to compile once
+        monkeypatch.setattr(module, make, functools.cache(getattr(module, make)))
     loop.pretrain(config, epath.Path(tmp_path / "whole"))
     for steps in (4, 1, 3):  # the steps that each start takes; the run stops at 4, 5 and 8
         monkeypatch.setattr(loop.Stop, "should_stop", lambda self, step, steps=steps: "SIGTERM" * (step == steps))

@@ -18,7 +18,8 @@ KINDS: dict[str, type[Kind]] = {
     for kind in (
         *(command_line.Fields, command_line.FinetuneFields, config_files.ConfigFiles, command_line.Arguments),
         *(command_line.Topologies, command_line.FillTexts),
-        *(sources.JsonLines, sources.TextFiles, sources.Books, sources.ArrayRecords, sources.TfRecords),
+        *(sources.JsonLines, sources.TextFiles, sources.Parquet),
+        *(sources.Books, sources.ArrayRecords, sources.TfRecords),
         *(tokenizers.Vocabularies, glue.GlueFiles, glue.GlueDatasets),
         *(tokenizers.HuggingFaceFolders, tokenizers.Safetensors),
         *(workdirs.Workdirs, workdirs.ReferenceCurves, workdirs.Trials, workdirs.CheckpointFiles),

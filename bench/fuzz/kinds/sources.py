@@ -1,6 +1,7 @@
 """Sources of documents."""
 
 import bz2
+import functools
 import gzip
 import json
 import lzma
@@ -9,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
+import pyarrow
+import pyarrow.parquet
 import tensorflow_datasets as tfds
 from tensorboardX.record_writer import RecordWriter
 
@@ -42,7 +45,13 @@ class JsonLines(Source):
     """JSON lines, plain or compressed."""
 
     scheme, name = "jsonl", "documents.jsonl"
-    COMPRESSIONS: ClassVar = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    COMPRESSIONS: ClassVar = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": functools.partial(pyarrow.compress, codec="zstd", asbytes=True),
+    }
 
     def make(self, folder: Path) -> None:
         super().make(folder)
@@ -79,6 +88,19 @@ class TextFiles(JsonLines):
 
     def content(self) -> str:
         return "\n".join(make_texts())
+
+
+class Parquet(JsonLines):
+    """Parquet files."""
+
+    suite_attempts = 8
+
+    scheme, name = "parquet", "documents.parquet"
+
+    def make(self, folder: Path) -> None:
+        Source.make(self, folder)
+        table = pyarrow.table({"id": range(5), "text": make_texts()[:5]})
+        pyarrow.parquet.write_table(table, folder / self.name, row_group_size=2, write_page_checksum=True)
 
 
 class Folder(Source):

@@ -27,7 +27,6 @@ def parse_options(text: str) -> PipelineOptions:
     if other := [word for word in words if not word.startswith("--")]:
         raise UserError("--beam", repr(other[0]), "options written as --name=value")
     options = PipelineOptions(words)
-    _check_values(options)
     runner = options.view_as(StandardOptions).runner
     if not runner:
         raise UserError("--beam", repr(text), "--runner=NAME among the options", "such as --runner=DataflowRunner")

@@ -54,8 +54,7 @@ def prepare(config: Config, beam_options: str = "") -> None:
         if not beam_options:
             hint = "let a cluster write it: --beam; or copy the corpus to the bucket, where training can read it"
             raise UserError("data.dir", config.data.dir, "a local folder", hint)
-        with _exit_on_sigterm():
-            _prepare_in_bucket(config, _recipe(config), engine)
+        _prepare_in_bucket(config, _recipe(config), engine)
         return
     target, recipe = Path(absolute(config.data.dir, "data.dir")), _recipe(config)
     if _is_prepared(recipe, target):
@@ -70,7 +69,11 @@ def prepare(config: Config, beam_options: str = "") -> None:
         raise UserError("data.dir", f"{target}, {kind}", "a folder that can be renamed", "name a folder inside of it")
     if not config.data.sources:
         raise UserError("data.sources", "none", "at least one, such as jsonl:DIR/*.jsonl.gz")
-    with _exit_on_sigterm(), new_folder(epath.Path(target), "data.dir", resume=True) as work:
+    # SIGTERM ends a pipeline at once: the threads of its runner would keep a process alive that cleans up.
+    with (
+        contextlib.nullcontext() if beam_options else _exit_on_sigterm(),
+        new_folder(epath.Path(target), "data.dir", resume=True) as work,
+    ):
         if _is_prepared(recipe, target):  # another run finished it before this one got the lock
             remove_contents(work)
             return
@@ -187,10 +190,9 @@ def _prepare_in_bucket(config: Config, recipe: dict[str, Any], engine: Engine) -
         if names and local.UNFINISHED not in names:
             raise UserError("data.dir", f"{target}, which is not a corpus", "a folder where nothing exists yet")
         written = engine(config, recipe, target)
-        for name in {VOCAB, tokenizer.TOKENIZER, tokenizer.SPECIAL_TOKENS_FILE} & {
-            path.name for path in target.iterdir()
-        }:
-            (target / name).copy(epath.Path(folder) / name)
+        for name in (VOCAB, tokenizer.TOKENIZER, tokenizer.SPECIAL_TOKENS_FILE):
+            if (target / name).exists():
+                (target / name).copy(epath.Path(folder) / name)
         _write_description(recipe, written, Path(folder))
         for path in sorted(epath.Path(folder).iterdir(), key=lambda path: path.name == MANIFEST):
             path.copy(target / path.name, overwrite=True)

@@ -11,7 +11,7 @@ PREFIX = "##"  # begins a token of WordPiece that continues a word
 
 
 class Roles(NamedTuple):
-    """The ids of the special tokens. Only `unk` may be the id of another role or of no token."""
+    """The ids of the special tokens, all of them different."""
 
     cls: int  # begins every row and every text
     sep: int  # ends every document and every text
