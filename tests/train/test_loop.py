@@ -20,7 +20,7 @@ from etils import epath
 
 from symbert_jax.data.rows import Split
 from symbert_jax.data.vocabulary import SPECIAL
-from symbert_jax.train import loop
+from symbert_jax.train import loop, phases
 from tests.command_line import Result, run_commands
 from tests.conftest import configure, write_corpus
 from tests.forked import ForkedCommand
@@ -293,8 +293,8 @@ def test_run_that_stops_at_any_step_has_the_same_curve(tmp_path: Path, monkeypat
     corpus = write_corpus(tmp_path / "corpus", unknown=(56, 0))
     data = {"dir": str(corpus), "batch_size": 8}
     config = configure(data=data, optim={"warmup_steps": 1}, train=train | {"keep_latest": 1})
-    for make in ("make_train_step", "make_validation_step"):  # to compile once
-        monkeypatch.setattr(loop, make, functools.cache(getattr(loop, make)))
+    for module, make in ((phases, "make_train_step"), (loop, "make_validation_step")):  # to compile once
+        monkeypatch.setattr(module, make, functools.cache(getattr(module, make)))
     loop.pretrain(config, epath.Path(tmp_path / "whole"))
     for steps in (4, 1, 3):  # the steps that each start takes; the run stops at 4, 5 and 8
         monkeypatch.setattr(loop.Stop, "should_stop", lambda self, step, steps=steps: "SIGTERM" * (step == steps))
