@@ -6,7 +6,7 @@
 Records medians over the rounds. A round runs first the library, then `prepare`, on the same text and cores. The library
 also encodes the duplicates, which `prepare` drops.
 
-With --memory, the command `prepare` reads the text of the sources once, 4 times and 16 times, each time with other
+With `--memory`, the command `prepare` reads the text of the sources once, 4 times and 16 times, each time with other
 distinct documents. The bench records the peak memory of all its processes together: of pages that several of them
 share, each has its part.
 """

@@ -190,6 +190,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     # commands that take minutes, need the cloud, or run in almost the same form in another document
     rf"docs/own_text.md: {SYMBERT} .*(data|runs)/german.*": parse,
     r"docs/own_text.md: (apt-get|dpkg|mkdir|find) .*": skip,
+    r"docs/own_text.md: output": skip,  # of a run that takes minutes
     rf".*: {SYMBERT} compile .*": parse,
     rf".*: {SYMBERT} (prepare|pretrain) .*--config\.(train\.phases|data\.batch_warmup)=.*": parse,
     rf".*: {SYMBERT} prepare .*--beam=.*": parse_beam,
@@ -228,6 +229,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     r"bench/gpu_kernels.py: flags .*": partial(parse_bench_flags, "bench.gpu_kernels"),
     r"bench/glue.py: flags .*": partial(parse_bench_flags, "bench.glue --source=x --vocab=x"),
     r"bench/growth.py: flags .*": partial(parse_bench_flags, "bench.growth"),
+    r"bench/prepare_rate.py: flags .*": partial(parse_bench_flags, "bench.prepare_rate"),
     r"bench/slices.py: flags .*": partial(parse_bench_flags, "bench.slices"),
     r"bench/tpu_estimate.py: flags .*": partial(parse_bench_flags, "bench.tpu_estimate"),
     r".*: flags --reference=.*": partial(parse_flags, "compare --out=x x"),

@@ -8,6 +8,7 @@ import pytest
 from symbert_jax.config import freeze, phases
 from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.masking import Masking
+from symbert_jax.data.rows import read_tokens
 from symbert_jax.data.stream import Stream, open_stream, open_streams, run_batches
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
@@ -85,6 +86,10 @@ def test_phases_of_a_corpus_continue_in_its_rows(tmp_path) -> None:
         end = phase.first_row + len(phase.steps) * stream.batch_size
         row_indices += visited_row_indices(stream, phase.first_row, end)
     assert sorted(row_indices[:64]) == list(range(64)) == sorted(row_indices[64:128])
+    whole = concatenate(batches)
+    targets = np.where(whole.weights > 0, whole.targets, SPECIAL.index("[CLS]"))  # padding is at position 0
+    np.put_along_axis(whole.tokens, whole.positions, targets, axis=1)
+    np.testing.assert_array_equal(whole.tokens, read_tokens(streams[0].train, np.array(row_indices)))
     for start in (0, 1, 4, 7, 8, 19):
         assert all(map(is_equal, run_batches(config, streams, start), batches[start:]))
         parts = [next(run_batches(config, open_part(process, 2), start)) for process in range(2)]
