@@ -70,7 +70,7 @@ def main() -> None:
     )
 
 
-def make_stream(corpus: Rows, length: int, batch_size: int, unit: str) -> Stream:
+def make_stream(corpus: rows.Rows, length: int, batch_size: int, unit: str) -> Stream:
     """Returns the stream of a process that holds all rows of a batch."""
     masking = Masking(TOKENIZER, length, MASK_RATE, seed=0, unit=unit)
     return Stream(

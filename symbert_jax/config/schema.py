@@ -76,6 +76,8 @@ class DataConfig:
     vocab: str = "hf:google-bert/bert-base-uncased"
     lowercase: bool = True  # whether a trained tokenizer lower-cases texts
     validation_fraction: Fraction = 0.005  # fraction of documents for validation, chosen by a hash of the text
+    # how documents become rows; concat: joined and cut, as in the paper; best_fit: whole documents, padded to full rows
+    packing: Annotated[str, Choice(("concat", "best_fit"))] = "concat"
     workers: Annotated[int, Range(0, 1024)] = 0  # processes of `prepare`; 0: one per core, fewer for little text
     mask_rate: Fraction = 0.15  # fraction of the non-special tokens of a row that are predicted
     final_mask_rate: Fraction = 0.0  # mask rate that data.mask_rate changes to linearly until train.steps; 0: constant

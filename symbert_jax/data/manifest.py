@@ -36,6 +36,7 @@ class Manifest(NamedTuple):
     unknown: dict[str, float]  # by split, the fraction of its tokens that are [UNK]; 0 by default
     most_maskable: dict[str, int]  # by split, the largest number of tokens in a row that are not special; T by default
     fewest_maskable: dict[str, int]  # by split, the smallest such number; 0 by default
+    padding: dict[str, float]  # by split, the fraction of its tokens that are [PAD]; 0 by default
     vocab: str  # the vocabulary: hf:REPOSITORY, sha256 HASH or train SIZE; empty by default
     files: dict[str, File]  # by name, all files but the manifest; in older manifests only the vocabulary, or none
     content: dict[str, Any]  # the whole JSON object without its checksum
@@ -106,6 +107,7 @@ def parse_manifest(text: str, folder: Path | epath.Path) -> Manifest:
             unknown={split: float(splits[split].get("unk_share", 0)) for split in SPLITS},
             most_maskable={split: int(splits[split].get("most_maskable", length)) for split in SPLITS},
             fewest_maskable={split: int(splits[split].get("fewest_maskable", 0)) for split in SPLITS},
+            padding={split: float(splits[split].get("padding_share", 0)) for split in SPLITS},
             vocab=str(content.get("vocab", "")),
             files=files,
             content=content,

@@ -33,6 +33,8 @@ class Stream:
     batch_size: int  # B, over all processes
     local_row_indices: Int[np.ndarray, " local"]  # the indices in a batch of the rows that this process holds
     may_lack_targets: bool  # whether a training batch may have no token to predict
+    pad: int | None = None  # the id of [PAD] if rows have padding
+    padding: float = 0.0  # the fraction of [PAD] among the tokens of the training rows
     start: int = 0  # the first step
     first_row: int = 0  # the rows that earlier phases of the run have read
 
@@ -97,6 +99,8 @@ def open_stream(config: Config, corpus: Corpus, local_row_indices: Int[np.ndarra
         batch_size=data.batch_size,
         local_row_indices=local_row_indices,
         may_lack_targets=round(min(rates) * corpus.manifest.fewest_maskable["train"]) < 1,  # as `Masking` rounds
+        pad=tokenizer.pad_id if max(corpus.manifest.padding.values()) > 0 else None,
+        padding=corpus.manifest.padding["train"],
     )
 
 

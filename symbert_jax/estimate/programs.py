@@ -62,14 +62,19 @@ def compile_train(config: Config, target: Slice) -> Program:
     # The backward pass costs as much as two forward passes. No remat policy keeps the output of an attention kernel, so
     # with remat the forward pass of the kernel runs again.
     passes = 3 if config.model.remat == "none" else 4
-    step, predictions = make_train_step(config), max_train_predictions(config)
+    step, predictions = make_train_step(config, pad=_pad(config)), max_train_predictions(config)
     return _compile(config, target, step, predictions, step_argument=lambda state: state, kernel_passes=passes)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
     """Compiles the validation step; raises the same errors as `compile_train`."""
-    step, predictions = make_validation_step(config), max_validation_predictions(config)
+    step, predictions = make_validation_step(config, pad=_pad(config)), max_validation_predictions(config)
     return _compile(config, target, step, predictions, step_argument=lambda state: state.params, kernel_passes=1)
+
+
+def _pad(config: Config) -> int | None:
+    """Returns an id for [PAD] if rows have padding. The cost of a program does not depend on the id."""
+    return 0 if config.data.packing == "best_fit" else None
 
 
 def _compile(

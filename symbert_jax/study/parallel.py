@@ -132,13 +132,14 @@ class Group:
         steps = jnp.arange(config.train.steps)
         schedules = [schedule(member.run.config.optim, config.train.steps)(steps) for member in members]
         self.learning_rates = np.stack(schedules, axis=1).astype(np.float32)  # [steps, R]
-        self.train_step = make_train_step(config, members[0].stream.may_lack_targets)
-        objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document)
+        stream, cross_document = members[0].stream, config.data.cross_document
+        self.train_step = make_train_step(config, stream.may_lack_targets, stream.pad)
+        objective = functools.partial(mlm_objective, config.model, cross_document=cross_document, pad=stream.pad)
         self.validation_step = jax.jit(
             jax.vmap(lambda params, batch: objective(params, batch, None), in_axes=(0, None))
         )
-        self.diagnose = jax.jit(jax.vmap(functools.partial(diagnose.compute, config), in_axes=(0, None)))
-        self.sample = diagnose.sample_batch(members[0].stream)
+        self.diagnose = jax.jit(jax.vmap(functools.partial(diagnose.compute, config, stream.pad), in_axes=(0, None)))
+        self.sample = diagnose.sample_batch(stream)
         self.select = jax.jit(lambda state, member: jax.tree.map(lambda leaf: leaf[member], state), static_argnums=1)
 
     def init(self, corpus: Corpus) -> State:
@@ -172,7 +173,8 @@ class Group:
         self._read()
         lap = self.clock.lap(step)
         self.progress.measure(lap.steps, lap.seconds)
-        tokens = self.config.data.batch_size * self.config.model.length
+        padding = self.members[0].stream.padding
+        tokens = round(self.config.data.batch_size * self.config.model.length * (1 - padding))
         losses = []
         for member in self._active():
             with member.dropped_if_diverged():
@@ -244,10 +246,13 @@ class Group:
 
 
 def make_train_step(
-    config: Config, may_lack_targets: bool
+    config: Config, may_lack_targets: bool, pad: int | None
 ) -> Callable[[State, MlmBatch, UInt32[np.ndarray, " R"], Float[np.ndarray, " R"]], tuple[State, Sums]]:
-    """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states."""
-    objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document)
+    """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states.
+
+    may_lack_targets, pad: see `step.make_train_step`.
+    """
+    objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document, pad=pad)
     update = make_update(objective, config.optim, may_lack_targets)
 
     def step(

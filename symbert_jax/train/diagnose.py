@@ -15,7 +15,7 @@ from symbert_jax.data.stream import Stream
 from symbert_jax.metrics import Values
 from symbert_jax.model import bert
 from symbert_jax.model.diagnostics import Statistics, attention_statistics
-from symbert_jax.model.documents import find_documents
+from symbert_jax.model.documents import find_segments
 from symbert_jax.sharding import local_row_indices, put_batch
 
 ROWS = 32  # validation rows of at most 512 tokens; of longer ones fewer, with as many probabilities
@@ -27,7 +27,7 @@ def make_diagnostics(config: Config, stream: Stream) -> Callable[[bert.Params], 
     The values have the names attention/STATISTIC/layer_I, with I from 0. A value that is not finite is left out. Call
     it on every process, under the mesh of the run.
     """
-    batch, step = sample_batch(stream), jax.jit(functools.partial(compute, config))
+    batch, step = sample_batch(stream), jax.jit(functools.partial(compute, config, stream.pad))
     return lambda params: to_values(step(params, batch))
 
 
@@ -41,9 +41,12 @@ def sample_batch(stream: Stream) -> MlmBatch:
     return put_batch(next(sample.validation_batches(1)))
 
 
-def compute(config: Config, params: bert.Params, batch: MlmBatch) -> Statistics:
-    """Returns the statistics of every layer. Tokens see each other as in training."""
-    segments, position_ids = (None, None) if config.data.cross_document else find_documents(batch.tokens)
+def compute(config: Config, pad: int | None, params: bert.Params, batch: MlmBatch) -> Statistics:
+    """Returns the statistics of every layer. Tokens see each other as in training.
+
+    pad: the id of [PAD] if rows may have padding.
+    """
+    segments, position_ids = find_segments(batch.tokens, config.data.cross_document, pad)
     return attention_statistics(config.model, params, batch.tokens, segments=segments, position_ids=position_ids)
 
 

@@ -122,11 +122,16 @@ class Events:
             self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, window, state.ema)
 
     def _cost(self, step: int) -> tuple[int, float, float | None]:
-        """Returns the tokens and the model FLOPs of a step, and the peak FLOP/s of all devices (None: unknown)."""
-        mesh, config = jax.sharding.get_mesh(), self.phase_of(step).phase.config
+        """Returns the tokens, without padding, and the model FLOPs of a step, and the peak FLOP/s of all devices.
+
+        The peak is None if it is unknown.
+        """
+        mesh, opened = jax.sharding.get_mesh(), self.phase_of(step)
+        config = opened.phase.config
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         flops = train_flops(config.model, config.data.batch_size, max_train_predictions(config))
-        return tokens_per_batch(config), flops, peak and peak * mesh.size
+        tokens = round(tokens_per_batch(config) * (1 - opened.stream.padding))
+        return tokens, flops, peak and peak * mesh.size
 
     def _show(self, step: int, values: Values) -> None:
         """Shows a log point: on a terminal the loss and the speed, elsewhere all values."""

@@ -132,7 +132,7 @@ def _open_events(
             trace,
             Window("train", restore_window(config, checkpoints, start)),
             Clock(start),
-            make_validation_step(config),
+            make_validation_step(config, next((stream.pad for stream in streams if stream.pad is not None), None)),
         )
 
 

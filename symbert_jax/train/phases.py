@@ -40,7 +40,7 @@ def open_phases(config: Config, streams: Sequence[Stream]) -> list[OpenPhase]:
             phase,
             stream,
             last[phase.config.data.dir],
-            make_train_step(_with_whole_model(phase, config), stream.may_lack_targets),
+            make_train_step(_with_whole_model(phase, config), stream.may_lack_targets, stream.pad),
             diagnostics[phase.config.data.dir],
         )
         for phase, stream in zip(planned, streams, strict=True)

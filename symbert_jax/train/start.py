@@ -43,7 +43,7 @@ _FIXED = (
 )
 # Fields that may change without a message: they do not affect what a continued run computes, or are checked elsewhere.
 _FREE = re.compile(
-    r"mesh\..*|data\.(dir|sources|vocab|lowercase|validation_fraction|workers|reader_threads)"
+    r"mesh\..*|data\.(dir|sources|vocab|lowercase|validation_fraction|packing|workers|reader_threads)"
     r"|model\.(kernel|remat|unroll|pairwise_init|initializer_range|score_gain|key_init)"
     r"|train\.(log_every|checkpoint_every|keep_latest|keep_every|profile_steps|wandb)"
 )

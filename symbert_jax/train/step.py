@@ -18,7 +18,7 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, ModelConfig, OptimConfig
 from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.model import bert
-from symbert_jax.model.documents import find_documents
+from symbert_jax.model.documents import find_segments
 from symbert_jax.sharding import spec
 from symbert_jax.train.optimizer import make_optimizer, schedule
 from symbert_jax.train.state import State
@@ -28,12 +28,15 @@ Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # name -> (sum, num
 Objective = Callable[[bert.Params, Any, PRNGKeyArray], Sums]  # (params, batch, dropout key) -> sums
 
 
-def make_train_step(config: Config, may_lack_targets: bool = False) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
+def make_train_step(
+    config: Config, may_lack_targets: bool = False, pad: int | None = None
+) -> Callable[[State, MlmBatch], tuple[State, Sums]]:
     """Returns the compiled step of pretraining. It consumes the state; batch i takes state i to state i + 1.
 
     may_lack_targets: whether a batch may have no token to predict.
+    pad: the id of [PAD] if rows may have padding.
     """
-    objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document)
+    objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document, pad=pad)
     update = make_update(objective, config.optim, may_lack_targets)
     compute_learning_rate = schedule(config.optim, config.train.steps)
 
@@ -149,13 +152,18 @@ def update_ema(decay: float, ema: bert.Params, params: bert.Params, step: Array)
 
 
 def mlm_objective(
-    model: ModelConfig, params: bert.Params, batch: MlmBatch, key: PRNGKeyArray | None, cross_document: bool = True
+    model: ModelConfig,
+    params: bert.Params,
+    batch: MlmBatch,
+    key: PRNGKeyArray | None,
+    cross_document: bool = True,
+    pad: int | None = None,
 ) -> Sums:
     """Returns sums over the weighted positions: cross entropy in nats ("loss"), correct predictions ("accuracy").
 
-    cross_document: whether a token attends to all documents of its row, or only to its own.
+    cross_document, pad: see `find_segments`.
     """
-    segments, position_ids = (None, None) if cross_document else find_documents(batch.tokens)
+    segments, position_ids = find_segments(batch.tokens, cross_document, pad)
     logits = bert.logits(
         model, params, batch.tokens, batch.positions, segments=segments, position_ids=position_ids, key=key
     )

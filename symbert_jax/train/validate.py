@@ -1,6 +1,7 @@
 """Validation: the objective of training, without dropout and without an update."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,15 @@ from symbert_jax.train.state import State
 from symbert_jax.train.step import Sums, mlm_objective
 
 
-def make_validation_step(config: Config) -> Callable[[bert.Params, MlmBatch], Sums]:
-    """Returns the compiled objective (parameters, batch) -> sums."""
+def make_validation_step(config: Config, pad: int | None = None) -> Callable[[bert.Params, MlmBatch], Sums]:
+    """Returns the compiled objective (parameters, batch) -> sums.
+
+    pad: the id of [PAD] if rows may have padding.
+    """
+    objective = functools.partial(mlm_objective, config.model, cross_document=config.data.cross_document, pad=pad)
 
     def step(params: bert.Params, batch: MlmBatch) -> Sums:
-        return mlm_objective(config.model, params, batch, key=None, cross_document=config.data.cross_document)
+        return objective(params, batch, key=None)
 
     return jax.jit(step)
 

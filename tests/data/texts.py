@@ -16,7 +16,7 @@ CLS, SEP = 2, 3
 LENGTH = 8
 
 
-def make_config(folder: Path, *files: list[str], fraction: float = 0.0) -> Config:
+def make_config(folder: Path, *files: list[str], fraction: float = 0.0, packing: str = "concat") -> Config:
     """Writes each of `files`, a list of documents, as JSON lines; returns the config of the corpus `folder`/corpus."""
     for number, texts in enumerate(files):
         lines = (json.dumps({"text": text}) + "\n" for text in texts)
@@ -27,6 +27,7 @@ def make_config(folder: Path, *files: list[str], fraction: float = 0.0) -> Confi
         sources=tuple(f"jsonl:{folder}/{number}.jsonl" for number in range(len(files))),
         vocab=str(folder / "vocab.txt"),
         validation_fraction=fraction,
+        packing=packing,
     )
     return Config(model=ModelConfig(length=LENGTH, vocab_size=len(VOCABULARY)), data=data)
 
@@ -38,11 +39,16 @@ def distinct_texts(count: int) -> list[str]:
 
 def read_stream(folder: Path, split: str) -> list[int]:
     """Returns the tokens of a split of `folder`/corpus, read with TFDS alone, without the frame of each row."""
+    return [token for row in read_rows(folder, split) for token in row[1:-1]]
+
+
+def read_rows(folder: Path, split: str) -> list[list[int]]:
+    """Returns the rows of a split of `folder`/corpus, read with TFDS alone."""
     source = tfds.builder_from_directory(folder / "corpus").as_data_source(split)
     rows = [source[i]["tokens"] for i in range(len(source))]
     assert all(row.dtype == np.uint16 and row.shape == (LENGTH,) for row in rows)
     assert all((row[0], row[-1]) == (CLS, SEP) for row in rows)
-    return [int(token) for row in rows for token in row[1:-1]]
+    return [row.tolist() for row in rows]
 
 
 def expected_stream(folder: Path, texts: list[str]) -> list[int]:

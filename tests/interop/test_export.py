@@ -74,7 +74,8 @@ def test_full_disk_raises_error_with_file_name(name: str, tmp_path: Path) -> Non
     (tmp_path / f"{name}.new").symlink_to("/dev/full")
     wordpiece, tensors = tokenizer.read(VOCAB), {"weight": np.zeros(1 << 16, np.float32)}
     with pytest.raises(OSError, match=f"'{tmp_path / name}'") as raised:
-        folder.write(epath.Path(tmp_path), {"model_type": "bert", "max_position_embeddings": 32}, tensors, wordpiece, "card")
+        config = {"model_type": "bert", "max_position_embeddings": 32}
+        folder.write(epath.Path(tmp_path), config, tensors, wordpiece, "card")
     assert raised.value.errno == errno.ENOSPC
 
 

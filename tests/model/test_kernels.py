@@ -25,7 +25,7 @@ TPU_V4 = AbstractDevice(device_kind="TPU v4", num_cores=2, platform="tpu")
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
 V100 = AbstractDevice(device_kind="Tesla V100-SXM2-16GB", num_cores=None, platform="gpu")
 
-SEP = 3
+PAD, SEP = 0, 3
 TINY = configure(model={"layers": 1, "length": 128, "attention_dropout": 0.0}).model
 LENGTHS = np.array([[256], [200], [3], [1]])  # the numbers of tokens in four padded rows
 SHORT = np.minimum(LENGTHS // 4 + 1, 64)  # the same for rows of 64 tokens
@@ -146,14 +146,15 @@ def test_triton_drops_the_same_probabilities_as_xla(mesh_4x2) -> None:
 
 
 def packed() -> MlmBatch:
-    """Returns rows of two documents: of 78 and 50, of 50 and 78, and of 78 and 49 tokens before a lone [SEP]."""
+    """Returns rows of two documents, of 78 and 50, of 50 and 78, and of 78 and 49 tokens before a lone [SEP]; and a row
+    of one document of 78 tokens and padding."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 128, (3, 128)).astype(np.int32)
-    tokens[:, 0], tokens[:, -1] = 2, SEP
-    tokens[(0, 1, 2, 2), (77, 49, 77, 126)] = SEP
-    positions = np.array([[3, 50, 76, 78, 126], [1, 48, 50, 120, 0], [1, 9, 30, 76, 0]], np.int32)
+    tokens = rng.integers(5, 128, (4, 128)).astype(np.int32)
+    tokens[:, 0], tokens[:, -1], tokens[3, 78:-1] = 2, SEP, PAD
+    tokens[(0, 1, 2, 2, 3), (77, 49, 77, 126, 77)] = SEP
+    positions = np.array([[3, 50, 76, 78, 126], [1, 48, 50, 120, 0], [1, 9, 30, 76, 0], [2, 70, 0, 0, 0]], np.int32)
     weights = (positions > 0).astype(np.float32)
-    return MlmBatch(tokens, positions, rng.integers(5, 128, (3, 5)).astype(np.int32), weights)
+    return MlmBatch(tokens, positions, rng.integers(5, 128, (4, 5)).astype(np.int32), weights)
 
 
 def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> MlmBatch:
@@ -177,22 +178,25 @@ def test_scaled_score_of_invisible_token_is_exact(width) -> None:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_jax, monkeypatch) -> None:
-    """Without `cross_document`, both have the same loss and the same gradients of the whole model."""
+    """Without `cross_document`, both have the same loss and the same gradients of the whole model.
+
+    With it, a document that is alone in its row does not see the padding of the row.
+    """
     model = dataclasses.replace(TINY, attention=attention)
     params, batch = init_params_numpy(model), packed()
 
-    @functools.partial(jax.jit, static_argnames=("kernel", "cross_document"))
-    def run(kernel, cross_document, batch):
+    @functools.partial(jax.jit, static_argnames=("kernel", "cross_document", "pad"))
+    def run(kernel, cross_document, batch, pad=None):
         monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
 
         def loss(params):
-            sums = mlm_objective(model, params, batch, key=None, cross_document=cross_document)
+            sums = mlm_objective(model, params, batch, key=None, cross_document=cross_document, pad=pad)
             return sums["loss"][0], sums
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     parts = (
-        run("xla", cross_document=True, batch=unpack(batch, length=78, documents=[(0, 0), (1, 50), (2, 0)])),
+        run("xla", cross_document=True, batch=unpack(batch, length=78, documents=[(0, 0), (1, 50), (2, 0), (3, 0)])),
         run("xla", cross_document=True, batch=unpack(batch, length=50, documents=[(0, 78), (1, 0)])),
     )
     wanted = jax.tree.map(lambda one, other: np.asarray(one) + np.asarray(other), *parts)
@@ -200,6 +204,11 @@ def test_packed_documents_equal_documents_in_own_rows(attention, mesh, cudnn_by_
     # one attention is enough for these kernels, which have the output and the gradients of xla for any q, k and v
     for kernel in ("xla", "short", "splash", "cudnn") if attention == "pairwise" else ("xla", "short"):
         assert_near(run(kernel, cross_document=False, batch=batch), wanted, atol=2e-5)
+    if attention == "pairwise":  # which tokens see each other does not depend on the attention
+        padded = batch._replace(weights=batch.weights * np.float32([[0], [0], [0], [1]]))
+        alone = unpack(padded, length=78, documents=[(0, 0), (1, 50), (2, 0), (3, 0)])
+        wanted_alone = run("xla", cross_document=True, batch=alone)
+        assert_near(run("xla", cross_document=True, batch=padded, pad=PAD), wanted_alone, atol=2e-5)
     cross_document_loss = jax.jit(mlm_objective, static_argnums=0)(model, params, batch, key=None)["loss"][0]
     assert abs(cross_document_loss - wanted[0][0]) > 1e-3, "documents that see each other have another loss"
 

@@ -3,14 +3,14 @@
 1. To train a vocabulary, one pipeline reads the sources, groups documents into buckets by key, drops duplicates and
    counts words.
 2. A second one does the same, but tokenizes the buckets and writes their sequences of token ids.
-3. A third one cuts the sequences into rows and writes the row files.
+3. A third one packs whole documents into rows, if the config asks for it.
+4. The last one cuts the sequences into rows and writes the row files.
 
 The workers share the folder of the corpus. Pipelines have no other output, no side input and no state, so every runner
 can run them. The bytes of a file depend neither on the runner, nor on the order in which it hands out elements, nor on
 how often it repeats work, because each file is a function of a set of documents.
 """
 
-import functools
 import json
 import re
 import uuid
@@ -28,10 +28,10 @@ from symbert_jax.config import Config
 from symbert_jax.data import sources, tokenizer
 from symbert_jax.data.manifest import SPLITS
 from symbert_jax.data.prepare import beam_workers as workers
-from symbert_jax.data.prepare import packing, statistics
+from symbert_jax.data.prepare import best_fit, packing, statistics
 from symbert_jax.data.prepare.beam_workers import Copy, Job
 from symbert_jax.data.prepare.packing import Slice
-from symbert_jax.data.prepare.row_files import RowFile, row_format
+from symbert_jax.data.prepare.row_files import RowFile, RowFormat, row_format
 from symbert_jax.data.prepare.shared_files import read_all
 from symbert_jax.data.prepare.statistics import Statistics
 from symbert_jax.data.prepare.written import Written, check_rows
@@ -48,7 +48,8 @@ _USER_ERROR = re.compile(
     re.MULTILINE,
 )
 
-_Call = tuple[str, int, list[Slice]]  # the split of a row file, its number, and the parts of sequences that it holds
+# The split of a row file, its number, and the parts of files of a kind, sequences or windows, that it holds.
+_Call = tuple[str, int, str, list[Slice]]
 
 
 def write_rows(config: Config, options: PipelineOptions, folder: epath.Path) -> Written:
@@ -63,7 +64,7 @@ def write_rows(config: Config, options: PipelineOptions, folder: epath.Path) -> 
     bits = min(_MAX_BITS, (sum(shard.size for _, shard in shards) // _BUCKET_BYTES).bit_length())
     job = Job(str(folder), len(names), bits, config.data.validation_fraction, run=uuid.uuid4().hex)
     remove_contents(folder)
-    for kind in ("attempts", "words", "sequences", "counts", "files"):
+    for kind in ("attempts", "words", "sequences", "counts", "windows", "files"):
         job.unfinished(kind).mkdir(parents=True, exist_ok=True)
     words, vocab, lowercase = Counter[str](), config.data.vocab, config.data.lowercase
     if training := tokenizer.find_training(vocab, lowercase):
@@ -74,10 +75,19 @@ def write_rows(config: Config, options: PipelineOptions, folder: epath.Path) -> 
     tokenizer.write_vocabulary(vocab, words, config.model.vocab_size, folder, lowercase=lowercase)
     _run(options, f"tokenizing {len(shards)} shards", lambda start: _tokenize(start, shards, job))
     counts = _read_counts(job, names)
-    total = functools.reduce(statistics.add, counts.values())
+    total = statistics.add(counts.values())
     check_rows(config, total)
     form = row_format(tokenizer.read(folder), config.model.length)
-    calls = _plan_files(job, counts, form.length, form.rows_per_file)
+    kind, sizes = "sequences", _sequence_sizes(job, counts)
+    if config.data.packing == "best_fit":
+        windows = [(split, n) for split in SPLITS for n in range(best_fit.count_windows(sum(sizes[split])))]
+        _run(options, f"packing {len(windows)} windows", lambda start: _pack(start, windows, sizes, form, job))
+        kind, sizes = "windows", _window_sizes(job, windows, form)
+    calls = [
+        (split, number, kind, slices)
+        for split in SPLITS
+        for number, slices in enumerate(packing.plan_files(sizes[split], form.length, form.rows_per_file))
+    ]
     _run(options, f"writing {len(calls)} row files", lambda start: _write_files(start, calls, form, job))
     return Written(total, _read_descriptions(job, calls))
 
@@ -151,21 +161,36 @@ def _read_counts(job: Job, names: list[str]) -> dict[int, Statistics]:
     return counts
 
 
-def _plan_files(job: Job, counts: dict[int, Statistics], length: int, rows_per_file: int) -> list[_Call]:
-    calls = list[_Call]()
+def _sequence_sizes(job: Job, counts: dict[int, Statistics]) -> dict[str, list[int]]:
+    """Returns, by split, the number of tokens in the sequence of each bucket."""
+    sizes = {split: [0] * (1 << job.bits) for split in SPLITS}
     for i, split in enumerate(SPLITS):
-        sizes = [0] * (1 << job.bits)
         for bucket, counts_of_bucket in counts.items():
             # Each document has a [SEP].
-            sizes[bucket] = int(counts_of_bucket.tokens[i].sum() + counts_of_bucket.documents[i].sum())
-        files = packing.plan_files(sizes, length, rows_per_file)
-        calls += [(split, number, slices) for number, slices in enumerate(files)]
-    return calls
+            sizes[split][bucket] = int(counts_of_bucket.tokens[i].sum() + counts_of_bucket.documents[i].sum())
+    return sizes
+
+
+def _pack(start: Any, windows: list[tuple[str, int]], sizes: dict[str, list[int]], form: RowFormat, job: Job) -> Any:
+    return (
+        start
+        | "windows" >> apache_beam.Create(windows)
+        | "spread" >> apache_beam.Reshuffle()
+        | "pack" >> apache_beam.Map(workers.pack_window, sizes, form, job)
+    )
+
+
+def _window_sizes(job: Job, windows: list[tuple[str, int]], form: RowFormat) -> dict[str, list[int]]:
+    """Returns, by split, the number of tokens in each packed window."""
+    sizes: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for split, number in windows:
+        sizes[split].append(job.tokens("windows", split, number).stat().length // form.dtype.itemsize)
+    return sizes
 
 
 def _read_descriptions(job: Job, calls: list[_Call]) -> dict[str, list[RowFile]]:
-    contents = read_all(workers.description(job, split, number) for split, number, _ in calls)
+    contents = read_all(workers.description(job, split, number) for split, number, *_ in calls)
     files: dict[str, list[RowFile]] = {split: [] for split in SPLITS}
-    for (split, _, _), content in zip(calls, contents, strict=True):
+    for (split, *_), content in zip(calls, contents, strict=True):
         files[split].append(workers.parse_description(content))
     return files

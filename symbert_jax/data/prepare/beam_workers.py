@@ -14,11 +14,11 @@ from jaxtyping import Int
 
 from symbert_jax.data import rows, sources, tokenizer
 from symbert_jax.data.manifest import SPLITS, File
-from symbert_jax.data.prepare import buckets
+from symbert_jax.data.prepare import best_fit, buckets, packing
 from symbert_jax.data.prepare.buckets import Bucket, Copies
 from symbert_jax.data.prepare.documents import bucket_numbers, document_key, key_array
 from symbert_jax.data.prepare.encoding import split_text
-from symbert_jax.data.prepare.local import UNFINISHED
+from symbert_jax.data.prepare.local_tasks import UNFINISHED
 from symbert_jax.data.prepare.packing import Slice
 from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_file
 from symbert_jax.data.prepare.shared_files import publish
@@ -49,9 +49,9 @@ class Job(NamedTuple):
         """Writes a file, whole or not at all."""
         publish(path, self.unfinished("attempts"), lambda attempt: attempt.write_bytes(content))
 
-    def sequence(self, split: str, bucket: int) -> epath.Path:
-        """The file with the token ids of a bucket."""
-        return self.unfinished("sequences", f"{bucket:05d}-{split}")
+    def tokens(self, kind: str, split: str, number: int) -> epath.Path:
+        """The file with the token ids of a bucket (`sequences`), or with those of the rows of a window (`windows`)."""
+        return self.unfinished(kind, f"{number:05d}-{split}")
 
 
 def read_shard(numbered: tuple[int, Shard], bits: int) -> Iterator[tuple[int, Copy]]:
@@ -92,7 +92,7 @@ def tokenize_bucket(bucket: CopiesOfBucket, job: Job) -> None:
     documents, dtype = _sort(copies, job.num_sources), rows.row_dtype(len(text_tokenizer.tokens))
     sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
-        job.publish(job.sequence(split, number), sequence.tobytes())
+        job.publish(job.tokens("sequences", split, number), sequence.tobytes())
     num_read = np.bincount(documents.sources, minlength=job.num_sources) + documents.duplicates
     buffer = io.BytesIO()
     np.savez_compressed(buffer, num_read=num_read, **vars(counts))
@@ -106,13 +106,29 @@ def parse_counts(content: bytes) -> tuple[Int[np.ndarray, " sources"], Statistic
     return found.pop("num_read"), Statistics(**found)
 
 
-def write_row_file_of(call: tuple[str, int, list[Slice]], form: RowFormat, job: Job) -> None:
+def pack_window(window: tuple[str, int], sizes: dict[str, list[int]], form: RowFormat, job: Job) -> None:
+    """Packs the documents of a window into rows, and writes their tokens.
+
+    window: its split and its number.
+    sizes: by split, the number of tokens in the sequence of each bucket.
+    """
+    split, number = window
+
+    def read(start: int, end: int) -> np.ndarray:
+        return _read_tokens(job, "sequences", split, packing.find_slices(sizes[split], start, end), form)
+
+    documents = best_fit.read_window(read, number, sum(sizes[split]), form.sep)
+    packed = best_fit.pack(documents, form.length, form.sep, form.pad)
+    job.publish(job.tokens("windows", split, number), packed.tobytes())
+
+
+def write_row_file_of(call: tuple[str, int, str, list[Slice]], form: RowFormat, job: Job) -> None:
     """Writes a row file and its description.
 
-    call: the split, the number of the file, and the parts of sequences that are its rows.
+    call: the split, the number of the file, and the parts of files of a kind that are its rows.
     """
-    split, number, slices = call
-    tokens = np.concatenate([_read_tokens(job.sequence(split, part.bucket), part, form.dtype) for part in slices])
+    split, number, kind, slices = call
+    tokens = _read_tokens(job, kind, split, slices, form)
     path = epath.Path(job.folder) / rows.file_name(split, number)
     written = publish(path, job.unfinished("attempts"), lambda attempt: write_row_file(attempt, tokens, form))
     job.publish(description(job, split, number), json.dumps(written).encode())
@@ -133,10 +149,14 @@ def _sort(copies: Iterable[Copy], num_sources: int) -> Bucket:
     return buckets.sort_and_deduplicate(Copies(key_array(b"".join(keys)), np.array(numbers), texts), num_sources)
 
 
-def _read_tokens(path: epath.Path, part: Slice, dtype: np.dtype) -> np.ndarray:
-    with path.open("rb") as file:
-        file.seek(part.start * dtype.itemsize)
-        return np.frombuffer(file.read((part.end - part.start) * dtype.itemsize), dtype)
+def _read_tokens(job: Job, kind: str, split: str, slices: list[Slice], form: RowFormat) -> np.ndarray:
+    """Returns the tokens of slices of files of a kind, joined."""
+    parts, size = [], form.dtype.itemsize
+    for number, start, end in slices:
+        with job.tokens(kind, split, number).open("rb") as file:
+            file.seek(start * size)
+            parts.append(np.frombuffer(file.read((end - start) * size), form.dtype))
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=1)

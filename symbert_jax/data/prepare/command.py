@@ -21,7 +21,7 @@ from symbert_jax.data.manifest import MANIFEST, SPLITS, check_files, is_finished
 from symbert_jax.data.prepare import local
 from symbert_jax.data.prepare.written import Written, manifest_facts
 from symbert_jax.data.vocabulary import VOCAB
-from symbert_jax.errors import UserError
+from symbert_jax.errors import UserError, printable
 from symbert_jax.storage import (
     LOCK,
     absolute,
@@ -30,6 +30,7 @@ from symbert_jax.storage import (
     lock,
     new_folder,
     remove_contents,
+    write_whole,
 )
 
 # Writes the vocabulary and the row files of a corpus to a folder.
@@ -107,6 +108,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         "vocab": vocab,
         "length": config.model.length,
         "validation_fraction": config.data.validation_fraction,
+        "packing": config.data.packing,
     }
 
 
@@ -137,6 +139,7 @@ def _changed_fields(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     content = read_manifest(folder).content
     if isinstance(found := content.get("sources"), list):  # older versions did not sort them
         content["sources"] = sorted(set(found))
+    content.setdefault("packing", "concat")  # older versions had no other
     return {name: content.get(name) for name, value in recipe.items() if content.get(name) != value}
 
 
@@ -209,7 +212,10 @@ def _write_description(recipe: dict[str, Any], written: Written, folder: Path) -
     dtype = rows.row_dtype(len(text_tokenizer.tokens))
     counts = {split: [file.rows for file in files] for split, files in written.files.items() if files}
     rows.write_info(folder, recipe["length"], dtype, counts)
-    facts = manifest_facts(written, recipe, unk=text_tokenizer.unk_id)
+    facts = manifest_facts(written, recipe, text_tokenizer)
+    from symbert_jax.data.prepare.page import PAGE, format_page  # matplotlib takes a second to import
+
+    write_whole(epath.Path(folder) / PAGE, format_page(facts, written.statistics))
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tensorflow-datasets")}
     facts |= {"versions": {"symbert_jax": symbert_jax.__version__, **versions}}
     names = {
@@ -219,12 +225,17 @@ def _write_description(recipe: dict[str, Any], written: Written, folder: Path) -
 
 
 def _summary(content: dict[str, Any], seconds: float) -> str:
+    """Returns what the user wants to know of a corpus before a run."""
     train, validation = (content["splits"][split] for split in SPLITS)
     documents, tokens, unknown = (train[name] + validation[name] for name in ("documents", "tokens", "unk_tokens"))
+    lengths = content["document_tokens"]
+    padding = f", {train['padding_share']:.2%} of the training rows padding" if train["padding_share"] else ""
     return (
         f"{train['rows']:,} rows of {content['length']} tokens to train "
         f"and {validation['rows']:,} to validate from {documents:,} documents, "
         f"{sum(content['duplicates'].values()):,} duplicates dropped, "
-        f"{unknown / tokens:.2%} of the tokens [UNK], in {seconds:.1f} s "
-        f"({documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s)"
+        f"{unknown / tokens:.2%} of the tokens [UNK]{padding}, in {seconds:.1f} s "
+        f"({documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s)\n"
+        f"tokens in a document: {', '.join(f'{name} {number:,}' for name, number in lengths.items())}\n"
+        f"most frequent tokens: {printable(' '.join(list(content['frequent_tokens'])[:20]))}"
     )

@@ -1,11 +1,10 @@
 """Cuts the token ids of all documents into rows, and the rows into files.
 
 The documents of a split, in the order of their keys, form one sequence: document, [SEP], document, [SEP], … Every T - 2
-tokens of it become a row [CLS] … [SEP]; a shorter rest at its end is dropped. The sequence is stored in buckets, which
-are consecutive parts of any length. Neither rows nor files depend on where a bucket ends.
+tokens of it become a row [CLS] … [SEP]; a shorter rest at its end is dropped. The sequence is stored in parts of any
+length, such as buckets. Neither rows nor files depend on where a part ends.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,31 +13,37 @@ from jaxtyping import UInt
 
 
 class Slice(NamedTuple):
-    """The tokens from `start` to `end` of the sequence of a bucket."""
+    """The tokens from `start` to `end` of a part of a sequence."""
 
-    bucket: int
+    bucket: int  # the number of the part
     start: int
     end: int
+
+
+def find_slices(token_counts: Sequence[int], start: int, end: int) -> list[Slice]:
+    """Returns the slices whose tokens, joined, are those from `start` to `end` of a sequence.
+
+    token_counts: the number of tokens in each part of the sequence.
+    """
+    ends = np.cumsum(token_counts)
+    first, last = np.searchsorted(ends, (start, end - 1), side="right").tolist()  # the parts of both ends
+    slices = []
+    for part in range(first, last + 1):
+        begin = int(ends[part]) - token_counts[part]  # of the part, in the sequence
+        if token_counts[part]:
+            slices.append(Slice(part, max(start - begin, 0), min(end - begin, token_counts[part])))
+    return slices
 
 
 def plan_files(token_counts: Sequence[int], length: int, rows_per_file: int) -> list[list[Slice]]:
     """Returns, for each file of a split, the slices whose tokens, joined, are its rows.
 
-    token_counts: the number of tokens in each bucket.
+    token_counts: the number of tokens in each part of the sequence.
     length: T, the tokens of a row.
     """
     inner = length - 2
     file_tokens, total = rows_per_file * inner, sum(token_counts) // inner * inner
-    files: list[list[Slice]] = [[] for _ in range(0, total, file_tokens)]
-    ends = itertools.accumulate(token_counts)
-    for bucket, (count, end) in enumerate(zip(token_counts, ends, strict=True)):
-        position, end, first = end - count, min(end, total), end - count  # in the sequence of the split
-        while position < end:
-            file = position // file_tokens
-            stop = min(end, (file + 1) * file_tokens)
-            files[file].append(Slice(bucket, position - first, stop - first))
-            position = stop
-    return files
+    return [find_slices(token_counts, start, min(start + file_tokens, total)) for start in range(0, total, file_tokens)]
 
 
 def cut_rows(tokens: UInt[np.ndarray, " n"], length: int, cls: int, sep: int) -> UInt[np.ndarray, "rows {length}"]:

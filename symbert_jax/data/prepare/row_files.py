@@ -21,6 +21,7 @@ class RowFormat(NamedTuple):
     sep: int  # the id of [SEP]
     special: tuple[int, ...]  # the ids of all special tokens, which are never predicted
     header: bytes  # of each record
+    pad: int  # the id of [PAD]
 
     @property
     def rows_per_file(self) -> int:
@@ -34,13 +35,14 @@ class RowFile(NamedTuple):
     rows: int
     most_maskable: int  # the largest number of tokens in a row that are not special
     fewest_maskable: int
+    padding: int  # the number of [PAD]
 
 
 def row_format(tokenizer: TextTokenizer, length: int) -> RowFormat:
     """Returns the format of rows of `length` tokens of this tokenizer."""
     dtype, special = rows.row_dtype(len(tokenizer.tokens)), tuple(np.flatnonzero(tokenizer.is_special).tolist())
     header = rows.record_header(length, dtype)
-    return RowFormat(length, dtype, tokenizer.cls_id, tokenizer.sep_id, special, header)
+    return RowFormat(length, dtype, tokenizer.cls_id, tokenizer.sep_id, special, header, tokenizer.pad_id)
 
 
 def write_row_file(path: Path, tokens: UInt[np.ndarray, " n"], row_format: RowFormat) -> RowFile:
@@ -48,4 +50,5 @@ def write_row_file(path: Path, tokens: UInt[np.ndarray, " n"], row_format: RowFo
     cut = cut_rows(tokens, row_format.length, row_format.cls, row_format.sep)
     rows.write_file(path, cut, row_format.header)
     maskable = (~np.isin(cut, np.array(row_format.special, cut.dtype))).sum(axis=1)
-    return RowFile(describe(path), len(cut), int(maskable.max()), int(maskable.min()))
+    padding = int((cut == row_format.pad).sum())
+    return RowFile(describe(path), len(cut), int(maskable.max()), int(maskable.min()), padding)

@@ -1,11 +1,14 @@
 """Counts of a corpus, which are sums over its documents."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt
+
+_PERCENT = (5, 25, 50, 75, 95)  # quantiles of the lengths of documents
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,8 +51,12 @@ def count(
     return Statistics(documents, duplicates, tokens, found, length_counts)
 
 
-def add(left: Statistics, right: Statistics) -> Statistics:
-    """Returns the counts of the documents of both."""
+def add(parts: Iterable[Statistics]) -> Statistics:
+    """Returns the counts of the documents of all parts."""
+    return functools.reduce(_add, parts)
+
+
+def _add(left: Statistics, right: Statistics) -> Statistics:
     lengths = np.union1d(left.lengths, right.lengths)
     length_counts = np.zeros((2, len(lengths)), np.int64)
     for part in (left, right):
@@ -61,6 +68,20 @@ def add(left: Statistics, right: Statistics) -> Statistics:
         lengths,
         length_counts,
     )
+
+
+def length_quantiles(counts: Statistics) -> dict[str, int]:
+    """Returns the quantiles of the lengths of documents in tokens, and the largest length, by name."""
+    numbers = np.cumsum(counts.length_counts.sum(axis=0))
+    lengths = counts.lengths[np.searchsorted(numbers, np.array(_PERCENT) * numbers[-1] / 100)].tolist()
+    names = [*(f"{percent}%" for percent in _PERCENT), "longest"]
+    return dict(zip(names, [*lengths, int(counts.lengths[-1])], strict=True))
+
+
+def frequent_tokens(counts: Statistics, number: int) -> dict[int, int]:
+    """Returns the ids of the most frequent tokens, and how often each occurs; of equal counts the lowest ids."""
+    tokens = counts.tokens.sum(axis=0)
+    return {int(i): int(tokens[i]) for i in np.argsort(-tokens, kind="stable")[:number] if tokens[i]}
 
 
 def load(path: Path) -> Statistics:

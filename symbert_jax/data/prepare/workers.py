@@ -1,13 +1,12 @@
 """The processes that share the work of `prepare`."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -40,22 +39,31 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             self._stop.close()
 
     def map(self, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """Yields the results of calls with these arguments, in the order in which the calls end.
+        """Returns an iterator of the results of calls with these arguments, in the order in which the calls end.
 
-        Raises:
-          UserError: a call raised it, or a process was killed.
+        Other processes have begun with the calls when this function returns. The iterator raises `UserError` if a call
+        raises it, or a process is killed.
         """
         if not self._pool:
-            yield from (function(*arguments) for arguments in calls)
-            return
-        submit = functools.partial(self._pool.submit, function)
-        try:
-            # No variable holds the futures: each is dropped, with its result, when it has been yielded.
-            for future in as_completed([submit(*arguments) for arguments in calls]):
-                yield future.result()
-        except BrokenProcessPool:
-            hint = "memory may have run out: lower data.workers; the same command continues"
-            raise UserError("data.workers", "a process that was killed", "one that ends by itself", hint) from None
+            return (function(*arguments) for arguments in calls)
+        with _killed_process_as_user_error():
+            return _results(as_completed([self._pool.submit(function, *arguments) for arguments in calls]))
+
+
+def _results(futures: Iterator[Future[T]]) -> Iterator[T]:
+    """Yields the results of futures, which are held by no variable, so that each is dropped with its result."""
+    with _killed_process_as_user_error():
+        for future in futures:
+            yield future.result()
+
+
+@contextlib.contextmanager
+def _killed_process_as_user_error() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        hint = "memory may have run out: lower data.workers; the same command continues"
+        raise UserError("data.workers", "a process that was killed", "one that ends by itself", hint) from None
 
 
 def _start_worker(stop: Connection) -> None:

@@ -12,7 +12,7 @@ from dask.distributed import LocalCluster
 from fsspec import AbstractFileSystem
 
 from symbert_jax.data import rows
-from symbert_jax.data.prepare import beam
+from symbert_jax.data.prepare import beam, best_fit
 from symbert_jax.data.prepare.beam_options import parse_options
 from symbert_jax.data.prepare.command import prepare
 from symbert_jax.errors import UserError
@@ -44,6 +44,15 @@ def test_engine_writes_the_bytes_of_the_local_one(options: str, folder: Path, tm
     prepare(make_config(f"{tmp_path}/corpus", sources=("2", "0", "1")), options)
     assert digests(tmp_path / "corpus") == digests(folder / "local")
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_engine_packs_whole_documents_like_the_local_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(best_fit, "_WINDOW", 1 << 12)
+    prepare(make_config(f"{tmp_path}/local", packing="best_fit"))
+    prepare(make_config(f"{tmp_path}/corpus", packing="best_fit"), IN_MEMORY)
+    assert digests(tmp_path / "corpus") == digests(tmp_path / "local") != digests(folder / "local")
 
 
 @pytest.fixture(scope="module")

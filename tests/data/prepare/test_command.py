@@ -1,5 +1,6 @@
 """`prepare`: documents can be recovered from the rows, its counts are right, and each mistake is one error."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import rows
 from symbert_jax.data.manifest import MANIFEST, SPLITS, is_finished, read_manifest
-from symbert_jax.data.prepare import buckets, encoding, local, runs
+from symbert_jax.data.prepare import buckets, encoding, local, page, runs
 from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.vocabulary import SPECIAL, VOCAB
 from symbert_jax.errors import UserError
@@ -25,7 +26,7 @@ TEXTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(texts=TEXTS, batch=st.integers(1, 200), piece=st.integers(1, 20), size=st.integers(10, 1000))
 def test_rows_hold_all_documents_in_the_order_of_their_keys(texts, batch, piece, size) -> None:
     """The sizes of batches, pieces, runs, buckets and files change nothing, even if a row spans several buckets."""
@@ -36,6 +37,7 @@ def test_rows_hold_all_documents_in_the_order_of_their_keys(texts, batch, piece,
         patch.setattr(runs, "_RUN_BYTES", size)
         patch.setattr(local, "_BUCKET_BYTES", size)
         patch.setattr(rows, "_FILE_BYTES", size)
+        patch.setattr(page, "format_page", lambda *_: "")  # takes longer than all else
         folder = Path(name)
         prepare(make_config(folder, texts))
         wanted, found = expected_stream(folder, texts), read_stream(folder, "train")
@@ -84,18 +86,27 @@ def test_manifest_records_recipe_counts_and_files(tmp_path: Path, capsys: pytest
     assert content["sources"] == [first, second]
     assert content["documents"] == {first: 2, second: 2}
     assert content["duplicates"] == {first: 1, second: 0}
-    train = {"documents": 4, "rows": 6, "tokens": 35, "tail_tokens_dropped": 3}
+    train = {"documents": 4, "rows": 6, "tokens": 35, "tail_tokens_dropped": 3, "padding_share": 0.0}
     unknown_and_maskable = {"unk_tokens": 1, "unk_share": 0.0286, "most_maskable": 6, "fewest_maskable": 4}
     assert content["splits"]["train"] == train | unknown_and_maskable
     assert content["splits"]["validation"]["rows"] == 0
     assert content["length"] == LENGTH
     assert content["files"][VOCAB]["sha256"] == sha256(tmp_path / "corpus" / VOCAB)
     assert set(content["versions"]) == {"symbert_jax", "tokenizers", "tensorflow-datasets"}
+    assert content["document_tokens"] == {"5%": 1, "25%": 1, "50%": 2, "75%": 2, "95%": 30, "longest": 30}
+    assert list(content["frequent_tokens"].items()) == [("b", 31), ("c", 2), ("[UNK]", 1), ("a", 1)]
+    html = (tmp_path / "corpus" / "corpus.html").read_text()
+    assert html.count("<figure>") == 2 and "<td>b</td><td>31</td><td>88.57%</td>" in html
+    assert not re.search(r"""(src|href)=["'](?!#)""", html), "the page loads a file"
     out, err = capsys.readouterr()
+    assert (
+        "tokens in a document: 5% 1, 25% 1, 50% 2, 75% 2, 95% 30, longest 30\nmost frequent tokens: b c [UNK] a\n"
+        in out
+    )
     assert "6 rows of 8 tokens to train and 0 to validate from 4 documents, 1 duplicates dropped, 2.86% of the" in out
     assert not err
     assert sorted(path.name for path in tmp_path.glob("corpus*")) == ["corpus"]
-    names = ["corpus-train.array_record-00000", "dataset_info.json", "features.json", "vocab.txt"]
+    names = ["corpus-train.array_record-00000", "corpus.html", "dataset_info.json", "features.json", "vocab.txt"]
     files = {path.name: path for path in (tmp_path / "corpus").iterdir() if path.name != MANIFEST}
     assert sorted(files) == names
     assert content["files"] == {

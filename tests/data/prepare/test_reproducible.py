@@ -27,7 +27,7 @@ from tests.data.prepare.test_reproducible import make_config, use_small_files
 
 if __name__ == "__main__":
     use_small_files(setattr)
-    prepare(make_config(sys.argv[1], workers=2))
+    prepare(make_config(sys.argv[1], workers=2, packing="best_fit"))
 """
 
 
@@ -65,7 +65,9 @@ def write_sources(folder: Path, texts: list[str], seed: int) -> None:
             (folder / f"{number}" / f"{name}.jsonl").write_text("".join(lines))
 
 
-def make_config(name: str, sources: tuple[str, ...] = ("0", "1", "2"), workers: int = 0) -> Config:
+def make_config(
+    name: str, sources: tuple[str, ...] = ("0", "1", "2"), workers: int = 0, packing: str = "concat"
+) -> Config:
     """Returns a config of the corpus `name` of the sources in the current folder, with a trained vocabulary."""
     data = DataConfig(
         dir=name,
@@ -73,6 +75,7 @@ def make_config(name: str, sources: tuple[str, ...] = ("0", "1", "2"), workers: 
         vocab="train",
         validation_fraction=0.1,
         workers=workers,
+        packing=packing,
     )
     return Config(model=ModelConfig(length=16, vocab_size=200), data=data)
 
@@ -83,16 +86,18 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("expected")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """The digests of a corpus with each packing."""
+    folder, found = tmp_path_factory.mktemp("expected"), {}
     write_sources(folder, random_texts(600), seed=0)
     with pytest.MonkeyPatch.context() as patch:
         use_small_files(patch.setattr)
         patch.chdir(folder)
-        prepare(make_config("corpus"))
-    found = digests(folder / "corpus")
-    assert len([name for name in found if name.startswith("corpus-train")]) > 4
-    assert "corpus-validation.array_record-00000" in found
+        for packing in ("concat", "best_fit"):
+            prepare(make_config(packing, packing=packing))
+            found[packing] = digests(folder / packing)
+            assert len([name for name in found[packing] if name.startswith("corpus-train")]) > 4
+            assert "corpus-validation.array_record-00000" in found[packing]
     return found
 
 
@@ -102,7 +107,7 @@ def test_corpus_depends_neither_on_order_nor_on_workers(workers, expected, tmp_p
     write_sources(tmp_path, random_texts(600), seed=workers)
     monkeypatch.setattr(local, "_BUCKET_BYTES", 1 << (10 + workers))  # also the number of buckets is of no importance
     prepare(make_config("corpus", sources=("2", "0", "1"), workers=workers))
-    assert digests(tmp_path / "corpus") == expected
+    assert digests(tmp_path / "corpus") == expected["concat"]
     changed = dataclasses.replace(make_config("corpus"), seed=1)
     prepare(changed)  # the order of the sources is not part of the recipe, so this corpus is already prepared
 
@@ -124,4 +129,4 @@ def test_killed_run_is_continued(expected, tmp_path, monkeypatch) -> None:
                 kills += 1
         states |= {path.parent.name for path in unfinished.glob("*/*")}
     assert kills >= 2 and states
-    assert digests(tmp_path / "corpus") == expected
+    assert digests(tmp_path / "corpus") == expected["best_fit"]
