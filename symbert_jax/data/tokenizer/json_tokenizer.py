@@ -69,9 +69,9 @@ def hide_special(definition: dict[str, Any]) -> dict[str, Any]:
     special = {token["content"] for token in added if token["special"]}
     model = dict(definition["model"])
     if isinstance(model["vocab"], dict):
-        model["vocab"] = {_hide(token, special): i for token, i in model["vocab"].items()}
+        model["vocab"] = {f" {token}" if token in special else token: i for token, i in model["vocab"].items()}
     else:  # of Unigram
-        model["vocab"] = [[_hide(token, special), score] for token, score in model["vocab"]]
+        model["vocab"] = [[f" {piece[0]}", piece[1]] if piece[0] in special else piece for piece in model["vocab"]]
     if model.get("unk_token") is not None:
         model["unk_token"] = _hide(model["unk_token"], special)
     added = [{**token, "content": _hide(token["content"], special)} for token in added]

@@ -230,7 +230,7 @@ def test_prepare_refuses_too_little_text(texts: list[str], fraction: float, mess
 
 
 def test_prepare_refuses_a_bucket_and_no_sources(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; prepare the"):
+    with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; let a cluster"):
         prepare(Config(data=DataConfig(dir="gs://bucket/corpus")))
     with pytest.raises(UserError, match=r"data.sources: found none, wanted at least one"):
         prepare(make_config(tmp_path))
