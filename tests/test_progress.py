@@ -74,7 +74,8 @@ def test_bar_fits_80_columns(monkeypatch, capsys) -> None:
             with shown.step("validation", work=0):
                 pass
         drawn = reader.read(10_000).decode()
-    *_, last = states = [state for state in re.split("[\r\n]+", drawn) if state.strip()]
+    # The bar moves up a line after each drawing if a library's bar of an earlier test is still open in this process.
+    *_, last = states = [state for state in re.split("(?:[\r\n]|\x1b\\[A)+", drawn) if state.strip()]
     assert max(map(len, states)) <= 80
     for compiling in ("| 100,000/200,000 steps, compiling …", "| 100,001/200,000 steps, compiling …, eta 99h59m"):
         assert any(state.rstrip().endswith(compiling) for state in states), compiling
