@@ -7,7 +7,7 @@ from typing import Any
 from symbert_jax.config import Config, ModelConfig, problems
 from symbert_jax.errors import UserError, did_you_mean
 from symbert_jax.interop import modernbert
-from symbert_jax.interop.fields import check_constants, to_fraction, to_int
+from symbert_jax.interop.fields import SIZES, check_constants, to_fraction, to_int
 from symbert_jax.model.parameters import TOKEN_TYPES
 
 # The paper's names of attention, by ours.
@@ -17,19 +17,11 @@ TITLES = {HUGGING_FACE: "BERT", PLPI: "BERT", modernbert.MODEL_TYPE: "ModernBERT
 _CLASSES = {HUGGING_FACE: "Bert", PLPI: "Bert", modernbert.MODEL_TYPE: "ModernBert"}  # the names of classes begin so
 
 # Fields of `config.json` by fields of `ModelConfig`.
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "layers": "num_hidden_layers",
-    "dim": "hidden_size",
-    "heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "length": "max_position_embeddings",
-}
 _RATES = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
-_FIELDS = _SIZES | _RATES
+_FIELDS = SIZES | _RATES
 _CONSTANT: dict[str, Any] = {  # fields of `config.json` for which our model supports one value only
     "hidden_act": "gelu",
     "layer_norm_eps": ModelConfig.norm_eps,
@@ -95,7 +87,7 @@ def _to_bert(config: Mapping[str, Any], model_type: str, where: str) -> dict[str
     if not isinstance(affinity, str) or affinity not in attentions:
         found = f"plpi_affinity_function {reprlib.repr(affinity)}"
         raise UserError(where, found, "a known function", did_you_mean(f"{affinity}", attentions))
-    fields: dict[str, Any] = {ours: to_int(config, name, where) for ours, name in _SIZES.items()}
+    fields: dict[str, Any] = {ours: to_int(config, name, where) for ours, name in SIZES.items()}
     fields |= {ours: to_fraction(config, name, where) for ours, name in _RATES.items()}
     return {"attention": attentions[affinity], **fields}
 

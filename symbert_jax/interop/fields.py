@@ -7,6 +7,16 @@ from typing import Any
 
 from symbert_jax.errors import UserError
 
+# The fields of `config.json` that BERT and ModernBERT share, by fields of `ModelConfig`.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "layers": "num_hidden_layers",
+    "dim": "hidden_size",
+    "heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "length": "max_position_embeddings",
+}
+
 
 def check_constants(config: Mapping[str, Any], constants: Mapping[str, Any], where: str) -> None:
     """Raises `UserError` if a field has another value than its only supported one. A field may be missing or null."""

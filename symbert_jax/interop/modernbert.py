@@ -6,17 +6,10 @@ from typing import Any
 
 from symbert_jax.config import ModelConfig
 from symbert_jax.errors import UserError
-from symbert_jax.interop.fields import check_constants, to_fraction, to_int, to_positive
+from symbert_jax.interop.fields import SIZES, check_constants, to_fraction, to_int, to_positive
 
 MODEL_TYPE = "modernbert"
-SIZES = {  # fields of `config.json` by fields of `ModelConfig`
-    "vocab_size": "vocab_size",
-    "layers": "num_hidden_layers",
-    "dim": "hidden_size",
-    "heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "length": "max_position_embeddings",
-}
+# Fields of `config.json` by fields of `ModelConfig`.
 _NUMBERS = {"norm_eps": "norm_eps", "rope_theta": "global_rope_theta", "rope_theta_local": "local_rope_theta"}
 FIELDS = SIZES | _NUMBERS | {"attention_dropout": "attention_dropout", "window": "local_attention"}
 _BIASES = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
