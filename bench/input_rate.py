@@ -96,7 +96,7 @@ def write_corpus(folder: Path, count: int, length: int) -> rows.Split:
     dtype = rows.row_dtype(len(TOKENIZER.tokens))
     tokens = np.random.default_rng(0).integers(len(SPECIAL), len(TOKENIZER.tokens), count * (length - 2)).astype(dtype)
     file, header = folder / rows.file_name("train", 0), rows.record_header(length, dtype)
-    rows.write_file(file, cut_rows(tokens, length, cls=2, sep=3), header)
+    rows.write_file(file, [cut_rows(tokens, length, cls=2, sep=3)], header)
     rows.write_info(folder, length, dtype, {"train": [count]})
     return rows.Split(folder, "train")
 

@@ -161,7 +161,7 @@ def write_corpus(
         tokens = rng.integers(5, len(words), count * (length - 2), dtype=dtype)
         tokens[: num_unknown * (length - 2)] = SPECIAL.index(UNK)
         file = folder / rows.file_name(split, 0)
-        rows.write_file(file, cut_rows(tokens, length, cls=2, sep=3), rows.record_header(length, dtype))
+        rows.write_file(file, [cut_rows(tokens, length, cls=2, sep=3)], rows.record_header(length, dtype))
         counts[split] = count
     rows.write_info(folder, length, dtype, {split: [count] for split, count in counts.items()})
     write_manifest(folder, {"length": length, "splits": {split: {"rows": count} for split, count in counts.items()}})

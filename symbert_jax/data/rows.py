@@ -4,7 +4,7 @@ TFDS is imported where it is used: it takes a second, and the processes that wri
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,9 +97,10 @@ def record_header(length: int, dtype: np.dtype) -> bytes:
     return _features(length, dtype).serialize_example({"tokens": empty}).removesuffix(empty.tobytes())
 
 
-def write_file(path: Path, rows: UInt[np.ndarray, "n T"], header: bytes) -> None:
+def write_file(path: Path, parts: Iterable[UInt[np.ndarray, "n T"]], header: bytes) -> None:
     """Writes a row file, whole or not at all.
 
+    parts: the rows, in order.
     header: as `record_header` returns it.
 
     Raises:
@@ -110,8 +111,9 @@ def write_file(path: Path, rows: UInt[np.ndarray, "n T"], header: bytes) -> None
         # Groups of one row suit random access. Compression would save nothing on a single row, and make writing take
         # five times as long.
         writer = ArrayRecordWriter(os.fspath(new), "group_size:1,uncompressed")
-        for row in rows:
-            writer.write(header + row.tobytes())
+        for rows in parts:
+            for row in rows:
+                writer.write(header + row.tobytes())
         writer.close()
     except RuntimeError as error:  # its message names the file
         hint = "make room and prepare again"

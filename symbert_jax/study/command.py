@@ -94,4 +94,5 @@ def _limit(config: StudyConfig, run: Run) -> int:
     model, data = run.config.model, run.config.data
     rows, predictions = data.batch_size // run.config.optim.accumulate, max_train_predictions(run.config)
     with jax.set_mesh(make_mesh(run.config.mesh)):
-        return max_parallel_runs(model, bert.size(model), rows, model.length, predictions)
+        has_ema = run.config.optim.ema > 0
+        return max_parallel_runs(model, bert.size(model), rows, model.length, predictions, has_ema)

@@ -148,8 +148,19 @@ def problems(config: Config, corpora: Corpora, workdir: epath.Path) -> Iterator[
             yield from _changes(config, corpora, checkpoints.folder.parent, step, checkpoints, in_branch=True)
             _check_state(config, checkpoints, step)
     elif config.init_from:
-        with _source(config, corpora.of(config)):
-            pass
+        with _source(config, corpora.of(config)) as (checkpoints, step, _):
+            yield from _model_changes(config, checkpoints, step)
+
+
+def _model_changes(config: Config, checkpoints: Checkpoints, step: int) -> Iterator[UserError]:
+    """Yields an `Advice` for each field with which a model of the same parameters computes something else.
+
+    Such a change may be intended: another window, for example, or another wavelength for longer rows.
+    """
+    new, old = values_by_name(config), values_by_name(checkpoints.config(step))
+    for field in (field for field in _FIXED if field.startswith("model.") and new[field] != old[field]):
+        wanted = f"{old[field]}, with which {checkpoints.folder.parent} reached step {step}"
+        yield Advice(field, str(new[field]), wanted, "the run starts with the new value")
 
 
 def _check_state(config: Config, checkpoints: Checkpoints, step: int) -> None:
@@ -230,7 +241,10 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
         hint = "name another init_from, or a data.dir with its vocabulary"
         for problem in _vocabulary_problems(corpus, workdir, hint):
             raise problem
-        length = checkpoints.config(found_step).model.length
-        abstract_params = bert.abstract(dataclasses.replace(config.model, length=length), config.mesh)
+        model = checkpoints.config(found_step).model
+        abstract_params = bert.abstract(dataclasses.replace(config.model, length=model.length), config.mesh)
         checkpoints.check_shapes(found_step, params=abstract_params)
+        if config.model.norm != model.norm:  # the shapes are the same
+            wanted = f"{model.norm}, with which {workdir} reached step {found_step}"
+            raise UserError("model.norm", config.model.norm, wanted, "the parameters of one do not fit the other")
         yield checkpoints, found_step, abstract_params

@@ -100,6 +100,7 @@ def test_run_with_checkpoints_ignores_init_from(source) -> None:
         ({"layers": 3}, "", r".*6/params: found layers\.\S* of shape \[2, .*wanted layers\.\S* of shape \[3, "),
         ({"dim": 64, "length": 32}, "", r".*found embeddings.norm.bias of shape \[32\], wanted \S* of shape \[64\]"),
         ({"attention": "standard"}, "@5", r".*5/params: found no layers.attention.key.bias, wanted"),
+        ({"norm": "pre"}, "", "model.norm: found pre, wanted post, with which .* reached step 6"),
         ({}, "@7", r"checkpoint: found no step 7 in .*wanted one of \[5, 6\]"),
         ({}, "/nowhere", "checkpoint: found no .*nowhere/checkpoints, wanted the workdir of a pretrain run"),
     ],
@@ -116,6 +117,12 @@ def test_init_from_run_refuses_another_vocabulary(source, tmp_path: Path) -> Non
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(other)), init_from=str(workdir))
     message = f"data.dir: found a different vocabulary in {other}, wanted the vocabulary of {workdir}"
     check_refused(config, message, tmp_path)
+
+
+def test_init_from_run_reports_another_window(source, tmp_path: Path) -> None:
+    workdir, _, config = source
+    (found,) = list_problems(dataclasses.replace(changed(config, window=8), init_from=str(workdir)), tmp_path)
+    assert isinstance(found, Advice) and found.what == "model.window"
 
 
 def list_problems(config: Config, workdir: Path | epath.Path) -> list[UserError]:

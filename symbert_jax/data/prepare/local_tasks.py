@@ -136,9 +136,12 @@ def token_counts(paths: list[Path], form: RowFormat) -> list[int]:
 
 
 def _read_tokens(paths: list[Path], slices: list[Slice], form: RowFormat) -> np.ndarray:
-    size = form.dtype.itemsize
-    parts = [np.fromfile(paths[i], form.dtype, end - start, offset=start * size) for i, start, end in slices]
-    return np.concatenate(parts)
+    tokens, position = np.empty(sum(end - start for _, start, end in slices), form.dtype), 0
+    for i, start, end in slices:
+        part = np.fromfile(paths[i], form.dtype, end - start, offset=start * form.dtype.itemsize)
+        tokens[position : position + len(part)] = part
+        position += len(part)
+    return tokens
 
 
 def write_whole(path: Path, content: bytes) -> None:

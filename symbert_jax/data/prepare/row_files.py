@@ -1,5 +1,6 @@
 """A row file and its counts, from the tokens of its rows."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from symbert_jax.data import rows
 from symbert_jax.data.manifest import File, describe
 from symbert_jax.data.prepare.packing import cut_rows
 from symbert_jax.data.tokenizer import TextTokenizer
+
+_ROWS_AT_ONCE = 1 << 10  # rows that are cut and counted; a copy of all rows of a file would be the most of the memory
 
 
 class RowFormat(NamedTuple):
@@ -47,8 +50,18 @@ def row_format(tokenizer: TextTokenizer, length: int) -> RowFormat:
 
 def write_row_file(path: Path, tokens: UInt[np.ndarray, " n"], row_format: RowFormat) -> RowFile:
     """Cuts `tokens`, whose number is a multiple of T - 2, into rows, and writes their file."""
-    cut = cut_rows(tokens, row_format.length, row_format.cls, row_format.sep)
-    rows.write_file(path, cut, row_format.header)
-    maskable = (~np.isin(cut, np.array(row_format.special, cut.dtype))).sum(axis=1)
-    padding = int((cut == row_format.pad).sum())
-    return RowFile(describe(path), len(cut), int(maskable.max()), int(maskable.min()), padding)
+    length, special = row_format.length, np.array(row_format.special, row_format.dtype)
+    maskable, padding = list[np.ndarray](), 0  # the number of tokens in each row that are not special; of [PAD]
+
+    def cut_and_count() -> Iterator[np.ndarray]:
+        nonlocal padding
+        for start in range(0, len(tokens), _ROWS_AT_ONCE * (length - 2)):
+            part = tokens[start : start + _ROWS_AT_ONCE * (length - 2)]
+            cut = cut_rows(part, length, row_format.cls, row_format.sep)
+            maskable.append((~np.isin(cut, special)).sum(axis=1))
+            padding += int((cut == row_format.pad).sum())
+            yield cut
+
+    rows.write_file(path, cut_and_count(), row_format.header)
+    counts = np.concatenate(maskable)
+    return RowFile(describe(path), len(counts), int(counts.max()), int(counts.min()), padding)

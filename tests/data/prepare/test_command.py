@@ -229,6 +229,13 @@ def test_prepare_refuses_too_little_text(texts: list[str], fraction: float, mess
     assert not (tmp_path / "corpus").exists()
 
 
+def test_enormous_word_is_cut_into_pieces() -> None:
+    """50 MB without white space, as in a damaged file, take neither the library's time nor its memory."""
+    text = f"a {'x' * 50_000_000} b\nc"
+    pieces = list(encoding.split_text(text))
+    assert "".join(pieces) == text and max(map(len, pieces)) <= 1 << 16
+
+
 def test_prepare_refuses_a_bucket_and_no_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.dir: found gs://bucket/corpus, wanted a local folder; let a cluster"):
         prepare(Config(data=DataConfig(dir="gs://bucket/corpus")))
