@@ -13,8 +13,9 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import ATTENTIONS, MeshConfig, ModelConfig
 from symbert_jax.errors import UserError
-from symbert_jax.model import bert, classifier, kernels, triton
+from symbert_jax.model import bert, classifier, kernels
 from symbert_jax.model.triton import Tile, Tiling
+from symbert_jax.model.triton.tiles import MASKED
 from symbert_jax.sharding import make_mesh, spec
 from symbert_jax.train.step import mlm_objective
 from tests.conftest import configure, init_params_numpy
@@ -172,7 +173,7 @@ def unpack(batch: MlmBatch, length: int, documents: list[tuple[int, int]]) -> Ml
 @pytest.mark.parametrize("width", kernels.TRITON_WIDTHS)
 def test_scaled_score_of_invisible_token_is_exact(width) -> None:
     """A fused multiply-add, which interpret mode does not have, would otherwise make NaN of a tile without keys."""
-    masked, scale = np.float32(triton.MASKED), np.float32(width**-0.5 * math.log2(math.e))
+    masked, scale = np.float32(MASKED), np.float32(width**-0.5 * math.log2(math.e))
     assert float(masked) * float(scale) == float(masked * scale)
 
 
