@@ -4,7 +4,7 @@
     short   attention of `short`, on TPUs, for rows that fit in the memory of a core
     splash  splash attention of JAX's Pallas, on TPUs; without attention dropout
     cudnn   flash attention of cuDNN, on NVIDIA GPUs; without attention dropout
-    triton  flash attention of `triton.py`, on NVIDIA GPUs
+    triton  flash attention of `triton`, on NVIDIA GPUs
 
 `segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
 1, and no token sees it. `segments=None` means that every token sees all tokens. With a `window`, a token sees only the
@@ -260,7 +260,7 @@ def triton(
     interpret: bool,
     tiling: "Tiling | None" = None,
 ) -> Queries:
-    """Computes attention with the kernel of `triton.py`; T = S is a multiple of 64.
+    """Computes attention with the kernel of `triton`; T = S is a multiple of 64.
 
     key: draws dropout of the probabilities, with the same mask as in `xla` (None: off).
     interpret: runs the kernel without a GPU, slowly.
