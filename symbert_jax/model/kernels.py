@@ -62,12 +62,16 @@ def attend(
     segments: Segments,
     key: PRNGKeyArray | None,
     window: int = 0,
+    is_symmetric: bool = False,
 ) -> Mixed:
-    """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off)."""
+    """Computes attention with the kernel that `choose` returns; `key` draws attention dropout (None: off).
+
+    is_symmetric: the keys are the queries, which the kernel `short` makes use of.
+    """
     rate = model.attention_dropout
     match choose(model, device(), q.shape[1], k.shape[1]):
         case "short":
-            return short(q, k, v, segments, rate, key, window, interpret=device().platform != "tpu")
+            return short(q, k, v, segments, rate, key, window, is_symmetric, interpret=device().platform != "tpu")
         case "splash":
             return splash(q, k, v, segments, window, interpret=device().platform != "tpu")
         case "cudnn":
@@ -188,12 +192,14 @@ def short(
     dropout_rate: float,
     key: PRNGKeyArray | None,
     window: int = 0,
+    is_symmetric: bool = False,
     *,
     interpret: bool,
 ) -> Mixed:
     """Computes attention with the kernel of `short`; T = S is a multiple of 128.
 
     key: draws dropout of the probabilities, with the same mask as in `xla` (None: off).
+    is_symmetric: the keys are the queries.
     interpret: runs the kernel without a TPU, slowly.
     """
     from symbert_jax.model import short as module  # imports Pallas; few programs need it
@@ -201,7 +207,7 @@ def short(
     cores = device().num_cores or 1
 
     def run(q: Array, k: Array, v: Array, segments: Array | None, states: Array | None) -> Array:
-        return module.attention(q, k, v, segments, states, dropout_rate, window, cores, interpret)
+        return module.attention(q, k, v, segments, states, dropout_rate, window, is_symmetric, cores, interpret)
 
     return _on_each_device(run, q, k, v, segments, _dropout_states(key, dropout_rate, q.shape))
 

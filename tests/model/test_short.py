@@ -10,7 +10,8 @@ import pytest
 from symbert_jax.config import MeshConfig
 from symbert_jax.estimate.slices import find_slice
 from symbert_jax.model import kernels
-from symbert_jax.model.short.plan import largest_divisor
+from symbert_jax.model.short import plan, symmetric
+from symbert_jax.model.short.plan import Plan, largest_divisor
 from symbert_jax.sharding import make_mesh, spec
 
 RATE = 0.1
@@ -68,6 +69,52 @@ def test_short_equals_xla_in_output_and_gradients(length, width, heads, document
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found[1], wanted[1])
 
 
+@pytest.mark.parametrize(
+    ("length", "width", "block", "documents", "large_factor"),
+    [(256, 64, 1024, True, 1.0), (384, 32, 128, False, 1.0), (256, 32, 1024, True, 6.0)],
+)
+def test_symmetric_form_equals_xla_in_output_and_gradients(
+    length, width, block, documents, large_factor, mesh_4x2, monkeypatch
+) -> None:
+    """384 tokens are three blocks. A factor of 6 on some queries makes exponentials underflow, so `forward` runs."""
+    monkeypatch.setattr(plan, "SHORTEST_SYMMETRIC", 256)
+    monkeypatch.setattr(plan, "LONGEST_SYMMETRIC_BLOCK", block)
+    rng = np.random.default_rng(0)
+    q, v = (rng.normal(size=(4, length, 2, width)).astype(np.float32) for _ in range(2))
+    q[:, ::7] *= large_factor
+    qv = jax.device_put((q, v), jax.NamedSharding(mesh_4x2, spec("BTNH")))
+    segments = segments_of_documents(length) if documents else None
+    weights = jnp.sin(jnp.arange(length * 1.0))[:, None, None]
+
+    def results(kernel):
+        def total(q, v):
+            mixed = kernel(q, q, v, segments, 0.0, None)
+            return jnp.sum(mixed * weights), mixed
+
+        gradients, mixed = jax.jit(jax.grad(total, (0, 1), has_aux=True))(*qv)
+        return mixed, gradients
+
+    found = results(functools.partial(kernels.short, is_symmetric=True, interpret=True))
+    wanted = results(kernels.xla)
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found[1], wanted[1])
+    assert bool(symmetric.in_range(qv[0].transpose(0, 2, 3, 1))) == (large_factor == 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [
+        ({"length": 512}, True),
+        ({"length": 384}, False),
+        ({"length": 1024, "window": 128}, False),
+        ({"length": 1024, "dropout_rate": RATE}, False),
+        ({"length": 1024, "query_width": 8}, False),
+    ],
+)
+def test_symmetric_form_is_taken_for_long_rows_without_dropout_and_windows(sizes, wanted) -> None:
+    assert Plan(rows=4, heads=2, device_cores=1, **sizes).has_symmetric_form == wanted
+
+
 def test_short_draws_the_dropout_mask_of_xla(mesh_4x2) -> None:
     """With equal scores and the unit matrix as values, the output is the mask; each of two trials has its own key."""
     length, trials = 256, 2
@@ -83,24 +130,33 @@ def test_short_draws_the_dropout_mask_of_xla(mesh_4x2) -> None:
     assert found.mean() == pytest.approx(1 - RATE, abs=1e-3)
 
 
-def test_rows_of_padding_have_the_mean_of_the_values_and_no_gradients(mesh_4x2) -> None:
-    q = jnp.ones((4, 128, 2, 8), out_sharding=spec("BTNH"))
+@pytest.mark.parametrize(("is_symmetric", "value"), [(False, 1), (True, 0)])
+def test_rows_of_padding_have_the_mean_of_the_values_or_zero_and_no_gradients(
+    is_symmetric, value, mesh_4x2, monkeypatch
+) -> None:
+    monkeypatch.setattr(plan, "SHORTEST_SYMMETRIC", 128)
+    q = jnp.ones((4, 128, 2, 16), out_sharding=spec("BTNH"))
 
     def total(q):
-        return kernels.short(q, q, q, np.zeros((4, 128), np.int32), 0.0, None, interpret=True).sum()
+        segments = np.zeros((4, 128), np.int32)
+        return kernels.short(q, q, q, segments, 0.0, None, 0, is_symmetric, interpret=True).sum()
 
     mixed, gradient = jax.jit(jax.value_and_grad(total))(q)
-    assert mixed == q.size and not gradient.any()
+    assert mixed == value * q.size and not gradient.any()
 
 
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-def test_short_compiles_for_every_tpu(topology) -> None:
+@pytest.mark.parametrize(
+    ("topology", "is_symmetric"), [("v4:2x2x1", False), ("v5e:2x2", True), ("v5p:2x2x1", False), ("v6e:2x2", False)]
+)
+def test_short_compiles_for_every_tpu(topology, is_symmetric) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot read back programs for other machines
     mesh = make_mesh(MeshConfig(), list(find_slice(topology).devices))
 
     def total(q, k, v, segments):
         windows = (0, 128)
         mixed = [kernels.short(q, k, v, segments, RATE, jax.random.key(0), each, interpret=False) for each in windows]
+        if is_symmetric:
+            mixed.append(kernels.short(q, q, v, segments, 0.0, None, is_symmetric=True, interpret=False))
         return jnp.sum(sum(mixed).astype(jnp.float32))
 
     with jax.set_mesh(mesh):
@@ -108,7 +164,7 @@ def test_short_compiles_for_every_tpu(topology) -> None:
         segments = jax.ShapeDtypeStruct((4, 640), jnp.int32, sharding=jax.NamedSharding(mesh, spec("BT")))
         program = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, q, q, segments).compile().as_text()
     jax.config.update("jax_enable_compilation_cache", True)
-    assert program.count('custom_call_target="tpu_custom_call"') == 4
+    assert program.count('custom_call_target="tpu_custom_call"') == 4 + 4 * is_symmetric
 
 
 @pytest.mark.parametrize(("length", "wanted"), [(128, 128), (384, 384), (640, 128), (1024, 512), (1152, 384)])

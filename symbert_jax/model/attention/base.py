@@ -22,6 +22,7 @@ class SelfAttention(nnx.Module):
     papers_name: ClassVar[str]  # the value of `model.attention` of the weights that `as_papers` returns
     has_query: ClassVar[bool] = True  # whether Wq is a parameter
     has_scores: ClassVar[bool] = True  # whether the scores depend on the tokens
+    is_symmetric: ClassVar[bool] = False  # whether the keys are the queries
     has_pair: ClassVar[bool] = False  # whether P is a parameter and can have any scale
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
@@ -82,7 +83,8 @@ class SelfAttention(nnx.Module):
         The rotation is that of rotary positions.
         """
         q, k = self.rotated_query_key(x, num_queries, rotation)
-        return self.output(kernels.attend(self.config, q, k, self.value(x), segments, key, window))
+        mixed = kernels.attend(self.config, q, k, self.value(x), segments, key, window, self.is_symmetric)
+        return self.output(mixed)
 
     @staticmethod
     def key_products(config: ModelConfig) -> int:

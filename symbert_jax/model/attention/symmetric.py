@@ -48,6 +48,7 @@ class Symmetric(TiedAttention):
     description = "symmetric, score q·q"
     folding = "in this folder, the key weights equal the query weights"
     papers_name = "symmetric"
+    is_symmetric = True
 
     @classmethod
     def query_factor(cls, config: ModelConfig) -> float:

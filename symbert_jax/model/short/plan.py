@@ -13,6 +13,9 @@ LONGEST_LOCAL_BLOCK = 256  # queries in a local layer: of larger blocks, fewer k
 # Up to this length a grid step computes two heads, which leaves fewer instructions waiting for others: on a v5e, a head
 # of 512 tokens with dropout takes 3,080 instead of 3,320 bundles.
 LONGEST_PAIR = 1024
+SHORTEST_SYMMETRIC = 512
+LONGEST_SYMMETRIC_BLOCK = 1024
+LONGEST_GROUP = 2048  # the tokens of the blocks of all heads of a grid step in the symmetric form
 
 
 class Keys(NamedTuple):
@@ -81,6 +84,39 @@ class Plan:
     def num_keys(self) -> int:
         """The keys of a block: all keys of the row, or those that the windows of the block may reach."""
         return min(self.block + 2 * self.margin, self.length) if self.window else self.length
+
+    @property
+    def has_symmetric_form(self) -> bool:
+        """Whether the symmetric form is possible and faster, for keys that are the queries."""
+        is_aligned = self.query_width % 16 == 0 and self.value_width % 16 == 0
+        return is_aligned and self.length >= SHORTEST_SYMMETRIC and not self.window and not self.dropout_rate
+
+    @property
+    def symmetric_block(self) -> int:
+        """The tokens of a block of the symmetric form."""
+        return largest_divisor(self.length, LONGEST_SYMMETRIC_BLOCK)
+
+    @property
+    def symmetric_blocks(self) -> int:
+        """The blocks of a head in the symmetric form."""
+        return self.length // self.symmetric_block
+
+    @property
+    def symmetric_pairs(self) -> int:
+        """The pairs of blocks in the symmetric form, each of which takes a grid step."""
+        return self.symmetric_blocks * (self.symmetric_blocks + 1) // 2
+
+    @property
+    def symmetric_group(self) -> int:
+        """The heads of a grid step in the symmetric form, all of the same row."""
+        return next(
+            size for size in (4, 2, 1) if self.heads % size == 0 and size * self.symmetric_block <= LONGEST_GROUP
+        )
+
+    @property
+    def symmetric_groups(self) -> int:
+        """The groups of all rows in the symmetric form."""
+        return self.rows * self.heads // self.symmetric_group
 
     def chunks(self, longest: int, *blocks: Any) -> list[tuple[Keys, ...]]:
         """Returns the keys of each of some blocks in chunks of equal length, at most `longest`.

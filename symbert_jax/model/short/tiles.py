@@ -58,13 +58,18 @@ def multiply(a: Array, b: Array, contract_a: int, contract_b: int) -> Float[Arra
     return jax.lax.dot_general(a, b, (((contract_a,), (contract_b,)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def logit_factor(query_width: int) -> float:
+    """Returns the factor that makes logits of the products of queries and keys."""
+    return query_width**-0.5 * math.log2(math.e)
+
+
 def logits(plan: Plan, q: Any, k: Any, segments: Any, block: Any, keys: Keys) -> Float[Array, "S T"]:
     """Returns log2(e) q . k / sqrt(Q) of some keys. Two to the power of a logit is an exponential of softmax.
 
     q, k, segments: references to the queries [Q, T], all keys [Q, T], and both segments or None.
     block: the index of the block of queries.
     """
-    scores = multiply(k[:, keys.tokens], q[...], 0, 0) * (plan.scale * math.log2(math.e))
+    scores = multiply(k[:, keys.tokens], q[...], 0, 0) * logit_factor(plan.query_width)
     if segments is not None:
         of_keys, of_queries = segments
         scores = jnp.where(of_keys[keys.tokens] == of_queries[...], scores, MASKED)
