@@ -13,7 +13,6 @@ HUGE_PAGES := glibc.malloc.hugetlb=1
 # runs/demo/{loss.png,report.html,table.md}. With all three attentions: make demo ATTENTIONS="standard symmetric pairwise".
 # The same command again continues where it stopped.
 demo: export JAX_PLATFORMS ?= cpu
-demo: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 demo: $(VENV)/run.stamp
 	@echo "1/4  Make a corpus of the documentation of Python and four of its packages: about a minute."
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
@@ -38,7 +37,6 @@ demo-rotary:
 
 # Continues a published encoder on the documentation of Python, until it fills blanks with words that fit.
 demo-bert: export JAX_PLATFORMS ?= cpu
-demo-bert: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 demo-bert: $(VENV)/encoder
 	@echo "1/3  Import all-MiniLM-L6-v2, whose head for masked tokens is new, and make a corpus: a minute."
 	@test -d runs/encoder/standard || \
