@@ -33,7 +33,7 @@ $(ATTENTIONS:%=demo-%): demo-%:
 
 demo-rotary:
 	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/rotary \
-	  --config.model.positions=rope --config.train.steps=800 2>&1 | sed -u "s/^/rotary: /"
+	  --config.model.positions=rope --config.optim.learning_rate=1e-3 --config.train.steps=800 2>&1 | sed -u "s/^/rotary: /"
 
 # Continues a published encoder on the documentation of Python, until it fills blanks with words that fit.
 demo-bert: export JAX_PLATFORMS ?= cpu

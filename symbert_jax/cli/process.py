@@ -18,7 +18,8 @@ from symbert_jax.storage import is_bucket, user_cache
 OPEN_FILES, MIN_OPEN_FILES = 4096, 256  # the soft limit that a command asks for, and the least that it accepts
 MIN_ADDRESS_SPACE = 8 << 30  # bytes; threads and memory maps reserve far more than they use
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # the value of GLIBC_TUNABLES with which malloc asks Linux for huge pages
-HUGE_PAGES_FOR = {"pretrain", "finetune"}  # the commands that allocate the memory of a training step again and again
+# the commands that train, and so allocate the memory of a step again and again
+HUGE_PAGES_FOR = {"pretrain", "finetune", "study"}
 
 # Errors that a disk, a path or a permission causes. Any other `OSError` is a fault of the program.
 USER_ERRNOS = {
