@@ -30,6 +30,7 @@ from symbert_jax.estimate.cost import PALLAS
 from symbert_jax.estimate.programs import compile_train
 from symbert_jax.estimate.slices import compiler_version, find_slice
 from symbert_jax.model import kernels
+from symbert_jax.model.attention import find_variant
 from symbert_jax.model.flops import train_flops
 from symbert_jax.model.short.plan import Plan
 
@@ -133,7 +134,8 @@ def compile_kernel(case: Case) -> dict:
     shape = config.data.batch_size, model.length, model.heads, model.dim // model.heads
 
     def sum_of_outputs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.sum(kernels.attend(model, q, k, v, None, jax.random.key(0)).astype(jnp.float32))
+        mixed = kernels.attend(model, q, k, v, None, jax.random.key(0), is_symmetric=find_variant(model).is_symmetric)
+        return jnp.sum(mixed.astype(jnp.float32))
 
     with jax.set_mesh(mesh):
         array = jax.ShapeDtypeStruct(shape, model.dtype, sharding=jax.NamedSharding(mesh, spec("BTNH")))
@@ -143,28 +145,66 @@ def compile_kernel(case: Case) -> dict:
 
 def _kernel_cycles(case: Case) -> int:
     """Returns the cycles of the attention kernels of all layers, forward and backward, on one chip."""
-    # the kernels are the same for all attentions and layers, so one case of each shape serves all
-    name, forward, backward = _kernel_bundles(dataclasses.replace(case, attention="standard", layers=1))
-    heads, cores = CONFIGS[case.config].get_config().model.heads, case.chip.cores
-    if name == "short":
-        steps = Plan(rows=case.rows, heads=heads, length=case.length, device_cores=cores).steps
-        cycles = forward * (steps + 1) + backward * steps
+    model, cores = _make_config(case).model, case.chip.cores
+    rate = model.attention_dropout
+    plan = Plan(rows=case.rows, heads=model.heads, length=case.length, device_cores=cores, dropout_rate=rate)
+    # the kernels are the same for all layers, and for all attentions but for the symmetric form
+    attention = "symmetric" if case.attention == "symmetric" and plan.has_symmetric_form else "standard"
+    name, forward, backward = _kernel_bundles(dataclasses.replace(case, attention=attention, layers=1))
+    if name == "short" and attention == "symmetric":
+        cycles = sum(_symmetric_bundles(plan, text) for text in (forward, backward)) * plan.symmetric_groups // cores
+    elif name == "short":
+        cycles = _bundles(forward) * (plan.steps + 1) + _bundles(backward) * plan.steps
     else:
         blocks = (case.length // kernels.block_size(case.length)) ** 2
-        cycles = (forward + backward) * case.rows * heads * blocks // cores
+        cycles = (_bundles(forward) + _bundles(backward)) * case.rows * model.heads * blocks // cores
     return cycles * case.layers
 
 
 @functools.cache
-def _kernel_bundles(case: Case) -> tuple[str, int, int]:
-    """Returns the name of the kernel and the instruction bundles of one grid step, forward and backward."""
+def _kernel_bundles(case: Case) -> tuple[str, str, str]:
+    """Returns the name of the kernel and the instruction bundles of one grid step, forward and backward, as texts."""
     with tempfile.TemporaryDirectory() as folder:
         dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         name = _run_in_process(case, "kernel", LIBTPU_INIT_ARGS=dump)["kernel"]
-        files = sorted(pathlib.Path(folder).glob(f"*{name}*schedule-analysis_final_bundles.txt"), key=_is_backward)
-        bundles = [int(re.search(r"total scheduled bundles:\s+(\d+)", file.read_text())[1]) for file in files]
-    assert len(bundles) == 2, f"expected a forward and a backward kernel, found {len(bundles)}"
-    return name, *bundles
+        files = sorted(pathlib.Path(folder).glob(f"*{name}*[0-9]-final_bundles.txt"), key=_is_backward)
+        # beside the kernels of the symmetric form are those that run where it would underflow
+        files = [file for file in files if "symmetric" in file.name] or files
+        texts = [file.read_text() for file in files]
+    assert len(texts) == 2, f"expected a forward and a backward kernel, found {len(texts)}"
+    return name, *texts
+
+
+def _bundles(text: str) -> int:
+    """Returns the number of bundles, given their text."""
+    return len(re.findall(r"^ *0x[0-9a-f]+ ", text, re.MULTILINE))
+
+
+def _symmetric_bundles(plan: Plan, text: str) -> int:
+    """Returns the bundles that all grid steps of a group of heads execute in a kernel of the symmetric form.
+
+    With several blocks, a grid step has four branches: for the first pair of blocks, for a block and itself, for two
+    blocks, and for the last pair.
+    """
+    count = plan.symmetric_blocks
+    if count == 1:
+        return _bundles(text)
+    starts, sizes = dict[str, int](), dict[str, int]()  # of the regions that are longer than a few bundles, in order
+    for line in re.findall(r"^ *0x.*", text, re.MULTILINE):
+        address = int(line.split()[0].partition(":")[0].removesuffix("PF"), 16)
+        for kind, region in re.findall(r"(Start|End) region (\d+)", line):
+            if kind == "Start":
+                starts[region] = address
+            elif region in starts:
+                sizes[region] = address + 1 - starts[region]
+    ends = {region: starts[region] + size for region, size in sizes.items()}
+    long = [region for region in sizes if sizes[region] > 60]
+    leaves = [a for a in long if not any(b != a and starts[a] <= starts[b] and ends[b] <= ends[a] for b in long)]
+    branches = [sizes[region] for region in sorted(leaves, key=starts.__getitem__)]
+    assert len(branches) == 4, f"expected four branches, found {branches}"
+    first, same, different, last = branches
+    rest = _bundles(text) - sum(branches)
+    return first + count * same + count * (count - 1) // 2 * different + last + plan.symmetric_pairs * rest
 
 
 def _is_backward(file: pathlib.Path) -> bool:

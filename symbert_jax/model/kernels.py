@@ -8,7 +8,8 @@
 
 `segments` holds a number per token, from 1: a token sees the tokens of its own segment. Padding has 0: it sees segment
 1, and no token sees it. `segments=None` means that every token sees all tokens. With a `window`, a token sees only the
-tokens in it; see `windows`. What a token computes that sees no token is finite, but differs between kernels.
+tokens in it; see `windows`. What a token computes that sees no token is finite, but differs between kernels; so does
+what padding computes whose scores are all very low.
 """
 
 from collections.abc import Callable, Iterator

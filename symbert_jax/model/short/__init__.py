@@ -8,8 +8,11 @@ thus fill the lanes, in memory and in the matrix unit: O^T = V^T P^T streams 64 
 while O = P V would fill half of each tile with V. Scores are [S, T]: the softmax reduces over sublanes, which costs no
 more than additions of registers.
 
-Read in this order: `plan` (sizes and blocks), `tiles` (logits and dropout of a tile), `forward`, `backward`, and
-`attention`.
+Symmetric attention has kernels of its own, which compute one exponential for both directions of a pair of tokens, where
+`plan` says that this is faster.
+
+Read in this order: `plan` (sizes and blocks), `tiles` (logits and dropout of a tile), `forward`, `backward`,
+`symmetric`, `symmetric_forward`, `symmetric_backward`, and `attention`.
 """
 
 from symbert_jax.model.short.attention import attention

@@ -13,7 +13,9 @@ LONGEST_LOCAL_BLOCK = 256  # queries in a local layer: of larger blocks, fewer k
 # Up to this length a grid step computes two heads, which leaves fewer instructions waiting for others: on a v5e, a head
 # of 512 tokens with dropout takes 3,080 instead of 3,320 bundles.
 LONGEST_PAIR = 1024
-SHORTEST_SYMMETRIC = 512
+# The tokens of the shortest row of the symmetric form. With 512 tokens on a v5e, about half of what its kernels save is
+# spent on the check for exponentials that underflow.
+SHORTEST_SYMMETRIC = 1024
 LONGEST_SYMMETRIC_BLOCK = 1024
 LONGEST_GROUP = 2048  # the tokens of the blocks of all heads of a grid step in the symmetric form
 

@@ -30,7 +30,7 @@ from symbert_jax.model.short.plan import LANES, Plan
 EXTRA_ROWS = 16  # of an array with tokens along the lanes, for what is not a query or a value: a tile in bfloat16
 WIDEST_SPREAD = 80.0  # of the bounds of a head; a spread of 126 would underflow
 SMALLEST_TOTAL = 2.0**-100  # a token with less sees no token, or is padding: within the spread, no other has less
-LAG = 2  # the items between two stages of `run`
+LAG = 1  # the items between two stages of `run`
 SLOTS = 2 * LAG + 1  # the items that are between the first and the last stage
 
 
