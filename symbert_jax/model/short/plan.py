@@ -17,7 +17,7 @@ LONGEST_PAIR = 1024
 # spent on the check for exponentials that underflow.
 SHORTEST_SYMMETRIC = 1024
 LONGEST_SYMMETRIC_BLOCK = 1024
-LONGEST_GROUP = 2048  # the tokens of the blocks of all heads of a grid step in the symmetric form
+LONGEST_GROUP = 2048  # the tokens of all heads of a grid step in the symmetric form
 
 
 class Keys(NamedTuple):
@@ -111,9 +111,7 @@ class Plan:
     @property
     def symmetric_group(self) -> int:
         """The heads of a grid step in the symmetric form, all of the same row."""
-        return next(
-            size for size in (4, 2, 1) if self.heads % size == 0 and size * self.symmetric_block <= LONGEST_GROUP
-        )
+        return 2 if self.heads % 2 == 0 and 2 * self.length <= LONGEST_GROUP else 1
 
     @property
     def symmetric_groups(self) -> int:
