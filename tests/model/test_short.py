@@ -149,7 +149,7 @@ def test_rows_of_padding_have_the_mean_of_the_values_or_zero_and_no_gradients(
     ("topology", "is_symmetric"), [("v4:2x2x1", False), ("v5e:2x2", True), ("v5p:2x2x1", False), ("v6e:2x2", False)]
 )
 def test_short_compiles_for_every_tpu(topology, is_symmetric, monkeypatch) -> None:
-    monkeypatch.setattr(plan, "SHORTEST_SYMMETRIC", 512)
+    monkeypatch.setattr(plan, "SHORTEST_SYMMETRIC", 256)
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot read back programs for other machines
     mesh = make_mesh(MeshConfig(), list(find_slice(topology).devices))
 
@@ -157,8 +157,9 @@ def test_short_compiles_for_every_tpu(topology, is_symmetric, monkeypatch) -> No
         windows = (0, 128)
         mixed = [kernels.short(q, k, v, segments, RATE, jax.random.key(0), each, interpret=False) for each in windows]
         if is_symmetric:
+            q, v, segments = (x[:, :256] for x in (q, v, segments))
             mixed.append(kernels.short(q, q, v, segments, 0.0, None, is_symmetric=True, interpret=False))
-        return jnp.sum(sum(mixed).astype(jnp.float32))
+        return sum(jnp.sum(each.astype(jnp.float32)) for each in mixed)
 
     with jax.set_mesh(mesh):
         q = jax.ShapeDtypeStruct((4, 640, 2, 64), jnp.bfloat16, sharding=jax.NamedSharding(mesh, spec("BTNH")))
