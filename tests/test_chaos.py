@@ -16,7 +16,7 @@ def test_killed_pretrain_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     No seed fixes the time of the signal, because the result must not depend on it.
     """
     corpus = write_corpus(tmp_path / "corpus", length=32, num_rows=256)
-    run = Run(References(tmp_path, corpus).pretrain_command(steps=120), tmp_path / "run")
+    run = Run(References(tmp_path, corpus).pretrain_command(steps=40), tmp_path / "run")
     run.folder.mkdir()
 
     def kill_after_save(started: StartedCommand) -> Kill | None:

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("options", [IN_MEMORY, f"{PROCESSES}=2", f"{PROCESSES}=3", LOOPBACK])
+@pytest.mark.parametrize("options", [IN_MEMORY, f"{PROCESSES}=2", LOOPBACK])
 def test_engine_writes_the_bytes_of_the_local_one(options: str, folder: Path, tmp_path: Path) -> None:
     prepare(make_config(f"{tmp_path}/corpus", sources=("2", "0", "1")), options)
     assert digests(tmp_path / "corpus") == digests(folder / "local")
