@@ -15,6 +15,9 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):  # newer versions do not have this flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
+# Commands that train restart once if this is not set: that takes as long as an import, and a fork cannot do it.
+os.environ.setdefault("GLIBC_TUNABLES", "")
+
 # All tests and the programs they start share one cache of compiled programs. Workers of xdist inherit it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
