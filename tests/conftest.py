@@ -174,6 +174,12 @@ def write_corpus(
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus that fits configs/tiny.py: rows of 32 random tokens of 512 token ids."""
-    words = [*SPECIAL, *(f"w{i}" for i in range(512 - len(SPECIAL)))]
-    return write_corpus(tmp_path_factory.mktemp("data") / "tiny", words=words, length=32, num_rows=512)
+    """The corpus of configs/tiny.py: docstrings of the standard library, in rows of 32 tokens, with 512 token ids."""
+    from configs.tiny import get_config
+    from symbert_jax.config import freeze
+    from symbert_jax.data.prepare.command import prepare
+
+    config = get_config()
+    config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")
+    prepare(freeze(config))
+    return Path(config.data.dir)

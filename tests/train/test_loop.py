@@ -17,9 +17,6 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from configs.tiny import get_config
-from symbert_jax.config import freeze
-from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.rows import Split
 from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.sharding import make_mesh
@@ -102,15 +99,6 @@ def flat(tree: object, path: str = ""):
 
 def read_metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus of configs/tiny.py: docstrings of the standard library."""
-    config = get_config()
-    config.data.dir = str(tmp_path_factory.mktemp("data") / "tiny")
-    prepare(freeze(config))
-    return Path(config.data.dir)
 
 
 @pytest.fixture(scope="module")
