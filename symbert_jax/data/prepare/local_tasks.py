@@ -14,11 +14,11 @@ from symbert_jax.data.manifest import SPLITS
 from symbert_jax.data.prepare import best_fit, buckets, packing, runs
 from symbert_jax.data.prepare.buckets import Bucket, Copies
 from symbert_jax.data.prepare.documents import key_array
-from symbert_jax.data.prepare.encoding import split_text
+from symbert_jax.data.prepare.encoding import Encoder, split_text
 from symbert_jax.data.prepare.packing import Slice
 from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_file
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
+from symbert_jax.data.tokenizer import Training
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.storage import add_path_to_os_errors
 
@@ -76,9 +76,8 @@ def count_words(job: Job, bucket: int, training: Training) -> Counter[str]:
 
 def tokenize_bucket(job: Job, bucket: int) -> int:
     """Writes the sequences of a bucket and its statistics; returns the number of documents that it was read from."""
-    text_tokenizer, encoder = load_tokenizer(job.folder)
-    documents, dtype = _read_bucket(job, bucket), rows.row_dtype(len(text_tokenizer.tokens))
-    sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
+    documents = _read_bucket(job, bucket)
+    sequences, counts = buckets.tokenize(documents, load_encoder(job.folder), job.validation_fraction)
     for split, sequence in zip(SPLITS, sequences, strict=True):
         write_whole(job.sequence(split, bucket), sequence.tobytes())
     buffer = io.BytesIO()
@@ -99,16 +98,15 @@ def _read_bucket(job: Job, bucket: int) -> Bucket:
     return buckets.sort_and_deduplicate(copies, job.num_sources)
 
 
-def load_tokenizer(folder: Path) -> tuple[TextTokenizer, Tokenizer]:
-    """Returns the tokenizer in a folder, and its object of the library, for texts of a corpus."""
+def load_encoder(folder: Path) -> Encoder:
+    """Returns an encoder with the tokenizer in a folder."""
     files = [folder / name for name in (VOCAB, tokenizer.TOKENIZER)]
-    return _load_tokenizer_once(folder, max(path.stat().st_mtime_ns for path in files if path.exists()))
+    return _load_encoder_once(folder, max(path.stat().st_mtime_ns for path in files if path.exists()))
 
 
 @functools.lru_cache(maxsize=1)
-def _load_tokenizer_once(folder: Path, _: int) -> tuple[TextTokenizer, Tokenizer]:
-    text_tokenizer = tokenizer.read(folder)
-    return text_tokenizer, text_tokenizer.build(parse_special=False)
+def _load_encoder_once(folder: Path, _: int) -> Encoder:
+    return Encoder(tokenizer.read(folder))
 
 
 def pack_window(job: Job, split: str, window: int, form: RowFormat) -> None:
