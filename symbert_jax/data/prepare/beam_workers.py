@@ -127,9 +127,10 @@ def write_row_file_of(call: tuple[str, int, str, list[Slice]], form: RowFormat, 
     call: the split, the number of the file, and the parts of files of a kind that are its rows.
     """
     split, number, kind, slices = call
-    tokens = _read_tokens(job, kind, split, slices, form)
+    tokens = _read_tokens(job, kind, split, slices, form)  # at once: a bucket takes a tenth of a second for each read
+    parts = (tokens[start : start + form.tokens_at_once] for start in range(0, len(tokens), form.tokens_at_once))
     path = epath.Path(job.folder) / rows.file_name(split, number)
-    written = publish(path, job.unfinished("attempts"), lambda attempt: write_row_file(attempt, tokens, form))
+    written = publish(path, job.unfinished("attempts"), lambda attempt: write_row_file(attempt, parts, form))
     job.publish(description(job, split, number), json.dumps(written).encode())
 
 

@@ -25,7 +25,7 @@ class WordIds(dict[bytes, bytes]):
         if word.isalnum():  # only ASCII: nothing to normalize, which takes the library most of its time
             found = [token.id for token in self._model.tokenize(text)]
         else:
-            found = self._encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            found = self._encoder.encode(text, add_special_tokens=False).ids
         ids = array(self._type, found).tobytes()
         if len(self) < _MAX_WORDS and len(word) <= _MAX_BYTES:
             self[word] = ids
