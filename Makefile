@@ -7,19 +7,21 @@ ATTENTIONS := standard pairwise
 # On a CPU, XLA allocates the buffers of every step with malloc. Huge pages save page faults, a fifth of the step time.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
-.PHONY: demo $(ATTENTIONS:%=demo-%) demo-bert test lint format docs bench interop peers-env
+.PHONY: demo $(ATTENTIONS:%=demo-%) demo-rotary demo-bert test lint format docs bench interop peers-env
 
-# Pretrains a tiny BERT with each attention, side by side: runs/demo/{loss.png,report.html,table.md}. With all three:
-# make demo ATTENTIONS="standard symmetric pairwise". The same command again continues where it stopped.
+# Pretrains a tiny BERT with each attention, side by side, and one with rotary positions:
+# runs/demo/{loss.png,report.html,table.md}. With all three attentions: make demo ATTENTIONS="standard symmetric pairwise".
+# The same command again continues where it stopped.
 demo: export JAX_PLATFORMS ?= cpu
-demo: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 demo: $(VENV)/run.stamp
-	@echo "1/3  Make a corpus of the documentation of Python and four of its packages: about a minute."
+	@echo "1/4  Make a corpus of the documentation of Python and four of its packages: about a minute."
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
-	@echo "2/3  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 8 minutes for two on 2 cores."
+	@echo "2/4  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 6 minutes for two on 2 cores."
 	@$(MAKE) --no-print-directory --jobs $(ATTENTIONS:%=demo-%)
-	@echo "3/3  Compare them."
-	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) \
+	@echo "3/4  Pretrain it with standard attention and rotary positions, for 800 steps: 2 minutes."
+	@$(MAKE) --no-print-directory demo-rotary
+	@echo "4/4  Compare them."
+	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) runs/demo/rotary \
 	  --fill="The name of the [MASK]." \
 	  --fill="This method is [MASK] by the user." \
 	  --fill="copy : bool, [MASK]"
@@ -29,9 +31,12 @@ $(ATTENTIONS:%=demo-%): demo-%:
 	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/$* --config.model.attention=$* \
 	  2>&1 | sed -u "s/^/$*: /"
 
+demo-rotary:
+	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/rotary \
+	  --config.model.positions=rope --config.optim.learning_rate=1e-3 --config.train.steps=800 2>&1 | sed -u "s/^/rotary: /"
+
 # Continues a published encoder on the documentation of Python, until it fills blanks with words that fit.
 demo-bert: export JAX_PLATFORMS ?= cpu
-demo-bert: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 demo-bert: $(VENV)/encoder
 	@echo "1/3  Import all-MiniLM-L6-v2, whose head for masked tokens is new, and make a corpus: a minute."
 	@test -d runs/encoder/standard || \

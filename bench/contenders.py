@@ -21,7 +21,7 @@ DEVICES = {
     "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # contenders share the GPU
 }
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as in the Makefile
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `pretrain` and `finetune` set it
 
 
 def in_turns(rounds: int, names: Sequence[str]) -> Iterator[str]:

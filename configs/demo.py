@@ -18,5 +18,6 @@ def get_config() -> ConfigDict:
     c.model.update(mlp_dim=256, initializer_range=0.035)
     c.data.update(dir="data/demo", sources=("python-docs:stdlib+numpy+scipy+sklearn+matplotlib",))
     c.data.update(batch_size=16, mask_rate=0.2)
+    c.optim.learning_rate = 7e-4
     c.train.update(steps=2_000, log_every=100, validate_every=100, checkpoint_every=500)
     return c

@@ -29,6 +29,7 @@ def _run(argv: list[str]) -> None:
 
 def start() -> NoReturn:
     """Runs the command in `sys.argv`, and ends the process with its exit code."""
+    process.restart_with_huge_pages(sys.argv[1:])
     code = main(sys.argv[1:])
     if distributed := sys.modules.get("symbert_jax.distributed"):  # only some commands import it
         distributed.leave(code)

@@ -17,6 +17,9 @@ from symbert_jax.storage import is_bucket, user_cache
 
 OPEN_FILES, MIN_OPEN_FILES = 4096, 256  # the soft limit that a command asks for, and the least that it accepts
 MIN_ADDRESS_SPACE = 8 << 30  # bytes; threads and memory maps reserve far more than they use
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # the value of GLIBC_TUNABLES with which malloc asks Linux for huge pages
+# the commands that train, and so allocate the memory of a step again and again
+HUGE_PAGES_FOR = {"pretrain", "finetune", "study"}
 
 # Errors that a disk, a path or a permission causes. Any other `OSError` is a fault of the program.
 USER_ERRNOS = {
@@ -24,6 +27,19 @@ USER_ERRNOS = {
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
     *(errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV, errno.ENODEV, errno.ENXIO),
 }
+
+
+def restart_with_huge_pages(argv: list[str]) -> None:
+    """Restarts the process of a command that trains, so that its memory consists of huge pages.
+
+    On a CPU, XLA allocates the buffers of every step with malloc and frees them after it; huge pages save most of the
+    page faults. The C library reads the variable only when a process starts. A process whose user has set it goes on
+    as it is, and so does one that has no glibc, where the variable has no effect.
+    """
+    trains = not HUGE_PAGES_FOR.isdisjoint(argv)  # flags may precede the command
+    if sys.platform == "linux" and trains and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run_command(command: Callable[[], None]) -> int:

@@ -100,14 +100,9 @@ def training_plan(
     batch_size = min(batch_size, len(split))
     rng = np.random.default_rng([seed, epoch])
     num_rows = -(-batch_size // row_multiple) * row_multiple
-    batches, rest = [], np.empty(0, np.int64)
-    for length, members in _buckets(split, min_members=MIN_BATCHES * batch_size):
-        members = np.concatenate([rest, rng.permutation(members)])
-        num_full = len(members) // batch_size * batch_size  # the examples that fill batches
-        batches += [PlannedBatch(length, _pad(batch, num_rows)) for batch in members[:num_full].reshape(-1, batch_size)]
-        rest = members[num_full:]
-    if len(rest):
-        batches.append(PlannedBatch(length, _pad(rest, num_rows)))
+    buckets = _buckets(split, min_members=MIN_BATCHES * batch_size)
+    shuffled = [(length, rng.permutation(members)) for length, members in buckets]
+    batches = _fill(shuffled, batch_size, num_rows)
     return [batches[i] for i in np.random.default_rng([ORDER_SEED, epoch]).permutation(len(batches))]
 
 
@@ -116,12 +111,24 @@ def steps_per_epoch(split: TokenizedSplit, batch_size: int) -> int:
 
 
 def prediction_plan(split: TokenizedSplit, batch_size: int) -> list[PlannedBatch]:
-    """Returns batches of `batch_size` rows, padding rows included, that contain every example once."""
-    return [
-        PlannedBatch(length, _pad(members[start : start + batch_size], batch_size))
-        for length, members in _buckets(split, min_members=batch_size)
-        for start in range(0, len(members), batch_size)
-    ]
+    """Returns batches of `batch_size` rows that contain every example once; padding rows fill the last one."""
+    return _fill(_buckets(split, min_members=batch_size), batch_size, batch_size)
+
+
+def _fill(buckets: Sequence[tuple[int, Int[np.ndarray, " _"]]], batch_size: int, num_rows: int) -> list[PlannedBatch]:
+    """Returns batches of `batch_size` examples, padded to `num_rows` rows.
+
+    Examples that do not fill a batch of their bucket move to the next longer one; only the last batch may not be full.
+    """
+    batches, rest = [], np.empty(0, np.int64)
+    for length, members in buckets:
+        members = np.concatenate([rest, members])
+        num_full = len(members) // batch_size * batch_size  # the examples that fill batches
+        batches += [PlannedBatch(length, _pad(batch, num_rows)) for batch in members[:num_full].reshape(-1, batch_size)]
+        rest = members[num_full:]
+    if len(rest):
+        batches.append(PlannedBatch(length, _pad(rest, num_rows)))
+    return batches
 
 
 def _buckets(split: TokenizedSplit, min_members: int) -> list[tuple[int, Int[np.ndarray, " rows"]]]:

@@ -32,6 +32,22 @@ def test_command_checks_limits_and_survives_lost_streams() -> None:
         assert message in result.stderr
 
 
+def test_commands_that_train_restart_once_with_huge_pages() -> None:
+    """A variable that the user sets stays as it is, and other commands do not restart."""
+    command = f"exec {sys.executable} -m symbert_jax"
+    program = "import os, sys; os.execv = lambda path, argv: print(os.environ['GLIBC_TUNABLES'], *argv[1:]); "
+    program += "from symbert_jax.cli.process import restart_with_huge_pages as restart; "
+    program += "[restart(argv) for argv in (['fill'], ['--xla_preset=v4', 'pretrain'])]"
+    for given, wanted in (({}, f"{process.HUGE_PAGES} -c {program}\n"), ({"GLIBC_TUNABLES": "x"}, "")):
+        environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | given
+        result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert result.stdout == wanted, result
+    del environment["GLIBC_TUNABLES"]
+    script = f"{command} finetune --no-such-flag"
+    result = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2 and "no-such-flag" in result.stderr
+
+
 def test_configure_libraries_keeps_libtpu_quiet_without_a_tpu() -> None:
     """libtpu is installed for `compile`. JAX tries libtpu first if no environment variable names a platform."""
     program = "from symbert_jax.cli.process import configure_libraries; configure_libraries(workdir=''); "

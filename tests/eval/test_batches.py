@@ -106,10 +106,12 @@ def test_padding_rows_fill_batches_with_weight_zero() -> None:
 
 
 def test_prediction_plan_contains_every_example_once() -> None:
-    plan = prediction_plan(make_split(201), batch_size=16)
+    split = make_split(201)
+    plan = prediction_plan(split, batch_size=16)
     indices = np.concatenate([planned.indices for planned in plan])
     assert sorted(indices[indices != PADDING_ROW]) == list(range(201))
-    assert {len(planned.indices) for planned in plan} == {16}
+    assert {len(planned.indices) for planned in plan} == {16} and len(plan) == 13  # only the last is not full
+    assert all(split.lengths[planned.indices].max() <= planned.length for planned in plan)
 
 
 def test_fingerprint_depends_on_labels_and_tokens() -> None:

@@ -42,7 +42,7 @@ class Standard(SelfAttention):
     def query_key(
         self, x: Float[Array, "B S D"], num_queries: int | None = None
     ) -> tuple[Float[Array, "B T N Q"], Float[Array, "B S N Q"]]:
-        return self.query(x)[:, :num_queries], self.key(x)
+        return self.query(x[:, :num_queries]), self.key(x)
 
     @staticmethod
     def key_products(config: ModelConfig) -> int:
