@@ -16,7 +16,10 @@ _LONGEST = 1 << 16  # characters of a piece; the library's memory and time for a
 
 
 class Encoder:
-    """Encodes documents, in which the names of special tokens are ordinary text."""
+    """Encodes documents, in which the names of special tokens are ordinary text.
+
+    WordPiece encodes each word alone, so its words are looked up; the library encodes the texts of other tokenizers.
+    """
 
     def __init__(self, tokenizer: TextTokenizer):
         self.tokenizer = tokenizer
@@ -28,7 +31,7 @@ class Encoder:
         """Yields the token ids of each text, the last of which is [SEP]."""
         sep = np.array([self.tokenizer.sep_id], self.dtype).tobytes()
         if isinstance(self.tokenizer, WordPiece):
-            split, look_up = self.tokenizer.split, self._words.__getitem__
+            split, look_up = self.tokenizer.split_words, self._words.__getitem__
             for text in texts:
                 pieces = [b"".join(map(look_up, split(piece))) for piece in split_text(text)]
                 yield np.frombuffer(b"".join([*pieces, sep]), self.dtype)

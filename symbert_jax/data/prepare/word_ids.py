@@ -11,7 +11,7 @@ _MAX_BYTES = 1 << 6  # of a word that is kept
 
 
 class WordIds(dict[bytes, bytes]):
-    """The token ids of each word, joined in the type of rows, by the word in UTF-8, as `WordPiece.split` returns it.
+    """The token ids of each word, joined in the type of rows, by the word in UTF-8, as from `WordPiece.split_words`.
 
     The library encodes a word that is not kept, which takes fifty times as long as looking it up.
     """

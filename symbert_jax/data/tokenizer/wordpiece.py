@@ -55,7 +55,7 @@ class WordPiece(TextTokenizer):
     def continues_word(self) -> Bool[np.ndarray, " V"]:
         return np.array([token.startswith(PREFIX) for token in self.tokens])
 
-    def split(self, text: str) -> list[bytes]:
+    def split_words(self, text: str) -> list[bytes]:
         """Returns parts of a text, in UTF-8, whose tokens, joined, are those of the text: mostly words and punctuation.
 
         White space separates words and has no tokens, and each punctuation mark is a word of its own. ASCII letters are
