@@ -29,7 +29,7 @@ from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import sources, tokenizer
 from symbert_jax.data.manifest import read_manifest
 from symbert_jax.data.prepare.command import prepare
-from symbert_jax.data.prepare.encoding import batch_pieces
+from symbert_jax.data.prepare.encoding import group_texts, split_text
 
 SCALES = (1, 4, 16)
 FILE_BYTES = 1 << 24  # of the copies of the text
@@ -86,9 +86,9 @@ def measure_speed(config: Config, rounds: int) -> dict[str, object]:
 
 
 def library_seconds(vocab: Path, texts: list[str]) -> float:
-    """Returns the time of `encode_batch_fast` alone, on batches of similar size, because these make it fastest."""
+    """Returns the time of `encode_batch_fast` alone, on pieces of similar size, because these make it fastest."""
     encoder = tokenizer.load(vocab, parse_special=False)
-    batches = [[piece for piece, _ in batch] for batch in batch_pieces(texts)]
+    batches = list(group_texts(piece for text in texts for piece in split_text(text)))
     start = time.perf_counter()
     for batch in batches:
         encoder.encode_batch_fast(batch, add_special_tokens=False)

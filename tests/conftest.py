@@ -15,6 +15,9 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):  # newer versions do not have this flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
+# Commands that train restart once if this is not set: that takes as long as an import, and a fork cannot do it.
+os.environ.setdefault("GLIBC_TUNABLES", "")
+
 # All tests and the programs they start share one cache of compiled programs. Workers of xdist inherit it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="symbert_jax_xla_")
@@ -87,9 +90,10 @@ def configure(**changes: object) -> Config:
 # The files that take longest, in this order. They come first, so that no worker of xdist begins a long one at the end.
 LONGEST = (
     *("train/test_loop", "train/test_pod", "test_documented_commands", "train/test_step", "study/test_study"),
-    *("eval/test_finetune", "eval/test_processes", "test_chaos", "estimate/test_programs", "train/test_phases"),
-    *("data/prepare/test_beam", "train/test_branch", "interop/test_multilingual", "test_golden"),
-    *("model/test_bert", "model/test_kernels", "model/test_attention", "eval/test_golden", "distributed/test_cluster"),
+    *("eval/test_finetune", "eval/test_processes", "model/test_bert", "model/test_kernels", "model/test_attention"),
+    *("data/prepare/test_beam", "estimate/test_programs", "model/test_architecture", "interop/test_transformers"),
+    *("train/test_branch", "interop/test_multilingual", "test_chaos", "train/test_phases", "eval/test_golden"),
+    *("test_golden", "model/test_classifier", "distributed/test_cluster"),
 )
 
 

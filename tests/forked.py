@@ -1,6 +1,7 @@
 """Starts processes of the command line as forks of one process that has imported JAX, which saves their imports."""
 
 import atexit
+import importlib
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["symbert_jax.train.loop", "symbert_jax.cli.commands", "tests.forked"])
 # JAX reads these when it is imported, which happens before a fork knows its environment.
 _JAX_OPTIONS = {"JAX_NUM_CPU_DEVICES": int, "JAX_COMPILATION_CACHE_DIR": str, "JAX_DEBUG_LOG_MODULES": str}
+_JAX_OPTIONS |= {"JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": str}
 
 
 class ForkedCommand:
@@ -24,10 +26,11 @@ class ForkedCommand:
 
     arguments: the arguments of the command line.
     environment: all environment variables of the command.
+    ends: the file descriptors to read the output from and to write it to, by default those of a pipe.
     """
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]):
-        reading, writing = os.pipe()
+    def __init__(self, arguments: list[str], environment: dict[str, str], ends: tuple[int, int] | None = None):
+        reading, writing = ends or os.pipe()
         self._process = _SERVER.Process(target=_run, args=(list(map(str, arguments)), environment, DupFd(writing)))
         self._process.start()
         os.close(writing)
@@ -81,6 +84,8 @@ def _run(arguments: list[str], environment: dict[str, str], output: Any) -> None
             jax.config.update(name.lower(), convert(environment[name]))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # as the command line sets it
     sys.argv = ["symbert_jax", *arguments]
+    if "KILLED" in environment:
+        importlib.import_module("tests.train.killed")
     try:
         start()
     finally:  # what Python does when a process ends, but not when a fork does

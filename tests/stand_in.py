@@ -43,7 +43,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
     if "arms" in c:
         shrink(c.base)
         c.seeds, c.learning_rates = 1, ()
-        c.arms = (c.arms[0], c.arms[-1])  # tests/study trains arms of every form
+        c.arms = c.arms[:1]  # tests/study trains several
         return c
     c.model.update(layers=1, dim=16, heads=2, mlp_dim=16, length=32, vocab_size=512, unroll=1, dtype="float32")
     # without dropout, all configs with the same attention compile to the same program

@@ -68,8 +68,8 @@ def test_dropout_bits_are_unchanged(devices: int) -> None:
 @pytest.mark.parametrize(
     ("attention", "devices", "losses"),
     [
-        ("standard", 8, [4.863168, 4.857277, 4.868591]),
-        ("symmetric", 8, [4.863164, 4.857623, 4.868668]),
+        ("standard", 1, [4.863168, 4.857277, 4.868591]),
+        ("symmetric", 1, [4.863164, 4.857623, 4.868668]),
         ("pairwise", 8, [4.863232, 4.857378, 4.868784]),
         ("pairwise", 1, [4.863232, 4.857378, 4.868784]),
     ],

@@ -3,16 +3,20 @@
 import dataclasses
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from symbert_jax.data import tokenizer
-from symbert_jax.data.prepare.encoding import encode
-from symbert_jax.data.tokenizer import JsonTokenizer, WordPiece
+from symbert_jax.data.prepare.encoding import Encoder
+from symbert_jax.data.tokenizer import JsonTokenizer, Normalization, WordPiece
+from symbert_jax.data.vocabulary import SPECIAL
 from symbert_jax.errors import UserError
 from tests.data.kinds import FOLDER, KINDS, documents, recorded
 
@@ -35,16 +39,34 @@ def test_ids_equal_those_of_transformers(kind: str) -> None:
 
 
 def test_corpus_has_the_ids_of_the_library() -> None:
-    """Long documents are encoded in pieces only if that makes no difference."""
+    """Looking up the words of a document makes no difference."""
     texts = [*documents(1000), "\n".join(documents(50)), *recorded("roberta")["texts"]]
     theirs = {kind: Tokenizer.from_file(f"{FOLDER}/{kind}/tokenizer.json") for kind in KINDS}
     theirs["bert"] = BertWordPieceTokenizer(str(BERT))
     for kind, library in theirs.items():
         ours = tokenizer.read(BERT if kind == "bert" else FOLDER / kind)
         wanted = [each.ids for each in library.encode_batch(texts, add_special_tokens=False)]
-        found = encode(ours, ours.build(parse_special=False), texts, np.dtype(np.uint16))
-        assert [ids.tolist() for ids in found] == [[*ids, ours.sep_id] for ids in wanted], kind
-        assert isinstance(ours, WordPiece) == ours.splits_at_line_ends == (kind == "bert")
+        found = [ids.tolist() for ids in Encoder(ours).encode(texts)]
+        assert found == [[*ids, ours.sep_id] for ids in wanted], kind
+        assert isinstance(ours, WordPiece) == (kind == "bert")
+
+
+SEPARATORS = " \n\r\t\x00\x0b\x0c\x1c\x85\xa0\u2028\u3000\u200d\ufffd.,'’—[]"
+LETTERS = "aBéÅÅİßΣς1中龍한\u0301\u0327"
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text(LETTERS + SEPARATORS), min_size=1), flags=st.tuples(*[st.booleans()] * 4))
+def test_words_have_the_ids_of_their_text(texts: list[str], flags: tuple[bool, ...]) -> None:
+    """WordPiece encodes a text word by word, whatever separates the words and whatever the tokenizer normalizes."""
+    characters = {
+        c for text in (LETTERS, SEPARATORS, LETTERS.lower()) for c in text + unicodedata.normalize("NFD", text)
+    }
+    letters = sorted(c for c in characters if not c.isspace())
+    ours = WordPiece((*SPECIAL, *letters, *(f"##{letter}" for letter in letters)), Normalization(*flags))
+    wanted = ours.build(parse_special=False).encode_batch(texts, add_special_tokens=False)
+    found = [ids.tolist() for ids in Encoder(ours).encode(texts)]
+    assert found == [[*each.ids, ours.sep_id] for each in wanted]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,9 +20,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
     return FinetuneConfig((str(pretrained),), tasks=("sst2",), learning_rates=(3e-3,), seeds=1, glue=source)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monkeypatch) -> None:
-    """The losses pin the head, the batches, dropout and the schedule of fine-tuning."""
+@pytest.mark.parametrize(("devices", "wanted"), [(1, [0.692460, 0.693761, 0.696597]), (8, [0.692460])])
+def test_first_losses_of_finetune_are_unchanged(devices, wanted, config, tmp_path, monkeypatch) -> None:
+    """The losses pin the head, the batches, dropout and the schedule of fine-tuning. Each length compiles a program."""
     losses, make = [], steps.make_train_step
 
     def make_recording(*arguments):
@@ -31,7 +31,7 @@ def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monke
         def step(*arguments):
             state, sums = train_step(*arguments)
             losses.append(float(sums["loss"][0][0] / sums["loss"][1][0]))
-            if len(losses) == 3:
+            if len(losses) == len(wanted):
                 raise InterruptedError
             return state, sums
 
@@ -41,4 +41,4 @@ def test_first_losses_of_finetune_are_unchanged(devices, config, tmp_path, monke
     monkeypatch.setattr(finetune, "make_mesh", lambda mesh: sharding.make_mesh(mesh, jax.devices()[:devices]))
     with pytest.raises(InterruptedError):
         finetune.finetune(config, epath.Path(tmp_path))
-    assert losses == pytest.approx([0.692460, 0.693761, 0.696597], abs=1e-5), losses
+    assert losses == pytest.approx(wanted, abs=1e-5), losses

@@ -83,6 +83,7 @@ def test_export_names_the_field_without_an_equivalent(fields, format, message) -
         ({"local_attention": 1}, "local_attention 1, wanted at least 2"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers 0, wanted at least 1"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling .*wanted none"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type 'yarn', wanted default"),
         ({"global_attn_every_n_layers": None, "layer_types": ["sliding_attention"] * 4}, "layer_types"),
         ({"hidden_size": 30}, "hidden_size 30, wanted a multiple of num_attention_heads=4"),
     ],

@@ -151,7 +151,7 @@ def test_initial_pair_has_form_and_values_of_config(form, init, wanted):
     assert pair.std() == pytest.approx(wanted[1], rel=0.1)
 
 
-@pytest.mark.parametrize("gain", [0, 1, 5])
+@pytest.mark.parametrize("gain", [0, 5])
 @pytest.mark.parametrize(
     ("fields", "initial_gain"),
     [
@@ -180,13 +180,12 @@ def test_first_logits_have_the_standard_deviation_of_score_gain(fields, initial_
     assert off_diagonal.std() / (0.02**2 * 512) == pytest.approx(gain or initial_gain, rel=0.1)
 
 
-def test_shared_start_has_symmetric_first_scores_and_free_keys():
+def test_shared_start_has_symmetric_first_scores_and_free_keys(mesh):
     """The initial parameters are separate arrays, so the step, which consumes them, can update each of them."""
     config = configure(model={"key_init": "query", "layers": 1}, optim={"warmup_steps": 0})
-    with jax.set_mesh(make_mesh(MeshConfig())):
-        state, batch = states.init(config), put_batch(make_batch(config))
-        before = jax.device_get(state.params["layers"]["attention"])
-        after = jax.device_get(make_train_step(config)(state, batch)[0].params["layers"]["attention"])
+    state, batch = states.init(config), put_batch(make_batch(config))
+    before = jax.device_get(state.params["layers"]["attention"])
+    after = jax.device_get(make_train_step(config)(state, batch)[0].params["layers"]["attention"])
     np.testing.assert_array_equal(before["key"]["kernel"], before["query"]["kernel"])
     assert before["query"]["kernel"].std() == pytest.approx(0.02, rel=0.1)
     assert np.abs(after["key"]["kernel"] - after["query"]["kernel"]).max() > 1e-3

@@ -98,7 +98,12 @@ def test_attention_probabilities_equal_the_papers_code(attention, mesh):
 
 @pytest.mark.parametrize(
     "change",
-    [{"attention": attention} for attention in ATTENTIONS] + [{"remat": "full", "unroll": 2}, {"layers": 1}, MODERN],
+    [
+        {"attention": "standard"},
+        {"attention": "symmetric", "layers": 1},
+        {"attention": "pairwise", "remat": "full", "unroll": 2},
+        MODERN,
+    ],
     ids=str,
 )
 def test_first_tokens_equal_those_of_the_whole_encoder(change, mesh):
@@ -161,10 +166,10 @@ def test_scan_and_remat_change_nothing(mesh, tokens):
 
     wanted, program = value_and_gradient(plain)
     assert "remat" not in program and "checkpoint" not in program
-    for change in ({"unroll": 2}, {"unroll": 0}, {"remat": "dots"}, {"remat": "full"}):
+    for change in ({"unroll": 2}, {"remat": "dots"}, {"unroll": 0, "remat": "full"}):
         found, program = value_and_gradient(configure(model=plain_fields | change))
         assert ("remat" in program or "checkpoint" in program) == ("remat" in change), change
-        unrolled = {"unroll=2": change == {"unroll": 2}, "unroll=4": change == {"unroll": 0}}
+        unrolled = {"unroll=2": change.get("unroll") == 2, "unroll=4": change.get("unroll") == 0}
         assert unrolled == {text: text in program for text in unrolled}, change
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, wanted)
 
@@ -222,12 +227,10 @@ def test_bfloat16_stays_near_float32(mesh, tokens):
     assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.03
 
 
-def test_initial_parameters_are_the_papers():
+def test_initial_parameters_are_the_papers(mesh):
     config = configure(model={"attention": "pairwise", "dim": 256, "mlp_dim": 512})
     wider = configure(model=dataclasses.asdict(config.model) | {"initializer_range": 0.06})
-    with jax.set_mesh(make_mesh(MeshConfig())):
-        params = bert.init(config.model, MeshConfig(), jax.random.key(0))
-        wider_params = bert.init(wider.model, MeshConfig(), jax.random.key(0))
+    params, wider_params = (bert.init(each.model, MeshConfig(), jax.random.key(0)) for each in (config, wider))
     for path in (("embeddings", "word"), ("layers", "mlp", "up", "kernel"), ("layers", "attention", "query", "kernel")):
         kernel, wider_kernel = (functools.reduce(dict.__getitem__, path, tree) for tree in (params, wider_params))
         assert np.std(kernel) == pytest.approx(0.02, rel=0.02)

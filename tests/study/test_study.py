@@ -1,9 +1,13 @@
 """The `study` command trains what is missing, in any order and side by side, and reports means and differences."""
 
 import dataclasses
+import functools
 import json
+import os
 import re
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -15,12 +19,14 @@ from symbert_jax import metrics
 from symbert_jax.checkpoint import load
 from symbert_jax.config import StudyConfig
 from symbert_jax.errors import UserError
+from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import lock
 from symbert_jax.study import command
 from symbert_jax.study.command import study
 from symbert_jax.study.plan import plan
-from symbert_jax.train import loop
+from symbert_jax.train import loop, phases
 from tests.conftest import configure, write_corpus
+from tests.forked import ForkedCommand
 
 STATISTICS = {f"attention/{name}/layer_{layer}" for name in ("logit_std", "entropy", "symmetry") for layer in range(1)}
 
@@ -32,11 +38,22 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     base = configure(
         model={"layers": 1, "dim": 16, "mlp_dim": 16},
         data={"dir": str(write_corpus(tmp_path_factory.mktemp("study") / "corpus")), "batch_size": 8},
-        optim={"warmup_steps": 1, "ema": 0.5},
+        optim={"warmup_steps": 1, "ema": 0.5, "clip": 0.0},
         train=train | {"keep_latest": 1},
     )
     arms = ("uniform: model.attention=uniform", "standard")
     return StudyConfig(base=base, arms=arms, seeds=2, learning_rates=(1e-2,), escape_margin=1e-4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs() -> Iterator[None]:
+    """Lets runs share programs, even small ones, which a study removes from memory; one device compiles faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "clear_caches", lambda: None)
+        patch.setattr(loop, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
+        for module, make in ((phases, "make_train_step"), (loop, "make_validation_step")):
+            patch.setattr(module, make, functools.cache(getattr(module, make)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +113,34 @@ def test_runs_side_by_side_equal_runs_one_by_one(config, finished, tmp_path, mon
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), *params)
 
 
-def test_study_trains_only_what_is_missing(config, finished, tmp_path, monkeypatch, capsys) -> None:
+# A config file of the study whose config stands in the file in its place.
+CONFIG_FILE = """from symbert_jax import config
+
+def get_config():
+    c = config.default_study()
+    c.update({})
+    return c
+"""
+
+
+def test_killed_study_trains_only_what_is_missing(config, finished, tmp_path, monkeypatch, capsys) -> None:
+    """The study lacks both runs of an arm. It is killed after the third step of the first of them."""
     shutil.copytree(finished, tmp_path / "study")
     workdir = epath.Path(tmp_path / "study")
-    lost = tmp_path / "study/runs/standard/lr_0.01/seed_0"
-    wanted = curve(lost)
-    shutil.rmtree(lost)
+    lost = [tmp_path / f"study/runs/standard/lr_0.01/seed_{seed}" for seed in (0, 1)]
+    wanted = [curve(each) for each in lost]
+    for each in lost:
+        shutil.rmtree(each)
+    (tmp_path / "study.py").write_text(CONFIG_FILE.format(dataclasses.asdict(config)))
+    command_line = ["study", f"--config={tmp_path}/study.py", f"--workdir={workdir}"]
+    environment = {"KILLED": str(workdir), "KILLED_AFTER": "3", "JAX_PLATFORMS": "cpu"}
+    killed = ForkedCommand(command_line, os.environ | environment)
+    output, _ = killed.communicate(timeout=200)
+    assert killed.returncode == -signal.SIGKILL and "run 2 of 4: standard, learning rate 0.01, seed 0\n" in output, (
+        output
+    )
+    assert "run 1 of" not in output and "run 4 of" not in output and not lost[1].exists()
+    saved = [path.name for path in (lost[0] / "checkpoints").iterdir() if path.name.isdigit()]
     trained = []
 
     def pretrain(config, workdir):
@@ -110,14 +149,15 @@ def test_study_trains_only_what_is_missing(config, finished, tmp_path, monkeypat
 
     monkeypatch.setattr(command, "pretrain", pretrain)
     study(config, workdir, report=True)
-    assert not trained and "3 of 4 runs are finished" in capsys.readouterr().out
+    assert not trained and "2 of 4 runs are finished" in capsys.readouterr().out
     study(config, workdir, ["uniform"])
     assert not trained
-    with lock(epath.Path(lost), "workdir"), pytest.raises(UserError, match=r"workdir: found .* in use by"):
+    with lock(epath.Path(lost[0]), "workdir"), pytest.raises(UserError, match=r"workdir: found .* in use by"):
         study(config, workdir)
     trained.clear()
     study(config, workdir)
-    assert trained == [epath.Path(lost)] and curve(lost) == wanted
+    assert saved == ["2"] and "from step 2\n" in capsys.readouterr().out
+    assert trained == [epath.Path(each) for each in lost] and [curve(each) for each in lost] == wanted
     assert (workdir / "report.json").read_text() == (finished / "report.json").read_text()
     other = dataclasses.replace(
         config, base=dataclasses.replace(config.base, data=dataclasses.replace(config.base.data, mask_rate=0.3))

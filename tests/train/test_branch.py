@@ -4,6 +4,7 @@ Moving averages and means of its checkpoints are read by the commands that use a
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import jax
@@ -23,16 +24,16 @@ from symbert_jax.sharding import make_mesh
 from symbert_jax.train import state as states
 from symbert_jax.train.average import average
 from symbert_jax.train.start import problems, restore
-from tests.command_line import Result, run_commands
 from tests.conftest import configure, init_params_numpy, write_corpus
+from tests.forked import ForkedCommand
 from tests.train.test_loop import check_same_state, curve
 
 FROM, LAST_STABLE, STEPS = 6, 8, 12  # steps of the branch: where it begins, where its decay begins, its last
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Result]]:
-    """The folder of the workdirs, and the results of the commands by name."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[int, str]]]:
+    """The folder of the workdirs, and the exit codes and outputs of the commands by name."""
     folder = tmp_path_factory.mktemp("runs")
     fields = {
         "data.dir": write_corpus(folder / "corpus", length=32),
@@ -60,23 +61,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Resu
         "export": ["export", f"--checkpoint={folder}/trunk", f"--out={folder}/exported"],
         "fill": ["fill", f"--checkpoint={folder}/averaged", "--step=0", "--weights=ema", "[MASK]"],
     }
-    imports = [f"symbert_jax.{module}" for module in ("train.loop", "train.average", "interop.export")]
-    found = run_commands([*commands.values()], imports=imports, JAX_PLATFORMS="cpu")
-    return folder, dict(zip(commands, found, strict=True))
+    found = {}
+    for name, command in commands.items():
+        process = ForkedCommand(command, os.environ | {"JAX_PLATFORMS": "cpu"})
+        output, _ = process.communicate(timeout=200)
+        found[name] = process.returncode, output
+    return folder, found
 
 
 def test_branch_has_the_bits_of_the_trunk_until_its_decay_begins(runs) -> None:
     folder, results = runs
-    assert [result.returncode for result in results.values()] == [0, 0, 0, 0, 0, 2], results
-    assert f"; from step {FROM}, as a branch of {folder}/trunk@{FROM}\n" in results["branch"].stdout
-    assert "warning" not in results["branch"].stderr
+    assert [code for code, _ in results.values()] == [0, 0, 0, 0, 0, 2], results
+    assert f"; from step {FROM}, as a branch of {folder}/trunk@{FROM}\n" in results["branch"][1]
+    assert "warning" not in results["branch"][1]
     check_same_state(folder / "branch", folder / "trunk", LAST_STABLE)
     lines = [line for line in curve(folder / "trunk", LAST_STABLE) if line["step"] >= FROM]
     assert curve(folder / "branch", LAST_STABLE) == lines
     assert [line["step"] for line in lines] == [6, 8, 8]
     last = {line["step"]: line for line in curve(folder / "branch") if "train/loss" in line}[STEPS]
     assert last["train/learning_rate"] == pytest.approx(5e-3 * (1 - 0.75**0.5))
-    assert f"is at step {STEPS} of {STEPS} already: nothing to do" in results["continued"].stdout
+    assert f"is at step {STEPS} of {STEPS} already: nothing to do" in results["continued"][1]
 
 
 def test_commands_use_the_moving_average_or_the_mean_of_checkpoints(runs) -> None:
@@ -89,7 +93,7 @@ def test_commands_use_the_moving_average_or_the_mean_of_checkpoints(runs) -> Non
     assert all(0 < abs(line["validation/ema_loss"] - line["validation/loss"]) < 1 for line in losses)
     assert (
         f"step 10 validation loss {losses[-1]['validation/loss']:.4f}, {losses[-1]['validation/ema_loss']:.4f} of the"
-        in (results["trunk"].stdout)
+        in (results["trunk"][1])
     )
     by_default = symbert_jax.load(folder / "trunk").params
     exported = safetensors.numpy.load_file(folder / "exported" / "model.safetensors")
@@ -102,10 +106,8 @@ def test_commands_use_the_moving_average_or_the_mean_of_checkpoints(runs) -> Non
     for name, found in mean.items():
         np.testing.assert_allclose(found, sum(each[name] for each in sums) / 3, rtol=1e-6, atol=1e-8, err_msg=name)
         np.testing.assert_array_equal(flatten(by_default)[name], ema[name])
-    assert (
-        f"{folder}/averaged: the mean of steps 6, 10, 8 of {folder}/trunk, as checkpoint 0" in results["average"].stdout
-    )
-    assert "weights: found no moving average in step 0 of" in results["fill"].stderr
+    assert f"{folder}/averaged: the mean of steps 6, 10, 8 of {folder}/trunk, as checkpoint 0" in results["average"][1]
+    assert "weights: found no moving average in step 0 of" in results["fill"][1]
 
 
 def flatten(tree: dict) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -14,8 +15,8 @@ from symbert_jax.data.corpus import Corpora
 from symbert_jax.data.stream import open_streams
 from symbert_jax.errors import UserError
 from symbert_jax.train.phases import check_memory, open_phases
-from tests.command_line import run_commands
 from tests.conftest import configure, write_corpus
+from tests.forked import ForkedCommand
 
 # Two steps of 8 rows of 16 tokens, two of 16, then four of 8 rows of 32 tokens from another corpus.
 PHASE = "4: model.length=16 data.dir={} data.batch_size=16 optim.accumulate=2"
@@ -50,15 +51,15 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 
 def test_run_killed_in_its_second_phase_resumes_in_the_first_with_the_same_bits(folder: Path) -> None:
     """The kill comes after step 5, and the latest checkpoint is step 3."""
-    environment = {"KILLED": str(folder / "killed"), "KILLED_AFTER": "5", "JAX_PLATFORMS": "cpu"}
-    environment |= {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"
-    }  # fmt: skip
-    commands = [command(folder, name) for name in ("whole", "killed", "killed")]
-    whole, killed, resumed = run_commands(commands, imports=["tests.train.killed"], **environment)
-    assert whole.returncode == resumed.returncode == 0, (whole, resumed)
-    assert killed.returncode == -9 and "; 3 phases; from step 3\n" in resumed.stdout
-    assert f"until step 2: batches of 8, 64 rows of 16 tokens, 0.25 epochs in {folder}/short\n" in whole.stdout
+    environment = os.environ | {"KILLED": str(folder / "killed"), "KILLED_AFTER": "5", "JAX_PLATFORMS": "cpu"}
+    codes, outputs = [], []
+    for name in ("whole", "killed", "killed"):
+        process = ForkedCommand(command(folder, name), environment)
+        outputs.append(process.communicate(timeout=200)[0])
+        codes.append(process.returncode)
+    assert codes == [0, -9, 0], outputs
+    assert "; 3 phases; from step 3\n" in outputs[2]
+    assert f"until step 2: batches of 8, 64 rows of 16 tokens, 0.25 epochs in {folder}/short\n" in outputs[0]
     assert read_metrics(folder / "killed") == read_metrics(folder / "whole")
     assert [line["step"] for line in read_metrics(folder / "whole") if "validation/loss" in line] == [3, 6, 8]
     restored = [

@@ -8,9 +8,8 @@ from jaxtyping import Int, UInt, UInt64
 
 from symbert_jax.data.prepare import statistics
 from symbert_jax.data.prepare.documents import count_validation
-from symbert_jax.data.prepare.encoding import encode
+from symbert_jax.data.prepare.encoding import Encoder
 from symbert_jax.data.prepare.statistics import Statistics
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
 
 
 class Copies(NamedTuple):
@@ -46,25 +45,22 @@ def decode(texts: Sequence[bytes]) -> Iterator[str]:
 
 
 def tokenize(
-    bucket: Bucket, tokenizer: TextTokenizer, encoder: Tokenizer, dtype: np.dtype, validation_fraction: float
+    bucket: Bucket, encoder: Encoder, validation_fraction: float
 ) -> tuple[tuple[UInt[np.ndarray, " _"], UInt[np.ndarray, " _"]], Statistics]:
     """Returns the sequences of a bucket for training and for validation, and the counts of its documents.
 
     A sequence joins the token ids of documents, each with its [SEP]. Documents without a token are left out.
-
-    encoder: the result of `tokenizer.build(parse_special=False)`.
     """
     num_validation = count_validation(bucket.keys, validation_fraction)
-    encoded = list(encode(tokenizer, encoder, decode(bucket.texts), dtype))
+    encoded = list(encoder.encode(decode(bucket.texts)))
     lengths = np.array([len(ids) - 1 for ids in encoded], np.int64)
     sequences, lengths_of_splits, sources_of_splits = [], [], []
     for documents in (slice(num_validation, None), slice(0, num_validation)):
         has_token = lengths[documents] > 0
         kept = [ids for ids in encoded[documents] if len(ids) > 1]
-        sequences.append(np.concatenate([*kept, np.empty(0, dtype)]))
+        sequences.append(np.concatenate([*kept, np.empty(0, encoder.dtype)]))
         lengths_of_splits.append(lengths[documents][has_token])
         sources_of_splits.append(bucket.sources[documents][has_token])
-    counts = statistics.count(
-        sequences, lengths_of_splits, sources_of_splits, bucket.duplicates, len(tokenizer.tokens), tokenizer.sep_id
-    )
+    vocab_size, sep = len(encoder.tokenizer.tokens), encoder.tokenizer.sep_id
+    counts = statistics.count(sequences, lengths_of_splits, sources_of_splits, bucket.duplicates, vocab_size, sep)
     return (sequences[0], sequences[1]), counts

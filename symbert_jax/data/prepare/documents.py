@@ -23,9 +23,9 @@ def key_array(keys: bytes) -> UInt64[np.ndarray, "n 2"]:
     return np.frombuffer(keys, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def bucket_numbers(keys: UInt64[np.ndarray, "n 2"], bits: int) -> UInt64[np.ndarray, " n"]:
-    """Returns the bucket of each key: the number that its first `bits` bits form."""
-    return keys[:, 0] >> np.uint64(64 - bits) if bits else np.zeros(len(keys), np.uint64)
+def bucket_numbers(keys: UInt64[np.ndarray, "n 2"], bits: int, start: int = 0) -> UInt64[np.ndarray, " n"]:
+    """Returns the bucket of each key: the number that its `bits` bits after the first `start` ones form."""
+    return keys[:, 0] << np.uint64(start) >> np.uint64(64 - bits) if bits else np.zeros(len(keys), np.uint64)
 
 
 def count_validation(keys: UInt64[np.ndarray, "n 2"], fraction: float) -> int:

@@ -1,42 +1,54 @@
-"""The token ids of a document."""
+"""The token ids of documents."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import UInt
 
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer
+from symbert_jax.data.prepare.word_ids import WordIds
+from symbert_jax.data.rows import row_dtype
+from symbert_jax.data.tokenizer import TextTokenizer, WordPiece
 
 _BATCH = 1 << 20  # characters that one call of the library encodes; they bound its memory
-_PIECE = 1 << 12  # characters after which a document is cut at the next line end; one core encodes one piece
+_PIECE = 1 << 12  # characters after which a document is cut at the next line end
 _LONGEST = 1 << 16  # characters of a piece; the library's memory and time for a longer one grow faster than its length
 
 
-def encode(
-    tokenizer: TextTokenizer, encoder: Tokenizer, texts: Iterable[str], dtype: np.dtype
-) -> Iterator[UInt[np.ndarray, " n"]]:
-    """Yields the token ids of each text, the last of which is [SEP].
+class Encoder:
+    """Encodes documents, in which the names of special tokens are ordinary text.
 
-    encoder: the result of `tokenizer.build(parse_special=False)`.
+    WordPiece encodes each word alone, so its words are looked up; the library encodes the texts of other tokenizers.
     """
-    ids = array("I")  # faster to fill from the library's lists than numpy arrays
-    for batch in batch_pieces(texts, split_text if tokenizer.splits_at_line_ends else whole_text):
-        encodings = encoder.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
-        for encoding, (_, is_last) in zip(encodings, batch, strict=True):
-            ids.extend(array("I", encoding.ids))
-            if is_last:
-                ids.append(tokenizer.sep_id)
-                yield np.frombuffer(ids, np.uint32).astype(dtype)
-                ids = array("I")
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self.tokenizer = tokenizer
+        self.dtype = row_dtype(len(tokenizer.tokens))  # of the ids
+        self._library = tokenizer.build(parse_special=False)
+        self._words = WordIds(self._library, self.dtype)
+
+    def encode(self, texts: Iterable[str]) -> Iterator[UInt[np.ndarray, " n"]]:
+        """Yields the token ids of each text, the last of which is [SEP]."""
+        sep = np.array([self.tokenizer.sep_id], self.dtype).tobytes()
+        if isinstance(self.tokenizer, WordPiece):
+            split, look_up = self.tokenizer.split_words, self._words.__getitem__
+            for text in texts:
+                pieces = [b"".join(map(look_up, split(piece))) for piece in split_text(text)]
+                yield np.frombuffer(b"".join([*pieces, sep]), self.dtype)
+        else:
+            for batch in group_texts(texts):
+                for encoding in self._library.encode_batch_fast(batch, add_special_tokens=False):
+                    # An array of Python is faster to fill from a list than one of numpy.
+                    ids = array(self.dtype.char, [*encoding.ids, self.tokenizer.sep_id])
+                    yield np.frombuffer(ids, self.dtype)
 
 
 def split_text(text: str) -> Iterator[str]:
     """Yields the pieces of a text, each cut at the first line end after _PIECE characters.
 
-    Pieces of similar length keep all cores busy. No token crosses a line end or a space, so the cuts change no token.
-    A line that would make a piece longer than _LONGEST is cut at a space, or anywhere if it has none: such a line is
-    not text, and its one enormous word, which is [UNK], becomes several.
+    WordPiece gives the pieces of a text the tokens of the text, as no token crosses a line end or a space. A line that
+    would make a piece longer than _LONGEST is cut at a space, or anywhere if it has none: such a line is not text, and
+    its one enormous word, which is [UNK], becomes several.
     """
     start = 0
     while len(text) - start > _PIECE:
@@ -50,23 +62,14 @@ def split_text(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def whole_text(text: str) -> Iterator[str]:
-    """Yields the text as its only piece."""
-    yield text
-
-
-def batch_pieces(
-    texts: Iterable[str], split: Callable[[str], Iterator[str]] = split_text
-) -> Iterator[list[tuple[str, bool]]]:
-    """Yields lists of pieces, of about _BATCH characters, each piece with whether it is the last one of its text."""
-    batch, size = list[tuple[str, bool]](), 0
+def group_texts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yields the texts in lists of about _BATCH characters."""
+    batch, size = list[str](), 0
     for text in texts:
-        *pieces, last = split(text)
-        for piece, is_last in (*((piece, False) for piece in pieces), (last, True)):
-            batch.append((piece, is_last))
-            size += len(piece)
-            if size >= _BATCH:
-                yield batch
-                batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
     if batch:
         yield batch

@@ -65,7 +65,7 @@ def write_rows(config: Config, recipe: dict[str, Any], folder: Path) -> Written:
         shutil.rmtree(job.runs, ignore_errors=True)
         counts = statistics.add(statistics.load(job.counts(bucket)) for bucket in range(1 << bits))
         check_rows(config, counts)
-        form = row_format(local_tasks.load_tokenizer(folder)[0], config.model.length)
+        form = row_format(tokenizer.read(folder), config.model.length)
         if config.data.packing == "best_fit":
             parts = _pack(job, workers, form)
         else:

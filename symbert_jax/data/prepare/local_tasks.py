@@ -1,24 +1,26 @@
 """What a worker of the local engine does: each function reads files, writes files, and returns counts."""
 
+import contextlib
 import functools
-import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from symbert_jax.data import rows, sources, tokenizer
 from symbert_jax.data.manifest import SPLITS
-from symbert_jax.data.prepare import best_fit, buckets, packing, runs
-from symbert_jax.data.prepare.buckets import Bucket, Copies
-from symbert_jax.data.prepare.documents import key_array
-from symbert_jax.data.prepare.encoding import split_text
+from symbert_jax.data.prepare import best_fit, buckets, packing, runs, statistics
+from symbert_jax.data.prepare.bucket_parts import read_parts
+from symbert_jax.data.prepare.buckets import Bucket
+from symbert_jax.data.prepare.encoding import Encoder, split_text
 from symbert_jax.data.prepare.packing import Slice
 from symbert_jax.data.prepare.row_files import RowFile, RowFormat, write_row_file
+from symbert_jax.data.prepare.statistics import Statistics
 from symbert_jax.data.sources import Shard
-from symbert_jax.data.tokenizer import TextTokenizer, Tokenizer, Training
+from symbert_jax.data.tokenizer import Training
 from symbert_jax.data.vocabulary import VOCAB
 from symbert_jax.storage import add_path_to_os_errors
 
@@ -61,8 +63,9 @@ class Job(NamedTuple):
 def read_shard(job: Job, number: int, source: int, shard: Shard) -> tuple[str, int]:
     """Writes the documents of a shard to runs; returns the name of its source, and their number."""
     count, sizes, path = 0, {}, job.runs / f"{source:05d}-{number:06d}"
+    texts = (text.encode() for text in sources.read(shard))
     with add_path_to_os_errors(path):
-        for run, documents in runs.write_runs(sources.read(shard), job.bits, path):
+        for run, documents in runs.write_runs(texts, job.bits, path):
             sizes[run.name] = run.stat().st_size
             count += documents
     write_whole(job.shard(number), json.dumps({"documents": count, "runs": sizes}).encode())
@@ -70,45 +73,39 @@ def read_shard(job: Job, number: int, source: int, shard: Shard) -> tuple[str, i
 
 
 def count_words(job: Job, bucket: int, training: Training) -> Counter[str]:
-    texts = buckets.decode(_read_bucket(job, bucket).texts)
+    texts = (text for part in _read_parts(job, bucket) for text in buckets.decode(part.texts))
     return tokenizer.count_words((piece for text in texts for piece in split_text(text)), training)
 
 
 def tokenize_bucket(job: Job, bucket: int) -> int:
     """Writes the sequences of a bucket and its statistics; returns the number of documents that it was read from."""
-    text_tokenizer, encoder = load_tokenizer(job.folder)
-    documents, dtype = _read_bucket(job, bucket), rows.row_dtype(len(text_tokenizer.tokens))
-    sequences, counts = buckets.tokenize(documents, text_tokenizer, encoder, dtype, job.validation_fraction)
-    for split, sequence in zip(SPLITS, sequences, strict=True):
-        write_whole(job.sequence(split, bucket), sequence.tobytes())
-    buffer = io.BytesIO()
-    np.savez(buffer, **vars(counts))
-    write_whole(job.counts(bucket), buffer.getvalue())
-    return len(documents.texts) + int(documents.duplicates.sum())
+    encoder, counts, num_read = load_encoder(job.folder), list[Statistics](), 0
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open_whole(job.sequence(split, bucket))) for split in SPLITS]
+        for documents in _read_parts(job, bucket):
+            sequences, counts_of_part = buckets.tokenize(documents, encoder, job.validation_fraction)
+            for file, sequence in zip(files, sequences, strict=True):
+                file.write(sequence.data)
+            counts.append(counts_of_part)
+            num_read += len(documents.texts) + int(documents.duplicates.sum())
+    with open_whole(job.counts(bucket)) as file:
+        np.savez(file, **vars(statistics.add(counts)))
+    return num_read
 
 
-def _read_bucket(job: Job, bucket: int) -> Bucket:
-    """Returns the distinct documents of a bucket."""
-    keys, source_numbers, texts = [], [], list[bytes]()
-    for path in sorted(job.runs.iterdir()):
-        keys_of_run, texts_of_run = runs.read_bucket(path, bucket)
-        keys.append(keys_of_run)
-        source_numbers.append(np.full(len(texts_of_run), int(path.name.split("-")[0])))
-        texts += texts_of_run
-    copies = Copies(key_array(b"".join(keys)), np.concatenate(source_numbers), texts)
-    return buckets.sort_and_deduplicate(copies, job.num_sources)
+def _read_parts(job: Job, bucket: int) -> Iterator[Bucket]:
+    return read_parts(job.runs, job.bits, bucket, job.num_sources)
 
 
-def load_tokenizer(folder: Path) -> tuple[TextTokenizer, Tokenizer]:
-    """Returns the tokenizer in a folder, and its object of the library, for texts of a corpus."""
+def load_encoder(folder: Path) -> Encoder:
+    """Returns an encoder with the tokenizer in a folder."""
     files = [folder / name for name in (VOCAB, tokenizer.TOKENIZER)]
-    return _load_tokenizer_once(folder, max(path.stat().st_mtime_ns for path in files if path.exists()))
+    return _load_encoder_once(folder, max(path.stat().st_mtime_ns for path in files if path.exists()))
 
 
 @functools.lru_cache(maxsize=1)
-def _load_tokenizer_once(folder: Path, _: int) -> tuple[TextTokenizer, Tokenizer]:
-    text_tokenizer = tokenizer.read(folder)
-    return text_tokenizer, text_tokenizer.build(parse_special=False)
+def _load_encoder_once(folder: Path, _: int) -> Encoder:
+    return Encoder(tokenizer.read(folder))
 
 
 def pack_window(job: Job, split: str, window: int, form: RowFormat) -> None:
@@ -127,8 +124,10 @@ def pack_window(job: Job, split: str, window: int, form: RowFormat) -> None:
 def write_file(
     job: Job, split: str, number: int, paths: list[Path], slices: list[Slice], form: RowFormat
 ) -> tuple[str, int, RowFile]:
+    _load_encoder_once.cache_clear()  # makes room for the index of the file, which grows with its rows
     path = job.folder / rows.file_name(split, number)
-    return split, number, write_row_file(path, _read_tokens(paths, slices, form), form)
+    parts = (_read_tokens(paths, part, form) for part in packing.split_slices(slices, form.tokens_at_once))
+    return split, number, write_row_file(path, parts, form)
 
 
 def token_counts(paths: list[Path], form: RowFormat) -> list[int]:
@@ -144,9 +143,16 @@ def _read_tokens(paths: list[Path], slices: list[Slice], form: RowFormat) -> np.
     return tokens
 
 
+@contextlib.contextmanager
+def open_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file to write, so that a kill at any moment leaves the whole file or none."""
+    new = path.with_name(f"{path.name}.new")
+    with add_path_to_os_errors(path), new.open("wb") as file:
+        yield file
+    new.replace(path)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that a kill at any moment leaves the whole file or none."""
-    new = path.with_name(f"{path.name}.new")
-    with add_path_to_os_errors(path):
-        new.write_bytes(content)
-    new.replace(path)
+    with open_whole(path) as file:
+        file.write(content)

@@ -5,7 +5,7 @@ tokens of it become a row [CLS] … [SEP]; a shorter rest at its end is dropped.
 length, such as buckets. Neither rows nor files depend on where a part ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,15 @@ def plan_files(token_counts: Sequence[int], length: int, rows_per_file: int) -> 
     inner = length - 2
     file_tokens, total = rows_per_file * inner, sum(token_counts) // inner * inner
     return [find_slices(token_counts, start, min(start + file_tokens, total)) for start in range(0, total, file_tokens)]
+
+
+def split_slices(slices: Sequence[Slice], size: int) -> Iterator[list[Slice]]:
+    """Yields slices of `size` tokens, the last ones maybe of fewer, which together are the tokens of `slices`."""
+    token_counts = [end - start for _, start, end in slices]
+    total = sum(token_counts)
+    for begin in range(0, total, size):
+        found = find_slices(token_counts, begin, min(begin + size, total))
+        yield [Slice(slices[i].bucket, slices[i].start + start, slices[i].start + end) for i, start, end in found]
 
 
 def cut_rows(tokens: UInt[np.ndarray, " n"], length: int, cls: int, sep: int) -> UInt[np.ndarray, "rows {length}"]:

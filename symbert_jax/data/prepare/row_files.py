@@ -1,6 +1,6 @@
 """A row file and its counts, from the tokens of its rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from symbert_jax.data.manifest import File, describe
 from symbert_jax.data.prepare.packing import cut_rows
 from symbert_jax.data.tokenizer import TextTokenizer
 
-_ROWS_AT_ONCE = 1 << 10  # rows that are cut and counted; a copy of all rows of a file would be the most of the memory
+_ROWS_AT_ONCE = 1 << 10  # that are read, cut and counted; all rows of a file would be the most of a worker's memory
 
 
 class RowFormat(NamedTuple):
@@ -29,6 +29,11 @@ class RowFormat(NamedTuple):
     @property
     def rows_per_file(self) -> int:
         return rows.rows_per_file(self.length, self.dtype)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """The number of tokens, a multiple of T - 2, that are cut into rows at a time."""
+        return _ROWS_AT_ONCE * (self.length - 2)
 
 
 class RowFile(NamedTuple):
@@ -48,20 +53,21 @@ def row_format(tokenizer: TextTokenizer, length: int) -> RowFormat:
     return RowFormat(length, dtype, tokenizer.cls_id, tokenizer.sep_id, special, header, tokenizer.pad_id)
 
 
-def write_row_file(path: Path, tokens: UInt[np.ndarray, " n"], row_format: RowFormat) -> RowFile:
-    """Cuts `tokens`, whose number is a multiple of T - 2, into rows, and writes their file."""
-    length, special = row_format.length, np.array(row_format.special, row_format.dtype)
-    maskable, padding = list[np.ndarray](), 0  # the number of tokens in each row that are not special; of [PAD]
+def write_row_file(path: Path, parts: Iterable[UInt[np.ndarray, " n"]], row_format: RowFormat) -> RowFile:
+    """Cuts tokens into rows, and writes their file.
+
+    parts: the tokens, of which memory holds one part at a time; the size of each is a multiple of T - 2.
+    """
+    special = np.array(row_format.special, row_format.dtype)
+    counts = list[tuple[int, int, int, int]]()  # of each part, in the order of `RowFile`
 
     def cut_and_count() -> Iterator[np.ndarray]:
-        nonlocal padding
-        for start in range(0, len(tokens), _ROWS_AT_ONCE * (length - 2)):
-            part = tokens[start : start + _ROWS_AT_ONCE * (length - 2)]
-            cut = cut_rows(part, length, row_format.cls, row_format.sep)
-            maskable.append((~np.isin(cut, special)).sum(axis=1))
-            padding += int((cut == row_format.pad).sum())
+        for tokens in parts:
+            cut = cut_rows(tokens, row_format.length, row_format.cls, row_format.sep)
+            maskable = (~np.isin(cut, special)).sum(axis=1)
+            counts.append((len(cut), int(maskable.max()), int(maskable.min()), int((cut == row_format.pad).sum())))
             yield cut
 
     rows.write_file(path, cut_and_count(), row_format.header)
-    counts = np.concatenate(maskable)
-    return RowFile(describe(path), len(counts), int(counts.max()), int(counts.min()), padding)
+    num_rows, most_maskable, fewest_maskable, padding = zip(*counts, strict=True)
+    return RowFile(describe(path), sum(num_rows), max(most_maskable), min(fewest_maskable), sum(padding))

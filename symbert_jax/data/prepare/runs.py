@@ -13,25 +13,27 @@ _RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("bytes", "<u8")])  # of a documen
 _ENTRY = np.dtype([("start", "<u8"), ("documents", "<u8")])  # of a bucket: where it starts in the file, and its size
 
 
-def write_runs(texts: Iterable[str], bits: int, path: Path) -> Iterator[tuple[Path, int]]:
+def write_runs(texts: Iterable[bytes], bits: int, path: Path, start: int = 0) -> Iterator[tuple[Path, int]]:
     """Writes documents to runs, PATH-0, PATH-1, …; yields the path of each and the number of its documents.
 
     A run begins with an entry for each of the 2**bits buckets. A bucket holds a record for each document, and then
     their texts.
+
+    start: how many bits the keys of all documents have in common; the buckets are numbered by the bits after these.
     """
     numbers = itertools.count()
     for batch in _group(texts):
         run = Path(f"{path}-{next(numbers)}")
-        _write_run(batch, bits, run)
+        _write_run(batch, bits, run, start)
         yield run, len(batch)
 
 
-def _group(texts: Iterable[str]) -> Iterator[list[bytes]]:
+def _group(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yields the texts in lists of about _RUN_BYTES."""
     batch, size = list[bytes](), 0
     for text in texts:
-        batch.append(text.encode())
-        size += len(batch[-1])
+        batch.append(text)
+        size += len(text)
         if size >= _RUN_BYTES:
             yield batch
             batch, size = [], 0
@@ -52,7 +54,7 @@ def read_bucket(path: Path, bucket: int) -> tuple[bytes, list[bytes]]:
     return records["key"].tobytes(), texts
 
 
-def _write_run(texts: Sequence[bytes], bits: int, path: Path) -> None:
+def _write_run(texts: Sequence[bytes], bits: int, path: Path, start: int) -> None:
     joined = b"".join(map(document_key, texts))
     keys = key_array(joined)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
@@ -61,7 +63,7 @@ def _write_run(texts: Sequence[bytes], bits: int, path: Path) -> None:
     records["key"] = np.frombuffer(joined, f"V{KEY_BYTES}")[order]
     records["bytes"] = list(map(len, texts))
     buckets = np.arange(1 << bits, dtype=np.uint64)
-    ends = np.searchsorted(bucket_numbers(keys[order], bits), buckets, side="right")
+    ends = np.searchsorted(bucket_numbers(keys[order], bits, start), buckets, side="right")
     starts = np.concatenate([[0], ends[:-1]])
     bytes_before = np.concatenate([[0], np.cumsum(records["bytes"].astype(np.int64))])
     entries = np.empty(len(buckets), _ENTRY)

@@ -25,7 +25,7 @@ from symbert_jax.storage import BINARY, HEAD, LFS_POINTER, check_format
 
 READABLE = "UTF-8 text or JSON lines, plain or as .gz, .bz2, .xz or .zst"
 
-CHUNK = 1 << 20  # bytes decoded at a time
+CHUNK = 1 << 17  # bytes decoded at a time
 _PROBE = 1 << 16  # bytes read at a time to find a boundary
 
 

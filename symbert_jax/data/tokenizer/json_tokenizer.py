@@ -37,10 +37,6 @@ class JsonTokenizer(TextTokenizer):
     def continues_word(self) -> Bool[np.ndarray, " V"]:
         return find_continuing(self._library, self.tokens) & ~self.is_special
 
-    @property
-    def splits_at_line_ends(self) -> bool:
-        return False  # line ends may be part of tokens, and a text may begin with other tokens than a line
-
     def text(self, i: int) -> str:
         return next(to_texts(self._library, [self.tokens[i]]))
 

@@ -39,11 +39,6 @@ class TextTokenizer(abc.ABC):
     def continues_word(self) -> Bool[np.ndarray, " V"]:
         """Whether each token continues the word of the token before it, unless that is special."""
 
-    @property
-    @abc.abstractmethod
-    def splits_at_line_ends(self) -> bool:
-        """Whether a text has the tokens of its lines, so that it can be encoded in pieces."""
-
     @abc.abstractmethod
     def build(self, *, parse_special: bool) -> Tokenizer:
         """Returns the tokenizer as an object of the library.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import string
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ class Normalization(NamedTuple):
 
 UNCASED = Normalization()
 
+# Tables for `bytes.translate`: white space becomes blanks; and ASCII letters become lower case.
+_BLANKS = bytes.maketrans(b"\t\n\r", b"   ")
+_LOWER_BLANKS = _BLANKS.translate(bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode()))
+_SEPARATED = [(mark.encode(), f" {mark} ".encode()) for mark in f"{string.punctuation}‘’“”–—…"]
+
 
 @dataclasses.dataclass(frozen=True)
 class WordPiece(TextTokenizer):
@@ -49,9 +55,16 @@ class WordPiece(TextTokenizer):
     def continues_word(self) -> Bool[np.ndarray, " V"]:
         return np.array([token.startswith(PREFIX) for token in self.tokens])
 
-    @property
-    def splits_at_line_ends(self) -> bool:
-        return True  # a line end is white space, which separates words and has no tokens
+    def split_words(self, text: str) -> list[bytes]:
+        """Returns parts of a text, in UTF-8, whose tokens, joined, are those of the text: mostly words and punctuation.
+
+        White space separates words and has no tokens, and each punctuation mark is a word of its own. ASCII letters are
+        made lower case if the tokenizer does so, so that fewer parts differ.
+        """
+        content = text.encode().translate(_LOWER_BLANKS if self.normalization.lowercase else _BLANKS)
+        for mark, separated in _SEPARATED:
+            content = content.replace(mark, separated)
+        return content.split(b" ")
 
     def text(self, i: int) -> str:
         return self.tokens[i].removeprefix(PREFIX)

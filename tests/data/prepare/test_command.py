@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import rows
 from symbert_jax.data.manifest import MANIFEST, SPLITS, is_finished, read_manifest
-from symbert_jax.data.prepare import buckets, encoding, local, page, runs
+from symbert_jax.data.prepare import buckets, encoding, local, page, row_files, runs
 from symbert_jax.data.prepare.command import prepare
 from symbert_jax.data.vocabulary import SPECIAL, VOCAB
 from symbert_jax.errors import UserError
@@ -37,6 +37,7 @@ def test_rows_hold_all_documents_in_the_order_of_their_keys(texts, batch, piece,
         patch.setattr(runs, "_RUN_BYTES", size)
         patch.setattr(local, "_BUCKET_BYTES", size)
         patch.setattr(rows, "_FILE_BYTES", size)
+        patch.setattr(row_files, "_ROWS_AT_ONCE", piece)
         patch.setattr(page, "format_page", lambda *_: "")  # takes longer than all else
         folder = Path(name)
         prepare(make_config(folder, texts))

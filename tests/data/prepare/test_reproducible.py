@@ -14,7 +14,8 @@ import pytest
 
 from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import rows
-from symbert_jax.data.prepare import local
+from symbert_jax.data.prepare import bucket_parts, buckets, local
+from symbert_jax.data.prepare.buckets import Bucket
 from symbert_jax.data.prepare.command import prepare
 from tests.command_line import ROOT
 
@@ -110,6 +111,24 @@ def test_corpus_depends_neither_on_order_nor_on_workers(workers, expected, tmp_p
     assert digests(tmp_path / "corpus") == expected["concat"]
     changed = dataclasses.replace(make_config("corpus"), seed=1)
     prepare(changed)  # the order of the sources is not part of the recipe, so this corpus is already prepared
+
+
+def test_large_bucket_is_read_in_parts(expected, tmp_path, monkeypatch) -> None:
+    """Memory holds a small part of the text at a time, even if all documents are in one bucket."""
+    monkeypatch.chdir(tmp_path)
+    texts, sizes, tokenize = random_texts(600), [], buckets.tokenize
+    write_sources(tmp_path, texts, seed=0)
+    monkeypatch.setattr(local, "_MAX_BITS", 0)
+    monkeypatch.setattr(bucket_parts, "_PART_BYTES", 1 << 13)
+
+    def record_size(documents: Bucket, *rest: object) -> object:
+        sizes.append(sum(map(len, documents.texts)))
+        return tokenize(documents, *rest)
+
+    monkeypatch.setattr(buckets, "tokenize", record_size)
+    prepare(make_config("corpus"))
+    assert digests(tmp_path / "corpus") == expected["concat"]
+    assert max(sizes) <= 1 << 13 and sum(sizes) > 7 * max(sizes)
 
 
 def test_killed_run_is_continued(expected, tmp_path, monkeypatch) -> None:
