@@ -94,11 +94,13 @@ def _symmetric_attention_backward(plan: Plan, residuals: tuple[Any, ...], d_outp
     in_range, segments, q, v, output, log_sums = residuals
 
     def differentiate() -> tuple[Array, Array]:
+        return symmetric_backward.backward(plan, segments, q, v, output, log_sums, d_output)
+
+    def differentiate_without_symmetry() -> tuple[Array, Array]:
         dq, dk, dv = backward(plan, None, segments, q, q, v, output, log_sums, d_output)
         return dq + dk, dv
 
-    symmetric = functools.partial(symmetric_backward.backward, plan, segments, q, v, output, log_sums, d_output)
-    return None, *jax.lax.cond(in_range, symmetric, differentiate)
+    return None, *jax.lax.cond(in_range, differentiate, differentiate_without_symmetry)
 
 
 _symmetric_attention.defvjp(_symmetric_attention_forward, _symmetric_attention_backward)
