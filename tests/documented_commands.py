@@ -167,7 +167,8 @@ def main(folder: Path) -> None:
     server = Server()
     server.run("setup", SETUP)
     if not server.failed:
-        shutil.copytree("runs/phase1", "runs/pairwise")
+        for name in ("pairwise", "first"):
+            shutil.copytree("runs/phase1", f"runs/{name}")
         Path("runs/phase1/checkpoints/4").rename("runs/phase1/checkpoints/90000")
         shutil.copytree("runs/phase1", "runs/trunk")
         for step in (70_000, 80_000):
