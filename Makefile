@@ -16,9 +16,9 @@ demo: export JAX_PLATFORMS ?= cpu
 demo: $(VENV)/run.stamp
 	@echo "1/4  Make a corpus of the documentation of Python and four of its packages: about a minute."
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
-	@echo "2/4  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 6 minutes for two on 2 cores."
+	@echo "2/4  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 6 to 8 minutes for two on 2 cores."
 	@$(MAKE) --no-print-directory --jobs $(ATTENTIONS:%=demo-%)
-	@echo "3/4  Pretrain it with standard attention and rotary positions, for 800 steps: 2 minutes."
+	@echo "3/4  Pretrain it with standard attention and rotary positions, for 500 steps: a minute."
 	@$(MAKE) --no-print-directory demo-rotary
 	@echo "4/4  Compare them."
 	@$(BIN)/python -m symbert_jax compare --out=runs/demo $(ATTENTIONS:%=runs/demo/%) runs/demo/rotary \
@@ -33,7 +33,7 @@ $(ATTENTIONS:%=demo-%): demo-%:
 
 demo-rotary:
 	@$(BIN)/python -m symbert_jax pretrain --config=configs/demo.py --workdir=runs/demo/rotary \
-	  --config.model.positions=rope --config.optim.learning_rate=1e-3 --config.train.steps=800 2>&1 | sed -u "s/^/rotary: /"
+	  --config.model.positions=rope --config.optim.learning_rate=1e-3 --config.train.steps=500 2>&1 | sed -u "s/^/rotary: /"
 
 # Continues a published encoder on the documentation of Python, until it fills blanks with words that fit.
 demo-bert: export JAX_PLATFORMS ?= cpu
