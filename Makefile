@@ -4,8 +4,6 @@ BIN := $(VENV)/bin
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 ATTENTIONS := standard pairwise
-# On a CPU, XLA allocates the buffers of every step with malloc. Huge pages save page faults, a fifth of the step time.
-HUGE_PAGES := glibc.malloc.hugetlb=1
 
 .PHONY: demo $(ATTENTIONS:%=demo-%) demo-rotary demo-bert test lint format docs bench interop peers-env
 
@@ -71,7 +69,6 @@ format: $(VENV)/dev.stamp
 
 # Builds the documentation site and executes its notebooks; warnings are errors. Executed notebooks are kept.
 docs: export JAX_PLATFORMS ?= cpu
-docs: export GLIBC_TUNABLES ?= $(HUGE_PAGES)
 docs: $(VENV)/docs.stamp
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo "built docs/_build/html/index.html"

@@ -14,7 +14,7 @@ import symbert_jax
 from symbert_jax.config import ATTENTIONS, MeshConfig
 from symbert_jax.errors import UserError
 from symbert_jax.interop.fold import fold, to_papers_form
-from symbert_jax.model import bert, kernels, tpu_layouts, tree
+from symbert_jax.model import bert, kernels, positions, tpu_layouts, tree
 from symbert_jax.model.attention import find_variant, symmetry
 from symbert_jax.sharding import make_mesh, put_batch
 from symbert_jax.train import state as states
@@ -48,6 +48,19 @@ def test_symmetric_scores_are_symmetric(scores):
     for attention in ("standard", "pairwise"):
         other, _ = scores(attention)
         assert np.abs(other - other.swapaxes(2, 3)).max() > 0.1
+
+
+@pytest.mark.parametrize("attention", ["standard", "symmetric", "pairwise"])
+def test_keys_are_the_queries_where_is_symmetric_says_so(attention, mesh):
+    """A kernel that is told so never looks at the keys; rotary positions change both alike."""
+    config = configure(model={"attention": attention, "positions": "rope"}).model
+    params = init_params_numpy(config)
+    layer = jax.tree.map(lambda leaf: leaf[0], params["layers"])
+    module = bert.module(config, params | {"layers": layer}).layers.attention
+    x = jax.random.normal(jax.random.key(7), (2, 16, 32))
+    q, k = module.rotated_query_key(x, rotation=positions.rotation(config, 0, 16))
+    assert np.array_equal(q, k) == module.is_symmetric
+    assert not np.array_equal(q, module.query_key(x)[0])
 
 
 def test_pairwise_with_identity_is_symmetric(scores):
