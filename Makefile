@@ -12,9 +12,9 @@ ATTENTIONS := standard pairwise
 # The same command again continues where it stopped.
 demo: export JAX_PLATFORMS ?= cpu
 demo: $(VENV)/run.stamp
-	@echo "1/4  Make a corpus of the documentation of Python and four of its packages: about a minute."
+	@echo "1/4  Make a corpus of the documentation of Python and four of its packages: half a minute."
 	@$(BIN)/python -m symbert_jax prepare --config=configs/demo.py
-	@echo "2/4  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 6 to 8 minutes for two on 2 cores."
+	@echo "2/4  Pretrain the same tiny BERT with $(words $(ATTENTIONS)) kinds of attention, side by side: 7 minutes for two on 2 cores."
 	@$(MAKE) --no-print-directory --jobs $(ATTENTIONS:%=demo-%)
 	@echo "3/4  Pretrain it with standard attention and rotary positions, for 500 steps: a minute."
 	@$(MAKE) --no-print-directory demo-rotary
