@@ -70,7 +70,8 @@ class Module:
         """Yields (computation, instruction, number of executions) for each executed instruction.
 
         A fusion is one instruction; those inside it are not yielded. The body of a loop is executed once per iteration,
-        or once if the trip count is unknown. Every branch of a conditional counts as executed.
+        or once if the trip count is unknown. Of the branches of a conditional, the one that writes the most bytes counts
+        as executed.
 
         name: the computation to start with, by default the entry.
         count: how often that computation is executed.
@@ -85,9 +86,9 @@ class Module:
                 case "call":
                     yield from self.executed(instruction.called("to_apply"), count)
                 case "conditional":
-                    for branch in re.findall(r"%([\w.-]+)", instruction.text.partition("branch_computations=")[2]):
-                        if branch in self.computations:
-                            yield from self.executed(branch, count)
+                    listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
+                    names = re.findall(r"%([\w.-]+)", listed[1]) if listed else []
+                    yield from max((list(self.executed(name, count)) for name in names), key=_bytes_written, default=[])
 
     def fused(self, fusion: Instruction) -> Computation:
         """Returns the computation inside a fusion."""
@@ -107,6 +108,10 @@ class Module:
         if len(limits) != 1 or (root.op == "compare" and "direction=LT" not in root.text):
             return None
         return int(limits[0].partition(")")[0])
+
+
+def _bytes_written(executed: list[tuple[Computation, Instruction, int]]) -> float:
+    return sum(count * num_bytes(instruction.shape) for _, instruction, count in executed)
 
 
 def array_shapes(shape: str) -> list[str]:

@@ -20,6 +20,25 @@ def test_trip_count_of_another_comparison_is_unknown() -> None:
     assert [module.trip_count(loop) for loop in loops] == [None, None]
 
 
+def test_branch_of_a_conditional_that_writes_the_most_is_executed() -> None:
+    """As for the two forms of a kernel, of which one runs: both would be twice the work."""
+    module = Module(
+        """
+%small (a: f32[4]) -> f32[4] {
+  ROOT %negate = f32[4]{0} negate(%a)
+}
+%large (b: f32[4]) -> f32[4] {
+  %twice = f32[4]{0} add(%b, %b)
+  ROOT %sum = f32[4]{0} add(%twice, %b)
+}
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %index = s32[] constant(0)
+  ROOT %chosen = f32[4]{0} conditional(%index, %p, %p), branch_computations={%small, %large}, metadata={}
+}"""
+    )
+    assert [instruction.name for _, instruction, _ in module.executed()] == ["index", "chosen", "twice", "sum"]
+
+
 @pytest.mark.parametrize(
     ("shape", "total", "in_hbm"),
     [
