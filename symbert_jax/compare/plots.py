@@ -60,7 +60,8 @@ def run_lines(runs: Sequence[RunCurve]) -> list[Line]:
     """Returns the line of each run. Where the runs differ in their attention, its colour is that of the attention."""
     attentions = [run.config.model.attention for run in runs]
     if _has_attention_colors(runs):
-        return _lines([COLORS[ATTENTIONS.index(attention) % len(COLORS)] for attention in attentions], WIDTH)
+        colored = list(dict.fromkeys((*ATTENTIONS, *attentions)))  # controls come after the variants of the paper
+        return _lines([COLORS[colored.index(attention) % len(COLORS)] for attention in attentions], WIDTH)
     return distinct_lines(len(runs))
 
 

@@ -40,6 +40,7 @@ def test_lines_have_the_colors_of_attentions_where_these_differ() -> None:
     assert [line.color for line in lines] == [COLORS[2], COLORS[0], COLORS[0], COLORS[1]]
     assert lines[0].dashes == lines[1].dashes == lines[3].dashes == () != lines[2].dashes
     assert run_lines([make_run(PAIRWISE)]) == [lines[0]]
+    assert [line.color for line in run_lines([make_run("uniform"), make_run()])] == [COLORS[3], COLORS[0]]
     assert [line.color for line in run_lines([make_run(PAIRWISE)] * 8)] == [*COLORS, *COLORS[:2]]
     assert len(set(run_lines([make_run(PAIRWISE)] * 8))) == 8
 
