@@ -167,10 +167,10 @@ def plot_sweep(checkpoints: Sequence[ScoredCheckpoint], path: epath.Path) -> Non
     for name in dict.fromkeys(checkpoint.name for checkpoint in checkpoints):
         means = {each.step: _main_mean(_mean_scores(each))[1] for each in checkpoints if each.name == name}
         step = find_crossing(means)
-        where = f"{CROSSING:g} at step {step:,.0f}" if step else f"below {CROSSING:g}"
+        where = f"{CROSSING:g} at step {step:,.0f}" if step is not None else f"below {CROSSING:g}"
         label = render.legend_label(f"{name}: {where}")
         axes.plot(*zip(*sorted(means.items()), strict=True), marker="o", label=label)
-        if step:
+        if step is not None:
             axes.plot([step], [CROSSING], "kx")
     axes.set(xlabel="pretraining step", ylabel=_main_mean(_mean_scores(checkpoints[0]))[0])
     axes.grid(alpha=0.3)

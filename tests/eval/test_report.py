@@ -81,12 +81,14 @@ def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
     several = [make_checkpoint(step, name) for name in ("runs/$a", "_runs/b$") for step in (10, 20)]
     report.plot_sweep(several, tmp_path / "sweep.png")
     report.plot_sweep([make_checkpoint(tasks=("wnli",))], tmp_path / "wnli.png")
+    report.plot_sweep([make_checkpoint(0, tasks=("mrpc",))], tmp_path / "imported.png")
     report.plot_tasks(several, tmp_path / "scores.png")
     assert [axes.get_ylabel() for axes in all_axes[:2]] == ["mean of 3", "WNLI"]
     assert [label.get_text() for label in all_axes[0].get_legend().get_texts()] == [
         " runs/$a: below 75",
         " _runs/b$: below 75",
     ]
+    assert all_axes[2].get_legend().get_texts()[0].get_text() == " runs/a: 75 at step 0"
     assert min(len(path.read_bytes()) for path in tmp_path.iterdir()) > 1000
 
 
