@@ -74,9 +74,10 @@ def plot_diagnostics(arms: Sequence[Arm]) -> bytes | None:
         for (statistic, title), row in zip(STATISTICS.items(), grid, strict=True):
             for layer, axes in zip(shown, row, strict=True):
                 for arm, line in zip(arms, distinct_lines(len(arms)), strict=True):
-                    if curve := curves[arm.name, statistic]:
-                        values = [layers[layer] for layers in curve.values()]
-                        draw(axes, [Curve(arm.name, line, list(zip(curve, values, strict=True)))])
+                    curve = curves[arm.name, statistic]
+                    # An arm may have fewer layers than another.
+                    if points := [(step, layers[layer]) for step, layers in curve.items() if layer < len(layers)]:
+                        draw(axes, [Curve(arm.name, line, points)])
             row[0].set_ylabel(title)
         for layer, axes in zip(shown, grid[0], strict=True):
             axes.set_title(f"layer {layer}")
