@@ -40,7 +40,8 @@ def read_parts(folder: Path, bits: int, bucket: int, num_sources: int) -> Iterat
 
 
 def _read_bucket(paths: list[Path], bucket: int, num_sources: int) -> Bucket:
-    keys, source_numbers, texts = [], [], list[bytes]()
+    # A bucket without documents, of which there are no runs of its own, has the numbers of no source.
+    keys, source_numbers, texts = [], [np.empty(0, np.int64)], list[bytes]()
     for path in paths:
         keys_of_run, texts_of_run = runs.read_bucket(path, bucket)
         keys.append(keys_of_run)

@@ -14,7 +14,7 @@ import pytest
 
 from symbert_jax.config import Config, DataConfig, ModelConfig
 from symbert_jax.data import rows
-from symbert_jax.data.prepare import bucket_parts, buckets, local
+from symbert_jax.data.prepare import bucket_parts, buckets, local, runs
 from symbert_jax.data.prepare.buckets import Bucket
 from symbert_jax.data.prepare.command import prepare
 from tests.command_line import ROOT
@@ -129,6 +129,16 @@ def test_large_bucket_is_read_in_parts(expected, tmp_path, monkeypatch) -> None:
     prepare(make_config("corpus"))
     assert digests(tmp_path / "corpus") == expected["concat"]
     assert max(sizes) <= 1 << 13 and sum(sizes) > 7 * max(sizes)
+
+
+def test_bucket_without_documents_beside_a_large_one_is_empty(tmp_path, monkeypatch) -> None:
+    """A single document, larger than a part, is in the third of four buckets."""
+    monkeypatch.setattr(bucket_parts, "_PART_BYTES", 100)
+    (tmp_path / "runs").mkdir()
+    list(runs.write_runs([b"a" * 1000], 2, tmp_path / "runs" / "00000-000000"))
+    parts = [list(bucket_parts.read_parts(tmp_path / "runs", 2, bucket, 1)) for bucket in range(4)]
+    assert [sum(len(part.texts) for part in of_bucket) for of_bucket in parts] == [0, 0, 1, 0]
+    assert all(part.duplicates.tolist() == [0] and part.keys.shape[1] == 2 for of_bucket in parts for part in of_bucket)
 
 
 def test_killed_run_is_continued(expected, tmp_path, monkeypatch) -> None:
