@@ -151,7 +151,9 @@ class Encoder(nnx.Module):
         if config.remat != "none":
             # Outside a loop, the compiler would merge the recomputation with the first computation, so nothing would be
             # recomputed. `prevent_cse` forbids it.
-            all_in_loop = unroll < config.layers and config.layers % len(pattern) == 0 and num_queries is None
+            # A pattern of all layers is no loop either: the compiler replaces one iteration by its body.
+            num_in_iteration = max(unroll, len(pattern))
+            all_in_loop = num_in_iteration < config.layers and config.layers % len(pattern) == 0 and num_queries is None
             run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not all_in_loop, static_argnums=(0, 1))
 
         def run_on_all(window: int, carry: Carry, layer: Any) -> tuple[Carry, None]:

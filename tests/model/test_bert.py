@@ -174,10 +174,12 @@ def test_scan_and_remat_change_nothing(mesh, tokens):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, wanted)
 
 
-@pytest.mark.parametrize(("unroll", "barriers"), [(1, False), (4, True)])
-def test_remat_prevents_merging_where_there_is_no_loop(mesh, tokens, unroll, barriers):
+@pytest.mark.parametrize(
+    ("fields", "barriers"), [({}, False), ({"unroll": 4}, True), ({"window": 4, "global_every": 4}, True)], ids=str
+)
+def test_remat_prevents_merging_where_there_is_no_loop(mesh, tokens, fields, barriers):
     """The compiler for v5e merged the last layer of an unrolled model with its recomputation."""
-    config = configure(model={"layers": 4, "unroll": unroll, "remat": "full"})
+    config = configure(model={"layers": 4, "remat": "full"} | fields)
 
     def total(params):
         return jnp.square(logits_of(config, params, tokens)).mean()
