@@ -163,5 +163,7 @@ class Encoder(nnx.Module):
             return scan_layers(run_on_all, self.start(x), layers, pattern, unroll)[0][0]
         last = jax.tree.map(lambda leaf: leaf[-1], layers)
         others = jax.tree.map(lambda leaf: leaf[:-1], layers)
-        carry, _ = scan_layers(run_on_all, self.start(x), others, pattern, unroll)
+        carry = self.start(x)
+        if config.layers > 1:
+            carry, _ = scan_layers(run_on_all, carry, others, pattern, unroll)
         return run(windows.layer_windows(config)[-1], num_queries, carry, last)[0][0]

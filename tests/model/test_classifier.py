@@ -70,6 +70,16 @@ def test_classifier_of_pre_norm_model_keeps_the_transform_of_the_masked_language
     assert "head" not in classifier.pretrained(*make_model())
 
 
+def test_only_layer_may_have_a_window_in_its_pattern(mesh) -> None:
+    """No layer is left for the loop: the only one computes [CLS] alone."""
+    config, tokens = configure(model={"layers": 1, "window": 4}).model, np.ones((2, 8), np.int32)
+
+    def compute(params):
+        return classifier.logits(config, NUM_OUTPUTS, params, tokens, token_types=tokens, mask=tokens > 0)
+
+    assert jax.eval_shape(compute, classifier.abstract(config, NUM_OUTPUTS, MeshConfig())).shape == (2, NUM_OUTPUTS)
+
+
 def test_dropout_reaches_the_head(mesh) -> None:
     config, params = make_model()
     tokens = np.ones((1, 8), np.int32)
