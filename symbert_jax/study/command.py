@@ -4,16 +4,20 @@ Killed at any moment and started again, it trains what is missing. Every run dep
 numbers do not depend on the order of the runs, and several processes may train different arms at once.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from etils import epath
 
+from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import StudyConfig, corpus_configs, phases
+from symbert_jax.data.corpus import Corpora
 from symbert_jax.data.manifest import is_finished as is_prepared
 from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.data.prepare.command import prepare
+from symbert_jax.errors import UserError
 from symbert_jax.model import bert
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import absolute, is_bucket
@@ -22,6 +26,7 @@ from symbert_jax.study.plan import Run, check_unchanged, plan
 from symbert_jax.study.report import write_report
 from symbert_jax.train.loop import pretrain
 from symbert_jax.train.memory import max_parallel_runs
+from symbert_jax.train.phase_changes import corpus_changes
 from symbert_jax.train.window import Diverged
 
 
@@ -36,12 +41,15 @@ def study(config: StudyConfig, workdir: epath.Path, only: Sequence[str] = (), re
       UserError: the corpus cannot be prepared, or a run cannot be trained, was trained with another config, or is
         trained by another process.
     """
-    runs = plan(config, workdir, only)
+    runs, all_runs = plan(config, workdir, only), plan(config, workdir)
+    for run in all_runs:
+        check_unchanged(run)
     if not report:
         _train(config, runs)
-    all_runs = plan(config, workdir)
     if report or any(run.is_finished and not run.has_diverged for run in all_runs):
         write_report(config, all_runs, workdir)
+    elif all(run.has_diverged for run in all_runs):
+        print("every run has diverged: a study with lower learning_rates needs a new workdir")
     else:
         print("no run is finished yet: the same command continues")
 
@@ -52,9 +60,10 @@ def _train(config: StudyConfig, runs: Sequence[Run]) -> None:
         data = each.data
         if data.sources and not is_bucket(data.dir) and not is_prepared(Path(absolute(data.dir, "data.dir"))):
             prepare(each)
+    corpora = Corpora()
     for run in runs:
-        if run.is_finished:
-            check_unchanged(run)
+        if run.is_finished and not run.has_diverged:
+            _check_corpora(run, corpora)
     for group in _groups(config, [run for run in runs if not run.is_finished]):
         for run in group:
             print(f"run {runs.index(run) + 1} of {len(runs)}: {run.name}", flush=True)
@@ -65,6 +74,15 @@ def _train(config: StudyConfig, runs: Sequence[Run]) -> None:
         jax.clear_caches()  # programs of finished runs would fill the memory of a long study
         if not all(run.is_finished for run in group):
             break  # a signal has stopped the group
+
+
+def _check_corpora(run: Run, corpora: Corpora) -> None:
+    """Raises `UserError` if a finished run has read another corpus than the others will read."""
+    last = run.config.train.steps
+    with contextlib.closing(Checkpoints(run.workdir)) as checkpoints:
+        recorded = checkpoints.corpora_of(last)
+    for problem in corpus_changes(run.config, corpora, run.workdir, last, recorded, in_branch=False):
+        raise UserError(problem.what, problem.found, problem.wanted, "use a new workdir for the study")
 
 
 def _train_alone(run: Run) -> None:

@@ -35,6 +35,12 @@ class Run(NamedTuple):
         return (self.workdir / DIVERGED).exists()
 
     @property
+    def has_started(self) -> bool:
+        """Whether the run has a checkpoint from which it continues, or has diverged."""
+        folder = self.workdir / FOLDER
+        return self.has_diverged or (folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir()))
+
+    @property
     def is_finished(self) -> bool:
         """Whether there is nothing left to train: the run has its last checkpoint and validation, or has diverged."""
         if self.has_diverged:
@@ -72,8 +78,8 @@ def plan(study: StudyConfig, workdir: epath.Path, only: Sequence[str] = ()) -> l
 
 
 def check_unchanged(run: Run) -> None:
-    """Raises `UserError` if a finished run was trained with another config than that of the study."""
-    if run.has_diverged:
+    """Raises `UserError` if a run has started with another config than that of the study."""
+    if not run.has_started:
         return
     found, wanted = values_by_name(read(run.workdir)), values_by_name(run.config)
     for field, value in wanted.items():

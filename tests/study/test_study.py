@@ -162,8 +162,12 @@ def test_killed_study_trains_only_what_is_missing(config, finished, tmp_path, mo
     other = dataclasses.replace(
         config, base=dataclasses.replace(config.base, data=dataclasses.replace(config.base.data, mask_rate=0.3))
     )
-    with pytest.raises(UserError, match=r"data.mask_rate: found 0.15 in .*, wanted 0.3; use a new workdir"):
-        study(other, workdir)
+    for report in (False, True):
+        with pytest.raises(UserError, match=r"data.mask_rate: found 0.15 in .*, wanted 0.3; use a new workdir"):
+            study(other, workdir, report=report)
+    data = dataclasses.replace(config.base.data, dir=str(write_corpus(tmp_path / "corpus", num_rows=63)))
+    with pytest.raises(UserError, match=r"data.dir: found a different corpus in .*; use a new workdir for the study"):
+        study(dataclasses.replace(config, base=dataclasses.replace(config.base, data=data)), workdir)
     with pytest.raises(UserError, match="arms: found 'standart', wanted an arm of the study; did you mean 'standard'"):
         study(config, workdir, ["standart"])
 
@@ -183,7 +187,8 @@ def test_run_that_diverges_ends_alone_and_is_not_repeated(config, tmp_path, caps
         diverged = workdir / "runs/standard/lr_1e+30/seed_0"
         assert (diverged / "diverged.txt").exists() and not (diverged / "checkpoints" / "6").exists()
         study(wild, workdir)
-        assert "run 1 of" not in capsys.readouterr().out
+        output = capsys.readouterr().out
+        assert "run 1 of" not in output and ("every run has diverged" in output) == (len(rates) == 1)
     assert "1 diverged" in (workdir / "report.md").read_text()
     tame = [
         line["validation/loss"]

@@ -1,0 +1,27 @@
+"""The runs of a study: which there are, how they are grouped, and with which config they may continue."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from symbert_jax.config import Config, StudyConfig, TrainConfig, to_json
+from symbert_jax.errors import UserError
+from symbert_jax.study.plan import check_unchanged, plan
+
+STUDY = StudyConfig(arms=("uniform: model.attention=uniform", "standard"), seeds=2, reference="standard")
+
+
+@pytest.mark.parametrize("trace", ["checkpoints/5", "diverged.txt"])
+def test_run_that_has_started_keeps_its_config(trace: str, tmp_path: Path) -> None:
+    """The config of the study changes after the run was stopped, or has diverged."""
+    run = plan(STUDY, epath.Path(tmp_path))[0]
+    run.workdir.mkdir(parents=True)
+    (run.workdir / "config.json").write_text(to_json(run.config))
+    other = run._replace(config=Config(train=TrainConfig(steps=4), model=run.config.model, optim=run.config.optim))
+    check_unchanged(other)  # it starts anew
+    (run.workdir / trace).mkdir(parents=True)
+    check_unchanged(run)
+    with pytest.raises(UserError, match=f"train.steps: found 200000 in {run.workdir}, wanted 4; use a new workdir"):
+        check_unchanged(other)
