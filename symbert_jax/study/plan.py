@@ -67,9 +67,9 @@ def plan(study: StudyConfig, workdir: epath.Path, only: Sequence[str] = ()) -> l
     for name in only:
         if name not in arms:
             raise UserError("arms", repr(name), "an arm of the study", did_you_mean(name, arms))
-    learning_rates = study.learning_rates or (study.base.optim.learning_rate,)
+    learning_rates = dict.fromkeys(study.learning_rates or (study.base.optim.learning_rate,))
     runs = []
-    for seed, learning_rate, arm in itertools.product(range(study.seeds), learning_rates, only or arms):
+    for seed, learning_rate, arm in itertools.product(range(study.seeds), learning_rates, dict.fromkeys(only or arms)):
         optim = dataclasses.replace(arms[arm].optim, learning_rate=learning_rate)
         config = dataclasses.replace(arms[arm], optim=optim, seed=seed)
         folder = workdir / "runs" / arm / f"lr_{learning_rate:g}" / f"seed_{seed}"

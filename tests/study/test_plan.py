@@ -13,6 +13,11 @@ from symbert_jax.study.plan import check_unchanged, plan
 STUDY = StudyConfig(arms=("uniform: model.attention=uniform", "standard"), seeds=2, reference="standard")
 
 
+def test_names_and_rates_that_are_given_twice_count_once() -> None:
+    study = dataclasses.replace(STUDY, learning_rates=(1e-3, 2e-3, 1e-3))
+    assert len(plan(study, epath.Path("/x"), ["standard", "standard"])) == 4
+
+
 @pytest.mark.parametrize("trace", ["checkpoints/5", "diverged.txt"])
 def test_run_that_has_started_keeps_its_config(trace: str, tmp_path: Path) -> None:
     """The config of the study changes after the run was stopped, or has diverged."""
