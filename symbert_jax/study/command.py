@@ -95,12 +95,13 @@ def _train_alone(run: Run) -> None:
 
 def _groups(config: StudyConfig, runs: Sequence[Run]) -> list[list[Run]]:
     """Returns the runs in groups that train side by side, each of one arm; in their order if each trains alone."""
-    if not runs or (limit := _limit(config, runs[0])) == 1:
-        return [[run] for run in runs]
     by_arm: dict[str, list[Run]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, []).append(run)
-    return [of_arm[i : i + limit] for of_arm in by_arm.values() for i in range(0, len(of_arm), limit)]
+    limits = {arm: _limit(config, of_arm[0]) for arm, of_arm in by_arm.items()}  # the models of arms differ in size
+    if set(limits.values()) <= {1}:
+        return [[run] for run in runs]
+    return [of_arm[i : i + limits[arm]] for arm, of_arm in by_arm.items() for i in range(0, len(of_arm), limits[arm])]
 
 
 def _limit(config: StudyConfig, run: Run) -> int:

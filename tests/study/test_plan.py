@@ -8,6 +8,7 @@ from etils import epath
 
 from symbert_jax.config import Config, StudyConfig, TrainConfig, to_json
 from symbert_jax.errors import UserError
+from symbert_jax.study import command
 from symbert_jax.study.plan import check_unchanged, plan
 
 STUDY = StudyConfig(arms=("uniform: model.attention=uniform", "standard"), seeds=2, reference="standard")
@@ -16,6 +17,13 @@ STUDY = StudyConfig(arms=("uniform: model.attention=uniform", "standard"), seeds
 def test_names_and_rates_that_are_given_twice_count_once() -> None:
     study = dataclasses.replace(STUDY, learning_rates=(1e-3, 2e-3, 1e-3))
     assert len(plan(study, epath.Path("/x"), ["standard", "standard"])) == 4
+
+
+def test_groups_are_as_large_as_the_model_of_their_arm_allows(monkeypatch) -> None:
+    runs = plan(STUDY, epath.Path("/x"))
+    for limits, wanted in (({"uniform": 2, "standard": 1}, [2, 1, 1]), ({"uniform": 1, "standard": 1}, [1] * 4)):
+        monkeypatch.setattr(command, "_limit", lambda config, run, limits=limits: limits[run.arm])
+        assert [len(group) for group in command._groups(STUDY, runs)] == wanted
 
 
 @pytest.mark.parametrize("trace", ["checkpoints/5", "diverged.txt"])
