@@ -34,10 +34,14 @@ def write_report(study: StudyConfig, runs: Sequence[Run], workdir: epath.Path) -
     """Writes the report of all finished runs to `workdir`, and prints the table of arms.
 
     Raises:
-      UserError: no run is finished.
+      UserError: no run is finished, or none of a learning rate at which all runs end.
     """
     arms = collect(runs)
     best = select_best(arms)
+    if not best and any(arm.curves for arm in arms):
+        found = f"a diverged run at every learning rate of every arm in {workdir}"
+        hint = "a study with lower learning rates needs a new workdir"
+        raise UserError("learning_rates", found, "one at which no run of an arm diverges", hint)
     if not best:
         raise UserError("workdir", f"no finished run in {workdir}", "at least one that did not diverge")
     num_finished = sum(len(arm.runs) for arm in arms)

@@ -6,6 +6,7 @@ from etils import epath
 from symbert_jax.checkpoint import LOSS
 from symbert_jax.compare.runs import RunCurve
 from symbert_jax.config import StudyConfig
+from symbert_jax.errors import UserError
 from symbert_jax.study import plots, report
 from symbert_jax.study.plan import plan
 from symbert_jax.study.results import (
@@ -23,12 +24,12 @@ STUDY = StudyConfig(
 STEPS = (10, 20, 30)
 
 
-def make_arm(name: str, learning_rate: float, *losses: tuple[float, ...]) -> Arm:
+def make_arm(name: str, learning_rate: float, *losses: tuple[float, ...], num_layers: int = 2) -> Arm:
     """Returns an arm with a run per seed; one without losses diverged."""
     found = {
         run.seed: run for run in plan(STUDY, epath.Path("/x")) if (run.arm, run.learning_rate) == (name, learning_rate)
     }
-    layers = range(2) if name != "uniform" else ()
+    layers = range(num_layers) if name != "uniform" else ()
     statistics = {f"attention/logit_std/layer_{layer}": dict.fromkeys(STEPS, 0.1) for layer in layers}
     curves = [{LOSS: dict(zip(STEPS, each, strict=True))} | statistics if each else None for each in losses]
     runs = [curve and RunCurve(name, found[seed].config, curve) for seed, curve in enumerate(curves)]
@@ -84,10 +85,17 @@ def test_tables_show_means_differences_and_steps() -> None:
     ]
 
 
+def test_report_says_that_every_learning_rate_has_a_diverged_run(monkeypatch) -> None:
+    monkeypatch.setattr(report, "collect", lambda runs: [ARMS[2]])
+    with pytest.raises(UserError, match="learning_rates: found a diverged run at every learning rate of every arm in"):
+        report.write_report(STUDY, [], epath.Path("/x"))
+
+
 def test_plots_accept_arms_without_diagnostics_and_without_escape() -> None:
     best = select_best(ARMS)
     assert plots.plot_losses([*best.values()]).startswith(b"\x89PNG")
     assert plots.plot_escapes({"a": {0: 10, 1: None}, "b": {}}).startswith(b"\x89PNG")
     assert plots.plot_escapes({"a": {0: None}}) is None
-    assert plots.plot_diagnostics([*best.values()]).startswith(b"\x89PNG")
+    shallow = make_arm("x", 1e-3, (6.0, 5.0, 4.5), num_layers=1)
+    assert plots.plot_diagnostics([*best.values(), shallow]).startswith(b"\x89PNG")
     assert plots.plot_diagnostics([best["uniform"]]) is None
