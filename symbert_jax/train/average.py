@@ -52,9 +52,9 @@ def _choose_steps(checkpoints: Checkpoints, steps: str | None, last: int | None)
             raise UserError("last", str(last), f"at most {len(chosen)}, the checkpoints in {checkpoints.folder}")
     else:
         parts = split_list(steps or "")
-        if len(set(parts)) < max(2, len(parts)) or not all(part.isdecimal() and len(part) <= 10 for part in parts):
+        chosen = [int(part) for part in parts if part.isdecimal() and len(part) <= 10]
+        if len(set(chosen)) < max(2, len(parts)):
             raise UserError("steps", repr(steps), "two or more different steps, separated by commas")
-        chosen = [int(part) for part in parts]
     return [checkpoints.check_step(step) for step in chosen]
 
 
