@@ -186,6 +186,9 @@ def _changes(
     )
     refused = [] if in_branch else list(phase_changes(config, old_config, workdir, step))
     yield from refused
+    if not step:
+        _check_norm(config, old_config, workdir, step)
+        yield from _model_changes(config, checkpoints, step)
     for field, found in new.items():
         if found == old[field] or not step or free.fullmatch(field):  # step 0: `import` wrote it, no run has started
             continue
@@ -244,7 +247,12 @@ def _source(config: Config, corpus: Corpus) -> Iterator[tuple[Checkpoints, int, 
         model = checkpoints.config(found_step).model
         abstract_params = bert.abstract(dataclasses.replace(config.model, length=model.length), config.mesh)
         checkpoints.check_shapes(found_step, params=abstract_params)
-        if config.model.norm != model.norm:  # the shapes are the same
-            wanted = f"{model.norm}, with which {workdir} reached step {found_step}"
-            raise UserError("model.norm", config.model.norm, wanted, "the parameters of one do not fit the other")
+        _check_norm(config, checkpoints.config(found_step), workdir, found_step)
         yield checkpoints, found_step, abstract_params
+
+
+def _check_norm(config: Config, old_config: Config, workdir: epath.Path, step: int) -> None:
+    """Raises `UserError` if the norm has another place than in a checkpoint, whose arrays have the same shapes."""
+    if config.model.norm != (norm := old_config.model.norm):
+        wanted = f"{norm}, with which {workdir} reached step {step}"
+        raise UserError("model.norm", config.model.norm, wanted, "the parameters of one do not fit the other")

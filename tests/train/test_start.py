@@ -125,6 +125,19 @@ def test_init_from_run_reports_another_window(source, tmp_path: Path) -> None:
     assert isinstance(found, Advice) and found.what == "model.window"
 
 
+def test_workdir_of_an_imported_model_keeps_its_norm_and_reports_another_window(source, tmp_path: Path) -> None:
+    """Such a workdir has step 0 alone. All of these models have the same arrays."""
+    _, saved, config = source
+    workdir = epath.Path(tmp_path / "imported")
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        start.write_first_checkpoint(workdir, config, saved[5].params)
+    shutil.copy(Path(config.data.dir) / "vocab.txt", workdir)
+    (found,) = list_problems(changed(config, window=8), workdir)
+    assert isinstance(found, Advice) and found.what == "model.window" and not list_problems(config, workdir)
+    with pytest.raises(UserError, match=r"model.norm: found pre, wanted post, with which .* reached step 0; the param"):
+        list_problems(changed(config, norm="pre"), workdir)
+
+
 def list_problems(config: Config, workdir: Path | epath.Path) -> list[UserError]:
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         return list(problems(config, Corpora(), epath.Path(workdir)))
