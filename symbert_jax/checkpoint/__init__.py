@@ -19,7 +19,7 @@ checkpoints; `params`, parameters without a run; `trees`, names and shapes of ar
 from symbert_jax.checkpoint.index import EMA, check_path
 from symbert_jax.checkpoint.manager import LOSS
 from symbert_jax.checkpoint.params import read_params, write_params
-from symbert_jax.checkpoint.steps import FOLDER, Checkpoints, check_step, load
+from symbert_jax.checkpoint.steps import FOLDER, Checkpoints, load
 from symbert_jax.checkpoint.trees import digest
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "LOSS",
     "Checkpoints",
     "check_path",
-    "check_step",
     "digest",
     "load",
     "read_params",

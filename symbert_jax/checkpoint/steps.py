@@ -297,12 +297,6 @@ class Checkpoints:
         write_index(folder, ITEMS, self.corpus)
 
 
-def check_step(workdir: epath.Path, step: int | None) -> int:
-    """Returns `step`, or the latest step for None; raises `UserError` if it is missing or damaged."""
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.check_step(step)
-
-
 def load(workdir: epath.PathLike, step: int | None = None, weights: str = "") -> tuple[Any, Config]:
     """Returns the parameters of a checkpoint, a nested dict of numpy arrays, and the config of its run.
 

@@ -1,5 +1,6 @@
 """`export`: writes a trained model as a folder that stock `transformers`, or the paper's own code, opens."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from symbert_jax import metrics
-from symbert_jax.checkpoint import LOSS, check_step, load
+from symbert_jax.checkpoint import EMA, LOSS, Checkpoints
 from symbert_jax.config import Config, MeshConfig, ModelConfig, phases
 from symbert_jax.data.tokenizer import read_for_model
 from symbert_jax.errors import UserError
@@ -31,6 +32,7 @@ from symbert_jax.model import bert, classifier
 from symbert_jax.model.tree import Params
 from symbert_jax.sharding import make_mesh
 from symbert_jax.storage import check_new, new_folder
+from symbert_jax.train.events import EMA_LOSS
 
 FORMATS = ("huggingface", "plpi")  # the values of --format
 DTYPES = ("float32", "bfloat16")
@@ -101,9 +103,11 @@ def read(source: epath.Path, step: int | None, weights: str = "") -> LoadedModel
         description = saved.read_description(source)
         facts = {"task": f"GLUE {description.task}", "score on the validation split": f"{description.score:.1f}"}
         return LoadedModel(description.model, saved.read_params(source), TASKS[description.task].classes, facts)
-    step = check_step(source, step)
-    params, config = load(source, step, weights)
-    losses = [line[LOSS] for line in metrics.read(source) if line.get("step") == step and LOSS in line]
+    with contextlib.closing(Checkpoints(source)) as checkpoints:
+        step = checkpoints.check_step(step)
+        loss = EMA_LOSS if checkpoints.find_weights(step, weights) == EMA else LOSS
+        params, config = checkpoints.read(step, weights)
+    losses = [line[loss] for line in metrics.read(source) if line.get("step") == step and loss in line]
     facts = {
         "corpus": ", ".join(config.data.sources) or config.data.dir or "unknown",
         "steps": _steps_text(config, step),

@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 import symbert_jax
-from symbert_jax.checkpoint import Checkpoints, check_step, index, read_params, write_params
+from symbert_jax.checkpoint import Checkpoints, index, read_params, write_params
 from symbert_jax.config import TrainConfig
 from symbert_jax.errors import UserError
 from tests.checkpoint.conftest import save, tree, verified_step
@@ -71,7 +71,7 @@ def test_error_about_damage_names_the_latest_whole_step(two_steps, damage, messa
     damage(step)
     hint = rf"the latest whole step is 10: .*--step=10 .*, or move {step} away and run the same command again"
     line = f"checkpoint: found {step} damaged: {message}, wanted a whole checkpoint; {hint}"
-    for read in (verified_step, symbert_jax.load, check_step):
+    for read in (verified_step, symbert_jax.load):
         for requested in (None, 20):
             with pytest.raises(UserError, match=line):
                 read(workdir, requested)

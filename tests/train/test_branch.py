@@ -98,6 +98,8 @@ def test_commands_use_the_moving_average_or_the_mean_of_checkpoints(runs) -> Non
     by_default = symbert_jax.load(folder / "trunk").params
     exported = safetensors.numpy.load_file(folder / "exported" / "model.safetensors")
     np.testing.assert_array_equal(exported["bert.embeddings.word_embeddings.weight"], ema["embeddings/word"])
+    card = (folder / "exported" / "README.md").read_text()
+    assert f"| validation loss | {losses[-1]['validation/ema_loss']:.4f} nats |" in card
     for weights, wanted in (("", by_default), ("raw", symbert_jax.load(folder / "trunk", weights="raw").params)):
         encoder = read_encoder(epath.Path(folder / "trunk"), 10, PROTOCOLS["paper"], weights)
         assert encoder.sha256 == digest({part: tree for part, tree in wanted.items() if part != "head"})
@@ -191,6 +193,7 @@ def test_run_that_gets_a_moving_average_starts_it_from_its_parameters(trunk) -> 
         (None, 6, "last: found 6, wanted at most 5, the checkpoints in .*/trunk/checkpoints"),
         ("6", None, "steps: found '6', wanted two or more different steps, separated by commas"),
         ("6,6", None, "steps: found '6,6', wanted two or more"),
+        ("6,06", None, "steps: found '6,06', wanted two or more"),
         ("6,x", None, "steps: found '6,x', wanted two or more"),
         (None, None, "command line: found neither --steps nor --last, wanted one of"),
         ("6,8", 2, "command line: found both --steps and --last, wanted one of"),
