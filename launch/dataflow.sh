@@ -41,9 +41,9 @@ jobs() {
 }
 
 stop() {
-  local job
-  for job in $(ask JOBID gcloud dataflow jobs list "${SCOPE[@]}" --filter="name=$NAME" --status=active \
-    "--format=value(id)"); do
+  local ids job
+  ids=$(ask JOBID gcloud dataflow jobs list "${SCOPE[@]}" --filter="name=$NAME" --status=active "--format=value(id)")
+  for job in $ids; do
     call gcloud dataflow jobs cancel "$job" "${SCOPE[@]}"
   done
 }

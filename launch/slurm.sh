@@ -48,9 +48,10 @@ logs() {
 }
 
 stop() {
-  local job
+  local ids job
   call scancel --user="$(id -un)" --name="$NAME" --state=PENDING
-  for job in $(ask JOBID squeue --user="$(id -un)" --name="$NAME" --noheader --format=%A); do
+  ids=$(ask JOBID squeue --user="$(id -un)" --name="$NAME" --noheader --format=%A)
+  for job in $ids; do
     call scontrol update JobId="$job" Requeue=0 # otherwise the job would be queued again
     call scancel --signal=TERM "$job"
   done

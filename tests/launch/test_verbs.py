@@ -218,6 +218,13 @@ def test_delete_continues_if_a_part_is_missing(project: Project) -> None:
     assert len(project.calls()) == 3
 
 
+@pytest.mark.parametrize(("script", "listing"), [("dataflow", "*value(id)"), ("slurm", "squeue*")])
+def test_stop_fails_if_the_jobs_cannot_be_listed(script: str, listing: str, project: Project) -> None:
+    """Otherwise a job seems to be stopped that still runs."""
+    project.answer(listing, "1 permission denied")
+    assert launch(project, script, "stop").returncode == 1
+
+
 @pytest.mark.parametrize(
     ("script", "verb", "variables", "message"),
     [
