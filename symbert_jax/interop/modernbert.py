@@ -52,7 +52,7 @@ def to_model(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     check_constants(config, _CONSTANT, where)
     if config.get("rope_scaling") is not None:
         raise UserError(where, f"rope_scaling {reprlib.repr(config['rope_scaling'])}", "none, which is supported")
-    if missing := [name for name in SIZES.values() if name not in config]:
+    if missing := [name for name in SIZES.values() if config.get(name) is None]:
         raise UserError(where, f"no {', '.join(missing)}", "every size of the model")
     config = _DEFAULTS | _with_old_names(config, where)
     fields: dict[str, Any] = {ours: to_int(config, name, where) for ours, name in SIZES.items()}
@@ -91,14 +91,15 @@ def _with_old_names(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     renamed = {name: value for name, value in config.items() if value is not None}
     if "local_rope_theta" in config and config["local_rope_theta"] is None and "global_rope_theta" in renamed:
         renamed["local_rope_theta"] = renamed["global_rope_theta"]
-    if isinstance(kinds, list) and "global_attn_every_n_layers" not in renamed:
+    if isinstance(kinds, list):
         whole = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
         every = whole[1] - whole[0] if len(whole) > 1 else max(len(kinds), 2)
-        if whole != list(range(0, len(kinds), every)):
-            raise UserError(
-                where, f"layer_types {reprlib.repr(kinds)}", "global layers at equal distances, from the first"
-            )
-        renamed["global_attn_every_n_layers"] = every
+        every = renamed.setdefault("global_attn_every_n_layers", every)
+        period = every if type(every) is int and every > 0 else 1  # any other is refused later
+        wanted = ["sliding_attention" if i % period else "full_attention" for i in range(len(kinds))]
+        if kinds != wanted or len(kinds) != config["num_hidden_layers"]:
+            found, distance = f"layer_types {reprlib.repr(kinds)}", f"global ones at distances of {every}"
+            raise UserError(where, found, f"a kind for each layer, {distance}, from the first")
     for name, kind in (("global_rope_theta", "full_attention"), ("local_rope_theta", "sliding_attention")):
         rotation = rotations.get(kind) if isinstance(rotations, dict) else None
         if isinstance(rotation, dict):
