@@ -5,6 +5,7 @@ Moving averages and means of its checkpoints are read by the commands that use a
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -203,3 +204,24 @@ def test_average_names_the_wrong_flag(runs, steps: str | None, last: int | None,
     with pytest.raises(UserError, match=message):
         average(epath.Path(runs[0] / "trunk"), epath.Path(tmp_path / "out"), steps, last)
     assert not list(tmp_path.iterdir())
+
+
+def test_average_refuses_other_parameters_damage_and_odd_paths(trunk, tmp_path: Path) -> None:
+    """Step 6 has a wider MLP, and step 7 is an empty folder."""
+    run = epath.Path(shutil.copytree(Path(trunk.data.dir).parent / "trunk", tmp_path / "run"))
+    wider = dataclasses.replace(trunk, model=dataclasses.replace(trunk.model, mlp_dim=2 * trunk.model.mlp_dim))
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        state = states.init_from_params(wider, jax.device_put(init_params_numpy(wider.model)))
+    checkpoints = Checkpoints(run, TrainConfig())
+    checkpoints.save(6, state.params, state.optimizer, wider, validation_loss=None)
+    checkpoints.close()
+    (run / "checkpoints" / "7").mkdir()
+    for out, steps, last, message in (
+        ("out", "5,6", None, r"/checkpoints/6/params: found .* of shape .*, wanted .* of shape"),
+        ("out", None, 2, r"checkpoint: found .*/checkpoints/7 damaged: it is empty"),
+        ("a*b", "5,6", None, r"workdir: found .*/a\*b, with \* in it"),
+        ("run", "5,6", None, r"workdir: found .*/run, which is not empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            average(run, epath.Path(tmp_path / out), steps, last)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
