@@ -4,9 +4,8 @@
 
 Records one line per program and writes a table (growth.md) and a log-log plot (growth.png) to `--out=runs/growth`.
 A program whose JSON file is in that folder is not compiled again, so an interrupted run continues. Each sweep changes
-one size of BERT-base in `configs/base_fast.py` with splash attention, cut to a few unrolled layers, so that a program
-compiles in one or two minutes, and all of them in an hour on 2 cores. The sweep over lengths keeps the number of tokens
-per chip constant.
+one size of BERT-base in `configs/base_fast.py`, cut to a few unrolled layers, so that a program compiles in one or two
+minutes, and all of them in an hour on 2 cores. The sweep over lengths keeps the number of tokens per chip constant.
 `bench/estimate.py` says what the numbers include.
 """
 
@@ -21,7 +20,7 @@ from bench.estimate import Case, estimates
 from bench.record import record
 from symbert_jax.config import ATTENTIONS
 
-BASE = Case("base_fast", "v5e:2x2", "standard", layers=2, kernel="splash")  # which has no longest row
+BASE = Case("base_fast", "v5e:2x2", "standard", layers=2)
 TOKENS = 8192  # per chip in the sweep over lengths
 SWEEPS: dict[str, list[tuple[int, Case]]] = {
     "length": [
