@@ -45,7 +45,7 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A config on a slice. The sizes replace those of the config, and all layers are unrolled."""
+    """A config on a slice. The sizes and the kernel replace those of the config, and all layers are unrolled."""
 
     config: str
     topology: str
@@ -53,12 +53,13 @@ class Case:
     rows: int = 8  # per chip
     length: int = 512
     layers: int = 12
+    kernel: str = "auto"  # model.kernel
 
     @property
     def name(self) -> str:
-        # rows, length and layers
-        sizes = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:])
-        changed = [f"{name}={size}" for name, size, default in sizes if size != default]
+        # rows, length, layers and kernel
+        settings = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:])
+        changed = [f"{name}={value}" for name, value, default in settings if value != default]
         return " ".join([self.config, self.topology, self.attention, *changed])
 
     @property
@@ -216,7 +217,12 @@ def _make_config(case: Case) -> Config:
     config = freeze(CONFIGS[case.config].get_config())
     data = dataclasses.replace(config.data, batch_size=case.rows * len(find_slice(case.topology).devices))
     model = dataclasses.replace(
-        config.model, attention=case.attention, length=case.length, layers=case.layers, unroll=0
+        config.model,
+        attention=case.attention,
+        length=case.length,
+        layers=case.layers,
+        kernel=case.kernel,
+        unroll=0,
     )
     return dataclasses.replace(config, data=data, model=model)
 

@@ -9,7 +9,7 @@ To use a checkpoint that `pretrain` or `import` wrote:
 
 To use a model that `finetune` saved:
 
-    classifier = symbert_jax.load_classifier("runs/glue/models/1f2e3d4c/mnli-5a6b7c8d")
+    classifier = symbert_jax.load_classifier("runs/glue/mini/models/1f2e3d4c/mnli-5a6b7c8d")
     classifier.predict([("A man sleeps.", "Nobody is awake.")])  # ["entailment"], …
 
 To feed a training loop of your own:

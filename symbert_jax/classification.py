@@ -118,7 +118,7 @@ class Classifier:
 def load_classifier(folder: epath.PathLike) -> Classifier:
     """Loads a model that `finetune` saved with --config.save_models.
 
-        classifier = symbert_jax.load_classifier("runs/glue/models/1f2e3d4c/mnli-5a6b7c8d")
+        classifier = symbert_jax.load_classifier("runs/glue/mini/models/1f2e3d4c/mnli-5a6b7c8d")
 
     Raises:
       UserError: there is no such model, or it is damaged.

@@ -217,7 +217,7 @@ RULES: dict[str, Callable[[Command], int]] = {
     # parts of commands
     r"docs/weights.md: import --attention=pairwise": partial(parse_flags, "import --source=x --workdir=x"),
     r"(configs/base_fast.py|docs/faq.md): compile .*": partial(parse_flags, COMPILE),
-    r"docs/(cost|performance).md: flags --(find-batch|out)\b.*": partial(parse_flags, COMPILE),
+    r"docs/(cost|performance).md: flags --(find_batch|out)\b.*": partial(parse_flags, COMPILE),
     r"docs/weights.md: flags --format=plpi": partial(parse_flags, "export --checkpoint=x --out=x"),
     r"docs/weights.md: (flags|import) --\w+": parse_import_flag,
     r"docs/recipes.md: flags --weights=raw": partial(parse_flags, "export --checkpoint=x --out=x"),

@@ -9,9 +9,11 @@ from sphinx.util.docutils import SphinxDirective
 from symbert_jax.cli.commands import COMMANDS
 from symbert_jax.cli.flags import Flag
 from symbert_jax.cli.help import required
-from symbert_jax.config import Config
+from symbert_jax.config import Config, FinetuneConfig, StudyConfig
 
 from . import markdown
+
+HEADINGS = {Config: "fields-of-pretrain", FinetuneConfig: "fields-of-finetune", StudyConfig: "fields-of-study"}
 
 
 class Commands(SphinxDirective):
@@ -29,7 +31,7 @@ def describe(name: str) -> str:
         *(_flag(name, flag) for flag in command.flags),
     ]
     if command.config:
-        heading = "fields-of-pretrain" if command.config is Config else "fields-of-finetune"
+        heading = HEADINGS[command.config]
         parts.append(f"`--config.FIELD=VALUE` sets [a field of the config](configuration.md#{heading}).")
     example = re.sub(r"\n +", "\n  ", command.example)  # --help indents its lines by 6
     parts.append(f"For example\n\n```sh\npython -m symbert_jax {name} {example}\n```")

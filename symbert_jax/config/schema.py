@@ -172,7 +172,7 @@ class FinetuneConfig:
     """Fine-tuning config. A field of 0 or empty takes the protocol's value, unless its description says otherwise."""
 
     checkpoint: tuple[str, ...] = ()  # workdirs of pretrain runs
-    checkpoint_steps: tuple[Index, ...] = ()  # step of each checkpoint; empty: the latest
+    checkpoint_steps: tuple[Index, ...] = ()  # steps to score of every workdir; empty: the latest
     # parameters of a checkpoint; ema: their moving average; raw: the last; empty: the average if there is one
     weights: Annotated[str, Choice(("", *WEIGHTS))] = ""
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # GLUE tasks

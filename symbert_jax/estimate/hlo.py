@@ -70,8 +70,8 @@ class Module:
         """Yields (computation, instruction, number of executions) for each executed instruction.
 
         A fusion is one instruction; those inside it are not yielded. The body of a loop is executed once per iteration,
-        or once if the trip count is unknown. Of the branches of a conditional, the one that writes the most bytes counts
-        as executed.
+        or once if the trip count is unknown. Of the branches of a conditional, the one that writes the most bytes
+        counts as executed.
 
         name: the computation to start with, by default the entry.
         count: how often that computation is executed.

@@ -16,9 +16,10 @@ OLD = {
 }
 
 
-def test_case_name_holds_sizes_that_differ_from_the_default():
+def test_case_name_holds_what_differs_from_the_default():
     assert Case("base", "v5e:4x4", "standard").name == "base v5e:4x4 standard"
     assert Case("base", "v5e:4x4", "standard", rows=4, layers=2).name == "base v5e:4x4 standard rows=4 layers=2"
+    assert Case("base", "v5e:4x4", "standard", kernel="splash").name == "base v5e:4x4 standard kernel=splash"
 
 
 def test_differences_report_changes_above_one_percent():
