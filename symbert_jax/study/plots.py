@@ -76,8 +76,9 @@ def plot_diagnostics(arms: Sequence[Arm]) -> bytes | None:
                 for arm, line in zip(arms, distinct_lines(len(arms)), strict=True):
                     curve = curves[arm.name, statistic]
                     # An arm may have fewer layers than another.
-                    if points := [(step, layers[layer]) for step, layers in curve.items() if layer < len(layers)]:
-                        draw(axes, [Curve(arm.name, line, points)])
+                    values = {float(step): layers[layer] for step, layers in curve.items() if layer < len(layers)}
+                    if values:
+                        draw(axes, [Curve(arm.name, line, list(values.items()))])
             row[0].set_ylabel(title)
         for layer, axes in zip(shown, grid[0], strict=True):
             axes.set_title(f"layer {layer}")
