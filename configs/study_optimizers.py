@@ -1,11 +1,11 @@
 """python -m symbert_jax study --config=configs/study_optimizers.py --workdir=runs/study_optimizers \
     --config.base.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
 
-Time: half an hour on 2 cores for 18 runs.
+Time: an hour on 2 cores for 30 runs.
 Result: docs/modern.md.
 
 AdamW, StableAdamW and Muon at three learning rates each, for the modern encoder of study_modern.py with standard
-attention.
+attention, and AdamW for symmetric and pairwise attention.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
         "adamw",
         "stable_adamw: optim.name=stable_adamw optim.clip=0.0",
         "muon: optim.name=muon",
+        "adamw_symmetric: model.attention=symmetric",
+        "adamw_pairwise: model.attention=pairwise",
     )
     c.reference = "adamw"
     return c
