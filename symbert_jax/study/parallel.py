@@ -204,7 +204,8 @@ class Group:
                     window.add(_take(sums, index))
             statistics = jax.device_get(self.diagnose(state.params, self.sample))
         losses: list[float | None] = [None] * len(self.members)
-        for member in self._active() if missed is None else missed:
+        validated = self._active() if missed is None else missed
+        for member in validated:
             index = self.members.index(member)
             with member.dropped_if_diverged():
                 values: Values = windows[index].averages(step)
@@ -212,7 +213,11 @@ class Group:
                 losses[index] = member.checkpoints.losses[step] = values[LOSS]
         self.progress.say(
             f"step {step:,} validation loss "
-            + " ".join("diverged" if loss is None else f"{loss:.4f}" for loss in losses)
+            + " ".join(
+                "diverged" if loss is None else f"{loss:.4f}"
+                for member, loss in zip(self.members, losses, strict=True)
+                if member in validated or not member.is_active
+            )
         )
         return losses
 
