@@ -22,7 +22,8 @@ from symbert_jax.config import ATTENTIONS
 
 BASE = Case("base_fast", "v5e:2x2", "standard", layers=2)
 TOKENS = 8192  # per chip in the sweep over lengths
-SWEEPS: dict[str, list[tuple[int, Case]]] = {
+Sweeps = dict[str, list[tuple[int, Case]]]  # the sizes of each sweep with their programs
+SWEEPS: Sweeps = {
     "length": [
         (length, dataclasses.replace(BASE, length=length, rows=TOKENS // length))
         for length in (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -41,12 +42,17 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/growth"), help="the folder of all files")
     parser.add_argument("--sweeps", nargs="+", default=SWEEPS, choices=SWEEPS)
     parser.add_argument("--attentions", nargs="+", default=ATTENTIONS, choices=ATTENTIONS)
+    parser.add_argument("--kernel", default="auto", help="model.kernel")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="programs compiled at a time")
     flags = parser.parse_args()
+    sweeps = {
+        sweep: [(size, dataclasses.replace(case, kernel=flags.kernel)) for size, case in SWEEPS[sweep]]
+        for sweep in flags.sweeps
+    }
     cases = [
         dataclasses.replace(case, attention=attention)
-        for sweep in flags.sweeps
-        for _, case in SWEEPS[sweep]
+        for sizes in sweeps.values()
+        for _, case in sizes
         for attention in flags.attentions
     ]
     flags.out.mkdir(parents=True, exist_ok=True)
@@ -55,8 +61,8 @@ def main() -> None:
         files[case].write_text(json.dumps(cost))
         record("growth", program=case.name, **cost)
     costs = {case: json.loads(file.read_text()) for case, file in files.items()}
-    (flags.out / "growth.md").write_text(table(costs, flags.sweeps, flags.attentions))
-    plot(flags.out / "growth.png", costs, flags.sweeps, flags.attentions)
+    (flags.out / "growth.md").write_text(table(costs, sweeps, flags.attentions))
+    plot(flags.out / "growth.png", costs, sweeps, flags.attentions)
 
 
 def seconds(case: Case, cost: dict) -> float:
@@ -70,18 +76,18 @@ def least_seconds(case: Case, cost: dict) -> dict[str, float]:
     return {"compute": compute, "memory": memory, "network": cost["network_seconds"]}
 
 
-def table(costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> str:
+def table(costs: dict[Case, dict], sweeps: Sweeps, attentions: list[str]) -> str:
     """Returns a Markdown table per sweep.
 
     A row holds the milliseconds of each attention, and for the first attention the slope from the row above in a
     log-log plot, the resource that takes longest alone, and the share of the cycles that the attention kernel takes.
     """
     lines = []
-    for sweep in sweeps:
+    for sweep, sizes in sweeps.items():
         columns = [sweep, *(f"{attention}, ms" for attention in attentions), "slope", "bound by", "kernel"]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         previous = None
-        for size, case in SWEEPS[sweep]:
+        for size, case in sizes:
             cases = [dataclasses.replace(case, attention=attention) for attention in attentions]
             times = [seconds(case, costs[case]) for case in cases]
             slope = f"{math.log(times[0] / previous[1]) / math.log(size / previous[0]):.2f}" if previous else ""
@@ -96,19 +102,19 @@ def table(costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> 
     return "\n".join(lines)
 
 
-def plot(file: pathlib.Path, costs: dict[Case, dict], sweeps: list[str], attentions: list[str]) -> None:
+def plot(file: pathlib.Path, costs: dict[Case, dict], sweeps: Sweeps, attentions: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.5), sharey=True, squeeze=False)
-    for axis, sweep in zip(axes[0], sweeps, strict=True):
+    for axis, (sweep, programs) in zip(axes[0], sweeps.items(), strict=True):
         for attention in attentions:
-            points = [(size, dataclasses.replace(case, attention=attention)) for size, case in SWEEPS[sweep]]
+            points = [(size, dataclasses.replace(case, attention=attention)) for size, case in programs]
             sizes, times = zip(*((size, 1e3 * seconds(case, costs[case])) for size, case in points), strict=True)
             axis.loglog(sizes, times, "o-", base=2, label=attention)
-        axis.set(xlabel=sweep, ylabel="step time, ms (estimate)", xticks=[size for size, _ in SWEEPS[sweep]])
+        axis.set(xlabel=sweep, ylabel="step time, ms (estimate)", xticks=[size for size, _ in programs])
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.tick_params(axis="x", labelsize=8)
