@@ -4,9 +4,10 @@ Time: 3.6 hours on 16 TPU v5e, by the TPU compiler's estimate for rows of 1,024 
 Result: unknown; not run at full size.
 
 The architecture of ModernBERT-base (Warner et al., 2024) with pairwise attention: 22 layers of width 768, pre-norm,
-rotary positions, GEGLU, no biases, every third layer global and the others with a window of 128 tokens. The recipe
-is ModernBERT's, too, but for its batches of millions of tokens: 30% masking, StableAdamW, a constant learning rate that
-decays at the end as 1 - sqrt(x), batches that grow to 131,072 tokens, rows of 1,024 tokens and for the decay of 8,192.
+rotary positions, GEGLU, no biases, every third layer global and the others with a window of 128 tokens. P starts small,
+which is better in an encoder with rotary positions (docs/study.md). The recipe is ModernBERT's, too, but for its
+batches of millions of tokens: 30% masking, StableAdamW, a constant learning rate that decays at the end as 1 - sqrt(x),
+batches that grow to 131,072 tokens, rows of 1,024 tokens and for the decay of 8,192.
 `export` writes a stock ModernBERT.
 
 Prepare the corpora of both row lengths first:
@@ -22,7 +23,8 @@ from symbert_jax import config
 
 def get_config() -> ConfigDict:
     c = config.default()
-    c.model.update(layers=22, dim=768, heads=12, mlp_dim=1152, length=8192, vocab_size=50368, attention="pairwise")
+    c.model.update(layers=22, dim=768, heads=12, mlp_dim=1152, length=8192, vocab_size=50368)
+    c.model.update(attention="pairwise", pairwise_init="unit")
     c.model.update(norm="pre", norm_eps=1e-5, mlp="geglu", bias=False, dropout=0.0, attention_dropout=0.0)
     c.model.update(positions="rope", rope_theta=160_000.0, rope_theta_local=10_000.0, window=128, global_every=3)
     c.data.update(dir="data/corpus_8192", vocab="hf:answerdotai/ModernBERT-base", batch_size=16, mask_rate=0.3)

@@ -2,7 +2,7 @@
     --config.base.data.sources='jsonl:wiki/*.jsonl.gz,bookcorpus:books'
 
 Time: an hour and a half on 2 cores for 36 runs.
-Result: standard attention is the best, docs/study.md.
+Result: standard attention and pairwise attention with a small P are the best, docs/study.md.
 
 Standard, symmetric and pairwise attention on Wikipedia and books, each with first logits as large as those of standard
 attention and as large as those of the paper's pairwise attention: 5.66 = sqrt(32) times as large, with heads of width
