@@ -19,6 +19,7 @@ import pathlib
 from bench.estimate import Case, estimates
 from bench.record import record
 from symbert_jax.config import ATTENTIONS
+from symbert_jax.estimate.programs import KERNEL
 
 BASE = Case("base_fast", "v5e:2x2", "standard", layers=2)
 TOKENS = 8192  # per chip in the sweep over lengths
@@ -94,7 +95,7 @@ def table(costs: dict[Case, dict], sweeps: Sweeps, attentions: list[str]) -> str
             cost = costs[cases[0]]
             alone = least_seconds(cases[0], cost)
             bound = max(alone, key=lambda name: alone[name])
-            kernel = f"{cost['regions']['kernel'] / cost['cycles']:.0%}"
+            kernel = f"{cost['regions'].get(KERNEL, 0) / cost['cycles']:.0%}"
             cells = [f"{size:,}", *(f"{1e3 * time:.2f}" for time in times), slope, bound, kernel]
             lines.append(f"| {' | '.join(cells)} |")
             previous = size, times[0]

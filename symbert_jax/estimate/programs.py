@@ -7,7 +7,6 @@ not fit in HBM.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax
 from symbert_jax.config import Config
 from symbert_jax.data.masking import max_train_predictions, max_validation_predictions
 from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
+from symbert_jax.estimate.kernel_cycles import attention_cycles
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import attention_flops
@@ -33,6 +33,7 @@ RING_TRAFFIC = {
 }
 
 REGIONS = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "optimizer")  # named scopes of the step
+KERNEL = "attention_kernel"  # the region of the Pallas kernels of attention
 
 
 class DoesNotFit(Exception):
@@ -48,8 +49,8 @@ class Program:
     """One compiled step on one chip."""
 
     memory: float  # peak bytes of HBM, arguments included
-    cost: Cost
-    cycle_seconds: float  # the time of the cycles that the compiler estimates
+    cost: Cost  # with the cycles of attention's Pallas kernels, in the region KERNEL
+    cycle_seconds: float  # the time of all cycles
     roofline_seconds: float  # the time of `cost.unestimated`: for each kind, the longer of its compute and memory times
     network_seconds: float  # the time of the collectives
     seconds: float  # the sum of the three above, as if nothing overlapped
@@ -59,17 +60,14 @@ class Program:
 @functools.cache  # the report needs a program that the search for a batch size has compiled
 def compile_train(config: Config, target: Slice) -> Program:
     """Compiles the training step; raises `DoesNotFit`, or `UserError` if it cannot run on the slice."""
-    # The backward pass costs as much as two forward passes. No remat policy keeps the output of an attention kernel, so
-    # with remat the forward pass of the kernel runs again.
-    passes = 3 if config.model.remat == "none" else 4
     step, predictions = make_train_step(config, pad=_pad(config)), max_train_predictions(config)
-    return _compile(config, target, step, predictions, step_argument=lambda state: state, kernel_passes=passes)
+    return _compile(config, target, step, predictions, is_training=True)
 
 
 def compile_validation(config: Config, target: Slice) -> Program:
     """Compiles the validation step; raises the same errors as `compile_train`."""
     step, predictions = make_validation_step(config, pad=_pad(config)), max_validation_predictions(config)
-    return _compile(config, target, step, predictions, step_argument=lambda state: state.params, kernel_passes=1)
+    return _compile(config, target, step, predictions, is_training=False)
 
 
 def _pad(config: Config) -> int | None:
@@ -77,36 +75,31 @@ def _pad(config: Config) -> int | None:
     return 0 if config.data.packing == "best_fit" else None
 
 
-def _compile(
-    config: Config,
-    target: Slice,
-    step: Any,
-    predictions: int,
-    step_argument: Callable[[states.State], Any],
-    kernel_passes: int,
-) -> Program:
+def _compile(config: Config, target: Slice, step: Any, predictions: int, is_training: bool) -> Program:
     """Compiles a jitted step and estimates its time.
 
     predictions: M, the most predictions of a row in its batch.
-    step_argument: returns the first argument of the step, given the state; the second is a batch.
-    kernel_passes: the FLOPs of all attention kernels in the step, as a multiple of those of a forward pass. The program
-      does not state the FLOPs of these kernels.
+    is_training: whether the step takes the whole state, otherwise the parameters alone.
     """
     mesh = make_slice_mesh(config, target)
     kernels.check(config.model, mesh.abstract_mesh.abstract_device)
     for problem in problems(config, mesh):
         raise problem
     with jax.set_mesh(mesh):
-        lowered = step.lower(step_argument(states.abstract(config)), abstract_batch(config, predictions))
+        state = states.abstract(config)
+        lowered = step.lower(state if is_training else state.params, abstract_batch(config, predictions))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise _as_does_not_fit(error) or error from None
     chip, cost = target.chip, program_cost(compiled.as_text() or "", mesh.size, REGIONS)
-    kernel_flops = kernel_passes * attention_flops(config.model, config.data.batch_size) / mesh.size
-    unestimated = [(part, kernel_flops if part.kind == PALLAS else part.flops) for part in cost.unestimated]
-    roofline = sum(max(flops / chip.peak, part.bytes / chip.bandwidth) for part, flops in unestimated)
-    all_flops = cost.flops + sum(flops for part, flops in unestimated if part.kind == PALLAS)
+    flops = cost.flops
+    if any(part.kind == PALLAS for part in cost.unestimated):
+        cost = _with_kernels(cost, attention_cycles(config, target, mesh, is_training))
+        # The program does not state the FLOPs of these kernels. The backward pass costs as much as two forward passes.
+        passes = 1 if not is_training else 3 if config.model.remat == "none" else 4
+        flops += passes * attention_flops(config.model, config.data.batch_size) / mesh.size
+    roofline = sum(max(part.flops / chip.peak, part.bytes / chip.bandwidth) for part in cost.unestimated)
     bytes_sent = sum(RING_TRAFFIC[part.kind](part.group) * part.bytes for part in cost.collectives)
     network = bytes_sent / chip.network(target.axes) if bytes_sent else 0.0
     cycle_seconds = cost.cycles / chip.clock
@@ -118,10 +111,20 @@ def _compile(
         network_seconds=network,
         seconds=cycle_seconds + roofline + network,
         least_seconds={
-            "compute": all_flops / chip.peak,
+            "compute": flops / chip.peak,
             "memory": cost.bytes / chip.bandwidth,
             "network": network,
         },
+    )
+
+
+def _with_kernels(cost: Cost, cycles: int) -> Cost:
+    """Returns a cost in which these cycles stand for the Pallas kernels, which are without an estimate in `cost`."""
+    return dataclasses.replace(
+        cost,
+        cycles=cost.cycles + cycles,
+        regions=cost.regions | {KERNEL: cycles},
+        unestimated=tuple(part for part in cost.unestimated if part.kind != PALLAS),
     )
 
 

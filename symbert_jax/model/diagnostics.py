@@ -29,7 +29,8 @@ def attention_statistics(
 
       logit_std: the standard deviation of the logits of a query over the keys that it sees; the variance is averaged
         over queries and heads. Softmax ignores what all logits of a query have in common.
-      entropy: the entropy of the attention probabilities of a query, in nats, averaged over queries and heads.
+      entropy: the entropy of the attention probabilities of a query, in nats, averaged over queries and heads. Neither
+        mean includes padding.
       symmetry: `attention.symmetry`, averaged over heads.
 
     The dict is empty if the scores of the variant do not depend on the tokens. The arguments are those of
@@ -57,4 +58,5 @@ def _score_statistics(
 ) -> dict[str, Float[Array, ""]]:
     variance = kernels.scores(q, k).var(axis=-1, where=kernels.visible(segments, window, q.shape[1], k.shape[1]))
     entropy = jax.scipy.special.entr(kernels.probabilities(q, k, segments, window)).sum(axis=-1)
-    return {"logit_std": jnp.sqrt(variance.mean()), "entropy": entropy.mean()}
+    is_token = None if segments is None else (segments > 0)[:, None]
+    return {"logit_std": jnp.sqrt(variance.mean(where=is_token)), "entropy": entropy.mean(where=is_token)}

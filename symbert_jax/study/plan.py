@@ -72,7 +72,7 @@ def plan(study: StudyConfig, workdir: epath.Path, only: Sequence[str] = ()) -> l
     for seed, learning_rate, arm in itertools.product(range(study.seeds), learning_rates, dict.fromkeys(only or arms)):
         optim = dataclasses.replace(arms[arm].optim, learning_rate=learning_rate)
         config = dataclasses.replace(arms[arm], optim=optim, seed=seed)
-        folder = workdir / "runs" / arm / f"lr_{learning_rate:g}" / f"seed_{seed}"
+        folder = workdir / "runs" / arm / f"lr_{learning_rate!r}" / f"seed_{seed}"
         runs.append(Run(arm, learning_rate, seed, config, folder))
     return runs
 

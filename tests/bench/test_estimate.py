@@ -44,7 +44,7 @@ def test_sweep_over_lengths_keeps_the_tokens_per_chip():
 
 def test_table_shows_slopes_and_the_bounding_resource():
     """In these costs, twice the rows take four times the cycles, a slope of 2; bytes and collectives are negligible."""
-    cost = {"bytes": 1.0, "model_flops": 1e9, "network_seconds": 0.0, "regions": {"kernel": 0}}
+    cost = {"bytes": 1.0, "model_flops": 1e9, "network_seconds": 0.0, "regions": {}}
     costs = {case: cost | {"cycles": 10**6 * rows**2} for rows, case in SWEEPS["rows per chip"]}
     lines = table(costs, {"rows per chip": SWEEPS["rows per chip"]}, attentions=[BASE.attention]).splitlines()
     assert lines[2:4] == ["| 1 | 0.67 |  | compute | 0% |", "| 2 | 2.67 | 2.00 | compute | 0% |"]

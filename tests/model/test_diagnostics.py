@@ -16,6 +16,7 @@ from tests.forms import MODERN
 from tests.model import plain
 
 SEGMENTS = 1 + (np.arange(16) >= np.array([[16], [5], [1], [9]])).astype(np.int32)
+SEGMENTS[0, 11:] = 0  # padding
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -41,6 +42,8 @@ def directly(model: ModelConfig, params: bert.Params, tokens: np.ndarray, segmen
             k = np.einsum("BTD,DNH->BTNH", np.asarray(x, np.float64), key) + attention["key"]["bias"]
         variances, entropies = [], []
         for row, heads, token in np.ndindex(len(tokens), model.heads, tokens.shape[1]):
+            if not segments[row, token]:
+                continue
             seen = segments[row] == segments[row, token]
             if window:
                 seen = seen & (np.abs(np.arange(tokens.shape[1]) - token) <= window / 2)

@@ -19,6 +19,11 @@ def test_names_and_rates_that_are_given_twice_count_once() -> None:
     assert len(plan(study, epath.Path("/x"), ["standard", "standard"])) == 4
 
 
+def test_every_run_has_a_workdir_of_its_own() -> None:
+    study = dataclasses.replace(STUDY, learning_rates=(1e-3, 1.0000001e-3))
+    assert len({run.workdir for run in plan(study, epath.Path("/x"))}) == 8
+
+
 def test_groups_are_as_large_as_the_model_of_their_arm_allows(monkeypatch) -> None:
     runs = plan(STUDY, epath.Path("/x"))
     for limits, wanted in (({"uniform": 2, "standard": 1}, [2, 1, 1]), ({"uniform": 1, "standard": 1}, [1] * 4)):

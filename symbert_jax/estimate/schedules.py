@@ -1,0 +1,80 @@
+"""The instructions that the TPU compiler schedules for the Pallas kernels of attention.
+
+libtpu reads the options for a dump of them once per process, and then dumps all that it compiles. So the attention of
+one layer is compiled alone, in a process of its own, which takes about ten seconds.
+"""
+
+import functools
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from symbert_jax.config import MeshConfig, ModelConfig
+from symbert_jax.estimate.slices import find_slice
+from symbert_jax.model import kernels
+from symbert_jax.model.attention import find_variant
+from symbert_jax.model.parameters import sizes
+from symbert_jax.sharding import make_mesh, spec
+
+
+@functools.cache  # layers share a schedule, and so do batch sizes
+def find_schedules(
+    model: ModelConfig, topology: str, kernel: str, heads: int, window: int, has_segments: bool, is_training: bool
+) -> tuple[str, ...]:
+    """Returns the schedule of the forward kernel and, if `is_training`, that of the backward kernel, as texts.
+
+    topology: the slice, see `find_slice`.
+    kernel: short | splash.
+    heads: of one device.
+    window: of `windows`, that of the layer.
+    has_segments: whether a token sees only some tokens of its row.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            pool.submit(_dump, folder, model, topology, heads, window, has_segments, is_training).result()
+        files = sorted(Path(folder).glob(f"*{kernel}*[0-9]-final_bundles.txt"), key=_is_backward)
+        # beside the kernels of the symmetric form are those that run where it would underflow
+        files = [file for file in files if "symmetric" in file.name] or files
+        texts = tuple(file.read_text() for file in files)
+    assert len(texts) == 1 + is_training, f"expected a forward kernel, backward {is_training}, found {len(texts)}"
+    return texts
+
+
+def _dump(
+    folder: str, model: ModelConfig, topology: str, heads: int, window: int, has_segments: bool, is_training: bool
+) -> None:
+    """Compiles the attention of one layer in a new process; the compiler writes what it has scheduled to `folder`."""
+    dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {dump}"
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache would leave no dump
+    target = find_slice(topology)
+    key = jax.random.key(0) if is_training else None
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
+        is_symmetric = find_variant(model).is_symmetric
+        mixed = kernels.attend(model, q, k, v, segments, key, window, is_symmetric)
+        return jnp.sum(mixed.astype(jnp.float32))
+
+    mesh = make_mesh(MeshConfig(), list(target.devices))
+    with jax.set_mesh(mesh):
+        rows = mesh.size * target.chip.cores  # so that all cores have work
+
+        def array(dims: str, *shape: int, dtype: str = model.dtype) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec(dims)))
+
+        q = array("BTNH", rows, model.length, heads, sizes(model)["Q"])
+        v = array("BTNH", rows, model.length, heads, sizes(model)["H"])
+        segments = array("BS", rows, model.length, dtype="int32") if has_segments else None
+        step = jax.grad(attend, (0, 1, 2)) if is_training else attend
+        jax.jit(step).lower(q, q, v, segments).compile()
+
+
+def _is_backward(file: Path) -> bool:
+    """Returns whether a dump is of a backward kernel, which splash names after its gradients of keys and values."""
+    return "backward" in file.name or "dkv" in file.name
