@@ -88,6 +88,8 @@ class Module:
                 case "conditional":
                     listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
                     names = re.findall(r"%([\w.-]+)", listed[1]) if listed else []
+                    # of a conditional on a predicate instead of an index
+                    names += filter(None, map(instruction.called, ("true_computation", "false_computation")))
                     yield from max((list(self.executed(name, count)) for name in names), key=_bytes_written, default=[])
 
     def fused(self, fusion: Instruction) -> Computation:

@@ -20,7 +20,10 @@ def test_trip_count_of_another_comparison_is_unknown() -> None:
     assert [module.trip_count(loop) for loop in loops] == [None, None]
 
 
-def test_branch_of_a_conditional_that_writes_the_most_is_executed() -> None:
+@pytest.mark.parametrize(
+    "branches", ["branch_computations={%small, %large}", "true_computation=%large, false_computation=%small"]
+)
+def test_branch_of_a_conditional_that_writes_the_most_is_executed(branches: str) -> None:
     """As for the two forms of a kernel, of which one runs: both would be twice the work."""
     module = Module(
         """
@@ -33,8 +36,8 @@ def test_branch_of_a_conditional_that_writes_the_most_is_executed() -> None:
 }
 ENTRY %main (p: f32[4]) -> f32[4] {
   %index = s32[] constant(0)
-  ROOT %chosen = f32[4]{0} conditional(%index, %p, %p), branch_computations={%small, %large}, metadata={}
-}"""
+  ROOT %chosen = f32[4]{0} conditional(%index, %p, %p), BRANCHES, metadata={}
+}""".replace("BRANCHES", branches)
     )
     assert [instruction.name for _, instruction, _ in module.executed()] == ["index", "chosen", "twice", "sum"]
 
