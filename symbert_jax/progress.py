@@ -1,4 +1,4 @@
-"""The progress of a long command: a bar where stderr is a terminal, lines on stdout elsewhere."""
+"""The progress of a long command: a bar if stderr is a terminal; lines on stdout unless both are terminals."""
 
 import contextlib
 import sys
@@ -13,7 +13,7 @@ COMPILING = "compiling …"
 class Progress(contextlib.AbstractContextManager["Progress"]):
     """Counts finished items (steps, trials, documents) and the work in them, and estimates the remaining time.
 
-    The estimate comes from measured work alone, so that compilation, validation and predictions never count.
+    The estimate comes from measured work and measured pauses alone, so that compilation and predictions never count.
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         done: int = 0,
         *,
         work: int | None = None,
+        worked: int = 0,
         interval: int = 0,
         is_shown: bool = True,
     ):
@@ -31,12 +32,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         items: the number of all items; None if unknown.
         done: the number of items that an earlier run finished.
         work: the work in all items, in another unit, for example tokens; by default every item is one unit of work.
+        worked: the work in the `done` items, in the unit of `work`.
         interval: the fewest seconds between two lines of `show`.
         is_shown: whether this process prints.
         """
         self.unit, self.items, self.done, self.interval, self.is_shown = unit, items, done, interval, is_shown
-        self.work, self.worked = (items, done) if work is None else (work, 0)
+        self.work, self.worked = (items, done) if work is None else (work, worked)
         self._measured, self._seconds = 0, 0.0  # the measured work, and the time that it took
+        self._measured_program: Hashable = None  # that did the measured work
+        self._pauses, self._pause_seconds = 0, 0.0  # the remaining pauses, and the time of each
         self._programs: set[Hashable] = set()
         self._printed, self._text = time.perf_counter(), ""
         self._bar = tqdm(
@@ -60,12 +64,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._draw(self._text)
 
     @contextlib.contextmanager
-    def step(self, program: Hashable, work: int = 1) -> Iterator[None]:
-        """Counts the work of a step that runs `program` inside of the context. A program compiles at its first step."""
+    def step(self, program: Hashable, work: int = 1, name: str = "") -> Iterator[None]:
+        """Counts the work of a step that runs `program` inside of the context. A program compiles at its first step.
+
+        name: what the program is, for the line which says that it compiles.
+        """
         text = self._text
         if program not in self._programs:
-            if not self._programs and self._bar.disable:
-                self.say(COMPILING)
+            if self._prints_lines and (not self._programs or self._is_line_due):
+                self.say(f"compiling {name} …" if name else COMPILING)
             self._programs.add(program)
             self._has_compiled = True
             self._draw(COMPILING)
@@ -81,10 +88,28 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self.done += items
         self._draw(self._text, refresh=False)
 
-    def measure(self, work: int, seconds: float) -> None:
-        """Adds `work` that took `seconds` to the measurement from which the remaining time is estimated."""
+    def measure(self, work: int, seconds: float, program: Hashable = None) -> None:
+        """Adds `work` that took `seconds` to the measurement from which the remaining time is estimated.
+
+        program: what did the work. The measurement of another program, which may be slower or faster, is dropped.
+        """
+        if program != self._measured_program:
+            self._measured, self._seconds, self._measured_program = 0, 0.0, program
         self._measured += work
         self._seconds += seconds
+
+    @contextlib.contextmanager
+    def pause(self, remaining: int) -> Iterator[None]:
+        """Measures the time inside of the context, unless a step in it compiles. Call when the devices are idle.
+
+        remaining: the number of pauses to come, which take as long as the last one that was measured.
+        """
+        self.start_window()
+        yield
+        self._pauses = remaining
+        if not self._has_compiled:
+            self._pause_seconds = time.perf_counter() - self._window_start
+        self._draw(self._text)
 
     def start_window(self) -> None:
         """Starts to measure. Call when the devices are idle."""
@@ -105,7 +130,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         """The remaining time, for example "eta 1h01m"; empty if nothing is measured or the total is unknown."""
         if not self._measured or self.work is None:
             return ""
-        minutes, seconds = divmod(round((self.work - self.worked) * self._seconds / self._measured), 60)
+        remaining = (self.work - self.worked) * self._seconds / self._measured + self._pauses * self._pause_seconds
+        minutes, seconds = divmod(round(remaining), 60)
         hours, minutes = divmod(minutes, 60)
         return f"eta {hours}h{minutes:02d}m" if hours else f"eta {minutes}m{seconds:02d}s"
 
@@ -115,9 +141,12 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         return ", ".join(filter(None, (self._count, self.eta)))
 
     def show(self, text: str, line: str) -> None:
-        """Shows `text` beside the bar; without a bar, prints `line`, at most once in `interval` seconds."""
+        """Shows `text` beside the bar, and prints `line` at most once in `interval` seconds.
+
+        The line is left out if the output is a terminal with a bar.
+        """
         self._draw(text)
-        if self._bar.disable and time.perf_counter() - self._printed >= self.interval:
+        if self._prints_lines and self._is_line_due:
             self.say(line)
 
     def say(self, line: str) -> None:
@@ -126,6 +155,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         if self.is_shown:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
+
+    @property
+    def _prints_lines(self) -> bool:
+        """Whether lines are printed that a terminal with a bar does not need, but a file does: `… | tee train.log`."""
+        return self._bar.disable or not sys.stdout.isatty()
+
+    @property
+    def _is_line_due(self) -> bool:
+        return time.perf_counter() - self._printed >= self.interval
 
     @property
     def _count(self) -> str:

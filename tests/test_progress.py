@@ -47,6 +47,35 @@ def test_eta_excludes_compilation(clock, capsys) -> None:
     assert shown.eta == "eta 31m00s"
 
 
+def test_eta_counts_work_by_its_cost_and_pauses(clock) -> None:
+    """Two steps of 1 FLOP, two of 10, and a pause of a minute after each two."""
+    shown = Progress("steps", items=4, done=1, work=22, worked=1)
+    with shown.step("cheap"):
+        pass
+    shown.measure(work=1, seconds=2.0, program="cheap")
+    for seconds, eta in ((1000, "eta 0m40s"), (60, "eta 1m40s")):  # the first pause compiles
+        with shown.pause(remaining=1), shown.step("validation", work=0):
+            clock[0] += seconds
+        assert shown.eta == eta
+    with shown.step("costly", work=10):
+        pass
+    shown.measure(work=10, seconds=50.0, program="costly")
+    assert shown.eta == "eta 1m50s", "the speed is that of the latest program"
+    with shown.pause(remaining=0):
+        clock[0] += 60
+    assert shown.eta == "eta 0m50s"
+
+
+def test_progress_says_what_compiles(clock, capsys) -> None:
+    """Every program, but within the interval after a line the first one alone."""
+    for interval, others in ((0, "compiling validation …\ncompiling …\n"), (60, "")):
+        shown = Progress("steps", items=9, interval=interval)
+        for program, name in (("step", "the step"), ("validation", "validation"), ("step", "the step"), ("other", "")):
+            with shown.step(program, name=name):
+                pass
+        assert capsys.readouterr().out == f"compiling the step …\n{others}"
+
+
 def test_progress_prints_lines_where_there_is_no_terminal(clock, capsys) -> None:
     with Progress("documents", interval=30) as shown:
         for seconds in (29, 1, 29, 31):
@@ -65,6 +94,11 @@ def test_bar_fits_80_columns(monkeypatch, capsys) -> None:
     termios.tcsetwinsize(terminal, (25, 80))
     with os.fdopen(controller, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr(progress.sys, "stderr", stderr)
+        with Progress("steps", items=2, done=1) as shown:  # as by `| tee train.log`
+            shown.show("loss 10.1234", "a line")
+        assert capsys.readouterr().out == "a line\n"
+        assert "| 1/2 steps, loss 10.1234" in reader.read(10_000).decode()
+        monkeypatch.setattr(progress.sys, "stdout", stderr)
         with Progress("steps", items=200_000, done=100_000) as shown:
             with shown.step("training"):
                 pass
@@ -80,4 +114,4 @@ def test_bar_fits_80_columns(monkeypatch, capsys) -> None:
     for compiling in ("| 100,000/200,000 steps, compiling …", "| 100,001/200,000 steps, compiling …, eta 99h59m"):
         assert any(state.rstrip().endswith(compiling) for state in states), compiling
     assert re.fullmatch(r" 50%\|.+\| 100,001/200,000 steps, loss 10.1234  1,234,567 tokens/s, eta 99h59m *", last), last
-    assert not capsys.readouterr().out, "neither lines of log points nor of compilation"
+    assert "a line" not in drawn, "neither lines of log points nor of compilation"

@@ -27,7 +27,7 @@ from symbert_jax.sharding import local_row_indices, make_mesh, put_batches
 from symbert_jax.study.plan import Run
 from symbert_jax.train import diagnose
 from symbert_jax.train.doctor import check
-from symbert_jax.train.events import is_due
+from symbert_jax.train.events import count_due, is_due
 from symbert_jax.train.loop import write_run_files
 from symbert_jax.train.optimizer import schedule
 from symbert_jax.train.start import restore_or_init
@@ -158,7 +158,7 @@ class Group:
     def update(self, step: int, state: State, batch: MlmBatch) -> State:
         """Takes one step of every run."""
         jax.block_until_ready(self.pending[-1:])
-        with self.progress.step("training"):
+        with self.progress.step(self.train_step, name="the training step"):
             state, sums = self.train_step(state, batch, self.seeds, self.learning_rates[step - 1])
         self.pending.append(sums)
         self.progress.finish()
@@ -195,14 +195,17 @@ class Group:
 
         missed: the runs that are validated; None: all.
         """
-        windows = [Window("validation") for _ in self.members]
-        with self.clock.pause(self.pending):
-            batches = self.members[0].stream.validation_batches(self.config.train.validate_batches)  # of every run
+        windows, train = [Window("validation") for _ in self.members], self.config.train
+        remaining = count_due(step, train.validate_every, train.steps)
+        with self.clock.pause(self.pending), self.progress.pause(remaining):
+            batches = self.members[0].stream.validation_batches(train.validate_batches)  # of every run
             for batch in put_batches(batches):
-                sums = jax.device_get(validation_sums(self.validation_step, state, batch))
+                with self.progress.step(self.validation_step, work=0, name="validation"):
+                    sums = jax.device_get(validation_sums(self.validation_step, state, batch))
                 for index, window in enumerate(windows):
                     window.add(_take(sums, index))
-            statistics = jax.device_get(self.diagnose(state.params, self.sample))
+            with self.progress.step(self.diagnose, work=0, name="the statistics of attention"):
+                statistics = jax.device_get(self.diagnose(state.params, self.sample))
         losses: list[float | None] = [None] * len(self.members)
         validated = self._active() if missed is None else missed
         for member in validated:

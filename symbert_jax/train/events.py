@@ -9,11 +9,9 @@ from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.chips import peak_flops
 from symbert_jax.config import Config, tokens_per_batch
-from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.distributed import broadcast_from_main
 from symbert_jax.metrics import Clock, Metrics, Values, describe
 from symbert_jax.model import bert
-from symbert_jax.model.flops import train_flops
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import put_batches
 from symbert_jax.train.optimizer import schedule
@@ -58,8 +56,12 @@ class Events:
     def update(self, step: int, state: State, batch: MlmBatch) -> State:
         """Takes one step and returns the new state. The host runs at most one step ahead of the devices."""
         jax.block_until_ready(self.window.last)
-        with self.progress.step("training"), self.trace.step(step, self.window.last):
-            state, sums = self.phase_of(step).train_step(state, batch)
+        opened = self.phase_of(step)
+        with (
+            self.progress.step(opened.train_step, opened.flops, opened.step_name),
+            self.trace.step(step, self.window.last),
+        ):
+            state, sums = opened.train_step(state, batch)
         self.window.add(sums)
         self.progress.finish()
         return state
@@ -80,7 +82,9 @@ class Events:
         self.window.clear()
         values["train/learning_rate"] = float(schedule(self.config.optim, self.config.train.steps)(step - 1))
         lap = self.clock.lap(step)
-        self.progress.measure(lap.steps, lap.seconds)
+        opened = self.phase_of(step)  # of all steps of the lap, because a phase starts the clock anew
+        if lap.steps:
+            self.progress.measure(lap.steps * opened.flops, lap.seconds, opened.train_step)
         values |= lap.speed(*self._cost(step))
         self.metrics.write(step, values)
         self._show(step, values)
@@ -90,14 +94,17 @@ class Events:
 
         The rows are those of the phase that led to `step`: the parameters have seen no others of their length.
         """
-        phase = self.phase_of(step)
-        with self.clock.pause(self.window.last):
+        phase, train = self.phase_of(step), self.config.train
+        remaining = count_due(step, train.validate_every, train.steps)
+        with self.clock.pause(self.window.last), self.progress.pause(remaining):
             window = Window("validation")
-            for batch in put_batches(phase.validation.validation_batches(self.config.train.validate_batches)):
-                with self.progress.step("validation", work=0):  # says that it compiles
+            for batch in put_batches(phase.validation.validation_batches(train.validate_batches)):
+                with self.progress.step((self.validation_step, batch.tokens.shape), work=0, name="validation"):
                     window.add(validation_sums(self.validation_step, state, batch))
             values = window.averages(step)
-            self.metrics.write(step, values | phase.diagnose(state.params))
+            with self.progress.step(phase.diagnose, work=0, name="the statistics of attention"):
+                statistics = phase.diagnose(state.params)
+            self.metrics.write(step, values | statistics)
             of_average = f", {values[EMA_LOSS]:.4f} of the average" if EMA_LOSS in values else ""
             self.progress.say(f"step {step:,} validation loss {values[LOSS]:.4f}{of_average}")
         return values[LOSS]
@@ -127,11 +134,9 @@ class Events:
         The peak is None if it is unknown.
         """
         mesh, opened = jax.sharding.get_mesh(), self.phase_of(step)
-        config = opened.phase.config
         peak = peak_flops(mesh.devices.flat[0].device_kind)
-        flops = train_flops(config.model, config.data.batch_size, max_train_predictions(config))
-        tokens = round(tokens_per_batch(config) * (1 - opened.stream.padding))
-        return tokens, flops, peak and peak * mesh.size
+        tokens = round(tokens_per_batch(opened.phase.config) * (1 - opened.stream.padding))
+        return tokens, float(opened.flops), peak and peak * mesh.size
 
     def _show(self, step: int, values: Values) -> None:
         """Shows a log point: on a terminal the loss and the speed, elsewhere all values."""
@@ -144,3 +149,8 @@ class Events:
 def is_due(step: int, every: int, last: int) -> bool:
     """Whether an event that happens at every multiple of `every` and at the `last` step happens at `step`."""
     return step % every == 0 or step == last
+
+
+def count_due(step: int, every: int, last: int) -> int:
+    """Returns how often an event that `is_due` at `step` happens after it."""
+    return -(-last // every) - -(-step // every)

@@ -32,7 +32,7 @@ from symbert_jax.sharding import local_row_indices, make_mesh, put_batches
 from symbert_jax.storage import write_whole
 from symbert_jax.train.doctor import check
 from symbert_jax.train.events import Events, is_due
-from symbert_jax.train.phases import OpenPhase, check_memory, memory_limit, open_phases
+from symbert_jax.train.phases import OpenPhase, check_memory, flops_until, memory_limit, open_phases
 from symbert_jax.train.start import restore_or_init, restore_window
 from symbert_jax.train.state import State
 from symbert_jax.train.trace import Trace
@@ -112,17 +112,17 @@ def _open_events(
     config: Config, workdir: epath.Path, streams: Sequence[Stream], checkpoints: Checkpoints, start: int
 ) -> Iterator[Events]:
     """Opens the files and the progress bar of a run, prints the first lines of the run, and yields its events."""
-    train = config.train
+    train, opened = config.train, open_phases(config, streams)
+    work, worked = flops_until(opened, train.steps), flops_until(opened, start)
     with (
         contextlib.closing(Metrics(workdir, start, train.wandb)) as metrics,
-        Progress("steps", train.steps, start, is_shown=is_main_process()) as progress,
+        Progress("steps", train.steps, start, work=work, worked=worked, is_shown=is_main_process()) as progress,
         Trace(workdir, train.profile_steps) as trace,
     ):
-        opened = open_phases(config, streams)
         for line in _opening(config, opened, checkpoints, start):
             progress.say(line)
         if jax.default_backend() != "cpu":  # whose memory is unknown
-            check_memory(config, opened, start, memory_limit())
+            check_memory(config, opened, start, memory_limit(), progress)
         yield Events(
             config,
             opened,

@@ -1,16 +1,20 @@
 """The phases of a run with what their steps need."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.config import Config, Phase, phases
+from symbert_jax.data.masking import max_train_predictions
 from symbert_jax.data.stream import Stream
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Values
 from symbert_jax.model import bert
+from symbert_jax.model.flops import train_flops
+from symbert_jax.progress import Progress
 from symbert_jax.train import state as states
 from symbert_jax.train.diagnose import make_diagnostics
 from symbert_jax.train.state import State
@@ -28,6 +32,18 @@ class OpenPhase:
     validation: Stream
     train_step: Callable[[State, MlmBatch], tuple[State, Sums]]
     diagnose: Callable[[bert.Params], Values]
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """The model FLOPs of a step."""
+        config = self.phase.config
+        return round(train_flops(config.model, config.data.batch_size, max_train_predictions(config)))
+
+    @property
+    def step_name(self) -> str:
+        """What the step is, for a reader."""
+        config = self.phase.config
+        return f"the training step for {config.data.batch_size:,} rows of {config.model.length:,} tokens"
 
 
 def open_phases(config: Config, streams: Sequence[Stream]) -> list[OpenPhase]:
@@ -47,7 +63,14 @@ def open_phases(config: Config, streams: Sequence[Stream]) -> list[OpenPhase]:
     ]
 
 
-def check_memory(config: Config, opened: Sequence[OpenPhase], start: int, limit: int | None) -> None:
+def flops_until(opened: Sequence[OpenPhase], step: int) -> int:
+    """Returns the model FLOPs of all steps before `step`. As integers their sums are exact."""
+    return sum(max(0, min(step, each.phase.steps.stop) - each.phase.steps.start) * each.flops for each in opened)
+
+
+def check_memory(
+    config: Config, opened: Sequence[OpenPhase], start: int, limit: int | None, progress: Progress
+) -> None:
     """Compiles the steps of the phases that begin after `start`, so that one that does not fit fails before the run.
 
     limit: the bytes of a device; None: unknown. The compiler of a TPU knows it and refuses a larger program.
@@ -59,7 +82,9 @@ def check_memory(config: Config, opened: Sequence[OpenPhase], start: int, limit:
     for each in opened:
         if each.phase.steps.start <= start:
             continue
-        compiled = each.train_step.lower(state, abstract_batch(each.phase.config)).compile()  # type: ignore[attr-defined]
+        with progress.step(each.train_step, work=0, name=each.step_name):  # the first call finds the compiled program
+            lowered = each.train_step.lower(state, abstract_batch(each.phase.config))  # type: ignore[attr-defined]
+            compiled = lowered.compile()
         needed = compiled.memory_analysis().peak_memory_in_bytes
         if limit and needed > limit:
             hint = "lower its data.batch_size, raise its optim.accumulate, or set model.remat=full"

@@ -90,7 +90,9 @@ def test_runs_side_by_side_equal_runs_one_by_one(config, finished, tmp_path, mon
     parallel = dataclasses.replace(config, parallel=2)
     monkeypatch.setattr(loop.Stop, "should_stop", lambda self, step: "SIGTERM" * (step == 3))
     study(parallel, epath.Path(tmp_path), ["standard"])
-    assert "no run is finished yet" in capsys.readouterr().out and not (tmp_path / "report.md").exists()
+    output = capsys.readouterr().out
+    assert re.search(r"compiling validation …\ncompiling the statistics of attention …\nstep 2 validation", output)
+    assert "no run is finished yet" in output and not (tmp_path / "report.md").exists()
     with pytest.raises(UserError, match="workdir: found no finished run in"):
         study(parallel, epath.Path(tmp_path), report=True)
     monkeypatch.undo()

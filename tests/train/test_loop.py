@@ -107,7 +107,8 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("whole")
     output = finish(start(workdir, corpus))
     assert "Warning" not in output and "WARNING" not in output
-    assert re.search("; from step 0\\ncompiling …\\nstep 7/200 4%  loss .*  data wait .*  eta .*\\n", output), output
+    compiling = "compiling the training step for 64 rows of \\d+ tokens …"
+    assert re.search(f"; from step 0\\n{compiling}\\nstep 7/200 4%  loss .*  data wait .*  eta .*\\n", output), output
     return workdir
 
 
