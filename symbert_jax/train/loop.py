@@ -152,17 +152,20 @@ def _opening(config: Config, opened: Sequence[OpenPhase], checkpoints: Checkpoin
         origin = f", with the parameters of {config.init_from}"
     mesh = jax.sharding.get_mesh()
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    length, device = config.model.length, mesh.abstract_mesh.abstract_device
-    kernel = kernels.choose(config.model, device, length, length)
+    device, lengths = mesh.abstract_mesh.abstract_device, [each.phase.config.model.length for each in opened]
+    chosen = [kernels.choose(config.model, device, length, length) for length in lengths]
+    attention = f"{' and '.join(dict.fromkeys(chosen))} attention"
     rows = _rows_text(opened[0]) if len(opened) == 1 else f"{len(opened)} phases"
     yield (
         f"{config.model.attention} BERT, {bert.size(config.model):,} parameters, "
-        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}), {kernel} attention; "
+        f"on {mesh.size} {mesh.devices.flat[0].device_kind} ({shape}), {attention}; "
         f"{rows}; from step {start:,}{origin}"
     )
-    for each in opened if len(opened) > 1 else []:
+    for each, kernel in zip(opened, chosen, strict=True) if len(opened) > 1 else []:
         batch_size, location = each.phase.config.data.batch_size, each.phase.config.data.dir
-        yield f"until step {each.phase.steps.stop:,}: batches of {batch_size:,}, {_rows_text(each)} in {location}"
+        attention = f", {kernel} attention" if len(set(chosen)) > 1 else ""
+        rows = f"{_rows_text(each)} in {location}"
+        yield f"until step {each.phase.steps.stop:,}: batches of {batch_size:,}, {rows}{attention}"
 
 
 def _rows_text(opened: OpenPhase) -> str:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
+from symbert_jax.checkpoint import Checkpoints
 from symbert_jax.config import Config, phases
 from symbert_jax.data.corpus import Corpora
 from symbert_jax.data.stream import open_streams
 from symbert_jax.errors import UserError
 from symbert_jax.metrics import Clock
 from symbert_jax.progress import Progress
+from symbert_jax.train import loop
 from symbert_jax.train.events import Events
 from symbert_jax.train.phases import OpenPhase, check_memory, flops_until, open_phases
 from symbert_jax.train.state import State
@@ -125,6 +128,16 @@ def test_eta_is_right_in_every_phase(folder: Path, mesh, monkeypatch: pytest.Mon
         if step % 2 == 0:
             Events.validate(events, step, state)
     assert shown.worked == shown.work and shown.eta == "eta 0m00s"
+
+
+def test_first_lines_name_the_kernel_of_each_phase(config, opened, tmp_path: Path, monkeypatch) -> None:
+    with closing(Checkpoints(epath.Path(tmp_path), config.train)) as checkpoints:
+        (line, *of_phases) = loop._opening(config, opened, checkpoints, 0)
+        assert ", xla attention; 2 phases" in line and not any("attention" in each for each in of_phases)
+        monkeypatch.setattr(loop.kernels, "choose", lambda *arguments: "short" if arguments[-1] == 16 else "splash")
+        (line, *of_phases) = loop._opening(config, opened, checkpoints, 0)
+    assert ", short and splash attention; 2 phases" in line
+    assert [each.rpartition(", ")[2] for each in of_phases] == ["short attention", "splash attention"]
 
 
 @pytest.fixture
