@@ -186,7 +186,14 @@ class _WeightsAndBiases:
         import wandb  # doctor has checked that it is installed
 
         identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
-        self.run = wandb.init(project=project, id=identity, name=workdir.name, dir=str(workdir), resume="allow")
+        self.run = wandb.init(
+            project=project,
+            id=identity,
+            name=workdir.name,
+            dir=str(workdir),
+            resume="allow",
+            reinit="create_new",  # by default, a second run of this process would be the first one again
+        )
 
     def write(self, step: int, values: Values) -> None:
         self.run.log(values, step=step)
