@@ -21,6 +21,7 @@ from symbert_jax.storage import append_json, bucket_errors_as_user_errors, is_bu
 
 Values = dict[str, float]
 
+TOKENS = "train/tokens"  # the tokens that a run has read so far, without padding
 FORMATS = {  # the parts of a log line in their order; other metrics follow
     "train/loss": "loss {:.4f}",
     "train/accuracy": "accuracy {:.3f}",
