@@ -44,15 +44,18 @@ class RunCurve(NamedTuple):
         """The median over the log points; None if none has a speed."""
         return median(self.metrics[SPEED].values()) if SPEED in self.metrics else None
 
-    def tokens_until(self, step: int) -> int:
+    def tokens_until(self, step: int) -> float:
         """Returns the tokens that the run has read when it has reached a step, without padding.
 
-        It is interpolated between log points. The metrics of a run by an earlier version lack it; padding counts then.
+        They are interpolated between log points. Padding counts after the last one, and in a run that did not log them.
         """
-        if not (logged := self.metrics.get(metrics.TOKENS)):
-            return tokens_until(self.config, step)
+        logged = {0: 0.0} | self.metrics.get(metrics.TOKENS, {})
+        if step in logged:
+            return logged[step]
         steps = sorted(logged)
-        return round(np.interp(step, [0, *steps], [0.0, *(logged[each] for each in steps)]))
+        until_log = np.interp(float(step), [*map(float, steps)], [logged[each] for each in steps])
+        last = steps[-1]
+        return float(until_log) + tokens_until(self.config, max(step, last)) - tokens_until(self.config, last)
 
     def first_step_at(self, loss: float) -> int | None:
         """Returns the first step with a validation loss of at most `loss`, None if there is none."""
