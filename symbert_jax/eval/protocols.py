@@ -7,6 +7,8 @@ from typing import Any
 from symbert_jax.config import FinetuneConfig, OptimConfig
 from symbert_jax.errors import UserError, did_you_mean
 
+SHORTEST = 8  # the least that `length` may be, and the length of the shortest batches
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -115,17 +117,20 @@ def resolve(config: FinetuneConfig) -> Protocol:
     """Returns the protocol that `config` names, changed by the fields that `config` sets.
 
     Raises:
-      UserError: there is no such protocol.
+      UserError: there is no such protocol, or `config.length` is too small for a pair of sentences.
     """
     if config.protocol not in PROTOCOLS:
         hint = did_you_mean(config.protocol, PROTOCOLS)
         raise UserError("protocol", repr(config.protocol), f"one of {', '.join(PROTOCOLS)}", hint)
+    if 0 < config.length < SHORTEST:
+        raise UserError("length", str(config.length), f"at least {SHORTEST}, or 0 for that of the protocol")
     changes: dict[str, Any] = {
         "epochs": config.epochs,
         "learning_rates": tuple(dict.fromkeys(config.learning_rates)),  # a duplicate would count its seeds twice
         "batch_sizes": tuple(dict.fromkeys(config.batch_sizes)),
         "seeds": config.seeds,
         "select": config.select,
+        "length": config.length,
     }
     protocol = dataclasses.replace(PROTOCOLS[config.protocol], **{name: new for name, new in changes.items() if new})
     return dataclasses.replace(protocol, task_epochs=()) if config.epochs else protocol

@@ -154,7 +154,8 @@ def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> 
     (model,) = workdir.glob("models/*/sst2-*")
     accuracies = [trial["scores"]["validation"]["accuracy"] for trial in read_trials(workdir)]
     assert saved.read_description(epath.Path(model)).score == 100 * max(accuracies) and len(accuracies) == 4
-    run(epochs=1, save_models=True)  # a different protocol
+    run(epochs=1, length=8, save_models=True)  # a different protocol
+    run(epochs=1, length=8, save_models=True)
     assert len(read_trials(workdir)) == 5 and len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
@@ -242,8 +243,9 @@ def score_dev(folder: Path, glue: GlueConfig, *files: str) -> float:
 
 def test_loaded_classifier_has_saved_score(finished_run, glue) -> None:
     (model,) = finished_run.glob("models/*/sst2-*")
-    score = saved.read_description(epath.Path(model)).score
-    assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(score)
+    description = saved.read_description(epath.Path(model))
+    assert description.length == 128, "not that of the protocol"
+    assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(description.score)
 
 
 def test_modern_encoder_learns_and_leaves_as_modernbert(run, tmp_path) -> None:
@@ -262,10 +264,11 @@ def test_modern_encoder_learns_and_leaves_as_modernbert(run, tmp_path) -> None:
 
 def test_rte_starts_from_mnli_which_predicts_diagnostics(run, no_dropout, glue, monkeypatch) -> None:
     recorded = record_training(monkeypatch)
-    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, seeds=2, together=2, epochs=1)
+    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, seeds=2, together=2, epochs=1, length=20)
     (model,) = workdir.glob("models/*/mnli-*")
     description = saved.read_description(epath.Path(model))
-    assert (description.task, description.length) == ("mnli", 128)
+    assert (description.task, description.length) == ("mnli", 20)
+    assert {task_run.data.train.tokens.shape[1] for task_run, _, _ in recorded} == {20}
     dev_score = score_dev(model, glue, "MNLI/dev_matched.tsv", "MNLI/dev_mismatched.tsv")
     assert dev_score == pytest.approx(description.score)
     encoder = {part: weights for part, weights in saved.read_params(epath.Path(model)).items() if part != "head"}
@@ -295,6 +298,8 @@ def test_sweep_scores_every_checkpoint(run) -> None:
             "no train and validation data of mrpc, qqp in .*tasks=sst2 leaves them out",
         ),
         ({"tasks": ("sst",)}, "did you mean 'sst2'"),
+        ({"length": 32}, "length: found 32, wanted at most 24, the length of the model in .*pretrained"),
+        ({"length": 7}, "length: found 7, wanted at least 8, or 0 for that of the protocol"),
         ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
         ({"mesh": MeshConfig(model=8)}, "model.heads: found 4, wanted a multiple of mesh.model=8"),
         ({"mesh": MeshConfig(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),

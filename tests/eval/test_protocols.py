@@ -67,7 +67,9 @@ def test_fingerprint_ignores_grid_and_seeds() -> None:
     assert (
         resolve(FinetuneConfig(seeds=2)).fingerprint == resolve(FinetuneConfig(seeds=5, batch_sizes=(32,))).fingerprint
     )
-    assert resolve(FinetuneConfig(epochs=2)).fingerprint != resolve(FinetuneConfig()).fingerprint
+    assert resolve(FinetuneConfig(length=128)).fingerprint == resolve(FinetuneConfig()).fingerprint
+    others = [resolve(config).fingerprint for config in (FinetuneConfig(epochs=2), FinetuneConfig(length=64))]
+    assert len({resolve(FinetuneConfig()).fingerprint, *others}) == 3
 
 
 def test_resolve_refuses_unknown_protocol() -> None:
