@@ -109,6 +109,7 @@ def test_split_list_refuses_text_that_is_not_a_csv_line(text: str) -> None:
         ({"model__window": 7}, "model.window: found 7, wanted an even number.*8 is 4 on each side"),
         ({"model__positions": "rope", "model__key_dim": 5}, "model.key_dim: found 5, wanted an even number with"),
         ({"model__unroll": 5}, "model.layers: found 12, wanted a multiple of model.unroll=5"),
+        ({"optim__eps": 0.0}, "optim.eps: found 0.0, wanted a finite number above 0"),
         ({"optim__accumulate": 3}, "data.batch_size: found 256, wanted a multiple of optim.accumulate=3"),
         ({"optim__warmup_steps": 200_000}, "optim.warmup_steps: found 200000, wanted fewer than train.steps=200000"),
         (

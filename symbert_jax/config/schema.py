@@ -60,7 +60,7 @@ class ModelConfig:
     attention_dropout: Fraction = 0.1  # dropout rate of the attention probabilities
     # type of activations; parameters and optimizer moments are always float32
     dtype: Annotated[str, Choice(("bfloat16", "float32"))] = "bfloat16"
-    # what the backward pass recomputes; none: nothing; dots: all but the results of matmuls; full: whole layers
+    # what the backward pass recomputes; none: nothing; dots: all but the results of dense layers; full: whole layers
     remat: Annotated[str, Choice(("none", "dots", "full"))] = "none"
     # layers per iteration of the scan, 0: all; more layers make steps faster and compilation slower
     unroll: Annotated[int, Range(0, 2**20)] = 1
@@ -112,7 +112,7 @@ class OptimConfig:
     weight_decay: Amount = 0.01  # decoupled weight decay, not applied to biases and LayerNorm
     b1: Fraction = 0.9  # decay rate of the first moment
     b2: Fraction = 0.999  # decay rate of the second moment
-    eps: Amount = 1e-12  # added to the square root of the second moment
+    eps: PositiveAmount = 1e-12  # added to the square root of the second moment
     momentum: Fraction = 0.95  # decay rate of the momentum of Muon
     clip: Amount = 1.0  # largest global norm of the gradient; 0 disables clipping
     accumulate: Size = 1  # micro-batches per optimizer step

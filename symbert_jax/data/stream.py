@@ -98,7 +98,8 @@ def open_stream(config: Config, corpus: Corpus, local_row_indices: Int[np.ndarra
         mask_rate=functools.partial(mask_rate, config),
         batch_size=data.batch_size,
         local_row_indices=local_row_indices,
-        may_lack_targets=round(min(rates) * corpus.manifest.fewest_maskable["train"]) < 1,  # as `Masking` rounds
+        # as `Masking` rounds; it leaves out words of more tokens than the row may have targets
+        may_lack_targets=data.mask_unit != "token" or round(min(rates) * corpus.manifest.fewest_maskable["train"]) < 1,
         pad=tokenizer.pad_id if max(corpus.manifest.padding.values()) > 0 else None,
         padding=corpus.manifest.padding["train"],
     )

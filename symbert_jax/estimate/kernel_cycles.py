@@ -1,16 +1,17 @@
 """The cycles of the Pallas kernels of attention, for which the TPU compiler has no estimate.
 
 A core executes one bundle of instructions per cycle. So the cycles of a kernel are the bundles of its schedule times
-its grid steps. Waits for memory are not included.
+its grid steps, but for the branches of a step (`pl.when`), each of which only some steps take. Waits for memory are not
+included.
 """
 
 import collections
-import re
+from collections.abc import Sequence
 
 import jax
 
 from symbert_jax.config import Config
-from symbert_jax.estimate.schedules import find_schedules
+from symbert_jax.estimate.schedules import Schedule, find_schedules
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
 from symbert_jax.model.attention import find_variant
@@ -19,82 +20,88 @@ from symbert_jax.model.short.plan import Plan
 from symbert_jax.model.windows import layer_windows, num_pairs
 from symbert_jax.sharding import device
 
-SHORTEST_BRANCH = 60  # bundles; the shorter regions of a schedule are not branches of a kernel
-
 
 def attention_cycles(config: Config, target: Slice, mesh: jax.sharding.Mesh, is_training: bool) -> int:
     """Returns the cycles of one core in the Pallas kernels of attention of all layers, in one step.
 
     mesh: that of `config` on the devices of `target`.
     is_training: whether the step is that of training, with dropout and a backward pass, otherwise that of validation.
+
+    Raises:
+      UnknownSchedule: the compiler has not left a schedule, or it has other branches than the kernel.
     """
     model, data = config.model, config.data
     with jax.set_mesh(mesh):
         kernel = kernels.choose(model, device(), model.length, model.length)
-    heads = model.heads // mesh.shape["model"]
+    micro_batches = config.optim.accumulate if is_training else 1
+    plan = Plan(
+        rows=data.batch_size // mesh.shape["data"] // micro_batches,
+        heads=model.heads // mesh.shape["model"],
+        length=model.length,
+        device_cores=target.chip.cores,
+        query_width=sizes(model)["Q"],
+        value_width=sizes(model)["H"],
+        dropout_rate=model.attention_dropout if is_training else 0.0,
+    )
     has_segments = not data.cross_document or data.packing == "best_fit"
     # no remat policy keeps the output of an attention kernel, so with remat its forward pass runs again
     forward_passes = 2 if is_training and model.remat != "none" else 1
     total = 0
     for window, num_layers in collections.Counter(layer_windows(model)).items():
-        schedules = find_schedules(model, target.name, kernel, heads, window, has_segments, is_training)
-        plan = Plan(
-            rows=data.batch_size // mesh.shape["data"],
-            heads=heads,
-            length=model.length,
-            device_cores=target.chip.cores,
-            query_width=sizes(model)["Q"],
-            value_width=sizes(model)["H"],
-            dropout_rate=model.attention_dropout if is_training else 0.0,
-            window=window if window // 2 < model.length - 1 else 0,
-        )
+        schedules = find_schedules(model, target.name, kernel, plan.heads, window, has_segments, is_training)
         if kernel == "splash":
-            forward, *backward = (num_bundles(text) * _splash_steps(plan) for text in schedules)
-        elif find_variant(model).is_symmetric and plan.has_symmetric_form:
-            groups = plan.symmetric_groups // plan.device_cores
-            forward, *backward = (_symmetric_bundles(plan, text) * groups for text in schedules)
-        else:  # the forward kernel of `short` has an additional step
-            forward, *backward = (
-                num_bundles(text) * (plan.steps + step) for text, step in zip(schedules, (1, 0), strict=False)
-            )
-        total += num_layers * (forward_passes * forward + sum(backward))
+            cycles = _splash_cycles(plan, window, schedules)
+        elif find_variant(model).is_symmetric and plan.with_window(window).has_symmetric_form:
+            cycles = _symmetric_cycles(plan, schedules)
+        else:
+            cycles = _short_cycles(plan.with_window(window), schedules)
+        forward, *backward = cycles
+        total += micro_batches * num_layers * (forward_passes * forward + sum(backward))
     return total
 
 
-def num_bundles(schedule: str) -> int:
-    """Returns the number of bundles in the text of a schedule."""
-    return len(re.findall(r"^ *0x[0-9a-f]+ ", schedule, re.MULTILINE))
+def _short_cycles(plan: Plan, schedules: Sequence[Schedule]) -> list[int]:
+    """Returns the cycles of the forward kernel of `short`, and of the backward kernel if there is a schedule of it."""
+    forward, *backward = schedules
+    cycles = [forward.bundles * (plan.steps + 1)]  # one step more than there are blocks
+    for schedule in backward:
+        # the first block of a head clears the sums of a local layer, and the last one writes them
+        branches = schedule.branches(1 + (plan.window > 0)) if plan.blocks > 1 else []
+        rest = schedule.bundles - sum(branches)
+        cycles.append(rest * plan.steps + sum(branches) * plan.steps // plan.blocks)
+    return cycles
 
 
-def _splash_steps(plan: Plan) -> int:
-    """Returns the blocks of splash on one core in which a token sees another one."""
-    size = kernels.block_size(plan.length, plan.window)
-    reach = -(-(plan.window // 2) // size)  # the blocks on each side of a block that its windows reach
-    return num_pairs(2 * reach, plan.length // size) * plan.rows * plan.heads // plan.device_cores
+def _symmetric_cycles(plan: Plan, schedules: Sequence[Schedule]) -> list[int]:
+    """Returns the cycles of the kernels of the symmetric form, whose steps compute pairs of blocks.
 
-
-def _symmetric_bundles(plan: Plan, schedule: str) -> int:
-    """Returns the bundles that all grid steps of a group of heads execute in a kernel of the symmetric form.
-
-    With several blocks, a grid step has four branches: for the first pair of blocks, for a block and itself, for two
-    blocks, and for the last pair.
+    A step has four branches: for the first pair, for a block and itself, for two blocks, and for the last pair.
     """
-    count = plan.symmetric_blocks
-    if count == 1:
-        return num_bundles(schedule)
-    starts, sizes = dict[str, int](), dict[str, int]()  # of all regions, in order
-    for line in re.findall(r"^ *0x.*", schedule, re.MULTILINE):
-        address = int(line.split()[0].partition(":")[0].removesuffix("PF"), 16)
-        for kind, region in re.findall(r"(Start|End) region (\d+)", line):
-            if kind == "Start":
-                starts[region] = address
-            elif region in starts:
-                sizes[region] = address + 1 - starts[region]
-    ends = {region: starts[region] + size for region, size in sizes.items()}
-    long = [region for region in sizes if sizes[region] > SHORTEST_BRANCH]
-    leaves = [a for a in long if not any(b != a and starts[a] <= starts[b] and ends[b] <= ends[a] for b in long)]
-    branches = [sizes[region] for region in sorted(leaves, key=starts.__getitem__)]
-    assert len(branches) == 4, f"expected four branches, found {branches}"
-    first, same, different, last = branches
-    rest = num_bundles(schedule) - sum(branches)
-    return first + count * same + count * (count - 1) // 2 * different + last + plan.symmetric_pairs * rest
+    count, cycles = plan.symmetric_blocks, []
+    groups = -(-plan.symmetric_groups // plan.device_cores)
+    for schedule in schedules:
+        branches = schedule.branches(4) if count > 1 else [0] * 4
+        first, same, different, last = branches
+        rest = schedule.bundles - sum(branches)
+        pairs = count * same + count * (count - 1) // 2 * different
+        cycles.append(groups * (first + pairs + last + rest * plan.symmetric_pairs))
+    return cycles
+
+
+def _splash_cycles(plan: Plan, window: int, schedules: Sequence[Schedule]) -> list[int]:
+    """Returns the cycles of the kernels of splash, whose steps compute a block of queries and one of keys.
+
+    A step has three branches: for the first of a line of blocks, for blocks of which a token sees another, and for the
+    last of the line. The forward kernel has no steps for blocks outside the windows.
+    """
+    size = kernels.block_size(plan.length, window)
+    count = plan.length // size
+    reach = -(-(window // 2) // size) if window else count  # the blocks on each side of a block that windows reach
+    heads = -(-plan.rows * plan.heads // plan.device_cores)
+    cycles = []
+    for schedule, steps in zip(schedules, (min(2 * reach + 1, count), count), strict=False):  # of a line
+        first, visible, last = schedule.branches(3)
+        rest = schedule.bundles - first - visible - last
+        line = first + last + rest * steps
+        cycles.append(heads * (count * line + visible * num_pairs(2 * reach, count)))
+    return cycles

@@ -4,6 +4,7 @@ They are the steps that `pretrain` runs, lowered with shapes instead of arrays. 
 not fit in HBM.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -15,6 +16,7 @@ from symbert_jax.config import Config
 from symbert_jax.data.masking import max_train_predictions, max_validation_predictions
 from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
 from symbert_jax.estimate.kernel_cycles import attention_cycles
+from symbert_jax.estimate.schedules import UnknownSchedule
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
 from symbert_jax.model.flops import attention_flops
@@ -49,7 +51,7 @@ class Program:
     """One compiled step on one chip."""
 
     memory: float  # peak bytes of HBM, arguments included
-    cost: Cost  # with the cycles of attention's Pallas kernels, in the region KERNEL
+    cost: Cost  # with the cycles of attention's Pallas kernels, in the region KERNEL, if their schedules are known
     cycle_seconds: float  # the time of all cycles
     roofline_seconds: float  # the time of `cost.unestimated`: for each kind, the longer of its compute and memory times
     network_seconds: float  # the time of the collectives
@@ -95,10 +97,11 @@ def _compile(config: Config, target: Slice, step: Any, predictions: int, is_trai
     chip, cost = target.chip, program_cost(compiled.as_text() or "", mesh.size, REGIONS)
     flops = cost.flops
     if any(part.kind == PALLAS for part in cost.unestimated):
-        cost = _with_kernels(cost, attention_cycles(config, target, mesh, is_training))
         # The program does not state the FLOPs of these kernels. The backward pass costs as much as two forward passes.
         passes = 1 if not is_training else 3 if config.model.remat == "none" else 4
         flops += passes * attention_flops(config.model, config.data.batch_size) / mesh.size
+        with contextlib.suppress(UnknownSchedule):  # the kernels stay among the work without an estimate
+            cost = _with_kernels(cost, attention_cycles(config, target, mesh, is_training))
     roofline = sum(max(part.flops / chip.peak, part.bytes / chip.bandwidth) for part in cost.unestimated)
     bytes_sent = sum(RING_TRAFFIC[part.kind](part.group) * part.bytes for part in cost.collectives)
     network = bytes_sent / chip.network(target.axes) if bytes_sent else 0.0

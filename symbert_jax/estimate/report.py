@@ -11,6 +11,7 @@ from symbert_jax.chips import GIB, Tpu
 from symbert_jax.config import Config, phases
 from symbert_jax.errors import UserError
 from symbert_jax.estimate.batch_search import batch_text, with_fastest_batch
+from symbert_jax.estimate.cost import PALLAS
 from symbert_jax.estimate.programs import DoesNotFit
 from symbert_jax.estimate.slices import find_slice
 from symbert_jax.estimate.summary import Summary, summarize
@@ -117,6 +118,8 @@ def report_text(config: Config, summary: Summary, chip: Tpu) -> str:
         ("training run", f"{summary.hours:,.1f} hours for {summary.steps:,} steps, {validation_scope}"),
         ("bound by", f"{summary.bound}; time at peak rates: {peak_times}"),
     ]
+    if any(part.kind == PALLAS for part in cost.unestimated):
+        lines.append(("warning", "this libtpu shows no schedule of the Pallas kernels, which take longer than counted"))
     if cost.unknown_loops:
         lines.append(("warning", f"{cost.unknown_loops} loops of unknown trip count are counted once"))
     return "\n".join(f"{label:<16} {text}" for label, text in lines)

@@ -7,8 +7,12 @@ one layer is compiled alone, in a process of its own, which takes about ten seco
 import functools
 import multiprocessing
 import os
+import re
+import signal
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -22,27 +26,79 @@ from symbert_jax.model.parameters import sizes
 from symbert_jax.sharding import make_mesh, spec
 
 
+class UnknownSchedule(Exception):
+    """The compiler has left no schedule of a kernel, or one that is not as expected."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The scheduled instructions of a kernel, as the compiler dumps them: a line for each bundle, with its address."""
+
+    text: str
+
+    @functools.cached_property
+    def _bundles(self) -> list[str]:
+        return re.findall(r"^ *0x[0-9a-f]+ .*", self.text, re.MULTILINE)
+
+    @property
+    def bundles(self) -> int:
+        """The number of bundles."""
+        return len(self._bundles)
+
+    def branches(self, number: int) -> list[int]:
+        """Returns the bundles in each branch of a grid step, in their order; raises if there are not so many.
+
+        A jump over a branch is conditional and leads forward. The jump over the whole step encloses the others; it is
+        for steps of the pipeline that only load or store. The shortest jumps in it wait for copies.
+        """
+        starts, jumps = dict[str, int](), list[tuple[int, str]]()
+        for address, bundle in enumerate(self._bundles):
+            for region in re.findall(r"Start(?:/End empty)? region (\d+)", bundle):
+                starts.setdefault(region, address)
+            for region in re.findall(r"sbr\.rel \(!?%\w+\) target = \$region(\d+)", bundle):
+                jumps.append((address, region))
+        over = [range(address + 1, starts[region]) for address, region in jumps if starts.get(region, 0) > address + 1]
+        step = max(over, key=len, default=range(0))
+        inside = sorted((jump for jump in over if jump != step and jump[0] in step), key=len)
+        if len(inside) < number:
+            raise UnknownSchedule(f"a grid step with {len(inside)} branches instead of {number}")
+        return [len(jump) for jump in sorted(inside[len(inside) - number :], key=lambda jump: jump[0])]
+
+
 @functools.cache  # layers share a schedule, and so do batch sizes
 def find_schedules(
     model: ModelConfig, topology: str, kernel: str, heads: int, window: int, has_segments: bool, is_training: bool
-) -> tuple[str, ...]:
-    """Returns the schedule of the forward kernel and, if `is_training`, that of the backward kernel, as texts.
+) -> list[Schedule]:
+    """Returns the schedule of the forward kernel and, if `is_training`, that of the backward kernel.
 
     topology: the slice, see `find_slice`.
     kernel: short | splash.
     heads: of one device.
     window: of `windows`, that of the layer.
     has_segments: whether a token sees only some tokens of its row.
+
+    Raises:
+      UnknownSchedule: the compiler has left none, or those of other kernels.
     """
+    arguments = model, topology, heads, window, has_segments, is_training
     with tempfile.TemporaryDirectory() as folder:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            pool.submit(_dump, folder, model, topology, heads, window, has_segments, is_training).result()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
+            try:
+                pool.submit(_dump, folder, *arguments).result()
+            except BrokenProcessPool:
+                raise UnknownSchedule("the compiler has crashed") from None
         files = sorted(Path(folder).glob(f"*{kernel}*[0-9]-final_bundles.txt"), key=_is_backward)
         # beside the kernels of the symmetric form are those that run where it would underflow
         files = [file for file in files if "symmetric" in file.name] or files
-        texts = tuple(file.read_text() for file in files)
-    assert len(texts) == 1 + is_training, f"expected a forward kernel, backward {is_training}, found {len(texts)}"
-    return texts
+        schedules = [Schedule(file.read_text()) for file in files]
+    if len(schedules) != 1 + is_training:
+        raise UnknownSchedule(f"{len(schedules)} kernels instead of {1 + is_training}")
+    return schedules
+
+
+def _ignore_interrupts() -> None:
+    """Leaves Ctrl-C to the process that waits for this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _dump(

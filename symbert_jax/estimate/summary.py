@@ -59,6 +59,7 @@ def summarize(config: Config, target: Slice, steps: int) -> Summary:
     predictions_per_row = max_train_predictions(config)
     model_flops = train_flops(config.model, config.data.batch_size, predictions_per_row)
     validation_batches = -(-steps // config.train.validate_every) * config.train.validate_batches
+    validation_batches *= 2 if config.optim.ema else 1  # the moving average is validated, too
     return Summary(
         source=f"the TPU compiler's estimate, not a measurement: libtpu {compiler_version()}",
         topology=target.name,

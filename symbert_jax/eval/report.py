@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 from etils import epath
 
 from symbert_jax import render
@@ -139,9 +140,13 @@ def format_trial(result: TrialResult) -> str:
 def format_submission(task: Task, predictions: Predictions) -> str:
     """Returns the content of a file for the GLUE server.
 
-    It names classes as the task's files do, and clips the values of a regression to the range of STS-B, 0 to 5.
+    It names classes as the task's files do, and clips the values of a regression to the range of STS-B, 0 to 5; those
+    of a model that has diverged are not finite.
     """
-    labels = [task.classes[int(value)] if task.classes else f"{min(max(value, 0), 5):.3f}" for value in predictions]
+    if task.classes:
+        labels = [task.classes[int(value)] for value in predictions]
+    else:
+        labels = [f"{value:.3f}" for value in np.nan_to_num(predictions, posinf=5).clip(0, 5)]
     return "index\tprediction\n" + "".join(f"{index}\t{label}\n" for index, label in enumerate(labels))
 
 

@@ -60,9 +60,11 @@ def compute_means(scores: Mapping[tuple[Task, str], float]) -> dict[str, float]:
 
 
 def _correlation(function):  # type: ignore[no-untyped-def]
-    """Wraps a correlation of scipy to return 0 instead of NaN for constant predictions, which have no skill."""
+    """Wraps a correlation of scipy to return 0 where there is none: for constant predictions, or for one example."""
 
     def correlate(labels: Predictions, predictions: Predictions) -> float:
+        if len(labels) < 2:
+            return 0.0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
             value = float(function(labels, predictions)[0])

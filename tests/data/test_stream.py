@@ -149,6 +149,9 @@ def test_open_stream_checks_corpus_model_and_tokens(corpus) -> None:
     # At this rate, the row with the fewest ordinary tokens has round(0.4) = 0 tokens to predict.
     rare = dataclasses.replace(config, data=dataclasses.replace(config.data, mask_rate=0.4 / max(fewest, 1)))
     assert open_stream(rare, opened, local_row_indices).may_lack_targets
+    # The words of a row may all have more tokens than it may have targets.
+    words = dataclasses.replace(config, data=dataclasses.replace(config.data, mask_unit="word"))
+    assert open_stream(words, opened, local_row_indices).may_lack_targets
     assert stream.batch(0).tokens.shape == (64, 32)
     data = dataclasses.replace(
         config.data, mask_rate=0.2, final_mask_rate=0.4, mask_unit="word", mask_split=(1.0, 0.0, 0.0)

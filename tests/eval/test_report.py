@@ -59,11 +59,11 @@ def test_best_setting_has_best_mean() -> None:
     assert report.find_best_setting([*results, better]).setting == (2e-5, 16, 0.1, 5)
 
 
-def test_submission_has_class_names_and_clipped_values() -> None:
+def test_submission_has_class_names_and_clipped_finite_values() -> None:
     classes, values = (report.format_submission(TASKS[name], np.array(predictions)).split("\n")
-                       for name, predictions in (("rte", [0, 1]), ("stsb", [5.2, -1.0])))  # fmt: skip
+                       for name, predictions in (("rte", [0, 1]), ("stsb", [5.2, -1.0, np.nan])))  # fmt: skip
     assert classes == ["index\tprediction", "0\tentailment", "1\tnot_entailment", ""]
-    assert values == ["index\tprediction", "0\t5.000", "1\t0.000", ""]
+    assert values == ["index\tprediction", "0\t5.000", "1\t0.000", "2\t0.000", ""]
 
 
 def test_crossing_is_interpolated() -> None:

@@ -48,6 +48,7 @@ def test_constant_predictions_score_zero_and_are_collapsed() -> None:
     labels = make_predictions(0)[1]
     constant = np.full(50, 2.5)
     assert scores.compute_metrics(TASKS["stsb"], constant, labels) == {"pearson": 0.0, "spearman": 0.0}
+    assert scores.compute_metrics(TASKS["stsb"], constant[:1], labels[:1]) == {"pearson": 0.0, "spearman": 0.0}
     assert scores.is_collapsed(TASKS["stsb"], constant, labels)
     assert not scores.is_collapsed(TASKS["stsb"], *make_predictions(0))
     _, classes = make_predictions(2)

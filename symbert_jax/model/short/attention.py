@@ -42,9 +42,8 @@ def attention(
         length=length,
         device_cores=cores,
         dropout_rate=0.0 if states is None else dropout_rate,
-        window=window if window // 2 < length - 1 else 0,
         interpret=interpret,
-    )
+    ).with_window(window)
     q, k, v = (x.transpose(0, 2, 3, 1) for x in (q, k, v))
     if is_symmetric and plan.has_symmetric_form:
         return _symmetric_attention(plan, segments, q, v).transpose(0, 3, 1, 2)

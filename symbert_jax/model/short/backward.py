@@ -68,9 +68,11 @@ def backward(
                 dq_sums[head] += tiles.multiply(k[head, :, keys.tokens], d_logits, 1, 0)
         for head in heads:
             dq[head] = (dq_sums[head] * (plan.scale / kept_fraction)).astype(dq.dtype)
-        # the last block of a head writes the gradients that remain
-        dk[...] = (dk_sums[...] * (plan.scale / kept_fraction)).astype(dk.dtype)
-        dv[...] = (dv_sums[...] * (1 / kept_fraction)).astype(dv.dtype)
+
+        @pl.when(block == plan.blocks - 1)
+        def _() -> None:
+            dk[...] = (dk_sums[...] * (plan.scale / kept_fraction)).astype(dk.dtype)
+            dv[...] = (dv_sums[...] * (1 / kept_fraction)).astype(dv.dtype)
 
     of_queries, of_keys = plan.head_spec(plan.query_width, number), plan.head_spec(plan.query_width, number, whole=True)
     of_values, of_outputs = (

@@ -42,6 +42,10 @@ class Plan:
     window: int = 0  # of `windows`
     interpret: bool = False  # runs the kernels without a TPU, slowly
 
+    def with_window(self, window: int) -> "Plan":
+        """Returns the plan of a layer with this window; one that is as long as the row is none."""
+        return dataclasses.replace(self, window=window if window // 2 < self.length - 1 else 0)
+
     @property
     def group(self) -> int:
         """The heads of a grid step, all of the same row."""
