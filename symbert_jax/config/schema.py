@@ -181,8 +181,8 @@ class FinetuneConfig:
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected
     batch_sizes: tuple[Size, ...] = ()  # if several, the best by the validation split is selected
-    # if several, the best by the validation split is selected; in the unit of the protocol: of AdamW, which multiplies
-    # it by the learning rate, or in modernbert, the fraction of a weight that a step at the peak learning rate removes
+    # if several, the best by the validation split is selected; they are multiplied by the learning rate, or with the
+    # protocol modernbert, are the fraction of a weight that a step at the peak learning rate removes
     weight_decays: tuple[Amount, ...] = ()
     # epoch that is scored; best: the best by the validation split
     select: Annotated[str, Choice(("", "last", "best"))] = ""
