@@ -42,7 +42,7 @@ Segments = Int[AnyArray, "B S"] | None
 
 FUSED = ("short", "splash", "cudnn", "triton")  # the faster ones of a platform come first
 # Tokens in the longest row of short, by chip. A core of a v4 has 16 MiB of VMEM, the others have at least 64.
-LONGEST_SHORT = {"v4": 2048, "v5e": 4096, "v5p": 4096, "v6e": 4096}
+LONGEST_SHORT = {"v4": 2048, "v5e": 8192, "v5p": 8192, "v6e": 8192}
 SMALLEST_BLOCK = 128  # tokens in the smallest block of short and splash
 # Tokens in the largest block of splash. Larger blocks are faster: by the TPU compiler's schedule, a head of 1,024
 # tokens takes, forward and backward, 81, 37, 21 and 16 thousand cycles of a v5e with blocks of 128, 256, 512 and 1,024,

@@ -271,7 +271,7 @@ def test_choose_returns_fastest_possible_kernel(model, device, counts, wanted) -
         (change(kernel="splash"), CPU, "'splash' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", length=192), TPU, "'splash' with 192 tokens, wanted a multiple of 128"),
         (change(kernel="short", length=192), TPU, "'short' with 192 tokens, wanted a multiple of 128"),
-        (change(kernel="short", length=8192), TPU, "'short' with 8192 tokens, wanted at most 4096"),
+        (change(kernel="short", length=16384), TPU, "'short' with 16384 tokens, wanted at most 8192"),
         (change(kernel="short"), CPU, "'short' with a cpu, wanted a TPU; model.kernel=auto"),
         (change(kernel="splash", key_dim=32), TPU, "'splash' with model.key_dim=32, wanted 0 or 64: here keys"),
         (change(kernel="cudnn"), TPU, "'cudnn' with a tpu, wanted an NVIDIA GPU"),
