@@ -74,7 +74,7 @@ def ours(attention: str, flags: argparse.Namespace) -> Turn:
         second_starts=train.second_starts[indices],
         labels=train.labels[indices],
     )
-    protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=1)
+    protocol = dataclasses.replace(protocols.PROTOCOLS["paper"], epochs=(1,))
     jax.set_mesh(sharding.make_mesh(config.MeshConfig()))
     encoder = {k: v for k, v in bert.init(model, config.MeshConfig(), jax.random.key(0)).items() if k != "head"}
     trials = [
@@ -85,7 +85,7 @@ def ours(attention: str, flags: argparse.Namespace) -> Turn:
             batch_size=BATCH_SIZE,
             learning_rate=LEARNING_RATE,
             seed=seed,
-            protocol="",
+            protocol=protocol.fingerprint,
         )
         for seed in range(flags.together)
     ]

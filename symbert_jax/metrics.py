@@ -21,6 +21,7 @@ from symbert_jax.storage import append_json, bucket_errors_as_user_errors, is_bu
 
 Values = dict[str, float]
 
+TOKENS = "train/tokens"  # the tokens that a run has read so far, without padding
 FORMATS = {  # the parts of a log line in their order; other metrics follow
     "train/loss": "loss {:.4f}",
     "train/accuracy": "accuracy {:.3f}",
@@ -186,7 +187,14 @@ class _WeightsAndBiases:
         import wandb  # doctor has checked that it is installed
 
         identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
-        self.run = wandb.init(project=project, id=identity, name=workdir.name, dir=str(workdir), resume="allow")
+        self.run = wandb.init(
+            project=project,
+            id=identity,
+            name=workdir.name,
+            dir=str(workdir),
+            resume="allow",
+            reinit="create_new",  # by default, a second run of this process would be the first one again
+        )
 
     def write(self, step: int, values: Values) -> None:
         self.run.log(values, step=step)

@@ -16,7 +16,9 @@ plt.rcParams["text.parse_math"] = False  # dollar signs in the name of a run enc
 
 _INK = "#010203"  # stands for the colour of the text of a page, which may be dark or light
 # For plots that `to_svg` renders: text and axes have the colour of the text around the plot.
-PAGE_STYLE: Any = dict.fromkeys(("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _INK)
+PAGE_STYLE: Any = dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), _INK
+)
 PAGE_STYLE["grid.alpha"] = 0.12
 
 
@@ -34,6 +36,8 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .5rem }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem }
 figure { margin: 0; max-width: 38rem }
 figcaption { font-weight: 600 }
+.wide { max-width: none; overflow-x: auto }
+.wide svg { min-width: 44rem }
 figure svg { display: block; width: 100%; height: auto }
 figure text { font-family: system-ui, sans-serif !important }
 .table { overflow-x: auto; margin: .5rem 0 }

@@ -223,6 +223,7 @@ def test_phases_follow_each_other_and_count_the_rows_of_each_corpus() -> None:
     assert configs.rows_by_corpus(config) == {"a": 1984 + 5 * 256, "b": 5 * 512}
     assert configs.corpus_changes(config) == (10, 15)
     assert configs.tokens_until(config, 11) == 512 * (2 * 64 + 3 * 192 + 5 * 256) + 128 * 512
+    assert configs.tokens_until(config, 11, {"b": 0.25}) == configs.tokens_until(config, 11) - 128 * 512 // 4
     assert [configs.phase_of(config, batch).steps.start for batch in (0, 4, 10, 19, 20)] == [0, 2, 10, 15, 15]
     assert configs.phases(Config()) == (configs.Phase("", range(200_000), Config(), 0),)
 

@@ -88,13 +88,15 @@ import sys
 from etils import epath
 from symbert_jax.metrics import Metrics
 
-workdir = epath.Path(sys.argv[1])
+one, other = map(epath.Path, sys.argv[1:])
 for start, stop in ((0, 2), (1, 3)):  # a start, and one that resumes from a checkpoint before the last line
-    metrics = Metrics(workdir, start, wandb="project")
+    first, second = Metrics(one, start, wandb="project"), Metrics(other, start, wandb="project")
     for step in range(start + 1, stop + 1):
-        metrics.write(step, {"train/loss": 1 / step})
-    metrics.write(stop, {"validation/loss": 0.5})
-    metrics.close()
+        first.write(step, {"train/loss": 1 / step})
+        second.write(step, {"train/loss": -1.0 * step})
+    first.write(stop, {"validation/loss": 0.5})
+    first.close()
+    second.close()
 
 import wandb
 
@@ -113,7 +115,8 @@ def records(data):
             record = b""
 
 found = []
-for file in sorted(pathlib.Path(workdir).glob("wandb/offline-run-*/*.wandb")):
+files = [sorted(pathlib.Path(workdir).glob("wandb/offline-run-*/*.wandb")) for workdir in (one, other)]
+for file in sum(files, []):
     run, history = None, {}
     for record in records(file.read_bytes()):
         run = record.run if record.HasField("run") else run
@@ -126,19 +129,26 @@ print("found", json.dumps(found))
 
 
 def test_wandb_gets_all_metrics_and_a_restart_resumes_its_run(tmp_path) -> None:
-    """Runs the library itself in its offline mode, and in a separate process, because it leaves threads behind."""
-    (tmp_path / "run").mkdir()
+    """Two runs are written side by side, as `study` does. The library itself works in its offline mode, and in a
+    separate process, because it leaves threads behind."""
+    workdirs = [tmp_path / "run", tmp_path / "other"]
+    for workdir in workdirs:
+        workdir.mkdir()
     environment = os.environ | {"WANDB_MODE": "offline", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WANDB, str(tmp_path / "run")]
+    command = [sys.executable, "-c", WANDB, *map(str, workdirs)]
     process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert "warning" not in process.stderr and process.returncode == 0, process.stderr
-    first, second = json.loads(process.stdout.rpartition("found ")[2])
+    first, second, *others = json.loads(process.stdout.rpartition("found ")[2])
     assert first[:2] == ["project", "run"] and first[:3] == second[:3], "one run"
     assert first[3] == {"1": {"train/loss": 1.0}, "2": {"train/loss": 0.5, "validation/loss": 0.5}}
     assert second[3] == {
         "2": {"train/loss": 0.5},
         "3": {"train/loss": pytest.approx(1 / 3), "validation/loss": 0.5},
     }
+    assert [other[:2] for other in others] == [["project", "other"]] * 2 and others[0][2] != first[2], "another run"
+    assert [other[3] for other in others] == [
+        {str(step): {"train/loss": -step} for step in steps} for steps in ((1, 2), (2, 3))
+    ]
 
 
 def test_clock_leaves_pauses_out_and_measures_waits() -> None:

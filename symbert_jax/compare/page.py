@@ -3,9 +3,19 @@
 from collections.abc import Sequence
 from html import escape
 
+from symbert_jax.compare.attention import plot_attention
 from symbert_jax.compare.differences import differing_fields, shared_fields
 from symbert_jax.compare.guesses import FilledText
-from symbert_jax.compare.plots import Line, Plot, loss_plots, reference_lines, run_lines, training_plots
+from symbert_jax.compare.plots import (
+    Line,
+    Plot,
+    average_line,
+    average_name,
+    loss_plots,
+    reference_lines,
+    run_lines,
+    training_plots,
+)
 from symbert_jax.compare.reference import Reference
 from symbert_jax.compare.runs import RunCurve
 from symbert_jax.render import html_page, html_table
@@ -32,6 +42,7 @@ def format_page(
         _plots(loss_plots(runs, reference)),
         "<h2>Optimization and speed</h2>" if (plots := training_plots(runs)) else "",
         _plots(plots),
+        *(_attention(attention) if (attention := plot_attention(runs)) else ()),
         "<h2>Predictions</h2>" if filled else "",
         *(_predictions(text, runs) for text in filled),
         "<h2>Configs</h2>",
@@ -42,7 +53,11 @@ def format_page(
 
 def _legend(runs: Sequence[RunCurve], reference: Reference | None) -> str:
     """Returns the names of all curves, each with its line."""
-    entries = [*zip((run.name for run in runs), run_lines(runs), strict=True)]
+    entries = []
+    for run, line in zip(runs, run_lines(runs), strict=True):
+        entries.append((run.name, line))
+        if run.average_losses:
+            entries.append((average_name(run), average_line(line)))
     if reference:
         entries += zip(reference.labels, reference_lines(reference, runs), strict=True)
     items = "\n".join(f"<li>{_sample(line)}{escape(name)}</li>" for name, line in entries)
@@ -58,10 +73,17 @@ def _sample(line: Line) -> str:
 
 
 def _plots(plots: Sequence[Plot]) -> str:
-    figures = "".join(
-        f"<figure>\n<figcaption>{escape(plot.title)}</figcaption>\n{plot.svg}</figure>\n" for plot in plots
-    )
-    return f'<div class="plots">\n{figures}</div>' if plots else ""
+    return f'<div class="plots">\n{"".join(map(_figure, plots))}</div>' if plots else ""
+
+
+def _attention(plot: Plot) -> list[str]:
+    text = "Each value is an average over the heads of a layer, on the same few validation rows at every validation."
+    return ["<h2>Attention</h2>", f"<p>{text}</p>", _figure(plot, kind="wide")]
+
+
+def _figure(plot: Plot, kind: str = "") -> str:
+    caption = f"<figcaption>{escape(plot.title)}</figcaption>"
+    return f'<figure class="{kind}">\n{caption}\n{plot.svg}</figure>\n'
 
 
 def _predictions(filled: FilledText, runs: Sequence[RunCurve]) -> str:

@@ -70,6 +70,15 @@ def distinct_lines(count: int) -> list[Line]:
     return _lines([COLORS[number % len(COLORS)] for number in range(count)], WIDTH)
 
 
+def average_name(run: RunCurve) -> str:
+    return f"{run.name} (average)"
+
+
+def average_line(line: Line) -> Line:
+    """Returns the line of the moving average of a run's parameters: thin and dashed, in the colour of the run."""
+    return Line(line.color, (2.0, 2.0, *line.dashes), THIN)
+
+
 def reference_lines(reference: Reference, runs: Sequence[RunCurve]) -> list[Line]:
     """Returns the line of each curve of a reference. Where the colours of the runs are those of attentions, a curve
     with the name of an attention has its colour; all others are grey."""
@@ -134,13 +143,19 @@ def _lines(colors: Sequence[str], width: float) -> list[Line]:
 
 
 def _run_curves(runs: Sequence[RunCurve], metric: str, by_tokens: bool = False) -> list[Curve]:
-    """Returns the values of a metric over steps or tokens, for each run that has it."""
+    """Returns the values of a metric over steps or tokens, for each run that has it.
+
+    The validation losses of a run are followed by those of the moving average of its parameters.
+    """
     width = WIDTH if metric == LOSS else THIN
-    return [
-        _curve(run.name, line._replace(width=width), run.metrics[metric], run.tokens_until if by_tokens else float)
-        for run, line in zip(runs, run_lines(runs), strict=True)
-        if metric in run.metrics
-    ]
+    curves = []
+    for run, line in zip(runs, run_lines(runs), strict=True):
+        x = run.tokens_until if by_tokens else float
+        if metric in run.metrics:
+            curves.append(_curve(run.name, line._replace(width=width), run.metrics[metric], x))
+        if metric == LOSS and run.average_losses:
+            curves.append(_curve(average_name(run), average_line(line), run.average_losses, x))
+    return curves
 
 
 def _reference_curves(reference: Reference | None, runs: Sequence[RunCurve], by_tokens: bool = False) -> list[Curve]:

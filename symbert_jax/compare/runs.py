@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 from etils import epath
 
 from symbert_jax import config as configs
@@ -12,6 +13,7 @@ from symbert_jax.checkpoint import LOSS
 from symbert_jax.config import Config, tokens_until
 from symbert_jax.errors import UserError, printable
 from symbert_jax.storage import bucket_errors_as_user_errors
+from symbert_jax.train.events import EMA_LOSS
 
 SPEED = "speed/tokens_per_second"
 
@@ -29,6 +31,11 @@ class RunCurve(NamedTuple):
         return self.metrics[LOSS]
 
     @property
+    def average_losses(self) -> dict[int, float]:
+        """Validation losses of the moving average of the parameters; empty if the run keeps none."""
+        return self.metrics.get(EMA_LOSS, {})
+
+    @property
     def final_loss(self) -> float:
         return self.losses[max(self.losses)]
 
@@ -37,9 +44,18 @@ class RunCurve(NamedTuple):
         """The median over the log points; None if none has a speed."""
         return median(self.metrics[SPEED].values()) if SPEED in self.metrics else None
 
-    def tokens_until(self, step: int) -> int:
-        """Returns the tokens that the run has read when it has reached a step."""
-        return tokens_until(self.config, step)
+    def tokens_until(self, step: int) -> float:
+        """Returns the tokens that the run has read when it has reached a step, without padding.
+
+        They are interpolated between log points. Padding counts after the last one, and in a run that did not log them.
+        """
+        logged = {0: 0.0} | self.metrics.get(metrics.TOKENS, {})
+        if step in logged:
+            return logged[step]
+        steps = sorted(logged)
+        until_log = np.interp(float(step), [*map(float, steps)], [logged[each] for each in steps])
+        last = steps[-1]
+        return float(until_log) + tokens_until(self.config, max(step, last)) - tokens_until(self.config, last)
 
     def first_step_at(self, loss: float) -> int | None:
         """Returns the first step with a validation loss of at most `loss`, None if there is none."""

@@ -1,4 +1,4 @@
-"""The table of runs: parameters, final loss, steps to certain losses, and speed."""
+"""The table of runs: parameters, final loss, also of the moving average, steps to certain losses, and speed."""
 
 from symbert_jax.compare.runs import RunCurve
 from symbert_jax.model import bert
@@ -11,18 +11,31 @@ def table_cells(runs: list[RunCurve]) -> tuple[list[str], list[list[str]]]:
     low = max(run.final_loss for run in runs)  # the highest final loss: every run reaches all thresholds above it
     high = max(max(run.losses.values()) for run in runs)
     thresholds = choose_thresholds(low, high)
-    head = ["run", "parameters", "validation loss", *(f"step at {loss}" for loss in thresholds), "tokens/s"]
+    has_average = any(run.average_losses for run in runs)
+    head = [
+        "run",
+        "parameters",
+        "validation loss",
+        *(["loss of the average"] if has_average else []),
+        *(f"step at {loss}" for loss in thresholds),
+        "tokens/s",
+    ]
     rows = [
         [
             run.name,
             f"{bert.size(run.config.model):,}",
             f"{run.final_loss:.3f}",
+            *([_final(run.average_losses)] if has_average else []),
             *(str(run.first_step_at(float(loss)) or "-") for loss in thresholds),
             "-" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
         ]
         for run in runs
     ]
     return head, rows
+
+
+def _final(losses: dict[int, float]) -> str:
+    return f"{losses[max(losses)]:.3f}" if losses else "-"
 
 
 def choose_thresholds(low: float, high: float) -> list[str]:

@@ -9,6 +9,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from symbert_jax.config.changes import Changeable, with_change, with_values
@@ -66,11 +67,18 @@ def phase_of(config: Config, batch: int) -> Phase:
     return next((phase for phase in phases(config) if batch < phase.steps.stop), phases(config)[-1])
 
 
-def tokens_until(config: Config, step: int) -> int:
-    """Returns the tokens of all batches before `step`, special tokens included."""
-    return sum(
-        max(0, min(step, phase.steps.stop) - phase.steps.start) * tokens_per_batch(phase.config)
-        for phase in phases(config)
+def tokens_until(config: Config, step: int, padding: Mapping[str, float] = MappingProxyType({})) -> int:
+    """Returns the tokens of all batches before `step`, special tokens included.
+
+    padding: the fraction of a corpus that is padding and not counted, by `data.dir`; by default, everything counts.
+    """
+    return round(
+        sum(
+            max(0, min(step, phase.steps.stop) - phase.steps.start)
+            * tokens_per_batch(phase.config)
+            * (1 - padding.get(phase.config.data.dir, 0.0))
+            for phase in phases(config)
+        )
     )
 
 

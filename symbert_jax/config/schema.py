@@ -181,8 +181,13 @@ class FinetuneConfig:
     epochs: Annotated[int, Range(0, 10_000)] = 0  # epochs per trial
     learning_rates: tuple[PositiveAmount, ...] = ()  # if several, the best by the validation split is selected
     batch_sizes: tuple[Size, ...] = ()  # if several, the best by the validation split is selected
+    # if several, the best by the validation split is selected; they are multiplied by the learning rate, or with the
+    # protocol modernbert, are the fraction of a weight that a step at the peak learning rate removes
+    weight_decays: tuple[Amount, ...] = ()
     # epoch that is scored; best: the best by the validation split
     select: Annotated[str, Choice(("", "last", "best"))] = ""
+    # tokens to which examples are truncated, at most model.length; 0: those of the protocol, but at most model.length
+    length: Annotated[int, Range(0, 2**20)] = 0
     from_mnli: bool = False  # whether RTE, MRPC and STS-B start from the best MNLI model
     together: Annotated[int, Range(0, 10_000)] = 0  # trials that train at once; 0: as memory allows, 1 on a CPU
     save_models: bool = False  # whether to write the best model of each task to WORKDIR/models

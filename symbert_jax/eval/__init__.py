@@ -1,7 +1,7 @@
 """Fine-tunes a pretrained encoder on the tasks of GLUE, scores the trials, and reports the results.
 
-A trial fine-tunes the encoder of one checkpoint on one task, with one batch size, learning rate and seed. A finished
-trial is never repeated, so the same command continues a run that was killed.
+A trial fine-tunes the encoder of one checkpoint on one task, with one batch size, learning rate, weight decay, number
+of epochs and seed. A finished trial is never repeated, so the same command continues a run that was killed.
 
 Read the modules in this order: `tasks`, the table of GLUE's tasks; `examples`, which reads their files; `batches`,
 which tokenizes examples and batches them by length; `protocols`, the published ways to fine-tune; `task_data`, the

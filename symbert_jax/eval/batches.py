@@ -15,7 +15,7 @@ from symbert_jax.eval.examples import Example
 
 # A bucket holds the examples that are padded to one of these lengths. Each length costs a compilation, and a large
 # distance between two lengths costs padding. The distances are small where tasks of one sentence have most examples.
-LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), 128, 256, 512)
+LENGTHS = (*range(8, 32, 4), *range(32, 80, 8), *range(80, 128, 16), *(2**power for power in range(7, 21)))
 MIN_BATCHES = 4  # a training bucket with fewer batches joins the next longer one, which saves a compilation
 ORDER_SEED = 0  # shuffles the batches of an epoch, in the same way for all trials
 PADDING_ROW = -1  # the index of a row that pads a batch: a copy of the last example, with weight 0

@@ -100,13 +100,13 @@ def _train_and_report(config: FinetuneConfig, protocol: Protocol, tasks: Sequenc
         facts["glue.source"] = [each.fingerprint() for folder, _ in checkpoints for each in data[folder].values()]
         facts["workdir"] = [trial.key for trial in workdir.log.results]
     check_shared(path)
-    trials_per_task = len(protocol.batch_sizes) * len(protocol.learning_rates) * protocol.seeds
-    token_counts = [
-        protocol.for_task(task.name).epochs * each.train.num_tokens
+    per_task = [
+        (protocol.for_task(task.name), each.train.num_tokens)
         for folder, _ in checkpoints
         for task, each in data[folder].items()
     ]
-    work, num_trials = trials_per_task * sum(token_counts), trials_per_task * len(token_counts)  # work is in tokens
+    num_trials = sum(each.num_trials for each, _ in per_task)
+    work = sum(each.num_epochs * num_tokens for each, num_tokens in per_task)  # in tokens
     progress = Progress("trials", num_trials, work=work, interval=60, is_shown=workdir.is_writer)
     run = FinetuneRun(config, protocol, tasks, workdir, progress)
     # Tasks without `init_from` come first, because the others may start from their models.
@@ -186,8 +186,9 @@ def _train_task(
     groups = _plan_groups(task_run, base_trial, run.config)
     unfinished = _unfinished_groups(groups, files)
     trials = [trial for group in groups for trial in group.trials]
-    num_finished = len(trials) - sum(len(group.trials) for group in unfinished)
-    run.progress.skip(num_finished, num_finished * protocol.epochs * data[task].train.num_tokens)
+    to_train = {trial for group in unfinished for trial in group.trials}
+    finished_epochs = [trial.epochs for trial in trials if trial not in to_train]
+    run.progress.skip(len(finished_epochs), sum(finished_epochs) * data[task].train.num_tokens)
     for group in unfinished:
         outcomes, params = train(task_run, group, run.progress)
         files.add(outcomes, params, pretrained.model, pretrained.workdir)
@@ -198,7 +199,10 @@ def _train_task(
 
 
 def _base_trial(run: FinetuneRun, pretrained: PretrainedEncoder, task: Task, data: Mapping[Task, TaskData]) -> Trial:
-    """Returns a trial with the fields that all trials of a task on a checkpoint share; the other fields are 0."""
+    """Returns a trial with the fields that all trials of a task on a checkpoint share.
+
+    The other fields are 0. The protocol lacks its weight decay and its epochs if the task has several.
+    """
     return Trial(
         checkpoint=pretrained.sha256,
         data=data[task].fingerprint(),
@@ -215,10 +219,17 @@ def _plan_groups(task_run: TaskRun, base_trial: Trial, config: FinetuneConfig) -
     protocol, length = task_run.protocol, task_run.data.train.tokens.shape[1]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(task_run.encoder))
     groups = []
-    for batch_size in protocol.batch_sizes:
+    for batch_size, epochs in itertools.product(protocol.batch_sizes, protocol.epochs):
+        grid = itertools.product(protocol.learning_rates, protocol.all_weight_decays, range(protocol.seeds))
         trials = [
-            dataclasses.replace(base_trial, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-            for learning_rate, seed in itertools.product(protocol.learning_rates, range(protocol.seeds))
+            dataclasses.replace(
+                base_trial,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+                protocol=protocol.trial_fingerprint(epochs, weight_decay),
+            )
+            for learning_rate, weight_decay, seed in grid
         ]
         limit = max_parallel_trials(config, task_run.model, num_params, batch_size, length)
         num_groups = -(-len(trials) // limit)

@@ -15,7 +15,7 @@ from symbert_jax.config import FinetuneConfig, ModelConfig
 from symbert_jax.eval.protocols import Protocol
 from symbert_jax.eval.scores import Predictions, compute_means, compute_score
 from symbert_jax.eval.tasks import Task
-from symbert_jax.eval.trials import TrialResult
+from symbert_jax.eval.trials import Setting, TrialResult
 from symbert_jax.storage import write_whole
 
 CROSSING = 75.0  # sweep.png marks where the mean score reaches this value, as the paper's last figure does
@@ -38,10 +38,9 @@ class ScoredCheckpoint(NamedTuple):
 
 
 class BestSetting(NamedTuple):
-    """The learning rate and batch size that give a task its best mean score, and the results of their trials."""
+    """The setting that gives a task its best mean score, and the results of its trials."""
 
-    learning_rate: float
-    batch_size: int
+    setting: Setting
     results: list[TrialResult]  # one for each seed
     scores: dict[str, list[float]]  # by split; 0 to 100, in the order of `results`
 
@@ -52,14 +51,12 @@ class BestSetting(NamedTuple):
 
 def find_best_setting(results: Sequence[TrialResult]) -> BestSetting:
     """Returns the setting with the highest score, averaged over seeds and validation splits."""
-    settings: dict[tuple[float, int], list[TrialResult]] = {}
+    settings: dict[Setting, list[TrialResult]] = {}
     for result in results:
-        settings.setdefault((result.trial.learning_rate, result.trial.batch_size), []).append(result)
-    (learning_rate, batch_size), best = max(
-        settings.items(), key=lambda item: statistics.mean(result.score for result in item[1])
-    )
+        settings.setdefault(result.trial.setting, []).append(result)
+    setting, best = max(settings.items(), key=lambda item: statistics.mean(result.score for result in item[1]))
     scores = {split: [compute_score(result.scores[split]) for result in best] for split in best[0].scores}
-    return BestSetting(learning_rate, batch_size, best, scores)
+    return BestSetting(setting, best, scores)
 
 
 def write_report(
@@ -98,7 +95,7 @@ def format_scores(checkpoints: Sequence[ScoredCheckpoint]) -> str:
 
 def format_details(checkpoint: ScoredCheckpoint) -> str:
     """Returns a Markdown section: mean, deviation and median of each metric over the seeds of the best setting."""
-    head = ["task", "metric", "mean ± std", "median", "collapsed", "lr", "batch"]
+    head = ["task", "metric", "mean ± std", "median", "collapsed", "lr", "batch", "decay", "epochs"]
     rows = []
     for task, results in checkpoint.results.items():
         best = find_best_setting(results)
@@ -113,8 +110,10 @@ def format_details(checkpoint: ScoredCheckpoint) -> str:
                         f"{statistics.mean(values):.1f}{deviation}",
                         f"{statistics.median(values):.1f}",
                         f"{best.num_collapsed} of {len(values)}",
-                        f"{best.learning_rate:g}",
-                        str(best.batch_size),
+                        f"{best.setting.learning_rate:g}",
+                        str(best.setting.batch_size),
+                        f"{best.setting.weight_decay:g}",
+                        str(best.setting.epochs),
                     ]
                 )
     model = checkpoint.model
@@ -131,7 +130,10 @@ def format_trial(result: TrialResult) -> str:
         for split, values in result.scores.items()
         for name, value in values.items()
     )
-    line = f"{trial.task}  lr {trial.learning_rate:g}  batch {trial.batch_size}  seed {trial.seed}  {metrics}"
+    setting = (
+        f"lr {trial.learning_rate:g}  batch {trial.batch_size}  decay {trial.weight_decay:g}  epochs {trial.epochs}"
+    )
+    line = f"{trial.task}  {setting}  seed {trial.seed}  {metrics}"
     return line + "  collapsed" * result.collapsed + f"  {result.seconds:.0f} s"
 
 
@@ -207,8 +209,7 @@ def _to_json(checkpoint: ScoredCheckpoint) -> dict[str, Any]:
         "means": compute_means(_mean_scores(checkpoint)),
         "tasks": {
             task.name: {
-                "learning_rate": (best := find_best_setting(results)).learning_rate,
-                "batch_size": best.batch_size,
+                **(best := find_best_setting(results)).setting._asdict(),
                 "collapsed": best.num_collapsed,
                 "scores": {
                     split: {
@@ -220,8 +221,7 @@ def _to_json(checkpoint: ScoredCheckpoint) -> dict[str, Any]:
                 },
                 "trials": [
                     {
-                        "learning_rate": result.trial.learning_rate,
-                        "batch_size": result.trial.batch_size,
+                        **result.trial.setting._asdict(),
                         "seed": result.trial.seed,
                         "epoch": result.epoch,
                         "collapsed": result.collapsed,

@@ -1,7 +1,7 @@
 """The compiled steps of fine-tuning: R trials of a task in parallel, each with its own parameters.
 
-One compilation per batch length serves all seeds, learning rates and tasks with the same number of outputs, because
-seeds, learning rates and parameters are arguments, with a leading dimension R.
+One compilation per batch length serves all seeds, learning rates, weight decays and tasks with the same number of
+outputs, because seeds, learning rates, weight decays and parameters are arguments, with a leading dimension R.
 """
 
 import functools
@@ -24,6 +24,7 @@ from symbert_jax.train.step import DROPOUT_STREAM, Sums, make_update
 
 Seeds = Int[AnyArray, " R"]
 LearningRates = Float[AnyArray, " R"]
+WeightDecays = Float[AnyArray, " R"] | None  # None: that of the optimizer's config, as a constant of the program
 
 
 @functools.cache
@@ -64,14 +65,22 @@ def make_init(
 @functools.cache
 def make_train_step(
     model: ModelConfig, num_outputs: int, optim: OptimConfig
-) -> Callable[[State, GlueBatch, Seeds, LearningRates], tuple[State, Sums]]:
-    """Returns the compiled step (states, batches, seeds, learning rates) -> (states, sums). It consumes the states."""
+) -> Callable[[State, GlueBatch, Seeds, LearningRates, WeightDecays], tuple[State, Sums]]:
+    """Returns the compiled step (states, batches, seeds, learning rates, weight decays) -> (states, sums).
+
+    It consumes the states.
+    """
     update = make_update(functools.partial(objective, model, num_outputs), optim)
 
     def step(
-        state: State, batch: GlueBatch, seed: Int[Array, ""], learning_rate: Float[Array, ""]
+        state: State,
+        batch: GlueBatch,
+        seed: Int[Array, ""],
+        learning_rate: Float[Array, ""],
+        weight_decay: Float[Array, ""] | None,
     ) -> tuple[State, Sums]:
-        return update(state, batch, jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM), learning_rate)
+        key = jax.random.fold_in(jax.random.key(seed), DROPOUT_STREAM)
+        return update(state, batch, key, learning_rate, weight_decay)
 
     return jax.jit(jax.vmap(step), donate_argnums=0)
 

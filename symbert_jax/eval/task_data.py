@@ -45,8 +45,13 @@ def read_task_data(
     model_configs: the model config of each workdir.
 
     Raises:
-      UserError: the data of a task is missing or damaged, or a workdir has no vocabulary that fits its model.
+      UserError: the data of a task is missing or damaged, a workdir has no vocabulary that fits its model, or
+        `config.length` is more than a model reads.
     """
+    for workdir, model in model_configs.items():
+        if config.length > model.length:
+            wanted = f"at most {model.length}, the length of the model in {workdir}"
+            raise UserError("length", str(config.length), wanted, "`pretrain` with init_from lengthens a model")
     source, trainable_tasks = Source(config.glue.source), [task for task in tasks if not task.predicted_by]
     _check_complete(source, trainable_tasks)
 

@@ -49,10 +49,14 @@ class TaskRun(NamedTuple):
 
 
 class TrialGroup(NamedTuple):
-    """Trials of one batch size that are trained in parallel, as one compiled program."""
+    """Trials of one batch size and number of epochs that are trained in parallel, as one compiled program."""
 
     trials: Sequence[Trial]
     size: int  # R, the number of trials that the program trains, padding included
+
+    @property
+    def epochs(self) -> int:
+        return self.trials[0].epochs
 
     @property
     def padded(self) -> list[Trial]:
@@ -73,8 +77,8 @@ def train(run: TaskRun, group: TrialGroup, progress: Progress) -> tuple[list[Tri
     Returns the outcomes of the trials, and the parameters of all R trials, padding included, at the selected epochs.
     """
     start = time.perf_counter()
-    trials, last_epoch = group.padded, run.protocol.epochs
-    learning_rates, state = _learning_rates(run, trials), _init_state(run, trials)
+    trials, last_epoch = group.padded, group.epochs
+    learning_rates, state = _learning_rates(run, group), _init_state(run, trials)
     selected: list[TrialOutcome] = []
     params: Params = {}
     for epoch in range(1, last_epoch + 1):
@@ -115,11 +119,19 @@ def predict(run: TaskRun, params: Params, splits: Mapping[str, TokenizedSplit]) 
     return all_logits
 
 
-def _learning_rates(run: TaskRun, trials: Sequence[Trial]) -> Float[np.ndarray, "steps R"]:
-    num_steps = steps_per_epoch(run.data.train, trials[0].batch_size) * run.protocol.epochs
+def _learning_rates(run: TaskRun, group: TrialGroup) -> Float[np.ndarray, "steps R"]:
+    trials = group.padded
+    num_steps = steps_per_epoch(run.data.train, trials[0].batch_size) * group.epochs
     optims = [run.protocol.optim_config(trial.learning_rate, num_steps) for trial in trials]
     rates = [schedule(optim, num_steps)(jnp.arange(num_steps)) for optim in optims]
     return np.stack(rates, axis=1).astype(np.float32)
+
+
+def _weight_decays(run: TaskRun, trials: Sequence[Trial]) -> steps.WeightDecays:
+    if not run.protocol.weight_decays:
+        return None
+    decays = [run.protocol.decay_factor(trial.weight_decay, trial.learning_rate) for trial in trials]
+    return np.array(decays, np.float32)
 
 
 def _init_state(run: TaskRun, trials: Sequence[Trial]) -> State:
@@ -139,6 +151,7 @@ def _train_epoch(
     """Returns the states after one more epoch. `progress` counts tokens without padding tokens and padding trials."""
     trials, split = group.padded, run.data.train
     train_step, seeds = steps.make_train_step(run.model, run.task.num_outputs, run.protocol.optim), _seeds(trials)
+    weight_decays = _weight_decays(run, trials)
     plans = [training_plan(split, trial.batch_size, _row_multiple(), trial.seed, epoch) for trial in trials]
     progress.start_window()
     for step, planned_batches in enumerate(zip(*plans, strict=True), start=(epoch - 1) * len(plans[0])):
@@ -147,7 +160,7 @@ def _train_epoch(
         tokens = sum(split.count_tokens(planned) for planned in planned_batches[: len(group.trials)])
         program = train_step, batch.tokens.shape  # JAX compiles the step once for each shape
         with progress.step(program, tokens):
-            state, sums = train_step(state, batch, seeds, learning_rates[step])
+            state, sums = train_step(state, batch, seeds, learning_rates[step], weight_decays)
         if (step + 1) % STEPS_AHEAD == 0:
             jax.block_until_ready(sums)
             progress.end_window()  # also starts the next window

@@ -12,7 +12,7 @@ import math
 import sys
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -21,6 +21,15 @@ from symbert_jax.eval.tasks import TASKS
 from symbert_jax.storage import append_json, write_whole
 
 FILE = "trials.jsonl"
+
+
+class Setting(NamedTuple):
+    """What differs between the trials of a task on one checkpoint, apart from the seed: a point of the grid."""
+
+    learning_rate: float
+    batch_size: int
+    weight_decay: float  # see `Protocol.decay_factor`
+    epochs: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +42,25 @@ class Trial:
     batch_size: int
     learning_rate: float
     seed: int
-    protocol: str  # `Protocol.fingerprint`
+    protocol: str  # `Protocol.trial_fingerprint`
 
     @property
     def key(self) -> str:
         """The name of the trial in files."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:16]
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.learning_rate, self.batch_size, self.weight_decay, self.epochs)
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that the trial trains."""
+        return int(json.loads(self.protocol)["epochs"])
+
+    @property
+    def weight_decay(self) -> float:
+        return float(json.loads(self.protocol)["optim"]["weight_decay"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, UInt32
 
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
-from symbert_jax.config import Config
+from symbert_jax.config import Config, tokens_until
 from symbert_jax.data.corpus import Corpora, Corpus
 from symbert_jax.data.stream import Stream, open_stream
 from symbert_jax.distributed import Stop, workdir_lock
-from symbert_jax.metrics import Clock, Metrics, Values
+from symbert_jax.metrics import TOKENS, Clock, Metrics, Values
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import local_row_indices, make_mesh, put_batches
 from symbert_jax.study.plan import Run
@@ -173,8 +173,9 @@ class Group:
         self._read()
         lap = self.clock.lap(step)
         self.progress.measure(lap.steps, lap.seconds)
-        padding = self.members[0].stream.padding
-        tokens = round(self.config.data.batch_size * self.config.model.length * (1 - padding))
+        padding = {self.config.data.dir: self.members[0].stream.padding}  # these runs have a single phase
+        speed = lap.speed(tokens_until(self.config, 1, padding), 0.0, None)
+        tokens = tokens_until(self.config, step, padding)
         losses = []
         for member in self._active():
             with member.dropped_if_diverged():
@@ -184,7 +185,7 @@ class Group:
                 member.window.clear()
                 index = self.members.index(member)
                 values["train/learning_rate"] = float(self.learning_rates[step - 1, index])
-                member.metrics.write(step, values | lap.speed(tokens, 0.0, None))
+                member.metrics.write(step, values | speed | {TOKENS: float(tokens)})
                 losses.append(f"{values.get('train/loss', float('nan')):.4f}")
         text = f"loss {' '.join(losses)}"
         total = f"step {step:,}/{self.config.train.steps:,}  {text}"

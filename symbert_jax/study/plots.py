@@ -6,15 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from symbert_jax import render
+from symbert_jax.compare.attention import STATISTICS, draw_statistics
 from symbert_jax.compare.plots import COLORS, STYLE, Curve, distinct_lines, draw, label_ends
 from symbert_jax.study.results import Arm
-
-STATISTICS = {  # the titles of the statistics of attention
-    "logit_std": "standard deviation of logits",
-    "entropy": "entropy of attention (nats)",
-    "symmetry": "symmetry of Wq Wkᵀ",
-}
-MAX_LAYERS = 4  # columns of the plot of diagnostics
 
 
 def plot_losses(arms: Sequence[Arm]) -> bytes:
@@ -57,33 +51,12 @@ def plot_escapes(steps: Mapping[str, Mapping[int, int | None]]) -> bytes | None:
 
 
 def plot_diagnostics(arms: Sequence[Arm]) -> bytes | None:
-    """Returns a PNG of the statistics of attention over steps, means over seeds; None if no arm has any.
-
-    A row per statistic and a column per layer, of at most `MAX_LAYERS` layers from the first to the last.
-    """
-    curves = {(arm.name, name): arm.diagnostics(name) for arm in arms for name in STATISTICS}
-    num_layers = max((len(layers) for curve in curves.values() for layers in curve.values()), default=0)
-    if not num_layers:
-        return None
-    shown = np.unique(np.linspace(0, num_layers - 1, min(num_layers, MAX_LAYERS)).round().astype(int))
-    size = (2.8 * len(shown) + 2.5, 2.4 * len(STATISTICS))
+    """Returns a PNG of the statistics of attention over steps, means over seeds; None if no arm has any."""
+    statistics = [{name: arm.diagnostics(name) for name in STATISTICS} for arm in arms]
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            len(STATISTICS), len(shown), figsize=size, sharex=True, sharey="row", squeeze=False, layout="constrained"
-        )
-        for (statistic, title), row in zip(STATISTICS.items(), grid, strict=True):
-            for layer, axes in zip(shown, row, strict=True):
-                for arm, line in zip(arms, distinct_lines(len(arms)), strict=True):
-                    curve = curves[arm.name, statistic]
-                    # An arm may have fewer layers than another.
-                    values = {float(step): layers[layer] for step, layers in curve.items() if layer < len(layers)}
-                    if values:
-                        draw(axes, [Curve(arm.name, line, list(values.items()))])
-            row[0].set_ylabel(title)
-        for layer, axes in zip(shown, grid[0], strict=True):
-            axes.set_title(f"layer {layer}")
-        for axes in grid[-1]:
-            axes.set_xlabel("step")
-        names = [arm.name for arm in arms if any(curves[arm.name, statistic] for statistic in STATISTICS)]
-        figure.legend(grid[0][0].lines, names, loc="outside right center")
+        if not (figure := draw_statistics(statistics, distinct_lines(len(arms)))):
+            return None
+        figure.set_figwidth(figure.get_figwidth() + 2)  # inches, for the legend
+        names = [arm.name for arm, each in zip(arms, statistics, strict=True) if any(each.values())]
+        figure.legend(figure.axes[0].lines, names, loc="outside right center")
         return render.to_png(figure)

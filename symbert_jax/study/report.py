@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from symbert_jax import render
+from symbert_jax.compare.attention import STATISTICS
 from symbert_jax.config import StudyConfig, parse_arms, phases
 from symbert_jax.errors import UserError
 from symbert_jax.model import bert
@@ -181,7 +182,7 @@ def _to_json(study: StudyConfig, arms: Sequence[Arm], best: Mapping[str, Arm]) -
             "steps_to_reference": steps_to_reference(study, best, arm),
             "attention": {
                 statistic: statistics.mean(layers[max(layers)])
-                for statistic in plots.STATISTICS
+                for statistic in STATISTICS
                 if (layers := arm.diagnostics(statistic))
             },
         }

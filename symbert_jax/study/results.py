@@ -1,13 +1,13 @@
 """What the runs of a study measured, and its statistics over seeds."""
 
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scipy import stats
 
+from symbert_jax.compare.attention import read_statistics
 from symbert_jax.compare.runs import RunCurve, read_run
 from symbert_jax.config import StudyConfig
 from symbert_jax.study.plan import Run
@@ -60,7 +60,7 @@ class Arm(NamedTuple):
 
     def diagnostics(self, name: str) -> dict[int, list[float]]:
         """Returns the mean over seeds of a statistic of attention: the values of all layers by step."""
-        curves = [layers for run in self.curves.values() if (layers := read_diagnostics(run).get(name))]
+        curves = [layers for run in self.curves.values() if (layers := read_statistics(run).get(name))]
         steps = _common_steps(curves)
         return {
             step: [statistics.mean(layer) for layer in zip(*(curve[step] for curve in curves), strict=True)]
@@ -81,19 +81,6 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     """
     seeds = values.keys() & reference.keys()
     return average(values[seed] - reference[seed] for seed in sorted(seeds)) if seeds else None
-
-
-def read_diagnostics(run: RunCurve) -> dict[str, dict[int, list[float]]]:
-    """Returns the statistics of attention by name: the values of all layers by step. An arm without scores has none."""
-    by_layer: dict[str, dict[int, dict[int, float]]] = {}
-    for metric, values in run.metrics.items():
-        if match := re.fullmatch(r"attention/(\w+)/layer_(\d+)", metric):
-            for step, value in values.items():
-                by_layer.setdefault(match[1], {}).setdefault(step, {})[int(match[2])] = value
-    return {
-        name: {step: [found[layer] for layer in sorted(found)] for step, found in sorted(steps.items())}
-        for name, steps in by_layer.items()
-    }
 
 
 def collect(runs: Sequence[Run]) -> list[Arm]:
@@ -158,7 +145,7 @@ def to_json(arm: Arm) -> dict[str, Any]:
                 "validation_loss": run.losses if run else {},
                 "attention": {
                     name: {step: [float(f"{value:.4g}") for value in layers] for step, layers in steps.items()}
-                    for name, steps in (read_diagnostics(run) if run else {}).items()
+                    for name, steps in (read_statistics(run) if run else {}).items()
                 },
             }
             for seed, run in sorted(arm.runs.items())

@@ -8,9 +8,9 @@ import jax
 from symbert_jax.batch import MlmBatch
 from symbert_jax.checkpoint import LOSS, Checkpoints
 from symbert_jax.chips import peak_flops
-from symbert_jax.config import Config, tokens_per_batch
+from symbert_jax.config import Config, tokens_per_batch, tokens_until
 from symbert_jax.distributed import broadcast_from_main
-from symbert_jax.metrics import Clock, Metrics, Values, describe
+from symbert_jax.metrics import TOKENS, Clock, Metrics, Values, describe
 from symbert_jax.model import bert
 from symbert_jax.progress import Progress
 from symbert_jax.sharding import put_batches
@@ -86,7 +86,7 @@ class Events:
         if lap.steps:
             self.progress.measure(lap.steps * opened.flops, lap.seconds, opened.train_step)
         values |= lap.speed(*self._cost(step))
-        self.metrics.write(step, values)
+        self.metrics.write(step, values | {TOKENS: float(self._tokens_until(step))})
         self._show(step, values)
 
     def validate(self, step: int, state: State) -> float:
@@ -127,6 +127,11 @@ class Events:
         with self.clock.pause(self.window.last):
             window = self.window.to_save(step)
             self.checkpoints.save(step, state.params, state.optimizer, self.config, loss, window, state.ema)
+
+    def _tokens_until(self, step: int) -> int:
+        """Returns the tokens that the run has read when it has reached a step, without padding."""
+        padding = {opened.phase.config.data.dir: opened.stream.padding for opened in self.phases}
+        return tokens_until(self.config, step, padding)
 
     def _cost(self, step: int) -> tuple[int, float, float | None]:
         """Returns the tokens, without padding, and the model FLOPs of a step, and the peak FLOP/s of all devices.

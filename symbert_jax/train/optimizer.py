@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from symbert_jax.config import OptimConfig
 from symbert_jax.train.muon import is_matrix, scale_by_muon
@@ -42,17 +43,19 @@ def _stable_then_decay(optim: OptimConfig, steps: int) -> optax.Schedule:
     return learning_rate
 
 
-def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
+def make_optimizer(optim: OptimConfig, weight_decay: Float[Array, ""] | None = None) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate.
 
     It consists of clipping by the global norm (unless `optim.clip` is 0), the scaling of AdamW, LAMB, Muon or
     StableAdamW, and decoupled weight decay, which leaves out biases and the parameters of LayerNorm.
 
     The caller subtracts the product of the update and the learning rate.
+
+    weight_decay: takes the place of `optim.weight_decay`, which is a constant of a compiled step.
     """
     clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
     adam = optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
-    decay = optax.add_decayed_weights(optim.weight_decay, mask=decay_mask)
+    decay = optax.add_decayed_weights(optim.weight_decay if weight_decay is None else weight_decay, mask=decay_mask)
     match optim.name:
         case "adamw":
             return optax.chain(clip, adam, decay, optax.identity())  # the last part has the place of LAMB's

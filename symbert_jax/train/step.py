@@ -89,8 +89,10 @@ def abstract_batch(config: Config, max_predictions: int | None = None) -> MlmBat
 
 def make_update(
     objective: Objective, optim: OptimConfig, may_be_empty: bool = False
-) -> Callable[[State, Any, PRNGKeyArray, Array], tuple[State, Sums]]:
-    """Returns the pure update (state, batch, dropout key, learning rate) -> (state, sums).
+) -> Callable[..., tuple[State, Sums]]:
+    """Returns the pure update (state, batch, dropout key, learning rate, weight decay) -> (state, sums).
+
+    The weight decay is optional: None is that of `optim`.
 
     may_be_empty: whether the count of "loss" may be 0. A batch with this count changes neither parameters nor moments
       nor the optimizer's own count of updates; the step number, and with it the learning rate and the data, advances.
@@ -98,7 +100,6 @@ def make_update(
     The sums are those of the objective and "grad_norm", the norm of the gradient before clipping. The count of
     "grad_norm" is 1, or 0 if the count of "loss" is 0.
     """
-    optimizer = make_optimizer(optim)
 
     def total_loss(params: bert.Params, batch: Any, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
         sums = objective(params, batch, key)
@@ -122,7 +123,10 @@ def make_update(
         (gradients, sums), _ = jax.lax.scan(add, start, (micro_batches, keys))
         return jax.tree.map(lambda leaf: leaf / jnp.maximum(sums["loss"][1], 1), gradients), sums
 
-    def update(state: State, batch: Any, key: PRNGKeyArray, learning_rate: Array) -> tuple[State, Sums]:
+    def update(
+        state: State, batch: Any, key: PRNGKeyArray, learning_rate: Array, weight_decay: Array | None = None
+    ) -> tuple[State, Sums]:
+        optimizer = make_optimizer(optim, weight_decay)
         key = jax.random.fold_in(key, state.step)
         # Without micro-batches, the loss is divided by the count, which saves a pass over all gradients.
         compute_gradients = accumulate if optim.accumulate > 1 else jax.grad(mean_loss, has_aux=True)

@@ -18,6 +18,7 @@ METRICS = {
     name: {10: 2.0, 20: 1.0}
     for name in ("validation/loss", "train/loss", "train/learning_rate", "train/grad_norm", "speed/tokens_per_second")
 }
+METRICS |= {name: {10: 1.0, 20: 0.5} for name in ("validation/ema_loss", "attention/entropy/layer_0")}
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
@@ -86,11 +87,19 @@ def test_page_shows_names_texts_and_differences(page: Page) -> None:
     cells = page.texts["td"]
     assert HOSTILE in cells and "plain" in cells
     assert page.texts["blockquote"] == [f"{HOSTILE} [MASK] [MASK]"] and {"<b> 9%", "d 6%"} <= set(cells)
-    labels = [HOSTILE, "plain", f"standard ({HOSTILE})", f"{HOSTILE} ({HOSTILE})"]
+    labels = [
+        HOSTILE,
+        f"{HOSTILE} (average)",
+        "plain",
+        "plain (average)",
+        f"standard ({HOSTILE})",
+        f"{HOSTILE} ({HOSTILE})",
+    ]
     assert page.texts["li"] == labels
     seed = cells.index("seed")
     assert cells[seed : seed + 3] == ["seed", "0", "7"] and "model.attention" in cells and "model.dim" in cells
-    assert len(page.texts["figcaption"]) == 7
+    assert page.texts["h2"] == ["Loss", "Optimization and speed", "Attention", "Predictions", "Configs"]
+    assert len(page.texts["figcaption"]) == 8
 
 
 def test_page_of_one_run_leaves_out_what_it_lacks() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from symbert_jax.compare.plots import (
     COLORS,
     NEUTRAL,
+    average_line,
     format_count,
     loss_plots,
     plot_losses,
@@ -59,6 +60,15 @@ def test_plots_leave_out_metrics_that_no_run_has() -> None:
     titles += ["Training loss (nats) over steps", "Training loss (nats) over tokens"]
     assert [plot.title for plot in loss_plots(runs, None)] == titles
     assert [plot.title for plot in training_plots(runs)] == ["Gradient norm before clipping"]
+
+
+def test_losses_of_the_moving_average_are_drawn_dashed_in_the_color_of_the_run() -> None:
+    averaged = make_run(PAIRWISE, validation__ema_loss={10: 4.5, 20: 3.5})
+    for plot, other in zip(loss_plots([averaged], None), loss_plots([make_run(PAIRWISE)], None), strict=True):
+        drawn, alone = (each.svg.count(f"stroke: {COLORS[2]}") for each in (plot, other))
+        assert drawn == 2 * alone and "stroke-dasharray: 2,2" in plot.svg and "stroke-dasharray" not in other.svg
+    lines = run_lines([averaged, averaged, make_run()])
+    assert len({average_line(line) for line in lines} | {*lines}) == 6
 
 
 def test_reference_is_drawn_behind_runs_of_similar_length_and_else_apart() -> None:

@@ -30,6 +30,8 @@ def test_read_run_returns_metrics_by_step(tmp_path) -> None:
     assert run.first_step_at(3.5) == 20 and run.first_step_at(2.0) is None
     assert run.tokens_per_second == 3.0 and run.tokens_until(3) == 3 * 4 * 8
     assert run.metrics.keys() == {"validation/loss", "speed/tokens_per_second"}
+    logged = run._replace(metrics=run.metrics | {"train/tokens": {5: 50.0, 10: 120.0}})
+    assert [logged.tokens_until(step) for step in (0, 4, 5, 7, 10, 12)] == [0, 40, 50, 78, 120, 120 + 2 * 4 * 8]
 
 
 @pytest.mark.parametrize("config", ["", "[]", '{"model": {"heads": 0}}', '{"model": {"dim": "16"}}'])

@@ -17,6 +17,9 @@ def test_table_has_a_row_per_run(tmp_path) -> None:
     assert one_cells[0] == "one" and one_cells[2:] == ["2.000", "20", "20", "20", "7,000"]
     assert two_cells[0] == "two" and two_cells[2:] == ["2.500", "30", "30", "30", "-"]
     assert one_cells[1] == two_cells[1] and int(one_cells[1].replace(",", "")) > 1000
+    averaged = one._replace(metrics=one.metrics | {"validation/ema_loss": {20: 3.1, 30: 2.1}})
+    head, rows = table_cells([averaged, two])
+    assert head[2:4] == ["validation loss", "loss of the average"] and [row[3] for row in rows] == ["2.100", "-"]
 
 
 @pytest.mark.parametrize(

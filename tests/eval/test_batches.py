@@ -51,10 +51,12 @@ def test_tokenize_frames_sentences_and_pairs_like_bert(bert_tokenizer) -> None:
     assert (split.lengths.tolist(), split.second_starts.tolist(), split.labels.tolist()) == ([4, 6], [4, 3], [1.0, 0.0])
 
 
-def test_tokenize_truncates_longer_sentence_first(bert_tokenizer) -> None:
+def test_tokenize_truncates_longer_sentence_and_pads_little(bert_tokenizer) -> None:
     split = tokenize(bert_tokenizer, TOKENS.index("[PAD]"), [Example(("a b", "c " * 20), label=0.0)], length=10)
     assert (split.lengths[0], split.second_starts[0]) == (10, 4)
     assert split.tokens.shape == (1, 10)
+    split = tokenize(bert_tokenizer, TOKENS.index("[PAD]"), [Example(("a " * 600,), label=0.0)], length=4096)
+    assert split.tokens.shape == (1, 1024)
 
 
 def test_text_cannot_forge_separator(bert_tokenizer) -> None:

@@ -154,7 +154,7 @@ def test_finetune_trains_only_unfinished_trials(run, finished_run, tmp_path) -> 
     (model,) = workdir.glob("models/*/sst2-*")
     accuracies = [trial["scores"]["validation"]["accuracy"] for trial in read_trials(workdir)]
     assert saved.read_description(epath.Path(model)).score == 100 * max(accuracies) and len(accuracies) == 4
-    run(epochs=1, save_models=True)  # a different protocol
+    run(length=8, save_models=True)  # a different protocol
     assert len(read_trials(workdir)) == 5 and len(list(workdir.glob("models/*/sst2-*"))) == 2
 
 
@@ -242,16 +242,21 @@ def score_dev(folder: Path, glue: GlueConfig, *files: str) -> float:
 
 def test_loaded_classifier_has_saved_score(finished_run, glue) -> None:
     (model,) = finished_run.glob("models/*/sst2-*")
-    score = saved.read_description(epath.Path(model)).score
-    assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(score)
+    description = saved.read_description(epath.Path(model))
+    assert description.length == 128, "not that of the protocol"
+    assert score_dev(model, glue, "SST-2/dev.tsv") == pytest.approx(description.score)
 
 
 def test_modern_encoder_learns_and_leaves_as_modernbert(run, tmp_path) -> None:
     (tmp_path / "modern").mkdir()
     config = configure(model=MODERN | {"attention": "pairwise", "length": 24}, data={"batch_size": 16})
     pretrained = write_pretrained(tmp_path / "modern", config)
-    workdir = run(checkpoint=(str(pretrained),), protocol="modernbert", batch_sizes=(16,), save_models=True)
-    assert read_tasks(workdir)["sst2"]["scores"]["validation"]["mean"] > 80
+    grid = {"batch_sizes": (16,), "weight_decays": (1e-5, 0.3), "together": 2}  # 0.3 removes 30% of a weight in a step
+    workdir = run(checkpoint=(str(pretrained),), protocol="modernbert", save_models=True, **grid)
+    task = read_tasks(workdir)["sst2"]
+    assert (task["weight_decay"], task["epochs"]) == (1e-5, 3) and task["scores"]["validation"]["mean"] > 80
+    accuracies = {trial["weight_decay"]: trial["metrics"]["validation"]["accuracy"] for trial in task["trials"]}
+    assert accuracies[0.3] < accuracies[1e-5]
     (model,) = workdir.glob("models/*/sst2-*")
     assert saved.read_params(epath.Path(model))["head"].keys() == {"dense", "norm", "classifier"}
     export(epath.Path(model), epath.Path(tmp_path / "out"), **EXPORT_OPTIONS)
@@ -262,10 +267,11 @@ def test_modern_encoder_learns_and_leaves_as_modernbert(run, tmp_path) -> None:
 
 def test_rte_starts_from_mnli_which_predicts_diagnostics(run, no_dropout, glue, monkeypatch) -> None:
     recorded = record_training(monkeypatch)
-    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, seeds=2, together=2, epochs=1)
+    workdir = run(tasks=("RTE", "MNLI", "ax"), from_mnli=True, seeds=2, together=2, epochs=1, length=20)
     (model,) = workdir.glob("models/*/mnli-*")
     description = saved.read_description(epath.Path(model))
-    assert (description.task, description.length) == ("mnli", 128)
+    assert (description.task, description.length) == ("mnli", 20)
+    assert {task_run.data.train.tokens.shape[1] for task_run, _, _ in recorded} == {20}
     dev_score = score_dev(model, glue, "MNLI/dev_matched.tsv", "MNLI/dev_mismatched.tsv")
     assert dev_score == pytest.approx(description.score)
     encoder = {part: weights for part, weights in saved.read_params(epath.Path(model)).items() if part != "head"}
@@ -278,9 +284,18 @@ def test_rte_starts_from_mnli_which_predicts_diagnostics(run, no_dropout, glue, 
     assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
 
 
-def test_sweep_scores_every_checkpoint(run) -> None:
-    workdir = run(checkpoint_steps=(10, 20), epochs=1)
-    assert [checkpoint["step"] for checkpoint in read_results(workdir)["checkpoints"]] == [10, 20]
+def test_sweep_scores_every_checkpoint(run, monkeypatch, capsys) -> None:
+    """Every trial has one of two numbers of epochs."""
+    monkeypatch.setitem(PROTOCOLS, "paper", dataclasses.replace(PROTOCOLS["paper"], epochs=(1, 2)))
+    workdir = run(checkpoint_steps=(10, 20), epochs=0)
+    checkpoints = read_results(workdir)["checkpoints"]
+    assert [checkpoint["step"] for checkpoint in checkpoints] == [10, 20]
+    for checkpoint in checkpoints:
+        assert [(trial["epochs"], trial["epoch"]) for trial in checkpoint["tasks"]["sst2"]["trials"]] == [
+            (1, 1),
+            (2, 2),
+        ]
+    assert "(4/4 trials" in capsys.readouterr().out
     assert (workdir / "sweep.png").stat().st_size > 1000
 
 
@@ -295,6 +310,8 @@ def test_sweep_scores_every_checkpoint(run) -> None:
             "no train and validation data of mrpc, qqp in .*tasks=sst2 leaves them out",
         ),
         ({"tasks": ("sst",)}, "did you mean 'sst2'"),
+        ({"length": 32}, "length: found 32, wanted at most 24, the length of the model in .*pretrained"),
+        ({"length": 7}, "length: found 7, wanted at least 8, or 0 for that of the protocol"),
         ({"from_mnli": True, "tasks": ("rte",)}, "from_mnli: found True with tasks=rte, wanted mnli"),
         ({"mesh": MeshConfig(model=8)}, "model.heads: found 4, wanted a multiple of mesh.model=8"),
         ({"mesh": MeshConfig(model=3)}, "mesh: found mesh.data=-1 x mesh.model=3, wanted a product of 8"),

@@ -12,9 +12,12 @@ from symbert_jax.eval.trials import Trial, TrialLog, TrialResult
 from tests.eval.conftest import CONFIG
 
 
-def make_result(task: str, seed: int, learning_rate: float = 1e-5, **metrics: float) -> TrialResult:
+def make_result(
+    task: str, seed: int, learning_rate: float = 1e-5, weight_decay: float = 0.01, **metrics: float
+) -> TrialResult:
     """Returns the result of a trial; the trial of seed 2 has collapsed. All validation splits have these metrics."""
-    trial = Trial("c", "d", task, batch_size=16, learning_rate=learning_rate, seed=seed, protocol="{}")
+    protocol = json.dumps({"epochs": 5, "optim": {"weight_decay": weight_decay}})
+    trial = Trial("c", "d", task, batch_size=16, learning_rate=learning_rate, seed=seed, protocol=protocol)
     scores = {split.name: metrics for split in TASKS[task].validation}
     return TrialResult(trial, scores, collapsed=seed == 2, epoch=5, seconds=1.5)
 
@@ -43,15 +46,17 @@ def test_table_names_means_by_their_scores(tasks, head, row) -> None:
 
 def test_details_have_deviation_median_and_collapsed_trials() -> None:
     text = report.format_details(make_checkpoint())
-    assert "| MRPC | accuracy | 80.0 ± 10.0 | 80.0 | 1 of 3 | 1e-05 | 16 |" in text
-    assert "| WNLI | accuracy | 25.0 | 25.0 | 0 of 1 | 1e-05 | 16 |" in text
+    assert "| MRPC | accuracy | 80.0 ± 10.0 | 80.0 | 1 of 3 | 1e-05 | 16 | 0.01 | 5 |" in text
+    assert "| WNLI | accuracy | 25.0 | 25.0 | 0 of 1 | 1e-05 | 16 | 0.01 | 5 |" in text
 
 
 def test_best_setting_has_best_mean() -> None:
     results = [make_result("rte", seed, learning_rate, accuracy=value) for learning_rate, seed, value in
               ((1e-5, 0, 0.9), (1e-5, 1, 0.5), (2e-5, 0, 0.8), (2e-5, 1, 0.7))]  # fmt: skip
     best = report.find_best_setting(results)
-    assert best.learning_rate == 2e-5 and best.scores["validation"] == pytest.approx([80, 70])
+    assert best.setting.learning_rate == 2e-5 and best.scores["validation"] == pytest.approx([80, 70])
+    better = make_result("rte", seed=0, learning_rate=2e-5, weight_decay=0.1, accuracy=0.85)
+    assert report.find_best_setting([*results, better]).setting == (2e-5, 16, 0.1, 5)
 
 
 def test_submission_has_class_names_and_clipped_finite_values() -> None:
@@ -94,7 +99,7 @@ def test_plots_label_means_and_odd_workdirs(tmp_path, monkeypatch) -> None:
 
 def test_format_trial_has_settings_and_scores() -> None:
     line = report.format_trial(make_result("rte", seed=0, accuracy=0.5))
-    assert line == "rte  lr 1e-05  batch 16  seed 0  accuracy 50.0  2 s"
+    assert line == "rte  lr 1e-05  batch 16  decay 0.01  epochs 5  seed 0  accuracy 50.0  2 s"
     line = report.format_trial(make_result("mnli", seed=2, accuracy=0.5))
     assert line.endswith("seed 2  matched accuracy 50.0  mismatched accuracy 50.0  collapsed  2 s")
 

@@ -18,8 +18,11 @@ from tests.model import plain
 CASES = {
     "pre, windows": {"norm": "pre", "window": 6, "global_every": 2},
     "post, rope, geglu": {"positions": "rope", "mlp": "geglu", "norm_eps": 0.1},
-    **{f"modern, {name}": MODERN | FORMS[name] for name in ("identity_query", "low_rank", "narrow_pairwise")},
-    **{f"modern, {name}": MODERN | {"attention": name} for name in ("standard", "pairwise")},
+    **{
+        f"modern, {name}": MODERN | FORMS[name]
+        for name in ("identity_query", "diagonal", "low_rank", "narrow_pairwise")
+    },
+    **{f"modern, {name}": MODERN | {"attention": name} for name in ("standard", "symmetric", "pairwise")},
 }
 SEGMENTS = np.array([[1] * 16, [1] * 5 + [2] * 11, [1] * 9 + [0] * 7, [1] + [0] * 15], np.int32)
 

@@ -338,6 +338,7 @@ def test_run_writes_its_metrics(whole: Path) -> None:
         "train/accuracy",
         "train/grad_norm",
         "train/learning_rate",
+        "train/tokens",
         "speed/tokens_per_second",
         "speed/data_wait_fraction",
     }

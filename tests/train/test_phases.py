@@ -112,6 +112,7 @@ def test_eta_is_right_in_every_phase(folder: Path, mesh, monkeypatch: pytest.Mon
     events = SimpleNamespace(config=config, phases=opened, progress=shown, clock=Clock(0), window=Window("train"))
     events.metrics, events.trace, events._show = Mock(), Mock(step=Mock(return_value=nullcontext())), Mock()
     events.phase_of, events._cost = partial(Events.phase_of, events), Mock(return_value=(1, 1.0, 1.0))
+    events._tokens_until = Mock(return_value=1)
     events.validation_step = lambda params, batch: run(batch.tokens.shape, 30)
     state, batch = State(jnp.zeros((), int), {}, {}), abstract_batch(config)
     for step in range(1, 11):

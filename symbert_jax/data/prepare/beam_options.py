@@ -38,7 +38,7 @@ def parse_options(text: str) -> PipelineOptions:
     except (ValueError, AttributeError) as error:
         raise UserError("--beam", f"--runner={runner}: {error}", "a runner of Apache Beam") from None
     except ImportError as error:
-        hint = 'pip install "apache_beam[gcp]"' if "dataflow" in runner.lower() else ""
+        hint = 'pip install "apache-beam[gcp]"' if "dataflow" in runner.lower() else ""
         raise UserError("--beam", f"--runner={runner}: {error}", "a runner that is installed", hint) from None
     known = PipelineOptions([]).get_all_options()
     if unknown := sorted(_check_values(options).keys() - known.keys()):

@@ -91,7 +91,7 @@ def _engine(beam_options: str) -> Engine:
         from symbert_jax.data.prepare import beam
         from symbert_jax.data.prepare.beam_options import parse_options
     except ModuleNotFoundError as error:
-        raise UserError("--beam", str(error), "Apache Beam", 'pip install "symbert_jax[beam]"') from None
+        raise UserError("--beam", str(error), "Apache Beam", "pip install apache-beam") from None
     options = parse_options(beam_options)
     return lambda config, _, folder: beam.write_rows(config, options, epath.Path(folder))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from fsspec import AbstractFileSystem
 
 from symbert_jax.cli.commands import COMMANDS
 from symbert_jax.cli.parsing import parse
+from symbert_jax.config.changes import with_values
 from symbert_jax.data import rows
 from symbert_jax.data.prepare import beam, best_fit
 from symbert_jax.data.prepare.beam_options import parse_options
@@ -41,20 +43,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("options", [IN_MEMORY, f"{PROCESSES}=2", LOOPBACK])
+@pytest.mark.parametrize("options", [IN_MEMORY, f"{PROCESSES}=3", LOOPBACK])
 def test_engine_writes_the_bytes_of_the_local_one(options: str, folder: Path, tmp_path: Path) -> None:
     prepare(make_config(f"{tmp_path}/corpus", sources=("2", "0", "1")), options)
     assert digests(tmp_path / "corpus") == digests(folder / "local")
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
-def test_engine_packs_whole_documents_like_the_local_one(
+def test_engine_trains_bpe_and_packs_whole_documents_like_the_local_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(best_fit, "_WINDOW", 1 << 12)
-    prepare(make_config(f"{tmp_path}/local", packing="best_fit"))
-    prepare(make_config(f"{tmp_path}/corpus", packing="best_fit"), IN_MEMORY)
-    assert digests(tmp_path / "corpus") == digests(tmp_path / "local") != digests(folder / "local")
+    config = make_config(f"{tmp_path}/local", packing="best_fit")
+    config = with_values(config, {"data.vocab": "train:bpe", "model.vocab_size": 300})
+    prepare(config)
+    prepare(with_values(config, {"data.dir": f"{tmp_path}/corpus"}), IN_MEMORY)
+    found = digests(tmp_path / "corpus")
+    assert found == digests(tmp_path / "local") and "tokenizer.json" in found
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,12 @@ def test_corpus_is_written_to_a_bucket(
 def test_wrong_option_is_an_error(options: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^--beam: found {message}"):
         parse_options(options)
+
+
+def test_missing_package_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "symbert_jax.data.prepare.beam_options", None)
+    with pytest.raises(UserError, match=r"^--beam: found .*, wanted Apache Beam; pip install apache-beam$"):
+        prepare(make_config("unwritten"), IN_MEMORY)
 
 
 def test_command_reports_mistakes(folder: Path) -> None:
