@@ -100,7 +100,7 @@ def _splash_cycles(plan: Plan, window: int, schedules: Sequence[Schedule]) -> li
     heads = -(-plan.rows * plan.heads // plan.device_cores)
     cycles = []
     for schedule, steps in zip(schedules, (min(2 * reach + 1, count), count), strict=False):  # of a line
-        first, visible, last = schedule.branches(3)
+        first, visible, last = schedule.branches(3) if count > 1 else (0, 0, 0)  # all steps of a single block are alike
         rest = schedule.bundles - first - visible - last
         line = first + last + rest * steps
         cycles.append(heads * (count * line + visible * num_pairs(2 * reach, count)))

@@ -50,6 +50,11 @@ def test_splash_visits_the_blocks_in_which_a_token_sees_another(window: int) -> 
         assert cycles == 2 * 3 * (body * visible.sum() + len(visible) * (first + last + rest * steps))
 
 
+def test_all_bundles_count_once_for_each_head_of_a_single_block() -> None:
+    plan = Plan(rows=2, heads=3, length=512, device_cores=1)
+    assert kernel_cycles._splash_cycles(plan, 0, [make_schedule(rest=50)]) == [2 * 3 * 50]
+
+
 def test_symmetric_form_takes_each_branch_as_often_as_there_are_such_pairs() -> None:
     """Two blocks make three pairs. The last branch may be short."""
     plan = Plan(rows=1, heads=3, length=2048, device_cores=2)
