@@ -20,6 +20,7 @@ from symbert_jax.estimate.kernel_cycles import attention_cycles
 from symbert_jax.estimate.programs import make_slice_mesh
 from symbert_jax.estimate.slices import compiler_version, find_slice
 from symbert_jax.model import kernels
+from symbert_jax.model.short.plan import Plan
 from symbert_jax.render import markdown_table
 from symbert_jax.sharding import device
 
@@ -49,13 +50,16 @@ def main() -> None:
 
 
 def bundles(chip: str, kernel: str, length: int, dropout: float, window: int) -> int | None:
-    """Returns the bundles of a head; None if the kernel cannot compute it."""
+    """Returns the bundles of a head; None if the kernel cannot compute it, or the symmetric form is not taken."""
     target = find_slice(f"{chip}:{'x'.join('1' * TPUS[chip].axes)}")
     config = _make_config(kernel, length, dropout)
     mesh = make_slice_mesh(config, target)
     with jax.set_mesh(mesh):
         if any(kernels.problems(config.model.kernel, config.model, device(), length)):
             return None
+    plan = Plan(ROWS, config.model.heads, length, target.chip.cores, dropout_rate=dropout, window=window)
+    if config.model.attention == "symmetric" and not plan.has_symmetric_form:
+        return None
     # the first layer is global, so a local one is the difference of two models
     layers = [(2, window), (1, 0)] if window else [(1, 0)]
     total, *first = (attention_cycles(_with_layers(config, *each), target, mesh, is_training=True) for each in layers)

@@ -1,6 +1,6 @@
 """python -m symbert_jax pretrain --config=configs/modern_base.py --workdir=runs/modern
 
-Time: 3.6 hours on 16 TPU v5e, by the TPU compiler's estimate for rows of 1,024 tokens; not measured.
+Time: 4.2 hours on 16 TPU v5e, by the TPU compiler's estimate; not measured.
 Result: unknown; not run at full size.
 
 The architecture of ModernBERT-base (Warner et al., 2024) with pairwise attention: 22 layers of width 768, pre-norm,

@@ -10,8 +10,6 @@ import os
 import re
 import signal
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,13 +78,13 @@ def find_schedules(
     Raises:
       UnknownSchedule: the compiler has left none, or those of other kernels.
     """
-    arguments = model, topology, heads, window, has_segments, is_training
     with tempfile.TemporaryDirectory() as folder:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
-            try:
-                pool.submit(_dump, folder, *arguments).result()
-            except BrokenProcessPool:
-                raise UnknownSchedule("the compiler has crashed") from None
+        arguments = folder, model, topology, heads, window, has_segments, is_training
+        process = multiprocessing.get_context("spawn").Process(target=_dump, args=arguments, daemon=True)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise UnknownSchedule(f"the compiler has ended with exit code {process.exitcode}")
         files = sorted(Path(folder).glob(f"*{kernel}*[0-9]-final_bundles.txt"), key=_is_backward)
         # beside the kernels of the symmetric form are those that run where it would underflow
         files = [file for file in files if "symmetric" in file.name] or files
@@ -96,15 +94,11 @@ def find_schedules(
     return schedules
 
 
-def _ignore_interrupts() -> None:
-    """Leaves Ctrl-C to the process that waits for this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _dump(
     folder: str, model: ModelConfig, topology: str, heads: int, window: int, has_segments: bool, is_training: bool
 ) -> None:
     """Compiles the attention of one layer in a new process; the compiler writes what it has scheduled to `folder`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {dump}"
     jax.config.update("jax_platforms", "cpu")
