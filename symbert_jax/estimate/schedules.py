@@ -87,7 +87,7 @@ def find_schedules(
             raise UnknownSchedule(f"the compiler has ended with exit code {process.exitcode}")
         files = sorted(Path(folder).glob(f"*{kernel}*[0-9]-final_bundles.txt"), key=_is_backward)
         # beside the kernels of the symmetric form are those that run where it would underflow
-        files = [file for file in files if "symmetric" in file.name] or files
+        files = [file for file in files if "_symmetric_" in file.name] or files
         schedules = [Schedule(file.read_text()) for file in files]
     if len(schedules) != 1 + is_training:
         raise UnknownSchedule(f"{len(schedules)} kernels instead of {1 + is_training}")
