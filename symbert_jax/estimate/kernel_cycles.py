@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 
-from symbert_jax.config import Config
+from symbert_jax.config import Config, ModelConfig
 from symbert_jax.estimate.schedules import Schedule, find_schedules
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
@@ -44,8 +44,7 @@ def attention_cycles(config: Config, target: Slice, mesh: jax.sharding.Mesh, is_
         dropout_rate=model.attention_dropout if is_training else 0.0,
     )
     has_segments = not data.cross_document or data.packing == "best_fit"
-    # no remat policy keeps the output of an attention kernel, so with remat its forward pass runs again
-    forward_passes = 2 if is_training and model.remat != "none" else 1
+    forward_passes, backward_passes = num_passes(model, is_training)
     total = 0
     for window, num_layers in collections.Counter(layer_windows(model)).items():
         schedules = find_schedules(model, target.name, kernel, plan.heads, window, has_segments, is_training)
@@ -56,8 +55,18 @@ def attention_cycles(config: Config, target: Slice, mesh: jax.sharding.Mesh, is_
         else:
             cycles = _short_cycles(plan.with_window(window), schedules)
         forward, *backward = cycles
-        total += micro_batches * num_layers * (forward_passes * forward + sum(backward))
+        total += micro_batches * num_layers * (forward_passes * forward + backward_passes * sum(backward))
     return total
+
+
+def num_passes(model: ModelConfig, is_training: bool) -> tuple[int, int]:
+    """Returns how often a step runs the forward and the backward kernel of a layer.
+
+    No remat policy keeps the output of an attention kernel, so with remat the forward kernel runs again.
+    """
+    if not is_training:
+        return 1, 0
+    return (1 if model.remat == "none" else 2), 1
 
 
 def _short_cycles(plan: Plan, schedules: Sequence[Schedule]) -> list[int]:

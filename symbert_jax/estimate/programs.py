@@ -15,7 +15,7 @@ import jax
 from symbert_jax.config import Config
 from symbert_jax.data.masking import max_train_predictions, max_validation_predictions
 from symbert_jax.estimate.cost import PALLAS, Cost, program_cost
-from symbert_jax.estimate.kernel_cycles import attention_cycles
+from symbert_jax.estimate.kernel_cycles import attention_cycles, num_passes
 from symbert_jax.estimate.schedules import UnknownSchedule
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import kernels
@@ -97,9 +97,9 @@ def _compile(config: Config, target: Slice, step: Any, predictions: int, is_trai
     chip, cost = target.chip, program_cost(compiled.as_text() or "", mesh.size, REGIONS)
     flops = cost.flops
     if any(part.kind == PALLAS for part in cost.unestimated):
-        # The program does not state the FLOPs of these kernels. The backward pass costs as much as two forward passes.
-        passes = 1 if not is_training else 3 if config.model.remat == "none" else 4
-        flops += passes * attention_flops(config.model, config.data.batch_size) / mesh.size
+        # The program does not state the FLOPs of these kernels. A backward pass costs as much as two forward passes.
+        forward, backward = num_passes(config.model, is_training)
+        flops += (forward + 2 * backward) * attention_flops(config.model, config.data.batch_size) / mesh.size
         with contextlib.suppress(UnknownSchedule):  # the kernels stay among the work without an estimate
             cost = _with_kernels(cost, attention_cycles(config, target, mesh, is_training))
     roofline = sum(max(part.flops / chip.peak, part.bytes / chip.bandwidth) for part in cost.unestimated)

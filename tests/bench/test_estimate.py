@@ -1,8 +1,10 @@
 """Names of cases, differences from committed estimates, and tables of growth."""
 
+import json
+
 from bench.estimate import Case
 from bench.growth import BASE, SWEEPS, TOKENS, table
-from bench.tpu_estimate import differences
+from bench.tpu_estimate import COMMITTED, differences
 
 OLD = {
     "cycles": 1000,
@@ -36,6 +38,11 @@ def test_differences_of_small_regions_are_relative_to_all_cycles():
 def test_differences_report_new_kinds_of_unestimated_work():
     found = differences(OLD, OLD | {"unestimated": {"gather": 2, "sort": 1}})
     assert found == [("unestimated sort", 0, 1)]
+
+
+def test_committed_numbers_can_be_compared() -> None:
+    for cost in json.loads(COMMITTED.read_text()).values():
+        assert not differences(cost, cost)
 
 
 def test_sweep_over_lengths_keeps_the_tokens_per_chip():

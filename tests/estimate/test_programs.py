@@ -10,6 +10,7 @@ from symbert_jax.config import Config, freeze
 from symbert_jax.estimate import programs
 from symbert_jax.estimate.cost import PALLAS
 from symbert_jax.estimate.kernel_cycles import attention_cycles
+from symbert_jax.estimate.schedules import UnknownSchedule
 from symbert_jax.estimate.slices import Slice
 from symbert_jax.model import bert
 from symbert_jax.model.flops import attention_flops, train_flops
@@ -85,6 +86,15 @@ def test_kernel_of_attention_counts_with_its_schedule_and_its_flops(target) -> N
     mesh = programs.make_slice_mesh(config, target)
     # the forward kernel of `short` has one additional step, whatever the number of rows
     assert 1.8 < attention_cycles(larger, target, mesh, is_training=True) / cycles < 2
+
+
+def test_kernel_without_a_schedule_stays_without_an_estimate(target, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise UnknownSchedule("no kernels")
+
+    monkeypatch.setattr(programs, "attention_cycles", fail)
+    cost = programs.compile_validation(small(length=128, layers=1), target).cost
+    assert PALLAS in [part.kind for part in cost.unestimated] and programs.KERNEL not in cost.regions
 
 
 def test_program_that_does_not_fit_is_refused_with_its_bytes(target) -> None:

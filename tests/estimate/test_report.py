@@ -9,12 +9,15 @@ from etils import epath
 from symbert_jax.chips import GIB, TPUS
 from symbert_jax.errors import UserError
 from symbert_jax.estimate import report
+from symbert_jax.estimate.cost import PALLAS, Unestimated
 from symbert_jax.estimate.programs import DoesNotFit
 from symbert_jax.model.flops import train_flops
 from tests.estimate.test_programs import small
 
 
-def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -> None:
+def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, monkeypatch, capfd) -> None:
+    summaries, summarize = [], report.summarize
+    monkeypatch.setattr(report, "summarize", lambda *of: summaries.append(summarize(*of)) or summaries[0])
     out = epath.Path(tmp_path / "reports" / "small.json")
     report.report(small(), "v5e:2x2", find_batch=False, out=out)
     numbers, output = json.loads(out.read_text()), capfd.readouterr()
@@ -37,6 +40,11 @@ def test_compile_prints_and_writes_consistent_numbers(target, tmp_path, capfd) -
     assert numbers["mfu"] == pytest.approx(numbers["model_flops"] / train["seconds"] / (4 * chip.peak))
     assert numbers["hours"] == pytest.approx(400 * train["seconds"] / 3600)  # 400 steps, validation not counted
     assert numbers["bound"] == max(train["least_seconds"], key=train["least_seconds"].get)
+    assert "Pallas" not in output.out
+    (summary,) = summaries
+    cost = dataclasses.replace(summary.train.cost, unestimated=(Unestimated(PALLAS, 1, 0.0, 1.0),))
+    with_kernel = dataclasses.replace(summary, train=dataclasses.replace(summary.train, cost=cost))
+    assert "this libtpu shows no schedule of the Pallas kernels" in report.report_text(config, with_kernel, chip)
 
 
 def test_compile_reports_every_phase(target, tmp_path, capsys) -> None:
