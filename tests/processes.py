@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -92,5 +93,6 @@ def read_until(process: ForkedCommand, text: str) -> str:
 
 
 def own_lines(output: str) -> list[str]:
-    """Returns the lines that Gloo did not write. Its threads may break each other's lines in two."""
-    return [line for line in output.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
+    """Returns the lines that Gloo did not write. Its threads break each other's lines, also before the last number."""
+    gloo = re.compile(r".*\[Gloo\].*|.*peer ranks.*|[ :]*\d*")
+    return [line for line in output.splitlines() if not gloo.fullmatch(line)]
